@@ -1,0 +1,155 @@
+"""Time: the clocks, and the one way to read, write and count it.
+
+Inside the package an instant is an ``int`` of microseconds since 1970 UTC (``_us``) wherever arrays are
+involved, and an aware UTC :class:`~datetime.datetime` everywhere else. Nothing but this module asks what
+time it is.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Final, Protocol
+
+from lowcarb_scheduler.errors import InputError
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND: Final = timedelta(microseconds=1)
+HOUR_US: Final = 3_600_000_000
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)\s*d)?\s*(?:(\d+(?:\.\d+)?)\s*h)?\s*(?:(\d+(?:\.\d+)?)\s*m)?"
+                       r"\s*(?:(\d+(?:\.\d+)?)\s*s)?")  # fmt: skip
+
+
+class Clock(Protocol):
+    """What the scheduler needs of a clock."""
+
+    def now(self) -> datetime:
+        """Return the current time, aware, in UTC."""
+
+    def sleep_until(self, when: datetime) -> None:
+        """Return once ``when`` has passed; at once if it has already."""
+
+
+class SystemClock:
+    """The machine's clock.
+
+    A sleep is bounded by the wall clock and by monotonic time, whichever ends first: setting the wall clock
+    back does not lengthen a hold, and a suspended machine that wakes late does not sleep on.
+    """
+
+    _SLICE_S: Final = 30.0
+
+    def now(self) -> datetime:
+        """Return the current time, aware, in UTC."""
+        return datetime.now(UTC)
+
+    def sleep_until(self, when: datetime) -> None:
+        """Sleep in slices until ``when``."""
+        end = time.monotonic() + (when - self.now()).total_seconds()
+        while (left := min(end - time.monotonic(), (when - self.now()).total_seconds())) > 0:
+            time.sleep(min(left, self._SLICE_S))
+
+
+class VirtualClock:
+    """A clock that jumps through every sleep; for simulation and tests.
+
+    Parameters
+    ----------
+    start : datetime
+        The time it shows first. Aware.
+    """
+
+    def __init__(self, start: datetime) -> None:
+        self._now = to_utc(start, "start")
+
+    def now(self) -> datetime:
+        """Return the virtual time, aware, in UTC."""
+        return self._now
+
+    def sleep_until(self, when: datetime) -> None:
+        """Jump to ``when``; never back."""
+        self._now = max(self._now, to_utc(when, "when"))
+
+
+def to_utc(when: datetime, field: str) -> datetime:
+    """Return ``when`` in UTC.
+
+    Raises
+    ------
+    InputError
+        If it has no offset.
+    """
+    if not isinstance(when, datetime):
+        raise InputError(field, f"{when!r} is not a datetime", "give an aware datetime")
+    if when.tzinfo is None or when.utcoffset() is None:
+        raise InputError(field, f"{when.isoformat()} has no UTC offset", "add one, for example Z or +02:00")
+    return when.astimezone(UTC)
+
+
+def parse_time(text: str, field: str) -> datetime:
+    """Read an ISO 8601 time with an offset.
+
+    Raises
+    ------
+    InputError
+        If it is not a time, or has no offset.
+    """
+    try:
+        when = datetime.fromisoformat(text.strip())
+    except (ValueError, AttributeError, TypeError):
+        raise InputError(
+            field, f"{text!r} is not a time", "write ISO 8601 with an offset, for example 2026-01-31T18:00Z"
+        ) from None
+    try:
+        return to_utc(when, field)
+    except OverflowError:
+        raise InputError(field, f"{text!r} is out of range", "give a time between year 1 and 9999") from None
+
+
+def format_time(when: datetime) -> str:
+    """Write a time as ISO 8601 in UTC, for example ``2026-01-31T18:00:00Z``."""
+    return when.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def parse_duration(text: str, field: str) -> timedelta:
+    """Read a positive duration such as ``90m``, ``48h``, ``1h30m`` or ``2d``.
+
+    Raises
+    ------
+    InputError
+        If it is not one, or is not positive.
+    """
+    match = _DURATION.fullmatch(text.strip().lower()) if isinstance(text, str) else None
+    if match is None or not any(match.groups()):
+        raise InputError(field, f"{text!r} is not a duration", "write for example 90m, 48h or 2d")
+    days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    try:
+        duration = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    except OverflowError:
+        raise InputError(field, f"{text!r} is too long", "write for example 90m, 48h or 2d") from None
+    if duration <= timedelta(0):
+        raise InputError(field, f"{text!r} is not positive", "write for example 90m, 48h or 2d")
+    return duration
+
+
+def format_duration(duration: timedelta) -> str:
+    """Write a duration as people read it, for example ``2 d 3 h``, ``1 h 30 min`` or ``45 s``."""
+    seconds = round(duration.total_seconds())
+    days, seconds = divmod(seconds, 86_400)
+    hours, seconds = divmod(seconds, 3_600)
+    minutes, seconds = divmod(seconds, 60)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
+    shown = [f"{count} {unit}" for count, unit in parts if count][:2]
+    return " ".join(shown) or "0 s"
+
+
+def to_us(when: datetime) -> int:
+    """Return an aware time as microseconds since 1970 UTC."""
+    return (when - EPOCH) // MICROSECOND
+
+
+def from_us(us: int) -> datetime:
+    """Return microseconds since 1970 UTC as an aware time."""
+    return EPOCH + timedelta(microseconds=int(us))

@@ -1,0 +1,153 @@
+"""Every error this package raises on purpose.
+
+::
+
+    LowcarbError
+    ├── InputError                  unreadable input, or a value impossible in itself        exit 2
+    │   └── MissingExtraError       an optional dependency is not installed (an ImportError) exit 2
+    ├── PlanInfeasibleError         a well-formed job that no plan can satisfy               exit 1
+    ├── ForecastUnavailableError    locations without a usable forecast                      exit 1
+    └── PlanMismatchError           an inner strategy did not train the planned nodes        exit 1
+
+Each carries its data as attributes, and its message names the fix.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+
+class LowcarbError(Exception):
+    """Root of all errors raised on purpose.
+
+    Attributes
+    ----------
+    exit_code : int
+        What the command line exits with: 1 for a question whose answer is no, 2 for bad input.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def data(self) -> dict[str, Any]:
+        """Return what the error carries, as JSON-ready values beside ``kind`` and ``message``."""
+        return {}
+
+
+class InputError(LowcarbError):
+    """Unreadable input or a value that is impossible in itself.
+
+    Parameters
+    ----------
+    field : str
+        The argument, key, column or option at fault.
+    problem : str
+        What is wrong with it.
+    fix : str
+        What to write instead.
+    file : str, optional
+        The file it came from.
+    """
+
+    exit_code = 2
+
+    def __init__(self, field: str, problem: str, fix: str, file: str | None = None) -> None:
+        self.field, self.problem, self.fix, self.file = field, problem, fix, file
+        where = f"{file}: {field}" if file else field
+        super().__init__(f"{where}: {problem}; {fix}")
+
+    def within(self, file: str) -> InputError:
+        """Return the same error with the file it came from."""
+        return InputError(self.field, self.problem, self.fix, file)
+
+    def data(self) -> dict[str, Any]:
+        """Return file, field, problem and fix."""
+        return {"file": self.file, "field": self.field, "problem": self.problem, "fix": self.fix}
+
+
+class MissingExtraError(InputError, ImportError):
+    """An optional dependency is not installed.
+
+    Parameters
+    ----------
+    package : str
+        What could not be imported.
+    extra : str
+        The extra of this distribution that brings it.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        self.package, self.extra = package, extra
+        super().__init__(package, "is not installed", f"run: pip install 'lowcarb-scheduler[{extra}]'")
+
+
+class PlanInfeasibleError(LowcarbError):
+    """A well-formed job for which no plan exists.
+
+    Parameters
+    ----------
+    reason : str
+        Why, in one line.
+    needed, available : object
+        What the job needs and what there is of it, in the same unit.
+    finish_by : datetime
+        The deadline that was asked for.
+    """
+
+    def __init__(self, reason: str, needed: object, available: object, finish_by: datetime) -> None:
+        self.reason, self.needed, self.available, self.finish_by = reason, needed, available, finish_by
+        super().__init__(f"no plan: {reason} (needed {needed}, available {available})")
+
+    def data(self) -> dict[str, Any]:
+        """Return reason, needed, available and finish_by."""
+        plain = (int, float, str, type(None))
+        return {
+            "reason": self.reason,
+            "needed": self.needed if isinstance(self.needed, plain) else str(self.needed),
+            "available": self.available if isinstance(self.available, plain) else str(self.available),
+            "finish_by": self.finish_by,
+        }
+
+
+class ForecastUnavailableError(LowcarbError):
+    """Locations for which there is no usable forecast.
+
+    Parameters
+    ----------
+    missing : mapping of str to str
+        Why, by location.
+    available : sequence of str
+        The locations that have one.
+    """
+
+    def __init__(self, missing: Mapping[str, str], available: Sequence[str] = ()) -> None:
+        self.missing, self.available = dict(missing), tuple(available)
+        reasons = "; ".join(f"{location}: {why}" for location, why in self.missing.items())
+        super().__init__(f"no forecast for {len(self.missing)} location(s): {reasons}")
+
+    def data(self) -> dict[str, Any]:
+        """Return missing and the locations needed and available."""
+        return {"missing": self.missing, "needed": list(self.missing), "available": list(self.available)}
+
+
+class PlanMismatchError(LowcarbError):
+    """An inner strategy built messages for other nodes than the planned ones.
+
+    Parameters
+    ----------
+    planned, addressed : sequence of int
+        Node ids of the plan and of the messages.
+    """
+
+    def __init__(self, strategy: str, planned: Sequence[int], addressed: Sequence[int], fix: str) -> None:
+        self.strategy, self.planned, self.addressed = strategy, tuple(planned), tuple(addressed)
+        super().__init__(
+            f"{strategy} addressed {len(addressed)} node(s) where {len(planned)} were planned; {fix}"
+        )
+
+    def data(self) -> dict[str, Any]:
+        """Return the strategy's name and how many nodes were planned and addressed."""
+        return {"strategy": self.strategy, "needed": len(self.planned), "available": len(self.addressed)}

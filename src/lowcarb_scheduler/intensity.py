@@ -1,0 +1,280 @@
+"""Carbon intensity as a step function of time, by location: the one integrator of the project.
+
+Between two edges the intensity of a location is constant. Its integral is therefore piecewise linear, and
+one cumulative sum gives the integral over any window of any location in two look-ups::
+
+    F_l(t) = C[k, l] + v[k, l] (t - e[k])       with k the step that holds t
+    integral over [s, t] = F_l(t) - F_l(s)      [g h / kWh]
+
+A missing value is a gap. A window that touches a gap, or that reaches outside the table, has no integral.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+import numpy as np
+
+from lowcarb_scheduler.clock import HOUR_US, from_us, to_us
+from lowcarb_scheduler.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    import pandas as pd
+    from numpy.typing import ArrayLike, NDArray
+
+    Floats = NDArray[np.float64]
+    Ints = NDArray[np.int64]
+
+Signal = Literal["average", "marginal", "unknown"]
+SIGNALS: Final = get_args(Signal)
+
+_SOLE_POINT_US: Final = HOUR_US  # how long a lone point holds, where no step can be seen
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IntensityTable:
+    """Carbon intensity by time and location [gCO2eq/kWh].
+
+    Build one with :meth:`from_frame` or :meth:`from_points`.
+
+    Parameters
+    ----------
+    edges_us : ndarray of int64, shape (T + 1,)
+        Where the steps begin, strictly increasing, and where the last one ends [µs since 1970 UTC].
+    locations : tuple of str, length L
+        Names of the columns, distinct.
+    values : ndarray of float64, shape (T, L)
+        Intensity in each step [gCO2eq/kWh]; NaN is a gap. Negative values are numbers here.
+    signal : {"average", "marginal", "unknown"}
+        What the provider measures. Signals are not comparable and never mixed.
+    source : str
+        Where the numbers come from.
+    synthetic : bool
+        Whether they are made up.
+    """
+
+    edges_us: Ints
+    locations: tuple[str, ...]
+    values: Floats
+    signal: Signal = "unknown"
+    source: str = ""
+    synthetic: bool = False
+    _integral: Floats = field(init=False, repr=False)  # (T + 1, L) [g h / kWh], gaps counted as zero
+    _gaps: Ints = field(init=False, repr=False)  # (T + 1, L) number of gaps before each edge
+
+    def __post_init__(self) -> None:
+        edges = np.ascontiguousarray(self.edges_us, dtype=np.int64)
+        values = np.ascontiguousarray(self.values, dtype=np.float64)
+        if values.shape != (len(edges) - 1, len(self.locations)):
+            raise InputError(
+                "values", f"shape {values.shape} does not fit the edges and locations", "give (T, L)"
+            )
+        if len(edges) < 2 or (np.diff(edges) <= 0).any():
+            raise InputError("time", "is empty or not increasing", "give each time once, in order")
+        if len(set(self.locations)) != len(self.locations):
+            raise InputError("location", "has a name twice", "give each location one column")
+        if self.signal not in SIGNALS:
+            raise InputError("signal", f"{self.signal!r} is unknown", f"give one of {', '.join(SIGNALS)}")
+        if np.isinf(values).any():
+            raise InputError("g_per_kwh", "holds an infinite value", "give a finite number, or NaN for a gap")
+        gaps = np.isnan(values)
+        hours = np.diff(edges)[:, None] / HOUR_US
+        integral = np.zeros((len(edges), len(self.locations)))
+        np.cumsum(np.where(gaps, 0.0, values) * hours, axis=0, out=integral[1:])
+        gap_count = np.zeros(integral.shape, dtype=np.int64)
+        np.cumsum(gaps, axis=0, out=gap_count[1:])
+        for name, array in (("edges_us", edges), ("values", values), ("_integral", integral),
+                            ("_gaps", gap_count)):  # fmt: skip
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+
+    # -- building ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_frame(
+        cls, df: pd.DataFrame, signal: Signal = "unknown", source: str = "", synthetic: bool = False
+    ) -> IntensityTable:
+        """Build a table from a frame.
+
+        Parameters
+        ----------
+        df : pandas.DataFrame, shape (T, L)
+            Index: aware times, the beginning of each step. One column a location [gCO2eq/kWh], NaN a gap.
+            A value holds until the next row, the last one for the median step (an hour if it is alone).
+        signal, source, synthetic
+            As in the class.
+
+        Raises
+        ------
+        InputError
+            If the index is not of aware times, has one twice, or a value is infinite or not a number.
+        """
+        import pandas as pd
+
+        if not isinstance(df.index, pd.DatetimeIndex) or df.index.tz is None:
+            raise InputError("time", "the index has no UTC offset", "use a timezone-aware DatetimeIndex")
+        if df.empty:
+            raise InputError("time", "the frame is empty", "give at least one row and one location")
+        if df.index.has_duplicates or df.index.hasnans:
+            raise InputError("time", "a time is missing or stands twice", "give each time one row")
+        df = df.sort_index()
+        try:
+            values = df.to_numpy(dtype=np.float64, na_value=np.nan)
+        except (ValueError, TypeError):
+            raise InputError("g_per_kwh", "a value is not a number", "give numbers, NaN for a gap") from None
+        times = pd.DatetimeIndex(df.index).as_unit("us").asi8
+        locations = tuple(str(name) for name in df.columns)
+        return cls(_close(times), locations, values, signal, source, synthetic)
+
+    @classmethod
+    def from_points(
+        cls,
+        points: Mapping[str, tuple[ArrayLike, ArrayLike]],
+        signal: Signal = "unknown",
+        source: str = "",
+        synthetic: bool = False,
+        ends: Mapping[str, int] | None = None,
+    ) -> IntensityTable:
+        """Build a table from points on a time grid of each location's own.
+
+        Parameters
+        ----------
+        points : mapping of str to (times_us, values)
+            By location: times [µs since 1970 UTC], distinct, in any order, and intensities [gCO2eq/kWh],
+            NaN where a gap begins. A value holds until the location's next point.
+        signal, source, synthetic
+            As in the class.
+        ends : mapping of str to int, optional
+            Where a location's last value ends [µs]; by default after its median step.
+        """
+        if not points:
+            raise InputError("location", "no location has a value", "give at least one")
+        series = {}
+        for location, (times, values) in points.items():
+            times_us, values_g = np.asarray(times, np.int64), np.asarray(values, np.float64)
+            order = np.argsort(times_us, kind="stable")
+            edges = _close(times_us[order], (ends or {}).get(location))
+            series[location] = edges, values_g[order]
+        edges = np.unique(np.concatenate([own for own, _ in series.values()]))
+        table = np.full((len(edges) - 1, len(series)), np.nan)
+        for column, (own, values_g) in enumerate(series.values()):
+            step = np.searchsorted(own, edges[:-1], side="right") - 1
+            inside = (step >= 0) & (step < len(values_g))
+            table[inside, column] = values_g[step[inside]]
+        return cls(edges, tuple(series), table, signal, source, synthetic)
+
+    # -- reading -------------------------------------------------------------------------------------------
+
+    @property
+    def start(self) -> datetime:
+        """Begin of the first step."""
+        return from_us(self.edges_us[0])
+
+    @property
+    def end(self) -> datetime:
+        """End of the last step."""
+        return from_us(self.edges_us[-1])
+
+    @property
+    def step(self) -> timedelta:
+        """Median length of a step."""
+        return timedelta(microseconds=int(np.median(np.diff(self.edges_us))))
+
+    def columns(self, locations: Sequence[str]) -> Ints:
+        """Return the column of each location, -1 where there is none."""
+        index = {name: column for column, name in enumerate(self.locations)}
+        return np.array([index.get(name, -1) for name in locations], dtype=np.int64)
+
+    def integrate(self, starts_us: ArrayLike, ends_us: ArrayLike, columns: ArrayLike | None = None) -> Floats:
+        """Integrate intensity over windows [g h / kWh]: times kilowatts it is grams.
+
+        Parameters
+        ----------
+        starts_us, ends_us : array_like of int, shape S
+            Windows [µs since 1970 UTC]; broadcast against each other.
+        columns : array_like of int, shape S, optional
+            The column of each window; by default every window is integrated in every column.
+
+        Returns
+        -------
+        ndarray of float64, shape S if ``columns`` is given, else S + (L,)
+            NaN where a window touches a gap or reaches outside the table.
+        """
+        starts, ends = np.broadcast_arrays(np.asarray(starts_us, np.int64), np.asarray(ends_us, np.int64))
+        if columns is None:
+            starts, ends = starts[..., None], ends[..., None]
+            column: Ints = np.arange(len(self.locations), dtype=np.int64)
+        else:
+            column = np.asarray(columns, np.int64)
+        last = len(self.edges_us) - 2
+        first_step = np.searchsorted(self.edges_us, starts, side="right") - 1
+        last_step = np.searchsorted(self.edges_us, ends, side="left") - 1
+        inside = (first_step >= 0) & (last_step <= last) & (starts <= ends) & (column >= 0)
+        first_step, last_step = np.clip(first_step, 0, last), np.clip(last_step, 0, last)
+        total = self._antiderivative(ends, last_step, column) - self._antiderivative(
+            starts, first_step, column
+        )
+        touched = self._gaps[last_step + 1, column] - self._gaps[first_step, column]
+        return np.where(inside & (touched <= 0), total, np.nan)
+
+    def _antiderivative(self, at_us: Ints, step: Ints, column: Ints) -> Floats:
+        """Return F at instants that lie in ``step`` (see the module)."""
+        slope = np.nan_to_num(self.values[step, column])
+        result: Floats = self._integral[step, column] + slope * ((at_us - self.edges_us[step]) / HOUR_US)
+        return result
+
+    def slice(self, start: datetime, end: datetime) -> IntensityTable | None:
+        """Return the part between two times, cutting the steps they fall into; None where nothing is left."""
+        low, high = max(to_us(start), int(self.edges_us[0])), min(to_us(end), int(self.edges_us[-1]))
+        if low >= high:
+            return None
+        first = int(np.searchsorted(self.edges_us, low, side="right")) - 1
+        last = int(np.searchsorted(self.edges_us, high, side="left"))
+        edges = np.concatenate([[low], self.edges_us[first + 1 : last], [high]])
+        return self._with(edges, self.locations, self.values[first:last])
+
+    def align(self, locations: Sequence[str]) -> IntensityTable:
+        """Return the table with exactly these columns, in this order; a location not known is all gap."""
+        columns = self.columns(locations)
+        values = np.where(columns >= 0, self.values[:, columns], np.nan)
+        return self._with(self.edges_us, tuple(locations), values)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a frame like the one :meth:`from_frame` reads."""
+        import pandas as pd
+
+        index = pd.DatetimeIndex(pd.to_datetime(self.edges_us[:-1], unit="us", utc=True), name="time")
+        return pd.DataFrame(self.values, index=index, columns=list(self.locations))
+
+    def to_points(self) -> dict[str, list[dict[str, object]]]:
+        """Return ``{location: [{"time", "g_per_kwh"}]}``, one point a step; None begins a gap.
+
+        Where a location ends before the table does, its last point is a gap that begins there.
+        """
+        points: dict[str, list[dict[str, object]]] = {}
+        for column, location in enumerate(self.locations):
+            values = self.values[:, column]
+            known = ~np.isnan(values)
+            keep = known | np.concatenate([[False], known[:-1]])
+            points[location] = [
+                {"time": from_us(self.edges_us[k]), "g_per_kwh": float(values[k]) if known[k] else None}
+                for k in np.flatnonzero(keep)
+            ]
+        return points
+
+    def _with(self, edges_us: Ints, locations: tuple[str, ...], values: Floats) -> IntensityTable:
+        """Return a table with these numbers and the same labels."""
+        return IntensityTable(edges_us, locations, values, self.signal, self.source, self.synthetic)
+
+
+def _close(times_us: Ints, end_us: int | None = None) -> Ints:
+    """Append the end of the last step to sorted times: given, or after the median step."""
+    if end_us is None:
+        step = int(np.median(np.diff(times_us))) if len(times_us) > 1 else _SOLE_POINT_US
+        end_us = int(times_us[-1]) + step
+    return np.append(times_us, np.int64(end_us))

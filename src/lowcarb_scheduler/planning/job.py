@@ -1,0 +1,525 @@
+"""The values of planning: who there is (Fleet), what is asked (Job) and what was decided (Plan)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, overload
+
+import numpy as np
+
+from lowcarb_scheduler.accounting import jain_index
+from lowcarb_scheduler.clock import MICROSECOND, format_duration, from_us, to_us, to_utc
+from lowcarb_scheduler.documents import SCHEMA_VERSION
+from lowcarb_scheduler.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from lowcarb_scheduler.intensity import Floats, Ints, Signal
+
+DEFAULT_POWER_WATTS: Final = 300.0  # a workstation with one busy GPU; marked assumed wherever it is used
+FLEET_COLUMNS: Final = ("id", "location", "power_watts", "duration", "turns_done")
+
+Participation = Literal["equal", "any"] | tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fleet:
+    """The clients of a job, as arrays in the order of their ids. Build one with :meth:`from_frame`.
+
+    Parameters
+    ----------
+    ids : ndarray of object (str), shape (C,)
+        Distinct names, sorted.
+    locations : tuple of str, length L
+        Distinct location names, sorted.
+    location_index : ndarray of int64, shape (C,)
+        Position of each client's location in ``locations``.
+    power_watts : ndarray of float64, shape (C,)
+        Power drawn while training [W], not negative.
+    power_assumed : ndarray of bool, shape (C,)
+        Where the power is the default, not a statement of the client's.
+    durations_us : ndarray of int64, shape (C,)
+        Training time of one turn [µs]; 0 where it is the whole round.
+    turns_done : ndarray of int64, shape (C,)
+        Turns completed before this job.
+    """
+
+    ids: NDArray[np.object_]
+    locations: tuple[str, ...]
+    location_index: Ints
+    power_watts: Floats
+    power_assumed: NDArray[np.bool_]
+    durations_us: Ints
+    turns_done: Ints
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def from_frame(cls, df: pd.DataFrame) -> Fleet:
+        """Build a fleet from a frame with one row a client, in any order.
+
+        Parameters
+        ----------
+        df : pandas.DataFrame
+            Columns ``id`` and ``location`` (str); optional ``power_watts`` (number >= 0; None or NA means
+            the default of 300 W, marked assumed), ``duration`` (positive timedelta; None or NaT means the
+            whole round) and ``turns_done`` (int >= 0, default 0).
+
+        Raises
+        ------
+        InputError
+            For a missing or unknown column, an empty fleet, an id twice, or a value out of range or NaN.
+        """
+        import pandas as pd
+
+        for column in map(str, df.columns):
+            if column not in FLEET_COLUMNS:
+                near = get_close_matches(column, FLEET_COLUMNS, 1)
+                fix = f"rename it to {near[0]}" if near else f"a fleet has {', '.join(FLEET_COLUMNS)}"
+                raise InputError(column, "is not a column of a fleet", fix)
+        for column in ("id", "location"):
+            if column not in df:
+                raise InputError(column, "the column is missing", "give each client an id and a location")
+        if df.empty:
+            raise InputError("clients", "the fleet is empty", "give at least one client")
+
+        ids = _names(df["id"], "id")
+        order = np.argsort(ids, kind="stable")
+        ids = ids[order]
+        if (twice := np.flatnonzero(ids[1:] == ids[:-1])).size:
+            raise InputError("id", f"{ids[twice[0]]!r} stands twice", "give each client an id of its own")
+        location_index, locations = pd.factorize(_names(df["location"], "location")[order], sort=True)
+
+        power = df["power_watts"] if "power_watts" in df else pd.Series([None] * len(df), dtype=object)
+        watts, given = _numbers(power, ids, order, "power_watts", "watts, for example 300")
+        turns = df["turns_done"] if "turns_done" in df else pd.Series(np.zeros(len(df)))
+        counts, counted = _numbers(turns, ids, order, "turns_done", "a whole number, for example 0")
+        counts = np.where(counted, counts, 0.0)
+        _refuse(counts != np.floor(counts), ids, "turns_done", "is not whole", "give a whole number")
+        return cls(
+            ids=ids,
+            locations=tuple(str(name) for name in locations),
+            location_index=location_index.astype(np.int64),
+            power_watts=np.where(given, watts, DEFAULT_POWER_WATTS),
+            power_assumed=~given,
+            durations_us=_durations(df, ids, order),
+            turns_done=counts.astype(np.int64),
+        )
+
+    def take(self, keep: NDArray[np.bool_]) -> Fleet:
+        """Return the clients where ``keep`` (shape (C,)) is true."""
+        used, index = np.unique(self.location_index[keep], return_inverse=True)
+        return Fleet(
+            self.ids[keep], tuple(self.locations[k] for k in used), index.astype(np.int64),
+            self.power_watts[keep], self.power_assumed[keep], self.durations_us[keep], self.turns_done[keep],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """What is to be planned: the rounds that remain, and the rules they obey.
+
+    Parameters
+    ----------
+    fleet : Fleet
+        Who can train.
+    now : datetime
+        The moment of planning. Aware, like all times here.
+    finish_by : datetime
+        The deadline: the last round closes by then.
+    rounds : int
+        Rounds that remain, at least 1.
+    clients_per_round : int
+        Distinct clients in each round, at least 1.
+    round_duration : timedelta, optional
+        All of a round: training, transfer, aggregation, evaluation. Default: the longest client duration.
+    not_before : datetime, optional
+        No round opens earlier. Default: now.
+    grid_from : datetime, optional
+        Rounds open on ``grid_from + k * start_step``. Default: now.
+    start_step : timedelta, optional
+        Spacing of possible openings. Default: the forecast's step, or its gcd with round_duration.
+    patience : float
+        Time against carbon, in [0, 1]: the plan ends by
+        ``earliest_finish + patience * (finish_by - earliest_finish)``.
+    target_finish : datetime, optional
+        That moment itself, where a run has computed it before; overrides ``patience``.
+    participation : "equal", "any" or (int, int)
+        Equal: remaining turns go to those with fewest turns. (min, max): bounds on turns in this job.
+    stagger : bool
+        Whether a client may start anywhere inside its round.
+    max_location_share : float
+        Largest part of a round's clients from one location, in (0, 1].
+    seed : int
+        Breaks the ties of participation.
+
+    Raises
+    ------
+    InputError
+        If a value is impossible in itself.
+    """
+
+    fleet: Fleet
+    now: datetime
+    finish_by: datetime
+    rounds: int
+    clients_per_round: int
+    round_duration: timedelta | None = None
+    not_before: datetime | None = None
+    grid_from: datetime | None = None
+    start_step: timedelta | None = None
+    patience: float = 1.0
+    target_finish: datetime | None = None
+    participation: Participation = "equal"
+    stagger: bool = False
+    max_location_share: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("now", "finish_by", "not_before", "grid_from", "target_finish"):
+            if (when := getattr(self, name)) is not None:
+                object.__setattr__(self, name, to_utc(when, name))
+        for name in ("rounds", "clients_per_round"):
+            _check_whole(name, getattr(self, name), least=1)
+        _check_whole("seed", self.seed, least=0)
+        for name, low in (("patience", True), ("max_location_share", False)):
+            _check_fraction(name, getattr(self, name), zero_allowed=low)
+        for name in ("round_duration", "start_step"):
+            duration = getattr(self, name)
+            if duration is not None and (not isinstance(duration, timedelta) or duration < MICROSECOND):
+                raise InputError(name, f"{duration!s} is not positive", "give for example 30 minutes")
+        self._check_durations()
+        object.__setattr__(self, "participation", _check_participation(self.participation))
+
+    def _check_durations(self) -> None:
+        """Resolve the round's duration and refuse a client that does not fit into it."""
+        longest = int(self.fleet.durations_us.max())
+        if self.round_duration is None:
+            if longest == 0:
+                raise InputError("round_duration", "is not given, nor is any client's", "give one of them")
+            object.__setattr__(self, "round_duration", timedelta(microseconds=longest))
+        if longest > self.round_us:
+            who = self.fleet.ids[int(self.fleet.durations_us.argmax())]
+            raise InputError(
+                "round_duration",
+                f"client {who!r} trains {format_duration(timedelta(microseconds=longest))}, longer than the"
+                f" round of {format_duration(timedelta(microseconds=self.round_us))}",
+                "lengthen the round or shorten the client's duration",
+            )
+
+    @property
+    def round_us(self) -> int:
+        """Length of a round [µs]."""
+        assert self.round_duration is not None  # resolved on construction
+        return self.round_duration // MICROSECOND
+
+    @property
+    def opens_from_us(self) -> int:
+        """The earliest moment a round may open, on the grid or not [µs since 1970 UTC]."""
+        return max(to_us(self.now), to_us(self.not_before or self.now))
+
+    @property
+    def grid_from_us(self) -> int:
+        """Origin of the grid of openings [µs since 1970 UTC]."""
+        return to_us(self.grid_from or self.now)
+
+    @property
+    def durations_us(self) -> Ints:
+        """Training time of each client [µs], shape (C,): its own, or the whole round."""
+        return np.where(self.fleet.durations_us > 0, self.fleet.durations_us, self.round_us)
+
+
+class PlannedClient(NamedTuple):
+    """One client's turn in one round."""
+
+    id: str
+    location: str
+    starts_at: datetime
+    ends_at: datetime
+    emissions_g: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlannedClients(Sequence[PlannedClient]):
+    """The clients of a round, made from the plan's arrays when looked at."""
+
+    plan: Plan
+    round_index: int
+
+    def __len__(self) -> int:
+        return int(self.plan.seats.shape[1])
+
+    @overload
+    def __getitem__(self, index: int) -> PlannedClient: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[PlannedClient]: ...
+    def __getitem__(self, index: int | slice) -> PlannedClient | Sequence[PlannedClient]:
+        """Return one client, or a list of some."""
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        plan, r = self.plan, self.round_index
+        client = plan.seats[r, index]
+        return PlannedClient(
+            str(plan.fleet.ids[client]),
+            plan.fleet.locations[plan.fleet.location_index[client]],
+            from_us(plan.starts_us[r, index]),
+            from_us(plan.ends_us[r, index]),
+            float(plan.client_emissions_g[r, index]),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlannedRound:
+    """One round of a plan.
+
+    Parameters
+    ----------
+    opens_at, closes_at : datetime
+        When it may start, and when all of it is planned to be over.
+    emissions_g : float
+        Expected emissions of its clients' training [gCO2eq].
+    clients : sequence of PlannedClient
+        Who trains, by id.
+    """
+
+    opens_at: datetime
+    closes_at: datetime
+    emissions_g: float
+    clients: PlannedClients
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """Which client trains in which round, and when each round opens.
+
+    Parameters
+    ----------
+    fleet : Fleet
+        The clients, C of them.
+    opens_us, closes_us : ndarray of int64, shape (R,)
+        The rounds, in order and without overlap [µs since 1970 UTC].
+    seats : ndarray of int64, shape (R, n)
+        The clients of each round as positions in ``fleet``, ascending.
+    starts_us, ends_us : ndarray of int64, shape (R, n)
+        When each of them trains [µs since 1970 UTC].
+    client_emissions_g : ndarray of float64, shape (R, n)
+        What each is expected to emit [gCO2eq].
+    lower_bound_g : float or None
+        No plan that obeys the job's rules is expected to emit less [gCO2eq].
+    run_now_emissions_g : float or None
+        Expectation over random clients, back-to-back from not_before [gCO2eq]; None where a gap makes it
+        undefined.
+    source, signal, synthetic
+        Labels of the intensity it rests on.
+    forecast_until : datetime
+        Where that intensity ends.
+    """
+
+    fleet: Fleet
+    opens_us: Ints
+    closes_us: Ints
+    seats: Ints
+    starts_us: Ints
+    ends_us: Ints
+    client_emissions_g: Floats
+    lower_bound_g: float | None
+    run_now_emissions_g: float | None
+    source: str
+    signal: Signal
+    synthetic: bool
+    forecast_until: datetime
+
+    @property
+    def rounds(self) -> tuple[PlannedRound, ...]:
+        """The rounds, in order."""
+        return tuple(
+            PlannedRound(
+                from_us(self.opens_us[r]),
+                from_us(self.closes_us[r]),
+                float(self.client_emissions_g[r].sum()),
+                PlannedClients(self, r),
+            )
+            for r in range(len(self.opens_us))
+        )
+
+    @property
+    def emissions_g(self) -> float:
+        """Expected emissions of the whole plan [gCO2eq]."""
+        return float(self.client_emissions_g.sum())
+
+    @property
+    def gap(self) -> float | None:
+        """How far the plan can be from the best one, as a part of its emissions; None without a bound."""
+        if self.lower_bound_g is None:
+            return None
+        if self.emissions_g == self.lower_bound_g:
+            return 0.0
+        return (self.emissions_g - self.lower_bound_g) / max(abs(self.emissions_g), 1e-9)
+
+    @property
+    def saving(self) -> float | None:
+        """Part of the run-now emissions that is avoided; None where run-now is undefined or not positive."""
+        if self.run_now_emissions_g is None or self.run_now_emissions_g <= 0:
+            return None
+        return 1.0 - self.emissions_g / self.run_now_emissions_g
+
+    @property
+    def finish(self) -> datetime:
+        """When the last round is planned to close."""
+        return from_us(self.closes_us[-1])
+
+    @property
+    def turns(self) -> Ints:
+        """Turns of each client when the plan is done, those done before included; shape (C,)."""
+        return self.fleet.turns_done + np.bincount(self.seats.ravel(), minlength=len(self.fleet))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a turn: round and its window, client and its window, emissions."""
+        import pandas as pd
+
+        rounds, seats = self.seats.shape
+        seat = self.seats.ravel()
+        names = np.array(self.fleet.locations, dtype=object)
+        return pd.DataFrame(
+            {
+                "round": np.repeat(np.arange(1, rounds + 1), seats),
+                "opens_at": _times(np.repeat(self.opens_us, seats)),
+                "closes_at": _times(np.repeat(self.closes_us, seats)),
+                "id": self.fleet.ids[seat],
+                "location": names[self.fleet.location_index[seat]],
+                "starts_at": _times(self.starts_us.ravel()),
+                "ends_at": _times(self.ends_us.ravel()),
+                "emissions_g": self.client_emissions_g.ravel(),
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as the document that ``lowcarb plan --json`` prints."""
+        turns = self.turns
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "source": self.source,
+            "signal": self.signal,
+            "synthetic": self.synthetic,
+            "forecast_until": self.forecast_until,
+            "emissions_g": self.emissions_g,
+            "lower_bound_g": self.lower_bound_g,
+            "gap": self.gap,
+            "run_now_emissions_g": self.run_now_emissions_g,
+            "saving": self.saving,
+            "finish": self.finish,
+            "power_assumed": bool(self.fleet.power_assumed.any()),
+            "jain": jain_index(turns),
+            "min_turns": int(turns.min()),
+            "max_turns": int(turns.max()),
+            "rounds": [
+                {
+                    "round": number,
+                    "opens_at": planned.opens_at,
+                    "closes_at": planned.closes_at,
+                    "emissions_g": planned.emissions_g,
+                    "clients": [client._asdict() for client in planned.clients],
+                }
+                for number, planned in enumerate(self.rounds, start=1)
+            ],
+        }
+
+
+# -- checks of what comes in ----------------------------------------------------------------------------
+
+
+def _names(column: pd.Series, field: str) -> NDArray[np.object_]:
+    """Return a column of names as str, refusing what is missing or blank."""
+    if column.isna().any():
+        row = int(np.flatnonzero(column.isna().to_numpy())[0])
+        raise InputError(field, f"row {row + 1} has none", f"give every client a {field}")
+    names: NDArray[np.object_] = column.astype(str).to_numpy(dtype=object)
+    if (names == "").any():
+        row = int(np.flatnonzero(names == "")[0])
+        raise InputError(field, f"row {row + 1} is empty", f"give every client a {field}")
+    return names
+
+
+def _numbers(
+    column: pd.Series, ids: NDArray[np.object_], order: Ints, field: str, unit: str
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return numbers >= 0 in the order of the ids, and where one was given.
+
+    None and NA mean "not given"; NaN in a column of floats is an error, and so is anything infinite.
+    """
+    import pandas as pd
+
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf":
+        given = np.ones(len(column), dtype=bool)
+        raw = column.to_numpy(dtype=np.float64)
+    else:
+        given = np.array([value is not None and value is not pd.NA for value in column], dtype=bool)
+        raw = np.full(len(column), np.nan)
+        for k in np.flatnonzero(given):
+            value = column.iloc[k]
+            if isinstance(value, int | float | np.number) and not isinstance(value, bool):
+                raw[k] = value
+    raw, given = raw[order], given[order]
+    _refuse(given & ~np.isfinite(raw), ids, field, "is not a number", f"give {unit}")
+    _refuse(given & (raw < 0), ids, field, "is negative", f"give {unit}")
+    return raw, given
+
+
+def _durations(df: pd.DataFrame, ids: NDArray[np.object_], order: Ints) -> Ints:
+    """Return training times [µs] in the order of the ids, 0 where none is given."""
+    import pandas as pd
+
+    if "duration" not in df:
+        return np.zeros(len(df), dtype=np.int64)
+    column = df["duration"]
+    if column.isna().all():
+        return np.zeros(len(df), dtype=np.int64)
+    if column.dtype.kind != "m" and not all(isinstance(v, timedelta) or pd.isna(v) for v in column):
+        raise InputError("duration", "holds something that is no timedelta", "give timedeltas")
+    durations = pd.to_timedelta(column).dt.as_unit("us")
+    given = durations.notna().to_numpy()[order]
+    micros = durations.fillna(pd.Timedelta(0)).to_numpy().astype(np.int64)[order]
+    _refuse(given & (micros <= 0), ids, "duration", "is not positive", "give for example 30 minutes")
+    return np.where(given, micros, 0).astype(np.int64)
+
+
+def _refuse(bad: NDArray[np.bool_], ids: NDArray[np.object_], field: str, problem: str, fix: str) -> None:
+    """Raise for the first client at fault."""
+    if bad.any():
+        raise InputError(field, f"of client {ids[int(bad.argmax())]!r} {problem}", fix)
+
+
+def _check_whole(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise InputError(name, f"{value!r} is not a whole number >= {least}", f"give {least} or more")
+
+
+def _check_fraction(name: str, value: object, zero_allowed: bool) -> None:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not 0 <= value <= 1 or (value == 0 and not zero_allowed):  # type: ignore[arg-type,operator]
+        lower = "from 0" if zero_allowed else "above 0 and up"
+        raise InputError(name, f"{value!r} is not {lower} to 1", f"give a number {lower} to 1")
+
+
+def _check_participation(value: object) -> Participation:
+    if value == "equal" or value == "any":
+        return value
+    bounds = tuple(value) if isinstance(value, list | tuple) else ()
+    whole = all(isinstance(bound, int) and not isinstance(bound, bool) for bound in bounds)
+    if len(bounds) != 2 or not whole or not 0 <= bounds[0] <= bounds[1]:
+        raise InputError("participation", f"{value!r} is not understood",
+                         'give "equal", "any" or [min, max] turns with 0 <= min <= max')  # fmt: skip
+    return bounds[0], bounds[1]
+
+
+def _times(us: Ints) -> pd.Series:
+    import pandas as pd
+
+    return pd.Series(pd.to_datetime(us, unit="us", utc=True))
