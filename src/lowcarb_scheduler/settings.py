@@ -1,0 +1,162 @@
+"""Settings: one list, one meaning, wherever they are written.
+
+Precedence: keyword > option ``--x`` > run-config ``lowcarb-x`` > environment ``LOWCARB_X`` > ``.env``.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lowcarb_scheduler.clock import format_time, parse_duration, parse_time, to_utc
+from lowcarb_scheduler.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+RUN_CONFIG_PREFIX: Final = "lowcarb-"
+Read = TypeVar("Read")
+ENVIRONMENT_PREFIX: Final = "LOWCARB_"
+
+
+def _duration(value: object) -> timedelta:
+    return value if isinstance(value, timedelta) else _read(parse_duration, value)
+
+
+def _deadline(value: object) -> datetime | timedelta:
+    """Read an absolute time or a duration from the start of the run."""
+    if isinstance(value, datetime):
+        return _read(to_utc, value)
+    if isinstance(value, timedelta):
+        return value
+    absolute = "-" in str(value) or ":" in str(value)
+    return _read(parse_time, value) if absolute else _read(parse_duration, value)
+
+
+def _participation(value: object) -> object:
+    """Read ``equal``, ``any`` or two whole numbers such as ``2,5``."""
+    if isinstance(value, str) and "," in value:
+        return tuple(int(bound) for bound in value.split(","))
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _clock(value: object) -> str:
+    """Read ``system``, ``virtual`` or ``virtual:TIME``."""
+    if value in ("system", "virtual"):
+        return str(value)
+    kind, _, start = str(value).partition(":")
+    if kind != "virtual":
+        raise ValueError("give system, virtual, or virtual:2026-01-31T18:00Z")
+    return f"virtual:{format_time(_read(parse_time, start))}"
+
+
+def _read(parse: Callable[[Any, str], Read], value: object) -> Read:
+    """Parse, telling pydantic of a fault in its own way; it knows the field."""
+    try:
+        return parse(value, "")
+    except InputError as error:
+        raise ValueError(f"{error.problem}; {error.fix}") from None
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Deadline = Annotated[datetime | timedelta, BeforeValidator(_deadline)]
+
+
+class Settings(BaseSettings):
+    """What a run is told; see the reference for each name.
+
+    Build one with :meth:`load`.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, env_file=".env", extra="ignore", frozen=True, allow_inf_nan=False,
+        env_ignore_empty=True,
+    )  # fmt: skip
+
+    enabled: bool = Field(True, description="whether the strategy plans and holds at all")
+    source: str | None = Field(None, description="carbon-aware-sdk, traces or synthetic; none: no waiting")
+    sdk_url: str | None = Field(None, description="where the Carbon Aware SDK WebAPI answers")
+    sdk_signal: Literal["average", "marginal", "unknown"] = Field("unknown", description="what it measures")
+    traces: Path | None = Field(None, description="the trace file of the source `traces`")
+    timeout: Duration = Field(timedelta(seconds=30), description="most that one look-up of forecasts takes")
+    finish_by: Deadline | None = Field(None, description="the deadline: a time, or a duration such as 48h")
+    patience: float = Field(1.0, ge=0, le=1, description="time against carbon, from 0 (now) to 1 (cleanest)")
+    clients_per_round: int | None = Field(None, ge=1, description="default: what the inner strategy samples")
+    round_duration: Duration | None = Field(None, description="all of a round; default: as observed")
+    participation: Annotated[
+        Literal["equal", "any"] | tuple[int, int], BeforeValidator(_participation)
+    ] = Field("equal", description="equal, any, or bounds on turns such as 2,5")  # fmt: skip
+    max_location_share: float = Field(1.0, gt=0, le=1, description="most of a round from one location")
+    locations: Path | None = Field(None, description="TOML: node name or partition-id -> location, power")
+    default_location: str | None = Field(None, description="of nodes that do not say where they are")
+    default_power_watts: float = Field(300.0, ge=0, le=1e6, description="of nodes that do not say")
+    evaluate_on: Literal["planned", "all", "none"] = Field("planned", description="nodes that evaluate")
+    run_dir: Path | None = Field(None, description="default: runs/<UTC time>-<run id>")
+    clock: Annotated[str, BeforeValidator(_clock)] = Field("system", description="system, or virtual")
+
+    @classmethod
+    def load(
+        cls,
+        keywords: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        run_config: Mapping[str, Any] | None = None,
+    ) -> Settings:
+        """Read the settings from all their places.
+
+        Parameters
+        ----------
+        keywords : mapping, optional
+            Arguments given in code, by field name.
+        options : mapping, optional
+            Options of the command line, by field name; None is not given.
+        run_config : mapping, optional
+            Flower's run-config; keys that begin with ``lowcarb-`` are ours. An empty string is not given.
+
+        Raises
+        ------
+        InputError
+            For an unknown name or an impossible value; it names the place it was written at.
+        """
+        ours = {
+            key.removeprefix(RUN_CONFIG_PREFIX): value
+            for key, value in (run_config or {}).items()
+            if key.startswith(RUN_CONFIG_PREFIX) and value != ""
+        }
+        places = (
+            ({key: f"{RUN_CONFIG_PREFIX}{key}" for key in ours}, ours),
+            ({key: f"--{key.replace('_', '-')}" for key in options or {}}, options or {}),
+            ({key: key for key in keywords or {}}, keywords or {}),
+        )
+        given: dict[str, Any] = {}
+        written: dict[str, str] = {}
+        for labels, values in places:
+            for key, value in values.items():
+                field = key.replace("-", "_")
+                if field not in cls.model_fields:
+                    raise _unknown(labels[key], field, cls)
+                if value is not None:
+                    given[field], written[field] = value, labels[key]
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            detail = error.errors()[0]
+            field = str(detail["loc"][0])
+            label = written.get(field, ENVIRONMENT_PREFIX + field.upper())
+            message = detail["msg"].removeprefix("Value error, ")
+            raise InputError(label, f"{detail['input']!r}: {message}", _meaning(field)) from None
+
+
+def _unknown(label: str, field: str, settings: type[Settings]) -> InputError:
+    names = [name.replace("_", "-") for name in settings.model_fields]
+    near = get_close_matches(field.replace("_", "-"), names, 1)
+    fix = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(names))}"
+    return InputError(label, "is no setting", fix)
+
+
+def _meaning(field: str) -> str:
+    return f"it is {Settings.model_fields[field].description}"
