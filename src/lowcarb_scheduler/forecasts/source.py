@@ -1,0 +1,160 @@
+"""What a forecast source is, and how one is opened by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Final, Protocol
+
+from lowcarb_scheduler.clock import format_time, to_utc
+from lowcarb_scheduler.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from lowcarb_scheduler.intensity import IntensityTable, Signal
+
+SOURCES: Final = ("carbon-aware-sdk", "synthetic", "traces")
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a source says about the hours to come.
+
+    Parameters
+    ----------
+    intensity : IntensityTable
+        A column for each location that has data, in the order asked for [gCO2eq/kWh].
+    generated_at : datetime
+        When the provider made it; where locations differ, the oldest. Aware, UTC.
+    missing : mapping of str to str
+        Why each other location has none, in one plain line.
+    """
+
+    intensity: IntensityTable
+    generated_at: datetime
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+class ForecastSource(Protocol):
+    """Anything that knows carbon intensity; a user's own needs these two methods and no base class."""
+
+    def forecast(self, locations: Sequence[str], now: datetime) -> Forecast:
+        """Return what is expected, as known at ``now``.
+
+        Parameters
+        ----------
+        locations : sequence of str
+            Names as this source calls them.
+        now : datetime
+            The present. Aware. Nothing issued later is used.
+
+        Returns
+        -------
+        Forecast
+            With at least one location; the others are explained in ``missing``.
+
+        Raises
+        ------
+        ForecastUnavailableError
+            If not one location has data.
+        """
+
+    def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
+        """Return what happened in [start, end).
+
+        Parameters
+        ----------
+        locations : sequence of str
+            Names as this source calls them.
+        start, end : datetime
+            The hours asked for. Aware.
+
+        Returns
+        -------
+        IntensityTable
+            A column for each location that has data; a location without any is left out.
+
+        Raises
+        ------
+        ForecastUnavailableError
+            If not one location has data.
+        """
+
+
+def open_source(
+    name: str,
+    *,
+    sdk_url: str | None = None,
+    sdk_signal: Signal = "unknown",
+    traces: Path | None = None,
+    timeout: timedelta = timedelta(seconds=30),
+    seed: int = 0,
+) -> ForecastSource:
+    """Open a source by its name.
+
+    Parameters
+    ----------
+    name : {"carbon-aware-sdk", "synthetic", "traces"}
+        Which one.
+    sdk_url : str, optional
+        Where the Carbon Aware SDK WebAPI answers; needed for that source.
+    sdk_signal : {"average", "marginal", "unknown"}
+        What that server is configured to give; its answers do not tell.
+    traces : Path, optional
+        File with forecasts; needed for that source.
+    timeout : timedelta
+        The most one call may take.
+    seed : int
+        Which synthetic world.
+
+    Raises
+    ------
+    InputError
+        If there is no such source, or what it needs was not given.
+    """
+    if name == "synthetic":
+        from lowcarb_scheduler.forecasts.synthetic import Synthetic
+
+        return Synthetic(seed)
+    raise unknown_name("source", name, SOURCES)
+
+
+def unknown_name(field: str, name: object, known: Iterable[str]) -> InputError:
+    """Return the error for a name that is not among the known ones, with the nearest and the list."""
+    names = sorted(known)
+    near = get_close_matches(str(name).lower(), names, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return InputError(field, f"{str(name)[:80]!r} is unknown", f"{hint}there are {', '.join(names)}")
+
+
+def distinct(locations: Sequence[str]) -> tuple[str, ...]:
+    """Return the locations asked for, each once, in their order.
+
+    Raises
+    ------
+    InputError
+        If there are none, or one is not a name.
+    """
+    if isinstance(locations, str) or not all(isinstance(name, str) for name in locations):
+        raise InputError("location", f"{locations!r} is not a list of names", "give for example ['DE', 'FR']")
+    if not locations:
+        raise InputError("location", "no location was asked for", "name at least one")
+    return tuple(dict.fromkeys(locations))
+
+
+def period(start: datetime, end: datetime) -> tuple[datetime, datetime]:
+    """Return the bounds of a period in UTC.
+
+    Raises
+    ------
+    InputError
+        If one has no offset, or the period is empty.
+    """
+    first, last = to_utc(start, "start"), to_utc(end, "end")
+    if first >= last:
+        raise InputError("end", f"{format_time(last)} is not after the start", "give a later end")
+    return first, last
