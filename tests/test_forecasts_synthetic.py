@@ -105,7 +105,7 @@ def test_levels_and_swings_are_those_of_the_figures(two_years):
 
 def test_errors_grow_by_lead_day_as_those_of_real_forecasts(two_years):
     errors = []
-    for day in range(0, 720, 3):
+    for day in range(0, 720, 6):
         now = two_years.start + timedelta(days=day, hours=day * 7 % 24)
         foreseen = Synthetic().forecast(ZONES, now).intensity
         first = (to_us(now) - int(two_years.edges_us[0])) // HOUR_US

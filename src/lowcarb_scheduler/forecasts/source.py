@@ -7,7 +7,7 @@ from datetime import timedelta
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final, Protocol
 
-from lowcarb_scheduler.clock import format_time, to_utc
+from lowcarb_scheduler.clock import format_duration, format_time, to_utc
 from lowcarb_scheduler.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.intensity import IntensityTable, Signal
 
+MAX_AGE: Final = timedelta(hours=36)  # an older forecast is no better than history
+MAX_AHEAD: Final = timedelta(minutes=10)  # a forecast made later than this from now comes from a wrong clock
 SOURCES: Final = ("carbon-aware-sdk", "synthetic", "traces")
 
 
@@ -116,6 +118,12 @@ def open_source(
     InputError
         If there is no such source, or what it needs was not given.
     """
+    if name == "traces":
+        from lowcarb_scheduler.forecasts.traces import Traces
+
+        if traces is None:
+            raise InputError("traces", "is not set", "set LOWCARB_TRACES or give --traces, a CSV or Parquet")
+        return Traces(traces)
     if name == "synthetic":
         from lowcarb_scheduler.forecasts.synthetic import Synthetic
 
@@ -158,3 +166,14 @@ def period(start: datetime, end: datetime) -> tuple[datetime, datetime]:
     if first >= last:
         raise InputError("end", f"{format_time(last)} is not after the start", "give a later end")
     return first, last
+
+
+def age_problem(generated_at: datetime, now: datetime) -> str | None:
+    """Return why a forecast made then is not to be trusted now, None if it is."""
+    if generated_at > now + MAX_AHEAD:
+        ahead = format_duration(generated_at - now)
+        return f"its forecast is dated {ahead} ahead, {format_time(generated_at)}: one of the clocks is wrong"
+    if generated_at < now - MAX_AGE:
+        age = format_duration(now - generated_at)
+        return f"its newest forecast is {age} old, more than {format_duration(MAX_AGE)}"
+    return None
