@@ -1,0 +1,252 @@
+"""Assignment: who trains in which round when all rounds' windows are known; all rounds together, exactly.
+
+Assigning client-turns to seats is a linear assignment. Clients of a group are interchangeable, so the same
+optimum is that of a transportation problem from groups to rounds::
+
+    min sum c[r, g] x[r, g]
+    sum_g x[r, g] = n                              every seat is taken
+    N_g least_g <= sum_r x[r, g] <= N_g most_g     turns
+    sum_{g in location} x[r, g] <= cap             no round sees one place only
+    0 <= x[r, g] <= min(N_g, n)                    distinct clients in a round
+
+Its matrix is that of a network (the caps are laminar), so a vertex of the linear programme is integral [1]_.
+The expanded matrix of client-turns and seats is solved by ``linear_sum_assignment`` where it is small and no
+client takes two turns; with two, copies of a client could land in one round.
+
+.. [1] Ahuja, Magnanti and Orlin, Network Flows (1993), section 11.12.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lowcarb_scheduler.intensity import Floats, Ints
+
+EXPANDED_CELLS: Final = 20_000  # client-turns x seats up to which linear_sum_assignment is used
+_ALL_ARCS: Final = 30_000  # groups x rounds up to which every arc is given to the solver
+_ARCS_AT_FIRST: Final = 4  # cheapest arcs of a group beyond those its turns need
+_SCALE: Final = 1000.0  # largest cost given to the solver, whose tolerances are absolute (1e-7)
+_TOLERANCE: Final = 1e-6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seating:
+    """The rules by which groups take seats.
+
+    Parameters
+    ----------
+    seats : int
+        Clients in each round, n.
+    members : ndarray of int64, shape (G,)
+        Clients of each group, N_g.
+    least, most : ndarray of int64, shape (G,)
+        Bounds on the turns of each member.
+    location : ndarray of int64, shape (G,)
+        Location of each group.
+    location_cap : int
+        Most clients of one location in a round.
+    """
+
+    seats: int
+    members: Ints
+    least: Ints
+    most: Ints
+    location: Ints
+    location_cap: int
+
+    @property
+    def room(self) -> Ints:
+        """Most clients of each group in one round, shape (G,)."""
+        return np.minimum(self.members, min(self.seats, self.location_cap))
+
+    @property
+    def capped(self) -> bool:
+        """Whether the cap of a location binds on several groups together."""
+        room, groups = np.bincount(self.location, weights=self.room), np.bincount(self.location)
+        return bool(((room > self.location_cap) & (groups > 1)).any())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Assignment:
+    """Seats taken, and what a turn of each group is worth.
+
+    Parameters
+    ----------
+    counts : ndarray of int64, shape (R, G)
+        How many of each group train in each round.
+    emissions_g : float
+        Sum of costs [gCO2eq].
+    prices_g : ndarray of float64, shape (G,), or None
+        Dual price of a turn: what one more turn owed by the group would cost [gCO2eq]. None from
+        ``linear_sum_assignment``, which has none.
+    """
+
+    counts: Ints
+    emissions_g: float
+    prices_g: Floats | None = None
+
+
+def assign(seating: Seating, costs_g: Floats) -> Assignment | None:
+    """Return the cleanest assignment to rounds whose windows are given, or None where there is none.
+
+    Parameters
+    ----------
+    seating : Seating
+        The rules.
+    costs_g : ndarray of float64, shape (R, G)
+        Emissions of one client of each group in each round [gCO2eq]; infinite where it cannot train.
+    """
+    cells = int(seating.members.sum()) * len(costs_g) * seating.seats
+    if cells <= EXPANDED_CELLS and is_single(seating):
+        return assign_expanded(seating, costs_g)
+    return assign_aggregated(seating, costs_g)
+
+
+def is_single(seating: Seating) -> bool:
+    """Return whether the expanded linear assignment is exact: no client takes two turns, no cap binds."""
+    owed = (seating.least == seating.most).all() or not seating.least.any()
+    return bool(seating.most.max() <= 1 and owed and not seating.capped)
+
+
+def assign_expanded(seating: Seating, costs_g: Floats) -> Assignment | None:
+    """Assign clients to seats one by one; exact where :func:`is_single` holds."""
+    from scipy.optimize import linear_sum_assignment
+
+    rounds, groups = costs_g.shape
+    group_of_client = np.repeat(np.arange(groups), seating.members)
+    round_of_seat = np.repeat(np.arange(rounds), seating.seats)
+    try:
+        clients, seats = linear_sum_assignment(costs_g[round_of_seat][:, group_of_client].T)
+    except ValueError:  # scipy's word for: a seat is left that nobody can take
+        return None
+    counts = np.zeros((rounds, groups), dtype=np.int64)
+    np.add.at(counts, (round_of_seat[seats], group_of_client[clients]), 1)
+    return Assignment(counts, _total(costs_g, counts))
+
+
+def assign_aggregated(seating: Seating, costs_g: Floats) -> Assignment | None:
+    """Solve the transportation problem; exact always.
+
+    Large problems start from the cheapest arcs of each group at estimated round prices, with dear slack in
+    every row, and take in the arcs that the duals show to be missing until none is.
+    """
+    possible = np.isfinite(costs_g)
+    if not possible.any():
+        return None
+    scale = float(np.abs(costs_g[possible]).max()) or 1.0
+    scaled = np.where(possible, costs_g / scale, np.inf) * _SCALE
+    if costs_g.size <= _ALL_ARCS:
+        return _finish(seating, costs_g, _solve(seating, scaled, possible, slack=None), scale)
+    slack = 4.0 * _SCALE
+    arcs = _cheapest_arcs(seating, scaled) & possible
+    while True:
+        solved = _solve(seating, scaled, arcs, slack)
+        if solved is None:
+            return None
+        missing = possible & ~arcs & (solved.reduced(scaled, seating.location) < -_TOLERANCE)
+        if not missing.any():
+            break
+        arcs |= missing
+    if solved.slack:  # nothing is left to bring in, yet slack was the cheaper way: ask without it
+        solved = _solve(seating, scaled, possible, slack=None)
+    return _finish(seating, costs_g, solved, scale)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Solved:
+    """A solution of the linear programme in scaled units: flows, duals, and whether slack was used."""
+
+    counts: Floats  # (R, G)
+    round_price: Floats  # (R,)
+    group_price: Floats  # (G,)
+    cap_price: Floats  # (R, locations), <= 0
+    slack: bool
+
+    def reduced(self, scaled: Floats, location: Ints) -> Floats:
+        """Return the reduced cost of every arc, shape (R, G)."""
+        reduced: Floats = scaled - self.round_price[:, None] - self.group_price
+        return reduced - self.cap_price[:, location] if self.cap_price.size else reduced
+
+
+def _solve(seating: Seating, scaled: Floats, arcs: NDArray[np.bool_], slack: float | None) -> _Solved | None:
+    """Solve the linear programme over some arcs."""
+    from scipy.optimize import linprog
+    from scipy.sparse import csr_array, vstack
+
+    rounds, groups = scaled.shape
+    r, g = np.nonzero(arcs)
+    flows, fixed = len(r), seating.least == seating.most
+    spare = rounds + groups if slack is not None else 0  # one column a row: seats and turns not matched
+    columns, one = flows + spare, np.ones(flows)
+
+    def rows(index: Ints, count: int) -> csr_array:
+        return csr_array((one, (index, np.arange(flows))), shape=(count, columns))
+
+    by_round, by_group = rows(r, rounds), rows(g, groups)
+    if spare:
+        unit = np.ones(rounds), (np.arange(rounds), flows + np.arange(rounds))
+        by_round = by_round + csr_array(unit, shape=by_round.shape)
+        unit = np.ones(groups), (np.arange(groups), flows + rounds + np.arange(groups))
+        by_group = by_group + csr_array(unit, shape=by_group.shape)
+    fixed_rows, free_rows = np.flatnonzero(fixed), np.flatnonzero(~fixed)
+    owed = seating.members * seating.least
+    upper = [by_group[free_rows], -by_group[free_rows]]
+    limits = [(seating.members * seating.most)[free_rows], -owed[free_rows]]
+    locations = int(seating.location.max()) + 1 if seating.capped else 0
+    if locations:
+        upper.append(rows(r * locations + seating.location[g], rounds * locations))
+        limits.append(np.full(rounds * locations, seating.location_cap))
+    answer = linprog(
+        np.concatenate([scaled[r, g], np.full(spare, slack if slack is not None else 0.0)]),
+        A_ub=vstack(upper) if len(free_rows) or locations else None,
+        b_ub=np.concatenate(limits) if len(free_rows) or locations else None,
+        A_eq=vstack([by_round, by_group[fixed_rows]]),
+        b_eq=np.concatenate([np.full(rounds, seating.seats), owed[fixed_rows]]),
+        bounds=np.column_stack([np.zeros(columns), np.append(seating.room[g], np.full(spare, np.inf))]),
+        method="highs-ds",
+    )
+    if answer.status == 2:  # infeasible
+        return None
+    if answer.status != 0:
+        raise RuntimeError(f"the assignment was not solved: {answer.message}")
+    counts = np.zeros((rounds, groups))
+    counts[r, g] = answer.x[:flows]
+    duals, bounds = answer.eqlin.marginals, answer.ineqlin.marginals
+    price = np.zeros(groups)
+    price[fixed_rows] = duals[rounds:]
+    price[free_rows] = bounds[: len(free_rows)] - bounds[len(free_rows) : 2 * len(free_rows)]
+    caps = bounds[2 * len(free_rows) :].reshape(rounds, locations) if locations else np.empty((rounds, 0))
+    used = bool(spare and answer.x[flows:].max() > _TOLERANCE)
+    return _Solved(counts, duals[:rounds], price, caps, used)
+
+
+def _cheapest_arcs(seating: Seating, scaled: Floats) -> NDArray[np.bool_]:
+    """Return the arcs to begin with, shape (R, G): of each group, those that look cheapest."""
+    finite = np.where(np.isfinite(scaled), scaled, np.nan)
+    with np.errstate(invalid="ignore"):
+        estimate = np.nanmean(finite, axis=1, keepdims=True)
+    needed = -(-seating.members * seating.most // np.maximum(seating.room, 1)) + _ARCS_AT_FIRST
+    rank = np.argsort(np.argsort(scaled - estimate, axis=0, kind="stable"), axis=0, kind="stable")
+    return rank < needed
+
+
+def _finish(seating: Seating, costs_g: Floats, solved: _Solved | None, scale: float) -> Assignment | None:
+    """Return whole seats and prices in grams."""
+    if solved is None:
+        return None
+    counts = np.rint(solved.counts).astype(np.int64)
+    assert np.abs(counts - solved.counts).max() < 1e-3, "a vertex of a network programme is integral"
+    assert (counts.sum(axis=1) == seating.seats).all()
+    return Assignment(counts, _total(costs_g, counts), solved.group_price * (scale / _SCALE))
+
+
+def _total(costs_g: Floats, counts: Ints) -> float:
+    """Return the sum of costs over seats taken."""
+    taken = counts > 0
+    return float((costs_g[taken] * counts[taken]).sum())

@@ -1,0 +1,113 @@
+"""Participation: how many of the remaining turns each client takes, decided before carbon is looked at.
+
+Equal participation is water-filling. With a_c turns done, R rounds and S = R n seats, the turns to come are::
+
+    q_c = clip(level - a_c, 0, R),    level the largest with sum_c q_c <= S
+
+and the seats left over go one each to clients that stand exactly at the level, in a seeded order. Any such
+q can be seated with n distinct clients in each round: sum q = R n and q <= R suffice (hand the turns out
+cyclically). An optimiser that was free to give the odd turns away would give them to low power and clean
+places, which looks like a saving and is not one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lowcarb_scheduler.errors import PlanInfeasibleError
+
+if TYPE_CHECKING:
+    from lowcarb_scheduler.intensity import Ints
+    from lowcarb_scheduler.planning.job import Job
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Turns:
+    """Bounds on the turns each client takes in this job.
+
+    Parameters
+    ----------
+    least, most : ndarray of int64, shape (C,)
+        0 <= least <= most <= rounds; the same where participation is equal.
+    """
+
+    least: Ints
+    most: Ints
+
+
+def decide_turns(job: Job) -> Turns:
+    """Return the bounds on each client's turns.
+
+    Raises
+    ------
+    PlanInfeasibleError
+        If the fleet is smaller than a round, or no turns add up to the seats within the bounds.
+    """
+    clients, seats = len(job.fleet), job.rounds * job.clients_per_round
+    if job.clients_per_round > clients:
+        raise PlanInfeasibleError(
+            f"a round takes {job.clients_per_round} distinct clients and the fleet has {clients}",
+            job.clients_per_round, clients, job.finish_by,
+        )  # fmt: skip
+    if job.participation == "equal":
+        turns = fill_evenly(job.fleet.turns_done, seats, job.rounds, job.seed)
+        return Turns(turns, turns)
+    least, most = (0, job.rounds) if job.participation == "any" else job.participation
+    if least > job.rounds:
+        raise PlanInfeasibleError(
+            f"participation asks {least} turns of every client, one a round at most",
+            least, job.rounds, job.finish_by,
+        )  # fmt: skip
+    most = min(most, job.rounds)
+    if clients * least > seats:
+        raise PlanInfeasibleError(
+            f"participation asks at least {least} turn(s) of each of {clients} clients, more than there are"
+            f" seats in {job.rounds} round(s)",
+            clients * least, seats, job.finish_by,
+        )  # fmt: skip
+    if clients * most < seats:
+        raise PlanInfeasibleError(
+            f"participation allows at most {most} turn(s) to each of {clients} clients, fewer than there are"
+            f" seats in {job.rounds} round(s)",
+            seats, clients * most, job.finish_by,
+        )  # fmt: skip
+    return Turns(np.full(clients, least, dtype=np.int64), np.full(clients, most, dtype=np.int64))
+
+
+def fill_evenly(turns_done: Ints, seats: int, rounds: int, seed: int) -> Ints:
+    """Give out turns to those with fewest first.
+
+    Parameters
+    ----------
+    turns_done : ndarray of int64, shape (C,)
+        Turns completed before.
+    seats : int
+        Turns to give, at most C x rounds.
+    rounds : int
+        Most turns one client can take.
+    seed : int
+        Decides between clients that stand equal. A shuffle, since neighbours in id often share a place.
+
+    Returns
+    -------
+    ndarray of int64, shape (C,)
+        Turns to come; they add up to ``seats``.
+    """
+
+    def filled(level: int) -> Ints:
+        return np.clip(level - turns_done, 0, rounds)
+
+    low, high = int(turns_done.min()), int(turns_done.max()) + rounds  # filled(high) is everybody, always
+    while low < high:
+        level = (low + high + 1) // 2
+        low, high = (level, high) if filled(level).sum() <= seats else (low, level - 1)
+    turns = filled(low)
+    left = seats - int(turns.sum())
+    if left:
+        ready = filled(low + 1) > turns
+        order = np.random.default_rng(seed).permutation(len(turns_done))
+        turns[order[ready[order]][:left]] += 1
+    return turns
