@@ -1,0 +1,309 @@
+"""Pictures: every function first gathers what is to be seen, then draws it, and returns the figure.
+
+Nothing is shown, and nothing global is changed: figures are built without pyplot. ``save`` writes one; equal
+figures give equal files.
+"""
+
+from __future__ import annotations
+
+import warnings
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lowcarb_scheduler.clock import EPOCH, HOUR_US, MICROSECOND, to_us
+from lowcarb_scheduler.errors import InputError, MissingExtraError
+from lowcarb_scheduler.report import wording
+from lowcarb_scheduler.report.gantt import gantt_of_plan, gantt_of_run
+
+try:
+    import matplotlib
+    from matplotlib.collections import PatchCollection
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+    from matplotlib.ticker import MaxNLocator
+except ImportError:
+    raise MissingExtraError("matplotlib", "report") from None
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from matplotlib.axes import Axes
+
+    from lowcarb_scheduler.forecasts.source import Forecast
+    from lowcarb_scheduler.intensity import IntensityTable
+    from lowcarb_scheduler.planning.job import Plan
+    from lowcarb_scheduler.report.gantt import Gantt, RoundBar
+
+UNIT: Final = "gCO2eq/kWh"
+_DAY_US: Final = 24 * HOUR_US  # matplotlib counts time in days since 1970
+_TICKS: Final = tuple(timedelta(hours=h) for h in (0.25, 0.5, 1, 2, 3, 6, 12, 24, 48, 120, 240))
+MOST_PANELS: Final = 24
+_COLOURS: Final = "cividis"  # perceptually even, the same for the colour-blind
+_INK, _NO_VALUE, _DEADLINE, _PLANNED, _LINE = "#1b1b1b", "#dedede", "#c2185b", "#e06c00", "#0b4f8a"
+_WIDTH_IN: Final = 11.0
+_LONGEST_NAME: Final = 24
+_CHARACTER_PT: Final = 4.6  # width of a digit at the size of the small print
+_SMALL: Final[dict[str, Any]] = {"ha": "center", "va": "center", "fontsize": 7.5, "color": _INK}
+_RASTER_FROM: Final = 2_000  # bars; more are drawn as pixels, so that a page stays light
+
+
+def plot_plan(
+    plan: Plan, intensity: IntensityTable, now: datetime | None = None, finish_by: datetime | None = None
+) -> Figure:
+    """Draw a plan's rounds over the heat map of the intensity it rests on.
+
+    Parameters
+    ----------
+    plan : Plan
+        What was planned.
+    intensity : IntensityTable
+        What it was planned on [gCO2eq/kWh].
+    now, finish_by : datetime, optional
+        Where the picture begins, and the deadline.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    title = f"Plan: {wording.mass(plan.emissions_g)} CO2eq in {len(plan.opens_us)} rounds"
+    if plan.saving is not None:
+        title += f", {wording.percent(plan.saving)} below run-now"
+    labels = wording.labels(plan.source, plan.signal, plan.synthetic)
+    return _draw_gantt(gantt_of_plan(plan, intensity, now, finish_by), title, labels)
+
+
+def plot_run(events: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Draw what a run did, from the events of its ledger; dashed where its first plan had the rounds.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+        None where no round has closed yet.
+    """
+    gantt = gantt_of_run(events)
+    if gantt is None:
+        return None
+    started = events[0]
+    labels = wording.labels(started["source"], started["signal"], started["synthetic"])
+    return _draw_gantt(gantt, f"What {len(gantt.rounds)} rounds did", labels)
+
+
+def plot_forecast(forecast: Forecast, now: datetime | None = None) -> Figure:
+    """Draw a forecast, one panel a location, at most 24 of them.
+
+    Parameters
+    ----------
+    forecast : Forecast
+        What a source said.
+    now : datetime, optional
+        Marked with a line.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    table = forecast.intensity
+    shown = table.locations[:MOST_PANELS]
+    across = min(3, len(shown))
+    down = -(-len(shown) // across)
+    figure = Figure(figsize=(_WIDTH_IN, 1.0 + 1.7 * down), layout="constrained")
+    panels = figure.subplots(down, across, sharex=True, squeeze=False).ravel()
+    edges = table.edges_us / _DAY_US
+    for axes, (column, name) in zip(panels, enumerate(shown), strict=False):
+        values = table.values[:, column]
+        axes.stairs(values, edges, color=_LINE, linewidth=1.4, baseline=None)
+        lowest = min(0.0, float(np.nanmin(values, initial=0.0)))
+        axes.set_ylim(bottom=lowest, top=max(float(np.nanmax(values, initial=lowest)), 1.0) * 1.08)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.set_title(_name(name), loc="left", fontsize=9, fontweight="bold", color=_INK)
+        axes.grid(axis="y", color=_NO_VALUE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        if now is not None:
+            axes.axvline(_day(now), color=_DEADLINE, linewidth=1, linestyle="--")
+        _time_axis(axes, table.start, table.end, most=4)
+    for axes in panels[len(shown) :]:
+        axes.set_visible(False)
+    for axes in panels[max(0, len(shown) - across) : len(shown)]:
+        axes.tick_params(labelbottom=True)
+    figure.supylabel(UNIT, fontsize=9)
+    figure.supxlabel(
+        _footnote(f"time (UTC, {table.start.year})", now, len(table.locations) - len(shown)),
+        fontsize=8,
+        color=_INK,
+    )
+    labels = wording.labels(table.source, table.signal, table.synthetic)
+    figure.suptitle(f"Carbon intensity: {_name(labels, 120)}", fontsize=10, x=0.01, ha="left")
+    return figure
+
+
+def plot_metric(name: str, values: Mapping[int, float]) -> Figure:
+    """Draw one metric by round."""
+    figure = Figure(figsize=(_WIDTH_IN, 2.4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(list(values), list(values.values()), color=_LINE, linewidth=1.6, marker="o", markersize=3)
+    axes.set_xlabel("round")
+    axes.set_ylabel(_name(name))
+    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    axes.grid(axis="y", color=_NO_VALUE, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def save(figure: Figure, file: Path | BinaryIO, kind: str | None = None) -> None:
+    """Write a figure: .png, .svg or .pdf, by its suffix or ``kind``.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written.
+    """
+    kind = kind or str(file).rpartition(".")[2].lower()
+    undated: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    with matplotlib.rc_context({"svg.hashsalt": "lowcarb"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing")  # a name in a script the font lacks
+        try:
+            figure.savefig(file, format=kind, metadata=undated, dpi=150, facecolor="white")
+        except OSError as error:
+            problem = f"{file} cannot be written ({error.strerror})"
+            raise InputError("plot", problem, "give another file") from None
+
+
+# -- drawing -----------------------------------------------------------------------------------------------
+
+
+def _draw_gantt(gantt: Gantt, title: str, labels: str) -> Figure:
+    rows = len(gantt.locations)
+    figure = Figure(figsize=(_WIDTH_IN, 1.7 + 0.32 * rows), layout="constrained")
+    axes = figure.subplots()
+    left, right = _day(gantt.start), _day(gantt.end)
+    axes.add_patch(Rectangle((left, -0.5), right - left, rows, facecolor=_NO_VALUE))
+    if gantt.intensity is not None:
+        _heat_map(figure, axes, gantt.intensity)
+    bars = [(bar, gantt.locations.index(name), count) for bar in gantt.rounds
+            for name, count in bar.clients.items() if name in gantt.locations]  # fmt: skip
+    most = max((count for _, _, count in bars), default=1)
+    points_a_day = 0.78 * _WIDTH_IN * 72 / (right - left)
+    _add_bars(axes, bars, most, {"facecolor": "white", "edgecolor": _INK, "linewidth": 0.7})
+    _add_outlines(axes, gantt)
+    for bar, row, count in bars:
+        opens, closes = _day(bar.opens_at), _day(bar.closes_at)
+        if (closes - opens) * points_a_day > _CHARACTER_PT * len(str(count)) + 1:
+            axes.text((opens + closes) / 2, row, str(count), **_SMALL)
+    _number_rounds(axes, gantt.rounds, points_a_day)
+    if gantt.finish_by is not None and gantt.finish_by <= gantt.end:
+        axes.axvline(_day(gantt.finish_by), color=_DEADLINE, linewidth=2)
+    axes.set_yticks(range(rows), labels=[_name(name) for name in gantt.locations], fontsize=8)
+    axes.set_ylim(rows - 0.5, -1.3)
+    margin = (right - left) * 0.005
+    axes.set_xlim(left - margin, right + margin)
+    _time_axis(axes, gantt.start, gantt.end, most=14)
+    axes.spines[:].set_visible(False)
+    axes.set_title(f"{title}\n", loc="left", fontsize=11, fontweight="bold", color=_INK)
+    axes.text(0, 1.02, _name(labels, 120), transform=axes.transAxes, fontsize=8.5, color=_INK)
+    axes.set_xlabel(_legend(gantt, most), fontsize=8, color=_INK)
+    return figure
+
+
+def _heat_map(figure: Figure, axes: Axes, table: IntensityTable) -> None:
+    edges = table.edges_us / _DAY_US
+    values = np.ma.masked_invalid(table.values.T)
+    rows = np.arange(len(table.locations) + 1) - 0.5
+    low = min(0.0, float(values.min())) if values.count() else 0.0
+    high = max(float(values.max()), low + 1.0) if values.count() else 1.0
+    mesh = axes.pcolormesh(edges, rows, values, cmap=_COLOURS, vmin=low, vmax=high, rasterized=True)
+    bar = figure.colorbar(mesh, ax=axes, pad=0.01, fraction=0.03, aspect=30)
+    bar.set_label(UNIT, fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    bar.outline.set_visible(False)
+
+
+def _add_bars(
+    axes: Axes, bars: Sequence[tuple[RoundBar, int, int]], most: int, style: dict[str, Any]
+) -> None:
+    """Add one box for each round and location; its height says how many clients it stands for."""
+    boxes = []
+    for bar, row, count in bars:
+        left, right = _day(bar.opens_at), _day(bar.closes_at)
+        height = 0.3 + 0.4 * count / most
+        boxes.append(Rectangle((left, row - height / 2), right - left, height))
+    axes.add_collection(PatchCollection(boxes, rasterized=len(boxes) > _RASTER_FROM, **style))
+
+
+def _add_outlines(axes: Axes, gantt: Gantt) -> None:
+    rows = {name: row for row, name in enumerate(gantt.locations)}
+    boxes = [
+        Rectangle((_day(bar.opens_at), rows[name] - 0.46), _day(bar.closes_at) - _day(bar.opens_at), 0.92)
+        for bar in gantt.outlines
+        for name in bar.clients
+        if name in rows
+    ]
+    style: dict[str, Any] = {"facecolor": "none", "edgecolor": _PLANNED, "linewidth": 0.9}
+    axes.add_collection(
+        PatchCollection(boxes, linestyle=(0, (2, 1.5)), rasterized=len(boxes) > _RASTER_FROM, **style)
+    )
+
+
+def _number_rounds(axes: Axes, rounds: Sequence[RoundBar], points_a_day: float) -> None:
+    """Write the rounds' numbers above them, as many as fit."""
+    free_from = -np.inf
+    for bar in rounds:
+        left, right = _day(bar.opens_at), _day(bar.closes_at)
+        axes.plot([left, right], [-0.62, -0.62], color=_INK, linewidth=2, solid_capstyle="butt")
+        half = _CHARACTER_PT * len(str(bar.number)) / points_a_day / 2
+        middle = (left + right) / 2
+        if middle - half > free_from:
+            axes.text(middle, -0.95, str(bar.number), **_SMALL)
+            free_from = middle + half + 2.5 / points_a_day
+
+
+def _legend(gantt: Gantt, most: int) -> str:
+    boxes = f"boxes: how many of a round's clients train there (most: {most})"
+    parts = [f"time (UTC, {gantt.start.year}); above: rounds", boxes]
+    if gantt.outlines:
+        parts.append("dashed: the first plan")
+    if gantt.intensity is None:
+        parts.append("intensity is not known")
+    elif np.isnan(gantt.intensity.values).any() or gantt.end > gantt.intensity.end:
+        parts.append("grey: no value")
+    if gantt.finish_by is not None:
+        when = f"deadline {wording.instant(gantt.finish_by)}"
+        parts.append(f"red line: {when}" if gantt.finish_by <= gantt.end else f"the {when} lies beyond")
+    if gantt.hidden:
+        parts.append(f"{gantt.hidden} more locations are not shown")
+    return "; ".join(parts)
+
+
+def _footnote(text: str, now: datetime | None, hidden: int) -> str:
+    if now is not None:
+        text += f"; dashed: now, {wording.instant(now)}"
+    return text + (f"; {hidden} more locations are not shown" if hidden else "")
+
+
+def _day(when: datetime) -> float:
+    """Return a time as matplotlib counts it."""
+    return to_us(when) / _DAY_US
+
+
+def _time_axis(axes: Axes, start: datetime, end: datetime, most: int) -> None:
+    """Put ticks on whole hours or days in UTC, at most so many, and name the day at each midnight."""
+    step = next((step for step in _TICKS if (end - start) / step <= most), (end - start) / most)
+    first = -(-to_us(start) // (step // MICROSECOND))
+    last = to_us(end) // (step // MICROSECOND)
+    times = [EPOCH + k * step for k in range(first, last + 1)]
+    names = [f"{when:%a} {when.day} {when:%b}" if when.hour + when.minute == 0 else f"{when:%H:%M}"
+             for when in times]  # fmt: skip
+    axes.set_xticks([_day(when) for when in times], labels=names)
+    axes.tick_params(labelsize=8, colors=_INK)
+
+
+def _name(text: str, longest: int = _LONGEST_NAME) -> str:
+    """Return a name from outside as a picture can hold it: one line, not too long, and no formula."""
+    shown = wording.printable(text)
+    shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
+    return shown.replace("$", r"\$")

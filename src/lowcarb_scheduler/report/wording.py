@@ -1,0 +1,97 @@
+"""How numbers are written for people: one way for the terminal, the pictures and the page.
+
+A number that is not known is written as such, never as zero.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from lowcarb_scheduler.clock import to_utc
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+UNKNOWN: Final = "unknown"
+_MASSES: Final = ((1e6, "t"), (1e3, "kg"), (1.0, "g"))
+_SPARKS: Final = "▁▂▃▄▅▆▇█"
+_SIGNALS: Final = {
+    "average": "average intensity of the grid",
+    "marginal": "marginal intensity of the grid",
+    "unknown": "average or marginal: the source does not say",
+}
+
+
+def printable(text: object) -> str:
+    """Return a text on one line, with whatever is not printable written as an escape."""
+    shown = str(text)
+    if shown.isprintable():
+        return shown
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Write a number with so many significant digits, never with an exponent."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    rounded = round(value, decimals)
+    return f"{rounded:,.{max(0, digits - 1 - math.floor(math.log10(abs(rounded))))}f}"
+
+
+def mass(grams: float | None) -> str:
+    """Write emissions, for example ``512 g``, ``1.24 kg`` or ``3.10 t``."""
+    if grams is None or not math.isfinite(grams):
+        return UNKNOWN
+    least, unit = next((m for m in _MASSES if abs(grams) >= 0.9995 * m[0]), _MASSES[-1])
+    return f"{significant(grams / least)} {unit}"
+
+
+def percent(part: float | None) -> str:
+    """Write a part of one, for example ``41.3 %``."""
+    return UNKNOWN if part is None else f"{100 * part:.1f} %".replace("-0.0 %", "0.0 %")
+
+
+def energy(kwh: float | None) -> str:
+    """Write energy, for example ``12.4 kWh`` or ``85.0 Wh``."""
+    if kwh is None:
+        return UNKNOWN
+    return f"{significant(kwh)} kWh" if abs(kwh) >= 0.9995 or kwh == 0 else f"{significant(1000 * kwh)} Wh"
+
+
+def instant(when: datetime | None) -> str:
+    """Write a time in UTC to the minute, for example ``2026-01-31 18:00``; seconds only where there are."""
+    if when is None:
+        return UNKNOWN
+    when = to_utc(when, "when")
+    return when.strftime("%Y-%m-%d %H:%M:%S" if when.second else "%Y-%m-%d %H:%M")
+
+
+def labels(source: str | None, signal: str, synthetic: bool) -> str:
+    """Say what the numbers of intensity are."""
+    if not source:
+        return "no source of intensity"
+    kind = "synthetic (made-up) numbers" if synthetic else "real numbers"
+    named = "" if source == "synthetic" else f", from {source}"
+    return f"{kind}{named}; {_SIGNALS.get(signal, signal)}"
+
+
+def counts(by_name: Mapping[str, int]) -> str:
+    """Write how many of each, most first, for example ``FR 3, DE 2``."""
+    order = sorted(by_name.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name} {count}" for name, count in order)
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Draw values as a line of small bars, blank where one is NaN."""
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return ""
+    low, span = min(known), max(known) - min(known)
+    top = len(_SPARKS) - 1
+    return "".join(
+        _SPARKS[round(top * (value - low) / span) if span else 0] if math.isfinite(value) else " "
+        for value in values
+    )

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.report.html import MOST_CLIENTS, MOST_FAILURES, gather, render, write_report
+from report_ledger import run_events, write_ledger
+
+
+def page(events=None) -> str:
+    return render(gather(run_events() if events is None else events))
+
+
+def text(html: str) -> str:
+    """Return what a reader sees."""
+    body = html[html.index("<body>") :]
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body))
+
+
+def test_the_page_holds_the_figures_of_the_ledger(tmp_path):
+    path = write_report(write_ledger(tmp_path / "run", run_events()))
+    assert path == tmp_path / "run" / "report.html"
+    seen = text(path.read_text(encoding="utf-8"))
+    for part in (
+        "27.7 % saved against run-now",
+        "1.68 kg run-now",
+        "1.21 kg realised",
+        "1.23 kg planned",
+        "a saving of 20.0 %",
+        "assumed for 3 turns, estimated for 2 turns",
+        "real numbers, from traces; average intensity of the grid",
+        "2 h before the deadline",
+        "Jain's index 0.893",
+        "the source did not answer",
+        "node site-c at FR no reply",
+        "accuracy by round",
+    ):
+        assert part in seen.replace("&#39;", "'"), part
+
+
+def test_the_page_is_one_file_that_loads_nothing():
+    html = page()
+    addresses = re.findall(r"""(?:src|href|action|url)\s*[=(]\s*["']?([^"')\s>]+)""", html)
+    assert addresses
+    assert all(address.startswith("data:image/svg+xml;base64,") for address in addresses)
+    assert "<script" not in html
+    assert "default-src 'none'" in html
+
+
+def test_equal_ledgers_give_equal_pages():
+    assert page() == page()
+
+
+def test_without_actuals_nothing_realised_is_shown():
+    seen = text(page(run_events(actual=False)))
+    assert "What was really emitted is not known for 3 of 3 rounds" in seen
+    assert "unknown saved against run-now" in seen
+    assert "unknown realised" in seen
+    assert "1.23 kg planned" in seen
+
+
+def test_one_round_without_actuals_leaves_no_total():
+    events = run_events()
+    for event in events:
+        if event["event"] == "run_finished":
+            event["rounds"][1]["realised_g"] = None
+    seen = text(page(events))
+    assert "not known for 1 of 3 rounds" in seen
+    assert "unknown realised" in seen
+
+
+def test_a_synthetic_run_says_so_first():
+    assert "Synthetic: the carbon intensities" in text(page(run_events(synthetic=True))).replace(" :", ":")
+
+
+def test_a_run_without_a_source_says_so():
+    events = run_events(actual=False)
+    events = [event for event in events if event["event"] != "forecast"]
+    events[0] |= {"source": None, "signal": "unknown"}
+    seen = text(page(events))
+    assert "No forecast source was named" in seen
+    assert "no source of intensity" in seen
+
+
+@pytest.mark.parametrize("kept", [1, 2, 3, 6, 9, 15, len(run_events()) - 1, len(run_events())])
+def test_any_beginning_of_a_ledger_has_a_page(kept):
+    seen = text(page(run_events()[:kept]))
+    assert ("has not finished" in seen) == (kept < len(run_events()))
+
+
+def test_what_nodes_say_is_text():
+    lie = "<script>alert(1)</script>[red]\n=cmd|' /C calc'!A0\x1b[31m\u202e"
+    events = run_events()
+    for event in events:
+        for node in event.get("nodes", []):
+            node["id"] = node["location"] = lie
+        if event["event"] in ("node_done", "node_failed"):
+            event["id"] = event["location"] = lie
+        if event["event"] == "node_failed":
+            event["reason"] = lie
+        if event["event"] == "degraded":
+            event["why"] = lie
+        if event["event"] == "planned":
+            event["clients"] = [lie]
+        if event["event"] == "evaluated":
+            event["metrics"] = {lie: 0.5}
+    events[0]["run_id"] = events[0]["strategy"] = lie
+    html = page(events)
+    assert "<script" not in html
+    assert "\x1b" not in html
+    assert "\u202e" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_a_large_fleet_is_shown_by_turns():
+    events = run_events()
+    next(e for e in events if e["event"] == "planned")["clients"] = [f"c{k}" for k in range(MOST_CLIENTS + 1)]
+    shown = gather(events)
+    assert [bar.name for bar in shown.turns] == ["0 turns", "1 turns", "2 turns"]
+
+
+def test_very_many_failures_are_counted():
+    events = run_events()
+    failed = next(e for e in events if e["event"] == "node_failed")
+    events[5:5] = [failed] * (MOST_FAILURES + 9)
+    assert "10 more failed turns are in the ledger" in text(page(events))
+
+
+def test_a_negative_saving_is_shown_as_it_is():
+    events = run_events()
+    for event in events:
+        if event["event"] == "run_finished":
+            for figures in event["rounds"]:
+                figures["run_now_g"] = 100.0
+    assert re.search(r"-\d+\.\d % saved", text(page(events)))
+
+
+def test_a_folder_without_a_ledger_is_bad_input(tmp_path):
+    with pytest.raises(InputError, match="run-dir"):
+        write_report(tmp_path)
+
+
+def test_a_foreign_event_is_bad_input(tmp_path):
+    events = run_events()
+    del next(e for e in events if e["event"] == "round_closed")["opens_at"]
+    with pytest.raises(InputError, match="an event this version does not write"):
+        write_report(write_ledger(tmp_path / "run", events))

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.forecasts.source import Forecast
+from lowcarb_scheduler.intensity import IntensityTable
+from lowcarb_scheduler.report.plots import MOST_PANELS, plot_forecast, plot_metric, plot_run, save
+from report_ledger import START, points, run_events
+
+
+def svg(figure) -> str:
+    buffer = io.BytesIO()
+    save(figure, buffer, "svg")
+    return buffer.getvalue().decode()
+
+
+def texts(figure) -> str:
+    return " ".join(text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text")))
+
+
+def table(names) -> IntensityTable:
+    hours = [3_600_000_000 * h for h in range(24)]
+    return IntensityTable.from_points({name: (hours, [float(h) for h in range(24)]) for name in names})
+
+
+def test_a_run_is_drawn_with_rounds_locations_and_deadline():
+    shown = texts(plot_run(run_events()))
+    for part in ("FR", "DE", "What 3 rounds did", "deadline 2026-03-02 06:00", "dashed: the first plan"):
+        assert part in shown
+
+
+def test_equal_runs_give_equal_bytes():
+    assert svg(plot_run(run_events())) == svg(plot_run(run_events()))
+
+
+def test_names_are_neither_formulas_nor_markup():
+    events = run_events()
+    for event in events:
+        for node in event.get("nodes", []):
+            node["location"] = r"$\frac{<script>\n" + "x" * 10_000
+    picture = svg(plot_run(events))
+    assert "<script>" not in picture
+    assert len(picture) < 300_000
+
+
+def test_a_name_in_a_script_the_font_lacks_is_no_warning():
+    svg(plot_forecast(Forecast(table(["東京"]), START)))
+
+
+def test_a_forecast_has_a_panel_a_location_and_says_what_it_leaves_out():
+    figure = plot_forecast(Forecast(table([f"L{k}" for k in range(MOST_PANELS + 3)]), START), START)
+    assert "3 more locations are not shown" in texts(figure)
+    assert sum(axes.get_visible() for axes in figure.axes) == MOST_PANELS
+
+
+def test_a_location_of_gaps_is_drawn_empty():
+    values = points({"DE": [1.0], "FR": [None]})
+    assert values  # the form a ledger holds
+    gap = IntensityTable.from_points({"DE": ([0], [1.0]), "FR": ([0], [float("nan")])})
+    assert "FR" in texts(plot_forecast(Forecast(gap, START)))
+
+
+def test_a_metric_is_drawn_by_round():
+    assert "accuracy" in texts(plot_metric("accuracy", {1: 0.1, 2: 0.5}))
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_pictures_are_saved_by_suffix(tmp_path, kind):
+    file = tmp_path / f"run.{kind}"
+    save(plot_run(run_events()), file)
+    first = file.read_bytes()
+    save(plot_run(run_events()), file)
+    assert file.read_bytes() == first
+
+
+def test_a_file_that_cannot_be_written_is_bad_input(tmp_path):
+    with pytest.raises(InputError, match="cannot be written"):
+        save(plot_metric("m", {1: 1.0}), tmp_path / "none" / "run.png")
