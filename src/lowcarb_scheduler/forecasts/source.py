@@ -7,15 +7,20 @@ from datetime import timedelta
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final, Protocol
 
-from lowcarb_scheduler.clock import format_duration, format_time, to_utc
+import numpy as np
+
+from lowcarb_scheduler.clock import format_duration, format_time, to_us, to_utc
 from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.intensity import IntensityTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
-    from lowcarb_scheduler.intensity import IntensityTable, Signal
+    from numpy.typing import ArrayLike
+
+    from lowcarb_scheduler.intensity import Signal
 
 MAX_AGE: Final = timedelta(hours=36)  # an older forecast is no better than history
 MAX_AHEAD: Final = timedelta(minutes=10)  # a forecast made later than this from now comes from a wrong clock
@@ -118,6 +123,12 @@ def open_source(
     InputError
         If there is no such source, or what it needs was not given.
     """
+    if name == "carbon-aware-sdk":
+        from lowcarb_scheduler.forecasts.carbon_aware_sdk import CarbonAwareSdk
+
+        if not sdk_url:
+            raise InputError("sdk-url", "is not set", "set LOWCARB_SDK_URL or give --sdk-url")
+        return CarbonAwareSdk(sdk_url, signal=sdk_signal, timeout=timeout)
     if name == "traces":
         from lowcarb_scheduler.forecasts.traces import Traces
 
@@ -177,3 +188,27 @@ def age_problem(generated_at: datetime, now: datetime) -> str | None:
         age = format_duration(now - generated_at)
         return f"its newest forecast is {age} old, more than {format_duration(MAX_AGE)}"
     return None
+
+
+def has_value(
+    points: tuple[ArrayLike, ArrayLike],
+    start: datetime,
+    end: datetime | None = None,
+    ends_us: int | None = None,
+) -> bool:
+    """Return whether a location has a value anywhere in [start, end).
+
+    Parameters
+    ----------
+    points : (times_us, values)
+        As in :meth:`IntensityTable.from_points`.
+    start, end : datetime
+        The period; without an end, any time after its start.
+    ends_us : int, optional
+        Where the last value ends [µs]; by default after the median step.
+    """
+    table = IntensityTable.from_points({"": points}, ends=None if ends_us is None else {"": ends_us})
+    inside = ~np.isnan(table.values[:, 0]) & (table.edges_us[1:] > to_us(start))
+    if end is not None:
+        inside &= table.edges_us[:-1] < to_us(end)
+    return bool(inside.any())

@@ -18,7 +18,7 @@ import pandas as pd
 
 from lowcarb_scheduler.clock import format_time, from_us, parse_time, to_us, to_utc
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, MissingExtraError
-from lowcarb_scheduler.forecasts.source import Forecast, age_problem, distinct, period
+from lowcarb_scheduler.forecasts.source import Forecast, age_problem, distinct, has_value, period
 from lowcarb_scheduler.intensity import IntensityTable
 
 if TYPE_CHECKING:
@@ -86,8 +86,10 @@ class Traces:
             times, values = issues.points(max(issue, 0))
             if issue < 0:
                 missing[location] = f"the first issue is of {format_time(from_us(issues.issued_us[0]))}"
-            elif problem := age_problem(issued_at, now) or _end_problem(times, values, now):
+            elif problem := age_problem(issued_at, now):
                 missing[location] = problem
+            elif not has_value((times, values), start=now):
+                missing[location] = f"has no value after {format_time(now)}"
             else:
                 points[location] = times, values
                 generated.append(issued_at)
@@ -110,12 +112,11 @@ class Traces:
                 holds = "holds forecasts only" if self._issued and not self._actuals else "does not have it"
                 missing[location] = f"{self.path.name} {holds}"
                 continue
-            points = {location: self._actuals[location].points(0)}
-            table = IntensityTable.from_points(points, self._signal, "traces").slice(first, last)
-            if table is None or np.isnan(table.values).all():
-                missing[location] = f"no value from {format_time(first)} to {format_time(last)}"
+            points = self._actuals[location].points(0)
+            if has_value(points, first, last):
+                known[location] = points
             else:
-                known.update(points)
+                missing[location] = f"no value from {format_time(first)} to {format_time(last)}"
         if not known:
             raise ForecastUnavailableError(missing)
         table = IntensityTable.from_points(known, self._signal, "traces").slice(first, last)
@@ -350,12 +351,3 @@ def _by_location(rows: pd.DataFrame) -> tuple[bool, dict[str, _Issues]]:
         name = str(rows["location"].iloc[start])
         by_location[name] = _Issues(issued_us, bounds, times[start:end], values[start:end])
     return issued, by_location
-
-
-def _end_problem(times_us: Ints, values: Floats, now: datetime) -> str | None:
-    """Return why an issue says nothing about the hours after ``now``, None if it does."""
-    table = IntensityTable.from_points({"": (times_us, values)})
-    known = ~np.isnan(table.values[:, 0])
-    if known.any() and table.edges_us[1:][known].max() > to_us(now):
-        return None
-    return f"has no value after {format_time(now)}"

@@ -1,0 +1,419 @@
+"""The Carbon Aware SDK client: what it asks, and what it makes of the answers."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lowcarb_scheduler.clock import VirtualClock, format_time
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
+from lowcarb_scheduler.forecasts.carbon_aware_sdk import CarbonAwareSdk
+from lowcarb_scheduler.forecasts.source import open_source
+
+FIXTURES = Path(__file__).parent / "fixtures" / "carbon_aware_sdk"
+NOW = datetime(2026, 3, 10, 14, 25, 30, 250_000, tzinfo=UTC)
+GENERATED = datetime(2026, 3, 10, 14, 20, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+PROVIDER = "the server's own data provider"
+
+
+class Server:
+    """Answers by location (``None`` for any), and keeps what it was asked."""
+
+    def __init__(self, answers):
+        self.answers = answers if isinstance(answers, dict) else {None: answers}
+        self.requests = []
+
+    def __call__(self, request):
+        self.requests.append(request)
+        location = request.url.params.get("location")
+        answer = self.answers.get(location, self.answers.get(None))
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, httpx.Response):
+            return answer
+        return httpx.Response(200, content=answer if isinstance(answer, bytes) else json.dumps(answer))
+
+    def sdk(self, url="http://sdk:8080", **options):
+        options = {"transport": httpx.MockTransport(self), "clock": VirtualClock(NOW), **options}
+        return CarbonAwareSdk(url, **options)
+
+    def why(self, location="here", now=NOW):
+        """Return why the only location is missing."""
+        with pytest.raises(ForecastUnavailableError) as error:
+            self.sdk().forecast([location], now)
+        assert list(error.value.missing) == [location]
+        return error.value.missing[location]
+
+
+def fixture(name):
+    return (FIXTURES / name).read_bytes()
+
+
+def forecast(*points, location="here", **changes):
+    """Return an answer whose points are (minutes after generation, value) or whole objects."""
+    data = [
+        point
+        if isinstance(point, dict)
+        else {"timestamp": format_time(GENERATED + point[0] * MINUTE), "duration": 5, "value": point[1]}
+        for point in points
+    ]
+    made = {"generatedAt": format_time(GENERATED), "location": location, "forecastData": data, **changes}
+    return [{key: value for key, value in made.items() if value is not ...}]
+
+
+def series(table, location):
+    """Return [(minutes after generation, value)] of one column; None begins a gap."""
+    return [
+        ((point["time"] - GENERATED) / MINUTE, point["g_per_kwh"]) for point in table.to_points()[location]
+    ]
+
+
+# -- what it asks ------------------------------------------------------------------------------------------
+
+
+def test_each_location_is_a_request_without_bounds():
+    server = Server(
+        {"westus": fixture("forecast_five_minutes.json"), "westeurope": fixture("forecast_hourly.json")}
+    )
+    server.sdk("http://sdk:8080/prefix/").forecast(["westus", "westeurope", "westus"], NOW)
+    assert sorted(str(request.url) for request in server.requests) == [
+        "http://sdk:8080/prefix/emissions/forecasts/current?location=westeurope",
+        "http://sdk:8080/prefix/emissions/forecasts/current?location=westus",
+    ]
+    assert {request.method for request in server.requests} == {"GET"}
+
+
+@pytest.mark.parametrize(
+    "name", ["DE", "a,b", "Zürich & co/+?=#%20", " spaced ", "x" * 200, "<script>", "=cmd"]
+)
+def test_names_are_sent_as_they_are(name):
+    server = Server(forecast((0, 1), (5, 2), (10, 3), location=name))
+    assert server.sdk().forecast([name], NOW).intensity.locations == (name,)
+    assert server.requests[0].url.params.multi_items() == [("location", name)]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("a\nb", "its name has characters that cannot be printed"),
+        ("\x1b[31m", "its name has characters that cannot be printed"),
+        ("\ud800", "its name has characters that cannot be printed"),
+        ("x" * 201, "its name has 201 characters, more than 200"),
+        (" ", "its name is empty"),
+    ],
+)
+def test_a_name_that_cannot_be_one_is_not_sent(name, why):
+    server = Server(forecast((0, 1), (5, 2), location="fine"))
+    made = server.sdk().forecast([name, "fine"], NOW)
+    assert made.missing == {name: why}
+    assert len(server.requests) == 1
+
+
+def test_actuals_are_asked_for_in_whole_seconds_of_utc():
+    server = Server(fixture("emissions_hourly.json"))
+    berlin = datetime.fromisoformat("2026-03-10T10:30:00.25+01:00")
+    server.sdk().actual(["westeurope"], berlin, berlin + timedelta(hours=3))
+    url = server.requests[0].url
+    assert url.path == "/emissions/bylocations"
+    assert url.params.multi_items() == [
+        ("location", "westeurope"), ("time", "2026-03-10T09:30:00Z"), ("toTime", "2026-03-10T12:30:01Z"),
+    ]  # fmt: skip
+
+
+# -- forecasts ---------------------------------------------------------------------------------------------
+
+
+def test_a_forecast_keeps_the_raw_points_of_each_location():
+    answers = {"westus": fixture("forecast_five_minutes.json"), "westeurope": fixture("forecast_hourly.json")}
+    made = Server(answers).sdk(signal="marginal").forecast(["westus", "westeurope"], NOW)
+    table = made.intensity
+    assert (table.signal, table.source, table.synthetic) == ("marginal", "carbon-aware-sdk", False)
+    assert table.locations == ("westus", "westeurope")
+    assert made.missing == {}
+    assert made.generated_at == datetime(2026, 3, 10, 14, 5, 31, 482_000, tzinfo=UTC)  # the older of the two
+    west = Server(answers).sdk().forecast(["westus"], NOW).intensity
+    assert series(west, "westus") == [(0, 401.5), (5, 398), (10, 395.125), (15, 392.25), (20, 394)]
+    assert west.end == GENERATED + 25 * MINUTE
+    europe = Server(answers).sdk().forecast(["westeurope"], NOW).intensity
+    assert [value for _, value in series(europe, "westeurope")] == [262, 251, 240, 244]
+    assert europe.end == datetime(2026, 3, 10, 18, tzinfo=UTC)
+
+
+def test_the_forecasts_own_location_counts_without_case_and_points_may_say_otherwise():
+    data = [{"location": "GRID_7", "timestamp": format_time(GENERATED), "duration": 60, "value": 5}]
+    server = Server(forecast(*data, location="WestUS"))
+    assert server.sdk().forecast(["westus"], NOW).intensity.locations == ("westus",)
+    answer = forecast((0, 1)) + forecast((0, 9), (10, 9), location="mine")
+    assert series(Server(answer).sdk().forecast(["mine"], NOW).intensity, "mine")[0] == (0, 9)
+    assert Server(answer).why("other") == "asked for it, the server answered with here, mine"
+
+
+def test_gaps_duplicates_and_order_are_put_right():
+    answer = forecast((30, 6), (10, None), (0, 1), (5, 2), (5, 3), (15, -1), (20, 4), (25, 3001))
+    table = Server(answer).sdk().forecast(["here"], NOW).intensity
+    assert series(table, "here") == [(0, 1), (5, 3), (10, None), (20, 4), (25, None), (30, 6)]
+    answer = forecast((0, 1), (5, 2), (20, 3))
+    table = Server(answer).sdk().forecast(["here"], NOW).intensity
+    assert series(table, "here") == [(0, 1), (5, 2), (10, None), (20, 3)]
+    hour = np.array([int(GENERATED.timestamp() * 1e6)])
+    assert np.isnan(table.integrate(hour, hour + 25 * 60_000_000, [0]))
+
+
+def test_windows_of_the_server_hold_until_the_next_one():
+    points = [
+        {"timestamp": format_time(GENERATED + k * 5 * MINUTE), "duration": 30, "value": k} for k in range(4)
+    ]
+    table = Server(forecast(*points, windowSize=30)).sdk().forecast(["here"], NOW).intensity
+    assert series(table, "here") == [(0, 0), (5, 1), (10, 2), (15, 3)]
+    assert table.end == GENERATED + 45 * MINUTE
+
+
+@pytest.mark.parametrize("duration", [None, 0, -5, "5", 1e300, ..., True])
+def test_a_duration_that_says_nothing_is_done_without(duration):
+    points = [{"timestamp": format_time(GENERATED + k * 5 * MINUTE), "duration": duration, "value": k}
+              for k in range(4)]  # fmt: skip
+    if duration is ...:
+        points = [{key: point[key] for key in ("timestamp", "value")} for point in points]
+    table = Server(forecast(*points)).sdk().forecast(["here"], NOW).intensity
+    assert table.end == GENERATED + 20 * MINUTE
+
+
+def test_literals_that_json_does_not_know_are_gaps():
+    text = json.dumps(forecast((0, 1), (5, float("nan")), (10, float("inf")), (15, 2)))
+    assert "NaN" in text
+    table = Server(text.encode()).sdk().forecast(["here"], NOW).intensity
+    assert series(table, "here") == [(0, 1), (5, None), (15, 2)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"generatedAt": format_time(NOW + timedelta(hours=2))},
+         "its forecast is dated 2 h ahead, 2026-03-10T16:25:30.250000Z: one of the clocks is wrong"),
+        ({"generatedAt": format_time(NOW - timedelta(hours=37))},
+         "its newest forecast is 1 d 13 h old, more than 1 d 12 h"),
+        ({"generatedAt": "9999-12-31T23:59:59Z"}, "one of the clocks is wrong"),
+        ({"generatedAt": "2026-03-10T14:20:00"},
+         "generatedAt: 2026-03-10T14:20:00 has no UTC offset"),
+        ({"generatedAt": None}, "generatedAt: None is not a time"),
+        ({"generatedAt": ...}, "generatedAt: '' is not a time"),
+        ({"forecastData": []}, "there is no usable value: it is empty"),
+        ({"forecastData": [None, 3]}, "there is no usable value: a point is no JSON object"),
+        ({"forecastData": None}, "its forecast has no forecastData"),
+        ({"forecastData": {"a": 1}}, "its forecast has no forecastData"),
+        ({"forecastData": [{"timestamp": "2026-03-10T14:20:00", "value": 1}]}, "has no UTC offset"),
+        ({"forecastData": [{"timestamp": "2026-03-10T14:20:00Z", "value": -1}]}, "-1 is no plausible"),
+        ({"forecastData": [{"timestamp": "2026-03-10T13:20:00Z", "duration": 60, "value": 1}]},
+         "its forecast has no value after 2026-03-10T14:25:30.250000Z"),
+        ({"location": "elsewhere"}, "asked for it, the server answered with elsewhere"),
+        ({"location": None}, "asked for it, the server answered with None"),
+    ],
+)  # fmt: skip
+def test_a_forecast_that_cannot_be_trusted_is_missing_and_says_why(changes, why):
+    assert why in Server(forecast((0, 1), (5, 2), **changes)).why()
+
+
+@pytest.mark.parametrize("off", [timedelta(minutes=10), -timedelta(hours=36)])
+def test_clocks_may_differ_a_little_and_a_forecast_may_be_a_day_old(off):
+    points = [{"timestamp": format_time(NOW), "duration": 60, "value": 1}]
+    made = Server(forecast(*points, generatedAt=format_time(NOW + off))).sdk().forecast(["here"], NOW)
+    assert made.generated_at == NOW + off
+
+
+def test_a_dialect_without_forecast_data_is_explained():
+    server = Server(fixture("forecast_optimal_only.json"))
+    assert (
+        server.why("westeurope") == "the server gives optimalDataPoints only; planning needs its forecastData"
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ({}, "answered with JSON that is not a list of objects"),
+        ([[]], "answered with JSON that is not a list of objects"),
+        (None, "answered with JSON that is not a list of objects"),
+        ("x", "answered with JSON that is not a list of objects"),
+        ([], "asked for it, the server answered with an empty list"),
+        (b"", "answered 200 with an empty body"),
+        (b"<html></html>", "answered with a web page; is the URL right?"),
+        (fixture("forecast_hourly.json")[:300], "answered with something that is not JSON"),
+        (httpx.Response(204), "the server has no forecast for it"),
+        (httpx.Response(400, content=fixture("problem_unknown_location.json")),
+         "answered 400 ArgumentException; Unknown Location: 'atlantis' not found"),
+        (httpx.Response(401, text="no"), f"answered 401 no ({PROVIDER} refused it; the SDK itself asks"),
+        (httpx.Response(403, text="no"), f"answered 403 no ({PROVIDER} refused it; the SDK itself asks"),
+        (httpx.Response(404), "(is the URL the root of a Carbon Aware SDK WebAPI?)"),
+        (httpx.Response(429, content=fixture("problem_provider_limit.json")), f"({PROVIDER} limits it)"),
+        (httpx.Response(501), "answered 501 with an empty body (the server's data provider cannot do this)"),
+        (httpx.Response(502, text="<html>"), "answered 502 with a web page"),
+        (httpx.ConnectError("refused"), "cannot connect to http://sdk:8080: refused"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_no_forecast_is_missing_and_says_why(answer, why):
+    assert why in Server(answer).why()
+
+
+def test_one_bad_location_leaves_the_others():
+    answers = {"westus": fixture("forecast_five_minutes.json"), "atlantis": httpx.Response(400), "down": b"["}
+    made = Server(answers).sdk().forecast(["atlantis", "westus", "down"], NOW)
+    assert made.intensity.locations == ("westus",)
+    assert made.missing == {
+        "atlantis": "answered 400 with an empty body",
+        "down": "answered with something that is not JSON: '['",
+    }
+
+
+def test_nothing_at_all_is_an_error_with_every_reason():
+    with pytest.raises(ForecastUnavailableError) as error:
+        Server(httpx.Response(400)).sdk().forecast(["a", "b"], NOW)
+    assert error.value.missing == dict.fromkeys("ab", "answered 400 with an empty body")
+    assert error.value.available == ()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(
+        ["here", "2026-03-10T14:25:00Z", "00:05:00", 0, 5, 60, 3000]
+    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
+        st.sampled_from(["location", "generatedAt", "forecastData", "optimalDataPoints", "timestamp", "value",
+                         "duration", "time", "rating", "latitude", "x"]), inner, max_size=6),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@given(JSON, JSON)
+def test_any_json_gives_a_forecast_or_a_reason(anything, point):
+    for answer in (anything, [anything], forecast(point) if isinstance(point, dict) else forecast()):
+        sdk = Server(answer).sdk()
+        calls = (
+            lambda: sdk.forecast(["here"], NOW),  # noqa: B023
+            lambda: sdk.actual(["here"], NOW - timedelta(hours=1), NOW),  # noqa: B023
+            sdk.locations,
+        )
+        for call in calls:
+            reasons = {}
+            try:
+                call()
+            except ForecastUnavailableError as error:
+                reasons = error.missing
+            assert all(why and why.isprintable() and len(why) < 500 for why in reasons.values())
+
+
+# -- actuals -----------------------------------------------------------------------------------------------
+
+
+def hours(first, last):
+    day = datetime(2026, 3, 10, tzinfo=UTC)
+    return day + timedelta(hours=first), day + timedelta(hours=last)
+
+
+def test_actuals_are_cut_to_the_period_and_minus_one_is_a_gap():
+    table = Server(fixture("emissions_hourly.json")).sdk().actual(["westeurope"], *hours(9.5, 12.5))
+    assert (table.start, table.end) == hours(9.5, 12.5)
+    assert (table.source, table.signal) == ("carbon-aware-sdk", "unknown")
+    (column,) = table.to_points().values()
+    assert [point["g_per_kwh"] for point in column] == [280, None, 251.5, 244]
+    assert column[1]["time"] == hours(10, 10)[0]
+
+
+@pytest.mark.parametrize(
+    ("span", "minutes"),
+    [("00:05:00", 5), ("01:00:00", 60), ("00:05:00.5000000", 5), ("1.02:00:00", 26 * 60), ("-01:00:00", 60),
+     ("00:00:00", 60), ("5", 60), (5, 60), (None, 60), ("99.99:99:99", 60)],
+)  # fmt: skip
+def test_time_spans_say_how_long_a_value_holds(span, minutes):
+    start, end = hours(0, 48)
+    answer = [{"location": "here", "time": format_time(start), "rating": 7, "duration": span}]
+    table = Server(answer).sdk().actual(["here"], start, end)
+    assert table.end == start + minutes * MINUTE
+
+
+def test_a_place_may_have_another_name_in_the_answer_if_it_is_the_only_one():
+    start, end = hours(0, 1)
+
+    def point(location, rating):
+        return {"location": location, "time": format_time(start), "rating": rating, "duration": "01:00:00"}
+
+    def ask(*points):
+        return Server(list(points)).sdk().actual(["here"], start, end).values.tolist()
+
+    assert ask(point("GRID_7", 5)) == [[5]]
+    assert ask(point("GRID_7", 5), point("Here", 6)) == [[6]]
+    with pytest.raises(ForecastUnavailableError):
+        ask(point("GRID_7", 5), point("GRID_8", 6))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [httpx.Response(204), [], [{"location": "here", "time": "2026-03-10T00:00:00Z", "rating": None}],
+     [{"location": "here", "time": "2026-03-09T00:00:00Z", "rating": 5, "duration": "01:00:00"}]],
+)  # fmt: skip
+def test_no_actuals_is_an_error_with_the_reason(answer):
+    with pytest.raises(ForecastUnavailableError, match="here: "):
+        Server(answer).sdk().actual(["here"], *hours(0, 1))
+
+
+def test_a_location_without_actuals_is_left_out():
+    server = Server({"westeurope": fixture("emissions_hourly.json"), "other": httpx.Response(204)})
+    assert server.sdk().actual(["other", "westeurope"], *hours(9, 13)).locations == ("westeurope",)
+
+
+# -- the server itself -------------------------------------------------------------------------------------
+
+
+def test_locations_come_with_their_coordinates():
+    server = Server(fixture("locations.json"))
+    assert server.sdk("http://sdk/p").locations() == {
+        "westus": (37.783, -122.417), "westeurope": (52.3667, 4.9), "de-zone": (None, None),
+    }  # fmt: skip
+    assert server.requests[0].url.path == "/p/locations"
+    assert Server(httpx.Response(204)).sdk().locations() == {}
+
+
+def test_health_is_what_the_server_says():
+    server = Server(b"Healthy")
+    assert server.sdk().health() == "Healthy"
+    assert server.requests[0].url.path == "/health"
+
+
+def test_what_is_wrong_with_the_server_stands_under_its_address():
+    for answer, why in ((httpx.Response(503, text="Unhealthy"), "answered 503 Unhealthy"),
+                        (b"<html>", "answered with a web page; is the URL right?")):  # fmt: skip
+        with pytest.raises(ForecastUnavailableError) as error:
+            Server(answer).sdk("http://me:secret@sdk:8080/p").health()
+        assert error.value.missing == {"http://sdk:8080": why}
+    with pytest.raises(ForecastUnavailableError, match="not locations by name"):
+        Server([1]).sdk().locations()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "sdk:8080", "localhost", "ftp://sdk", "http://", "http://sdk:99999", "http://sdk/?x=1", "/x", None],
+)
+def test_a_url_that_is_none_is_bad_input(url):
+    with pytest.raises(InputError, match="LOWCARB_SDK_URL or give --sdk-url") as error:
+        CarbonAwareSdk(url)
+    assert error.value.field == "sdk-url"
+
+
+def test_a_password_in_a_bad_url_is_not_shown():
+    with pytest.raises(InputError) as error:
+        CarbonAwareSdk("me:secret@sdk:8080")
+    assert "secret" not in str(error.value)
+
+
+def test_the_source_is_opened_by_name():
+    assert isinstance(open_source("carbon-aware-sdk", sdk_url="http://sdk"), CarbonAwareSdk)
+    with pytest.raises(InputError, match="sdk-url: is not set; set LOWCARB_SDK_URL or give --sdk-url"):
+        open_source("carbon-aware-sdk")
+    with pytest.raises(InputError, match=r"timeout: .* is not positive"):
+        open_source("carbon-aware-sdk", sdk_url="http://sdk", timeout=timedelta(0))
