@@ -11,17 +11,75 @@ from typing import TYPE_CHECKING
 from lowcarb_scheduler._version import __version__
 
 if TYPE_CHECKING:
+    from lowcarb_scheduler.clock import SystemClock, VirtualClock
+    from lowcarb_scheduler.errors import (
+        ForecastUnavailableError,
+        InputError,
+        LowcarbError,
+        PlanInfeasibleError,
+    )
+    from lowcarb_scheduler.flower.client import CarbonClientApp, carbon_mod
+    from lowcarb_scheduler.flower.strategy import CarbonAwareMixin, carbon_aware
+    from lowcarb_scheduler.forecasts.carbon_aware_sdk import CarbonAwareSdk
+    from lowcarb_scheduler.forecasts.correction import correct_forecast
+    from lowcarb_scheduler.forecasts.source import Forecast, ForecastSource
+    from lowcarb_scheduler.forecasts.synthetic import Synthetic
+    from lowcarb_scheduler.forecasts.traces import Traces
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.planning.job import Fleet, Job, Plan
+    from lowcarb_scheduler.planning.planner import plan
+    from lowcarb_scheduler.policy import replan
 
 _HOME = {
+    "CarbonAwareMixin": "flower.strategy",
+    "CarbonAwareSdk": "forecasts.carbon_aware_sdk",
+    "CarbonClientApp": "flower.client",
     "Fleet": "planning.job",
+    "Forecast": "forecasts.source",
+    "ForecastSource": "forecasts.source",
+    "ForecastUnavailableError": "errors",
+    "InputError": "errors",
     "IntensityTable": "intensity",
     "Job": "planning.job",
+    "LowcarbError": "errors",
     "Plan": "planning.job",
+    "PlanInfeasibleError": "errors",
+    "Synthetic": "forecasts.synthetic",
+    "SystemClock": "clock",
+    "Traces": "forecasts.traces",
+    "VirtualClock": "clock",
+    "carbon_aware": "flower.strategy",
+    "carbon_mod": "flower.client",
+    "correct_forecast": "forecasts.correction",
+    "plan": "planning.planner",
+    "replan": "policy",
 }
 
-__all__ = ["Fleet", "IntensityTable", "Job", "Plan", "__version__"]
+__all__ = [
+    "CarbonAwareMixin",
+    "CarbonAwareSdk",
+    "CarbonClientApp",
+    "Fleet",
+    "Forecast",
+    "ForecastSource",
+    "ForecastUnavailableError",
+    "InputError",
+    "IntensityTable",
+    "Job",
+    "LowcarbError",
+    "Plan",
+    "PlanInfeasibleError",
+    "Synthetic",
+    "SystemClock",
+    "Traces",
+    "VirtualClock",
+    "__version__",
+    "carbon_aware",
+    "carbon_mod",
+    "correct_forecast",
+    "plan",
+    "replan",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -7,7 +7,8 @@
     │   └── MissingExtraError       an optional dependency is not installed (an ImportError) exit 2
     ├── PlanInfeasibleError         a well-formed job that no plan can satisfy               exit 1
     ├── ForecastUnavailableError    locations without a usable forecast                      exit 1
-    └── PlanMismatchError           an inner strategy did not train the planned nodes        exit 1
+    ├── PlanMismatchError           an inner strategy did not train the planned nodes        exit 1
+    └── RunFailedError              a Flower run that was started here did not complete      exit 1
 
 Each carries its data as attributes, and its message names the fix.
 """
@@ -151,3 +152,26 @@ class PlanMismatchError(LowcarbError):
     def data(self) -> dict[str, Any]:
         """Return the strategy's name and how many nodes were planned and addressed."""
         return {"strategy": self.strategy, "needed": len(self.planned), "available": len(self.addressed)}
+
+
+class RunFailedError(LowcarbError):
+    """A Flower run that was started here did not complete.
+
+    Parameters
+    ----------
+    reason : str
+        What happened.
+    output : str
+        The last lines of its log.
+    log : str
+        Where all of it stands.
+    """
+
+    def __init__(self, reason: str, output: str, log: str) -> None:
+        self.reason, self.output, self.log = reason, output, log
+        last = next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "it is empty")
+        super().__init__(f"{reason}; the end of {log}: {last}")
+
+    def data(self) -> dict[str, Any]:
+        """Return reason, log and its last lines."""
+        return {"reason": self.reason, "log": self.log, "output": self.output}

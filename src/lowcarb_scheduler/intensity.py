@@ -240,9 +240,47 @@ class IntensityTable:
 
     def align(self, locations: Sequence[str]) -> IntensityTable:
         """Return the table with exactly these columns, in this order; a location not known is all gap."""
-        columns = self.columns(locations)
-        values = np.where(columns >= 0, self.values[:, columns], np.nan)
-        return self._with(self.edges_us, tuple(locations), values)
+        return self._with(self.edges_us, tuple(locations), self.sampled(self.edges_us, locations))
+
+    def fill(self, other: IntensityTable) -> IntensityTable:
+        """Return the table with its gaps filled from another, over the time and places of both.
+
+        Labels stay those of this table.
+
+        Raises
+        ------
+        InputError
+            If the signals differ: average and marginal intensity are never mixed.
+        """
+        if self.signal != other.signal:
+            fix = "use one signal in a run"
+            raise InputError("signal", f"{self.signal} does not mix with {other.signal}", fix)
+        locations = tuple(dict.fromkeys(self.locations + other.locations))
+        edges = np.union1d(self.edges_us, other.edges_us)
+        values = self.sampled(edges, locations)
+        return self._with(
+            edges, locations, np.where(np.isnan(values), other.sampled(edges, locations), values)
+        )
+
+    def sampled(self, edges_us: Ints, locations: Sequence[str] | None = None) -> Floats:
+        """Return the values at the beginning of other steps [gCO2eq/kWh], NaN where there is none.
+
+        Parameters
+        ----------
+        edges_us : ndarray of int64, shape (S + 1,)
+            The steps; to lose nothing they must not be coarser than the table's.
+        locations : sequence of str, optional
+            The columns; by default the table's own.
+
+        Returns
+        -------
+        ndarray of float64, shape (S, number of locations)
+        """
+        columns = self.columns(self.locations if locations is None else locations)
+        step = np.searchsorted(self.edges_us, edges_us[:-1], side="right") - 1
+        known = (step >= 0) & (step < len(self.values))
+        values = self.values[np.clip(step, 0, len(self.values) - 1)][:, columns]
+        return np.where(known[:, None] & (columns >= 0), values, np.nan)
 
     def to_frame(self) -> pd.DataFrame:
         """Return a frame like the one :meth:`from_frame` reads."""

@@ -1,0 +1,32 @@
+# Every target sets up what it needs: a virtual environment in .venv, installed once and again when
+# pyproject.toml changes. Only python3.11+, pip and make have to be there.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test lint soak clean
+
+demo: $(STAMP)  ## a real Flower simulation that waits for clean hours, and what it saved
+	$(BIN)/lowcarb demo
+
+test: lint  ## everything that CI checks
+	$(BIN)/pytest
+
+lint: $(STAMP)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+soak: $(STAMP)  ## long property runs
+	$(BIN)/pytest -m soak
+
+clean:  ## remove what the other targets made
+	rm -rf .venv build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "python3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""A normal Flower app: handwritten digits at many sites."""

@@ -1,0 +1,205 @@
+"""The demo: the embedded app once carbon-aware and once plain, both in a real Flower simulation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.markup import escape
+from rich.table import Table
+
+from lowcarb_scheduler.clock import format_duration, parse_time
+from lowcarb_scheduler.demo.federation import federation, stop, tail
+from lowcarb_scheduler.documents import SCHEMA_VERSION
+from lowcarb_scheduler.errors import MissingExtraError, RunFailedError
+from lowcarb_scheduler.ledger import FILE_NAME, read_ledger, summarise
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+
+    from rich.console import Console
+
+    from lowcarb_scheduler.ledger import RunSummary
+
+APP: Final = Path(__file__).parent / "app"
+NODES: Final = 24
+_TIMEOUT_S: Final = 600.0
+_NEEDS: Final = {"ray": "demo", "sklearn": "demo", "matplotlib": "demo", "jinja2": "demo"}
+
+
+def run_demo(console: Console, run_dir: Path) -> dict[str, Any]:
+    """Run the demo and return what it found, as the document that ``lowcarb demo --json`` prints.
+
+    Parameters
+    ----------
+    console : Console
+        Where progress and the table go.
+    run_dir : Path
+        Folder for ledger, report and logs. One that a demo has left there is replaced.
+
+    Raises
+    ------
+    MissingExtraError
+        If Ray, scikit-learn, matplotlib or jinja2 is not installed.
+    RunFailedError
+        If Flower does not complete the run.
+    """
+    for package, extra in _NEEDS.items():
+        if find_spec(package) is None:
+            raise MissingExtraError(package, extra)
+    from lowcarb_scheduler.report.html import write_report
+
+    run_dir = run_dir.absolute()
+    if (run_dir / FILE_NAME).exists():
+        shutil.rmtree(run_dir)
+    flower = run_dir / "flower"
+    console.print(f"A real Flower simulation: {NODES} sites in 12 grid zones, 20 rounds of 1 h in 40 h.")
+    console.print("Its clock is virtual: it jumps through the holds. Intensities are SYNTHETIC.\n")
+    plain_results, aware_results = flower / "plain.json", flower / "carbon-aware.json"
+    with federation(flower, NODES) as local:
+        config = {"lowcarb-run-dir": str(run_dir), "lowcarb-locations": str(APP / "locations.toml"),
+                  "results-file": str(aware_results)}  # fmt: skip
+        log = flower / "carbon-aware.log"
+        follow = _follow(console, run_dir)
+        with console.status("Flower is starting ..."):
+            _complete(local.run(APP, config, log), log, follow)
+        log = flower / "plain.log"
+        with console.status("The same with plain FedAvg, for comparison ..."):
+            plain = {"lowcarb-enabled": False, "results-file": str(plain_results)}
+            _complete(local.run(APP, plain, log), log, lambda: None)
+    summary = summarise(read_ledger(run_dir))
+    found = _document(summary, _accuracy(aware_results), _accuracy(plain_results), run_dir)
+    found["report"] = str(write_report(run_dir))
+    console.print()
+    console.print(_table(found))
+    console.print(f"Report: {escape(found['report'])}")
+    return found
+
+
+def _complete(process: subprocess.Popen[bytes], log: Path, look: Callable[[], None]) -> None:
+    """Wait for a run, looking at its ledger now and then."""
+    deadline = time.monotonic() + _TIMEOUT_S
+    try:
+        while process.poll() is None:
+            if time.monotonic() > deadline:
+                raise RunFailedError(f"Flower took longer than {_TIMEOUT_S:.0f} s", tail(log), str(log))
+            look()
+            time.sleep(0.2)
+    finally:
+        stop(process)
+    look()
+    if process.returncode:
+        raise RunFailedError("flwr run failed", tail(log), str(log))
+
+
+def _follow(console: Console, run_dir: Path) -> Callable[[], None]:
+    """Return a function that prints a line for each round the ledger has closed since it was last called."""
+    lines = _progress(run_dir)
+
+    def look() -> None:
+        for line in lines:
+            if line is None:
+                return
+            console.print(line, highlight=False)
+
+    return look
+
+
+def _progress(run_dir: Path) -> Iterator[str | None]:
+    """Yield a line a closed round, None whenever there is none to tell yet."""
+    path, read = run_dir / FILE_NAME, 0
+    opened: dict[str, Any] = {}
+    started: dict[str, Any] = {}
+    while True:
+        if not path.exists():
+            yield None
+            continue
+        complete, _, _ = path.read_text(encoding="utf-8")[read:].rpartition("\n")
+        for text in complete.splitlines():
+            event = json.loads(text)
+            if event["event"] == "run_started":
+                started = event
+            elif event["event"] == "round_opened":
+                opened = event
+            elif event["event"] == "round_closed":
+                yield _round_line(started, opened, event)
+        read += len(complete) + bool(complete)
+        yield None
+
+
+def _round_line(started: dict[str, Any], opened: dict[str, Any], closed: dict[str, Any]) -> str:
+    held = f"held {format_duration(_seconds(opened['held_s'])):>9}" if opened["held_s"] else "not held      "
+    opens, closes = (parse_time(closed[name], name) for name in ("opens_at", "closes_at"))
+    places = sorted({node["location"] for node in opened["nodes"]})
+    mean = opened["mean_g_per_kwh"]
+    intensity = "  ? g/kWh" if mean is None else f"{mean:3.0f} g/kWh"
+    return (
+        f"round {closed['round']:2}/{started['rounds']}  {held}  {_day(opens)}-{closes:%H:%M}  {intensity}"
+        f"  {closed['nodes_done']} nodes: {escape(' '.join(places))}"
+    )
+
+
+def _seconds(value: float) -> Any:
+    from datetime import timedelta
+
+    return timedelta(seconds=value)
+
+
+def _day(when: datetime) -> str:
+    return f"{when:%a %H:%M}"
+
+
+def _accuracy(results: Path) -> float:
+    by_round = json.loads(results.read_text(encoding="utf-8"))["accuracy"]
+    last: float = by_round[max(by_round, key=int)]
+    return last
+
+
+def _document(summary: RunSummary, accuracy: float, plain: float, run_dir: Path) -> dict[str, Any]:
+    first = summary.first_plan or {}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "source": summary.started["source"],
+        "signal": "average",
+        "synthetic": True,
+        "rounds": len(summary.rounds),
+        "run_now_emissions_g": summary.run_now_g,
+        "first_plan_emissions_g": first.get("emissions_g"),
+        "planned_emissions_g": summary.planned_g,
+        "realised_emissions_g": summary.realised_g,
+        "saving": summary.saving,
+        "accuracy": accuracy,
+        "plain_accuracy": plain,
+        "finish": summary.finish,
+        "finish_by": summary.started["finish_by"],
+        "jain": summary.jain,
+        "min_turns": min(summary.turns.values()),
+        "max_turns": max(summary.turns.values()),
+        "run_dir": str(run_dir),
+    }
+
+
+def _table(found: dict[str, Any]) -> Table:
+    run_now = found["run_now_emissions_g"]
+    table = Table(title="20 rounds, 24 sites; synthetic intensities, power x time", title_justify="left")
+    for name, justify in (("", "left"), ("gCO2eq", "right"), ("saving", "right"), ("accuracy", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    rows = (
+        ("run-now: plain FedAvg, back-to-back (expectation)", run_now, found["plain_accuracy"]),
+        ("plan, as made at the start", found["first_plan_emissions_g"], None),
+        ("plan, as it stood when each round opened", found["planned_emissions_g"], None),
+        ("realised", found["realised_emissions_g"], found["accuracy"]),
+    )
+    for name, grams, accuracy in rows:
+        saving = "" if grams is None or grams is run_now else f"{1 - grams / run_now:.1%}"
+        table.add_row(
+            name, "unknown" if grams is None else f"{grams:,.0f}", saving,
+            "" if accuracy is None else f"{accuracy:.1%}",
+        )  # fmt: skip
+    return table

@@ -1,0 +1,223 @@
+"""The books of a run: who trained when in each round, whose turns count, and what that emitted.
+
+Planned emissions rest on what was expected when the round opened. Realised and run-now emissions rest on
+actual intensity, and are asked for again until they are known; without it they stay unknown.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lowcarb_scheduler.accounting import emissions_g, jain_index, run_now_g
+from lowcarb_scheduler.clock import MICROSECOND, to_us
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from lowcarb_scheduler.flower.outlook import Outlook
+    from lowcarb_scheduler.flower.profiles import Profile
+    from lowcarb_scheduler.ledger import Ledger
+    from lowcarb_scheduler.planning.job import Fleet
+
+Window = tuple[datetime, datetime]
+_HOUR: Final = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One completed turn."""
+
+    profile: Profile
+    window: Window
+
+    @property
+    def energy_kwh(self) -> float:
+        """Power times time [kWh]."""
+        return self.profile.power_watts / 1000 * ((self.window[1] - self.window[0]) / _HOUR)
+
+
+@dataclass(slots=True)
+class Round:
+    """A round that has opened, and what is known of it so far.
+
+    Parameters
+    ----------
+    number : int
+        The round, from 1.
+    opened_at, planned_closes_at : datetime
+        Its window.
+    fleet : Fleet
+        Everyone who could have trained in it.
+    members : mapping of int to (Profile, Window)
+        By node id, who is to train and when.
+    planned_g : float or None
+        Expected emissions [gCO2eq]; None where there was no forecast.
+    """
+
+    number: int
+    opened_at: datetime
+    planned_closes_at: datetime
+    fleet: Fleet
+    members: Mapping[int, tuple[Profile, Window]]
+    planned_g: float | None
+    turns: Sequence[Turn] = ()
+    closed_at: datetime | None = None
+    realised_g: float | None = None
+    run_now_g: float | None = None
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """The emissions of the round [gCO2eq]."""
+        return {"planned_g": self.planned_g, "realised_g": self.realised_g, "run_now_g": self.run_now_g}
+
+
+class Books:
+    """The books of one run.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Takes ``round_opened``, ``node_done``, ``node_failed``, ``round_closed`` and ``run_finished``.
+    outlook : Outlook
+        Knows the actual intensity.
+    started : datetime
+        When the run began; run-now counts from there.
+    """
+
+    def __init__(self, ledger: Ledger, outlook: Outlook, started: datetime) -> None:
+        self._ledger, self._outlook, self._started = ledger, outlook, started
+        self._rounds: list[Round] = []
+        self.turns: Counter[str] = Counter()
+
+    @property
+    def current(self) -> Round | None:
+        """The round that is open, if one is."""
+        return self._rounds[-1] if self._rounds and self._rounds[-1].closed_at is None else None
+
+    def welcome(self, keys: Iterable[str]) -> None:
+        """Enter nodes; one that joins late is credited the mean of the others: it owes nothing."""
+        credit = sum(self.turns.values()) // len(self.turns) if self.turns else 0
+        for key in keys:
+            if key not in self.turns:
+                self.turns[key] = credit
+
+    def open(self, opened: Round, held: timedelta, planned_opens_at: datetime) -> None:
+        """Enter a round that opens."""
+        self._rounds.append(opened)
+        kwh = sum(Turn(profile, window).energy_kwh for profile, window in opened.members.values())
+        mean = opened.planned_g / kwh if opened.planned_g is not None and kwh > 0 else None
+        nodes = [{"id": p.key, "location": p.location} for p, _ in opened.members.values()]
+        self._ledger.append(
+            "round_opened", round=opened.number, held_s=held, planned_opens_at=planned_opens_at, nodes=nodes,
+            planned_g=opened.planned_g, mean_g_per_kwh=mean,
+        )  # fmt: skip
+
+    def train_ended(self, done: Mapping[int, Window], failed: Mapping[int, str]) -> None:
+        """Enter who has completed a turn, by node id, and why the others have not."""
+        current = self.current
+        if current is None:
+            return
+        turns = [Turn(current.members[node_id][0], window) for node_id, window in done.items()]
+        current.turns = sorted(turns, key=lambda turn: turn.profile.key)
+        for turn in current.turns:
+            profile, (started_at, ended_at) = turn.profile, turn.window
+            self.turns[profile.key] += 1
+            self._ledger.append(
+                "node_done", round=current.number, id=profile.key, location=profile.location,
+                started_at=started_at, ended_at=ended_at, duration_s=ended_at - started_at,
+                power_watts=profile.power_watts, energy_kwh=turn.energy_kwh,
+                energy_basis="assumed" if profile.power_assumed else "estimated",
+            )  # fmt: skip
+        for node_id, (profile, _) in current.members.items():
+            if node_id not in done:
+                self._ledger.append(
+                    "node_failed", round=current.number, id=profile.key, location=profile.location,
+                    reason=failed.get(node_id, "no reply"),
+                )  # fmt: skip
+
+    def close(self, now: datetime, round_duration: timedelta) -> None:
+        """Close the round that is open."""
+        if (current := self.current) is None:
+            return
+        current.closed_at = now
+        self._realise(now, round_duration)
+        self._ledger.append(
+            "round_closed", round=current.number, opens_at=current.opened_at, closes_at=now,
+            nodes_done=len(current.turns), nodes_failed=len(current.members) - len(current.turns),
+            energy_kwh=sum(turn.energy_kwh for turn in current.turns), **current.figures,
+        )  # fmt: skip
+
+    def finish(
+        self, status: str, now: datetime, round_duration: timedelta, finish_by: datetime | None
+    ) -> dict[str, Any]:
+        """Sum up, after asking once more for what was not yet known; return the ``run_finished`` event."""
+        self._realise(now, round_duration)
+        totals = {name: _total(r.figures[name] for r in self._rounds)
+                  for name in ("planned_g", "realised_g", "run_now_g")}  # fmt: skip
+        realised, run_now = totals["realised_g"], totals["run_now_g"]
+        saving = 1 - realised / run_now if realised is not None and run_now and run_now > 0 else None
+        finish = self._rounds[-1].closed_at if self._rounds else None
+        turns = list(self.turns.values()) or [0]
+        summary = {
+            "status": status,
+            "rounds": [{"round": r.number, **r.figures} for r in self._rounds],
+            **totals,
+            "saving": saving,
+            "energy_kwh": sum(turn.energy_kwh for r in self._rounds for turn in r.turns),
+            "finish": finish,
+            "finish_by": finish_by,
+            "late": bool(finish and finish_by and finish > finish_by),
+            "jain": jain_index(turns),
+            "min_turns": min(turns),
+            "max_turns": max(turns),
+        }
+        self._ledger.append("run_finished", **summary)
+        return summary
+
+    def _realise(self, now: datetime, round_duration: timedelta) -> None:
+        """Ask what really happened, and account for the closed rounds of which it was not yet known."""
+        pending = [r for r in self._rounds if r.closed_at and None in (r.realised_g, r.run_now_g)]
+        if not pending:
+            return
+        self._outlook.learn_actual(self._started, now)
+        if self._outlook.actual is None:
+            return
+        for r in pending:
+            r.realised_g = self._realised_g(r)
+            r.run_now_g = self._run_now_g(r, round_duration)
+
+    def _realised_g(self, r: Round) -> float | None:
+        actual = self._outlook.actual
+        if actual is None or not r.turns:
+            return None
+        columns = actual.columns([turn.profile.place for turn in r.turns])
+        watts = [turn.profile.power_watts for turn in r.turns]
+        starts = np.array([to_us(turn.window[0]) for turn in r.turns], dtype=np.int64)
+        ends = np.array([to_us(turn.window[1]) for turn in r.turns], dtype=np.int64)
+        return _known_sum(emissions_g(actual, columns, watts, starts, ends))
+
+    def _run_now_g(self, r: Round, round_duration: timedelta) -> float | None:
+        """Return what to expect of this round with random clients, back-to-back from the start."""
+        actual, fleet = self._outlook.actual, r.fleet
+        if actual is None:
+            return None
+        columns = actual.columns(fleet.locations)[fleet.location_index]
+        durations = np.where(fleet.durations_us > 0, fleet.durations_us, round_duration // MICROSECOND)
+        opens = np.array([to_us(self._started + (r.number - 1) * round_duration)], dtype=np.int64)
+        return _known_sum(run_now_g(actual, columns, fleet.power_watts, durations, opens, len(r.members)))
+
+
+def _known_sum(grams: Any) -> float | None:
+    """Return a sum, None where a part of it is unknown."""
+    return None if np.isnan(grams).any() else float(grams.sum())
+
+
+def _total(parts: Iterable[float | None]) -> float | None:
+    values = list(parts)
+    known = [value for value in values if value is not None]
+    return sum(known) if values and len(known) == len(values) else None

@@ -1,0 +1,123 @@
+"""What makes any inner strategy train exactly the planned nodes.
+
+Flower's strategies sample from ``grid.get_node_ids()`` with fractions and minimums of their own, and wait
+without end for a minimum that is not there. A scoped grid shows them the planned nodes only, pinned sampling
+makes them take all of these, and a count of polls turns the endless wait into an error.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from flwr.serverapp import Grid
+
+from lowcarb_scheduler.errors import PlanMismatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+_MOST_POLLS: Final = 8  # a strategy asks once or twice; one that waits asks each second
+
+
+class ScopedGrid(Grid):
+    """A Grid that shows only some of its nodes.
+
+    Parameters
+    ----------
+    grid : Grid
+        Does the work.
+    node_ids : sequence of int
+        The nodes to show.
+    strategy : str
+        Who looks, for the error.
+    """
+
+    def __init__(self, grid: Grid, node_ids: Sequence[int], strategy: str) -> None:
+        self._grid, self._node_ids, self._strategy = grid, list(node_ids), strategy
+        self._polls = 0
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the nodes in scope.
+
+        Raises
+        ------
+        PlanMismatchError
+            If it is asked again and again: the strategy waits for nodes that are not in the plan.
+        """
+        self._polls += 1
+        if self._polls > _MOST_POLLS:
+            raise PlanMismatchError(
+                self._strategy, self._node_ids, (),
+                "it waits for more: raise lowcarb-clients-per-round or lower the strategy's minimum",
+            )  # fmt: skip
+        return list(self._node_ids)
+
+    def get_nodes(self) -> Iterable[Any]:
+        """Return what is known of the nodes in scope."""
+        scope = set(self._node_ids)
+        return [node for node in self._grid.get_nodes() if node.node_id in scope]
+
+    def set_run(self, run: Any) -> None:
+        """Pass on."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        """The run of the grid behind."""
+        return self._grid.run
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Any:
+        """Pass on."""
+        return self._grid.create_message(*args, **kwargs)
+
+    def push_messages(self, messages: Any) -> Iterable[str]:
+        """Pass on."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Any) -> Iterable[Any]:
+        """Pass on."""
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Iterable[Any]:
+        """Pass on."""
+        return self._grid.send_and_receive(messages, timeout=timeout)
+
+
+@contextmanager
+def pinned_sampling(strategy: Any, phase: str, nodes: int) -> Iterator[None]:
+    """Make a strategy, and those it wraps, sample all of the nodes it sees.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        Any; only attributes that exist are touched, and restored on exit. ``num_sampled_clients`` of the
+        differential-privacy wrappers stays: their noise is computed from it when they aggregate.
+    phase : {"train", "evaluate"}
+        Which sampling to pin. A fraction of 0 evaluates nowhere, and stays.
+    nodes : int
+        How many there are.
+    """
+    pins = {f"fraction_{phase}": 1.0, f"min_{phase}_nodes": nodes, "min_available_nodes": nodes}
+    saved: list[tuple[Any, str, Any]] = []
+    try:
+        for layer in layers(strategy):
+            if hasattr(layer, "num_sampled_clients") and phase == "train":
+                layer.num_sampled_clients = nodes
+            if getattr(layer, "fraction_evaluate", None) == 0 and phase == "evaluate":
+                continue
+            for name, value in pins.items():
+                if hasattr(layer, name):
+                    saved.append((layer, name, getattr(layer, name)))
+                    setattr(layer, name, value)
+        yield
+    finally:
+        for layer, name, value in saved:
+            setattr(layer, name, value)
+
+
+def layers(strategy: Any) -> Iterator[Any]:
+    """Yield a strategy and those it wraps, outermost first."""
+    while strategy is not None:
+        yield strategy
+        strategy = getattr(strategy, "strategy", None)

@@ -1,0 +1,172 @@
+"""What a run knows of carbon intensity: the newest good forecast, and what really happened.
+
+No fault of a source gets past this module. It is noted in the open, and the run goes on with what it has:
+a fresh forecast, else the last good one while it is no older than 36 hours, else nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+
+from lowcarb_scheduler.clock import format_duration, to_us
+from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError
+from lowcarb_scheduler.intensity import IntensityTable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from lowcarb_scheduler.forecasts.source import Forecast, ForecastSource
+
+logger = logging.getLogger("flwr")
+
+OLDEST: Final = timedelta(hours=36)
+_MOST_AHEAD: Final = timedelta(minutes=10)
+_REFRESH: Final = timedelta(minutes=15)
+HISTORY: Final = timedelta(days=14)
+_RECHECK: Final = timedelta(hours=2)  # actuals this recent are asked for again: providers revise them
+
+
+class Journal(Protocol):
+    """Takes what is worth keeping: see :class:`lowcarb_scheduler.ledger.Ledger`."""
+
+    def append(self, event: Any, **data: object) -> None:
+        """Keep an event."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Good:
+    """A forecast that passed."""
+
+    intensity: IntensityTable
+    generated_at: datetime
+
+
+class Outlook:
+    """The intensity known to a run.
+
+    Parameters
+    ----------
+    source : ForecastSource or None
+        Where it comes from; None knows nothing.
+    journal : Journal
+        Takes ``forecast``, ``actual`` and ``degraded`` events.
+    """
+
+    def __init__(self, source: ForecastSource | None, journal: Journal) -> None:
+        self._source = source
+        self._journal = journal
+        self._good: _Good | None = None
+        self._asked_at: datetime | None = None
+        self._places: tuple[str, ...] = ()
+        self._noted: set[tuple[str, str]] = set()
+        self.actual: IntensityTable | None = None
+
+    @property
+    def forecast(self) -> IntensityTable | None:
+        """The newest good forecast, or None."""
+        return self._good.intensity if self._good else None
+
+    def degrade(self, what: str, why: str, consequence: str) -> None:
+        """Note a fault in log and ledger, once for each cause."""
+        if (what, why) not in self._noted:
+            self._noted.add((what, why))
+            logger.warning("lowcarb: %s: %s; %s", what, why, consequence)
+            self._journal.append("degraded", what=what, why=why, consequence=consequence)
+
+    def refresh(self, places: Iterable[str], now: datetime) -> bool:
+        """Ask for a forecast of these places if one is due; return whether what is known has changed."""
+        new_places = set(places) - set(self._places)
+        due = self._asked_at is None or new_places or now - self._asked_at >= _REFRESH
+        if self._source is None or not due:
+            return False
+        self._places = tuple(sorted(new_places.union(self._places)))
+        if not self._places:
+            return False
+        if self.actual is None:
+            self.learn_actual(now - HISTORY, now)
+        self._asked_at, before = now, self._good
+        try:
+            answer = self._source.forecast(self._places, now)
+            _check(answer, now)
+            self._accept(answer)
+        except Exception as error:  # noqa: BLE001  a fault of a source, whoever wrote it, stops no training
+            self._reject(_line(error), now)
+        return self._good is not before
+
+    def _accept(self, answer: Forecast) -> None:
+        last = self._good
+        for location, why in answer.missing.items():
+            known = last is not None and location in last.intensity.locations
+            use = "its last good forecast is used" if known else "its history, or no preference, is used"
+            self.degrade(f"forecast of {location}", why, use)
+        issue = answer.intensity
+        if last and answer.missing and answer.generated_at - last.generated_at <= OLDEST:
+            issue = issue.fill(
+                last.intensity.align([p for p in last.intensity.locations if p in answer.missing])
+            )
+        same = last is not None and answer.generated_at == last.generated_at
+        if same and last is not None and set(last.intensity.locations) == set(issue.locations):
+            return
+        self._good = _Good(issue, answer.generated_at)
+        self._journal.append(
+            "forecast", source=issue.source, signal=issue.signal, synthetic=issue.synthetic,
+            generated_at=answer.generated_at, missing=dict(answer.missing), locations=issue.to_points(),
+        )  # fmt: skip
+
+    def _reject(self, why: str, now: datetime) -> None:
+        if self._good and now - self._good.generated_at > OLDEST:
+            self._good = None
+        use = "the last good forecast is used" if self._good else "history, or no waiting, is used"
+        self.degrade("forecast", why, use)
+
+    def learn_actual(self, since: datetime, now: datetime) -> None:
+        """Ask what really happened since a time, or since it was last known."""
+        if self._source is None or not self._places:
+            return
+        start = since if self.actual is None else max(since, self.actual.end - _RECHECK)
+        try:
+            new = self._source.actual(self._places, start, now)
+            self.actual = new if self.actual is None else new.fill(self.actual)
+        except Exception as error:  # noqa: BLE001  see refresh
+            self.degrade("actual intensity", _line(error), "what it is missing for is not called realised")
+            return
+        if known := new.slice(start, now):
+            self._journal.append(
+                "actual", source=known.source, signal=known.signal, synthetic=known.synthetic,
+                locations=known.to_points(),
+            )  # fmt: skip
+
+
+def without_preference(known: IntensityTable | None, locations: Sequence[str], start: datetime,
+                       end: datetime) -> IntensityTable:  # fmt: skip
+    """Return one constant intensity for places of which nothing is known: it favours no place and no time.
+
+    It is the mean of the known places, so that a place nobody forecasts is neither sought nor shunned; 1
+    where nothing at all is known.
+    """
+    mean = 1.0 if known is None else float(np.nanmean(known.values))
+    values = np.full((1, len(locations)), mean)
+    labels = (known.signal, known.source, known.synthetic) if known else ("unknown", "none", False)
+    edges = np.array([to_us(start), to_us(end)], dtype=np.int64)
+    return IntensityTable(edges, tuple(locations), values, *labels)
+
+
+def _check(answer: Forecast, now: datetime) -> None:
+    """Refuse a forecast whose time of making is implausible."""
+    age = now - answer.generated_at
+    if age > OLDEST:
+        raise ForecastUnavailableError({"all": f"it is {format_duration(age)} old"})
+    if -age > _MOST_AHEAD:
+        raise ForecastUnavailableError({"all": f"it was made {format_duration(-age)} in the future"})
+
+
+def _line(error: Exception) -> str:
+    """Return an error as one short line."""
+    text = str(error) if isinstance(error, LowcarbError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())[:300]

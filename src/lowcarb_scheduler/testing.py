@@ -1,0 +1,128 @@
+"""For tests, yours and ours: a Grid that runs a ClientApp in this process, beside the virtual clock.
+
+Examples
+--------
+>>> grid = InMemoryGrid(app, [{"partition-id": 0, "location": "DE"}])  # doctest: +SKIP
+>>> strategy = carbon_aware(FedAvg(), clock=VirtualClock(start), ...)  # doctest: +SKIP
+>>> strategy.start(grid, arrays, num_rounds=3)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+
+from lowcarb_scheduler.clock import VirtualClock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from flwr.clientapp import ClientApp
+
+__all__ = ["InMemoryGrid", "VirtualClock"]
+
+_FIRST_NODE_ID = 101
+
+
+class InMemoryGrid(Grid):
+    """A Grid whose nodes are calls of a ClientApp.
+
+    Parameters
+    ----------
+    app : ClientApp
+        What each node runs.
+    node_configs : sequence of mapping
+        One a node: its ``node_config``.
+
+    Attributes
+    ----------
+    sent : list of Message
+        Every message pushed, in order.
+    """
+
+    def __init__(self, app: ClientApp, node_configs: Sequence[Mapping[str, Any]]) -> None:
+        # A Message outside a Flower process has no identity of its own.
+        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+        self._app = app
+        self._contexts: dict[int, Context] = {}
+        self._dead: set[int] = set()
+        self._replies: dict[str, Message] = {}
+        self.sent: list[Message] = []
+        for config in node_configs:
+            self.join(config)
+
+    def join(self, node_config: Mapping[str, Any]) -> int:
+        """Connect one more node and return its id."""
+        node_id = _FIRST_NODE_ID + len(self._contexts)
+        self._contexts[node_id] = Context(1, node_id, dict(node_config), RecordDict(), {})
+        return node_id
+
+    def kill(self, node_id: int) -> None:
+        """Disconnect a node; what is sent to it comes back as an error that does not say whose it is."""
+        self._dead.add(node_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the nodes that are connected."""
+        return [node_id for node_id in self._contexts if node_id not in self._dead]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Run the app on each message; an exception in it becomes an error reply."""
+        ids = []
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = message_id = str(uuid4())
+            sent = _as_sent(message)
+            self.sent.append(sent)
+            self._replies[message_id] = self._reply(sent)
+            ids.append(message_id)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies to these messages."""
+        return [self._replies.pop(message_id) for message_id in message_ids if message_id in self._replies]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Push, and return all replies."""
+        return self.pull_messages(self.push_messages(messages))
+
+    def _reply(self, message: Message) -> Message:
+        node_id = message.metadata.dst_node_id
+        if node_id in self._dead:
+            reply = Message(Error(code=3, reason="Node Unavailable"), reply_to=message)
+            reply.metadata.__dict__["_src_node_id"] = 1  # as a SuperLink does
+            return reply
+        try:
+            reply = self._app(message, self._contexts[node_id])
+        except Exception as error:  # noqa: BLE001  whatever a ClientApp raises, its node answers
+            reply = Message(Error(code=2, reason=repr(error)), reply_to=message)
+        reply.metadata.__dict__["_src_node_id"] = node_id
+        return reply
+
+    # -- what Flower's own Grids also have, and strategies do not use ----------------------------------------
+
+    def set_run(self, run: Any) -> None:
+        """Do nothing: there is one run."""
+
+    @property
+    def run(self) -> Any:
+        """There is no run to describe."""
+        raise NotImplementedError("an in-memory grid has no run")
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        """Use the constructor of Message instead, as Flower says."""
+        raise NotImplementedError("use Message(content, dst_node_id, message_type)")
+
+
+def _as_sent(message: Message) -> Message:
+    """Return a message as it is when it is pushed: strategies use one config record again and again."""
+    sent = copy(message)
+    records = message.content.items()
+    content = {key: ConfigRecord(dict(r)) if isinstance(r, ConfigRecord) else r for key, r in records}
+    sent.__dict__["_content"] = RecordDict(content)
+    return sent

@@ -1,0 +1,85 @@
+"""What the package promises about itself: its names, its laziness, and the one way data flows."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import lowcarb_scheduler
+
+PACKAGE = Path(lowcarb_scheduler.__file__).parent
+HEAVY = {"numpy", "pandas", "scipy", "flwr", "httpx", "pydantic", "matplotlib", "ray"}
+
+# A module imports only from rooms on its own line or above it.
+ROOMS = [
+    {"_version", "errors", "clock", "documents", "intensity", "settings"},
+    {"accounting"},
+    {"forecasts"},
+    {"planning"},
+    {"policy"},
+    {"ledger"},
+    {"flower"},
+    {"report"},
+    {"demo", "testing"},
+    {"cli"},
+]
+PURE = ("planning", "accounting.py", "policy.py")
+EDGES = {"httpx", "flwr", "typer", "rich", "matplotlib", "pathlib", "os", "socket", "time"}
+
+
+def test_all_is_sorted_and_complete():
+    names = lowcarb_scheduler.__all__
+    assert names == sorted(names)
+    assert set(names) == {*lowcarb_scheduler._HOME, "__version__"}  # noqa: SLF001
+    for name in names:
+        assert getattr(lowcarb_scheduler, name) is not None
+
+
+def test_importing_it_imports_nothing_heavy():
+    code = f"import sys, lowcarb_scheduler; print(sorted({HEAVY!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def _imports(path: Path) -> set[str]:
+    """Return the modules a file imports, whether at once or later, but not those for types only."""
+    found: set[str] = set()
+
+    class Visitor(ast.NodeVisitor):
+        def visit_If(self, node: ast.If) -> None:
+            if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
+                self.generic_visit(node)
+
+        def visit_Import(self, node: ast.Import) -> None:
+            found.update(alias.name for alias in node.names)
+
+        def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+
+    Visitor().visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+def _modules() -> list[Path]:
+    return [path for path in PACKAGE.rglob("*.py") if "app" not in path.relative_to(PACKAGE).parts[:-1]]
+
+
+def test_data_flows_one_way():
+    rank = {room: number for number, rooms in enumerate(ROOMS) for room in rooms}
+    for path in _modules():
+        own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue
+        for name in _imports(path):
+            if name.startswith("lowcarb_scheduler."):
+                room = name.split(".")[1]
+                assert rank[room] <= rank[own], f"{path} imports {name}"
+
+
+def test_the_core_is_pure():
+    for path in _modules():
+        if str(path.relative_to(PACKAGE)).startswith(PURE):
+            tops = {name.split(".")[0] for name in _imports(path)}
+            assert not tops & EDGES, f"{path} imports {sorted(tops & EDGES)}"

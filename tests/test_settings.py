@@ -1,0 +1,92 @@
+"""Settings: one list, one meaning, one order of precedence."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.settings import Settings
+
+
+def test_keyword_over_option_over_run_config_over_environment_over_file(monkeypatch):
+    Path(".env").write_text("LOWCARB_PATIENCE=0.1\n", encoding="utf-8")
+    assert Settings.load().patience == 0.1
+    monkeypatch.setenv("LOWCARB_PATIENCE", "0.2")
+    assert Settings.load().patience == 0.2
+    places = {"run_config": {"lowcarb-patience": 0.3}}
+    assert Settings.load(**places).patience == 0.3
+    places["options"] = {"patience": 0.4}
+    assert Settings.load(**places).patience == 0.4
+    places["keywords"] = {"patience": 0.5}
+    assert Settings.load(**places).patience == 0.5
+    places["keywords"] = {"patience": None}
+    assert Settings.load(**places).patience == 0.4
+
+
+def test_defaults_wait_for_nothing():
+    settings = Settings.load()
+    assert settings.source is None
+    assert settings.enabled
+
+
+def test_reads_flower_run_config_and_leaves_the_rest():
+    run_config = {
+        "lowcarb-source": "synthetic",
+        "lowcarb-finish-by": "48h",
+        "lowcarb-round-duration": "30m",
+        "lowcarb-participation": "2,5",
+        "lowcarb-traces": "",
+        "learning-rate": 0.1,
+    }
+    settings = Settings.load(run_config=run_config)
+    assert settings.finish_by == timedelta(hours=48)
+    assert settings.round_duration == timedelta(minutes=30)
+    assert settings.participation == (2, 5)
+    assert settings.traces is None
+
+
+def test_a_deadline_may_be_a_time():
+    settings = Settings.load(keywords={"finish_by": "2026-01-31T18:00+02:00"})
+    assert settings.finish_by == datetime(2026, 1, 31, 16, tzinfo=UTC)
+
+
+def test_a_virtual_clock_may_have_a_start():
+    assert Settings.load(keywords={"clock": "virtual:2026-01-31T18:00Z"}).clock == (
+        "virtual:2026-01-31T18:00:00Z"
+    )
+
+
+@pytest.mark.parametrize(
+    ("places", "written"),
+    [
+        ({"run_config": {"lowcarb-patience": 1.5}}, "lowcarb-patience"),
+        ({"run_config": {"lowcarb-patience": float("nan")}}, "lowcarb-patience"),
+        ({"options": {"finish_by": "tomorrow"}}, "--finish-by"),
+        ({"options": {"finish_by": "2026-01-31T18:00"}}, "--finish-by"),
+        ({"keywords": {"clients_per_round": 0}}, "clients_per_round"),
+        ({"keywords": {"round_duration": "-30m"}}, "round_duration"),
+        ({"keywords": {"participation": "2,x"}}, "participation"),
+        ({"keywords": {"clock": "sundial"}}, "clock"),
+        ({"keywords": {"default_power_watts": -1}}, "default_power_watts"),
+        ({"keywords": {"evaluate_on": "mars"}}, "evaluate_on"),
+    ],
+)
+def test_an_impossible_value_names_the_place_it_was_written_at(places, written):
+    with pytest.raises(InputError) as caught:
+        Settings.load(**places)
+    assert caught.value.field == written
+
+
+def test_an_impossible_value_in_the_environment_is_named_as_there(monkeypatch):
+    monkeypatch.setenv("LOWCARB_PATIENCE", "7")
+    with pytest.raises(InputError) as caught:
+        Settings.load()
+    assert caught.value.field == "LOWCARB_PATIENCE"
+
+
+def test_an_unknown_name_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match="did you mean patience"):
+        Settings.load(run_config={"lowcarb-patiense": 1})
