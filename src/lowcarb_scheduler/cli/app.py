@@ -1,0 +1,103 @@
+"""The commands put together, and the one place where an error becomes a line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from typing import TYPE_CHECKING, Annotated, Final
+
+import click
+import typer
+
+from lowcarb_scheduler._version import __version__
+from lowcarb_scheduler.cli import demo, forecast, plan, report
+from lowcarb_scheduler.cli.output import fail, log
+from lowcarb_scheduler.errors import LowcarbError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EXIT_INPUT: Final = 2
+EXIT_INTERRUPTED: Final = 130  # what a shell reports for SIGINT
+EXIT_PIPE: Final = 141  # and for SIGPIPE
+TRACEBACK_VARIABLE: Final = "LOWCARB_TRACEBACK"
+
+app = typer.Typer(
+    name="lowcarb",
+    help="Makes any Flower app wait for clean electricity.",
+    epilog="Exit codes: 0 done; 1 the answer is no; 2 bad input. Every command has --json.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo.command)
+app.command("forecast")(forecast.command)
+app.command("plan")(plan.command)
+app.command("report")(report.command)
+
+
+@app.callback(invoke_without_command=True)
+def _lowcarb(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"lowcarb {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """Run one command and return its exit code; no exception of its own leaves this function."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in arguments
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names from outside may hold what no encoding has
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    try:
+        code = _invoke(arguments, as_json)
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # rich and click turn a closed pipe into SystemExit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
+    return code
+
+
+def _invoke(arguments: list[str], as_json: bool) -> int:
+    """Run one command; answer every error with one line, or one document."""
+    try:
+        code = typer.main.get_command(app).main(arguments, prog_name="lowcarb", standalone_mode=False)
+    except LowcarbError as error:
+        return fail(_kind(error), str(error), error.data(), error.exit_code, as_json)
+    except click.UsageError as error:
+        return fail("usage", _usage(error), {}, EXIT_INPUT, as_json)
+    except (KeyboardInterrupt, click.Abort):
+        return fail("interrupted", "stopped by the user", {}, EXIT_INTERRUPTED, as_json)
+    except Exception as error:  # noqa: BLE001 - nobody should meet a traceback
+        if os.environ.get(TRACEBACK_VARIABLE):
+            log(traceback.format_exc())
+        message = (
+            f"this is a fault of lowcarb: {type(error).__name__}: {error}; "
+            f"please report it with what {TRACEBACK_VARIABLE}=1 shows"
+        )
+        return fail("internal", message, {}, EXIT_INPUT, as_json)
+    if code == EXIT_INTERRUPTED:
+        return fail("interrupted", "stopped by the user", {}, EXIT_INTERRUPTED, as_json)
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: click.UsageError) -> str:
+    """Return what is wrong with the arguments, on one line."""
+    sentences = re.split(r"(?<=[.?])\s+", error.format_message())
+    once = " ".join(dict.fromkeys(sentences))  # click and typer both suggest a name
+    path = error.ctx.command_path if error.ctx else "lowcarb"
+    return f"{once.rstrip('.')}; see {path} --help"
+
+
+def _kind(error: LowcarbError) -> str:
+    """Return the class's name in snake case, without Error: ``plan_infeasible``."""
+    name = type(error).__name__.removesuffix("Error")
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")

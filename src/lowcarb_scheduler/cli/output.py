@@ -1,0 +1,103 @@
+"""What the command line prints: one JSON document, one line for an error, facts and tables for people.
+
+On a terminal tables are drawn by rich; in a pipe they are plain aligned text of any width. Nothing that came
+from outside is read as markup, and nothing of it that is not printable reaches a terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from lowcarb_scheduler.documents import SCHEMA_VERSION, to_json
+from lowcarb_scheduler.report.wording import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import Console
+    from rich.table import Table
+
+_PLAIN_WIDTH: Final = 100_000  # columns of a pipe: never wrap
+_LONGEST_LINE: Final = 1_000  # characters of an error
+
+
+class Column(NamedTuple):
+    """A column of a table."""
+
+    title: str
+    right: bool = False
+
+
+def write_document(document: Mapping[str, Any]) -> None:
+    """Print one JSON document on stdout."""
+    sys.stdout.write(to_json(document) + "\n")
+
+
+def log(text: str) -> None:
+    """Print to stderr."""
+    sys.stderr.write(text.rstrip("\n") + "\n")
+
+
+def fail(kind: str, message: str, data: Mapping[str, Any], code: int, as_json: bool) -> int:
+    """Tell of an error, as one line on stderr or one document on stdout, and return the exit code."""
+    if as_json:
+        error = {"kind": kind, "message": message, **data}
+        write_document({"schema_version": SCHEMA_VERSION, "error": error})
+    else:
+        line = printable(message)
+        log(f"lowcarb: {line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + '…'}")
+    return code
+
+
+def console(stderr: bool = False) -> Console:
+    """Return a console on stdout, or stderr, that takes no markup; NO_COLOR is honoured."""
+    from rich.console import Console
+
+    screen = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    if not screen.is_terminal:
+        screen.width = _PLAIN_WIDTH
+    return screen
+
+
+def print_title(screen: Console, title: str) -> None:
+    """Print a heading."""
+    screen.print(printable(title), style="bold")
+
+
+def print_facts(screen: Console, facts: Sequence[tuple[str, str]]) -> None:
+    """Print names and what they are, one a line."""
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, fact in facts:
+        table.add_row(printable(name), printable(fact))
+    _print(screen, table)
+
+
+def print_table(screen: Console, columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows under their columns."""
+    from rich import box
+    from rich.table import Table
+
+    lines = box.SIMPLE_HEAD if screen.is_terminal else None
+    gap = 1 if screen.is_terminal else 2  # the drawn box adds one
+    table = Table(box=lines, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(printable(cell) for cell in row))
+    _print(screen, table)
+
+
+def _print(screen: Console, table: Table) -> None:
+    """Print a table, in a pipe without the blanks that fill its last column."""
+    if screen.is_terminal:
+        screen.print(table)
+        return
+    with screen.capture() as capture:
+        screen.print(table)
+    lines = (line.rstrip() for line in capture.get().splitlines())
+    screen.file.write("\n".join(lines) + "\n")

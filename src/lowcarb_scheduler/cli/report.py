@@ -1,0 +1,73 @@
+"""``lowcarb report``: the page of a run, made from its ledger."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lowcarb_scheduler.cli import output
+from lowcarb_scheduler.cli.options import Json
+from lowcarb_scheduler.documents import SCHEMA_VERSION
+from lowcarb_scheduler.report import wording
+
+if TYPE_CHECKING:
+    from lowcarb_scheduler.ledger import RunSummary
+
+
+def command(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder with the run's ledger.jsonl.")],
+    as_json: Json = False,
+) -> None:
+    """Write report.html from the ledger of a run, and say what it saved."""
+    from lowcarb_scheduler.ledger import read_ledger, summarise
+    from lowcarb_scheduler.report.html import write_report
+
+    page = write_report(run_dir)
+    run = summarise(read_ledger(run_dir))
+    if as_json:
+        turns = run.turns.values()
+        output.write_document(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "report": str(page),
+                "status": run.status,
+                "source": run.started["source"],
+                "signal": run.started["signal"],
+                "synthetic": run.started["synthetic"],
+                "rounds": len(run.rounds),
+                "planned_g": run.planned_g,
+                "realised_g": run.realised_g,
+                "run_now_g": run.run_now_g,
+                "saving": run.saving,
+                "energy_kwh": run.energy_kwh,
+                "finish": run.finish,
+                "jain": run.jain,
+                "min_turns": min(turns, default=None),
+                "max_turns": max(turns, default=None),
+            }
+        )
+    else:
+        _show(run, page)
+
+
+def _show(run: "RunSummary", page: Path) -> None:
+    screen = output.console()
+    started, turns = run.started, run.turns.values()
+    output.print_title(screen, f"Run {started['run_id']}: {run.status}, {len(run.rounds)} rounds")
+    output.print_facts(
+        screen,
+        [
+            ("run now", f"{wording.mass(run.run_now_g)} CO2eq"),
+            ("planned", wording.mass(run.planned_g)),
+            ("realised", wording.mass(run.realised_g)),
+            ("saving", wording.percent(run.saving)),
+            ("energy", wording.energy(run.energy_kwh)),
+            ("finish", f"{wording.instant(run.finish)} UTC"),
+            (
+                "turns",
+                f"{min(turns, default=0)} to {max(turns, default=0)} a client, Jain's index {run.jain:.3f}",
+            ),
+            ("intensity", wording.labels(started["source"], started["signal"], started["synthetic"])),
+            ("report", str(page)),
+        ],
+    )
