@@ -128,6 +128,30 @@ def test_actuals_are_asked_for_in_whole_seconds_of_utc():
     ]  # fmt: skip
 
 
+def test_a_long_past_is_asked_for_in_parts_of_a_week_and_one_may_fail():
+    server = Server({})
+
+    def answer(request):
+        server.requests.append(request)
+        begin = request.url.params["time"]
+        if begin == "2026-03-10T00:00:00Z":
+            raise httpx.ReadError("reset")
+        day = int(begin[8:10])
+        point = {"location": "here", "time": begin, "rating": day, "duration": "01:00:00"}
+        return httpx.Response(200, json=[point])
+
+    start = datetime(2026, 3, 3, tzinfo=UTC)
+    sdk = CarbonAwareSdk("http://sdk", transport=httpx.MockTransport(answer), clock=VirtualClock(NOW))
+    table = sdk.actual(["here"], start, start + timedelta(days=16))
+    bounds = {(request.url.params["time"], request.url.params["toTime"]) for request in server.requests}
+    assert bounds == {
+        ("2026-03-03T00:00:00Z", "2026-03-10T00:00:00Z"),
+        ("2026-03-10T00:00:00Z", "2026-03-17T00:00:00Z"),
+        ("2026-03-17T00:00:00Z", "2026-03-19T00:00:00Z"),
+    }
+    assert [point["g_per_kwh"] for point in table.to_points()["here"]] == [3, None, 17]
+
+
 # -- forecasts ---------------------------------------------------------------------------------------------
 
 
@@ -415,5 +439,7 @@ def test_the_source_is_opened_by_name():
     assert isinstance(open_source("carbon-aware-sdk", sdk_url="http://sdk"), CarbonAwareSdk)
     with pytest.raises(InputError, match="sdk-url: is not set; set LOWCARB_SDK_URL or give --sdk-url"):
         open_source("carbon-aware-sdk")
+    with pytest.raises(InputError, match="signal: 'avg' is unknown; did you mean average"):
+        open_source("carbon-aware-sdk", sdk_url="http://sdk", sdk_signal="avg")
     with pytest.raises(InputError, match=r"timeout: .* is not positive"):
         open_source("carbon-aware-sdk", sdk_url="http://sdk", timeout=timedelta(0))

@@ -255,7 +255,6 @@ def test_what_a_forecast_cannot_say_is_explained(write):
     reasons = {
         at(-1): "the first issue is of 2026-03-01T00:00:00Z",
         at(5): "has no value after 2026-03-01T05:00:00Z",
-        at(40): "its newest forecast is 1 d 15 h old, more than 1 d 12 h",
     }
     for now, reason in reasons.items():
         with pytest.raises(ForecastUnavailableError) as error:
@@ -263,6 +262,16 @@ def test_what_a_forecast_cannot_say_is_explained(write):
         assert error.value.missing == {"DE": reason}
     with pytest.raises(ForecastUnavailableError, match="XX: not in"):
         source.forecast(["XX"], at(0))
+
+
+def test_an_old_issue_will_do_unless_a_run_rests_on_it(write):
+    path = write(ISSUES.replace("2026-03-01T06:00Z", "2026-03-05T06:00Z"))
+    assert Traces(path).forecast(["FR"], at(40)).generated_at == at(0)
+    assert open_source("traces", traces=path).forecast(["FR"], at(36)).generated_at == at(0)
+    with pytest.raises(
+        ForecastUnavailableError, match="FR: its newest forecast is 1 d 16 h old, more than 1 d 12 h"
+    ):
+        open_source("traces", traces=path).forecast(["FR"], at(40))
 
 
 def test_a_file_without_issues_is_known_at_any_time_and_is_the_actuals_too(write):
@@ -299,6 +308,8 @@ def test_the_source_is_opened_by_name(write):
     source = open_source("traces", traces=write(PLAIN))
     assert isinstance(source, Traces)
     assert source.locations == ("DE", "FR")
+    with pytest.raises(InputError, match="signal: 'averge' is unknown; did you mean average"):
+        Traces(write(PLAIN), "averge")
     with pytest.raises(InputError, match="traces: is not set; set LOWCARB_TRACES or give --traces"):
         open_source("traces")
 

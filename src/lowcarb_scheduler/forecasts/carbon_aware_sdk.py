@@ -25,7 +25,14 @@ from lowcarb_scheduler.clock import MICROSECOND, SystemClock, format_time, parse
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
 from lowcarb_scheduler.forecasts.fetch import Answer, Fetcher, FetchError, Request, one_line
 from lowcarb_scheduler.forecasts.series import SeriesBuilder, finite
-from lowcarb_scheduler.forecasts.source import Forecast, age_problem, distinct, has_value, period
+from lowcarb_scheduler.forecasts.source import (
+    Forecast,
+    age_problem,
+    checked_signal,
+    distinct,
+    has_value,
+    period,
+)
 from lowcarb_scheduler.intensity import IntensityTable
 
 if TYPE_CHECKING:
@@ -39,6 +46,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_NAME: Final = 200
+PART: Final = timedelta(days=7)  # how much of the past one request asks for
 # .NET writes [d.]hh:mm:ss[.fffffff]
 _TIME_SPAN: Final = re.compile(r"(?:(\d{1,4})\.)?(\d{1,2}):(\d{2}):(\d{2})(?:\.\d{1,7})?")
 _HINTS: Final = {
@@ -83,7 +91,7 @@ class CarbonAwareSdk:
     ) -> None:
         if timeout <= timedelta(0):
             raise InputError("timeout", f"{timeout} is not positive", "give for example 30s")
-        self._signal: Signal = signal
+        self._signal = checked_signal(signal)
         self._fetcher = Fetcher(_base_url(url), timeout, clock or SystemClock(), transport, _hint)
 
     def forecast(self, locations: Sequence[str], now: datetime) -> Forecast:
@@ -99,11 +107,18 @@ class CarbonAwareSdk:
         def read(location: str, answer: Answer) -> tuple[datetime, Series]:
             return _read_forecast(location, answer, now)
 
-        requests = {name: Request("emissions/forecasts/current", {"location": name})
-                    for name in distinct(locations)}  # fmt: skip
-        known, missing = self._ask(requests, read)
-        table = self._table({location: series for location, (_, series) in known.items()})
-        return Forecast(table, min(generated_at for generated_at, _ in known.values()), missing)
+        names, missing = _sendable(locations)
+        answers = self._fetcher.get_all(
+            {name: Request("emissions/forecasts/current", {"location": name}) for name in names}, read
+        )
+        known, generated = {}, []
+        for name, answer in answers.items():
+            if isinstance(answer, FetchError):
+                missing[name] = answer.why
+            else:
+                generated_at, known[name] = answer
+                generated.append(generated_at)
+        return Forecast(self._table(known, missing), min(generated), missing)
 
     def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
         """Return what the server has recorded in [start, end).
@@ -114,18 +129,20 @@ class CarbonAwareSdk:
             If not one location has a value there.
         """
         first, last = period(start, end)
-        # Fractions of a second upset the data provider, and a time without Z would be the server's own.
-        second = timedelta(seconds=1)
-        until = last.replace(microsecond=0) + (second if last.microsecond else timedelta(0))
-        bounds = {"time": format_time(first.replace(microsecond=0)), "toTime": format_time(until)}
-
-        def read(location: str, answer: Answer) -> Series:
-            return _read_actual(location, answer, first, last)
-
-        requests = {name: Request("emissions/bylocations", {"location": name, **bounds})
-                    for name in distinct(locations)}  # fmt: skip
-        known, _ = self._ask(requests, read)
-        table = self._table(known).slice(first, last)
+        names, missing = _sendable(locations)
+        requests = {
+            (name, part): Request("emissions/bylocations", {"location": name, "time": begin, "toTime": until})
+            for name in names
+            for part, (begin, until) in enumerate(_parts(first, last))
+        }
+        answers = self._fetcher.get_all(requests, lambda key, answer: _read_actual(key[0], answer))
+        known = {}
+        for name in names:
+            try:
+                known[name] = _recorded([answers[key] for key in requests if key[0] == name], first, last)
+            except FetchError as error:
+                missing[name] = error.why
+        table = self._table(known, missing).slice(first, last)
         assert table is not None  # each location has a value in the period
         return table
 
@@ -149,22 +166,6 @@ class CarbonAwareSdk:
         """
         return self._ask_one("health", lambda _, answer: one_line(answer.text(), 80))
 
-    def _ask(
-        self, requests: Mapping[str, Request], read: Callable[[str, Answer], T]
-    ) -> tuple[dict[str, T], dict[str, str]]:
-        """Return what was read by location, and why the others are missing."""
-        missing = {name: problem for name in requests if (problem := _name_problem(name))}
-        sent = {name: request for name, request in requests.items() if name not in missing}
-        known = {}
-        for name, outcome in self._fetcher.get_all(sent, read).items():
-            if isinstance(outcome, FetchError):
-                missing[name] = outcome.why
-            else:
-                known[name] = outcome
-        if not known:
-            raise ForecastUnavailableError(missing)
-        return known, missing
-
     def _ask_one(self, path: str, read: Callable[[str, Answer], T]) -> T:
         """Return what was read at a path."""
         origin = self._fetcher.origin
@@ -173,7 +174,10 @@ class CarbonAwareSdk:
             raise ForecastUnavailableError({origin: outcome.why})
         return outcome
 
-    def _table(self, known: Mapping[str, Series]) -> IntensityTable:
+    def _table(self, known: Mapping[str, Series], missing: Mapping[str, str]) -> IntensityTable:
+        """Return what is known as a table, or raise what is missing where nothing is."""
+        if not known:
+            raise ForecastUnavailableError(missing)
         points = {location: (own.times_us, own.values) for location, own in known.items()}
         ends = {location: own.end_us for location, own in known.items()}
         return IntensityTable.from_points(points, self._signal, "carbon-aware-sdk", ends=ends)
@@ -198,15 +202,33 @@ def _hint(status: int) -> str:
     return _HINTS.get(status, "")
 
 
-def _name_problem(name: str) -> str | None:
-    """Return why a name is not sent, None if it is; names are sent as given."""
-    if not name.strip():
-        return "its name is empty"
-    if len(name) > MAX_NAME:
-        return f"its name has {len(name)} characters, more than {MAX_NAME}"
-    if not name.isprintable():
-        return "its name has characters that cannot be printed"
-    return None
+def _sendable(locations: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the names to ask for, as given, and why the others are not sent."""
+    names, missing = [], {}
+    for name in distinct(locations):
+        if not name.strip():
+            missing[name] = "its name is empty"
+        elif len(name) > MAX_NAME:
+            missing[name] = f"its name has {len(name)} characters, more than {MAX_NAME}"
+        elif not name.isprintable():
+            missing[name] = "its name has characters that cannot be printed"
+        else:
+            names.append(name)
+    return names, missing
+
+
+def _parts(first: datetime, last: datetime) -> list[tuple[str, str]]:
+    """Cut a period into parts a data provider answers; Electricity Maps allows 10 days at a time.
+
+    In whole seconds, since fractions upset WattTime, and in UTC: a naive time would be the server's own.
+    """
+    begin, parts = first.replace(microsecond=0), []
+    while begin < last:
+        until = min(begin + PART, last)
+        until += timedelta(microseconds=-until.microsecond % 1_000_000)
+        parts.append((format_time(begin), format_time(until)))
+        begin = until
+    return parts
 
 
 def _read_forecast(location: str, answer: Answer, now: datetime) -> tuple[datetime, Series]:
@@ -236,32 +258,38 @@ def _read_forecast(location: str, answer: Answer, now: datetime) -> tuple[dateti
         raise FetchError(f"generatedAt: {one_line(error.problem)}") from None
     if problem := age_problem(generated_at, now):
         raise FetchError(problem)
-    points = _series(data, ("timestamp", "value"), _minutes_us, generated_at, generated_at)
-    if not has_value((points.times_us, points.values), now, ends_us=points.end_us):
+    series = _series(data, ("timestamp", "value"), _minutes_us, generated_at, generated_at)
+    if not has_value((series.times_us, series.values), now, ends_us=series.end_us):
         raise FetchError(f"its forecast has no value after {format_time(now)}")
-    return generated_at, points
+    return generated_at, series
 
 
-def _read_actual(location: str, answer: Answer, first: datetime, last: datetime) -> Series:
-    """Return the recorded points.
+def _read_actual(location: str, answer: Answer) -> list[dict[str, Any]]:
+    """Return the recorded points about a location."""
+    if answer.status == 204:
+        return []
+    emissions = _objects(answer)
+    # The data provider may call the place by its own name: then that is the only one.
+    own = _about(location, emissions)
+    only = len({str(item.get("location")) for item in emissions}) == 1
+    return own or (emissions if only else [])
+
+
+def _recorded(parts: Sequence[list[dict[str, Any]] | FetchError], first: datetime, last: datetime) -> Series:
+    """Join the parts of a period.
 
     Raises
     ------
     FetchError
-        If there are none in the period.
+        If there is no value in the period.
     """
-    nothing = FetchError(f"no value from {format_time(first)} to {format_time(last)}")
-    if answer.status == 204:
-        raise nothing
-    emissions = _objects(answer)
-    # The data provider may call the place by its own name: then that is the only one.
-    own = _about(location, emissions)
-    if not own and len({str(item.get("location")) for item in emissions}) == 1:
-        own = emissions
-    points = _series(own, ("time", "rating"), _time_span_us, first, last)
-    if not has_value((points.times_us, points.values), first, last, points.end_us):
-        raise nothing
-    return points
+    points = [point for part in parts if not isinstance(part, FetchError) for point in part]
+    failed = [part for part in parts if isinstance(part, FetchError)]
+    if points:
+        series = _series(points, ("time", "rating"), _time_span_us, first, last)
+        if has_value((series.times_us, series.values), first, last, series.end_us):
+            return series
+    raise failed[0] if failed else FetchError(f"no value from {format_time(first)} to {format_time(last)}")
 
 
 def _read_locations(_: str, answer: Answer) -> dict[str, tuple[float | None, float | None]]:

@@ -11,6 +11,7 @@ import math
 import threading
 import zlib
 from collections import deque
+from collections.abc import Hashable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from datetime import UTC, timedelta
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.clock import Clock
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 CONCURRENCY: Final = 8
@@ -151,26 +153,26 @@ class Fetcher:
         return str(self._base_url.copy_with(userinfo=b"", raw_path=b"/")).rstrip("/")
 
     def get_all(
-        self, requests: Mapping[str, Request], read: Callable[[str, Answer], T]
-    ) -> dict[str, T | FetchError]:
+        self, requests: Mapping[K, Request], read: Callable[[K, Answer], T]
+    ) -> dict[K, T | FetchError]:
         """Send all requests, a few at a time, and read their answers.
 
         Parameters
         ----------
-        requests : mapping of str to Request
-            By name.
+        requests : mapping of Request
+            By key.
         read : callable
-            Makes something of the answer to a name, or raises FetchError.
+            Makes something of a key and the answer to it, or raises FetchError.
 
         Returns
         -------
         dict
-            What was read, or the error, by name, in the order of ``requests``.
+            What was read, or the error, by key, in the order of ``requests``.
         """
         deadline = self._clock.now() + self._timeout * _WORKING_SHARE
         headers = {"User-Agent": f"lowcarb-scheduler/{__version__}", "Accept": "application/json, text/plain",
                    "Accept-Encoding": "gzip"}  # fmt: skip
-        futures: dict[str, Future[T]] = {name: Future() for name in requests}
+        futures: dict[K, Future[T]] = {key: Future() for key in requests}
         queue = deque(requests.items())
         down: list[FetchError] = []
         client = httpx.Client(base_url=self._base_url, headers=headers, transport=self._transport)
@@ -178,18 +180,18 @@ class Fetcher:
         def work() -> None:
             while True:
                 try:
-                    name, request = queue.popleft()
+                    key, request = queue.popleft()
                 except IndexError:
                     return
                 try:
                     if down:
                         raise down[0]
                     answer = self._get(client, request, deadline)
-                    futures[name].set_result(read(name, answer))
+                    futures[key].set_result(read(key, answer))
                 except BaseException as error:  # noqa: BLE001 (it is raised where the future is read)
                     if isinstance(error, FetchError) and error.unreachable:
                         down.append(error)
-                    futures[name].set_exception(error)
+                    futures[key].set_exception(error)
 
         # Threads of our own, not an executor: a thread that hangs must not keep the interpreter from exiting.
         for _ in range(min(CONCURRENCY, len(futures))):
@@ -200,13 +202,13 @@ class Fetcher:
             queue.clear()
             client.close()  # ends what still hangs at its next byte
         late = FetchError(f"no answer within {format_duration(self._timeout)}")
-        outcomes: dict[str, T | FetchError] = {}
-        for name, future in futures.items():
+        outcomes: dict[K, T | FetchError] = {}
+        for key, future in futures.items():
             error = future.exception() if future in done else late
             if error is None:
-                outcomes[name] = future.result()
+                outcomes[key] = future.result()
             elif isinstance(error, FetchError):
-                outcomes[name] = error
+                outcomes[key] = error
             else:
                 raise error
         return outcomes
@@ -289,12 +291,9 @@ class Fetcher:
     def _transport_error(self, error: httpx.TransportError | OSError) -> FetchError:
         """Return what went wrong on the way."""
         unreachable = isinstance(error, _NO_CONNECTION)
-        if unreachable:
-            why = f"cannot connect to {self.origin}"
-        elif isinstance(error, httpx.TimeoutException | TimeoutError):
-            why = "does not answer in time"
-        else:
-            why = "broke off the connection"
+        if isinstance(error, httpx.ReadTimeout | TimeoutError):
+            return FetchError("does not answer in time", again=True)
+        why = f"cannot connect to {self.origin}" if unreachable else "broke off the connection"
         detail = one_line(str(error))
         return FetchError(f"{why}: {detail}" if detail else why, again=True, unreachable=unreachable)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from lowcarb_scheduler.clock import format_duration, format_time, to_us, to_utc
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.intensity import IntensityTable
+from lowcarb_scheduler.intensity import SIGNALS, IntensityTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -134,7 +134,7 @@ def open_source(
 
         if traces is None:
             raise InputError("traces", "is not set", "set LOWCARB_TRACES or give --traces, a CSV or Parquet")
-        return Traces(traces)
+        return Traces(traces, max_age=MAX_AGE)
     if name == "synthetic":
         from lowcarb_scheduler.forecasts.synthetic import Synthetic
 
@@ -179,14 +179,27 @@ def period(start: datetime, end: datetime) -> tuple[datetime, datetime]:
     return first, last
 
 
-def age_problem(generated_at: datetime, now: datetime) -> str | None:
+def checked_signal(signal: Signal) -> Signal:
+    """Return the signal if there is such a one; a source says so when it is opened, not hours later.
+
+    Raises
+    ------
+    InputError
+        If there is none of that name.
+    """
+    if signal not in SIGNALS:
+        raise unknown_name("signal", signal, SIGNALS)
+    return signal
+
+
+def age_problem(generated_at: datetime, now: datetime, max_age: timedelta = MAX_AGE) -> str | None:
     """Return why a forecast made then is not to be trusted now, None if it is."""
-    if generated_at > now + MAX_AHEAD:
+    if generated_at - now > MAX_AHEAD:
         ahead = format_duration(generated_at - now)
         return f"its forecast is dated {ahead} ahead, {format_time(generated_at)}: one of the clocks is wrong"
-    if generated_at < now - MAX_AGE:
+    if now - generated_at > max_age:
         age = format_duration(now - generated_at)
-        return f"its newest forecast is {age} old, more than {format_duration(MAX_AGE)}"
+        return f"its newest forecast is {age} old, more than {format_duration(max_age)}"
     return None
 
 

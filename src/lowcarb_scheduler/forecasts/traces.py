@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +19,14 @@ import pandas as pd
 
 from lowcarb_scheduler.clock import format_time, from_us, parse_time, to_us, to_utc
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, MissingExtraError
-from lowcarb_scheduler.forecasts.source import Forecast, age_problem, distinct, has_value, period
+from lowcarb_scheduler.forecasts.source import (
+    Forecast,
+    age_problem,
+    checked_signal,
+    distinct,
+    has_value,
+    period,
+)
 from lowcarb_scheduler.intensity import IntensityTable
 
 if TYPE_CHECKING:
@@ -44,6 +52,8 @@ class Traces:
         What the numbers measure.
     actual : Path, optional
         What happened, where ``path`` holds issues.
+    max_age : timedelta, optional
+        A location whose newest issue is older has no forecast; by default any age will do.
 
     Raises
     ------
@@ -51,9 +61,15 @@ class Traces:
         If a file cannot be read as a trace.
     """
 
-    def __init__(self, path: Path, signal: Signal = "unknown", actual: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        signal: Signal = "unknown",
+        actual: Path | None = None,
+        max_age: timedelta = timedelta.max,
+    ) -> None:
         self.path = Path(path)
-        self._signal: Signal = signal
+        self._signal, self._max_age = checked_signal(signal), max_age
         self._issued, self._forecasts = _by_location(read_points(path, "traces"))
         self._actuals = self._forecasts if not self._issued else {}
         if actual is not None:
@@ -72,7 +88,7 @@ class Traces:
         Raises
         ------
         ForecastUnavailableError
-            If not one location has an issue that is recent and reaches past ``now``.
+            If not one location has an issue that reaches past ``now``.
         """
         now = to_utc(now, "now")
         points, missing, generated = {}, {}, []
@@ -86,7 +102,7 @@ class Traces:
             times, values = issues.points(max(issue, 0))
             if issue < 0:
                 missing[location] = f"the first issue is of {format_time(from_us(issues.issued_us[0]))}"
-            elif problem := age_problem(issued_at, now):
+            elif problem := age_problem(issued_at, now, self._max_age):
                 missing[location] = problem
             elif not has_value((times, values), start=now):
                 missing[location] = f"has no value after {format_time(now)}"
