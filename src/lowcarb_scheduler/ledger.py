@@ -8,6 +8,7 @@ again from this file alone.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -21,6 +22,8 @@ from lowcarb_scheduler.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
+
+logger = logging.getLogger("flwr")
 
 LEDGER_VERSION: Final = 1
 FILE_NAME: Final = "ledger.jsonl"
@@ -50,6 +53,7 @@ class Ledger:
     def __init__(self, run_dir: Path, clock: Clock) -> None:
         self.run_dir = run_dir
         self._clock = clock
+        self._broken = False
         path = run_dir / FILE_NAME
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
@@ -64,11 +68,20 @@ class Ledger:
             ) from None
 
     def append(self, event: Event, **data: object) -> None:
-        """Write one event and wait until it is on disk."""
+        """Write one event and wait until it is on disk.
+
+        A disk that takes no more ends the ledger with a warning, never the training.
+        """
         entry = {"v": LEDGER_VERSION, "at": self._clock.now(), "event": event, **data}
-        self._file.write(to_json(entry) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        if self._broken:
+            return
+        try:
+            self._file.write(to_json(entry) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._broken = True
+            logger.warning("lowcarb: the ledger ends here, the training goes on: %s", error)
 
     def close(self) -> None:
         """Close the file."""

@@ -72,6 +72,10 @@ class Outlook:
         """The newest good forecast, or None."""
         return self._good.intensity if self._good else None
 
+    def close(self) -> None:
+        """Ask the source no more."""
+        self._source = None
+
     def degrade(self, what: str, why: str, consequence: str) -> None:
         """Note a fault in log and ledger, once for each cause."""
         if (what, why) not in self._noted:

@@ -6,23 +6,22 @@ The strategy only translates between this and Flower.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pandas as pd
 
 from lowcarb_scheduler._version import __version__
 from lowcarb_scheduler.accounting import emissions_g
 from lowcarb_scheduler.clock import SystemClock, VirtualClock, format_duration, format_time, from_us, to_us
-from lowcarb_scheduler.errors import ForecastUnavailableError, PlanInfeasibleError
+from lowcarb_scheduler.errors import PlanInfeasibleError
+from lowcarb_scheduler.flower import wording
 from lowcarb_scheduler.flower.books import Books, Round
+from lowcarb_scheduler.flower.deadline import Schedule, observed_round
 from lowcarb_scheduler.flower.hold import hold
-from lowcarb_scheduler.flower.outlook import Outlook, without_preference
-from lowcarb_scheduler.flower.profiles import UNKNOWN_PLACE, Profiles
-from lowcarb_scheduler.planning.job import Fleet, Job
-from lowcarb_scheduler.policy import replan
+from lowcarb_scheduler.flower.outlook import Outlook
+from lowcarb_scheduler.flower.profiles import Profiles
+from lowcarb_scheduler.flower.replanning import at_once, decide, fleet_of, job_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,38 +32,18 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.flower.books import Window
     from lowcarb_scheduler.flower.profiles import Place, Profile
+    from lowcarb_scheduler.flower.replanning import Decision
     from lowcarb_scheduler.forecasts.source import ForecastSource
-    from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.ledger import Ledger
     from lowcarb_scheduler.planning.job import Plan
     from lowcarb_scheduler.settings import Settings
 
 logger = logging.getLogger("flwr")
 
-_DEFAULT_DEADLINE: Final = timedelta(hours=24)
 _NODES_POLL: Final = timedelta(seconds=2)
 _NODES_WAIT: Final = timedelta(seconds=60)  # for nodes that are still registering
 _LOG_EVERY: Final = timedelta(minutes=15)
-_GRACE: Final = timedelta(seconds=60)  # a round this late on its slot still takes the slot
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """What a run settles once, as soon as the length of its rounds is known, and then keeps.
-
-    Parameters
-    ----------
-    round_duration : timedelta
-        All of a round.
-    finish_by : datetime
-        The deadline.
-    target_finish : datetime
-        Where patience puts the end.
-    """
-
-    round_duration: timedelta
-    finish_by: datetime
-    target_finish: datetime
+_UNSEEN_ROUND: Final = timedelta(hours=1)  # stands for a round until one has been seen; nothing waits for it
 
 
 class CarbonRun:
@@ -101,7 +80,9 @@ class CarbonRun:
         self._settings, self._clock, self._rounds = settings, clock, rounds
         self._virtual = isinstance(clock, VirtualClock)
         self._started = clock.now()
-        self._schedule = self._settle(settings.round_duration) if settings.round_duration else None
+        self._schedule: Schedule | None = None
+        if settings.round_duration:
+            self._schedule = self._settle(settings.round_duration)
         self._ledger = ledger
         ledger.append(
             "run_started", **about, version=__version__, settings=settings.model_dump(mode="json"),
@@ -120,10 +101,7 @@ class CarbonRun:
             lambda line: self._outlook.degrade("node", line, "its turns still count"),
         )  # fmt: skip
         self._alive: dict[int, Profile] = {}
-        self._plan: Plan | None = None
-        self._on_forecast = (
-            False  # whether the plan rests on a forecast, so that its emissions mean something
-        )
+        self._decision: Decision | None = None
         self._announced = False
         if source is None:
             self._outlook.degrade("forecast", "no source is named", "no waiting; set lowcarb-source to wait")
@@ -159,10 +137,11 @@ class CarbonRun:
         def opening() -> datetime:
             nonlocal announced, next_line
             self._look(number, grid, clients_per_round, None)
-            assert self._plan is not None
-            opens_at, now = from_us(self._plan.opens_us[0]), self._clock.now()
+            assert self._decision is not None  # made by the look before
+            plan, now = self._decision.plan, self._clock.now()
+            opens_at = from_us(plan.opens_us[0])
             if opens_at > now and opens_at != announced:
-                self._announce_hold(number, opens_at, now)
+                self._announce_hold(number, plan, now)
                 announced, next_line = opens_at, now + _LOG_EVERY
             elif opens_at > now >= next_line and not self._virtual:
                 logger.info("lowcarb: still holding round %d until %s", number, format_time(opens_at))
@@ -199,7 +178,7 @@ class CarbonRun:
             return
         now = self._clock.now()
         if self._schedule is None:
-            self._schedule = self._settle(_whole_minutes(now - current.opened_at))
+            self._schedule = self._settle(observed_round(now - current.opened_at))
         self._books.close(now, self._schedule.round_duration)
 
     def evaluated(self, number: int, where: str, metrics: Mapping[str, Any] | None) -> None:
@@ -209,13 +188,16 @@ class CarbonRun:
             self._ledger.append("evaluated", round=number, where=where, metrics=numbers)
 
     def finish(self, status: str) -> None:
-        """Sum up and close the ledger."""
+        """Sum up and close the ledger; a run that did not complete ends at once, without asking a source."""
+        if status != "completed":
+            self._outlook.close()
         self.close_round()
         length = self._schedule.round_duration if self._schedule else timedelta(0)
         finish_by = self._schedule.finish_by if self._schedule else None
         summary = self._books.finish(status, self._clock.now(), length, finish_by)
         self._ledger.close()
-        _log_summary(summary)
+        for line in wording.summary_lines(summary):
+            logger.info("lowcarb: %s", line)
 
     # -- who is there, and what is known -------------------------------------------------------------------
 
@@ -225,8 +207,7 @@ class CarbonRun:
         clock = SystemClock() if self._settings.clock != "system" else self._clock
         until = clock.now() + _NODES_WAIT
         if not self._virtual and self._schedule:
-            rest = (self._rounds - number + 1) * self._schedule.round_duration
-            until = max(until, self._schedule.finish_by - rest)
+            until = max(until, self._schedule.latest_opening(self._rounds - number + 1))
         said = False
         while (there := len(list(grid.get_node_ids()))) < wanted and clock.now() < until:
             if not said:
@@ -256,125 +237,36 @@ class CarbonRun:
 
     def _settle(self, round_duration: timedelta) -> Schedule:
         """Fix deadline and target, now that the length of a round is known."""
-        earliest = self._started + self._rounds * round_duration
-        told = self._settings.finish_by or max(_DEFAULT_DEADLINE, 2 * self._rounds * round_duration)
-        finish_by = self._started + told if isinstance(told, timedelta) else told
-        slack = max(finish_by - earliest, timedelta(0))
-        return Schedule(round_duration, finish_by, earliest + self._settings.patience * slack)
+        told = self._settings
+        return Schedule.settle(self._started, self._rounds, round_duration, told.finish_by, told.patience)
 
     def _plan_rounds(self, number: int, clients: int, reason: str) -> None:
-        """Plan the remaining rounds on the best knowledge there is, and write the plan down if it is new."""
-        previous = self._plan
-        plan = None
-        if self._schedule:
-            job = self._job(number, clients, self._schedule, slot=1 if reason == "next round" else 0)
-            plan = self._plan_on_forecast(job, previous)
+        """Plan the remaining rounds, and write the plan down if it is a new one."""
+        now, previous = self._clock.now(), self._decision.plan if self._decision else None
+        if (schedule := self._schedule) is None:
+            # The first round shows how long one takes. It is planned alone, and opens at once.
+            unseen = Schedule(now, _UNSEEN_ROUND, now + _UNSEEN_ROUND, now + _UNSEEN_ROUND)
+            fleet = fleet_of(self._alive.values(), self._books.turns, _UNSEEN_ROUND)
+            self._decision = at_once(job_of(self._settings, unseen, now, 1, clients, fleet), self._outlook)
         else:
-            # The first round shows how long one takes. It opens at once.
-            length = timedelta(hours=1)
-            now = self._clock.now()
-            job = self._job(self._rounds, clients, Schedule(length, now + length, now + length), slot=0)
-        self._on_forecast = plan is not None
-        self._plan = plan or self._plan_at_once(job)
-        if previous is None or reason == "next round" or not _same(previous, self._plan):
-            self._write_plan(number, reason, self._plan)
-
-    def _plan_on_forecast(self, job: Job, previous: Plan | None) -> Plan | None:
-        """Plan on forecast and history; None where these, or the deadline, leave no choice.
-
-        Where the run's grid of openings has no room left, a grid that begins now may have.
-        """
-        known, actual = self._outlook.forecast, self._outlook.actual
-        if known is None and actual is not None:
-            known = actual.align(())
-        if known is None:
-            return None
-        trouble = ""
-        for attempt in (job, replace(job, grid_from=job.now)):
-            try:
-                return self._replan(attempt, known, previous)
-            except PlanInfeasibleError as error:
-                trouble = error.reason
-        self._outlook.degrade("plan", trouble, "the next round opens at once")
-        return None
-
-    def _replan(self, job: Job, known: IntensityTable, previous: Plan | None) -> Plan:
-        """Replan; a place of which nothing is known is neither sought nor shunned."""
-        try:
-            return replan(job, known, self._outlook.actual, previous=previous)
-        except ForecastUnavailableError as error:
-            missing = tuple(error.missing)
-            if len(missing) == len(job.fleet.locations):
-                raise PlanInfeasibleError(
-                    "no location has a forecast", len(missing), 0, job.finish_by
-                ) from None  # fmt: skip
-            fix = "; set lowcarb-locations or lowcarb-default-location" if UNKNOWN_PLACE in missing else ""
-            what = f"intensity of {', '.join(missing)}"
-            self._outlook.degrade(what, "nothing is known", f"it is planned at the others' mean{fix}")
-            neutral = without_preference(known, missing, job.now, job.finish_by)
-            return replan(job, known.fill(neutral), self._outlook.actual, previous=previous)
-
-    def _plan_at_once(self, job: Job) -> Plan:
-        """Plan rounds back-to-back from now, choosing only who has the fewest turns."""
-        assert job.round_duration is not None
-        back_to_back = job.now + job.rounds * job.round_duration
-        if back_to_back > job.finish_by:
-            self._outlook.degrade(
-                "deadline", f"{format_time(job.finish_by)} cannot be met any more", "rounds run back-to-back"
+            slot = 1 if reason == "next round" else 0  # of the plan so far, the round that opens next
+            if previous is not None and slot < len(previous.opens_us):
+                now = schedule.on_slot(from_us(previous.opens_us[slot]), now)
+            fleet = fleet_of(self._alive.values(), self._books.turns, schedule.round_duration)
+            rounds = self._rounds - number + 1
+            self._decision = decide(
+                job_of(self._settings, schedule, now, rounds, clients, fleet), self._outlook, previous
             )
-        at_once = replace(
-            job, patience=0.0, target_finish=None, grid_from=job.now, start_step=job.round_duration,
-            finish_by=max(job.finish_by, back_to_back),
-        )  # fmt: skip
-        return replan(at_once, without_preference(None, job.fleet.locations, job.now, at_once.finish_by))
-
-    def _job(self, number: int, clients: int, schedule: Schedule, slot: int) -> Job:
-        """Return the job of the rounds that remain, with the nodes that are alive.
-
-        ``slot`` is the round of the plan so far that opens next: a look a moment after its opening still
-        belongs to it, else every little overrun would cost a whole step of the grid.
-        """
-        now = self._clock.now()
-        if self._plan is not None and slot < len(self._plan.opens_us):
-            opens_at = from_us(self._plan.opens_us[slot])
-            grace = min(_GRACE, schedule.round_duration / 20)
-            now = opens_at if opens_at <= now < opens_at + grace else now
-        return Job(
-            fleet=self._fleet(schedule.round_duration),
-            now=now,
-            finish_by=schedule.finish_by,
-            rounds=self._rounds - number + 1,
-            clients_per_round=clients,
-            round_duration=schedule.round_duration,
-            grid_from=self._started,
-            patience=self._settings.patience,
-            target_finish=schedule.target_finish,
-            participation=self._settings.participation,
-            max_location_share=self._settings.max_location_share,
-        )
-
-    def _fleet(self, round_duration: timedelta) -> Fleet:
-        """Return the nodes that are alive as a fleet."""
-        profiles = sorted(self._alive.values(), key=lambda profile: profile.key)
-        own = [p.duration if p.duration and p.duration <= round_duration else None for p in profiles]
-        frame = pd.DataFrame(
-            {
-                "id": [profile.key for profile in profiles],
-                "location": [profile.place for profile in profiles],
-                "power_watts": [profile.power_watts for profile in profiles],
-                "duration": pd.Series(own, dtype=object),
-                "turns_done": [self._books.turns[profile.key] for profile in profiles],
-            }
-        )
-        assumed = np.array([profile.power_assumed for profile in profiles], dtype=bool)
-        return replace(Fleet.from_frame(frame), power_assumed=assumed)
+        if previous is None or reason == "next round" or not _same(previous, self._decision.plan):
+            self._write_plan(number, reason, self._decision)
 
     # -- writing it down -----------------------------------------------------------------------------------
 
     def _dispatch(self, number: int, asked_at: datetime, opened_at: datetime) -> list[int]:
         """Enter the round that opens, and return the node ids of its clients."""
-        assert self._plan is not None
-        first = self._plan.rounds[0]
+        assert self._decision is not None  # made before the hold
+        plan = self._decision.plan
+        first = plan.rounds[0]
         node_of = {profile.key: node_id for node_id, profile in self._alive.items()}
         shift = opened_at - first.opens_at  # what a system clock woke late by
         members = {
@@ -384,62 +276,58 @@ class CarbonRun:
             for client in first.clients
         }  # fmt: skip
         opened = Round(
-            number, opened_at, first.closes_at + shift, self._plan.fleet, members,
-            planned_g=first.emissions_g if self._on_forecast else None,
+            number, opened_at, first.closes_at + shift, plan.fleet, members,
+            planned_g=first.emissions_g if self._decision.on_forecast else None,
         )  # fmt: skip
         self._books.open(opened, opened_at - asked_at, first.opens_at)
         return list(members)
 
-    def _announce_hold(self, number: int, opens_at: datetime, now: datetime) -> None:
+    def _announce_hold(self, number: int, plan: Plan, now: datetime) -> None:
         """Say what is waited for, why, and what it saves."""
-        assert self._plan is not None
-        planned, at_once = self._plan.client_emissions_g[0].sum(), self._emissions_if_opened(now)
-        saves = "" if at_once is None else f", {planned:,.0f} g instead of {at_once:,.0f} g if it opened now"
-        reason = f"its clients' grids are cleaner then{saves}"
-        self._ledger.append(
-            "hold_started", round=number, until=opens_at, seconds=opens_at - now, reason=reason
-        )  # fmt: skip
+        opens_at = from_us(plan.opens_us[0])
+        reason = wording.hold_reason(float(plan.client_emissions_g[0].sum()), self._emissions_g(plan, now))
+        seconds = opens_at - now
+        self._ledger.append("hold_started", round=number, until=opens_at, seconds=seconds, reason=reason)
         logger.info(
             "lowcarb: holding round %d/%d until %s (%s): %s",
-            number, self._rounds, format_time(opens_at), format_duration(opens_at - now), reason,
+            number, self._rounds, format_time(opens_at), format_duration(seconds), reason,
         )  # fmt: skip
 
-    def _emissions_if_opened(self, now: datetime) -> float | None:
-        """Return what the planned clients would emit if they trained now [gCO2eq], if that is known."""
-        plan, known = self._plan, self._outlook.forecast
-        if plan is None or known is None:
+    def _emissions_g(self, plan: Plan, opened_at: datetime) -> float | None:
+        """Return what the plan's next round would emit if it opened then [gCO2eq], if that is known."""
+        if (known := self._outlook.forecast) is None:
             return None
-        seats, shift = plan.seats[0], to_us(now) - plan.opens_us[0]
+        seats, shift = plan.seats[0], to_us(opened_at) - plan.opens_us[0]
         columns = known.columns(plan.fleet.locations)[plan.fleet.location_index[seats]]
         grams = emissions_g(
             known, columns, plan.fleet.power_watts[seats], plan.starts_us[0] + shift, plan.ends_us[0] + shift
         )
         return None if np.isnan(grams).any() else float(grams.sum())
 
-    def _write_plan(self, number: int, reason: str, plan: Plan) -> None:
+    def _write_plan(self, number: int, reason: str, decision: Decision) -> None:
         """Enter a plan in the ledger; the first one is also shown in the log."""
+        plan, on_forecast = decision.plan, decision.on_forecast
         names = ("emissions_g", "lower_bound_g", "run_now_emissions_g", "saving")
-        numbers = {name: getattr(plan, name) if self._on_forecast else None for name in names}
         windows = [
             {
                 "round": number + index,
                 "opens_at": planned.opens_at,
                 "closes_at": planned.closes_at,
-                "emissions_g": planned.emissions_g if self._on_forecast else None,
+                "emissions_g": planned.emissions_g if on_forecast else None,
                 "locations": _count(plan, index),
             }
             for index, planned in enumerate(plan.rounds)
         ]
         turns = plan.turns
         self._ledger.append(
-            "planned", round=number, reason=reason, basis="forecast" if self._on_forecast else "none",
-            finish=plan.finish, **numbers,
+            "planned", round=number, reason=reason, basis="forecast" if on_forecast else "none",
+            finish=plan.finish, **{name: getattr(plan, name) if on_forecast else None for name in names},
             power_assumed=bool(plan.fleet.power_assumed.any()), min_turns=int(turns.min()),
             max_turns=int(turns.max()), clients=list(plan.fleet.ids), windows=windows,
         )  # fmt: skip
         if not self._announced and self._schedule:
             self._announced = True
-            for line in _announcement(plan, self._schedule, self._on_forecast):
+            for line in wording.plan_lines(decision, self._schedule):
                 logger.info("lowcarb: %s", line)
 
 
@@ -460,47 +348,3 @@ def _window(current: Round, said: Mapping[str, Any] | None, now: datetime) -> Wi
     if isinstance(seconds, int | float) and 0 < seconds <= elapsed.total_seconds():
         elapsed = timedelta(seconds=seconds)
     return current.opened_at, current.opened_at + elapsed
-
-
-def _whole_minutes(duration: timedelta) -> timedelta:
-    """Round up to whole minutes: what was seen of one round is no more exact than that."""
-    minute = timedelta(minutes=1)
-    return max(-(-duration // minute), 1) * minute
-
-
-def _announcement(plan: Plan, schedule: Schedule, on_forecast: bool) -> list[str]:
-    """Return the block that stands before the first hold."""
-    fleet = plan.fleet
-    lines = [
-        f"{len(plan.opens_us)} rounds of {plan.seats.shape[1]} out of {len(fleet)} clients"
-        f" in {len(fleet.locations)} location(s), {format_duration(schedule.round_duration)} each",
-        f"planned finish {format_time(plan.finish)}, deadline {format_time(schedule.finish_by)}",
-    ]
-    if not on_forecast:
-        return [*lines, "rounds open at once: nothing is known of the intensity to come"]
-    if plan.saving is not None and plan.run_now_emissions_g is not None:
-        lines.append(
-            f"expected {plan.emissions_g:,.0f} gCO2eq, {plan.saving:.1%} less than the"
-            f" {plan.run_now_emissions_g:,.0f} g of random clients back-to-back"
-        )
-    assumed = int(fleet.power_assumed.sum())
-    numbers = "SYNTHETIC numbers" if plan.synthetic else "real numbers"
-    lines.append(
-        f"assumes: {plan.source} forecasts ({numbers}, {plan.signal} signal); power assumed for {assumed}"
-        f" of {len(fleet)} clients; energy is power times time, not measured"
-    )
-    return lines
-
-
-def _log_summary(summary: Mapping[str, Any]) -> None:
-    """Log the four lines a run ends with."""
-    grams = {name: summary[name] for name in ("run_now_g", "planned_g", "realised_g")}
-    shown = {name: "unknown" if value is None else f"{value:,.0f} g" for name, value in grams.items()}
-    saving = "unknown" if summary["saving"] is None else f"{summary['saving']:.1%}"
-    logger.info("lowcarb: run %s, %d rounds", summary["status"], len(summary["rounds"]))
-    logger.info("lowcarb: run-now %s, planned %s, realised %s", *shown.values())
-    logger.info("lowcarb: saving against run-now %s", saving)
-    logger.info(
-        "lowcarb: %.3f kWh; turns a client %d to %d, Jain's index %.3f",
-        summary["energy_kwh"], summary["min_turns"], summary["max_turns"], summary["jain"],
-    )  # fmt: skip

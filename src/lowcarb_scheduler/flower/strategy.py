@@ -151,10 +151,13 @@ class CarbonAwareMixin:
         try:
             result = own_start(*call.args, **call.kwargs)
             status = "completed"
-            return result
+        except (KeyboardInterrupt, SystemExit):
+            status = "stopped"
+            raise
         finally:
             self._lowcarb_run = None
             run.finish(status)
+        return result
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -1,0 +1,69 @@
+"""The deadline: what a run settles once about its end, and then keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+_DEFAULT: Final = timedelta(hours=24)
+_MINUTE: Final = timedelta(minutes=1)
+_GRACE: Final = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When a run began, how long its rounds are, and when it is to end.
+
+    Parameters
+    ----------
+    started : datetime
+        Begin of the run, and of the grid on which its rounds open.
+    round_duration : timedelta
+        All of a round.
+    finish_by : datetime
+        The deadline.
+    target_finish : datetime
+        Where patience puts the end.
+    """
+
+    started: datetime
+    round_duration: timedelta
+    finish_by: datetime
+    target_finish: datetime
+
+    @classmethod
+    def settle(
+        cls,
+        started: datetime,
+        rounds: int,
+        round_duration: timedelta,
+        finish_by: datetime | timedelta | None,
+        patience: float,
+    ) -> Schedule:
+        """Settle deadline and target.
+
+        ``finish_by`` is a time, a duration from the start, or by default the larger of 24 h and twice the
+        back-to-back time.
+        """
+        back_to_back = rounds * round_duration
+        told = max(_DEFAULT, 2 * back_to_back) if finish_by is None else finish_by
+        deadline = started + told if isinstance(told, timedelta) else told
+        slack = max(deadline - started - back_to_back, timedelta(0))
+        return cls(started, round_duration, deadline, started + back_to_back + patience * slack)
+
+    def latest_opening(self, rounds_left: int) -> datetime:
+        """Return until when waiting leaves room for the rounds that remain, back-to-back."""
+        return self.finish_by - rounds_left * self.round_duration
+
+    def on_slot(self, slot: datetime, now: datetime) -> datetime:
+        """Return the slot if now is a moment after it, else now.
+
+        Without this grace every little overrun would cost a whole step of the grid of openings.
+        """
+        return slot if slot <= now < slot + min(_GRACE, self.round_duration / 20) else now
+
+
+def observed_round(duration: timedelta) -> timedelta:
+    """Return the length to plan with after one round was seen: whole minutes, at least one."""
+    return max(-(-duration // _MINUTE), 1) * _MINUTE

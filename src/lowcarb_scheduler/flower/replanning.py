@@ -1,0 +1,122 @@
+"""From who is alive and what is known to a plan: the best knowledge there is, and there is always a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from lowcarb_scheduler.clock import format_time
+from lowcarb_scheduler.errors import ForecastUnavailableError, PlanInfeasibleError
+from lowcarb_scheduler.flower.outlook import without_preference
+from lowcarb_scheduler.flower.profiles import UNKNOWN_PLACE
+from lowcarb_scheduler.planning.job import Fleet, Job
+from lowcarb_scheduler.policy import replan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime, timedelta
+
+    from lowcarb_scheduler.flower.deadline import Schedule
+    from lowcarb_scheduler.flower.outlook import Outlook
+    from lowcarb_scheduler.flower.profiles import Profile
+    from lowcarb_scheduler.intensity import IntensityTable
+    from lowcarb_scheduler.planning.job import Plan
+    from lowcarb_scheduler.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A plan, and whether it rests on a forecast: if not, its emissions mean nothing."""
+
+    plan: Plan
+    on_forecast: bool
+
+
+def decide(job: Job, outlook: Outlook, previous: Plan | None) -> Decision:
+    """Plan the remaining rounds on the best knowledge there is.
+
+    On forecast and history if they allow it, on the job's grid of openings or else on one that begins now;
+    if not, at once. Every step down is noted.
+    """
+    known, actual = outlook.forecast, outlook.actual
+    if known is None and actual is not None:
+        known = actual.align(())  # its labels; the history itself is given to replan
+    if known is not None:
+        trouble = ""
+        for attempt in (job, replace(job, grid_from=job.now)):
+            try:
+                return Decision(_replan(attempt, known, outlook, previous), on_forecast=True)
+            except PlanInfeasibleError as error:
+                trouble = error.reason
+        outlook.degrade("plan", trouble, "the next round opens at once")
+    return at_once(job, outlook)
+
+
+def _replan(job: Job, known: IntensityTable, outlook: Outlook, previous: Plan | None) -> Plan:
+    """Replan; a place of which nothing is known is neither sought nor shunned."""
+    try:
+        return replan(job, known, outlook.actual, previous=previous)
+    except ForecastUnavailableError as error:
+        missing = tuple(error.missing)
+        if len(missing) == len(job.fleet.locations):
+            reason = "no location has a forecast"
+            raise PlanInfeasibleError(reason, len(missing), 0, job.finish_by) from None
+        fix = "; set lowcarb-locations or lowcarb-default-location" if UNKNOWN_PLACE in missing else ""
+        what = f"intensity of {', '.join(missing)}"
+        outlook.degrade(what, "nothing is known", f"it is planned at the others' mean{fix}")
+        neutral = without_preference(known, missing, job.now, job.finish_by)
+        return replan(job, known.fill(neutral), outlook.actual, previous=previous)
+
+
+def at_once(job: Job, outlook: Outlook) -> Decision:
+    """Plan rounds back-to-back from now, even past the deadline, choosing only by turns."""
+    assert job.round_duration is not None  # resolved on construction
+    back_to_back = job.now + job.rounds * job.round_duration
+    if back_to_back > job.finish_by:
+        why = f"{format_time(job.finish_by)} cannot be met any more"
+        outlook.degrade("deadline", why, "rounds run back-to-back")
+    hurried = replace(
+        job, patience=0.0, target_finish=None, grid_from=job.now, start_step=job.round_duration,
+        finish_by=max(job.finish_by, back_to_back),
+    )  # fmt: skip
+    flat = without_preference(None, job.fleet.locations, job.now, hurried.finish_by)
+    return Decision(replan(hurried, flat), on_forecast=False)
+
+
+def job_of(
+    settings: Settings, schedule: Schedule, now: datetime, rounds: int, clients: int, fleet: Fleet
+) -> Job:
+    """Return the job of the rounds that remain."""
+    return Job(
+        fleet=fleet,
+        now=now,
+        finish_by=schedule.finish_by,
+        rounds=rounds,
+        clients_per_round=clients,
+        round_duration=schedule.round_duration,
+        grid_from=schedule.started,
+        patience=settings.patience,
+        target_finish=schedule.target_finish,
+        participation=settings.participation,
+        max_location_share=settings.max_location_share,
+    )
+
+
+def fleet_of(profiles: Iterable[Profile], turns: Mapping[str, int], round_duration: timedelta) -> Fleet:
+    """Return nodes as a fleet; a turn that claims to be longer than a round is taken to fill it."""
+    nodes = sorted(profiles, key=lambda profile: profile.key)
+    own = [p.duration if p.duration and p.duration <= round_duration else None for p in nodes]
+    frame = pd.DataFrame(
+        {
+            "id": [profile.key for profile in nodes],
+            "location": [profile.place for profile in nodes],
+            "power_watts": [profile.power_watts for profile in nodes],
+            "duration": pd.Series(own, dtype=object),
+            "turns_done": [turns[profile.key] for profile in nodes],
+        }
+    )
+    assumed = np.array([profile.power_assumed for profile in nodes], dtype=bool)
+    return replace(Fleet.from_frame(frame), power_assumed=assumed)

@@ -1,0 +1,66 @@
+"""Real Flower: ``flwr run`` in a simulation with Ray, on loopback. These tests wait."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("ray")
+pytest.importorskip("sklearn")
+
+from lowcarb_scheduler.demo.federation import federation, tail
+from lowcarb_scheduler.demo.runner import APP, NODES
+from lowcarb_scheduler.ledger import read_ledger, summarise
+
+pytestmark = [pytest.mark.flower, pytest.mark.enable_socket]
+TIMEOUT_S = 240
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Return the folder of a carbon-aware run of the embedded app: four rounds in eight hours."""
+    folder = tmp_path_factory.mktemp("simulation")
+    config = {
+        "num-server-rounds": 4,
+        "lowcarb-finish-by": "12h",
+        "lowcarb-run-dir": str(folder / "run"),
+        "lowcarb-locations": str(APP / "locations.toml"),
+        "results-file": str(folder / "results.json"),
+    }
+    with federation(folder / "flower", NODES) as local:
+        log = folder / "run.log"
+        code = local.run(APP, config, log).wait(TIMEOUT_S)
+    assert code == 0, tail(log, 40)
+    return folder
+
+
+def test_the_run_completes_and_waits_for_clean_hours(finished):
+    events = read_ledger(finished / "run")
+    summary = summarise(events)
+    assert summary.status == "completed"
+    assert [r.nodes for r in summary.rounds] == [6, 6, 6, 6]
+    assert summary.saving is not None
+    assert summary.finish is not None
+    assert any(event["event"] == "hold_started" for event in events)
+    assert not summary.degraded
+
+
+def test_partition_ids_lead_to_the_places_of_the_locations_file(finished):
+    done = [event for event in read_ledger(finished / "run") if event["event"] == "node_done"]
+    assert {event["id"] for event in done} == {str(partition) for partition in range(NODES)}
+    where = {event["id"]: (event["location"], event["power_watts"]) for event in done}
+    assert where["0"] == ("DE", 300.0)
+    assert where["23"] == ("KR", 250.0)
+    assert {event["energy_basis"] for event in done} == {"estimated"}
+
+
+def test_it_learns(finished):
+    accuracy = json.loads((finished / "results.json").read_text(encoding="utf-8"))["accuracy"]
+    assert accuracy["4"] > accuracy["0"] + 0.2
+
+
+def test_the_log_says_plan_hold_and_saving(finished):
+    log = (finished / "run.log").read_text(encoding="utf-8")
+    for words in ("planned finish", "SYNTHETIC numbers", "holding round", "saving against run-now"):
+        assert words in log
