@@ -52,7 +52,7 @@ def run_events(actual: bool = True, finished: bool = True, synthetic: bool = Fal
             0, "run_started", run_id="7", version="0.1.0", flwr_version="1.41.0", settings={},
             strategy="FedAvg", rounds=3, clients_per_round=2, round_duration_s=3600, finish_by=at(6),
             target_finish=at(6), grid_from=at(0), patience=1.0, participation="equal", clock="virtual",
-            **about,
+            source="traces",
         ),
         event(0, "forecast", round=1, generated_at=at(0), missing={}, locations=points(FORECAST), **about),
         event(

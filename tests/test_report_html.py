@@ -121,6 +121,14 @@ def test_a_large_fleet_is_shown_by_turns():
     assert [bar.name for bar in shown.turns] == ["0 turns", "1 turns", "2 turns"]
 
 
+def test_clients_are_in_the_order_people_count():
+    events = run_events()
+    next(e for e in events if e["event"] == "planned")["clients"] = ["10", "9", "s-10", "s-2", "٣"]
+    names = [bar.name for bar in gather(events).turns]
+    assert names.index("9") < names.index("10")
+    assert names.index("s-2") < names.index("s-10")
+
+
 def test_very_many_failures_are_counted():
     events = run_events()
     failed = next(e for e in events if e["event"] == "node_failed")

@@ -20,10 +20,12 @@ def command(
 ) -> None:
     """Write report.html from the ledger of a run, and say what it saved."""
     from lowcarb_scheduler.ledger import read_ledger, summarise
+    from lowcarb_scheduler.report.gantt import labels_of
     from lowcarb_scheduler.report.html import write_report
 
     page = write_report(run_dir)
-    run = summarise(read_ledger(run_dir))
+    events = read_ledger(run_dir)
+    run, labels = summarise(events), labels_of(events)
     if as_json:
         turns = run.turns.values()
         output.write_document(
@@ -31,9 +33,7 @@ def command(
                 "schema_version": SCHEMA_VERSION,
                 "report": str(page),
                 "status": run.status,
-                "source": run.started["source"],
-                "signal": run.started["signal"],
-                "synthetic": run.started["synthetic"],
+                **labels._asdict(),
                 "rounds": len(run.rounds),
                 "planned_g": run.planned_g,
                 "realised_g": run.realised_g,
@@ -47,13 +47,13 @@ def command(
             }
         )
     else:
-        _show(run, page)
+        _show(run, wording.labels(*labels), page)
 
 
-def _show(run: "RunSummary", page: Path) -> None:
+def _show(run: "RunSummary", labels: str, page: Path) -> None:
     screen = output.console()
-    started, turns = run.started, run.turns.values()
-    output.print_title(screen, f"Run {started['run_id']}: {run.status}, {len(run.rounds)} rounds")
+    turns = run.turns.values()
+    output.print_title(screen, f"Run {run.started['run_id']}: {run.status}, {len(run.rounds)} rounds")
     output.print_facts(
         screen,
         [
@@ -67,7 +67,7 @@ def _show(run: "RunSummary", page: Path) -> None:
                 "turns",
                 f"{min(turns, default=0)} to {max(turns, default=0)} a client, Jain's index {run.jain:.3f}",
             ),
-            ("intensity", wording.labels(started["source"], started["signal"], started["synthetic"])),
+            ("intensity", labels),
             ("report", str(page)),
         ],
     )

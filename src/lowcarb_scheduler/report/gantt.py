@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -129,6 +129,22 @@ def known_intensity(events: Iterable[Mapping[str, Any]]) -> IntensityTable | Non
             if table is not None:
                 (actuals if event["event"] == "actual" else forecasts).append(table)
     return _overlaid([*forecasts, *actuals])
+
+
+class Labels(NamedTuple):
+    """What numbers of intensity are: where they come from, what they measure, whether they are made up."""
+
+    source: str | None
+    signal: str
+    synthetic: bool
+
+
+def labels_of(events: Sequence[Mapping[str, Any]]) -> Labels:
+    """Return what a ledger's intensities are, as forecasts and actuals say; else what the run asked for."""
+    known = [event for event in events if event["event"] in ("forecast", "actual")]
+    if known:
+        return Labels(known[-1]["source"], known[-1]["signal"], known[-1]["synthetic"])
+    return Labels(events[0]["source"], "unknown", synthetic=False)
 
 
 def _table(event: Mapping[str, Any]) -> IntensityTable | None:

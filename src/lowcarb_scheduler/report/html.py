@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
@@ -17,6 +18,7 @@ from lowcarb_scheduler.clock import format_duration, parse_time
 from lowcarb_scheduler.errors import InputError, MissingExtraError
 from lowcarb_scheduler.ledger import FILE_NAME, read_ledger, summarise
 from lowcarb_scheduler.report import wording
+from lowcarb_scheduler.report.gantt import labels_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from lowcarb_scheduler.ledger import RunSummary
+    from lowcarb_scheduler.report.gantt import Labels
 
 REPORT_NAME: Final = "report.html"
 MOST_CLIENTS: Final = 48  # bars, one a client; a larger fleet is shown by how many had so many turns
@@ -49,6 +52,8 @@ class Page:
     ----------
     run : RunSummary
         The figures of the run.
+    labels : Labels
+        What its intensities are.
     gantt : str or None
         The picture of the rounds, as the source of an image; None where no round has closed.
     metrics : mapping of str to str
@@ -64,6 +69,7 @@ class Page:
     """
 
     run: RunSummary
+    labels: Labels
     gantt: str | None
     metrics: Mapping[str, str]
     turns: Sequence[TurnBar]
@@ -130,6 +136,7 @@ def gather(events: Sequence[Mapping[str, Any]]) -> Page:
     failures = [event for event in events if event["event"] == "node_failed"]
     return Page(
         run=run,
+        labels=labels_of(events),
         gantt=_image(gantt) if gantt else None,
         metrics={name: _image(plot_metric(name, series[name])) for name in shown},
         turns=_turn_bars(run.turns),
@@ -174,7 +181,7 @@ def _facts(run: RunSummary, events: Sequence[Mapping[str, Any]]) -> list[tuple[s
         deadline = ended["finish_by"]
     finish_by = parse_time(deadline, "finish_by") if deadline else None
     return [
-        ("Intensity", wording.labels(started["source"], started["signal"], started["synthetic"])),
+        ("Intensity", wording.labels(*labels_of(events))),
         ("Energy", f"{wording.energy(run.energy_kwh)}; {_basis(bases)}"),
         ("Emissions", "energy of training times intensity, in CO2 equivalents; nothing else is counted"),
         ("Run-now", "as many rounds of random clients, back-to-back from the start of the run"),
@@ -213,13 +220,20 @@ def _turn_bars(turns: Mapping[str, int]) -> list[TurnBar]:
     """Return a bar a client, or for a large fleet a bar for each number of turns."""
     if len(turns) <= MOST_CLIENTS:
         most = max([1, *turns.values()])
-        return [TurnBar(name, count / most, str(count)) for name, count in sorted(turns.items())]
+        return [
+            TurnBar(name, count / most, str(count)) for name, count in sorted(turns.items(), key=_natural)
+        ]
     clients = Counter(turns.values())
     most = max(clients.values())
     return [
         TurnBar(f"{count} turns", number / most, f"{number} clients")
         for count, number in sorted(clients.items())
     ]
+
+
+def _natural(item: tuple[str, int]) -> list[str | int]:
+    """Order names as people do: site-2 before site-10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", item[0])]
 
 
 def _metric_rank(name: str) -> tuple[bool, str]:

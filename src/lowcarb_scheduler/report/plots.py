@@ -15,7 +15,7 @@ import numpy as np
 from lowcarb_scheduler.clock import EPOCH, HOUR_US, MICROSECOND, to_us
 from lowcarb_scheduler.errors import InputError, MissingExtraError
 from lowcarb_scheduler.report import wording
-from lowcarb_scheduler.report.gantt import gantt_of_plan, gantt_of_run
+from lowcarb_scheduler.report.gantt import gantt_of_plan, gantt_of_run, labels_of
 
 try:
     import matplotlib
@@ -88,9 +88,8 @@ def plot_run(events: Sequence[Mapping[str, Any]]) -> Figure | None:
     gantt = gantt_of_run(events)
     if gantt is None:
         return None
-    started = events[0]
-    labels = wording.labels(started["source"], started["signal"], started["synthetic"])
-    return _draw_gantt(gantt, f"What {len(gantt.rounds)} rounds did", labels)
+    title = f"What {len(gantt.rounds)} rounds did"
+    return _draw_gantt(gantt, title, wording.labels(*labels_of(events)))
 
 
 def plot_forecast(forecast: Forecast, now: datetime | None = None) -> Figure:
@@ -296,8 +295,11 @@ def _time_axis(axes: Axes, start: datetime, end: datetime, most: int) -> None:
     first = -(-to_us(start) // (step // MICROSECOND))
     last = to_us(end) // (step // MICROSECOND)
     times = [EPOCH + k * step for k in range(first, last + 1)]
-    names = [f"{when:%a} {when.day} {when:%b}" if when.hour + when.minute == 0 else f"{when:%H:%M}"
-             for when in times]  # fmt: skip
+    names = []
+    for k, when in enumerate(times):
+        day = f"{when:%a} {when.day} {when:%b}"
+        midnight = when.hour == when.minute == 0
+        names.append(day if midnight else f"{when:%H:%M}" if k else f"{when:%H:%M}\n{day}")
     axes.set_xticks([_day(when) for when in times], labels=names)
     axes.tick_params(labelsize=8, colors=_INK)
 
