@@ -303,9 +303,9 @@ def test_a_refusal_is_told_in_one_line(body, why):
     assert Server(httpx.Response(400, content=body)).why() == f"answered 400 {why}"
 
 
-def test_a_status_can_be_explained():
-    why = Server(httpx.Response(403, text="no")).why(explain=lambda status: f"see {status}")
-    assert why == "answered 403 no (see 403)"
+def test_a_status_can_have_a_hint():
+    why = Server(httpx.Response(403, text="no")).why(hints={403: "see there", 404: "not this"})
+    assert why == "answered 403 no (see there)"
 
 
 @given(st.text())
@@ -313,6 +313,12 @@ def test_foreign_text_becomes_one_printable_line(text):
     line = one_line(text)
     assert line.isprintable()
     assert len(line) <= MAX_LINE
+
+
+def test_wrong_settings_of_the_environment_are_explained(monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "gopher://proxy")
+    why = Server().why(transport=None)
+    assert why.startswith("the proxy or certificate settings of the environment are wrong: ")
 
 
 # -- redirects ---------------------------------------------------------------------------------------------

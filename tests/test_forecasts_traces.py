@@ -123,6 +123,7 @@ ROW = "DE,2026-03-01T00:00Z,1\n"
         ("location;time;g_per_kwh\nDE;2026-03-01T00:00Z;1", "location", "(found: location;time;g_per_kwh)"),
         ("location,region,time,g_per_kwh\nDE,DE,2026-03-01T00:00Z,1", "location", "stands twice"),
         ("location,time,time,g_per_kwh\nDE,2026-03-01T00:00Z,x,1", "time", "stands twice"),
+        ("issued_at," + HEAD.strip() + ",issued_at\n,DE,2026-03-01T00:00Z,1,", "issued_at", "stands twice"),
         (HEAD, "time", "the file has no rows"),
         ("", "forecast", "is not a table"),
         (HEAD + ROW + "DE,2026-03-01T01:00,1", "time", "row 2: 2026-03-01T01:00:00 has no UTC offset"),
@@ -188,6 +189,12 @@ def test_a_file_that_cannot_be_read_is_bad_input(write, tmp_path):
         ("g_per_kwh", [True, False], "row 1: 'True' is not a number"),
         ("g_per_kwh", ["1", "nan"], "row 2: 'nan' is not a number"),
         ("location", ["DE", None], "row 2: is empty"),
+        ("location", [["DE"], ["FR"]], "holds lists"),
+        (
+            "time",
+            pd.DatetimeIndex(["2026-03-01", "9999-12-31"], tz="UTC").as_unit("us"),
+            "row 2: is out of range",
+        ),
     ],
 )
 def test_bad_parquet_is_bad_input(tmp_path, column, values, problem):

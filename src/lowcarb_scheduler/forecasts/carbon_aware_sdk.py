@@ -49,9 +49,10 @@ MAX_NAME: Final = 200
 PART: Final = timedelta(days=7)  # how much of the past one request asks for
 # .NET writes [d.]hh:mm:ss[.fffffff]
 _TIME_SPAN: Final = re.compile(r"(?:(\d{1,4})\.)?(\d{1,2}):(\d{2}):(\d{2})(?:\.\d{1,7})?")
+_REFUSED: Final = "the server's own data provider, or a proxy, refused it; the SDK asks for no credentials"
 _HINTS: Final = {
-    401: "the server's own data provider refused it; the SDK itself asks for no credentials",
-    403: "the server's own data provider refused it; the SDK itself asks for no credentials",
+    401: _REFUSED,
+    403: _REFUSED,
     404: "is the URL the root of a Carbon Aware SDK WebAPI?",
     429: "the server's own data provider limits it",
     501: "the server's data provider cannot do this",
@@ -92,7 +93,7 @@ class CarbonAwareSdk:
         if timeout <= timedelta(0):
             raise InputError("timeout", f"{timeout} is not positive", "give for example 30s")
         self._signal = checked_signal(signal)
-        self._fetcher = Fetcher(_base_url(url), timeout, clock or SystemClock(), transport, _hint)
+        self._fetcher = Fetcher(_base_url(url), timeout, clock or SystemClock(), transport, _HINTS)
 
     def forecast(self, locations: Sequence[str], now: datetime) -> Forecast:
         """Return the server's current forecast, its points as they came.
@@ -195,11 +196,6 @@ def _base_url(url: str) -> httpx.URL:
         fix = "set LOWCARB_SDK_URL or give --sdk-url, for example http://localhost:8080"
         raise InputError("sdk-url", f"{shown!r} is no address of a server", fix)
     return base
-
-
-def _hint(status: int) -> str:
-    """Return what a status means here."""
-    return _HINTS.get(status, "")
 
 
 def _sendable(locations: Sequence[str]) -> tuple[list[str], dict[str, str]]:

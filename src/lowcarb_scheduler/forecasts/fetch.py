@@ -132,8 +132,8 @@ class Fetcher:
         Counts the budget and sleeps the pauses.
     transport : httpx.BaseTransport, optional
         What carries the requests; by default the network, through the proxies of the environment.
-    explain : callable, optional
-        Turns the status of a refusal into a hint that is added to the reason.
+    hints : mapping of int to str, optional
+        What is added to the reason of a refusal, by its status.
     """
 
     def __init__(
@@ -142,10 +142,10 @@ class Fetcher:
         timeout: timedelta,
         clock: Clock,
         transport: httpx.BaseTransport | None = None,
-        explain: Callable[[int], str] = lambda _: "",
+        hints: Mapping[int, str] | None = None,
     ) -> None:
         self._base_url, self._timeout, self._clock = base_url, timeout, clock
-        self._transport, self._explain = transport, explain
+        self._transport, self._hints = transport, hints or {}
 
     @property
     def origin(self) -> str:
@@ -175,7 +175,11 @@ class Fetcher:
         futures: dict[K, Future[T]] = {key: Future() for key in requests}
         queue = deque(requests.items())
         down: list[FetchError] = []
-        client = httpx.Client(base_url=self._base_url, headers=headers, transport=self._transport)
+        try:
+            client = httpx.Client(base_url=self._base_url, headers=headers, transport=self._transport)
+        except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+            why = f"the proxy or certificate settings of the environment are wrong: {one_line(str(error))}"
+            return dict.fromkeys(requests, FetchError(why))
 
         def work() -> None:
             while True:
@@ -204,13 +208,13 @@ class Fetcher:
         late = FetchError(f"no answer within {format_duration(self._timeout)}")
         outcomes: dict[K, T | FetchError] = {}
         for key, future in futures.items():
-            error = future.exception() if future in done else late
-            if error is None:
+            failure = future.exception() if future in done else late
+            if failure is None:
                 outcomes[key] = future.result()
-            elif isinstance(error, FetchError):
-                outcomes[key] = error
+            elif isinstance(failure, FetchError):
+                outcomes[key] = failure
             else:
-                raise error
+                raise failure
         return outcomes
 
     def _get(self, client: httpx.Client, request: Request, deadline: datetime) -> Answer:
@@ -281,7 +285,7 @@ class Fetcher:
         if response.is_success:
             return answer
         status = response.status_code
-        hint = self._explain(status)
+        hint = self._hints.get(status)
         raise FetchError(
             f"answered {status} {_problem(answer)}{f' ({hint})' if hint else ''}",
             again=status in _AGAIN or (status >= 500 and status != 501),

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import Floats, Ints, Signal
 
 COLUMNS: Final = ("location", "time", "g_per_kwh")
+ISSUE: Final = "issued_at"
+_HEADER: Final = "columns location, time, g_per_kwh and, for several issues, issued_at"
 _CALLED_ALSO: Final = {"region": "location"}
 
 
@@ -75,7 +77,7 @@ class Traces:
         if actual is not None:
             has_issues, self._actuals = _by_location(read_points(actual, "actual"))
             if has_issues:
-                raise InputError("issued_at", "what happened was not issued", "drop the column", str(actual))
+                raise InputError(ISSUE, "what happened was not issued", "drop the column", str(actual))
 
     @property
     def locations(self) -> tuple[str, ...]:
@@ -195,16 +197,13 @@ def read_points(path: Path, field: str = "forecast") -> pd.DataFrame:
         why = error.strerror or str(error)
         raise InputError(field, f"cannot be read: {why}", "give the path of a file", str(path)) from None
     except ValueError as error:  # not UTF-8, not Parquet, a line with too many cells
-        why = str(error).strip().splitlines()[0][:200]
+        why = next(iter(str(error).splitlines()), "it cannot be decoded")[:200]
         raise InputError(field, f"is not a table: {why}", f"write {path.suffix} with {_HEADER}",
                          str(path)) from None  # fmt: skip
     try:
         return _parse(raw)
     except InputError as error:
         raise error.within(str(path)) from None
-
-
-_HEADER: Final = "columns location, time, g_per_kwh and, for several issues, issued_at"
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -222,11 +221,14 @@ def _read_csv(path: Path) -> pd.DataFrame:
 def _read_parquet(path: Path) -> pd.DataFrame:
     """Return the columns of a Parquet file with their types."""
     try:
-        from pyarrow import parquet
+        from pyarrow import ArrowException, parquet
     except ImportError:
         raise MissingExtraError("pyarrow", "parquet") from None
-    with path.open("rb") as file:
-        frame: pd.DataFrame = parquet.ParquetFile(file).read().to_pandas(ignore_metadata=True)
+    try:
+        with path.open("rb") as file:
+            frame: pd.DataFrame = parquet.ParquetFile(file).read().to_pandas(ignore_metadata=True)
+    except ArrowException as error:
+        raise ValueError(str(error)) from None
     return frame
 
 
@@ -235,17 +237,17 @@ def _parse(raw: pd.DataFrame) -> pd.DataFrame:
     # pandas calls the second of two columns of a name "name.1"
     given = [re.sub(r"\.\d+$", "", str(name).strip()) for name in raw.columns]
     given = [_CALLED_ALSO.get(name, name) for name in given]
-    for column in COLUMNS:
-        if given.count(column) != 1:
+    for column in (*COLUMNS, ISSUE):
+        if given.count(column) > 1 or (column in COLUMNS and column not in given):
             found = ", ".join(str(name)[:40] for name in raw.columns[:12]) or "none"
-            state = "is missing" if column not in given else "stands twice"
+            state = "stands twice" if column in given else "is missing"
             raise InputError(column, f"the column {state} (found: {found})", f"write {_HEADER}")
     raw = raw.set_axis(given, axis="columns")
     if raw.empty:
         raise InputError("time", "the file has no rows", "give at least one value")
     rows = pd.DataFrame({"location": _names(raw["location"])})
-    if "issued_at" in given:
-        rows["issued_at"] = _times(raw["issued_at"])
+    if ISSUE in given:
+        rows[ISSUE] = _times(raw[ISSUE])
     rows["time"] = _times(raw["time"])
     rows["g_per_kwh"] = _numbers(raw["g_per_kwh"])
     key = [name for name in rows.columns if name != "g_per_kwh"]
@@ -261,7 +263,10 @@ def _parse(raw: pd.DataFrame) -> pd.DataFrame:
 
 def _each(column: pd.Series, read: Callable[[str], Any]) -> np.ndarray[Any, Any]:
     """Apply ``read`` to each distinct text of a column; an error names the first row that has it."""
-    codes, texts = pd.factorize(column, use_na_sentinel=False)
+    try:
+        codes, texts = pd.factorize(column, use_na_sentinel=False)
+    except TypeError:
+        raise InputError(str(column.name), "holds lists or other nested values", "write text") from None
     values = []
     for code, text in enumerate(texts):
         try:
@@ -290,6 +295,10 @@ def _times(column: pd.Series) -> pd.Series:
         if column.hasnans:
             row = int(np.argmax(column.isna())) + 1
             raise InputError(name, f"row {row}: is empty", "give each row a time")
+        years = column.dt.tz_convert("UTC").dt.year
+        if not years.between(1, 9998).all():
+            row = int(np.argmax(~years.between(1, 9998))) + 1
+            raise InputError(name, f"row {row}: is out of range", "give a time between year 1 and 9998")
         aware: pd.Series = column.dt.tz_convert("UTC").dt.as_unit("us")
         return aware
     if pd.api.types.is_datetime64_dtype(column.dtype):
@@ -349,13 +358,9 @@ class _Issues:
 
 def _by_location(rows: pd.DataFrame) -> tuple[bool, dict[str, _Issues]]:
     """Return whether the rows of :func:`read_points` have issues, and the issues by location."""
-    issued = "issued_at" in rows
+    issued = ISSUE in rows
     times = rows["time"].to_numpy(dtype="datetime64[us]").astype(np.int64)
-    issues = (
-        rows["issued_at"].to_numpy(dtype="datetime64[us]").astype(np.int64)
-        if issued
-        else np.zeros_like(times)
-    )
+    issues = rows[ISSUE].to_numpy(dtype="datetime64[us]").astype(np.int64) if issued else np.zeros_like(times)
     values = rows["g_per_kwh"].to_numpy()
     codes = rows["location"].cat.codes.to_numpy()
     by_location = {}
