@@ -104,6 +104,16 @@ def test_history_extends_the_forecast_past_its_end(tmp_path, capsys):
     assert drawn.code == 0
 
 
+def test_history_stands_in_for_a_location_without_a_forecast(tmp_path, capsys):
+    job_file = write_job(tmp_path, now="2026-03-07T00:00:00Z", finish_by="2026-03-07T20:00:00Z")
+    history = write_forecast(tmp_path, forecast_rows(hours=120)).rename(tmp_path / "history.csv")
+    only_de = [row.replace("2026-03-02", "2026-03-07") for row in forecast_rows(hours=24)[:24]]
+    files = ["--job", job_file, "--forecast", write_forecast(tmp_path, only_de)]
+    assert run(capsys, "plan", *files).code == 2
+    document = run(capsys, "plan", *files, "--history", history, "--json").document
+    assert document["emissions_g"] == pytest.approx(4 * (300 + 40))
+
+
 def test_of_several_issues_the_newest_before_now_counts(tmp_path, capsys):
     header = "location,time,g_per_kwh,issued_at"
     old, new, later = (f"2026-03-{day}T00:00:00Z" for day in ("01", "02", "03"))

@@ -1,6 +1,7 @@
 """``lowcarb plan``: which client trains in which round, and when each round opens."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,11 +47,12 @@ def command(
     if history is not None and forecast is None:
         raise InputError("--history", "is given without a forecast", "give --forecast FILE too")
     read = read_job(job, SystemClock(), patience)
+    past = None if history is None else _history(history)
     if forecast is not None:
-        intensity = _from_file(forecast, read)
+        intensity = _from_file(forecast, read, past)
     else:
         intensity = _from_source(read, source, sdk_url, sdk_signal, traces)
-    plan, expected = _plan(read.job, intensity, history)
+    plan, expected = _plan(read.job, intensity, past)
     if plot is not None:
         from lowcarb_scheduler.report.plots import plot_plan, save
 
@@ -61,8 +63,14 @@ def command(
         _show(plan, read.job, plot)
 
 
-def _from_file(path: Path, read: "JobFile") -> "IntensityTable":
-    """Return the newest issue at or before the job's now, as it is."""
+def _history(path: Path) -> "IntensityTable":
+    from lowcarb_scheduler.forecasts.traces import read_table
+
+    return read_table(path, "--history")
+
+
+def _from_file(path: Path, read: "JobFile", past: "IntensityTable | None") -> "IntensityTable":
+    """Return the newest issue at or before the job's now, as it is; history may stand in for a location."""
     from lowcarb_scheduler.forecasts.traces import Traces
 
     try:
@@ -70,9 +78,10 @@ def _from_file(path: Path, read: "JobFile") -> "IntensityTable":
     except InputError as error:
         field = "--forecast" if error.field == "traces" else error.field
         raise InputError(field, error.problem, error.fix, error.file) from None
-    read.check_locations(file.locations)
+    stand_ins = () if past is None else past.locations
+    read.check_locations([*file.locations, *stand_ins])
     try:
-        return _whole(file.forecast(read.job.fleet.locations, read.job.now))
+        return _complete(file.forecast(read.job.fleet.locations, read.job.now), stand_ins)
     except ForecastUnavailableError as error:
         hint = "" if read.now_given else "; to plan for another time, set now in the job"
         missing = {location: f"{why}{hint}" for location, why in error.missing.items()}
@@ -88,29 +97,31 @@ def _from_source(
         known = opened.forecast(read.job.fleet.locations, read.job.now)
     except InputError as error:
         raise error.within(read.cells.file) if error.field == "location" else error from None
-    return _whole(known)
+    return _complete(known)
 
 
-def _whole(known: "Forecast") -> "IntensityTable":
-    """Return the intensity of a forecast that leaves no location out."""
-    if known.missing:
-        raise ForecastUnavailableError(known.missing, known.intensity.locations)
+def _complete(known: "Forecast", stand_ins: Sequence[str] = ()) -> "IntensityTable":
+    """Return the intensity of a forecast that leaves no location out for which nothing stands in."""
+    missing = {location: why for location, why in known.missing.items() if location not in stand_ins}
+    if missing:
+        raise ForecastUnavailableError(missing, known.intensity.locations)
     return known.intensity
 
 
-def _plan(job: "Job", intensity: "IntensityTable", history: Path | None) -> tuple["Plan", "IntensityTable"]:
+def _plan(
+    job: "Job", intensity: "IntensityTable", past: "IntensityTable | None"
+) -> tuple["Plan", "IntensityTable"]:
     """Return the plan and what it expects: the forecast as it is, or corrected and extended by history."""
     from lowcarb_scheduler.planning.planner import plan
 
-    if history is None:
+    if past is None:
         return plan(job, intensity), intensity
     from lowcarb_scheduler.forecasts.correction import correct_forecast
-    from lowcarb_scheduler.forecasts.traces import read_table
     from lowcarb_scheduler.policy import replan
 
-    past = read_table(history, "--history")
     planned = replan(job, intensity, past)
-    return planned, correct_forecast(intensity, past, job.now, job.finish_by)
+    known = intensity.align(job.fleet.locations)
+    return planned, correct_forecast(known, past, job.now, job.finish_by)
 
 
 def _show(plan: "Plan", job: "Job", plot: Path | None) -> None:
