@@ -135,8 +135,14 @@ def test_an_unknown_location_is_bad_input_and_the_near_one_is_named():
     ) as error:
         Synthetic().forecast(["DE", "westeurop"], NOW)
     assert error.value.field == "location"
-    with pytest.raises(InputError, match="'XX-YY' is unknown"):
-        Synthetic().actual(["XX-YY"], NOW, NOW + HOUR)
+    assert "there are" not in str(error.value)
+    with pytest.raises(InputError, match="'de' is unknown; did you mean DE"):
+        Synthetic().forecast(["de"], NOW)
+    with pytest.raises(InputError, match="'@@@' is unknown; there are AU-NSW, AU-VIC, "):
+        Synthetic().actual(["@@@"], NOW, NOW + HOUR)
+    with pytest.raises(InputError) as error:
+        Synthetic().forecast(["<b>\n" * 9999], NOW)
+    assert "\n" not in str(error.value)
 
 
 def test_bad_times_and_lists_are_bad_input():

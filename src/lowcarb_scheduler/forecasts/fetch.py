@@ -41,7 +41,8 @@ MAX_LINE: Final = 300  # characters of a server's text that are shown
 
 _AGAIN: Final = frozenset({408, 425, 429})
 _ATTEMPT_SHARE: Final = 1 / 3  # of the budget: a silent server is asked three times
-_WORKING_SHARE: Final = 0.95  # of the budget: what a request may use, so that its own reason gets back
+_WORKING_SHARE: Final = 0.92  # of the budget: what a request may use, so that its own reason gets back
+_WAITING_SHARE: Final = 0.96  # of the budget: then the caller goes on, who has to use what came, in time too
 _CONNECT_S: Final = 5.0
 _NO_CONNECTION: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, ConnectionRefusedError)
 _BACKOFF: Final = wait_exponential(multiplier=0.5, max=8) + wait_random(0, 0.5)
@@ -201,7 +202,7 @@ class Fetcher:
         for _ in range(min(CONCURRENCY, len(futures))):
             threading.Thread(target=work, daemon=True, name="lowcarb-fetch").start()
         try:
-            done, _ = wait(futures.values(), timeout=self._timeout.total_seconds())
+            done, _ = wait(futures.values(), timeout=(self._timeout * _WAITING_SHARE).total_seconds())
         finally:
             queue.clear()
             client.close()  # ends what still hangs at its next byte

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MAX_AGE: Final = timedelta(hours=36)  # an older forecast is no better than history
 MAX_AHEAD: Final = timedelta(minutes=10)  # a forecast made later than this from now comes from a wrong clock
+MOST_LISTED: Final = 12  # names that are listed although one is near
 SOURCES: Final = ("carbon-aware-sdk", "synthetic", "traces")
 
 
@@ -143,11 +144,13 @@ def open_source(
 
 
 def unknown_name(field: str, name: object, known: Iterable[str]) -> InputError:
-    """Return the error for a name that is not among the known ones, with the nearest and the list."""
-    names = sorted(known)
-    near = get_close_matches(str(name).lower(), names, 1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return InputError(field, f"{str(name)[:80]!r} is unknown", f"{hint}there are {', '.join(names)}")
+    """Return the error for a name that is not among the known ones, with the nearest one or the list."""
+    by_lower = {each.lower(): each for each in sorted(known)}
+    given, names = str(name)[:80], ", ".join(by_lower.values())
+    near = get_close_matches(given.lower(), by_lower, 1)
+    hint = f"did you mean {by_lower[near[0]]}?" if near else ""
+    fix = hint if near and len(by_lower) > MOST_LISTED else f"{hint} there are {names}".lstrip()
+    return InputError(field, f"{given!r} is unknown", fix)
 
 
 def distinct(locations: Sequence[str]) -> tuple[str, ...]:
