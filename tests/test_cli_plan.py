@@ -184,6 +184,7 @@ BAD_JOBS = [
     ({"finish_by": "2026-03-03T00:00:00"}, "finish_by", "has no UTC offset"),
     ({"now": "2026-03-02T00:00:00"}, "now", "has no UTC offset"),
     ({"now": 5}, "now", "is not a time"),
+    ({"finish_by": 48}, "finish_by", "neither a time nor a duration"),
     ({"finish_by": "soon"}, "finish_by", "is not a duration"),
     ({"finish_by": "999999999d"}, "finish_by", "is too long"),
     ({"rounds": 0}, "rounds", "is not a whole number"),
@@ -243,7 +244,7 @@ def test_a_bad_job_is_exit_2_with_file_field_and_fix(plan, tmp_path, changes, fi
         ("rounds =", "is not TOML"),
         ("{", "is not JSON"),
         ('{"rounds": 1, "rounds": 2}', "the key 'rounds' stands twice"),
-        ("finish_by = 2026-03-03\nrounds = 1\nclients_per_round = 1", "finish_by: 2026-03-03 is not a time"),
+        ("finish_by = 2026-03-03\nrounds = 1\nclients_per_round = 1", "finish_by: 2026-03-03 is neither"),
         (
             "finish_by = 2026-03-03T00:00:00\nrounds = 1\nclients_per_round = 1",
             "finish_by: 2026-03-03T00:00:00 has no",

@@ -20,6 +20,11 @@ def test_the_cleanest_location_is_the_first_row():
     assert gantt_of_run(run_events()).locations == ("FR", "DE")
 
 
+def test_a_round_that_took_no_time_has_a_picture():
+    shown = arrange(["DE"], None, (RoundBar(1, START, START, {"DE": 1}),), (), None, None)
+    assert shown.end > shown.start
+
+
 def test_a_run_without_closed_rounds_has_no_picture():
     assert gantt_of_run(run_events()[:3]) is None
 

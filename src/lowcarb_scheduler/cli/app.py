@@ -91,8 +91,8 @@ def _invoke(arguments: list[str], as_json: bool) -> int:
 
 def _usage(error: click.UsageError) -> str:
     """Return what is wrong with the arguments, on one line."""
-    sentences = re.split(r"(?<=[.?])\s+", error.format_message())
-    once = " ".join(dict.fromkeys(sentences))  # click and typer both suggest a name
+    sentences = re.split(r"(?<=[.?])\s+", error.format_message().strip())
+    once = " ".join(" ".join(dict.fromkeys(sentences)).split())  # click and typer both suggest a name
     path = error.ctx.command_path if error.ctx else "lowcarb"
     return f"{once.rstrip('.')}; see {path} --help"
 

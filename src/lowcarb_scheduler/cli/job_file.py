@@ -168,7 +168,10 @@ def _time(value: object, key: str) -> datetime:
 
 def _deadline(value: object, now: datetime) -> datetime:
     """Read a time, or a duration counted from now."""
-    if not isinstance(value, str) or "-" in value or ":" in value:
+    if not isinstance(value, str | datetime):
+        fix = 'give a time with an offset, or a duration such as "48h"'
+        raise InputError("finish_by", f"{value!s} is neither a time nor a duration", fix)
+    if isinstance(value, datetime) or "-" in value or ":" in value:
         return _time(value, "finish_by")
     try:
         return now + parse_duration(value, "finish_by")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -187,7 +188,7 @@ def arrange(
     """Choose what is shown: which rows, in which order, and from when to when."""
     bars = (*rounds, *outlines)
     start = min([bar.opens_at for bar in bars] + ([now] if now else []))
-    end = max(bar.closes_at for bar in bars)
+    end = max(start + timedelta(minutes=1), *(bar.closes_at for bar in bars))
     if finish_by is not None and end < finish_by <= end + _BEYOND * (end - start):
         end = finish_by
     shown = intensity.slice(start, end) if intensity is not None else None

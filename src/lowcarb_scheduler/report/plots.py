@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 
 UNIT: Final = "gCO2eq/kWh"
 _DAY_US: Final = 24 * HOUR_US  # matplotlib counts time in days since 1970
-_TICKS: Final = tuple(timedelta(hours=h) for h in (0.25, 0.5, 1, 2, 3, 6, 12, 24, 48, 120, 240))
+_TICKS: Final = tuple(
+    timedelta(hours=h) for h in (1 / 60, 1 / 12, 0.25, 0.5, 1, 2, 3, 6, 12, 24, 48, 120, 240)
+)
 MOST_PANELS: Final = 24
 _COLOURS: Final = "cividis"  # perceptually even, the same for the colour-blind
 _INK, _NO_VALUE, _DEADLINE, _PLANNED, _LINE = "#1b1b1b", "#dedede", "#c2185b", "#e06c00", "#0b4f8a"
@@ -177,19 +179,25 @@ def save(figure: Figure, file: Path | BinaryIO, kind: str | None = None) -> None
 
 
 def _draw_gantt(gantt: Gantt, title: str, labels: str) -> Figure:
-    rows = len(gantt.locations)
-    figure = Figure(figsize=(_WIDTH_IN, 1.7 + 0.32 * rows), layout="constrained")
+    height = len(gantt.locations)
+    figure = Figure(figsize=(_WIDTH_IN, 1.7 + 0.32 * height), layout="constrained")
     axes = figure.subplots()
     left, right = _day(gantt.start), _day(gantt.end)
-    axes.add_patch(Rectangle((left, -0.5), right - left, rows, facecolor=_NO_VALUE))
+    axes.add_patch(Rectangle((left, -0.5), right - left, height, facecolor=_NO_VALUE))
     if gantt.intensity is not None:
         _heat_map(figure, axes, gantt.intensity)
-    bars = [(bar, gantt.locations.index(name), count) for bar in gantt.rounds
-            for name, count in bar.clients.items() if name in gantt.locations]  # fmt: skip
+    rows = {name: row for row, name in enumerate(gantt.locations)}
+    bars = _seats(gantt.rounds, rows)
     most = max((count for _, _, count in bars), default=1)
     points_a_day = 0.78 * _WIDTH_IN * 72 / (right - left)
-    _add_bars(axes, bars, most, {"facecolor": "white", "edgecolor": _INK, "linewidth": 0.7})
-    _add_outlines(axes, gantt)
+    _add_boxes(
+        axes, [(bar, row, 0.3 + 0.4 * count / most) for bar, row, count in bars],
+        facecolor="white", edgecolor=_INK, linewidth=0.7,
+    )  # fmt: skip
+    _add_boxes(
+        axes, [(bar, row, 0.92) for bar, row, _ in _seats(gantt.outlines, rows)],
+        facecolor="none", edgecolor=_PLANNED, linewidth=0.9, linestyle=(0, (2, 1.5)),
+    )  # fmt: skip
     for bar, row, count in bars:
         opens, closes = _day(bar.opens_at), _day(bar.closes_at)
         if (closes - opens) * points_a_day > _CHARACTER_PT * len(str(count)) + 1:
@@ -197,8 +205,8 @@ def _draw_gantt(gantt: Gantt, title: str, labels: str) -> Figure:
     _number_rounds(axes, gantt.rounds, points_a_day)
     if gantt.finish_by is not None and gantt.finish_by <= gantt.end:
         axes.axvline(_day(gantt.finish_by), color=_DEADLINE, linewidth=2)
-    axes.set_yticks(range(rows), labels=[_name(name) for name in gantt.locations], fontsize=8)
-    axes.set_ylim(rows - 0.5, -1.3)
+    axes.set_yticks(range(height), labels=[_name(name) for name in gantt.locations], fontsize=8)
+    axes.set_ylim(height - 0.5, -1.3)
     margin = (right - left) * 0.005
     axes.set_xlim(left - margin, right + margin)
     _time_axis(axes, gantt.start, gantt.end, most=14)
@@ -222,30 +230,18 @@ def _heat_map(figure: Figure, axes: Axes, table: IntensityTable) -> None:
     bar.outline.set_visible(False)
 
 
-def _add_bars(
-    axes: Axes, bars: Sequence[tuple[RoundBar, int, int]], most: int, style: dict[str, Any]
-) -> None:
-    """Add one box for each round and location; its height says how many clients it stands for."""
-    boxes = []
-    for bar, row, count in bars:
+def _seats(rounds: Sequence[RoundBar], rows: Mapping[str, int]) -> list[tuple[RoundBar, int, int]]:
+    """Return round, row and number of clients wherever a round has clients on a row."""
+    return [(bar, rows[name], count) for bar in rounds for name, count in bar.clients.items() if name in rows]
+
+
+def _add_boxes(axes: Axes, boxes: Sequence[tuple[RoundBar, int, float]], **style: Any) -> None:
+    """Add a box for each round, row and height."""
+    patches = []
+    for bar, row, height in boxes:
         left, right = _day(bar.opens_at), _day(bar.closes_at)
-        height = 0.3 + 0.4 * count / most
-        boxes.append(Rectangle((left, row - height / 2), right - left, height))
-    axes.add_collection(PatchCollection(boxes, rasterized=len(boxes) > _RASTER_FROM, **style))
-
-
-def _add_outlines(axes: Axes, gantt: Gantt) -> None:
-    rows = {name: row for row, name in enumerate(gantt.locations)}
-    boxes = [
-        Rectangle((_day(bar.opens_at), rows[name] - 0.46), _day(bar.closes_at) - _day(bar.opens_at), 0.92)
-        for bar in gantt.outlines
-        for name in bar.clients
-        if name in rows
-    ]
-    style: dict[str, Any] = {"facecolor": "none", "edgecolor": _PLANNED, "linewidth": 0.9}
-    axes.add_collection(
-        PatchCollection(boxes, linestyle=(0, (2, 1.5)), rasterized=len(boxes) > _RASTER_FROM, **style)
-    )
+        patches.append(Rectangle((left, row - height / 2), right - left, height))
+    axes.add_collection(PatchCollection(patches, rasterized=len(patches) > _RASTER_FROM, **style))
 
 
 def _number_rounds(axes: Axes, rounds: Sequence[RoundBar], points_a_day: float) -> None:
