@@ -6,6 +6,7 @@ figures give equal files.
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -48,7 +49,7 @@ MOST_PANELS: Final = 24
 _COLOURS: Final = "cividis"  # perceptually even, the same for the colour-blind
 _INK, _NO_VALUE, _DEADLINE, _PLANNED, _LINE = "#1b1b1b", "#dedede", "#c2185b", "#e06c00", "#0b4f8a"
 _WIDTH_IN: Final = 11.0
-_LONGEST_NAME: Final = 24
+_LONGEST_NAME, _LONGEST_LEGEND = 24, 150  # characters
 _CHARACTER_PT: Final = 4.6  # width of a digit at the size of the small print
 _SMALL: Final[dict[str, Any]] = {"ha": "center", "va": "center", "fontsize": 7.5, "color": _INK}
 _RASTER_FROM: Final = 2_000  # bars; more are drawn as pixels, so that a page stays light
@@ -212,7 +213,8 @@ def _draw_gantt(gantt: Gantt, title: str, labels: str) -> Figure:
     _time_axis(axes, gantt.start, gantt.end, most=14)
     axes.spines[:].set_visible(False)
     axes.set_title(f"{title}\n", loc="left", fontsize=11, fontweight="bold", color=_INK)
-    axes.text(0, 1.02, _name(labels, 120), transform=axes.transAxes, fontsize=8.5, color=_INK)
+    above: dict[str, Any] = {"xytext": (0, 7), "textcoords": "offset points", "fontsize": 8.5, "color": _INK}
+    axes.annotate(_name(labels, 120), (0, 1), xycoords="axes fraction", **above)
     axes.set_xlabel(_legend(gantt, most), fontsize=8, color=_INK)
     return figure
 
@@ -271,7 +273,7 @@ def _legend(gantt: Gantt, most: int) -> str:
         parts.append(f"red line: {when}" if gantt.finish_by <= gantt.end else f"the {when} lies beyond")
     if gantt.hidden:
         parts.append(f"{gantt.hidden} more locations are not shown")
-    return "; ".join(parts)
+    return textwrap.fill("; ".join(parts), _LONGEST_LEGEND)
 
 
 def _footnote(text: str, now: datetime | None, hidden: int) -> str:
@@ -303,5 +305,6 @@ def _time_axis(axes: Axes, start: datetime, end: datetime, most: int) -> None:
 def _name(text: str, longest: int = _LONGEST_NAME) -> str:
     """Return a name from outside as a picture can hold it: one line, not too long, and no formula."""
     shown = wording.printable(text)
-    shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
+    if len(shown) > longest:  # what tells names apart stands at either end
+        shown = f"{shown[: longest // 2]}…{shown[-(longest // 2 - 1) :]}"
     return shown.replace("$", r"\$")
