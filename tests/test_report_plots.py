@@ -18,7 +18,8 @@ def svg(figure) -> str:
 
 
 def texts(figure) -> str:
-    return " ".join(text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text")))
+    found = figure.findobj(lambda artist: hasattr(artist, "get_text"))
+    return " ".join(" ".join(text.get_text() for text in found).split())  # a legend may be wrapped
 
 
 def table(names) -> IntensityTable:
@@ -48,6 +49,13 @@ def test_names_are_neither_formulas_nor_markup():
 
 def test_a_name_in_a_script_the_font_lacks_is_no_warning():
     svg(plot_forecast(Forecast(table(["東京"]), START)))
+
+
+def test_names_that_differ_at_their_end_stay_apart():
+    figure = plot_forecast(Forecast(table(["a" * 40 + "1", "a" * 40 + "2"]), START))
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert len(set(titles)) == 2
+    assert all(len(title) <= 24 for title in titles)
 
 
 def test_a_forecast_has_a_panel_a_location_and_says_what_it_leaves_out():
