@@ -15,11 +15,29 @@ Each carries its data as attributes, and its message names the fix.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
+
+
+_MOST_CHARACTERS: Final = 300
+
+
+def one_line(text: str, most: int = _MOST_CHARACTERS) -> str:
+    """Return foreign text as one line of printable characters, at most so many of them."""
+    text = " ".join(text[: 4 * most].split())
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return plain if len(plain) <= most else plain[: most - 1] + "…"
+
+
+def near_miss(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that was probably meant, None if none is near."""
+    by_lower = {each.lower(): each for each in sorted(known)}
+    near = get_close_matches(name.lower(), by_lower, 1)
+    return by_lower[near[0]] if near else None
 
 
 class LowcarbError(Exception):
@@ -126,7 +144,7 @@ class ForecastUnavailableError(LowcarbError):
 
     def __init__(self, missing: Mapping[str, str], available: Sequence[str] = ()) -> None:
         self.missing, self.available = dict(missing), tuple(available)
-        reasons = "; ".join(f"{location}: {why}" for location, why in self.missing.items())
+        reasons = "; ".join(f"{one_line(name, 40)}: {one_line(why)}" for name, why in self.missing.items())
         super().__init__(f"no forecast for {len(self.missing)} location(s): {reasons}")
 
     def data(self) -> dict[str, Any]:

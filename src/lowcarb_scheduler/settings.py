@@ -6,7 +6,6 @@ Precedence: keyword > option ``--x`` > run-config ``lowcarb-x`` > environment ``
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
@@ -14,7 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lowcarb_scheduler.clock import format_time, parse_duration, parse_time, to_utc
-from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.errors import InputError, near_miss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -153,8 +152,8 @@ class Settings(BaseSettings):
 
 def _unknown(label: str, field: str, settings: type[Settings]) -> InputError:
     names = [name.replace("_", "-") for name in settings.model_fields]
-    near = get_close_matches(field.replace("_", "-"), names, 1)
-    fix = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(names))}"
+    near = near_miss(field.replace("_", "-"), names)
+    fix = f"did you mean {near}?" if near else f"there are {', '.join(sorted(names))}"
     return InputError(label, "is no setting", fix)
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from lowcarb_scheduler.clock import format_duration, to_us
-from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError
+from lowcarb_scheduler.clock import to_us
+from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError, one_line
+from lowcarb_scheduler.forecasts.source import MAX_AGE, age_problem
 from lowcarb_scheduler.intensity import IntensityTable
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flwr")
 
-OLDEST: Final = timedelta(hours=36)
-_MOST_AHEAD: Final = timedelta(minutes=10)
 _REFRESH: Final = timedelta(minutes=15)
 HISTORY: Final = timedelta(days=14)
 _RECHECK: Final = timedelta(hours=2)  # actuals this recent are asked for again: providers revise them
@@ -110,7 +109,7 @@ class Outlook:
             use = "its last good forecast is used" if known else "its history, or no preference, is used"
             self.degrade(f"forecast of {location}", why, use)
         issue = answer.intensity
-        if last and answer.missing and answer.generated_at - last.generated_at <= OLDEST:
+        if last and answer.missing and answer.generated_at - last.generated_at <= MAX_AGE:
             issue = issue.fill(
                 last.intensity.align([p for p in last.intensity.locations if p in answer.missing])
             )
@@ -124,7 +123,7 @@ class Outlook:
         )  # fmt: skip
 
     def _reject(self, why: str, now: datetime) -> None:
-        if self._good and now - self._good.generated_at > OLDEST:
+        if self._good and now - self._good.generated_at > MAX_AGE:
             self._good = None
         use = "the last good forecast is used" if self._good else "history, or no waiting, is used"
         self.degrade("forecast", why, use)
@@ -163,14 +162,10 @@ def without_preference(known: IntensityTable | None, locations: Sequence[str], s
 
 def _check(answer: Forecast, now: datetime) -> None:
     """Refuse a forecast whose time of making is implausible."""
-    age = now - answer.generated_at
-    if age > OLDEST:
-        raise ForecastUnavailableError({"all": f"it is {format_duration(age)} old"})
-    if -age > _MOST_AHEAD:
-        raise ForecastUnavailableError({"all": f"it was made {format_duration(-age)} in the future"})
+    if why := age_problem(answer.generated_at, now):
+        raise ForecastUnavailableError({"all": why})
 
 
 def _line(error: Exception) -> str:
     """Return an error as one short line."""
-    text = str(error) if isinstance(error, LowcarbError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())[:300]
+    return one_line(str(error) if isinstance(error, LowcarbError) else f"{type(error).__name__}: {error}")

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import httpx
 
 from lowcarb_scheduler.clock import MICROSECOND, SystemClock, format_time, parse_time, to_utc
-from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
-from lowcarb_scheduler.forecasts.fetch import Answer, Fetcher, FetchError, Request, one_line
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, one_line
+from lowcarb_scheduler.forecasts.fetch import Answer, Fetcher, FetchError, Request
 from lowcarb_scheduler.forecasts.series import SeriesBuilder, finite
 from lowcarb_scheduler.forecasts.source import (
     Forecast,

@@ -23,6 +23,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponent
 
 from lowcarb_scheduler._version import __version__
 from lowcarb_scheduler.clock import format_duration
+from lowcarb_scheduler.errors import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -37,7 +38,6 @@ CONCURRENCY: Final = 8
 MAX_BODY_BYTES: Final = 32 * 2**20  # decompressed; a day of five-minute points is 40 kB
 MAX_ATTEMPTS: Final = 4
 MAX_REDIRECTS: Final = 4
-MAX_LINE: Final = 300  # characters of a server's text that are shown
 
 _AGAIN: Final = frozenset({408, 425, 429})
 _ATTEMPT_SHARE: Final = 1 / 3  # of the budget: a silent server is asked three times
@@ -306,13 +306,6 @@ class Fetcher:
         return FetchError(f"no complete answer within {format_duration(self._timeout)}")
 
 
-def one_line(text: str, limit: int = MAX_LINE) -> str:
-    """Return foreign text as one line of printable characters, cut to ``limit``."""
-    text = " ".join(text[: 4 * limit].split())
-    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-    return plain if len(plain) <= limit else plain[: limit - 1] + "…"
-
-
 def _chunks(response: httpx.Response) -> Iterator[bytes]:
     """Yield the body decompressed, no more than a little over the cap: a small body can hide a huge one."""
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
@@ -341,7 +334,7 @@ def _problem(answer: Answer) -> str:
     try:
         document = answer.json()
     except FetchError:
-        return one_line(answer.body[: 4 * MAX_LINE].decode("utf-8", "replace"))
+        return one_line(answer.body[:1000].decode("utf-8", "replace"))
     if not isinstance(document, dict):
         return one_line(json.dumps(document))
     parts = [str(document[key]) for key in ("title", "detail") if isinstance(document.get(key), str)]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
 from lowcarb_scheduler.clock import format_duration, format_time, to_us, to_utc
-from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.errors import InputError, near_miss
 from lowcarb_scheduler.intensity import SIGNALS, IntensityTable
 
 if TYPE_CHECKING:
@@ -145,11 +144,10 @@ def open_source(
 
 def unknown_name(field: str, name: object, known: Iterable[str]) -> InputError:
     """Return the error for a name that is not among the known ones, with the nearest one or the list."""
-    by_lower = {each.lower(): each for each in sorted(known)}
-    given, names = str(name)[:80], ", ".join(by_lower.values())
-    near = get_close_matches(given.lower(), by_lower, 1)
-    hint = f"did you mean {by_lower[near[0]]}?" if near else ""
-    fix = hint if near and len(by_lower) > MOST_LISTED else f"{hint} there are {names}".lstrip()
+    given, names = str(name)[:80], sorted(known)
+    near = near_miss(given, names)
+    hint = f"did you mean {near}?" if near else ""
+    fix = hint if near and len(names) > MOST_LISTED else f"{hint} there are {', '.join(names)}".lstrip()
     return InputError(field, f"{given!r} is unknown", fix)
 
 

@@ -128,7 +128,9 @@ class Synthetic:
         """
         issued_us = to_us(to_utc(now, "now")) // HOUR_US * HOUR_US
         hours = issued_us // HOUR_US + np.arange(HORIZON_HOURS, dtype=np.int64)
-        table = self._table(distinct(locations), hours, lead_hours=np.arange(HORIZON_HOURS, dtype=float))
+        # An issue knows the hours that have ended; the hour that runs is the first it has to foresee.
+        lead_hours = np.arange(1, HORIZON_HOURS + 1, dtype=float)
+        table = self._table(distinct(locations), hours, lead_hours)
         return Forecast(table, from_us(issued_us))
 
     def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, overload
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from lowcarb_scheduler.accounting import jain_index
 from lowcarb_scheduler.clock import MICROSECOND, format_duration, from_us, to_us, to_utc
 from lowcarb_scheduler.documents import SCHEMA_VERSION
-from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.errors import InputError, near_miss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,8 +80,8 @@ class Fleet:
 
         for column in map(str, df.columns):
             if column not in FLEET_COLUMNS:
-                near = get_close_matches(column, FLEET_COLUMNS, 1)
-                fix = f"rename it to {near[0]}" if near else f"a fleet has {', '.join(FLEET_COLUMNS)}"
+                near = near_miss(column, FLEET_COLUMNS)
+                fix = f"rename it to {near}" if near else f"a fleet has {', '.join(FLEET_COLUMNS)}"
                 raise InputError(column, "is not a column of a fleet", fix)
         for column in ("id", "location"):
             if column not in df:
