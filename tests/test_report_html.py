@@ -150,6 +150,13 @@ def test_a_folder_without_a_ledger_is_bad_input(tmp_path):
         write_report(tmp_path)
 
 
+def test_a_time_that_is_none_is_bad_input_that_names_the_ledger(tmp_path):
+    events = run_events()
+    next(e for e in events if e["event"] == "round_closed")["opens_at"] = "yesterday"
+    with pytest.raises(InputError, match=r"ledger\.jsonl: opens_at: 'yesterday' is not a time"):
+        write_report(write_ledger(tmp_path / "run", events))
+
+
 def test_a_foreign_event_is_bad_input(tmp_path):
     events = run_events()
     del next(e for e in events if e["event"] == "round_closed")["opens_at"]

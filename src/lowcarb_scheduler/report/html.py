@@ -103,13 +103,17 @@ def write_report(run_dir: Path) -> Path:
     MissingExtraError
         If matplotlib or jinja2 is not installed.
     """
-    events = read_ledger(run_dir)
+    events, ledger = read_ledger(run_dir), str(run_dir / FILE_NAME)
     try:
         page = gather(events)
+    except MissingExtraError:
+        raise
+    except InputError as error:
+        raise error.within(ledger) from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         problem = f"holds an event this version does not write ({type(error).__name__}: {error})"
         fix = "use the version that wrote it"
-        raise InputError("ledger", problem, fix, str(run_dir / FILE_NAME)) from error
+        raise InputError("ledger", problem, fix, ledger) from error
     path = run_dir / REPORT_NAME
     unfinished = path.with_suffix(".html.new")
     try:
