@@ -69,7 +69,8 @@ class Seating:
     def capped(self) -> bool:
         """Whether the cap of a location binds on several groups together."""
         room, groups = np.bincount(self.location, weights=self.room), np.bincount(self.location)
-        return bool(((room > self.location_cap) & (groups > 1)).any())
+        binds = bool(((room > self.location_cap) & (groups > 1)).any())
+        return binds and self.location_cap < self.seats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,7 +93,7 @@ class Assignment:
     prices_g: Floats | None = None
 
 
-def assign(seating: Seating, costs_g: Floats) -> Assignment | None:
+def assign(seating: Seating, costs_g: Floats, prices_g: Floats | None = None) -> Assignment | None:
     """Return the cleanest assignment to rounds whose windows are given, or None where there is none.
 
     Parameters
@@ -101,17 +102,21 @@ def assign(seating: Seating, costs_g: Floats) -> Assignment | None:
         The rules.
     costs_g : ndarray of float64, shape (R, G)
         Emissions of one client of each group in each round [gCO2eq]; infinite where it cannot train.
+    prices_g : ndarray of float64, shape (G,), optional
+        What a turn of each group is about worth [gCO2eq]: a hint that saves time and changes no result.
     """
     cells = int(seating.members.sum()) * len(costs_g) * seating.seats
     if cells <= EXPANDED_CELLS and is_single(seating):
         return assign_expanded(seating, costs_g)
-    return assign_aggregated(seating, costs_g)
+    return assign_aggregated(seating, costs_g, prices_g)
 
 
 def is_single(seating: Seating) -> bool:
     """Return whether the expanded linear assignment is exact: no client takes two turns, no cap binds."""
     owed = (seating.least == seating.most).all() or not seating.least.any()
-    return bool(seating.most.max() <= 1 and owed and not seating.capped)
+    together = np.bincount(seating.location, weights=seating.members)
+    free = seating.location_cap >= min(seating.seats, int(together.max()))
+    return bool(seating.most.max() <= 1 and owed and free)
 
 
 def assign_expanded(seating: Seating, costs_g: Floats) -> Assignment | None:
@@ -130,11 +135,11 @@ def assign_expanded(seating: Seating, costs_g: Floats) -> Assignment | None:
     return Assignment(counts, _total(costs_g, counts))
 
 
-def assign_aggregated(seating: Seating, costs_g: Floats) -> Assignment | None:
+def assign_aggregated(seating: Seating, costs_g: Floats, prices_g: Floats | None = None) -> Assignment | None:
     """Solve the transportation problem; exact always.
 
-    Large problems start from the cheapest arcs of each group at estimated round prices, with dear slack in
-    every row, and take in the arcs that the duals show to be missing until none is.
+    Large problems start from the arcs that look cheapest at estimated prices, with dear slack in every row,
+    and take in the arcs that the duals show to be missing until none is.
     """
     possible = np.isfinite(costs_g)
     if not possible.any():
@@ -144,7 +149,8 @@ def assign_aggregated(seating: Seating, costs_g: Floats) -> Assignment | None:
     if costs_g.size <= _ALL_ARCS:
         return _finish(seating, costs_g, _solve(seating, scaled, possible, slack=None), scale)
     slack = 4.0 * _SCALE
-    arcs = _cheapest_arcs(seating, scaled) & possible
+    hint = np.zeros(len(seating.members)) if prices_g is None else prices_g * (_SCALE / scale)
+    arcs = _cheapest_arcs(seating, scaled, hint) & possible
     while True:
         solved = _solve(seating, scaled, arcs, slack)
         if solved is None:
@@ -226,14 +232,18 @@ def _solve(seating: Seating, scaled: Floats, arcs: NDArray[np.bool_], slack: flo
     return _Solved(counts, duals[:rounds], price, caps, used)
 
 
-def _cheapest_arcs(seating: Seating, scaled: Floats) -> NDArray[np.bool_]:
-    """Return the arcs to begin with, shape (R, G): of each group, those that look cheapest."""
-    finite = np.where(np.isfinite(scaled), scaled, np.nan)
-    with np.errstate(invalid="ignore"):
-        estimate = np.nanmean(finite, axis=1, keepdims=True)
-    needed = -(-seating.members * seating.most // np.maximum(seating.room, 1)) + _ARCS_AT_FIRST
-    rank = np.argsort(np.argsort(scaled - estimate, axis=0, kind="stable"), axis=0, kind="stable")
-    return rank < needed
+def _cheapest_arcs(seating: Seating, scaled: Floats, group_price: Floats) -> NDArray[np.bool_]:
+    """Return the arcs to begin with, shape (R, G): of each group, and of all, those that look cheapest."""
+    reduced = scaled - group_price
+    order = np.argsort(reduced, axis=1)
+    filled = np.argmax(np.cumsum(seating.room[order], axis=1) >= seating.seats, axis=1)
+    marginal = np.take_along_axis(order, filled[:, None], axis=1)
+    reduced = reduced - np.take_along_axis(reduced, marginal, axis=1)  # a round's price is its last seat's
+    needed = -(-seating.members * seating.most // seating.room) + _ARCS_AT_FIRST
+    rank = np.argsort(np.argsort(reduced, axis=0), axis=0)
+    most = min(reduced.size - 1, _ARCS_AT_FIRST * sum(reduced.shape))
+    cheap: NDArray[np.bool_] = reduced <= np.partition(reduced, most, axis=None)[most]
+    return cheap | (rank < needed)
 
 
 def _finish(seating: Seating, costs_g: Floats, solved: _Solved | None, scale: float) -> Assignment | None:

@@ -72,6 +72,8 @@ class Groups:
         Turns each member takes.
     members : ndarray of int64, shape (sum of N_g,)
         Clients by group; inside a stratum by descending power, then id.
+    member_kilowatts : ndarray of float64, shape (sum of N_g,)
+        Power of each of them [kW].
     exact : bool
         Whether all members of each group draw the same power.
     """
@@ -83,6 +85,7 @@ class Groups:
     least: Ints
     most: Ints
     members: Ints
+    member_kilowatts: Floats
     exact: bool
 
     def __len__(self) -> int:
@@ -129,6 +132,7 @@ class Groups:
             least=bound // base,
             most=bound % base,
             members=members,
+            member_kilowatts=power / 1000.0,
             exact=exact,
         )
 

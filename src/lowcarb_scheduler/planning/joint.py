@@ -1,20 +1,17 @@
 """When rounds open and who trains, chosen together, with a proof of how good that is.
 
-Put a price lambda_g on every turn of group g. Then rounds no longer compete for turns, and what remains is to
-fill each candidate round as cheaply as the prices allow, and to choose R candidates that do not overlap::
+Choosing rounds first and clients later does not work: openings at the fleet's mean best hours are usually
+worse than openings evenly spaced. So both are priced together. The relaxation proposes openings at the prices
+of turns; the exact assignment to them is a plan, and its duals are good prices in turn. From there the best
+prices are sought by Polyak's subgradient steps [1]_ towards the best plan so far, a group's step scaled by
+its size::
 
-    phi[j]      = min sum_g (c[j, g] - lambda_g) x_g     over n seats, room and caps: greedy
-    D[r][t]     = min(D[r][t-1], min over j closing at t of D[r-1][slot j] + phi[j])
-    L(lambda)   = D[R][M] + sum_g lambda_g X_g,  X_g = most owed turns where lambda_g < 0, else least
+    lambda += pace (best - L) / (s^T D s) D s,    s = turns owed - turns taken,  D = diag(1 / N_g)
 
-L is a lower bound on every plan, for any prices; the best prices are sought by Polyak's subgradient steps
-[1]_, each group's step scaled by its size. The rounds the programme D opens are then filled by the exact
-assignment, whose duals are good prices in turn. Choosing rounds first and clients later does not work:
-openings at the fleet's mean best hours are usually worse than openings evenly spaced.
+Every rule that ends the search counts iterations, so equal input gives an equal plan.
 
-.. [1] B. T. Polyak, Minimization of unsmooth functionals, USSR Comput. Math. Math. Phys. 9 (1969) 14-29;
-       M. L. Fisher, The Lagrangian relaxation method for solving integer programming problems,
-       Management Science 27 (1981) 1-18.
+.. [1] B. T. Polyak, Minimization of unsmooth functionals, USSR Computational Mathematics and Mathematical
+       Physics 9 (1969) 14-29.
 """
 
 from __future__ import annotations
@@ -24,17 +21,22 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from lowcarb_scheduler.planning.assignment import Assignment, assign
+from lowcarb_scheduler.planning.assignment import Assignment, assign, assign_aggregated
+from lowcarb_scheduler.planning.certificate import bound_by_client_g
+from lowcarb_scheduler.planning.exact import solve_exactly
+from lowcarb_scheduler.planning.relaxation import Relaxation
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from lowcarb_scheduler.intensity import Floats, Ints
-    from lowcarb_scheduler.planning.assignment import Seating
     from lowcarb_scheduler.planning.model import Model
 
-_ITERATIONS: Final = 60
-_GOOD_ENOUGH: Final = 1e-6  # gap at which the search ends
+_PATIENT: Final = 6  # iterations without progress until the pace is halved
+_WORK: Final = 15_000_000  # cells of the relaxation that may be filled in one search
+_GOOD_ENOUGH: Final = 2e-4  # gap at which a search ends
+_WINDOW: Final = 40  # iterations in which ...
+_PROGRESS: Final = 0.9  # ... the gap has to shrink to this part of itself
+_SMALL: Final = 60_000  # cells of the relaxation up to which a job is solved exactly
+_CERTAIN: Final = 1e-10  # gap that is rounding
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,140 +66,7 @@ class Solution:
         return self.assignment.emissions_g
 
 
-class Relaxation:
-    """Evaluates L(lambda) of a model.
-
-    Parameters
-    ----------
-    model : Model
-        The problem.
-    """
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        grid, last = model.windows.grid, model.windows.last_boundary
-        self.spans = _spans(model)
-        longest = np.append(self.spans[1:] - 1, last)  # a span stands for all up to the next one
-        slots = np.tile(np.arange(len(grid), dtype=np.int64), len(self.spans))
-        spans = np.repeat(self.spans, len(grid))
-        boundaries = np.minimum(slots + np.repeat(longest, len(grid)), last)
-        costs_g = model.costs_g(model.windows.cheapest(slots, boundaries))
-        possible = np.isfinite(costs_g)
-        self.fits = (slots + spans <= last) & _fills(model.seating, possible)
-        finite = costs_g[possible]
-        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-        dear = high + 10.0 * (high - low) + abs(high)  # stands for "cannot train"; any number keeps L a bound
-        self.costs_g = np.where(possible, costs_g, dear)
-
-    def evaluate(self, prices_g: Floats) -> tuple[float, Ints, Ints]:
-        """Return L [g], the openings that attain it (R,), and the turns they take of each group (G,)."""
-        seating, turns = self.model.seating, self.turns(prices_g)
-        phi = np.full(len(self.costs_g), np.inf)
-        reduced = self.costs_g - prices_g
-        phi = np.where(self.fits, fill(seating, reduced)[0], np.inf)
-        value, chosen = self._choose(phi)
-        taken = fill(seating, reduced[chosen])[1].sum(axis=0)
-        return value + float(prices_g @ turns), chosen % len(self.model.windows.grid), taken
-
-    def turns(self, prices_g: Floats) -> Ints:
-        """Return the turns owed by each group that make lambda X least, shape (G,)."""
-        seating = self.model.seating
-        return seating.members * np.where(prices_g < 0, seating.most, seating.least)
-
-    def _choose(self, phi: Floats) -> tuple[float, Ints]:
-        """Return the cheapest R candidates that do not overlap, in order, and their sum: the programme D."""
-        rounds, slots, last = (
-            self.model.rounds,
-            len(self.model.windows.grid),
-            self.model.windows.last_boundary,
-        )
-        phi = phi.reshape(len(self.spans), slots)
-        best = np.full((rounds + 1, last + 1), np.inf)
-        best[0] = 0.0
-        for r in range(1, rounds + 1):
-            row = best[r]
-            for span, cost in zip(self.spans, phi, strict=True):
-                stop = min(slots, last + 1 - span)
-                np.minimum(
-                    row[span : span + stop], best[r - 1, :stop] + cost[:stop], out=row[span : span + stop]
-                )
-            np.minimum.accumulate(row, out=row)
-        chosen = np.empty(rounds, dtype=np.int64)
-        boundary = last
-        for r in range(rounds, 0, -1):
-            boundary = int(np.argmax(best[r] <= best[r, boundary]))
-            for k, span in enumerate(self.spans):
-                slot = boundary - span
-                if 0 <= slot < slots and best[r - 1, slot] + phi[k, slot] <= best[r, boundary]:
-                    break
-            chosen[r - 1] = k * slots + slot
-            boundary = int(slot)
-        return float(best[rounds, last]), chosen
-
-
-def fill(seating: Seating, reduced_g: Floats) -> tuple[Floats, Ints]:
-    """Fill candidate rounds with the cheapest clients.
-
-    Parameters
-    ----------
-    seating : Seating
-        Rules, of which turns are left out.
-    reduced_g : ndarray of float64, shape (J, G)
-        Cost of a client of each group, less the price of its turn [gCO2eq].
-
-    Returns
-    -------
-    phi : ndarray of float64, shape (J,)
-        The sum over n seats [gCO2eq].
-    counts : ndarray of int64, shape (J, G)
-        Clients of each group.
-    """
-    room = seating.room
-    order = np.argsort(reduced_g, axis=1, kind="stable")
-    in_order = room[order]
-    if seating.capped:
-        in_order = _capped(in_order, seating.location[order], seating.location_cap)
-    before = np.cumsum(in_order, axis=1) - in_order
-    taken = np.clip(seating.seats - before, 0, in_order)
-    phi = (taken * np.take_along_axis(reduced_g, order, axis=1)).sum(axis=1)
-    counts = np.zeros_like(taken)
-    np.put_along_axis(counts, order, taken, axis=1)
-    return phi, counts
-
-
-def _capped(room: Ints, location: Ints, cap: int) -> Ints:
-    """Return what is left of room where the groups before it in its row share a location's cap."""
-    by_place = np.argsort(location, axis=1, kind="stable")
-    place = np.take_along_axis(location, by_place, axis=1)
-    total = np.cumsum(np.take_along_axis(room, by_place, axis=1), axis=1)
-    new = np.concatenate([np.ones((len(place), 1), bool), place[:, 1:] != place[:, :-1]], axis=1)
-    before = total - np.take_along_axis(room, by_place, axis=1)
-    start = np.maximum.accumulate(np.where(new, before, -1), axis=1)
-    within = np.clip(cap - (before - start), 0, np.take_along_axis(room, by_place, axis=1))
-    result = np.empty_like(room)
-    np.put_along_axis(result, by_place, within, axis=1)
-    return result
-
-
-def _fills(seating: Seating, possible: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return where enough clients can train to take every seat, shape (J,)."""
-    places = np.zeros((len(possible), int(seating.location.max()) + 1))
-    room = possible * seating.room
-    for g, place in enumerate(seating.location):
-        places[:, place] += room[:, g]
-    enough: NDArray[np.bool_] = np.minimum(places, seating.location_cap).sum(axis=1) >= seating.seats
-    return enough
-
-
-def _spans(model: Model) -> Ints:
-    """Return the spans of rounds that the relaxation tells apart [slots]."""
-    width, last = model.windows.grid.width, model.windows.last_boundary
-    if not model.windows.stagger:
-        return np.array([width], dtype=np.int64)
-    return np.arange(width, last + 1, dtype=np.int64)
-
-
-def solve(model: Model, start: Ints) -> Solution:
+def solve(model: Model, start: Ints, prices_g: Floats | None = None) -> Solution:
     """Choose openings and seats together.
 
     Parameters
@@ -206,43 +75,99 @@ def solve(model: Model, start: Ints) -> Solution:
         The problem.
     start : ndarray of int64, shape (R,)
         Openings that are known to be feasible.
+    prices_g : ndarray of float64, shape (G,), optional
+        Prices to begin with, from a similar problem.
     """
-    relaxation = Relaxation(model)
-    tried: dict[bytes, Assignment | None] = {}
+    return _Search(model, Relaxation(model)).run(start, prices_g)
 
-    def seat(slots: Ints) -> Assignment | None:
-        key = slots.tobytes()
-        if key not in tried:
-            tried[key] = assign(model.seating, model.round_costs_g(slots))
-        return tried[key]
 
-    best = seat(start)
-    assert best is not None
-    best_slots = start
-    prices = best.prices_g if best.prices_g is not None else np.zeros(len(model.groups))
-    best_prices, bound, pace, stalled = prices, -np.inf, 1.0, 0
-    for iteration in range(_ITERATIONS):
-        value, slots, taken = relaxation.evaluate(prices)
-        if value > bound:
-            bound, best_prices, stalled = value, prices, 0
-        else:
+class _Search:
+    """The best plan and the best bound so far."""
+
+    def __init__(self, model: Model, relaxation: Relaxation) -> None:
+        self.model, self.relaxation = model, relaxation
+        self.seen: set[bytes] = set()
+        self.slots: Ints | None = None
+        self.best: Assignment | None = None
+        self.bound_g = -np.inf
+        self.prices_g: Floats = np.zeros(len(model.groups))
+
+    def run(self, start: Ints, prices_g: Floats | None) -> Solution:
+        """Search from the openings given and from openings spread evenly."""
+        for slots in (self._spread(), start):
+            self.seat(slots)
+        assert self.best is not None, "the openings given are feasible"
+        assert self.slots is not None
+        if prices_g is not None:
+            self.prices_g = prices_g
+        small = self.relaxation.costs_g.size <= _SMALL
+        self.climb(_CERTAIN if small else _GOOD_ENOUGH)
+        self.seat(self.relaxation.evaluate(self.prices_g).slots)
+        if small and self.gap_g > _CERTAIN * abs(self.best.emissions_g):
+            self.close()
+        bound_g = self.bound_g
+        if not self.model.groups.exact:
+            bound_g = bound_by_client_g(self.relaxation, self.prices_g)
+        return Solution(self.slots, self.best, bound_g, self.prices_g)
+
+    def climb(self, good_enough: float) -> None:
+        """Raise the bound by subgradient steps, and seat the openings they come by."""
+        assert self.best is not None
+        iterations = int(np.clip(_WORK // self.relaxation.costs_g.size, 60, 400))
+        every = 1 + self.model.rounds * len(self.model.groups) // 2000
+        prices, pace, stalled = self.prices_g, 1.0, 0
+        gaps_g = []
+        for iteration in range(iterations):
+            relaxed = self.relaxation.evaluate(prices)
             stalled += 1
-        found = seat(slots) if iteration < 8 or iteration % 4 == 0 else None
-        if found is not None and found.emissions_g < best.emissions_g:
-            best, best_slots = found, slots
-        missing = best.emissions_g - bound
-        if missing <= _GOOD_ENOUGH * max(abs(best.emissions_g), 1e-9):
-            break
-        if found is not None and found.prices_g is not None and iteration < 4:
-            prices = found.prices_g
-            continue
-        if stalled >= 4:
-            pace, prices, stalled = pace / 2, best_prices, 0
-            value, slots, taken = relaxation.evaluate(prices)
-        short = relaxation.turns(prices) - taken
-        scaled = short / model.seating.members
-        norm = float(short @ scaled)
-        if norm == 0:
-            break
-        prices = prices + pace * max(best.emissions_g - value, 0.0) / norm * scaled
-    return Solution(best_slots, best, bound, best_prices)
+            if relaxed.bound_g > self.bound_g:
+                stalled, self.bound_g, self.prices_g = 0, relaxed.bound_g, prices
+            if iteration % every == min(8, every - 1):
+                self.seat(relaxed.slots)
+            gaps_g.append(self.gap_g)
+            if self.gap_g <= good_enough * abs(self.best.emissions_g):
+                break
+            if iteration >= _WINDOW and self.gap_g > _PROGRESS * gaps_g[-1 - _WINDOW]:
+                break
+            if stalled >= _PATIENT:
+                pace, stalled, prices = pace / 2, 0, self.prices_g
+                relaxed = self.relaxation.evaluate(prices)
+            scaled = relaxed.short / self.model.seating.members
+            norm = float(relaxed.short @ scaled)
+            if norm == 0:
+                break
+            prices = prices + pace * (self.best.emissions_g - relaxed.bound_g) / norm * scaled
+
+    def close(self) -> None:
+        """Close what gap is left, by branch and bound over the openings that can still matter."""
+        assert self.best is not None
+        solved = solve_exactly(self.relaxation, self.prices_g, self.best.emissions_g)
+        if solved is None:
+            return
+        self.seat(solved.slots)
+        self.bound_g = self.best.emissions_g if solved.optimal else max(self.bound_g, solved.bound_g)
+
+    @property
+    def gap_g(self) -> float:
+        """What is left between plan and bound [gCO2eq]."""
+        assert self.best is not None
+        return self.best.emissions_g - self.bound_g
+
+    def seat(self, slots: Ints) -> None:
+        """Assign clients to rounds at these openings, and keep that if it is the best so far."""
+        if slots.tobytes() in self.seen:
+            return
+        self.seen.add(slots.tobytes())
+        method = assign if self.best else assign_aggregated  # the first one has to bring prices
+        found = method(self.model.seating, self.model.round_costs_g(slots), self.prices_g)
+        if found is None or (self.best is not None and found.emissions_g >= self.best.emissions_g):
+            return
+        if self.best is None and found.prices_g is not None:
+            self.prices_g = found.prices_g
+        self.best, self.slots = found, slots
+
+    def _spread(self) -> Ints:
+        """Return openings spread evenly over the grid."""
+        grid, rounds = self.model.windows.grid, self.model.rounds
+        slack = len(grid) - 1 - (rounds - 1) * grid.width
+        return np.arange(rounds) * grid.width + slack * np.arange(rounds) // max(rounds - 1, 1)

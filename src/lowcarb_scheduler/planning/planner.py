@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _MOST_CELLS = 150_000
 _BUCKETS = 8
+_ROUNDING = 1e-9  # a gap this small is the rounding of sums and the tolerance of solvers
 
 
 def plan(job: Job, intensity: IntensityTable) -> Plan:
@@ -189,6 +190,7 @@ def _to_plan(job: Job, intensity: IntensityTable, model: Model, solution: Soluti
     starts_us = grid.opens_us[0] + points[rows, klass] * grid.step_us
     ends_us = starts_us + windows.duration_us[klass]
     emissions_g = fleet.power_watts[seats] / 1000.0 * integrals[rows, klass]
+    total_g = float(emissions_g.sum())
     opens_us = grid.opens_us[solution.slots]
     closes_us = np.maximum(opens_us + grid.round_us, ends_us.max(axis=1))
     columns = intensity.columns(fleet.locations)[fleet.location_index]
@@ -204,7 +206,7 @@ def _to_plan(job: Job, intensity: IntensityTable, model: Model, solution: Soluti
         starts_us=starts_us,
         ends_us=ends_us,
         client_emissions_g=emissions_g,
-        lower_bound_g=min(solution.bound_g, float(emissions_g.sum())) if groups.exact else None,
+        lower_bound_g=total_g if total_g - solution.bound_g <= _ROUNDING * abs(total_g) else solution.bound_g,
         run_now_emissions_g=None if np.isnan(run_now) else float(run_now),
         source=intensity.source,
         signal=intensity.signal,

@@ -32,8 +32,9 @@ class Windows:
         T slots.
     duration_us : ndarray of int64, shape (K,)
         Training time of each class [µs].
-    integrals : ndarray of float64, shape (M, K)
-        I of the maths above [g h / kWh] for each grid point before the last boundary, M = T - 1 + width.
+    integrals : ndarray of float64, shape (M + 1, K)
+        I of the maths above [g h / kWh] for each grid point to the last boundary, M = T - 1 + width. A
+        short turn may still start at the last one, where the end of the grid lies behind it.
     stagger : bool
         Whether a turn may start inside its round.
     """
@@ -48,7 +49,7 @@ class Windows:
         cls, grid: Grid, classes: Classes, columns: Ints, intensity: IntensityTable, stagger: bool
     ) -> Windows:
         """Return the windows of a grid with at least one slot; ``columns`` are those of the classes."""
-        points = np.arange(len(grid) - 1 + grid.width, dtype=np.int64)
+        points = np.arange(len(grid) + grid.width, dtype=np.int64)
         starts = (grid.opens_us[0] + points * grid.step_us)[:, None]
         integrals = intensity.integrate(starts, starts + classes.duration_us, columns)
         return cls(grid, classes.duration_us, np.where(np.isnan(integrals), np.inf, integrals), stagger)
@@ -56,11 +57,11 @@ class Windows:
     @property
     def last_boundary(self) -> int:
         """The boundary at the end of the grid, M."""
-        return len(self.integrals)
+        return len(self.integrals) - 1
 
     def until(self, grid: Grid) -> Windows:
         """Return the windows of a shorter grid with the same first slot."""
-        points = len(grid) - 1 + grid.width
+        points = len(grid) + grid.width
         return Windows(grid, self.duration_us, self.integrals[:points], self.stagger)
 
     def last_starts(self, boundaries: Ints) -> Ints:
@@ -90,13 +91,13 @@ class Windows:
         best = self.integrals[slots]
         if not self.stagger:
             return start, best
-        last = np.minimum(self.last_starts(boundaries), self.last_boundary - 1)
+        last = np.minimum(self.last_starts(boundaries), self.last_boundary)
         best = best.copy()
         klass = np.arange(len(self.duration_us))
         for later in range(1, int((last - slots[:, None]).max(initial=0)) + 1):
             point = slots[:, None] + later
             inside = point <= last
-            value = np.where(inside, self.integrals[np.minimum(point, self.last_boundary - 1), klass], np.inf)
+            value = np.where(inside, self.integrals[np.minimum(point, self.last_boundary), klass], np.inf)
             better = value < best
             best = np.where(better, value, best)
             start = np.where(better, point, start)

@@ -1,0 +1,229 @@
+"""The Lagrangian relaxation of a plan: a lower bound, and the rounds that attain it.
+
+Put a price lambda_g on every turn of group g. Then rounds no longer compete for turns, and what remains is to
+fill each candidate round j as cheaply as the prices allow, and to choose R of them that do not overlap::
+
+    phi[j]    = min sum_g (c[j, g] - lambda_g) x_g    over n seats, room and caps: cheapest first
+    D[r][t]   = min(D[r][t-1], min over j over by t of D[r-1][slot_j] + phi[j])
+    L(lambda) = D[R][M] + sum_g lambda_g X_g,    X_g = the most turns of g where lambda_g < 0, else the least
+
+L bounds every plan from below, whatever the prices [1]_. With stagger a candidate is a slot and a span; spans
+are told apart only so far, and one stands for all up to the next: it takes the time of the shortest and
+offers the windows of the longest, which keeps L a bound.
+
+.. [1] M. L. Fisher, The Lagrangian relaxation method for solving integer programming problems, Management
+       Science 27 (1981) 1-18.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lowcarb_scheduler.intensity import Floats, Ints
+    from lowcarb_scheduler.planning.assignment import Seating
+    from lowcarb_scheduler.planning.model import Model
+
+_CELLS: Final = 1_000_000  # candidates x groups up to which every span is told apart
+
+
+class Relaxed(NamedTuple):
+    """What the relaxation makes of some prices."""
+
+    bound_g: float  # L
+    slots: Ints  # (R,) openings that attain it
+    short: Ints  # (G,) turns owed less turns taken: a subgradient of L
+
+
+class Relaxation:
+    """Evaluates L of a model at any prices.
+
+    Parameters
+    ----------
+    model : Model
+        The problem.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        grid, last = model.windows.grid, model.windows.last_boundary
+        self.spans = _spans(model)
+        longest = np.append(self.spans[1:] - 1, last)
+        slots = np.tile(np.arange(len(grid), dtype=np.int64), len(self.spans))
+        boundaries = np.minimum(slots + np.repeat(longest, len(grid)), last)
+        self.integrals = model.windows.cheapest(slots, boundaries)
+        costs_g = model.costs_g(self.integrals)
+        possible = np.isfinite(costs_g)
+        self.fits = (slots + np.repeat(self.spans, len(grid)) <= last) & _fills(model.seating, possible)
+        self.fits &= ~self._dominated()
+        finite = costs_g[possible]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+        dear = high + 10.0 * (high - low) + abs(high)  # stands for "cannot train"; any number keeps L a bound
+        self.costs_g = costs_g if possible.all() else np.where(possible, costs_g, dear)
+
+    def _dominated(self) -> NDArray[np.bool_]:
+        """Return where a shorter span in its place offers every class as clean a window, shape (J,)."""
+        grid = self.model.windows.grid
+        integrals = self.integrals.reshape(len(self.spans), len(grid), -1)
+        dominated = np.zeros(integrals.shape[:2], dtype=bool)
+        dominated[1:] = (integrals[1:] == integrals[:-1]).all(axis=2)
+        later = np.diff(self.spans) == 1
+        dominated[1:, :-1] |= later[:, None] & (integrals[1:, :-1] == integrals[:-1, 1:]).all(axis=2)
+        return dominated.ravel()
+
+    def evaluate(self, prices_g: Floats) -> Relaxed:
+        """Return L and where it is attained; ``prices_g`` [gCO2eq] has shape (G,)."""
+        seating, owed = self.model.seating, self.owed(prices_g)
+        reduced = self.costs_g - prices_g
+        value, chosen = self.choose(np.where(self.fits, fill_cost_g(seating, reduced), np.inf))
+        taken = fill(seating, reduced[chosen]).sum(axis=0)
+        return Relaxed(value + float(prices_g @ owed), chosen % len(self.model.windows.grid), owed - taken)
+
+    def owed(self, prices_g: Floats) -> Ints:
+        """Return the turns of each group that make lambda X least, shape (G,)."""
+        seating = self.model.seating
+        return seating.members * np.where(prices_g < 0, seating.most, seating.least)
+
+    def least_with(self, prices_g: Floats) -> Floats:
+        """Return, for each candidate, a lower bound on every plan that has it, shape (J,) [gCO2eq].
+
+        L with the candidate forced in: the best rounds before it, and as the mirror image those after it.
+        """
+        rounds, last = self.model.rounds, self.model.windows.last_boundary
+        slots = np.tile(np.arange(len(self.model.windows.grid)), len(self.spans))
+        ends = slots + np.repeat(self.spans, len(self.model.windows.grid))
+        phi_g = np.where(self.fits, fill_cost_g(self.model.seating, self.costs_g - prices_g), np.inf)
+        before = self._tabulate(slots, ends, phi_g)
+        after = self._tabulate(last - ends, last - slots, phi_g)
+        least = np.full(len(phi_g), np.inf)
+        inside = np.minimum(ends, last)
+        for r in range(rounds):
+            np.minimum(least, before[r, slots] + after[rounds - 1 - r, last - inside], out=least)
+        return least + phi_g + float(prices_g @ self.owed(prices_g))
+
+    def _tabulate(self, slots: Ints, ends: Ints, phi_g: Floats) -> Floats:
+        """Return D for candidates that may end anywhere, shape (R + 1, M + 1)."""
+        best = np.full((self.model.rounds + 1, self.model.windows.last_boundary + 1), np.inf)
+        best[0] = 0.0
+        use = np.isfinite(phi_g)
+        slots, ends, phi_g = slots[use], ends[use], phi_g[use]
+        for r in range(1, len(best)):
+            np.minimum.at(best[r], ends, best[r - 1, slots] + phi_g)
+            np.minimum.accumulate(best[r], out=best[r])
+        return best
+
+    def choose(self, phi_g: Floats) -> tuple[float, Ints]:
+        """Return the least sum of R candidates that do not overlap, and them in order: the programme D."""
+        rounds, slots, last = (
+            self.model.rounds,
+            len(self.model.windows.grid),
+            self.model.windows.last_boundary,
+        )
+        phi_g = phi_g.reshape(len(self.spans), slots)
+        best = np.full((rounds + 1, last + 1), np.inf)
+        best[0] = 0.0
+        for r in range(1, rounds + 1):
+            row = best[r]
+            for span, cost in zip(self.spans, phi_g, strict=True):
+                stop = min(slots, last + 1 - span)
+                ends = row[span : span + stop]
+                np.minimum(ends, best[r - 1, :stop] + cost[:stop], out=ends)
+            np.minimum.accumulate(row, out=row)
+        chosen = np.empty(rounds, dtype=np.int64)
+        boundary = last
+        for r in range(rounds, 0, -1):  # back along the earliest boundaries that attain the least sum
+            boundary = int(np.argmax(best[r] <= best[r, boundary]))
+            starts = boundary - self.spans
+            inside = np.flatnonzero((starts >= 0) & (starts < slots))
+            sums = best[r - 1, starts[inside]] + phi_g[inside, starts[inside]]
+            span = int(inside[np.argmin(sums)])
+            boundary = int(starts[span])
+            chosen[r - 1] = span * slots + boundary
+        return float(best[rounds, last]), chosen
+
+
+def fill_cost_g(seating: Seating, reduced_g: Floats) -> Floats:
+    """Return the cost of filling candidate rounds with the cheapest clients, shape (J,) [gCO2eq].
+
+    Parameters
+    ----------
+    seating : Seating
+        Rules, of which turns are left out.
+    reduced_g : ndarray of float64, shape (J, G)
+        Cost of a client of each group, less the price of its turn [gCO2eq].
+    """
+    if seating.capped:
+        cost: Floats = (fill(seating, reduced_g) * reduced_g).sum(axis=1)
+        return cost
+    # However costs are ordered, so many groups fill a round; the rest need not be sorted.
+    enough = int(np.searchsorted(np.cumsum(np.sort(seating.room)), seating.seats)) + 1
+    if enough == 1:
+        cheapest: Floats = seating.seats * reduced_g.min(axis=1)
+        return cheapest
+    if enough < reduced_g.shape[1] // 2:
+        some = np.argpartition(reduced_g, enough - 1, axis=1)[:, :enough]
+        values = np.take_along_axis(reduced_g, some, axis=1)
+        order = np.argsort(values, axis=1)
+        values, room = (
+            np.take_along_axis(values, order, axis=1),
+            seating.room[np.take_along_axis(some, order, axis=1)],
+        )
+    else:
+        order = np.argsort(reduced_g, axis=1)
+        values, room = np.take_along_axis(reduced_g, order, axis=1), seating.room[order]
+    taken = np.clip(seating.seats - (np.cumsum(room, axis=1) - room), 0, room)
+    filled: Floats = np.einsum("jg,jg->j", values, taken)
+    return filled
+
+
+def fill(seating: Seating, reduced_g: Floats) -> Ints:
+    """Return the cheapest clients of candidate rounds, counts of shape (J, G); as :func:`fill_cost_g`."""
+    order = np.argsort(reduced_g, axis=1, kind="stable")
+    room = seating.room[order]
+    if seating.capped:
+        room = _capped(room, seating.location[order], seating.location_cap)
+    taken: Ints = np.clip(seating.seats - (np.cumsum(room, axis=1) - room), 0, room)
+    counts = np.empty_like(taken)
+    np.put_along_axis(counts, order, taken, axis=1)
+    return counts
+
+
+def _capped(room: Ints, location: Ints, cap: int) -> Ints:
+    """Return what is left of room where the groups before it in its row share a location's cap."""
+    by_place = np.argsort(location, axis=1, kind="stable")
+    place, room = np.take_along_axis(location, by_place, axis=1), np.take_along_axis(room, by_place, axis=1)
+    before = np.cumsum(room, axis=1) - room
+    begins = np.concatenate([np.ones((len(place), 1), bool), place[:, 1:] != place[:, :-1]], axis=1)
+    before_place = np.maximum.accumulate(np.where(begins, before, -1), axis=1)
+    left = np.empty_like(room)
+    np.put_along_axis(left, by_place, np.clip(cap - (before - before_place), 0, room), axis=1)
+    return left
+
+
+def _fills(seating: Seating, possible: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return where enough clients can train to take every seat, shape (J,)."""
+    if possible.all():
+        return np.ones(len(possible), dtype=bool)
+    order = np.argsort(seating.location, kind="stable")
+    place = seating.location[order]
+    first = np.flatnonzero(np.concatenate([[True], place[1:] != place[:-1]]))
+    by_place = np.add.reduceat((possible * seating.room)[:, order], first, axis=1)
+    enough: NDArray[np.bool_] = np.minimum(by_place, seating.location_cap).sum(axis=1) >= seating.seats
+    return enough
+
+
+def _spans(model: Model) -> Ints:
+    """Return the spans of rounds that the relaxation tells apart [slots]."""
+    width, last = model.windows.grid.width, model.windows.last_boundary
+    if not model.windows.stagger:
+        return np.array([width], dtype=np.int64)
+    every = np.arange(width, last + 1, dtype=np.int64)
+    most = max(6, _CELLS // (len(model.windows.grid) * len(model.groups)))
+    if len(every) <= most:
+        return every
+    growing = np.unique(np.rint(np.geomspace(1, len(every), most)).astype(np.int64)) - 1
+    return every[growing]
