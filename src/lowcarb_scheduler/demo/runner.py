@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import Counter
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.markup import escape
 from rich.table import Table
 
 from lowcarb_scheduler.clock import format_duration, parse_time
@@ -78,7 +79,7 @@ def run_demo(console: Console, run_dir: Path) -> dict[str, Any]:
     found["report"] = str(write_report(run_dir))
     console.print()
     console.print(_table(found))
-    console.print(f"Report: {escape(found['report'])}")
+    console.print(f"Report: {found['report']}", soft_wrap=True)
     return found
 
 
@@ -106,49 +107,45 @@ def _follow(console: Console, run_dir: Path) -> Callable[[], None]:
         for line in lines:
             if line is None:
                 return
-            console.print(line, highlight=False)
+            console.print(line, soft_wrap=True)
 
     return look
 
 
 def _progress(run_dir: Path) -> Iterator[str | None]:
     """Yield a line a closed round, None whenever there is none to tell yet."""
-    path, read = run_dir / FILE_NAME, 0
+    path = run_dir / FILE_NAME
+    while not path.exists():
+        yield None
     opened: dict[str, Any] = {}
     started: dict[str, Any] = {}
-    while True:
-        if not path.exists():
-            yield None
-            continue
-        complete, _, _ = path.read_text(encoding="utf-8")[read:].rpartition("\n")
-        for text in complete.splitlines():
-            event = json.loads(text)
+    with path.open(encoding="utf-8") as ledger:
+        line = ""
+        while True:
+            line += ledger.readline()
+            if not line.endswith("\n"):
+                yield None
+                continue
+            event, line = json.loads(line), ""
             if event["event"] == "run_started":
                 started = event
             elif event["event"] == "round_opened":
                 opened = event
             elif event["event"] == "round_closed":
                 yield _round_line(started, opened, event)
-        read += len(complete) + bool(complete)
-        yield None
 
 
 def _round_line(started: dict[str, Any], opened: dict[str, Any], closed: dict[str, Any]) -> str:
-    held = f"held {format_duration(_seconds(opened['held_s'])):>9}" if opened["held_s"] else "not held      "
+    held = timedelta(seconds=opened["held_s"])
+    hold = f"held {format_duration(held):>6}" if held else "not held   "
     opens, closes = (parse_time(closed[name], name) for name in ("opens_at", "closes_at"))
-    places = sorted({node["location"] for node in opened["nodes"]})
+    places = Counter(node["location"] for node in opened["nodes"])
     mean = opened["mean_g_per_kwh"]
     intensity = "  ? g/kWh" if mean is None else f"{mean:3.0f} g/kWh"
     return (
-        f"round {closed['round']:2}/{started['rounds']}  {held}  {_day(opens)}-{closes:%H:%M}  {intensity}"
-        f"  {closed['nodes_done']} nodes: {escape(' '.join(places))}"
+        f"round {closed['round']:2}/{started['rounds']}  {hold}  {_day(opens)}-{closes:%H:%M}  {intensity}"
+        f"  {closed['nodes_done']} nodes: {', '.join(f'{place} {n}' for place, n in places.most_common())}"
     )
-
-
-def _seconds(value: float) -> Any:
-    from datetime import timedelta
-
-    return timedelta(seconds=value)
 
 
 def _day(when: datetime) -> str:
@@ -171,6 +168,7 @@ def _document(summary: RunSummary, accuracy: float, plain: float, run_dir: Path)
         "rounds": len(summary.rounds),
         "run_now_emissions_g": summary.run_now_g,
         "first_plan_emissions_g": first.get("emissions_g"),
+        "first_plan_saving": first.get("saving"),
         "planned_emissions_g": summary.planned_g,
         "realised_emissions_g": summary.realised_g,
         "saving": summary.saving,
@@ -186,20 +184,23 @@ def _document(summary: RunSummary, accuracy: float, plain: float, run_dir: Path)
 
 
 def _table(found: dict[str, Any]) -> Table:
-    run_now = found["run_now_emissions_g"]
     table = Table(title="20 rounds, 24 sites; synthetic intensities, power x time", title_justify="left")
-    for name, justify in (("", "left"), ("gCO2eq", "right"), ("saving", "right"), ("accuracy", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("")
+    for name in ("gCO2eq", "saving", "accuracy"):
+        table.add_column(name, justify="right")
+    run_now, planned = found["run_now_emissions_g"], found["planned_emissions_g"]
+    planned_saving = 1 - planned / run_now if planned is not None and run_now else None
     rows = (
-        ("run-now: plain FedAvg, back-to-back (expectation)", run_now, found["plain_accuracy"]),
-        ("plan, as made at the start", found["first_plan_emissions_g"], None),
-        ("plan, as it stood when each round opened", found["planned_emissions_g"], None),
-        ("realised", found["realised_emissions_g"], found["accuracy"]),
+        ("run-now: plain FedAvg, back-to-back (expectation)", run_now, None, found["plain_accuracy"]),
+        ("plan, as made at the start", found["first_plan_emissions_g"], found["first_plan_saving"], None),
+        ("plan, as it stood when each round opened", planned, planned_saving, None),
+        ("realised", found["realised_emissions_g"], found["saving"], found["accuracy"]),
     )
-    for name, grams, accuracy in rows:
-        saving = "" if grams is None or grams is run_now else f"{1 - grams / run_now:.1%}"
+    for name, grams, saving, accuracy in rows:
         table.add_row(
-            name, "unknown" if grams is None else f"{grams:,.0f}", saving,
+            name,
+            "unknown" if grams is None else f"{grams:,.0f}",
+            "" if saving is None else f"{saving:.1%}",
             "" if accuracy is None else f"{accuracy:.1%}",
-        )  # fmt: skip
+        )
     return table
