@@ -66,7 +66,7 @@ def test_a_missing_location_is_named_and_the_others_are_shown(capsys):
     answer = run(capsys, "forecast", *arguments)
     assert answer.code == 1
     assert answer.out.splitlines()[-1].startswith("DE")
-    assert answer.line == "lowcarb: no forecast for Mars: the server answered 404\\nNot Found"
+    assert answer.line == "lowcarb: no forecast for Mars: the server answered 404 Not Found"
     document = run(capsys, "forecast", *arguments, "--json").document
     assert list(document["locations"]) == ["DE"]
     assert document["missing"] == {"Mars": "the server answered 404\nNot Found"}

@@ -85,7 +85,7 @@ def test_a_fault_of_ours_is_one_line(capsys, monkeypatch):
     monkeypatch.setattr(forecast, "configured_source", raising(RuntimeError("two\nlines")))
     answer = run(capsys, "forecast", "--location", "DE")
     assert answer.code == 2
-    assert "RuntimeError: two\\nlines" in answer.line
+    assert "RuntimeError: two lines" in answer.line
     answer = run(capsys, "forecast", "--location", "DE", "--json")
     assert answer.document["error"]["kind"] == "internal"
 

@@ -62,12 +62,7 @@ def test_counts_put_the_most_first():
     assert wording.counts({"DE": 2, "FR": 3, "AT": 2}) == "FR 3, AT 2, DE 2"
 
 
-def test_a_sparkline_spans_its_own_range_and_leaves_gaps_blank():
-    assert wording.sparkline([1.0, 2.0, float("nan"), 8.0]) == "▁▂ █"
+def test_a_sparkline_spans_its_own_range_and_dots_gaps():
+    assert wording.sparkline([1.0, 2.0, float("nan"), 8.0]) == "▁▂·█"
     assert wording.sparkline([5.0, 5.0]) == "▁▁"
     assert wording.sparkline([float("nan")]) == ""
-
-
-def test_printable_keeps_one_line_and_writes_escapes_out():
-    assert wording.printable("Zürich 東京 [red]") == "Zürich 東京 [red]"
-    assert wording.printable("a\nb\x1b[31m\u202ec") == "a\\nb\\x1b[31m\\u202ec"

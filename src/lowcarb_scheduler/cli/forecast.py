@@ -9,6 +9,7 @@ import typer
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.options import Json, Plot, SdkSignal, SdkUrl, Source, Traces, configured_source
 from lowcarb_scheduler.documents import SCHEMA_VERSION
+from lowcarb_scheduler.errors import one_line
 from lowcarb_scheduler.report import wording
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def command(
         _show(known, now, plot)
     if known.missing:
         for name, why in known.missing.items():
-            output.log(f"lowcarb: no forecast for {wording.printable(name)}: {wording.printable(why)}")
+            output.log(f"lowcarb: no forecast for {one_line(name)}: {one_line(why)}")
         raise typer.Exit(EXIT_MISSING)
 
 

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lowcarb_scheduler.documents import SCHEMA_VERSION, to_json
-from lowcarb_scheduler.report.wording import printable
+from lowcarb_scheduler.errors import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _PLAIN_WIDTH: Final = 100_000  # columns of a pipe: never wrap
-_LONGEST_LINE: Final = 1_000  # characters of an error
+_LONGEST_LINE: Final = 1_000  # characters of an error or a cell
 
 
 class Column(NamedTuple):
@@ -45,8 +45,7 @@ def fail(kind: str, message: str, data: Mapping[str, Any], code: int, as_json: b
         error = {"kind": kind, "message": message, **data}
         write_document({"schema_version": SCHEMA_VERSION, "error": error})
     else:
-        line = printable(message)
-        log(f"lowcarb: {line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + '…'}")
+        log(f"lowcarb: {one_line(message, _LONGEST_LINE)}")
     return code
 
 
@@ -62,7 +61,7 @@ def console(stderr: bool = False) -> Console:
 
 def print_title(screen: Console, title: str) -> None:
     """Print a heading."""
-    screen.print(printable(title), style="bold")
+    screen.print(_shown(title), style="bold")
 
 
 def print_facts(screen: Console, facts: Sequence[tuple[str, str]]) -> None:
@@ -73,7 +72,7 @@ def print_facts(screen: Console, facts: Sequence[tuple[str, str]]) -> None:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, fact in facts:
-        table.add_row(printable(name), printable(fact))
+        table.add_row(_shown(name), _shown(fact))
     _print(screen, table)
 
 
@@ -88,8 +87,13 @@ def print_table(screen: Console, columns: Sequence[Column], rows: Sequence[Seque
     for column in columns:
         table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(printable(cell) for cell in row))
+        table.add_row(*(_shown(cell) for cell in row))
     _print(screen, table)
+
+
+def _shown(value: object) -> str:
+    """Return what a terminal can take of a value."""
+    return one_line(str(value), _LONGEST_LINE)
 
 
 def _print(screen: Console, table: Table) -> None:

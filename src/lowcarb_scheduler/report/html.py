@@ -1,7 +1,7 @@
 """The page of a run: one file that needs nothing else, made from its ledger alone.
 
 What nodes and sources said is text here, never markup: the template escapes it, unprintable characters are
-written out, and the page allows neither scripts nor requests.
+written out, nothing is longer than a line, and the page allows neither scripts nor requests.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
 from lowcarb_scheduler.clock import format_duration, parse_time
-from lowcarb_scheduler.errors import InputError, MissingExtraError
+from lowcarb_scheduler.errors import InputError, MissingExtraError, one_line
 from lowcarb_scheduler.ledger import FILE_NAME, read_ledger, summarise
 from lowcarb_scheduler.report import wording
 from lowcarb_scheduler.report.gantt import labels_of
@@ -159,7 +159,7 @@ def render(page: Page) -> str:
         raise MissingExtraError("jinja2", "report") from None
 
     def finalize(value: object) -> object:
-        return wording.printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+        return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
     environment = Environment(
         autoescape=True, finalize=finalize, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lowcarb_scheduler.clock import EPOCH, HOUR_US, MICROSECOND, to_us
-from lowcarb_scheduler.errors import InputError, MissingExtraError
+from lowcarb_scheduler.errors import InputError, MissingExtraError, one_line
 from lowcarb_scheduler.report import wording
 from lowcarb_scheduler.report.gantt import gantt_of_plan, gantt_of_run, labels_of
 
@@ -304,7 +304,7 @@ def _time_axis(axes: Axes, start: datetime, end: datetime, most: int) -> None:
 
 def _name(text: str, longest: int = _LONGEST_NAME) -> str:
     """Return a name from outside as a picture can hold it: one line, not too long, and no formula."""
-    shown = wording.printable(text)
+    shown = one_line(text)
     if len(shown) > longest:  # what tells names apart stands at either end
         shown = f"{shown[: longest // 2]}…{shown[-(longest // 2 - 1) :]}"
     return shown.replace("$", r"\$")

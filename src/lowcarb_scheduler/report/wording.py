@@ -24,14 +24,6 @@ _SIGNALS: Final = {
 }
 
 
-def printable(text: object) -> str:
-    """Return a text on one line, with whatever is not printable written as an escape."""
-    shown = str(text)
-    if shown.isprintable():
-        return shown
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
-
-
 def significant(value: float, digits: int = 3) -> str:
     """Write a number with so many significant digits, never with an exponent."""
     if value == 0 or not math.isfinite(value):
@@ -85,13 +77,13 @@ def counts(by_name: Mapping[str, int]) -> str:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Draw values as a line of small bars, blank where one is NaN."""
+    """Draw values as a line of small bars, a dot where one is NaN."""
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return ""
     low, span = min(known), max(known) - min(known)
     top = len(_SPARKS) - 1
     return "".join(
-        _SPARKS[round(top * (value - low) / span) if span else 0] if math.isfinite(value) else " "
+        _SPARKS[round(top * (value - low) / span) if span else 0] if math.isfinite(value) else "·"
         for value in values
     )
