@@ -49,7 +49,7 @@ MOST_PANELS: Final = 24
 _COLOURS: Final = "cividis"  # perceptually even, the same for the colour-blind
 _INK, _NO_VALUE, _DEADLINE, _PLANNED, _LINE = "#1b1b1b", "#dedede", "#c2185b", "#e06c00", "#0b4f8a"
 _WIDTH_IN: Final = 11.0
-_LONGEST_NAME, _LONGEST_LEGEND = 24, 150  # characters
+_LONGEST_NAME, _LONGEST_LEGEND = 24, 160  # characters
 _CHARACTER_PT: Final = 4.6  # width of a digit at the size of the small print
 _SMALL: Final[dict[str, Any]] = {"ha": "center", "va": "center", "fontsize": 7.5, "color": _INK}
 _RASTER_FROM: Final = 2_000  # bars; more are drawn as pixels, so that a page stays light
@@ -260,7 +260,7 @@ def _number_rounds(axes: Axes, rounds: Sequence[RoundBar], points_a_day: float) 
 
 
 def _legend(gantt: Gantt, most: int) -> str:
-    boxes = f"boxes: how many of a round's clients train there (most: {most})"
+    boxes = f"boxes: how many clients train there (most: {most})"
     parts = [f"time (UTC, {gantt.start.year}); above: rounds", boxes]
     if gantt.outlines:
         parts.append("dashed: the first plan")
