@@ -30,11 +30,10 @@ def event(hours: float, name: str, **data: object) -> dict[str, Any]:
     return {"v": 1, "at": START + timedelta(hours=hours), "event": name, **data}
 
 
-def points(values: dict[str, list[float]], first: int = 0) -> dict[str, list[dict[str, object]]]:
-    return {
-        location: [{"time": at(first + hour), "g_per_kwh": value} for hour, value in enumerate(series)]
-        for location, series in values.items()
-    }
+def record(values: dict[str, list[float]], first: int = 0) -> dict[str, object]:
+    """Return hourly intensities as they stand in a ledger, but for their labels."""
+    hours = len(next(iter(values.values())))
+    return {"edges": [at(first + hour) for hour in range(hours + 1)], "g_per_kwh": values}
 
 
 def run_events(actual: bool = True, finished: bool = True, synthetic: bool = False) -> list[dict[str, Any]]:
@@ -54,7 +53,7 @@ def run_events(actual: bool = True, finished: bool = True, synthetic: bool = Fal
             target_finish=at(6), grid_from=at(0), patience=1.0, participation="equal", clock="virtual",
             source="traces",
         ),
-        event(0, "forecast", round=1, generated_at=at(0), missing={}, locations=points(FORECAST), **about),
+        event(0, "forecast", round=1, generated_at=at(0), missing={}, **record(FORECAST), **about),
         event(
             0, "planned", round=1, reason="start", basis="forecast", finish=at(4), target_finish=at(6),
             emissions_g=1200.0, lower_bound_g=1190.0, run_now_emissions_g=1500.0, saving=0.2,
@@ -93,7 +92,7 @@ def run_events(actual: bool = True, finished: bool = True, synthetic: bool = Fal
             )
         if actual:
             seen = {name: values[hour : hour + 1] for name, values in ACTUAL.items()}
-            events.append(event(hour + 1, "actual", locations=points(seen, hour), **about))
+            events.append(event(hour + 1, "actual", **record(seen, hour), **about))
         events += [
             event(
                 hour + 1, "round_closed", round=number, opens_at=at(hour), closes_at=at(hour + 1),

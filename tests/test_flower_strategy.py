@@ -326,6 +326,13 @@ def test_a_deadline_that_cannot_be_met_runs_back_to_back_and_says_so(aware, grid
     assert events("run_finished")[0]["late"] is True
 
 
+def test_a_rule_that_cannot_be_obeyed_stops_no_training_and_is_named(aware, grid):
+    run(aware(participation="0,1"), grid)  # 20 seats, 10 nodes with one turn each
+    assert len(events("round_closed")) == 5
+    rules = next(e for e in events("degraded") if e["what"] == "rules")
+    assert "participation allows at most" in rules["why"]
+
+
 def test_a_ledger_is_never_overwritten(aware, grid):
     run(aware(), grid, rounds=1)
     before = (RUN / "ledger.jsonl").read_bytes()

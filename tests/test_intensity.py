@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowcarb_scheduler.clock import HOUR_US, from_us, to_us
+from lowcarb_scheduler.documents import to_json
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.intensity import IntensityTable
 
@@ -147,6 +149,23 @@ def test_refuses_bad_frames_and_names_the_field(frame, field):
     with pytest.raises(InputError) as caught:
         IntensityTable.from_frame(frame)
     assert caught.value.field == field
+
+
+@settings(max_examples=50, deadline=None)
+@given(tables())
+def test_a_record_in_a_ledger_loses_nothing(table):
+    back = IntensityTable.from_record(json.loads(to_json(table.to_record())))
+    np.testing.assert_array_equal(back.edges_us, table.edges_us)
+    np.testing.assert_array_equal(back.values, table.values)
+    assert (back.locations, back.signal, back.source) == (table.locations, table.signal, table.source)
+
+
+@pytest.mark.parametrize(
+    "broken", [{}, {"edges": [], "g_per_kwh": {}}, {"edges": 5, "g_per_kwh": {"A": [1]}}]
+)
+def test_a_broken_record_is_refused(broken):
+    with pytest.raises(InputError, match="restore the ledger"):
+        IntensityTable.from_record({"signal": "average", "source": "", "synthetic": False, **broken})
 
 
 def test_to_points_marks_where_a_gap_begins(midnight):

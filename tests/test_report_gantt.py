@@ -4,7 +4,7 @@ import numpy as np
 
 from lowcarb_scheduler.intensity import IntensityTable
 from lowcarb_scheduler.report.gantt import MOST_ROWS, RoundBar, arrange, gantt_of_run, known_intensity
-from report_ledger import ACTUAL, FORECAST, START, event, points, run_events
+from report_ledger import ACTUAL, FORECAST, START, event, record, run_events
 
 
 def test_a_run_has_its_rounds_its_first_plan_and_its_deadline():
@@ -39,8 +39,8 @@ def test_actuals_cover_the_forecast_and_only_where_they_are():
 
 def test_a_newer_forecast_covers_an_older_one_and_a_gap_does_not():
     about = {"source": "s", "signal": "average", "synthetic": False, "generated_at": "", "missing": {}}
-    older = event(0, "forecast", locations=points({"DE": [1.0, 2.0, 3.0]}), **about)
-    newer = event(1, "forecast", locations=points({"DE": [20.0, None]}, first=1), **about)
+    older = event(0, "forecast", **record({"DE": [1.0, 2.0, 3.0]}), **about)
+    newer = event(1, "forecast", **record({"DE": [20.0, None]}, first=1), **about)
     np.testing.assert_array_equal(known_intensity([older, newer]).values[:, 0], [1.0, 20.0, 3.0])
 
 

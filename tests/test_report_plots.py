@@ -8,7 +8,7 @@ from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.forecasts.source import Forecast
 from lowcarb_scheduler.intensity import IntensityTable
 from lowcarb_scheduler.report.plots import MOST_PANELS, plot_forecast, plot_metric, plot_run, save
-from report_ledger import START, points, run_events
+from report_ledger import START, run_events
 
 
 def svg(figure) -> str:
@@ -65,8 +65,6 @@ def test_a_forecast_has_a_panel_a_location_and_says_what_it_leaves_out():
 
 
 def test_a_location_of_gaps_is_drawn_empty():
-    values = points({"DE": [1.0], "FR": [None]})
-    assert values  # the form a ledger holds
     gap = IntensityTable.from_points({"DE": ([0], [1.0]), "FR": ([0], [float("nan")])})
     assert "FR" in texts(plot_forecast(Forecast(gap, START)))
 

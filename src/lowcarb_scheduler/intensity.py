@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 
-from lowcarb_scheduler.clock import HOUR_US, from_us, to_us
+from lowcarb_scheduler.clock import HOUR_US, from_us, parse_time, to_us
 from lowcarb_scheduler.errors import InputError
 
 if TYPE_CHECKING:
@@ -288,6 +288,34 @@ class IntensityTable:
 
         index = pd.DatetimeIndex(pd.to_datetime(self.edges_us[:-1], unit="us", utc=True), name="time")
         return pd.DataFrame(self.values, index=index, columns=list(self.locations))
+
+    def to_record(self) -> dict[str, object]:
+        """Return the table as it stands in a ledger: labels, edges, and one list of values a location."""
+        return {
+            "source": self.source,
+            "signal": self.signal,
+            "synthetic": self.synthetic,
+            "edges": [from_us(edge) for edge in self.edges_us],
+            "g_per_kwh": {name: self.values[:, k] for k, name in enumerate(self.locations)},
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> IntensityTable:
+        """Return the table of a record that was read back.
+
+        Raises
+        ------
+        InputError
+            If it is none.
+        """
+        try:
+            edges = np.array([to_us(parse_time(edge, "edges")) for edge in record["edges"]], dtype=np.int64)
+            columns = [np.array(column, dtype=np.float64) for column in record["g_per_kwh"].values()]
+            values = np.stack(columns, axis=1)
+            labels = record["signal"], record["source"], record["synthetic"]
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise InputError("g_per_kwh", "is not an intensity record", "restore the ledger") from None
+        return cls(edges, tuple(record["g_per_kwh"]), values, *labels)
 
     def to_points(self) -> dict[str, list[dict[str, object]]]:
         """Return ``{location: [{"time", "g_per_kwh"}]}``, one point a step; None begins a gap.

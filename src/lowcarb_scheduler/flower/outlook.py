@@ -117,10 +117,8 @@ class Outlook:
         if same and last is not None and set(last.intensity.locations) == set(issue.locations):
             return
         self._good = _Good(issue, answer.generated_at)
-        self._journal.append(
-            "forecast", source=issue.source, signal=issue.signal, synthetic=issue.synthetic,
-            generated_at=answer.generated_at, missing=dict(answer.missing), locations=issue.to_points(),
-        )  # fmt: skip
+        made = {"generated_at": answer.generated_at, "missing": dict(answer.missing)}
+        self._journal.append("forecast", **made, **issue.to_record())
 
     def _reject(self, why: str, now: datetime) -> None:
         if self._good and now - self._good.generated_at > MAX_AGE:
@@ -140,10 +138,7 @@ class Outlook:
             self.degrade("actual intensity", _line(error), "what it is missing for is not called realised")
             return
         if known := new.slice(start, now):
-            self._journal.append(
-                "actual", source=known.source, signal=known.signal, synthetic=known.synthetic,
-                locations=known.to_points(),
-            )  # fmt: skip
+            self._journal.append("actual", **known.to_record())
 
 
 def without_preference(known: IntensityTable | None, locations: Sequence[str], start: datetime,

@@ -83,7 +83,12 @@ def at_once(job: Job, outlook: Outlook) -> Decision:
         finish_by=max(job.finish_by, back_to_back),
     )  # fmt: skip
     flat = without_preference(None, job.fleet.locations, job.now, hurried.finish_by)
-    return Decision(replan(hurried, flat), on_forecast=False)
+    try:
+        return Decision(replan(hurried, flat), on_forecast=False)
+    except PlanInfeasibleError as error:
+        outlook.degrade("rules", error.reason, "turns are shared equally instead, whatever the location")
+        lenient = replace(hurried, participation="equal", max_location_share=1.0)
+        return Decision(replan(lenient, flat), on_forecast=False)
 
 
 def job_of(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from lowcarb_scheduler.clock import parse_time, to_us
+from lowcarb_scheduler.clock import parse_time
 from lowcarb_scheduler.intensity import IntensityTable
 
 if TYPE_CHECKING:
@@ -126,9 +126,7 @@ def known_intensity(events: Iterable[Mapping[str, Any]]) -> IntensityTable | Non
     actuals: list[IntensityTable] = []
     for event in events:
         if event["event"] in ("forecast", "actual"):
-            table = _table(event)
-            if table is not None:
-                (actuals if event["event"] == "actual" else forecasts).append(table)
+            (actuals if event["event"] == "actual" else forecasts).append(IntensityTable.from_record(event))
     return _overlaid([*forecasts, *actuals])
 
 
@@ -146,19 +144,6 @@ def labels_of(events: Sequence[Mapping[str, Any]]) -> Labels:
     if known:
         return Labels(known[-1]["source"], known[-1]["signal"], known[-1]["synthetic"])
     return Labels(events[0]["source"], "unknown", synthetic=False)
-
-
-def _table(event: Mapping[str, Any]) -> IntensityTable | None:
-    """Return the intensity that a ``forecast`` or ``actual`` event holds."""
-    points = {}
-    for location, series in event["locations"].items():
-        if series:
-            times = [to_us(_time(point, "time")) for point in series]
-            values = [np.nan if point["g_per_kwh"] is None else point["g_per_kwh"] for point in series]
-            points[location] = (times, values)
-    if not points:
-        return None
-    return IntensityTable.from_points(points, event["signal"], event["source"], event["synthetic"])
 
 
 def _overlaid(tables: Sequence[IntensityTable]) -> IntensityTable | None:
