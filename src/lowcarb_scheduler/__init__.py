@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.planning.job import Fleet, Job, Plan
     from lowcarb_scheduler.planning.planner import plan
+    from lowcarb_scheduler.planning.tradeoff import Frontier, tradeoff
     from lowcarb_scheduler.policy import replan
 
 _HOME = {
@@ -38,6 +39,7 @@ _HOME = {
     "Forecast": "forecasts.source",
     "ForecastSource": "forecasts.source",
     "ForecastUnavailableError": "errors",
+    "Frontier": "planning.tradeoff",
     "InputError": "errors",
     "IntensityTable": "intensity",
     "Job": "planning.job",
@@ -53,6 +55,7 @@ _HOME = {
     "correct_forecast": "forecasts.correction",
     "plan": "planning.planner",
     "replan": "policy",
+    "tradeoff": "planning.tradeoff",
 }
 
 __all__ = [
@@ -63,6 +66,7 @@ __all__ = [
     "Forecast",
     "ForecastSource",
     "ForecastUnavailableError",
+    "Frontier",
     "InputError",
     "IntensityTable",
     "Job",
@@ -79,6 +83,7 @@ __all__ = [
     "correct_forecast",
     "plan",
     "replan",
+    "tradeoff",
 ]
 
 

@@ -238,7 +238,8 @@ def _cheapest_arcs(seating: Seating, scaled: Floats, group_price: Floats) -> NDA
     order = np.argsort(reduced, axis=1)
     filled = np.argmax(np.cumsum(seating.room[order], axis=1) >= seating.seats, axis=1)
     marginal = np.take_along_axis(order, filled[:, None], axis=1)
-    reduced = reduced - np.take_along_axis(reduced, marginal, axis=1)  # a round's price is its last seat's
+    price = np.take_along_axis(reduced, marginal, axis=1)  # of a round: what its last seat costs
+    reduced = reduced - np.where(np.isfinite(price), price, 0.0)
     needed = -(-seating.members * seating.most // seating.room) + _ARCS_AT_FIRST
     rank = np.argsort(np.argsort(reduced, axis=0), axis=0)
     most = min(reduced.size - 1, _ARCS_AT_FIRST * sum(reduced.shape))

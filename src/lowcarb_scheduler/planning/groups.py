@@ -136,6 +136,26 @@ class Groups:
             exact=exact,
         )
 
+    def apart(self) -> Groups:
+        """Return the same clients in groups of equal power."""
+        group = np.repeat(np.arange(len(self)), self.size)
+        stratum = self.stratum[group]
+        new = np.ones(len(group), dtype=bool)
+        new[1:] = (stratum[1:] != stratum[:-1]) | (np.diff(self.member_kilowatts) != 0)
+        first = np.flatnonzero(new)
+        of = group[first]
+        size = np.diff(np.append(first, len(group)))
+        return Groups(self.klass[of], self.stratum[of], self.member_kilowatts[first], size, self.least[of],
+                      self.most[of], self.members, self.member_kilowatts, exact=True)  # fmt: skip
+
+    def spread(self, prices_g: Floats, finer: Groups) -> Floats:
+        """Return prices of a finer grouping: linear in power between those of this one."""
+        prices = np.empty(len(finer))
+        for stratum in range(int(self.stratum[-1]) + 1):
+            own, of = self.stratum == stratum, finer.stratum == stratum
+            prices[of] = np.interp(finer.kilowatts[of], self.kilowatts[own][::-1], prices_g[own][::-1])
+        return prices
+
     def hand_out(self, counts: Ints, integrals: Floats) -> Ints:
         """Seat clients.
 

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 _PATIENT: Final = 6  # iterations without progress until the pace is halved
 _WORK: Final = 15_000_000  # cells of the relaxation that may be filled in one search
-_GOOD_ENOUGH: Final = 2e-4  # gap at which a search ends
+GOOD_ENOUGH: Final = 2e-4  # gap at which a search ends
 _WINDOW: Final = 40  # iterations in which ...
 _PROGRESS: Final = 0.9  # ... the gap has to shrink to this part of itself
-_SMALL: Final = 60_000  # cells of the relaxation up to which a job is solved exactly
+_SMALL: Final = 2_000  # slots x groups up to which a job is solved exactly
 _CERTAIN: Final = 1e-10  # gap that is rounding
 
 
@@ -66,7 +66,9 @@ class Solution:
         return self.assignment.emissions_g
 
 
-def solve(model: Model, start: Ints, prices_g: Floats | None = None) -> Solution:
+def solve(
+    model: Model, start: Ints, prices_g: Floats | None = None, good_enough: float = GOOD_ENOUGH
+) -> Solution:
     """Choose openings and seats together.
 
     Parameters
@@ -77,8 +79,10 @@ def solve(model: Model, start: Ints, prices_g: Floats | None = None) -> Solution
         Openings that are known to be feasible.
     prices_g : ndarray of float64, shape (G,), optional
         Prices to begin with, from a similar problem.
+    good_enough : float
+        Gap at which the search ends, as a part of the emissions.
     """
-    return _Search(model, Relaxation(model)).run(start, prices_g)
+    return _Search(model, Relaxation(model)).run(start, prices_g, good_enough)
 
 
 class _Search:
@@ -92,16 +96,18 @@ class _Search:
         self.bound_g = -np.inf
         self.prices_g: Floats = np.zeros(len(model.groups))
 
-    def run(self, start: Ints, prices_g: Floats | None) -> Solution:
+    def run(self, start: Ints, prices_g: Floats | None, good_enough: float) -> Solution:
         """Search from the openings given and from openings spread evenly."""
-        for slots in (self._spread(), start):
-            self.seat(slots)
+        if prices_g is None:
+            self.seat(self._spread())
+        if self.best is None:
+            self.seat(start)
         assert self.best is not None, "the openings given are feasible"
         assert self.slots is not None
         if prices_g is not None:
             self.prices_g = prices_g
-        small = self.relaxation.costs_g.size <= _SMALL
-        self.climb(_CERTAIN if small else _GOOD_ENOUGH)
+        small = len(self.model.windows.grid) * len(self.model.groups) <= _SMALL
+        self.climb(_CERTAIN if small else good_enough)
         self.seat(self.relaxation.evaluate(self.prices_g).slots)
         if small and self.gap_g > _CERTAIN * abs(self.best.emissions_g):
             self.close()

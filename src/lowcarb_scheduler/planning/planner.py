@@ -7,32 +7,35 @@ and who trains (joint), and who exactly (hand-out).
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from math import floor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from lowcarb_scheduler.accounting import run_now_g
-from lowcarb_scheduler.clock import MICROSECOND, format_duration, format_time, from_us, to_us
-from lowcarb_scheduler.errors import ForecastUnavailableError, PlanInfeasibleError
-from lowcarb_scheduler.planning.assignment import Seating
-from lowcarb_scheduler.planning.feasibility import Earliest, find_earliest
+from lowcarb_scheduler.clock import to_us
+from lowcarb_scheduler.planning import checks
+from lowcarb_scheduler.planning.assignment import Seating, assign
+from lowcarb_scheduler.planning.feasibility import find_earliest
 from lowcarb_scheduler.planning.grid import Grid
 from lowcarb_scheduler.planning.groups import Classes, Groups
 from lowcarb_scheduler.planning.job import Plan
-from lowcarb_scheduler.planning.joint import Solution, solve
+from lowcarb_scheduler.planning.joint import GOOD_ENOUGH, Solution, solve
 from lowcarb_scheduler.planning.model import Model
 from lowcarb_scheduler.planning.participation import decide_turns
 from lowcarb_scheduler.planning.windows import Windows
 
 if TYPE_CHECKING:
-    from lowcarb_scheduler.intensity import IntensityTable
+    from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
     from lowcarb_scheduler.planning.job import Job
     from lowcarb_scheduler.planning.participation import Turns
 
-_MOST_CELLS = 150_000
-_BUCKETS = 8
-_ROUNDING = 1e-9  # a gap this small is the rounding of sums and the tolerance of solvers
+_APART_CELLS: Final = 150_000  # groups x slots up to which every power is a group of its own
+_BUCKET_CELLS: Final = 700_000  # about as many where powers are put into buckets
+_BUCKETS: Final = 2, 8  # fewest and most of them in a stratum
+_REFINED_ARCS: Final = 400_000  # groups x rounds up to which the last assignment keeps every power apart
+_ROUNDING: Final = 1e-9  # a gap this small is the rounding of sums and the tolerance of solvers
 
 
 def plan(job: Job, intensity: IntensityTable) -> Plan:
@@ -57,159 +60,165 @@ def plan(job: Job, intensity: IntensityTable) -> Plan:
     ForecastUnavailableError
         If a location of the fleet has no forecast in the job's time.
     """
-    turns = decide_turns(job)
-    grid = _grid(job, intensity)
-    _check_forecast(job, intensity)
-    _check_share(job, turns)
-    model = _model(job, intensity, turns, grid)
-    earliest = find_earliest(model)
-    _check_gaps(job, intensity, earliest)
-    within = model.until(grid.until(target_us(job, earliest.end_us)))
-    return _to_plan(job, intensity, within, solve(within, earliest.slots))
+    problem = Problem.of(job, intensity)
+    return problem.plan_by(problem.target_us())[0]
 
 
-def target_us(job: Job, earliest_us: int) -> int:
-    """Return when the last round is over at the latest [µs since 1970 UTC], by patience or as given."""
-    finish_by_us = to_us(job.finish_by)
-    if job.target_finish is not None:
-        return min(max(to_us(job.target_finish), earliest_us), finish_by_us)
-    return earliest_us + floor(job.patience * (finish_by_us - earliest_us))
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """A job that has a plan, in numbers.
 
+    Parameters
+    ----------
+    job, intensity
+        What is asked, and what is expected.
+    turns : Turns
+        What each client owes.
+    model : Model
+        All of it up to the deadline.
+    earliest_slots : ndarray of int64, shape (R,)
+        Openings that finish as early as can be.
+    earliest_us : int
+        That moment [µs since 1970 UTC].
+    """
 
-def location_cap(job: Job) -> int:
-    """Return the most clients of one location in a round, at least one."""
-    return max(1, floor(job.max_location_share * job.clients_per_round + 1e-9))
+    job: Job
+    intensity: IntensityTable
+    turns: Turns
+    model: Model
+    earliest_slots: Ints
+    earliest_us: int
 
+    @classmethod
+    def of(cls, job: Job, intensity: IntensityTable) -> Problem:
+        """Return the problem of a job, or raise why it has no plan."""
+        turns = decide_turns(job)
+        grid = Grid.of(job, intensity)
+        checks.check_time(job, grid)
+        checks.check_forecast(job, intensity)
+        checks.check_share(job, turns)
+        checks.check_grid(job, intensity, grid)
+        model = _model(job, intensity, turns, grid)
+        earliest = find_earliest(model)
+        checks.check_gaps(job, intensity, earliest)
+        return cls(job, intensity, turns, model, earliest.slots, earliest.end_us)
 
-def _grid(job: Job, intensity: IntensityTable) -> Grid:
-    """Return the openings up to the deadline, or say that it is too early."""
-    grid = Grid.of(job, intensity)
-    first_us = grid.first_us
-    needed_us = first_us + (job.rounds - 1) * grid.width * grid.step_us + grid.round_us
-    missing_us = needed_us - to_us(job.finish_by)
-    if missing_us <= 0:
-        return grid
-    rounds = f"{job.rounds} round(s) of {format_duration(grid.round_us * MICROSECOND)}"
-    if job.finish_by <= from_us(job.opens_from_us):
-        reason = f"finish_by is past before the first of {rounds} may open"
-    else:
-        reason = f"finish_by is {_exactly(missing_us)} too early for {rounds}"
-    raise PlanInfeasibleError(
-        reason, format_time(from_us(needed_us)), format_time(job.finish_by), job.finish_by
-    )
+    def target_us(self) -> int:
+        """Return when the last round is over at the latest, as given or by patience [µs since 1970 UTC]."""
+        if self.job.target_finish is None:
+            return self.patient_us(self.job.patience)
+        return min(max(to_us(self.job.target_finish), self.earliest_us), to_us(self.job.finish_by))
 
+    def patient_us(self, patience: float) -> int:
+        """Return that moment for some patience [µs since 1970 UTC]."""
+        return self.earliest_us + floor(patience * (to_us(self.job.finish_by) - self.earliest_us))
 
-def _exactly(us: int) -> str:
-    """Return a duration for people that is never rounded to nothing."""
-    return format_duration(us * MICROSECOND) if us >= 1_000_000 else f"{us} µs"
+    def plan_by(
+        self, target_us: int, near: Solution | None = None, good_enough: float = GOOD_ENOUGH
+    ) -> tuple[Plan, Solution]:
+        """Return the best plan that is over by a moment, and the solution behind it.
 
+        Parameters
+        ----------
+        target_us : int
+            Not before ``earliest_us`` [µs since 1970 UTC].
+        near : Solution, optional
+            Of an earlier target, to begin with.
+        good_enough : float
+            Gap at which the search ends, as a part of the emissions.
+        """
+        model = self.model.until(self.model.windows.grid.until(target_us))
+        start = self.earliest_slots if near is None else near.slots
+        prices_g = None if near is None else near.prices_g
+        if not model.windows.stagger:
+            solution = solve(model, start, prices_g, good_enough)
+            return self._to_plan(model, solution), solution
+        # Rounds planned without stagger are rounds with it, so it can only gain.
+        together = replace(model, windows=replace(model.windows, stagger=False))
+        earliest = find_earliest(together)
+        plans = []
+        if earliest.complete:
+            without = solve(together, earliest.slots, prices_g, good_enough)
+            start, prices_g = without.slots, without.prices_g
+            plans.append(self._to_plan(together, without))
+        solution = solve(model, start, prices_g, good_enough)
+        plans.insert(0, self._to_plan(model, solution))
+        best = min(plans, key=lambda planned: planned.emissions_g)
+        return replace(best, lower_bound_g=plans[0].lower_bound_g), solution
 
-def _check_forecast(job: Job, intensity: IntensityTable) -> None:
-    """Refuse locations without any forecast between the first opening and the deadline."""
-    names = job.fleet.locations
-    columns = intensity.columns(names)
-    inside = (intensity.edges_us[1:] > job.opens_from_us) & (intensity.edges_us[:-1] < to_us(job.finish_by))
-    known = np.logical_or.reduce(np.isfinite(intensity.values[inside]), axis=0)
-    missing = {
-        name: "is not in the forecast" if column < 0 else
-        f"has no value between {format_time(from_us(job.opens_from_us))} and {format_time(job.finish_by)}"
-        for name, column in zip(names, columns, strict=True)
-        if column < 0 or not known[column]
-    }  # fmt: skip
-    if missing:
-        available = [name for name in names if name not in missing]
-        raise ForecastUnavailableError(missing, available)
+    def _to_plan(self, model: Model, solution: Solution) -> Plan:
+        """Seat clients and charge each for its own window."""
+        job, fleet, windows, grid = self.job, self.job.fleet, model.windows, model.windows.grid
+        points, integrals = windows.cheapest_starts(solution.slots, model.boundaries(solution.slots))
+        seats = self._seats(model, solution, integrals)
+        klass, rounds = model.class_of_client[seats], np.arange(job.rounds)[:, None]
+        starts_us = grid.opens_us[0] + points[rounds, klass] * grid.step_us
+        ends_us = starts_us + windows.duration_us[klass]
+        emissions_g = fleet.power_watts[seats] / 1000.0 * integrals[rounds, klass]
+        total_g = float(emissions_g.sum())
+        proven = total_g - solution.bound_g <= _ROUNDING * abs(total_g)
+        opens_us = grid.opens_us[solution.slots]
+        return Plan(
+            fleet=fleet,
+            opens_us=opens_us,
+            closes_us=np.maximum(opens_us + grid.round_us, ends_us.max(axis=1)),
+            seats=seats,
+            starts_us=starts_us,
+            ends_us=ends_us,
+            client_emissions_g=emissions_g,
+            lower_bound_g=total_g if proven else solution.bound_g,
+            run_now_emissions_g=self._run_now_g(),
+            source=self.intensity.source,
+            signal=self.intensity.signal,
+            synthetic=self.intensity.synthetic,
+            forecast_until=self.intensity.end,
+        )
 
+    def _seats(self, model: Model, solution: Solution, integrals: Floats) -> Ints:
+        """Return who sits where, shape (R, n).
 
-def _check_share(job: Job, turns: Turns) -> None:
-    """Refuse a cap on locations under which the turns cannot be taken."""
-    cap, fleet = location_cap(job), job.fleet
-    places, rounds, seats = len(fleet.locations), job.rounds, job.clients_per_round
-    clients = np.bincount(fleet.location_index, minlength=places)
-    if (most := int(np.minimum(clients, cap).sum())) < seats:
-        raise PlanInfeasibleError(
-            f"max_location_share {job.max_location_share:g} lets at most {cap} client(s) of a location into a"
-            f" round, and {places} location(s) do not fill one",
-            seats, most, job.finish_by,
-        )  # fmt: skip
-    owed = np.bincount(fleet.location_index, weights=turns.least, minlength=places)
-    if owed.max() > cap * rounds:
-        worst = int(owed.argmax())
-        raise PlanInfeasibleError(
-            f"max_location_share {job.max_location_share:g} leaves too few seats for the turns of"
-            f" {fleet.locations[worst]}",
-            int(owed[worst]), cap * rounds, job.finish_by,
-        )  # fmt: skip
-    allowed = np.bincount(fleet.location_index, weights=turns.most, minlength=places)
-    if (most := int(np.minimum(allowed, cap * rounds).sum())) < rounds * seats:
-        raise PlanInfeasibleError(
-            f"max_location_share {job.max_location_share:g} and participation leave seats empty",
-            rounds * seats, most, job.finish_by,
-        )  # fmt: skip
+        Where turns are not fixed, low powers take more of them; buckets see that only on average, so the last
+        assignment is done once more with every power apart.
+        """
+        groups, job = model.groups, self.job
+        seats = groups.hand_out(solution.assignment.counts, integrals)
+        if groups.exact or (groups.least == groups.most).all():
+            return seats  # sorted by power already
+        apart = groups.apart()
+        if len(apart) * job.rounds > _REFINED_ARCS:
+            return seats
+        refined = Model(job.rounds, apart, model.windows, _seating(job, apart, model), model.class_of_client)
+        prices_g = groups.spread(solution.prices_g, apart)
+        found = assign(refined.seating, refined.costs_g(integrals), prices_g)
+        assert found is not None, "the same rounds were filled in buckets"
+        return apart.hand_out(found.counts, integrals)
 
-
-def _check_gaps(job: Job, intensity: IntensityTable, earliest: Earliest) -> None:
-    """Refuse a job that the gaps of the forecast leave without a plan."""
-    if earliest.complete:
-        return
-    found = len(earliest.slots)
-    if found < job.rounds:
-        raise PlanInfeasibleError(
-            f"only {found} of {job.rounds} round(s) find a window by finish_by in which"
-            f" {job.clients_per_round} client(s) have a forecast without a gap"
-            f" (the forecast ends {format_time(intensity.end)})",
-            job.rounds, found, job.finish_by,
-        )  # fmt: skip
-    raise PlanInfeasibleError(
-        "gaps in the forecast keep some clients from the turns they owe by finish_by",
-        job.rounds * job.clients_per_round, "fewer", job.finish_by,
-    )  # fmt: skip
+    def _run_now_g(self) -> float | None:
+        """Return what random clients back-to-back are expected to emit [gCO2eq]; None where a gap is met."""
+        job, fleet = self.job, self.job.fleet
+        opens_us = job.opens_from_us + np.arange(job.rounds) * job.round_us
+        columns = self.intensity.columns(fleet.locations)[fleet.location_index]
+        total_g = float(run_now_g(self.intensity, columns, fleet.power_watts, job.durations_us, opens_us,
+                                  job.clients_per_round).sum())  # fmt: skip
+        return None if np.isnan(total_g) else total_g
 
 
 def _model(job: Job, intensity: IntensityTable, turns: Turns, grid: Grid) -> Model:
-    """Return the problem in numbers."""
+    """Return the model of a job up to its deadline."""
     classes = Classes.of(job)
-    groups = Groups.of(job, turns, classes, _MOST_CELLS // max(len(grid), 1), _BUCKETS)
+    buckets = _BUCKET_CELLS // (len(grid) * len(classes.location))
+    groups = Groups.of(job, turns, classes, _APART_CELLS // len(grid), int(np.clip(buckets, *_BUCKETS)))
     columns = intensity.columns(job.fleet.locations)[classes.location]
     windows = Windows.of(grid, classes, columns, intensity, job.stagger)
-    seating = Seating(
-        job.clients_per_round, groups.size, groups.least, groups.most, classes.location[groups.klass],
-        location_cap(job),
-    )  # fmt: skip
+    location = classes.location[groups.klass]
+    seating = Seating(job.clients_per_round, groups.size, groups.least, groups.most, location,
+                      checks.location_cap(job))  # fmt: skip
     return Model(job.rounds, groups, windows, seating, classes.of_client)
 
 
-def _to_plan(job: Job, intensity: IntensityTable, model: Model, solution: Solution) -> Plan:
-    """Seat clients and charge each for its own window."""
-    fleet, groups, windows = job.fleet, model.groups, model.windows
-    points, integrals = windows.cheapest_starts(solution.slots, model.boundaries(solution.slots))
-    seats = groups.hand_out(solution.assignment.counts, integrals)
-    klass = model.class_of_client[seats]
-    rows = np.arange(job.rounds)[:, None]
-    grid = windows.grid
-    starts_us = grid.opens_us[0] + points[rows, klass] * grid.step_us
-    ends_us = starts_us + windows.duration_us[klass]
-    emissions_g = fleet.power_watts[seats] / 1000.0 * integrals[rows, klass]
-    total_g = float(emissions_g.sum())
-    opens_us = grid.opens_us[solution.slots]
-    closes_us = np.maximum(opens_us + grid.round_us, ends_us.max(axis=1))
-    columns = intensity.columns(fleet.locations)[fleet.location_index]
-    run_now = run_now_g(
-        intensity, columns, fleet.power_watts, job.durations_us,
-        job.opens_from_us + np.arange(job.rounds) * job.round_us, job.clients_per_round,
-    ).sum()  # fmt: skip
-    return Plan(
-        fleet=fleet,
-        opens_us=opens_us,
-        closes_us=closes_us,
-        seats=seats,
-        starts_us=starts_us,
-        ends_us=ends_us,
-        client_emissions_g=emissions_g,
-        lower_bound_g=total_g if total_g - solution.bound_g <= _ROUNDING * abs(total_g) else solution.bound_g,
-        run_now_emissions_g=None if np.isnan(run_now) else float(run_now),
-        source=intensity.source,
-        signal=intensity.signal,
-        synthetic=intensity.synthetic,
-        forecast_until=intensity.end,
-    )
+def _seating(job: Job, groups: Groups, like: Model) -> Seating:
+    """Return the rules of seating for a finer grouping of a model's clients."""
+    place = np.zeros(int(like.groups.klass.max()) + 1, dtype=np.int64)
+    place[like.groups.klass] = like.seating.location
+    return Seating(job.clients_per_round, groups.size, groups.least, groups.most, place[groups.klass],
+                   like.seating.location_cap)  # fmt: skip
