@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import Floats, Ints
 
 EXPANDED_CELLS: Final = 20_000  # client-turns x seats up to which linear_sum_assignment is used
-_ALL_ARCS: Final = 30_000  # groups x rounds up to which every arc is given to the solver
-_ARCS_AT_FIRST: Final = 4  # cheapest arcs of a group beyond those its turns need
+_ALL_ARCS: Final = 4_000  # groups x rounds up to which every arc is given to the solver; more where caps bind
+_ARCS_AT_FIRST: Final = 8  # cheapest arcs of a group beyond those its turns need
+_ARCS_AT_ONCE: Final = 4  # arcs of a group or round that are taken in together
 _SCALE: Final = 1000.0  # largest cost given to the solver, whose tolerances are absolute (1e-7)
 _TOLERANCE: Final = 1e-6
+_NEARLY: Final = 1.0  # arcs this close to being missing are taken in too: else they come one by one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,7 +148,7 @@ def assign_aggregated(seating: Seating, costs_g: Floats, prices_g: Floats | None
         return None
     scale = float(np.abs(costs_g[possible]).max()) or 1.0
     scaled = np.where(possible, costs_g / scale, np.inf) * _SCALE
-    if costs_g.size <= _ALL_ARCS:
+    if costs_g.size <= (8 if seating.capped else 1) * _ALL_ARCS:
         return _finish(seating, costs_g, _solve(seating, scaled, possible, slack=None), scale)
     slack = 4.0 * _SCALE
     hint = np.zeros(len(seating.members)) if prices_g is None else prices_g * (_SCALE / scale)
@@ -155,10 +157,10 @@ def assign_aggregated(seating: Seating, costs_g: Floats, prices_g: Floats | None
         solved = _solve(seating, scaled, arcs, slack)
         if solved is None:
             return None
-        missing = possible & ~arcs & (solved.reduced(scaled, seating.location) < -_TOLERANCE)
-        if not missing.any():
+        reduced = np.where(possible & ~arcs, solved.reduced(scaled, seating.location), np.inf)
+        if reduced.min() >= -_TOLERANCE:
             break
-        arcs |= missing
+        arcs |= (reduced < _NEARLY) & _least(reduced, _ARCS_AT_ONCE)
     if solved.slack:  # nothing is left to bring in, yet slack was the cheaper way: ask without it
         solved = _solve(seating, scaled, possible, slack=None)
     return _finish(seating, costs_g, solved, scale)
@@ -245,6 +247,15 @@ def _cheapest_arcs(seating: Seating, scaled: Floats, group_price: Floats) -> NDA
     most = min(reduced.size - 1, _ARCS_AT_FIRST * sum(reduced.shape))
     cheap: NDArray[np.bool_] = reduced <= np.partition(reduced, most, axis=None)[most]
     return cheap | (rank < needed)
+
+
+def _least(reduced: Floats, count: int) -> NDArray[np.bool_]:
+    """Return where a matrix is among the least few of its row or of its column."""
+    rounds, groups = reduced.shape
+    of_round = np.partition(reduced, min(count, groups) - 1, axis=1)[:, [min(count, groups) - 1]]
+    of_group = np.partition(reduced, min(count, rounds) - 1, axis=0)[[min(count, rounds) - 1]]
+    least: NDArray[np.bool_] = (reduced <= of_round) | (reduced <= of_group)
+    return least
 
 
 def _finish(seating: Seating, costs_g: Floats, solved: _Solved | None, scale: float) -> Assignment | None:

@@ -31,9 +31,13 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.planning.model import Model
 
 _PATIENT: Final = 6  # iterations without progress until the pace is halved
+_QUICK: Final = 600  # rounds x groups up to which an assignment costs no more than a step
+_FIRST_SEATED: Final = (
+    8  # iteration whose openings are assigned first where it costs more; then twice as late
+)
 _WORK: Final = 15_000_000  # cells of the relaxation that may be filled in one search
-GOOD_ENOUGH: Final = 2e-4  # gap at which a search ends
-_WINDOW: Final = 40  # iterations in which ...
+GOOD_ENOUGH: Final = 5e-4  # gap at which a search ends
+_WINDOW: Final = 30  # iterations in which ...
 _PROGRESS: Final = 0.9  # ... the gap has to shrink to this part of itself
 _SMALL: Final = 2_000  # slots x groups up to which a job is solved exactly
 _CERTAIN: Final = 1e-10  # gap that is rounding
@@ -120,7 +124,8 @@ class _Search:
         """Raise the bound by subgradient steps, and seat the openings they come by."""
         assert self.best is not None
         iterations = int(np.clip(_WORK // self.relaxation.costs_g.size, 60, 400))
-        every = 1 + self.model.rounds * len(self.model.groups) // 2000
+        cheap = self.model.rounds * len(self.model.groups) <= _QUICK
+        seat_at = 0 if cheap else _FIRST_SEATED
         prices, pace, stalled = self.prices_g, 1.0, 0
         gaps_g = []
         for iteration in range(iterations):
@@ -128,8 +133,9 @@ class _Search:
             stalled += 1
             if relaxed.bound_g > self.bound_g:
                 stalled, self.bound_g, self.prices_g = 0, relaxed.bound_g, prices
-            if iteration % every == min(8, every - 1):
+            if iteration >= seat_at:
                 self.seat(relaxed.slots)
+                seat_at = seat_at if cheap else 2 * seat_at
             gaps_g.append(self.gap_g)
             if self.gap_g <= good_enough * abs(self.best.emissions_g):
                 break

@@ -156,40 +156,38 @@ def fill_cost_g(seating: Seating, reduced_g: Floats) -> Floats:
     reduced_g : ndarray of float64, shape (J, G)
         Cost of a client of each group, less the price of its turn [gCO2eq].
     """
-    if seating.capped:
-        cost: Floats = (fill(seating, reduced_g) * reduced_g).sum(axis=1)
-        return cost
-    # However costs are ordered, so many groups fill a round; the rest need not be sorted.
-    enough = int(np.searchsorted(np.cumsum(np.sort(seating.room)), seating.seats)) + 1
-    if enough == 1:
-        cheapest: Floats = seating.seats * reduced_g.min(axis=1)
-        return cheapest
-    if enough < reduced_g.shape[1] // 2:
-        some = np.argpartition(reduced_g, enough - 1, axis=1)[:, :enough]
-        values = np.take_along_axis(reduced_g, some, axis=1)
-        order = np.argsort(values, axis=1)
-        values, room = (
-            np.take_along_axis(values, order, axis=1),
-            seating.room[np.take_along_axis(some, order, axis=1)],
-        )
-    else:
-        order = np.argsort(reduced_g, axis=1)
-        values, room = np.take_along_axis(reduced_g, order, axis=1), seating.room[order]
-    taken = np.clip(seating.seats - (np.cumsum(room, axis=1) - room), 0, room)
-    filled: Floats = np.einsum("jg,jg->j", values, taken)
-    return filled
+    order, taken = _cheapest_first(seating, reduced_g)
+    cost: Floats = np.einsum("jg,jg->j", np.take_along_axis(reduced_g, order, axis=1), taken)
+    return cost
 
 
 def fill(seating: Seating, reduced_g: Floats) -> Ints:
     """Return the cheapest clients of candidate rounds, counts of shape (J, G); as :func:`fill_cost_g`."""
-    order = np.argsort(reduced_g, axis=1, kind="stable")
-    room = seating.room[order]
-    if seating.capped:
-        room = _capped(room, seating.location[order], seating.location_cap)
-    taken: Ints = np.clip(seating.seats - (np.cumsum(room, axis=1) - room), 0, room)
-    counts = np.empty_like(taken)
+    order, taken = _cheapest_first(seating, reduced_g)
+    counts = np.zeros(reduced_g.shape, dtype=np.int64)
     np.put_along_axis(counts, order, taken, axis=1)
     return counts
+
+
+def _cheapest_first(seating: Seating, reduced_g: Floats) -> tuple[Ints, Ints]:
+    """Return groups in order of cost, and how many clients of each are taken; both (J, at most G)."""
+    room = seating.room
+    if seating.capped:
+        order = np.argsort(reduced_g, axis=1, kind="stable")
+        left = _capped(room[order], seating.location[order], seating.location_cap)
+    else:
+        # In whatever order, so many groups fill a round; the others need not be sorted.
+        enough = int(np.searchsorted(np.cumsum(np.sort(room)), seating.seats)) + 1
+        if enough < 0.7 * len(room):
+            some = np.argpartition(reduced_g, enough - 1, axis=1)[:, :enough]
+            some.sort(axis=1)  # ties go to the first group
+            within = np.argsort(np.take_along_axis(reduced_g, some, axis=1), axis=1, kind="stable")
+            order = np.take_along_axis(some, within, axis=1)
+        else:
+            order = np.argsort(reduced_g, axis=1, kind="stable")
+        left = room[order]
+    taken: Ints = np.clip(seating.seats - (np.cumsum(left, axis=1) - left), 0, left)
+    return order, taken
 
 
 def _capped(room: Ints, location: Ints, cap: int) -> Ints:
