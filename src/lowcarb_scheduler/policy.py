@@ -1,10 +1,11 @@
 """Replanning: what strategy and backtest call at every decision.
 
-correction -> plan -> keep the previous plan unless the new one is worth the change.
+correction -> value of waiting -> plan -> keep the previous plan unless the new one is worth the change.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -12,14 +13,14 @@ import numpy as np
 from lowcarb_scheduler.accounting import emissions_g
 from lowcarb_scheduler.clock import to_us
 from lowcarb_scheduler.forecasts.correction import correct_forecast
-from lowcarb_scheduler.planning.job import Plan
 from lowcarb_scheduler.planning.planner import plan
+from lowcarb_scheduler.planning.waiting import value_of_waiting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lowcarb_scheduler.intensity import IntensityTable
-    from lowcarb_scheduler.planning.job import Job
+    from lowcarb_scheduler.planning.job import Job, Plan
 
 WORTH_CHANGING: Final = 0.005  # part of the expected emissions a new plan must avoid to replace the last
 
@@ -31,7 +32,7 @@ def replan(
     past_forecasts: Sequence[IntensityTable] = (),
     previous: Plan | None = None,
 ) -> Plan:
-    """Plan the remaining rounds on what is known now.
+    """Plan the remaining rounds on what is known now, to be planned again when more is known.
 
     Parameters
     ----------
@@ -50,7 +51,8 @@ def replan(
     Returns
     -------
     Plan
-        Emissions and bound are on the corrected expectation.
+        Its emissions are on the corrected expectation. Where there is slack the rounds are chosen with the
+        value of waiting, and the plan has no lower bound: it aims at more than today's expectation shows.
 
     Raises
     ------
@@ -63,41 +65,64 @@ def replan(
     if job.finish_by <= job.now:
         return plan(job, known)  # says why there is none
     expected = correct_forecast(known, history, job.now, job.finish_by, past_forecasts)
-    new = plan(job, expected)
-    kept = None if previous is None else _still_valid(previous, job, expected, new)
-    if kept is None or new.emissions_g < kept.emissions_g - WORTH_CHANGING * abs(kept.emissions_g):
-        return new
-    return kept
+    hoped = value_of_waiting(job, expected)
+    best = plan(job, hoped)
+    kept = None if previous is None else _still_valid(previous, job, hoped, best)
+    if kept is not None and best.emissions_g >= kept.emissions_g - WORTH_CHANGING * abs(kept.emissions_g):
+        best = kept
+    certified = np.array_equal(hoped.values, expected.values, equal_nan=True)
+    return _charged(best, job, expected, best.lower_bound_g if certified else None)
 
 
-def _still_valid(previous: Plan, job: Job, expected: IntensityTable, new: Plan) -> Plan | None:
-    """Return the remaining rounds of the previous plan, priced anew; None if they break a rule by now."""
+def _still_valid(previous: Plan, job: Job, hoped: IntensityTable, best: Plan) -> Plan | None:
+    """Return the remaining rounds of the previous plan, charged anew; None if they break a rule by now."""
     fleet, rounds = job.fleet, job.rounds
     if len(previous.opens_us) < rounds or previous.seats.shape[1] != job.clients_per_round:
         return None
-    opens, closes = previous.opens_us[-rounds:], previous.closes_us[-rounds:]
-    old_seats = previous.seats[-rounds:]
-    position = np.searchsorted(fleet.ids, previous.fleet.ids)
-    position = np.minimum(position, len(fleet) - 1)
+    opens_us, closes_us = previous.opens_us[-rounds:], previous.closes_us[-rounds:]
+    position = np.minimum(np.searchsorted(fleet.ids, previous.fleet.ids), len(fleet) - 1)
     present = fleet.ids[position] == previous.fleet.ids
-    seats = position[old_seats]
+    seats, starts_us = position[previous.seats[-rounds:]], previous.starts_us[-rounds:]
+    ends_us = starts_us + job.durations_us[seats]
     turns = fleet.turns_done + np.bincount(seats.ravel(), minlength=len(fleet))
-    starts = previous.starts_us[-rounds:]
-    ends = starts + job.durations_us[seats]
-    valid = (
-        present[old_seats].all()
-        and opens[0] >= job.opens_from_us
-        and (closes - opens >= job.round_us).all()
-        and (ends <= closes[:, None]).all()
-        and closes[-1] <= max(to_us(new.finish), to_us(previous.finish))
-        and closes[-1] <= to_us(job.finish_by)
-        and np.ptp(turns) <= max(np.ptp(new.turns), 1)
+    last_us = min(max(to_us(best.finish), to_us(previous.finish)), to_us(job.finish_by))
+    obeys = (
+        present[previous.seats[-rounds:]].all()
+        and opens_us[0] >= job.opens_from_us
+        and (closes_us - opens_us >= job.round_us).all()
+        and (ends_us <= closes_us[:, None]).all()
+        and closes_us[-1] <= last_us
+        and np.ptp(turns) <= max(np.ptp(best.turns), 1)
     )
-    columns = expected.columns(fleet.locations)[fleet.location_index]
-    grams = emissions_g(expected, columns[seats], fleet.power_watts[seats], starts, ends)
-    if not valid or np.isnan(grams).any():
+    if not obeys:
         return None
-    return Plan(
-        fleet, opens, closes, seats, starts, ends, grams, new.lower_bound_g, new.run_now_emissions_g,
-        expected.source, expected.signal, expected.synthetic, expected.end,
-    )  # fmt: skip
+    moved = replace(
+        best,
+        fleet=fleet,
+        opens_us=opens_us,
+        closes_us=closes_us,
+        seats=seats,
+        starts_us=starts_us,
+        ends_us=ends_us,
+    )
+    charged = _charged(moved, job, hoped, best.lower_bound_g)
+    return None if np.isnan(charged.client_emissions_g).any() else charged
+
+
+def _charged(planned: Plan, job: Job, intensity: IntensityTable, lower_bound_g: float | None) -> Plan:
+    """Return a plan with the emissions it has under another intensity."""
+    fleet, seats = planned.fleet, planned.seats
+    columns = intensity.columns(fleet.locations)[fleet.location_index]
+    grams = emissions_g(
+        intensity, columns[seats], fleet.power_watts[seats], planned.starts_us, planned.ends_us
+    )
+    return replace(
+        planned,
+        client_emissions_g=grams,
+        lower_bound_g=lower_bound_g,
+        run_now_emissions_g=job.run_now_g(intensity),
+        source=intensity.source,
+        signal=intensity.signal,
+        synthetic=intensity.synthetic,
+        forecast_until=intensity.end,
+    )

@@ -54,6 +54,7 @@ def run_demo(console: Console, run_dir: Path) -> dict[str, Any]:
     for package, extra in _NEEDS.items():
         if find_spec(package) is None:
             raise MissingExtraError(package, extra)
+    from lowcarb_scheduler.report.gantt import labels_of
     from lowcarb_scheduler.report.html import write_report
 
     run_dir = run_dir.absolute()
@@ -74,8 +75,15 @@ def run_demo(console: Console, run_dir: Path) -> dict[str, Any]:
         with console.status("The same with plain FedAvg, for comparison ..."):
             plain = {"lowcarb-enabled": False, "results-file": str(plain_results)}
             _complete(local.run(APP, plain, log), log, lambda: None)
-    summary = summarise(read_ledger(run_dir))
-    found = _document(summary, _accuracy(aware_results), _accuracy(plain_results), run_dir)
+    events = read_ledger(run_dir)
+    found = {
+        "schema_version": SCHEMA_VERSION,
+        **labels_of(events)._asdict(),
+        **_figures(summarise(events)),
+        "accuracy": _accuracy(aware_results),
+        "plain_accuracy": _accuracy(plain_results),
+        "run_dir": str(run_dir),
+    }
     found["report"] = str(write_report(run_dir))
     console.print()
     console.print(_table(found))
@@ -158,13 +166,9 @@ def _accuracy(results: Path) -> float:
     return last
 
 
-def _document(summary: RunSummary, accuracy: float, plain: float, run_dir: Path) -> dict[str, Any]:
+def _figures(summary: RunSummary) -> dict[str, Any]:
     first = summary.first_plan or {}
     return {
-        "schema_version": SCHEMA_VERSION,
-        "source": summary.started["source"],
-        "signal": "average",
-        "synthetic": True,
         "rounds": len(summary.rounds),
         "run_now_emissions_g": summary.run_now_g,
         "first_plan_emissions_g": first.get("emissions_g"),
@@ -172,14 +176,11 @@ def _document(summary: RunSummary, accuracy: float, plain: float, run_dir: Path)
         "planned_emissions_g": summary.planned_g,
         "realised_emissions_g": summary.realised_g,
         "saving": summary.saving,
-        "accuracy": accuracy,
-        "plain_accuracy": plain,
         "finish": summary.finish,
         "finish_by": summary.started["finish_by"],
         "jain": summary.jain,
         "min_turns": min(summary.turns.values()),
         "max_turns": max(summary.turns.values()),
-        "run_dir": str(run_dir),
     }
 
 

@@ -48,7 +48,7 @@ def correct_forecast(
         The newest forecast; what it says of hours before ``now`` shows its error. Its columns are the
         locations of the result.
     history : IntensityTable or None
-        What really happened. Nothing later than ``now`` is looked at.
+        What really happened. Only steps that are over by ``now`` are looked at.
     now, until : datetime
         What the result spans; ``until`` is after ``now``.
     past_forecasts : sequence of IntensityTable
@@ -73,9 +73,9 @@ def correct_forecast(
         if history.signal != forecast.signal:
             problem = f"the history's is {history.signal}, the forecast's {forecast.signal}"
             raise InputError("signal", problem, "use one signal in a run")
-        past = history.align(forecast.locations)
-        values = _without_error(values, edges, forecast, past, now)
-        values = np.where(np.isnan(values), _climatology(past, edges, now), values)
+        if past := _ended(history.align(forecast.locations), to_us(now)):
+            values = _without_error(values, edges, forecast, past)
+            values = np.where(np.isnan(values), _climatology(past, edges, now), values)
     return IntensityTable(
         edges, forecast.locations, values, forecast.signal, forecast.source, forecast.synthetic
     )
@@ -92,17 +92,24 @@ def _edges(forecast: IntensityTable, now_us: int, until_us: int) -> Ints:
     return np.unique(np.concatenate([[now_us], own, beyond, hours[hours > now_us], [until_us]]))
 
 
-def _without_error(
-    values: Floats, edges: Ints, forecast: IntensityTable, past: IntensityTable, now: datetime
-) -> Floats:
-    """Take off the newest issue's recent error, fading with the hours ahead."""
-    now_us = to_us(now)
-    starts = now_us - HOUR_US * np.arange(1, _ERROR_HOURS + 1)
+def _ended(history: IntensityTable, now_us: int) -> IntensityTable | None:
+    """Return the steps that are over: the one that runs is not known yet, whoever may have written it."""
+    steps = int(np.searchsorted(history.edges_us, now_us, side="right")) - 1
+    if steps < 1:
+        return None
+    labels = history.signal, history.source, history.synthetic
+    return IntensityTable(history.edges_us[: steps + 1], history.locations, history.values[:steps], *labels)
+
+
+def _without_error(values: Floats, edges: Ints, forecast: IntensityTable, past: IntensityTable) -> Floats:
+    """Take off the newest issue's recent error, fading with the hours since it was seen."""
+    seen_us = int(past.edges_us[-1])
+    starts = seen_us - HOUR_US * np.arange(1, _ERROR_HOURS + 1)
     ends = starts + HOUR_US
     errors = forecast.integrate(starts, ends) - past.integrate(starts, ends)  # (hours, L) [g/kWh]
     known = ~np.isnan(errors)
     mean = np.where(known, errors, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    ahead = (edges[:-1] - now_us) / HOUR_US
+    ahead = (edges[:-1] - seen_us) / HOUR_US
     corrected = values - mean * FADING ** ahead[:, None]
     # A correction alone never turns a positive intensity negative.
     bounded: Floats = np.maximum(corrected, np.minimum(values, 0.0))

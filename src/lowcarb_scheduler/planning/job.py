@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, overload
 
 import numpy as np
 
-from lowcarb_scheduler.accounting import jain_index
+from lowcarb_scheduler.accounting import jain_index, run_now_g
 from lowcarb_scheduler.clock import MICROSECOND, format_duration, from_us, to_us, to_utc
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError, near_miss
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from lowcarb_scheduler.intensity import Floats, Ints, Signal
+    from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints, Signal
 
 DEFAULT_POWER_WATTS: Final = 300.0  # a workstation with one busy GPU; marked assumed wherever it is used
 FLEET_COLUMNS: Final = ("id", "location", "power_watts", "duration", "turns_done")
@@ -233,6 +233,19 @@ class Job:
     def durations_us(self) -> Ints:
         """Training time of each client [µs], shape (C,): its own, or the whole round."""
         return np.where(self.fleet.durations_us > 0, self.fleet.durations_us, self.round_us)
+
+    def run_now_g(self, intensity: IntensityTable) -> float | None:
+        """Return what random clients back-to-back from not_before are expected to emit [gCO2eq].
+
+        None where one of them would meet a gap.
+        """
+        fleet = self.fleet
+        opens_us = self.opens_from_us + np.arange(self.rounds, dtype=np.int64) * self.round_us
+        columns = intensity.columns(fleet.locations)[fleet.location_index]
+        total_g = run_now_g(
+            intensity, columns, fleet.power_watts, self.durations_us, opens_us, self.clients_per_round
+        ).sum()
+        return None if np.isnan(total_g) else float(total_g)
 
 
 class PlannedClient(NamedTuple):
@@ -458,6 +471,9 @@ def _numbers(
     if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf":
         given = np.ones(len(column), dtype=bool)
         raw = column.to_numpy(dtype=np.float64)
+    elif pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype):
+        given = column.notna().to_numpy()  # a masked column: NA, not NaN
+        raw = column.to_numpy(dtype=np.float64, na_value=np.nan)
     else:
         given = np.array([value is not None and value is not pd.NA for value in column], dtype=bool)
         raw = np.full(len(column), np.nan)
