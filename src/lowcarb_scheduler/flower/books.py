@@ -156,7 +156,7 @@ class Books:
         self, status: str, now: datetime, round_duration: timedelta, finish_by: datetime | None
     ) -> dict[str, Any]:
         """Sum up, after asking once more for what was not yet known; return the ``run_finished`` event."""
-        self._realise(now, round_duration)
+        self._realise(now, round_duration, last_chance=True)
         totals = {name: _total(r.figures[name] for r in self._rounds)
                   for name in ("planned_g", "realised_g", "run_now_g")}  # fmt: skip
         realised, run_now = totals["realised_g"], totals["run_now_g"]
@@ -179,12 +179,12 @@ class Books:
         self._ledger.append("run_finished", **summary)
         return summary
 
-    def _realise(self, now: datetime, round_duration: timedelta) -> None:
+    def _realise(self, now: datetime, round_duration: timedelta, last_chance: bool = False) -> None:
         """Ask what really happened, and account for the closed rounds of which it was not yet known."""
         pending = [r for r in self._rounds if r.closed_at and None in (r.realised_g, r.run_now_g)]
         if not pending:
             return
-        self._outlook.learn_actual(self._started, now)
+        self._outlook.learn_actual(self._started, now, last_chance)
         if self._outlook.actual is None:
             return
         for r in pending:

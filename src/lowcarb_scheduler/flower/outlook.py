@@ -15,6 +15,7 @@ import numpy as np
 
 from lowcarb_scheduler.clock import to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError, one_line
+from lowcarb_scheduler.forecasts.series import MAX_G_PER_KWH
 from lowcarb_scheduler.forecasts.source import MAX_AGE, age_problem
 from lowcarb_scheduler.intensity import IntensityTable
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flwr")
 
-_REFRESH: Final = timedelta(minutes=15)
+_EVERY: Final = timedelta(minutes=15)
+_MOST_RARELY: Final = timedelta(hours=2)
 HISTORY: Final = timedelta(days=14)
 _RECHECK: Final = timedelta(hours=2)  # actuals this recent are asked for again: providers revise them
 
@@ -36,6 +38,27 @@ class Journal(Protocol):
 
     def append(self, event: Any, **data: object) -> None:
         """Keep an event."""
+
+
+class _Pace:
+    """When a source may be asked again: every quarter of an hour, and ever more rarely while it fails.
+
+    A source that hangs costs its time limit at each call. Asked at this pace it costs a run next to nothing.
+    """
+
+    def __init__(self) -> None:
+        self._asked_at: datetime | None = None
+        self.failures = 0
+
+    def due(self, now: datetime) -> bool:
+        """Return whether it may be asked."""
+        wait = min(_EVERY * 2**self.failures, _MOST_RARELY)
+        return self._asked_at is None or now - self._asked_at >= wait
+
+    def asked(self, now: datetime, answered: bool) -> None:
+        """Note that it was asked, and whether it answered."""
+        self._asked_at = now
+        self.failures = 0 if answered else min(self.failures + 1, 10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +84,7 @@ class Outlook:
         self._source = source
         self._journal = journal
         self._good: _Good | None = None
-        self._asked_at: datetime | None = None
+        self._forecasts, self._actuals = _Pace(), _Pace()
         self._places: tuple[str, ...] = ()
         self._noted: set[tuple[str, str]] = set()
         self.actual: IntensityTable | None = None
@@ -85,21 +108,21 @@ class Outlook:
     def refresh(self, places: Iterable[str], now: datetime) -> bool:
         """Ask for a forecast of these places if one is due; return whether what is known has changed."""
         new_places = set(places) - set(self._places)
-        due = self._asked_at is None or new_places or now - self._asked_at >= _REFRESH
-        if self._source is None or not due:
-            return False
         self._places = tuple(sorted(new_places.union(self._places)))
-        if not self._places:
+        due = self._forecasts.due(now) or (new_places and not self._forecasts.failures)
+        if self._source is None or not self._places or not due:
             return False
         if self.actual is None:
             self.learn_actual(now - HISTORY, now)
-        self._asked_at, before = now, self._good
+        before = self._good
         try:
             answer = self._source.forecast(self._places, now)
             _check(answer, now)
             self._accept(answer)
+            self._forecasts.asked(now, answered=True)
         except Exception as error:  # noqa: BLE001  a fault of a source, whoever wrote it, stops no training
             self._reject(_line(error), now)
+            self._forecasts.asked(now, answered=False)
         return self._good is not before
 
     def _accept(self, answer: Forecast) -> None:
@@ -108,7 +131,7 @@ class Outlook:
             known = last is not None and location in last.intensity.locations
             use = "its last good forecast is used" if known else "its history, or no preference, is used"
             self.degrade(f"forecast of {location}", why, use)
-        issue = answer.intensity
+        issue = _plausible(answer.intensity)
         if last and answer.missing and answer.generated_at - last.generated_at <= MAX_AGE:
             issue = issue.fill(
                 last.intensity.align([p for p in last.intensity.locations if p in answer.missing])
@@ -126,33 +149,47 @@ class Outlook:
         use = "the last good forecast is used" if self._good else "history, or no waiting, is used"
         self.degrade("forecast", why, use)
 
-    def learn_actual(self, since: datetime, now: datetime) -> None:
-        """Ask what really happened since a time, or since it was last known."""
-        if self._source is None or not self._places:
+    def learn_actual(self, since: datetime, now: datetime, last_chance: bool = False) -> None:
+        """Ask what really happened since a time, or since it was last known, if that is due.
+
+        At the last chance it is also asked when it was asked a moment ago, unless it failed then.
+        """
+        due = self._actuals.due(now) or (last_chance and not self._actuals.failures)
+        if self._source is None or not self._places or not due:
             return
         start = since if self.actual is None else max(since, self.actual.end - _RECHECK)
         try:
-            new = self._source.actual(self._places, start, now)
+            new = _plausible(self._source.actual(self._places, start, now))
             self.actual = new if self.actual is None else new.fill(self.actual)
+            self._actuals.asked(now, answered=True)
         except Exception as error:  # noqa: BLE001  see refresh
+            self._actuals.asked(now, answered=False)
             self.degrade("actual intensity", _line(error), "what it is missing for is not called realised")
             return
         if known := new.slice(start, now):
             self._journal.append("actual", **known.to_record())
 
 
-def without_preference(known: IntensityTable | None, locations: Sequence[str], start: datetime,
-                       end: datetime) -> IntensityTable:  # fmt: skip
+def without_preference(
+    known: IntensityTable | None, locations: Sequence[str], start: datetime, end: datetime
+) -> IntensityTable:
     """Return one constant intensity for places of which nothing is known: it favours no place and no time.
 
     It is the mean of the known places, so that a place nobody forecasts is neither sought nor shunned; 1
     where nothing at all is known.
     """
-    mean = 1.0 if known is None else float(np.nanmean(known.values))
-    values = np.full((1, len(locations)), mean)
+    finite = np.zeros(0) if known is None else known.values[np.isfinite(known.values)]
+    values = np.full((1, len(locations)), finite.mean() if finite.size else 1.0)
     labels = (known.signal, known.source, known.synthetic) if known else ("unknown", "none", False)
     edges = np.array([to_us(start), to_us(end)], dtype=np.int64)
     return IntensityTable(edges, tuple(locations), values, *labels)
+
+
+def _plausible(table: IntensityTable) -> IntensityTable:
+    """Return a table with a gap wherever a value cannot be: no hold is based on such a number."""
+    values = np.where((table.values >= 0) & (table.values <= MAX_G_PER_KWH), table.values, np.nan)
+    labels = table.signal, table.source, table.synthetic
+    return IntensityTable(table.edges_us, table.locations, values, *labels)
 
 
 def _check(answer: Forecast, now: datetime) -> None:

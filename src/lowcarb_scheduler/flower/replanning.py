@@ -67,7 +67,8 @@ def _replan(job: Job, known: IntensityTable, outlook: Outlook, previous: Plan | 
         fix = "; set lowcarb-locations or lowcarb-default-location" if UNKNOWN_PLACE in missing else ""
         what = f"intensity of {', '.join(missing)}"
         outlook.degrade(what, "nothing is known", f"it is planned at the others' mean{fix}")
-        neutral = without_preference(known, missing, job.now, job.finish_by)
+        like = known if known.locations else outlook.actual
+        neutral = without_preference(like, missing, job.now, job.finish_by)
         return replan(job, known.fill(neutral), outlook.actual, previous=previous)
 
 
