@@ -25,11 +25,11 @@ def to_json(document: object, indent: int | None = None) -> str:
     indent : int, optional
         Spaces by level; one line when not given.
     """
-    return json.dumps(_plain(document), indent=indent, ensure_ascii=False, allow_nan=False)
+    return json.dumps(to_plain(document), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
-    """Return ``value`` with nothing in it but what JSON knows."""
+def to_plain(value: Any) -> Any:
+    """Return ``value`` with nothing in it but what JSON knows; see :func:`to_json`."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
@@ -39,9 +39,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [to_plain(item) for item in value]
     if hasattr(value, "tolist"):  # a numpy scalar or array
-        return _plain(value.tolist())
+        return to_plain(value.tolist())
     raise TypeError(f"{type(value).__name__} has no JSON form")

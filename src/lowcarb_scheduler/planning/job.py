@@ -12,7 +12,7 @@ import numpy as np
 
 from lowcarb_scheduler.accounting import jain_index, run_now_g
 from lowcarb_scheduler.clock import MICROSECOND, format_duration, from_us, to_us, to_utc
-from lowcarb_scheduler.documents import SCHEMA_VERSION
+from lowcarb_scheduler.documents import SCHEMA_VERSION, to_plain
 from lowcarb_scheduler.errors import InputError, near_miss
 
 if TYPE_CHECKING:
@@ -413,9 +413,9 @@ class Plan:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as the document that ``lowcarb plan --json`` prints."""
+        """Return the plan as the document that ``lowcarb plan --json`` prints, times as text."""
         turns = self.turns
-        return {
+        document = {
             "schema_version": SCHEMA_VERSION,
             "source": self.source,
             "signal": self.signal,
@@ -442,6 +442,8 @@ class Plan:
                 for number, planned in enumerate(self.rounds, start=1)
             ],
         }
+        plain: dict[str, Any] = to_plain(document)
+        return plain
 
 
 # -- checks of what comes in ----------------------------------------------------------------------------
