@@ -27,6 +27,11 @@ def test_mass_has_three_digits_and_a_unit(grams, text):
     assert wording.mass(grams) == text
 
 
+def test_numbers_have_more_digits_where_they_are_compared():
+    assert wording.mass(30_803.3, 4) == "30.80 kg"
+    assert wording.percent(0.00041, 2) == "0.04 %"
+
+
 def test_what_is_not_known_is_never_zero():
     assert wording.percent(None) == wording.energy(None) == wording.instant(None) == "unknown"
 

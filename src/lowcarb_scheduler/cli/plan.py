@@ -1,34 +1,24 @@
 """``lowcarb plan``: which client trains in which round, and when each round opens."""
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lowcarb_scheduler.cli import output
-from lowcarb_scheduler.cli.options import Json, Plot, SdkSignal, SdkUrl, Source, Traces, configured_source
-from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
+from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
+from lowcarb_scheduler.cli.options import Json, Plot, SdkSignal, SdkUrl, Source, Traces
 from lowcarb_scheduler.report import wording
 
 if TYPE_CHECKING:
-    from lowcarb_scheduler.cli.job_file import JobFile
-    from lowcarb_scheduler.forecasts.source import Forecast
-    from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.planning.job import Job, Plan
 
 
 def command(
-    job: Annotated[Path, typer.Option("--job", metavar="JOB", help="What to plan: TOML or JSON.")],
-    forecast: Annotated[
-        Path | None,
-        typer.Option("--forecast", metavar="FILE", help="Forecast: CSV or Parquet. Default: ask a source."),
-    ] = None,
-    history: Annotated[
-        Path | None,
-        typer.Option("--history", metavar="FILE", help="What was; corrects the forecast and extends it."),
-    ] = None,
+    job: JobPath,
+    forecast: ForecastPath = None,
+    history: HistoryPath = None,
     patience: Annotated[
         float | None,
         typer.Option(metavar="X", help="0: back-to-back now. 1: cleanest by the deadline. Default: JOB's."),
@@ -41,87 +31,18 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Plan which client trains in which round, and when each round opens."""
-    from lowcarb_scheduler.cli.job_file import read_job
-    from lowcarb_scheduler.clock import SystemClock
+    from lowcarb_scheduler.planning.planner import plan
 
-    if history is not None and forecast is None:
-        raise InputError("--history", "is given without a forecast", "give --forecast FILE too")
-    read = read_job(job, SystemClock(), patience)
-    past = None if history is None else _history(history)
-    if forecast is not None:
-        intensity = _from_file(forecast, read, past)
-    else:
-        intensity = _from_source(read, source, sdk_url, sdk_signal, traces)
-    plan, expected = _plan(read.job, intensity, past)
+    asked, intensity = read_inputs(job, forecast, history, source, sdk_url, sdk_signal, traces, patience)
+    planned = plan(asked, intensity)
     if plot is not None:
         from lowcarb_scheduler.report.plots import plot_plan, save
 
-        save(plot_plan(plan, expected, read.job.now, read.job.finish_by), plot)
+        save(plot_plan(planned, intensity, asked.now, asked.finish_by), plot)
     if as_json:
-        output.write_document(plan.to_dict())
+        output.write_document(planned.to_dict())
     else:
-        _show(plan, read.job, plot)
-
-
-def _history(path: Path) -> "IntensityTable":
-    from lowcarb_scheduler.forecasts.traces import read_table
-
-    return read_table(path, "--history")
-
-
-def _from_file(path: Path, read: "JobFile", past: "IntensityTable | None") -> "IntensityTable":
-    """Return the newest issue at or before the job's now, as it is; history may stand in for a location."""
-    from lowcarb_scheduler.forecasts.traces import Traces
-
-    try:
-        file = Traces(path)
-    except InputError as error:
-        field = "--forecast" if error.field == "traces" else error.field
-        raise InputError(field, error.problem, error.fix, error.file) from None
-    stand_ins = () if past is None else past.locations
-    read.check_locations([*file.locations, *stand_ins])
-    try:
-        return _complete(file.forecast(read.job.fleet.locations, read.job.now), stand_ins)
-    except ForecastUnavailableError as error:
-        hint = "" if read.now_given else "; to plan for another time, set now in the job"
-        missing = {location: f"{why}{hint}" for location, why in error.missing.items()}
-        raise ForecastUnavailableError(missing, error.available) from None
-
-
-def _from_source(
-    read: "JobFile", source: str | None, sdk_url: str | None, sdk_signal: str | None, traces: Path | None
-) -> "IntensityTable":
-    """Return what a source says now about the places of the job's clients."""
-    opened = configured_source(source, sdk_url, sdk_signal, traces)
-    try:
-        known = opened.forecast(read.job.fleet.locations, read.job.now)
-    except InputError as error:
-        raise error.within(read.cells.file) if error.field == "location" else error from None
-    return _complete(known)
-
-
-def _complete(known: "Forecast", stand_ins: Sequence[str] = ()) -> "IntensityTable":
-    """Return the intensity of a forecast that leaves no location out for which nothing stands in."""
-    missing = {location: why for location, why in known.missing.items() if location not in stand_ins}
-    if missing:
-        raise ForecastUnavailableError(missing, known.intensity.locations)
-    return known.intensity
-
-
-def _plan(
-    job: "Job", intensity: "IntensityTable", past: "IntensityTable | None"
-) -> tuple["Plan", "IntensityTable"]:
-    """Return the plan and what it expects: the forecast as it is, or corrected and extended by history."""
-    from lowcarb_scheduler.planning.planner import plan
-
-    if past is None:
-        return plan(job, intensity), intensity
-    from lowcarb_scheduler.forecasts.correction import correct_forecast
-    from lowcarb_scheduler.policy import replan
-
-    planned = replan(job, intensity, past)
-    known = intensity.align(job.fleet.locations)
-    return planned, correct_forecast(known, past, job.now, job.finish_by)
+        _show(planned, asked, plot)
 
 
 def _show(plan: "Plan", job: "Job", plot: Path | None) -> None:
@@ -130,8 +51,7 @@ def _show(plan: "Plan", job: "Job", plot: Path | None) -> None:
     screen = output.console()
     fleet, turns = plan.fleet, plan.turns
     clients, assumed = len(fleet), int(fleet.power_assumed.sum())
-    size = f"{job.rounds} rounds of {job.clients_per_round} clients"
-    output.print_title(screen, f"{size}, from {clients} clients at {len(fleet.locations)} locations")
+    output.print_title(screen, wording.work(job))
     bound = wording.mass(plan.lower_bound_g)
     output.print_facts(
         screen,

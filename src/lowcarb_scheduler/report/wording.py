@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from lowcarb_scheduler.planning.job import Job
+
 UNKNOWN: Final = "unknown"
 _MASSES: Final = ((1e6, "t"), (1e3, "kg"), (1.0, "g"))
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
@@ -33,17 +35,24 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{rounded:,.{max(0, digits - 1 - math.floor(math.log10(abs(rounded))))}f}"
 
 
-def mass(grams: float | None) -> str:
+def mass_unit(grams: float) -> tuple[float, str]:
+    """Return the unit emissions are written in: how many grams it has, and its name."""
+    return next((m for m in _MASSES if abs(grams) >= 0.9995 * m[0]), _MASSES[-1])
+
+
+def mass(grams: float | None, digits: int = 3) -> str:
     """Write emissions, for example ``512 g``, ``1.24 kg`` or ``3.10 t``."""
     if grams is None or not math.isfinite(grams):
         return UNKNOWN
-    least, unit = next((m for m in _MASSES if abs(grams) >= 0.9995 * m[0]), _MASSES[-1])
-    return f"{significant(grams / least)} {unit}"
+    unit_g, unit = mass_unit(grams)
+    return f"{significant(grams / unit_g, digits)} {unit}"
 
 
-def percent(part: float | None) -> str:
+def percent(part: float | None, decimals: int = 1) -> str:
     """Write a part of one, for example ``41.3 %``."""
-    return UNKNOWN if part is None else f"{100 * part:.1f} %".replace("-0.0 %", "0.0 %")
+    if part is None:
+        return UNKNOWN
+    return f"{round(100 * part, decimals) + 0.0:.{decimals}f} %"  # -0.0 + 0.0 is 0.0
 
 
 def energy(kwh: float | None) -> str:
@@ -68,6 +77,13 @@ def labels(source: str | None, signal: str, synthetic: bool) -> str:
     kind = "synthetic (made-up) numbers" if synthetic else "real numbers"
     named = "" if source == "synthetic" else f", from {source}"
     return f"{kind}{named}; {_SIGNALS.get(signal, signal)}"
+
+
+def work(job: Job) -> str:
+    """Say what a job asks of whom."""
+    clients, places = len(job.fleet), len(job.fleet.locations)
+    size = f"{job.rounds} rounds of {job.clients_per_round} clients"
+    return f"{size}, from {clients} clients at {places} locations"
 
 
 def counts(by_name: Mapping[str, int]) -> str:

@@ -1,0 +1,126 @@
+"""What ``plan`` and ``tradeoff`` are asked about: a job, and the intensity that is expected.
+
+The intensity comes from a file, alone or corrected and extended by a history, or else from a source.
+"""
+
+# No `from __future__ import annotations`: typer reads the annotations of options as it runs.
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lowcarb_scheduler.cli.options import configured_source
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
+
+if TYPE_CHECKING:
+    from lowcarb_scheduler.cli.job_file import JobFile
+    from lowcarb_scheduler.forecasts.source import Forecast
+    from lowcarb_scheduler.intensity import IntensityTable
+    from lowcarb_scheduler.planning.job import Job
+
+JobPath = Annotated[Path, typer.Option("--job", metavar="JOB", help="What to plan: TOML or JSON.")]
+ForecastPath = Annotated[
+    Path | None,
+    typer.Option("--forecast", metavar="FILE", help="Forecast: CSV or Parquet. Default: ask a source."),
+]
+HistoryPath = Annotated[
+    Path | None,
+    typer.Option("--history", metavar="FILE", help="What was; corrects the forecast and extends it."),
+]
+
+
+def read_inputs(
+    job: Path,
+    forecast: Path | None,
+    history: Path | None,
+    source: str | None,
+    sdk_url: str | None,
+    sdk_signal: str | None,
+    traces: Path | None,
+    patience: float | None = None,
+) -> "tuple[Job, IntensityTable]":
+    """Read a job and what is expected for the places of its clients.
+
+    Parameters
+    ----------
+    job, forecast, history : Path
+        The files; without a forecast the source is asked.
+    source, sdk_url, sdk_signal, traces
+        The options that name a source.
+    patience : float, optional
+        Overrides the job's.
+
+    Raises
+    ------
+    InputError
+        If one of them cannot be read, or names what is not known.
+    ForecastUnavailableError
+        If a client's location has neither forecast nor history.
+    """
+    from lowcarb_scheduler.cli.job_file import read_job
+    from lowcarb_scheduler.clock import SystemClock
+    from lowcarb_scheduler.forecasts.traces import read_table
+
+    if history is not None and forecast is None:
+        raise InputError("--history", "is given without a forecast", "give --forecast FILE too")
+    read = read_job(job, SystemClock(), patience)
+    if forecast is None:
+        return read.job, _from_source(read, source, sdk_url, sdk_signal, traces)
+    if history is None:
+        return read.job, _from_file(forecast, read)
+    past = read_table(history, "--history")
+    return read.job, _corrected(read.job, _from_file(forecast, read, past.locations), past)
+
+
+def _from_file(path: Path, read: "JobFile", stand_ins: Sequence[str] = ()) -> "IntensityTable":
+    """Return the newest issue at or before the job's now, as it is; history may stand in for a location."""
+    from lowcarb_scheduler.forecasts.traces import Traces
+
+    try:
+        file = Traces(path)
+    except InputError as error:
+        field = "--forecast" if error.field == "traces" else error.field
+        raise InputError(field, error.problem, error.fix, error.file) from None
+    read.check_locations([*file.locations, *stand_ins])
+    try:
+        return _complete(file.forecast(read.job.fleet.locations, read.job.now), stand_ins)
+    except ForecastUnavailableError as error:
+        hint = "" if read.now_given else "; to plan for another time, set now in the job"
+        missing = {location: f"{why}{hint}" for location, why in error.missing.items()}
+        raise ForecastUnavailableError(missing, error.available) from None
+
+
+def _from_source(
+    read: "JobFile", source: str | None, sdk_url: str | None, sdk_signal: str | None, traces: Path | None
+) -> "IntensityTable":
+    """Return what a source says now about the places of the job's clients."""
+    opened = configured_source(source, sdk_url, sdk_signal, traces)
+    try:
+        known = opened.forecast(read.job.fleet.locations, read.job.now)
+    except InputError as error:
+        raise error.within(read.cells.file) if error.field == "location" else error from None
+    return _complete(known)
+
+
+def _complete(known: "Forecast", stand_ins: Sequence[str] = ()) -> "IntensityTable":
+    """Return the intensity of a forecast that leaves no location out for which nothing stands in."""
+    missing = {location: why for location, why in known.missing.items() if location not in stand_ins}
+    if missing:
+        raise ForecastUnavailableError(missing, known.intensity.locations)
+    return known.intensity
+
+
+def _corrected(job: "Job", intensity: "IntensityTable", past: "IntensityTable") -> "IntensityTable":
+    """Return what is expected until the deadline.
+
+    A one-off plan rests on it as it is: the value of waiting that ``replan`` adds counts on plans to come,
+    and would cost the bound its proof.
+    """
+    from lowcarb_scheduler.forecasts.correction import correct_forecast
+
+    known = intensity.align(job.fleet.locations)
+    if job.finish_by <= job.now:
+        return known  # planning says why there is no plan
+    return correct_forecast(known, past, job.now, job.finish_by)
