@@ -6,6 +6,7 @@
     ├── InputError                  unreadable input, or a value impossible in itself        exit 2
     │   └── MissingExtraError       an optional dependency is not installed (an ImportError) exit 2
     ├── PlanInfeasibleError         a well-formed job that no plan can satisfy               exit 1
+    ├── SavingUnreachableError      no plan of the front saves what was asked for            exit 1
     ├── ForecastUnavailableError    locations without a usable forecast                      exit 1
     ├── PlanMismatchError           an inner strategy did not train the planned nodes        exit 1
     └── RunFailedError              a Flower run that was started here did not complete      exit 1
@@ -129,6 +130,33 @@ class PlanInfeasibleError(LowcarbError):
             "available": self.available if isinstance(self.available, plain) else str(self.available),
             "finish_by": self.finish_by,
         }
+
+
+class SavingUnreachableError(LowcarbError):
+    """No plan between the earliest finish and the deadline saves what was asked for.
+
+    Parameters
+    ----------
+    needed : float
+        The part of the run-now emissions that was to be avoided, 0.2 for 20 %.
+    available : float or None
+        The largest part that is; None where run-now emissions are undefined or not positive.
+    finish_by : datetime
+        The deadline.
+    """
+
+    def __init__(self, needed: float, available: float | None, finish_by: datetime) -> None:
+        self.needed, self.available, self.finish_by = needed, available, finish_by
+        wish = f"no plan found saves {100 * needed:.6g} % by {finish_by:%Y-%m-%d %H:%M} UTC"
+        if available is None:
+            most, fix = "unknown", "a saving needs run-now emissions that are known and positive"
+        else:
+            most, fix = f"{100 * available:.6g} %", "ask for less, or give a later finish_by"
+        super().__init__(f"{wish} (needed {100 * needed:.6g} %, available {most}); {fix}")
+
+    def data(self) -> dict[str, Any]:
+        """Return needed, available and finish_by."""
+        return {"needed": self.needed, "available": self.available, "finish_by": self.finish_by}
 
 
 class ForecastUnavailableError(LowcarbError):

@@ -12,7 +12,7 @@ import click
 import typer
 
 from lowcarb_scheduler._version import __version__
-from lowcarb_scheduler.cli import demo, forecast, plan, report
+from lowcarb_scheduler.cli import demo, forecast, plan, report, tradeoff
 from lowcarb_scheduler.cli.output import fail, log
 from lowcarb_scheduler.errors import LowcarbError
 
@@ -35,6 +35,7 @@ app = typer.Typer(
 app.command("demo")(demo.command)
 app.command("forecast")(forecast.command)
 app.command("plan")(plan.command)
+app.command("tradeoff")(tradeoff.command)
 app.command("report")(report.command)
 
 

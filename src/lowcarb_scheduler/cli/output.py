@@ -15,7 +15,7 @@ from lowcarb_scheduler.errors import one_line
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rich.console import Console
+    from rich.console import Console, JustifyMethod
     from rich.table import Table
 
 _PLAIN_WIDTH: Final = 100_000  # columns of a pipe: never wrap
@@ -23,10 +23,11 @@ _LONGEST_LINE: Final = 1_000  # characters of an error or a cell
 
 
 class Column(NamedTuple):
-    """A column of a table."""
+    """A column of a table; ``whole``: where room is short, other columns are folded before it."""
 
     title: str
     right: bool = False
+    whole: bool = False
 
 
 def write_document(document: Mapping[str, Any]) -> None:
@@ -64,6 +65,11 @@ def print_title(screen: Console, title: str) -> None:
     screen.print(_shown(title), style="bold")
 
 
+def print_line(screen: Console, text: str) -> None:
+    """Print a line that is never broken, so that it can be copied."""
+    screen.print(_shown(text), soft_wrap=True)
+
+
 def print_facts(screen: Console, facts: Sequence[tuple[str, str]]) -> None:
     """Print names and what they are, one a line."""
     from rich.table import Table
@@ -85,7 +91,8 @@ def print_table(screen: Console, columns: Sequence[Column], rows: Sequence[Seque
     gap = 1 if screen.is_terminal else 2  # the drawn box adds one
     table = Table(box=lines, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for column in columns:
-        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+        justify: JustifyMethod = "right" if column.right else "left"
+        table.add_column(column.title, justify=justify, overflow="fold", no_wrap=column.whole)
     for row in rows:
         table.add_row(*(_shown(cell) for cell in row))
     _print(screen, table)

@@ -6,22 +6,33 @@ figures give equal files.
 
 from __future__ import annotations
 
-import textwrap
 import warnings
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lowcarb_scheduler.clock import EPOCH, HOUR_US, MICROSECOND, to_us
-from lowcarb_scheduler.errors import InputError, MissingExtraError, one_line
+from lowcarb_scheduler.errors import InputError, MissingExtraError
 from lowcarb_scheduler.report import wording
+from lowcarb_scheduler.report.canvas import (
+    DAY_US,
+    DEADLINE,
+    INK,
+    LINE,
+    NO_VALUE,
+    PLANNED,
+    WIDTH_IN,
+    day,
+    explain,
+    head,
+    new_figure,
+    short_name,
+    time_axis,
+)
 from lowcarb_scheduler.report.gantt import gantt_of_plan, gantt_of_run, labels_of
 
 try:
     import matplotlib
     from matplotlib.collections import PatchCollection
-    from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
     from matplotlib.ticker import MaxNLocator
 except ImportError:
@@ -34,6 +45,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from lowcarb_scheduler.forecasts.source import Forecast
     from lowcarb_scheduler.intensity import IntensityTable
@@ -41,17 +53,10 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.report.gantt import Gantt, RoundBar
 
 UNIT: Final = "gCO2eq/kWh"
-_DAY_US: Final = 24 * HOUR_US  # matplotlib counts time in days since 1970
-_TICKS: Final = tuple(
-    timedelta(hours=h) for h in (1 / 60, 1 / 12, 0.25, 0.5, 1, 2, 3, 6, 12, 24, 48, 120, 240)
-)
 MOST_PANELS: Final = 24
 _COLOURS: Final = "cividis"  # perceptually even, the same for the colour-blind
-_INK, _NO_VALUE, _DEADLINE, _PLANNED, _LINE = "#1b1b1b", "#dedede", "#c2185b", "#e06c00", "#0b4f8a"
-_WIDTH_IN: Final = 11.0
-_LONGEST_NAME, _LONGEST_LEGEND = 24, 160  # characters
 _CHARACTER_PT: Final = 4.6  # width of a digit at the size of the small print
-_SMALL: Final[dict[str, Any]] = {"ha": "center", "va": "center", "fontsize": 7.5, "color": _INK}
+_SMALL: Final[dict[str, Any]] = {"ha": "center", "va": "center", "fontsize": 7.5, "color": INK}
 _RASTER_FROM: Final = 2_000  # bars; more are drawn as pixels, so that a page stays light
 
 
@@ -113,22 +118,22 @@ def plot_forecast(forecast: Forecast, now: datetime | None = None) -> Figure:
     shown = table.locations[:MOST_PANELS]
     across = min(3, len(shown))
     down = -(-len(shown) // across)
-    figure = Figure(figsize=(_WIDTH_IN, 1.0 + 1.7 * down), layout="constrained")
+    figure = new_figure(1.0 + 1.7 * down)
     panels = figure.subplots(down, across, sharex=True, squeeze=False).ravel()
-    edges = table.edges_us / _DAY_US
+    edges = table.edges_us / DAY_US
     for axes, (column, name) in zip(panels, enumerate(shown), strict=False):
         values = table.values[:, column]
-        axes.stairs(values, edges, color=_LINE, linewidth=1.4, baseline=None)
+        axes.stairs(values, edges, color=LINE, linewidth=1.4, baseline=None)
         lowest = min(0.0, float(np.nanmin(values, initial=0.0)))
         axes.set_ylim(bottom=lowest, top=max(float(np.nanmax(values, initial=lowest)), 1.0) * 1.08)
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.set_title(_name(name), loc="left", fontsize=9, fontweight="bold", color=_INK)
-        axes.grid(axis="y", color=_NO_VALUE, linewidth=0.6)
+        axes.set_title(short_name(name), loc="left", fontsize=9, fontweight="bold", color=INK)
+        axes.grid(axis="y", color=NO_VALUE, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         if now is not None:
-            axes.axvline(_day(now), color=_DEADLINE, linewidth=1, linestyle="--")
-        _time_axis(axes, table.start, table.end, most=4)
+            axes.axvline(day(now), color=DEADLINE, linewidth=1, linestyle="--")
+        time_axis(axes, table.start, table.end, most=4)
     for axes in panels[len(shown) :]:
         axes.set_visible(False)
     for axes in panels[max(0, len(shown) - across) : len(shown)]:
@@ -137,22 +142,22 @@ def plot_forecast(forecast: Forecast, now: datetime | None = None) -> Figure:
     figure.supxlabel(
         _footnote(f"time (UTC, {table.start.year})", now, len(table.locations) - len(shown)),
         fontsize=8,
-        color=_INK,
+        color=INK,
     )
     labels = wording.labels(table.source, table.signal, table.synthetic)
-    figure.suptitle(f"Carbon intensity: {_name(labels, 120)}", fontsize=10, x=0.01, ha="left")
+    figure.suptitle(f"Carbon intensity: {short_name(labels, 120)}", fontsize=10, x=0.01, ha="left")
     return figure
 
 
 def plot_metric(name: str, values: Mapping[int, float]) -> Figure:
     """Draw one metric by round."""
-    figure = Figure(figsize=(_WIDTH_IN, 2.4), layout="constrained")
+    figure = new_figure(2.4)
     axes = figure.subplots()
-    axes.plot(list(values), list(values.values()), color=_LINE, linewidth=1.6, marker="o", markersize=3)
+    axes.plot(list(values), list(values.values()), color=LINE, linewidth=1.6, marker="o", markersize=3)
     axes.set_xlabel("round")
-    axes.set_ylabel(_name(name))
+    axes.set_ylabel(short_name(name))
     axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
-    axes.grid(axis="y", color=_NO_VALUE, linewidth=0.6)
+    axes.grid(axis="y", color=NO_VALUE, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -181,46 +186,44 @@ def save(figure: Figure, file: Path | BinaryIO, kind: str | None = None) -> None
 
 def _draw_gantt(gantt: Gantt, title: str, labels: str) -> Figure:
     height = len(gantt.locations)
-    figure = Figure(figsize=(_WIDTH_IN, 1.7 + 0.32 * height), layout="constrained")
+    figure = new_figure(1.7 + 0.32 * height)
     axes = figure.subplots()
-    left, right = _day(gantt.start), _day(gantt.end)
-    axes.add_patch(Rectangle((left, -0.5), right - left, height, facecolor=_NO_VALUE))
+    left, right = day(gantt.start), day(gantt.end)
+    axes.add_patch(Rectangle((left, -0.5), right - left, height, facecolor=NO_VALUE))
     if gantt.intensity is not None:
         _heat_map(figure, axes, gantt.intensity)
     rows = {name: row for row, name in enumerate(gantt.locations)}
     bars = _seats(gantt.rounds, rows)
     most = max((count for _, _, count in bars), default=1)
-    points_a_day = 0.78 * _WIDTH_IN * 72 / (right - left)
+    points_a_day = 0.78 * WIDTH_IN * 72 / (right - left)
     _add_boxes(
         axes, [(bar, row, 0.3 + 0.4 * count / most) for bar, row, count in bars],
-        facecolor="white", edgecolor=_INK, linewidth=0.7,
+        facecolor="white", edgecolor=INK, linewidth=0.7,
     )  # fmt: skip
     _add_boxes(
         axes, [(bar, row, 0.92) for bar, row, _ in _seats(gantt.outlines, rows)],
-        facecolor="none", edgecolor=_PLANNED, linewidth=0.9, linestyle=(0, (2, 1.5)),
+        facecolor="none", edgecolor=PLANNED, linewidth=0.9, linestyle=(0, (2, 1.5)),
     )  # fmt: skip
     for bar, row, count in bars:
-        opens, closes = _day(bar.opens_at), _day(bar.closes_at)
+        opens, closes = day(bar.opens_at), day(bar.closes_at)
         if (closes - opens) * points_a_day > _CHARACTER_PT * len(str(count)) + 1:
             axes.text((opens + closes) / 2, row, str(count), **_SMALL)
     _number_rounds(axes, gantt.rounds, points_a_day)
     if gantt.finish_by is not None and gantt.finish_by <= gantt.end:
-        axes.axvline(_day(gantt.finish_by), color=_DEADLINE, linewidth=2)
-    axes.set_yticks(range(height), labels=[_name(name) for name in gantt.locations], fontsize=8)
+        axes.axvline(day(gantt.finish_by), color=DEADLINE, linewidth=2)
+    axes.set_yticks(range(height), labels=[short_name(name) for name in gantt.locations], fontsize=8)
     axes.set_ylim(height - 0.5, -1.3)
     margin = (right - left) * 0.005
     axes.set_xlim(left - margin, right + margin)
-    _time_axis(axes, gantt.start, gantt.end, most=14)
+    time_axis(axes, gantt.start, gantt.end, most=14)
     axes.spines[:].set_visible(False)
-    axes.set_title(f"{title}\n", loc="left", fontsize=11, fontweight="bold", color=_INK)
-    above: dict[str, Any] = {"xytext": (0, 7), "textcoords": "offset points", "fontsize": 8.5, "color": _INK}
-    axes.annotate(_name(labels, 120), (0, 1), xycoords="axes fraction", **above)
-    axes.set_xlabel(_legend(gantt, most), fontsize=8, color=_INK)
+    head(axes, title, labels)
+    explain(axes, _legend(gantt, most))
     return figure
 
 
 def _heat_map(figure: Figure, axes: Axes, table: IntensityTable) -> None:
-    edges = table.edges_us / _DAY_US
+    edges = table.edges_us / DAY_US
     values = np.ma.masked_invalid(table.values.T)
     rows = np.arange(len(table.locations) + 1) - 0.5
     low = min(0.0, float(values.min())) if values.count() else 0.0
@@ -241,7 +244,7 @@ def _add_boxes(axes: Axes, boxes: Sequence[tuple[RoundBar, int, float]], **style
     """Add a box for each round, row and height."""
     patches = []
     for bar, row, height in boxes:
-        left, right = _day(bar.opens_at), _day(bar.closes_at)
+        left, right = day(bar.opens_at), day(bar.closes_at)
         patches.append(Rectangle((left, row - height / 2), right - left, height))
     axes.add_collection(PatchCollection(patches, rasterized=len(patches) > _RASTER_FROM, **style))
 
@@ -250,8 +253,8 @@ def _number_rounds(axes: Axes, rounds: Sequence[RoundBar], points_a_day: float) 
     """Write the rounds' numbers above them, as many as fit."""
     free_from = -np.inf
     for bar in rounds:
-        left, right = _day(bar.opens_at), _day(bar.closes_at)
-        axes.plot([left, right], [-0.62, -0.62], color=_INK, linewidth=2, solid_capstyle="butt")
+        left, right = day(bar.opens_at), day(bar.closes_at)
+        axes.plot([left, right], [-0.62, -0.62], color=INK, linewidth=2, solid_capstyle="butt")
         half = _CHARACTER_PT * len(str(bar.number)) / points_a_day / 2
         middle = (left + right) / 2
         if middle - half > free_from:
@@ -259,7 +262,7 @@ def _number_rounds(axes: Axes, rounds: Sequence[RoundBar], points_a_day: float) 
             free_from = middle + half + 2.5 / points_a_day
 
 
-def _legend(gantt: Gantt, most: int) -> str:
+def _legend(gantt: Gantt, most: int) -> list[str]:
     boxes = f"boxes: how many clients train there (most: {most})"
     parts = [f"time (UTC, {gantt.start.year}); above: rounds", boxes]
     if gantt.outlines:
@@ -273,38 +276,10 @@ def _legend(gantt: Gantt, most: int) -> str:
         parts.append(f"red line: {when}" if gantt.finish_by <= gantt.end else f"the {when} lies beyond")
     if gantt.hidden:
         parts.append(f"{gantt.hidden} more locations are not shown")
-    return textwrap.fill("; ".join(parts), _LONGEST_LEGEND)
+    return parts
 
 
 def _footnote(text: str, now: datetime | None, hidden: int) -> str:
     if now is not None:
         text += f"; dashed: now, {wording.instant(now)}"
     return text + (f"; {hidden} more locations are not shown" if hidden else "")
-
-
-def _day(when: datetime) -> float:
-    """Return a time as matplotlib counts it."""
-    return to_us(when) / _DAY_US
-
-
-def _time_axis(axes: Axes, start: datetime, end: datetime, most: int) -> None:
-    """Put ticks on whole hours or days in UTC, at most so many, and name the day at each midnight."""
-    step = next((step for step in _TICKS if (end - start) / step <= most), (end - start) / most)
-    first = -(-to_us(start) // (step // MICROSECOND))
-    last = to_us(end) // (step // MICROSECOND)
-    times = [EPOCH + k * step for k in range(first, last + 1)]
-    names = []
-    for k, when in enumerate(times):
-        day = f"{when:%a} {when.day} {when:%b}"
-        midnight = when.hour == when.minute == 0
-        names.append(day if midnight else f"{when:%H:%M}" if k else f"{when:%H:%M}\n{day}")
-    axes.set_xticks([_day(when) for when in times], labels=names)
-    axes.tick_params(labelsize=8, colors=_INK)
-
-
-def _name(text: str, longest: int = _LONGEST_NAME) -> str:
-    """Return a name from outside as a picture can hold it: one line, not too long, and no formula."""
-    shown = one_line(text)
-    if len(shown) > longest:  # what tells names apart stands at either end
-        shown = f"{shown[: longest // 2]}…{shown[-(longest // 2 - 1) :]}"
-    return shown.replace("$", r"\$")

@@ -1,0 +1,187 @@
+"""``lowcarb tradeoff``: what waiting buys, from the earliest finish to the deadline."""
+
+import math
+import shlex
+from dataclasses import asdict
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from lowcarb_scheduler.cli import output
+from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
+from lowcarb_scheduler.cli.options import Json, Plot, SdkSignal, SdkUrl, Source, Traces
+from lowcarb_scheduler.documents import SCHEMA_VERSION
+from lowcarb_scheduler.errors import InputError, SavingUnreachableError
+from lowcarb_scheduler.report import wording
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.console import Console
+
+    from lowcarb_scheduler.intensity import IntensityTable
+    from lowcarb_scheduler.planning.job import Job
+    from lowcarb_scheduler.planning.tradeoff import Frontier, FrontierPoint
+
+HOUR: Final = timedelta(hours=1)
+MOST_POINTS: Final = 1_000
+KNEE_RULE: Final = "farthest below the straight line from first to last; the next hours buy less than average"
+_DIGITS: Final = 4  # decimals of a patience that people read and type
+
+
+def _part(text: str) -> float:
+    """Read a part of one, ``20%`` or ``0.2``."""
+    number = text.strip()  # a bare 20 is refused: a bare 1 could then be 1 % or all
+    try:
+        part = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except ValueError:
+        part = math.nan
+    if not 0 <= part <= 1:
+        problem = f"{text!r:.80} is neither from 0% to 100% nor from 0 to 1"
+        raise InputError("--saving", problem, "give for example 20% or 0.2")
+    return part
+
+
+def command(
+    job: JobPath,
+    forecast: ForecastPath = None,
+    history: HistoryPath = None,
+    points: Annotated[
+        int, typer.Option(min=2, max=MOST_POINTS, metavar="N", help="How many values of patience are tried.")
+    ] = 12,
+    saving: Annotated[
+        float | None,
+        typer.Option(parser=_part, metavar="S", help="Find the earliest finish that saves this: 20% or 0.2."),
+    ] = None,
+    source: Source = None,
+    sdk_url: SdkUrl = None,
+    sdk_signal: SdkSignal = None,
+    traces: Traces = None,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """Show what waiting buys: finish against emissions, from the earliest finish to the deadline."""
+    asked, intensity = read_inputs(job, forecast, history, source, sdk_url, sdk_signal, traces)
+    front = _front(asked, intensity, points)
+    answer = None if saving is None else _answer(front, saving, asked)
+    if plot is not None:
+        from lowcarb_scheduler.report.front import plot_tradeoff
+        from lowcarb_scheduler.report.plots import save
+
+        save(plot_tradeoff(front, intensity, asked.finish_by), plot)
+    if as_json:
+        output.write_document(_document(front, intensity, answer))
+        return
+    inputs = {
+        "--job": job, "--forecast": forecast, "--history": history, "--source": source,
+        "--sdk-url": sdk_url, "--sdk-signal": sdk_signal, "--traces": traces,
+    }  # fmt: skip
+    facts = _facts(front, asked, intensity)
+    if saving is not None and answer is not None:
+        least = f"the earliest finish that saves at least {100 * saving:g} %"
+        facts.append(("asked", f"{least}: {_described(answer)}; {points} values of patience were tried"))
+    if plot is not None:
+        facts.append(("drawn", str(plot)))
+    screen = output.console()
+    output.print_title(screen, wording.work(asked))
+    _print_points(screen, front, asked, answer)
+    output.print_facts(screen, facts)
+    output.print_line(screen, f"next: {_next_command(inputs, answer or front.knee)}")
+
+
+def _front(job: "Job", intensity: "IntensityTable", points: int) -> "Frontier":
+    """Compute the front; a person at a terminal sees how far it is."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from lowcarb_scheduler.planning.tradeoff import tradeoff
+
+    screen = output.console(stderr=True)
+    columns = TextColumn("planning"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        task = bar.add_task("", total=points)
+        return tradeoff(job, intensity, points, lambda done, _: bar.update(task, completed=done))
+
+
+def _answer(front: "Frontier", saving: float, job: "Job") -> "FrontierPoint":
+    """Return the earliest point that saves enough.
+
+    Raises
+    ------
+    SavingUnreachableError
+        If none does.
+    """
+    point = front.earliest_saving(saving)
+    if point is None:
+        raise SavingUnreachableError(saving, front.points[-1].saving, job.finish_by)
+    return point
+
+
+def _document(
+    front: "Frontier", intensity: "IntensityTable", answer: "FrontierPoint | None"
+) -> dict[str, Any]:
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "source": intensity.source,
+        "signal": intensity.signal,
+        "synthetic": intensity.synthetic,
+        "run_now_emissions_g": front.run_now_emissions_g,
+        "points": [asdict(point) for point in front.points],
+        "knee": asdict(front.knee),
+    }
+    return document if answer is None else {**document, "answer": asdict(answer)}
+
+
+def _print_points(screen: "Console", front: "Frontier", job: "Job", answer: "FrontierPoint | None") -> None:
+    columns = [
+        output.Column("patience", right=True, whole=True),
+        output.Column("finish (UTC)", whole=True),
+        output.Column("hours later", right=True),
+        output.Column("CO2eq", right=True, whole=True),
+        output.Column("saving", right=True),
+        output.Column("gap", right=True),
+        output.Column("an hour more buys", right=True),
+        output.Column(""),
+    ]
+    rows = []
+    for point in front.points:
+        later = (point.finish - front.points[0].finish) / HOUR
+        # Nothing is known of an hour that is not over by the deadline.
+        buys = wording.mass(front.hour_buys_g(point.finish)) if point.finish + HOUR <= job.finish_by else ""
+        marks = [name for name, marked in (("knee", front.knee), ("asked", answer)) if point == marked]
+        rows.append(
+            (_patience(point), wording.instant(point.finish), f"{later:.1f}",
+             wording.mass(point.emissions_g, 4), wording.percent(point.saving),
+             wording.percent(point.gap, 2), buys, ", ".join(marks))
+        )  # fmt: skip
+    output.print_table(screen, columns, rows)
+
+
+def _facts(front: "Frontier", job: "Job", intensity: "IntensityTable") -> list[tuple[str, str]]:
+    knee = f"{_described(front.knee)}: {KNEE_RULE}"
+    if len(front.points) == 1:
+        knee = f"{_described(front.knee)}: waiting longer buys nothing"
+    run_now = wording.mass(front.run_now_emissions_g)
+    return [
+        ("run now", f"{run_now} CO2eq expected (random clients, back-to-back from now)"),
+        ("deadline", f"{wording.instant(job.finish_by)} UTC"),
+        ("intensity", wording.labels(intensity.source, intensity.signal, intensity.synthetic)),
+        ("known until", f"{wording.instant(intensity.end)} UTC"),
+        ("knee", knee),
+    ]
+
+
+def _described(point: "FrontierPoint") -> str:
+    saves = wording.percent(point.saving)
+    return f"{wording.instant(point.finish)} UTC (patience {_patience(point)}, saves {saves})"
+
+
+def _patience(point: "FrontierPoint") -> str:
+    """Write a patience, rounded up: with less the plan would be out of reach."""
+    return f"{math.ceil(point.patience * 10**_DIGITS - 1e-6) / 10**_DIGITS:.{_DIGITS}f}"
+
+
+def _next_command(inputs: "Mapping[str, object]", point: "FrontierPoint") -> str:
+    """Write the command that plans a point of the front."""
+    given = [word for name, value in inputs.items() if value is not None for word in (name, str(value))]
+    return shlex.join(["lowcarb", "plan", *given, "--patience", _patience(point)])
