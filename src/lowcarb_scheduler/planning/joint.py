@@ -30,14 +30,13 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import Floats, Ints
     from lowcarb_scheduler.planning.model import Model
 
-_PATIENT: Final = 6  # iterations without progress until the pace is halved
+_PATIENT: Final = 10  # iterations without progress until the pace is halved
 _QUICK: Final = 600  # rounds x groups up to which an assignment costs no more than a step
-_FIRST_SEATED: Final = (
-    8  # iteration whose openings are assigned first where it costs more; then twice as late
-)
+_FIRST_SEATED: Final = 8  # else the step whose openings are assigned first; the next is half as late again
+_NUDGES: Final = 100  # assignments tried to improve a plan where they are quick; fewer where they are not
 _WORK: Final = 15_000_000  # cells of the relaxation that may be filled in one search
 GOOD_ENOUGH: Final = 5e-4  # gap at which a search ends
-_WINDOW: Final = 30  # iterations in which ...
+_WINDOW: Final = 60  # iterations in which ...
 _PROGRESS: Final = 0.9  # ... the gap has to shrink to this part of itself
 _SMALL: Final = 2_000  # slots x groups up to which a job is solved exactly
 _CERTAIN: Final = 1e-10  # gap that is rounding
@@ -71,7 +70,7 @@ class Solution:
 
 
 def solve(
-    model: Model, start: Ints, prices_g: Floats | None = None, good_enough: float = GOOD_ENOUGH
+    model: Model, start: Ints, near: Solution | None = None, good_enough: float = GOOD_ENOUGH
 ) -> Solution:
     """Choose openings and seats together.
 
@@ -81,12 +80,12 @@ def solve(
         The problem.
     start : ndarray of int64, shape (R,)
         Openings that are known to be feasible.
-    prices_g : ndarray of float64, shape (G,), optional
-        Prices to begin with, from a similar problem.
+    near : Solution, optional
+        Of a problem with the same groups and no more time, to begin with.
     good_enough : float
         Gap at which the search ends, as a part of the emissions.
     """
-    return _Search(model, Relaxation(model)).run(start, prices_g, good_enough)
+    return _Search(model, Relaxation(model)).run(start, near, good_enough)
 
 
 class _Search:
@@ -100,19 +99,23 @@ class _Search:
         self.bound_g = -np.inf
         self.prices_g: Floats = np.zeros(len(model.groups))
 
-    def run(self, start: Ints, prices_g: Floats | None, good_enough: float) -> Solution:
-        """Search from the openings given and from openings spread evenly."""
-        if prices_g is None:
+    def run(self, start: Ints, near: Solution | None, good_enough: float) -> Solution:
+        """Search from a solution near by, else from openings spread evenly, else from those given."""
+        if near is not None:
+            self.adopt(near)
+        else:
             self.seat(self._spread())
         if self.best is None:
             self.seat(start)
         assert self.best is not None, "the openings given are feasible"
         assert self.slots is not None
-        if prices_g is not None:
-            self.prices_g = prices_g
         small = len(self.model.windows.grid) * len(self.model.groups) <= _SMALL
-        self.climb(_CERTAIN if small else good_enough)
-        self.seat(self.relaxation.evaluate(self.prices_g).slots)
+        good_enough = _CERTAIN if small else good_enough
+        self.climb(good_enough)
+        if self.gap_g > good_enough * abs(self.best.emissions_g):
+            self.seat(self.relaxation.evaluate(self.prices_g).slots)
+        if not small and self.gap_g > good_enough * abs(self.best.emissions_g):
+            self.nudge(_NUDGES // max(1, self.model.rounds * len(self.model.groups) // _QUICK))
         if small and self.gap_g > _CERTAIN * abs(self.best.emissions_g):
             self.close()
         bound_g = self.bound_g
@@ -135,7 +138,7 @@ class _Search:
                 stalled, self.bound_g, self.prices_g = 0, relaxed.bound_g, prices
             if iteration >= seat_at:
                 self.seat(relaxed.slots)
-                seat_at = seat_at if cheap else 2 * seat_at
+                seat_at = seat_at if cheap else seat_at * 3 // 2
             gaps_g.append(self.gap_g)
             if self.gap_g <= good_enough * abs(self.best.emissions_g):
                 break
@@ -149,6 +152,33 @@ class _Search:
             if norm == 0:
                 break
             prices = prices + pace * (self.best.emissions_g - relaxed.bound_g) / norm * scaled
+
+    def nudge(self, trials: int) -> None:
+        """Move one opening at a time between its neighbours, where the prices promise most."""
+        relaxation, grid = self.relaxation, self.model.windows.grid
+        while trials > 0:
+            assert self.best is not None
+            assert self.slots is not None
+            before_g, slots = self.best.emissions_g, self.slots
+            prices_g = self.best.prices_g if self.best.prices_g is not None else self.prices_g
+            promise_g = relaxation.fill_g(prices_g)[: len(grid)]
+            first = np.append(0, slots[:-1] + grid.width)
+            last = np.append(slots[1:] - grid.width, len(grid) - 1)
+            moves = [
+                (promise_g[slot] - promise_g[slots[r]], r, slot)
+                for r in range(len(slots))
+                for slot in range(first[r], last[r] + 1)
+                if slot != slots[r]
+            ]
+            for _, r, slot in sorted(moves):
+                trials -= 1
+                moved = slots.copy()
+                moved[r] = slot
+                self.seat(moved)
+                if self.best.emissions_g < before_g or trials <= 0:
+                    break
+            else:
+                return
 
     def close(self) -> None:
         """Close what gap is left, by branch and bound over the openings that can still matter."""
@@ -174,9 +204,17 @@ class _Search:
         found = method(self.model.seating, self.model.round_costs_g(slots), self.prices_g)
         if found is None or (self.best is not None and found.emissions_g >= self.best.emissions_g):
             return
-        if self.best is None and found.prices_g is not None:
+        if self.best is None and found.prices_g is not None and not self.prices_g.any():
             self.prices_g = found.prices_g
         self.best, self.slots = found, slots
+
+    def adopt(self, near: Solution) -> None:
+        """Begin with the prices of a similar problem, and with its seats if they are possible here."""
+        costs_g, counts = self.model.round_costs_g(near.slots), near.assignment.counts
+        emissions_g = float(costs_g[counts > 0] @ counts[counts > 0])
+        if np.isfinite(emissions_g):
+            self.slots, self.best = near.slots, Assignment(counts, emissions_g)
+        self.prices_g = near.prices_g
 
     def _spread(self) -> Ints:
         """Return openings spread evenly over the grid."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from lowcarb_scheduler.accounting import run_now_g
 from lowcarb_scheduler.clock import to_us
 from lowcarb_scheduler.planning import checks
 from lowcarb_scheduler.planning.assignment import Seating, assign
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
 _APART_CELLS: Final = 150_000  # groups x slots up to which every power is a group of its own
 _BUCKET_CELLS: Final = 700_000  # about as many where powers are put into buckets
+_BUCKET_ARCS: Final = 200_000  # groups x rounds up to which there are more than the fewest
 _BUCKETS: Final = 2, 8  # fewest and most of them in a stratum
 _REFINED_ARCS: Final = 400_000  # groups x rounds up to which the last assignment keeps every power apart
 _ROUNDING: Final = 1e-9  # a gap this small is the rounding of sums and the tolerance of solvers
@@ -128,20 +128,17 @@ class Problem:
             Gap at which the search ends, as a part of the emissions.
         """
         model = self.model.until(self.model.windows.grid.until(target_us))
-        start = self.earliest_slots if near is None else near.slots
-        prices_g = None if near is None else near.prices_g
         if not model.windows.stagger:
-            solution = solve(model, start, prices_g, good_enough)
+            solution = solve(model, self.earliest_slots, near, good_enough)
             return self._to_plan(model, solution), solution
         # Rounds planned without stagger are rounds with it, so it can only gain.
         together = replace(model, windows=replace(model.windows, stagger=False))
         earliest = find_earliest(together)
         plans = []
         if earliest.complete:
-            without = solve(together, earliest.slots, prices_g, good_enough)
-            start, prices_g = without.slots, without.prices_g
-            plans.append(self._to_plan(together, without))
-        solution = solve(model, start, prices_g, good_enough)
+            near = solve(together, earliest.slots, near, good_enough)
+            plans.append(self._to_plan(together, near))
+        solution = solve(model, self.earliest_slots, near, good_enough)
         plans.insert(0, self._to_plan(model, solution))
         best = min(plans, key=lambda planned: planned.emissions_g)
         return replace(best, lower_bound_g=plans[0].lower_bound_g), solution
@@ -167,7 +164,7 @@ class Problem:
             ends_us=ends_us,
             client_emissions_g=emissions_g,
             lower_bound_g=total_g if proven else solution.bound_g,
-            run_now_emissions_g=self._run_now_g(),
+            run_now_emissions_g=job.run_now_g(self.intensity),
             source=self.intensity.source,
             signal=self.intensity.signal,
             synthetic=self.intensity.synthetic,
@@ -193,21 +190,13 @@ class Problem:
         assert found is not None, "the same rounds were filled in buckets"
         return apart.hand_out(found.counts, integrals)
 
-    def _run_now_g(self) -> float | None:
-        """Return what random clients back-to-back are expected to emit [gCO2eq]; None where a gap is met."""
-        job, fleet = self.job, self.job.fleet
-        opens_us = job.opens_from_us + np.arange(job.rounds) * job.round_us
-        columns = self.intensity.columns(fleet.locations)[fleet.location_index]
-        total_g = float(run_now_g(self.intensity, columns, fleet.power_watts, job.durations_us, opens_us,
-                                  job.clients_per_round).sum())  # fmt: skip
-        return None if np.isnan(total_g) else total_g
-
 
 def _model(job: Job, intensity: IntensityTable, turns: Turns, grid: Grid) -> Model:
     """Return the model of a job up to its deadline."""
     classes = Classes.of(job)
-    buckets = _BUCKET_CELLS // (len(grid) * len(classes.location))
-    groups = Groups.of(job, turns, classes, _APART_CELLS // len(grid), int(np.clip(buckets, *_BUCKETS)))
+    most = min(_BUCKET_CELLS // len(grid), _BUCKET_ARCS // job.rounds)
+    buckets = int(np.clip(most // len(classes.location), *_BUCKETS))
+    groups = Groups.of(job, turns, classes, _APART_CELLS // len(grid), buckets)
     columns = intensity.columns(job.fleet.locations)[classes.location]
     windows = Windows.of(grid, classes, columns, intensity, job.stagger)
     location = classes.location[groups.klass]

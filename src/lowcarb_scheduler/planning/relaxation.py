@@ -77,11 +77,14 @@ class Relaxation:
 
     def evaluate(self, prices_g: Floats) -> Relaxed:
         """Return L and where it is attained; ``prices_g`` [gCO2eq] has shape (G,)."""
-        seating, owed = self.model.seating, self.owed(prices_g)
-        reduced = self.costs_g - prices_g
-        value, chosen = self.choose(np.where(self.fits, fill_cost_g(seating, reduced), np.inf))
-        taken = fill(seating, reduced[chosen]).sum(axis=0)
+        owed = self.owed(prices_g)
+        value, chosen = self.choose(self.fill_g(prices_g))
+        taken = fill(self.model.seating, self.costs_g[chosen] - prices_g).sum(axis=0)
         return Relaxed(value + float(prices_g @ owed), chosen % len(self.model.windows.grid), owed - taken)
+
+    def fill_g(self, prices_g: Floats) -> Floats:
+        """Return phi, shape (J,) [gCO2eq]; infinite where a candidate cannot be filled."""
+        return np.where(self.fits, fill_cost_g(self.model.seating, self.costs_g - prices_g), np.inf)
 
     def owed(self, prices_g: Floats) -> Ints:
         """Return the turns of each group that make lambda X least, shape (G,)."""
@@ -96,7 +99,7 @@ class Relaxation:
         rounds, last = self.model.rounds, self.model.windows.last_boundary
         slots = np.tile(np.arange(len(self.model.windows.grid)), len(self.spans))
         ends = slots + np.repeat(self.spans, len(self.model.windows.grid))
-        phi_g = np.where(self.fits, fill_cost_g(self.model.seating, self.costs_g - prices_g), np.inf)
+        phi_g = self.fill_g(prices_g)
         before = self._tabulate(slots, ends, phi_g)
         after = self._tabulate(last - ends, last - slots, phi_g)
         least = np.full(len(phi_g), np.inf)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.planning.joint import Solution
 
 
-_GOOD_ENOUGH: Final = 5e-4  # gap at which the search for a point ends
+_GOOD_ENOUGH: Final = 1e-3  # gap at which the search for a point ends
 
 
 @dataclass(frozen=True, slots=True)
