@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.forecasts.source import open_source
-from lowcarb_scheduler.forecasts.synthetic import AZURE_REGIONS, HORIZON_HOURS, Synthetic, zones
+from lowcarb_scheduler.forecasts.synthetic import AZURE_REGIONS, HORIZON_HOURS, Synthetic, _regular, zones
 
 NOW = datetime(2026, 3, 10, 14, 25, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 ZONES = tuple(zones())
-PINNED = [[275.19, 6.69], [268.85, 6.41]]  # DE and SE from 2026-03-10T14:00Z on [g/kWh]
+PINNED = [[302.67, 3.3], [303.27, 3.04]]  # DE and SE from 2026-03-10T14:00Z on [g/kWh]
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,8 @@ def test_levels_and_swings_are_those_of_the_figures(two_years):
     frame = two_years.to_frame()
     for name, zone in zones().items():
         series = frame[name]
-        assert series.mean() == pytest.approx(zone.mean_g_per_kwh, rel=0.12)
+        # Two years say the less of a mean the more its days differ.
+        assert series.mean() == pytest.approx(zone.mean_g_per_kwh, rel=max(0.1, 0.3 * zone.daily_log_sd))
         profile = series[series.index.month.isin([6, 7, 8])].groupby(lambda time: time.hour).mean()
         swing = (profile.max() - profile.min()) / 2 / profile.mean()
         assert swing == pytest.approx(zone.summer_amp, rel=0.35, abs=0.04)
@@ -127,6 +128,21 @@ def test_a_newer_issue_is_better_and_errors_run_over_issues_and_hours(two_years)
     assert np.sqrt((new**2).mean()) < 0.85 * np.sqrt((old**2).mean())
     assert np.corrcoef(old.ravel(), new.ravel())[0, 1] > 0.5
     assert np.corrcoef(old[:, 0], old[:, 5])[0, 1] > 0.7
+
+
+@pytest.mark.parametrize("lead", [6, 24, 72])
+def test_a_forecast_is_the_expectation_whatever_the_weather_is_now(lead):
+    # If dirty days were followed by less than is forecast, or by more, a planner could bet on it.
+    weather, surprise = [], []
+    for day in range(0, 6000, 5):
+        now = NOW.replace(minute=0) + timedelta(days=day)
+        before = Synthetic().actual(["DE"], now - HOUR, now).values[0, 0]
+        weather.append(before / _regular(zones()["DE"], np.array([to_us(now) // HOUR_US - 1]))[0])
+        foreseen = Synthetic().forecast(["DE"], now).intensity.values[lead, 0]
+        happened = Synthetic().actual(["DE"], now + lead * HOUR, now + (lead + 1) * HOUR).values[0, 0]
+        surprise.append(happened / foreseen - 1)
+    assert abs(np.mean(surprise)) < 0.03
+    assert abs(np.corrcoef(weather, surprise)[0, 1]) < 0.15  # not 0: lines between knots have momentum
 
 
 def test_an_unknown_location_is_bad_input_and_the_near_one_is_named():

@@ -277,6 +277,8 @@ class IntensityTable:
         ndarray of float64, shape (S, number of locations)
         """
         columns = self.columns(self.locations if locations is None else locations)
+        if not self.locations or not len(columns):
+            return np.full((len(edges_us) - 1, len(columns)), np.nan)
         step = np.searchsorted(self.edges_us, edges_us[:-1], side="right") - 1
         known = (step >= 0) & (step < len(self.values))
         values = self.values[np.clip(step, 0, len(self.values) - 1)][:, columns]
