@@ -6,7 +6,7 @@ step by step, clients are never grouped: a binary for each client and start. Onl
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from math import floor, gcd
 
@@ -140,6 +140,37 @@ class Exact:
             if places and max(places.values()) > self.cap:
                 broken.append(f"round {r} sees too much of one place")
         return broken + self._broken_turns(turns)
+
+    @staticmethod
+    def check_large(plan, job, table):
+        """The same rules over a plan's arrays, for jobs too large to spell out; step-wise integration."""
+        broken, n = [], job.clients_per_round
+        opens, closes, seats, fleet = plan.opens_us, plan.closes_us, plan.seats, job.fleet
+        origin = (job.now - datetime(1970, 1, 1, tzinfo=UTC)) // MICROSECOND
+        end = (job.finish_by - datetime(1970, 1, 1, tzinfo=UTC)) // MICROSECOND
+        length = job.round_duration // MICROSECOND
+        broken += ["time"] * bool(opens[0] < origin or closes[-1] > end or (opens[1:] < closes[:-1]).any())
+        broken += ["short"] * bool((closes - opens < length).any())
+        broken += ["distinct"] * bool(seats.shape != (job.rounds, n) or (np.diff(seats, axis=1) <= 0).any())
+        inside = (plan.starts_us >= opens[:, None]) & (plan.ends_us <= closes[:, None])
+        broken += ["outside"] * bool(not inside.all())
+        turns = np.bincount(seats.ravel(), minlength=len(fleet))
+        if job.participation == "equal":
+            broken += ["uneven"] * bool(np.ptp(turns) > 1)
+        elif job.participation != "any":
+            low, high = job.participation
+            broken += ["bounds"] * bool(turns.min() < low or turns.max() > high)
+        places = fleet.location_index[seats]
+        cap = max(1, floor(job.max_location_share * n + 1e-9))
+        broken += ["share"] * any(np.bincount(row).max() > cap for row in places)
+        column = np.array([table.locations.index(name) for name in fleet.locations])[places]
+        total = np.zeros(seats.shape)
+        for k, (start, stop) in enumerate(zip(table.edges_us, table.edges_us[1:], strict=False)):
+            overlap = np.minimum(plan.ends_us, stop) - np.maximum(plan.starts_us, start)
+            total += np.maximum(overlap, 0) / 3.6e9 * table.values[k, column]
+        grams = total * fleet.power_watts[seats] / 1000
+        broken += ["charge"] * (not np.allclose(grams, plan.client_emissions_g, rtol=1e-9))
+        return broken
 
     def _broken_turns(self, turns):
         job, done = self.job, [int(count) for count in self.job.fleet.turns_done]

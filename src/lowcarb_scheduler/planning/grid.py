@@ -24,7 +24,7 @@ _FINE_US: Final = (
     60_000_000  # a default step gets no finer than this, or than the forecast where that is finer
 )
 _DIVISORS_TRIED: Final = 100_000
-_MOST_SLOTS: Final = 5_000_000
+_MOST_CHOICES: Final = 100_000_000  # rounds x openings that fit into memory
 
 
 def start_step_us(job: Job, intensity: IntensityTable) -> int:
@@ -82,9 +82,9 @@ class Grid:
         step_us, origin_us, end_us = start_step_us(job, intensity), job.grid_from_us, to_us(job.finish_by)
         first = -((origin_us - job.opens_from_us) // step_us)  # ceil division
         last = (min(end_us - job.round_us, int(intensity.edges_us[-1])) - origin_us) // step_us
-        if last - first > _MOST_SLOTS:
-            raise InputError("start_step", f"makes {last - first + 1} openings to choose from",
-                             "give a longer one")  # fmt: skip
+        if (last - first) * job.rounds > _MOST_CHOICES:
+            problem = f"makes {last - first + 1} openings to choose from for {job.rounds} round(s)"
+            raise InputError("start_step", problem, "give a longer one")
         slots = np.arange(first, max(first, last + 1), dtype=np.int64)
         return cls(origin_us + slots * step_us, origin_us + first * step_us, step_us, job.round_us, end_us)
 

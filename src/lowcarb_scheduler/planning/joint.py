@@ -30,9 +30,13 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import Floats, Ints
     from lowcarb_scheduler.planning.model import Model
 
-_PATIENT: Final = 10  # iterations without progress until the pace is halved
+_PATIENT: Final = 10  # iterations without notable progress until the pace is halved
+_NOTABLE: Final = 0.05  # part of the gap that is
 _QUICK: Final = 600  # rounds x groups up to which an assignment costs no more than a step
-_FIRST_SEATED: Final = 8  # else the step whose openings are assigned first; the next is half as late again
+_SLOW: Final = 50_000  # from where on it costs as much as a dozen steps
+_FIRST_SEATED: Final = (
+    8  # else the step whose openings are assigned first; the next are 1.5 or 3 times as late
+)
 _NUDGES: Final = 100  # assignments tried to improve a plan where they are quick; fewer where they are not
 _WORK: Final = 15_000_000  # cells of the relaxation that may be filled in one search
 GOOD_ENOUGH: Final = 5e-4  # gap at which a search ends
@@ -127,18 +131,18 @@ class _Search:
         """Raise the bound by subgradient steps, and seat the openings they come by."""
         assert self.best is not None
         iterations = int(np.clip(_WORK // self.relaxation.costs_g.size, 60, 400))
-        cheap = self.model.rounds * len(self.model.groups) <= _QUICK
-        seat_at = 0 if cheap else _FIRST_SEATED
+        arcs = self.model.rounds * len(self.model.groups)
+        seat_at, later = (0, 1.0) if arcs <= _QUICK else (_FIRST_SEATED, 1.5 if arcs <= _SLOW else 3.0)
         prices, pace, stalled = self.prices_g, 1.0, 0
         gaps_g = []
         for iteration in range(iterations):
             relaxed = self.relaxation.evaluate(prices)
-            stalled += 1
+            stalled = 0 if relaxed.bound_g > self.bound_g + _NOTABLE * self.gap_g else stalled + 1
             if relaxed.bound_g > self.bound_g:
-                stalled, self.bound_g, self.prices_g = 0, relaxed.bound_g, prices
+                self.bound_g, self.prices_g = relaxed.bound_g, prices
             if iteration >= seat_at:
                 self.seat(relaxed.slots)
-                seat_at = seat_at if cheap else seat_at * 3 // 2
+                seat_at = int(seat_at * later)
             gaps_g.append(self.gap_g)
             if self.gap_g <= good_enough * abs(self.best.emissions_g):
                 break
@@ -161,7 +165,8 @@ class _Search:
             assert self.slots is not None
             before_g, slots = self.best.emissions_g, self.slots
             prices_g = self.best.prices_g if self.best.prices_g is not None else self.prices_g
-            promise_g = relaxation.fill_g(prices_g)[: len(grid)]
+            promise_g = relaxation.fill_g(prices_g).reshape(-1, len(grid)).min(axis=0)
+            promise_g[np.isinf(promise_g)] = promise_g[np.isfinite(promise_g)].max(initial=0.0)
             first = np.append(0, slots[:-1] + grid.width)
             last = np.append(slots[1:] - grid.width, len(grid) - 1)
             moves = [

@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 _APART_CELLS: Final = 150_000  # groups x slots up to which every power is a group of its own
 _BUCKET_CELLS: Final = 700_000  # about as many where powers are put into buckets
 _BUCKET_ARCS: Final = 200_000  # groups x rounds up to which there are more than the fewest
-_BUCKETS: Final = 2, 8  # fewest and most of them in a stratum
+_BUCKETS: Final = (
+    2,
+    8,
+    32,
+)  # fewest of them in a stratum, and most where turns are fixed and where they are free
 _REFINED_ARCS: Final = 400_000  # groups x rounds up to which the last assignment keeps every power apart
 _ROUNDING: Final = 1e-9  # a gap this small is the rounding of sums and the tolerance of solvers
 
@@ -195,7 +199,9 @@ def _model(job: Job, intensity: IntensityTable, turns: Turns, grid: Grid) -> Mod
     """Return the model of a job up to its deadline."""
     classes = Classes.of(job)
     most = min(_BUCKET_CELLS // len(grid), _BUCKET_ARCS // job.rounds)
-    buckets = int(np.clip(most // len(classes.location), *_BUCKETS))
+    fewest, fixed, free = _BUCKETS
+    finest = fixed if (turns.least == turns.most).all() else free
+    buckets = int(np.clip(most // len(classes.location), fewest, finest))
     groups = Groups.of(job, turns, classes, _APART_CELLS // len(grid), buckets)
     columns = intensity.columns(job.fleet.locations)[classes.location]
     windows = Windows.of(grid, classes, columns, intensity, job.stagger)
