@@ -86,6 +86,18 @@ def test_two_nodes_of_one_name_are_counted_apart(look):
     assert "two nodes call themselves 'a'" in notes[0]
 
 
+def test_entries_that_no_node_answers_to_are_known():
+    grid = InMemoryGrid(CarbonClientApp(), [{"partition-id": 0}])
+    profiles = Profiles({"0": Place("DE"), "supernode-1": Place("FR")}, None, 300.0, lambda _: None)
+    profiles.of(grid, list(grid.get_node_ids()))
+    assert profiles.unmatched() == ["supernode-1"]
+
+
+def test_power_may_be_spelt_as_in_a_job():
+    Path("l.toml").write_text('0 = { location = "DE", power_watts = 250 }\n', encoding="utf-8")
+    assert read_places(Path("l.toml")) == {"0": Place("DE", 250.0)}
+
+
 def test_each_node_is_asked_once():
     grid = InMemoryGrid(CarbonClientApp(), [{"location": "DE"}])
     profiles = Profiles({}, None, 300.0, lambda _: None)
@@ -107,7 +119,7 @@ def test_reads_both_forms_of_a_locations_file():
         ("0 = ", "locations"),
         ("0 = 5", "0"),
         ("0 = { power-watts = 5 }", "0"),
-        ('0 = { location = "DE", watts = 5 }', "0"),
+        ('0 = { location = "DE", watts = 5 }', "0.watts"),
         ('0 = { location = "DE", power-watts = -5 }', "0.power-watts"),
         ('0 = { location = "DE", power-watts = nan }', "0.power-watts"),
     ],
@@ -120,5 +132,6 @@ def test_a_bad_locations_file_names_file_and_entry(text, field):
 
 
 def test_a_locations_file_that_is_not_there():
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError) as caught:
         read_places(Path("nowhere.toml"))
+    assert str(Path("nowhere.toml").absolute()) in str(caught.value)

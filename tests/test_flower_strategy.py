@@ -200,6 +200,27 @@ def test_a_place_nobody_forecasts_does_not_stop_the_waiting(aware):
     assert min(summarise(events()).turns.values()) >= 1  # its clients train too
 
 
+def test_nodes_that_are_nowhere_are_named(aware):
+    grid = InMemoryGrid(make_app(), [{"partition-id": k} for k in range(6)])
+    run(aware(), grid, rounds=2)
+    why = next(e["why"] for e in events("degraded") if e["what"] == "locations")
+    assert why == "nobody says where 6 of 6 node(s) are (0, 1, 2, 3, 4, ...)"
+
+
+def test_a_place_a_source_with_a_closed_list_does_not_know_spares_the_others(aware):
+    places = ["DE", "Frankfurt", "GB"]
+    grid = InMemoryGrid(make_app(), [{"partition-id": k, "location": places[k % 3]} for k in range(6)])
+    run(aware(clients_per_round=2), grid)
+    assert any(e["held_s"] > 0 for e in events("round_opened"))
+    assert "forecast of Frankfurt" in {e["what"] for e in events("degraded")}
+
+
+def test_a_wait_for_nodes_that_was_in_vain_is_not_repeated(aware, grid, midnight):
+    clock = VirtualClock(midnight)
+    run(aware(clients_per_round=20, clock=clock, patience=0.0), grid, rounds=4)
+    assert clock.now() == midnight + 4 * HOUR + timedelta(seconds=60)
+
+
 def test_our_record_never_reaches_the_inner_strategy(aware, grid):
     seen = []
 
@@ -353,7 +374,7 @@ def test_equal_runs_write_equal_ledgers(aware, midnight):
 def test_a_virtual_clock_needs_to_know_how_long_a_round_is(aware, grid):
     with pytest.raises(InputError) as caught:
         run(aware(round_duration=None), grid)
-    assert caught.value.field == "round-duration"
+    assert caught.value.field == "lowcarb-round-duration"
 
 
 def test_a_bad_setting_fails_before_anything_trains(aware):

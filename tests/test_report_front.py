@@ -60,7 +60,7 @@ def test_a_front_is_drawn_with_units_run_now_knee_bound_and_deadline():
     figure = plot_tradeoff(front(*BENT, gap=0.01), table(), DEADLINE)
     shown = texts(figure)
     for part in (
-        "real numbers, from uk; average intensity of the grid", "expected emissions [kgCO2eq]",
+        "numbers from uk; average intensity of the grid", "expected emissions [kgCO2eq]",
         "run now: 2.00 kg (random clients, back-to-back)", "saving against run-now",
         "knee: 2026-03-02 08:00 1.30 kg, 35.0 % below run-now", "no plan can be below, at most 1.00 %",
         "10.0 % without waiting", "deadline 2026-03-03 00:00",

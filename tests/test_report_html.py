@@ -30,7 +30,7 @@ def test_the_page_holds_the_figures_of_the_ledger(tmp_path):
         "1.23 kg planned",
         "a saving of 20.0 %",
         "assumed for 3 turns, estimated for 2 turns",
-        "real numbers, from traces; average intensity of the grid",
+        "numbers from traces; average intensity of the grid",
         "2 h before the deadline",
         "Jain's index 0.893",
         "the source did not answer",
@@ -81,7 +81,7 @@ def test_a_run_without_a_source_says_so():
     events[0] |= {"source": None, "signal": "unknown"}
     seen = text(page(events))
     assert "No forecast source was named" in seen
-    assert "no source of intensity" in seen
+    assert "no intensity was known" in seen
 
 
 @pytest.mark.parametrize("kept", [1, 2, 3, 6, 9, 15, len(run_events()) - 1, len(run_events())])

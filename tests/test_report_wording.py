@@ -58,9 +58,9 @@ def test_seconds_are_shown_only_where_there_are():
 def test_labels_say_synthetic_real_and_signal():
     assert wording.labels("synthetic", "average", True).startswith("synthetic (made-up)")
     assert wording.labels("uk", "unknown", False) == (
-        "real numbers, from uk; average or marginal: the source does not say"
+        "numbers from uk; average or marginal: the source does not say"
     )
-    assert wording.labels(None, "unknown", False) == "no source of intensity"
+    assert wording.labels(None, "unknown", False) == "no intensity was known"
 
 
 def test_counts_put_the_most_first():

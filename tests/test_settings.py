@@ -88,5 +88,12 @@ def test_an_impossible_value_in_the_environment_is_named_as_there(monkeypatch):
 
 
 def test_an_unknown_name_is_refused_with_the_nearest():
-    with pytest.raises(InputError, match="did you mean patience"):
+    with pytest.raises(InputError, match="did you mean lowcarb-patience"):
         Settings.load(run_config={"lowcarb-patiense": 1})
+    with pytest.raises(InputError, match="did you mean finish_by"):
+        Settings.load(keywords={"finish_bye": "48h"})
+
+
+def test_underscores_in_the_prefix_are_not_ignored():
+    with pytest.raises(InputError, match="write lowcarb-finish-by"):
+        Settings.load(run_config={"lowcarb_finish_by": "48h"})

@@ -172,7 +172,10 @@ class ForecastUnavailableError(LowcarbError):
 
     def __init__(self, missing: Mapping[str, str], available: Sequence[str] = ()) -> None:
         self.missing, self.available = dict(missing), tuple(available)
-        reasons = "; ".join(f"{one_line(name, 40)}: {one_line(why)}" for name, why in self.missing.items())
+        names: dict[str, list[str]] = {}
+        for name, why in self.missing.items():
+            names.setdefault(one_line(why), []).append(one_line(name, 40))
+        reasons = "; ".join(f"{', '.join(same)}: {why}" for why, same in names.items())
         super().__init__(f"no forecast for {len(self.missing)} location(s): {reasons}")
 
     def data(self) -> dict[str, Any]:

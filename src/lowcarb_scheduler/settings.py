@@ -121,6 +121,9 @@ class Settings(BaseSettings):
         InputError
             For an unknown name or an impossible value; it names the place it was written at.
         """
+        for key in run_config or {}:
+            if key.startswith("lowcarb_"):
+                raise InputError(key, "is no setting", f"write {key.replace('_', '-')}")
         ours = {
             key.removeprefix(RUN_CONFIG_PREFIX): value
             for key, value in (run_config or {}).items()
@@ -137,7 +140,7 @@ class Settings(BaseSettings):
             for key, value in values.items():
                 field = key.replace("-", "_")
                 if field not in cls.model_fields:
-                    raise _unknown(labels[key], field, cls)
+                    raise _unknown(labels[key], key, cls)
                 if value is not None:
                     given[field], written[field] = value, labels[key]
         try:
@@ -150,11 +153,14 @@ class Settings(BaseSettings):
             raise InputError(label, f"{detail['input']!r}: {message}", _meaning(field)) from None
 
 
-def _unknown(label: str, field: str, settings: type[Settings]) -> InputError:
+def _unknown(label: str, key: str, settings: type[Settings]) -> InputError:
+    """Return the error for a name that is no setting, with the nearest one spelt as it was written."""
     names = [name.replace("_", "-") for name in settings.model_fields]
-    near = near_miss(field.replace("_", "-"), names)
-    fix = f"did you mean {near}?" if near else f"there are {', '.join(sorted(names))}"
-    return InputError(label, "is no setting", fix)
+    near = near_miss(key.replace("_", "-"), names)
+    if near is None:
+        return InputError(label, "is no setting", f"there are {', '.join(sorted(names))}")
+    spelt = near if "-" in label else near.replace("-", "_")
+    return InputError(label, "is no setting", f"did you mean {label.removesuffix(key)}{spelt}?")
 
 
 def _meaning(field: str) -> str:

@@ -13,12 +13,12 @@ _GRACE: Final = timedelta(seconds=60)
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """When a run began, how long its rounds are, and when it is to end.
+    """How long the rounds of a run are, when they may open, and when it is to end.
 
     Parameters
     ----------
-    started : datetime
-        Begin of the run, and of the grid on which its rounds open.
+    grid_from : datetime
+        Begin of the grid on which rounds open.
     round_duration : timedelta
         All of a round.
     finish_by : datetime
@@ -27,7 +27,7 @@ class Schedule:
         Where patience puts the end.
     """
 
-    started: datetime
+    grid_from: datetime
     round_duration: timedelta
     finish_by: datetime
     target_finish: datetime

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from lowcarb_scheduler.clock import to_us
-from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError, one_line
+from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError, near_miss, one_line
 from lowcarb_scheduler.forecasts.series import MAX_G_PER_KWH
 from lowcarb_scheduler.forecasts.source import MAX_AGE, age_problem
 from lowcarb_scheduler.intensity import IntensityTable
@@ -116,7 +116,7 @@ class Outlook:
             self.learn_actual(now - HISTORY, now)
         before = self._good
         try:
-            answer = self._source.forecast(self._places, now)
+            answer = self._source.forecast(self._askable(), now)
             _check(answer, now)
             self._accept(answer)
             self._forecasts.asked(now, answered=True)
@@ -124,6 +124,18 @@ class Outlook:
             self._reject(_line(error), now)
             self._forecasts.asked(now, answered=False)
         return self._good is not before
+
+    def _askable(self) -> tuple[str, ...]:
+        """Return the places to ask for: a source with a closed list of names is asked for no others."""
+        listed = getattr(self._source, "locations", None)
+        if not isinstance(listed, tuple):
+            return self._places
+        for place in self._places:
+            if place not in listed:
+                near = near_miss(place, listed)
+                hint = f"; did you mean {near}?" if near else ""
+                self.degrade(f"forecast of {place}", f"the source does not know it{hint}", "no preference")
+        return tuple(place for place in self._places if place in listed) or self._places
 
     def _accept(self, answer: Forecast) -> None:
         last = self._good
@@ -159,7 +171,7 @@ class Outlook:
             return
         start = since if self.actual is None else max(since, self.actual.end - _RECHECK)
         try:
-            new = _plausible(self._source.actual(self._places, start, now))
+            new = _plausible(self._source.actual(self._askable(), start, now))
             self.actual = new if self.actual is None else new.fill(self.actual)
             self._actuals.asked(now, answered=True)
         except Exception as error:  # noqa: BLE001  see refresh

@@ -87,9 +87,8 @@ def read_places(path: Path) -> dict[str, Place]:
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(
-            "locations", f"cannot be read ({error.strerror})", "give a TOML file", file
-        ) from None
+        problem = f"{path.absolute()} cannot be read ({error.strerror})"
+        raise InputError("lowcarb-locations", problem, "give the absolute path of a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError("locations", f"is not TOML ({error})", 'write lines like 0 = "DE"', file) from None
     return {node: _place(node, entry, file) for node, entry in entries.items()}
@@ -99,8 +98,11 @@ def _place(node: str, entry: Any, file: str) -> Place:
     if isinstance(entry, str):
         entry = {"location": entry}
     fix = f'write {node} = "DE" or {node} = {{ location = "DE", power-watts = 250 }}'
-    if not isinstance(entry, dict) or not set(entry) <= set(_PLACE_KEYS):
+    if not isinstance(entry, dict):
         raise InputError(node, "is not a location", fix, file)
+    entry = {key.replace("_", "-"): value for key, value in entry.items()}  # as a job spells it
+    if unknown := sorted(set(entry) - set(_PLACE_KEYS)):
+        raise InputError(f"{node}.{unknown[0]}", "is no key of a location", fix, file)
     location, watts = entry.get("location"), entry.get("power-watts")
     if not isinstance(location, str) or not location:
         raise InputError(node, "has no location", fix, file)
@@ -136,6 +138,7 @@ class Profiles:
         self._default_power_watts = default_power_watts
         self._note = note
         self._known: dict[int, Profile] = {}
+        self._matched: set[str] = set()
 
     def of(self, grid: Grid, node_ids: Sequence[int]) -> dict[int, Profile]:
         """Return the profiles of these nodes, asking those not yet known."""
@@ -145,7 +148,8 @@ class Profiles:
             silent = len(new) - len(answers)
             if silent:
                 self._note(
-                    f"{silent} node(s) did not answer query.lowcarb: the server's file and defaults count"
+                    f"{silent} of {len(new)} node(s) did not answer query.lowcarb: without CarbonClientApp a"
+                    " node cannot say who it is, and an entry by partition-id does not reach it"
                 )
             taken = {profile.key for profile in self._known.values()}
             for node_id in new:
@@ -153,6 +157,10 @@ class Profiles:
                 taken.add(profile.key)
                 self._known[node_id] = profile
         return {node_id: self._known[node_id] for node_id in node_ids}
+
+    def unmatched(self) -> list[str]:
+        """Return the entries of the locations file that no node has answered to."""
+        return sorted(set(self._places) - self._matched)
 
     def _profile(self, node_id: int, claims: Mapping[str, Any], taken: set[str]) -> Profile:
         name, partition = _name(claims.get("name")), claims.get("partition-id")
@@ -163,6 +171,7 @@ class Profiles:
             self._note(f"two nodes call themselves {key!r}: the second is counted apart")
             key = f"{key}@{node_id}"
         place = next((self._places[known] for known in names if known in self._places), None)
+        self._matched.update(names)
         location = place.location if place else _name(claims.get("location"))
         if location is None and "location" in claims:
             self._note(f"node {key!r} claims a location that cannot be: its default is used")

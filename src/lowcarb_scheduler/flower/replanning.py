@@ -103,7 +103,7 @@ def job_of(
         rounds=rounds,
         clients_per_round=clients,
         round_duration=schedule.round_duration,
-        grid_from=schedule.started,
+        grid_from=schedule.grid_from if settings.patience > 0 else now,  # without patience no slot is awaited
         patience=settings.patience,
         target_finish=schedule.target_finish,
         participation=settings.participation,

@@ -6,6 +6,7 @@ The strategy only translates between this and Flower.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from lowcarb_scheduler._version import __version__
 from lowcarb_scheduler.accounting import emissions_g
-from lowcarb_scheduler.clock import SystemClock, VirtualClock, format_duration, format_time, from_us, to_us
+from lowcarb_scheduler.clock import SystemClock, VirtualClock, format_duration, from_us, to_us
 from lowcarb_scheduler.errors import PlanInfeasibleError
 from lowcarb_scheduler.flower import wording
 from lowcarb_scheduler.flower.books import Books, Round
@@ -90,7 +91,7 @@ class CarbonRun:
             round_duration_s=settings.round_duration,
             finish_by=self._schedule.finish_by if self._schedule else None,
             target_finish=self._schedule.target_finish if self._schedule else None,
-            grid_from=self._started, patience=settings.patience, participation=settings.participation,
+            patience=settings.patience, participation=settings.participation,
             clock="virtual" if self._virtual else "system",
         )  # fmt: skip
         logger.info("lowcarb: the ledger of this run is %s", ledger.run_dir.absolute())
@@ -103,8 +104,13 @@ class CarbonRun:
         self._alive: dict[int, Profile] = {}
         self._decision: Decision | None = None
         self._announced = False
+        self._waited_in_vain_with = 0  # nodes
+        self._has_source = source is not None
         if source is None:
-            self._outlook.degrade("forecast", "no source is named", "no waiting; set lowcarb-source to wait")
+            unread = "" if about["run_id"] != "local" else "; no context was given, so run-config is not read"
+            self._outlook.degrade(
+                "forecast", "no source is named", f"no waiting; set lowcarb-source to wait{unread}"
+            )
 
     # -- a round, in the order it happens ------------------------------------------------------------------
 
@@ -144,7 +150,7 @@ class CarbonRun:
                 self._announce_hold(number, plan, now)
                 announced, next_line = opens_at, now + _LOG_EVERY
             elif opens_at > now >= next_line and not self._virtual:
-                logger.info("lowcarb: still holding round %d until %s", number, format_time(opens_at))
+                logger.info("lowcarb: still holding round %d until %s", number, wording.instant(opens_at))
                 next_line = now + _LOG_EVERY
             return opens_at
 
@@ -196,7 +202,7 @@ class CarbonRun:
         finish_by = self._schedule.finish_by if self._schedule else None
         summary = self._books.finish(status, self._clock.now(), length, finish_by)
         self._ledger.close()
-        for line in wording.summary_lines(summary):
+        for line in wording.summary_lines(summary, self._ledger.run_dir):
             logger.info("lowcarb: %s", line)
 
     # -- who is there, and what is known -------------------------------------------------------------------
@@ -209,6 +215,9 @@ class CarbonRun:
         if not self._virtual and self._schedule:
             until = max(until, self._schedule.latest_opening(self._rounds - number + 1))
         said = False
+        there = len(list(grid.get_node_ids()))
+        if there and there == self._waited_in_vain_with:
+            return  # nobody came the last time
         while (there := len(list(grid.get_node_ids()))) < wanted and clock.now() < until:
             if not said:
                 logger.info("lowcarb: %d of %d nodes are connected, waiting for more", there, wanted)
@@ -218,7 +227,9 @@ class CarbonRun:
             finish_by = self._schedule.finish_by if self._schedule else until
             raise PlanInfeasibleError("too few nodes are connected", max(at_least, 1), there, finish_by)
         if there < wanted:
-            self._outlook.degrade("nodes", f"{there} of {wanted} are connected", "those there are train")
+            self._waited_in_vain_with = there
+            fix = "those there are train; lower lowcarb-clients-per-round to wait for none"
+            self._outlook.degrade("nodes", f"{there} of {wanted} are connected", fix)
 
     def _look(self, number: int, grid: Grid, clients: int, reason: str | None) -> None:
         """See who is there and what is forecast; plan anew if either changed, or for a reason given."""
@@ -226,12 +237,26 @@ class CarbonRun:
         if ids != sorted(self._alive) and ids:
             self._alive = self._profiles.of(grid, ids)
             self._books.welcome(sorted(profile.key for profile in self._alive.values()))
+            self._note_places()
             reason = reason or "nodes changed"
         places = {profile.location for profile in self._alive.values() if profile.location}
         if self._outlook.refresh(places, self._clock.now()):
             reason = reason or "new forecast"
         if reason:
             self._plan_rounds(number, min(clients, len(self._alive)), reason)
+
+    def _note_places(self) -> None:
+        """Say which nodes are nowhere, and which entries of the locations file are nobody."""
+        nowhere = [profile.key for profile in self._alive.values() if profile.location is None]
+        if nowhere and self._has_source:
+            who = ", ".join(sorted(nowhere)[:5]) + (", ..." if len(nowhere) > 5 else "")
+            why = f"nobody says where {len(nowhere)} of {len(self._alive)} node(s) are ({who})"
+            fix = "set lowcarb-locations, by partition-id or name, or lowcarb-default-location"
+            self._outlook.degrade("locations", why, f"carbon cannot decide when they train; {fix}")
+        if unmatched := self._profiles.unmatched():
+            named = ", ".join(unmatched[:5]) + (", ..." if len(unmatched) > 5 else "")
+            use = "entries are matched by partition-id, node name or node id"
+            self._outlook.degrade("locations", f"no node answers to {named} of the file", use)
 
     # -- planning ------------------------------------------------------------------------------------------
 
@@ -243,6 +268,9 @@ class CarbonRun:
     def _plan_rounds(self, number: int, clients: int, reason: str) -> None:
         """Plan the remaining rounds, and write the plan down if it is a new one."""
         now, previous = self._clock.now(), self._decision.plan if self._decision else None
+        if previous is None and self._schedule:
+            # Nodes have been waited for. The grid begins now, or the first slot would be lost.
+            self._schedule = replace(self._schedule, grid_from=now)
         if (schedule := self._schedule) is None:
             # The first round shows how long one takes. It is planned alone, and opens at once.
             unseen = Schedule(now, _UNSEEN_ROUND, now + _UNSEEN_ROUND, now + _UNSEEN_ROUND)
@@ -290,7 +318,7 @@ class CarbonRun:
         self._ledger.append("hold_started", round=number, until=opens_at, seconds=seconds, reason=reason)
         logger.info(
             "lowcarb: holding round %d/%d until %s (%s): %s",
-            number, self._rounds, format_time(opens_at), format_duration(seconds), reason,
+            number, self._rounds, wording.instant(opens_at), format_duration(seconds), reason,
         )  # fmt: skip
 
     def _emissions_g(self, plan: Plan, opened_at: datetime) -> float | None:
@@ -324,6 +352,7 @@ class CarbonRun:
             finish=plan.finish, **{name: getattr(plan, name) if on_forecast else None for name in names},
             power_assumed=bool(plan.fleet.power_assumed.any()), min_turns=int(turns.min()),
             max_turns=int(turns.max()), clients=list(plan.fleet.ids), windows=windows,
+            grid_from=self._schedule.grid_from if self._schedule else None,
         )  # fmt: skip
         if not self._announced and self._schedule:
             self._announced = True

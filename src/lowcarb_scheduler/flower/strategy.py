@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flwr.superlink.grid import HttpGrid
 
-from lowcarb_scheduler.clock import SystemClock, VirtualClock, parse_time
+from lowcarb_scheduler.clock import SystemClock, VirtualClock, format_time, parse_time
 from lowcarb_scheduler.errors import InputError, PlanMismatchError
 from lowcarb_scheduler.flower.client import RECORD
 from lowcarb_scheduler.flower.grid import ScopedGrid, layers, pinned_sampling
@@ -107,11 +108,13 @@ class _Setup:
         """Return a run that begins now."""
         clock = self._clock or _open_clock(self.settings.clock)
         if isinstance(clock, VirtualClock) and isinstance(grid, HttpGrid):
-            raise InputError("clock", "virtual is for simulation", "use system with real nodes")
+            raise InputError("lowcarb-clock", "virtual is for simulation", "use system with real nodes")
         if isinstance(clock, VirtualClock) and self.settings.round_duration is None:
-            raise InputError(
-                "round-duration", "is not given", "a virtual clock must know how long a round is"
-            )
+            fix = "a virtual clock must know how long a round is, for example 30m"
+            raise InputError("lowcarb-round-duration", "is not given", fix)
+        told = self.settings.finish_by
+        if isinstance(told, datetime) and told <= clock.now():
+            raise InputError("lowcarb-finish-by", f"{format_time(told)} is past", "give a later time, or 48h")
         name = f"{clock.now():%Y%m%dT%H%M%SZ}-{self.run_id}"
         ledger = Ledger(self.settings.run_dir or Path("runs") / name, clock)
         about = {
@@ -257,10 +260,17 @@ def _sample(strategy: Any, settings: Settings, grid: Grid) -> tuple[int, int]:
 def _open_source(settings: Settings) -> ForecastSource | None:
     if settings.source is None:
         return None
-    return open_source(
-        settings.source, sdk_url=settings.sdk_url, sdk_signal=settings.sdk_signal, traces=settings.traces,
-        timeout=settings.timeout,
-    )  # fmt: skip
+    try:
+        return open_source(
+            settings.source, sdk_url=settings.sdk_url, sdk_signal=settings.sdk_signal, traces=settings.traces,
+            timeout=settings.timeout,
+        )  # fmt: skip
+    except InputError as error:
+        fix = error.fix
+        if error.problem == "is not set":
+            variable = f"LOWCARB_{error.field.upper().replace('-', '_')}"
+            fix = f"set lowcarb-{error.field} in the run-config, or {variable}"
+        raise InputError(f"lowcarb-{error.field}", error.problem, fix, error.file) from None
 
 
 def _open_clock(name: str) -> Clock:

@@ -4,34 +4,43 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lowcarb_scheduler.clock import format_duration, format_time
+from lowcarb_scheduler.clock import format_duration
+from lowcarb_scheduler.flower.profiles import UNKNOWN_PLACE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
+    from pathlib import Path
 
     from lowcarb_scheduler.flower.deadline import Schedule
     from lowcarb_scheduler.flower.replanning import Decision
 
 
+def instant(when: datetime) -> str:
+    """Write a time for people, to the second."""
+    return f"{when:%Y-%m-%d %H:%M:%S} UTC"
+
+
 def plan_lines(decision: Decision, schedule: Schedule) -> list[str]:
     """Return the block that stands before the first hold: plan, finish, expected saving, assumptions."""
     plan, fleet = decision.plan, decision.plan.fleet
+    places = len(set(fleet.locations) - {UNKNOWN_PLACE})
     lines = [
         f"{len(plan.opens_us)} rounds of {plan.seats.shape[1]} out of {len(fleet)} clients"
-        f" in {len(fleet.locations)} location(s), {format_duration(schedule.round_duration)} each",
-        f"planned finish {format_time(plan.finish)}, deadline {format_time(schedule.finish_by)}",
+        f" in {places} location(s), {format_duration(schedule.round_duration)} each",
+        f"planned finish {instant(plan.finish)}, deadline {instant(schedule.finish_by)}",
     ]
     if not decision.on_forecast:
-        return [*lines, "rounds open at once: nothing is known of the intensity to come"]
+        return [*lines, "rounds open at once; the warnings above say why"]
     if plan.saving is not None:
         lines.append(
             f"expected {plan.emissions_g:,.0f} gCO2eq, {plan.saving:.1%} less than the"
             f" {plan.run_now_emissions_g:,.0f} g of random clients back-to-back"
         )
-    numbers = "SYNTHETIC numbers" if plan.synthetic else "real numbers"
+    numbers = "SYNTHETIC numbers, " if plan.synthetic else ""
     assumed = int(fleet.power_assumed.sum())
     lines.append(
-        f"assumes: {plan.source} forecasts ({numbers}, {plan.signal} signal); power assumed for {assumed}"
+        f"assumes: {plan.source} forecasts ({numbers}{plan.signal} signal); power assumed for {assumed}"
         f" of {len(fleet)} clients; energy is power times time, not measured"
     )
     return lines
@@ -39,13 +48,15 @@ def plan_lines(decision: Decision, schedule: Schedule) -> list[str]:
 
 def hold_reason(planned_g: float, at_once_g: float | None) -> str:
     """Return why a round is held, and what that saves [gCO2eq]."""
-    reason = "its clients' grids are cleaner then"
-    if at_once_g is None:
-        return reason
-    return f"{reason}, {planned_g:,.0f} g instead of {at_once_g:,.0f} g if it opened now"
+    if at_once_g is None or planned_g >= at_once_g:
+        return "the rounds that remain are cleaner together if it waits"
+    return (
+        "its clients' grids are cleaner then, "
+        f"{planned_g:,.1f} g instead of {at_once_g:,.1f} g if it opened now"
+    )
 
 
-def summary_lines(summary: Mapping[str, Any]) -> list[str]:
+def summary_lines(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
     """Return the block a run ends with, from its ``run_finished`` event."""
 
     def grams(name: str) -> str:
@@ -58,4 +69,5 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         f"saving against run-now: {saving}",
         f"{summary['energy_kwh']:.3f} kWh; {summary['min_turns']} to {summary['max_turns']} turns a client,"
         f" Jain's index {summary['jain']:.3f}",
+        f"next: lowcarb report {run_dir.absolute()}",
     ]

@@ -47,7 +47,11 @@ class Forecast:
 
 
 class ForecastSource(Protocol):
-    """Anything that knows carbon intensity; a user's own needs these two methods and no base class."""
+    """Anything that knows carbon intensity; a user's own needs these two methods and no base class.
+
+    One that knows a closed list of names may offer it as ``locations``, a tuple of str: a run then asks it
+    for no others.
+    """
 
     def forecast(self, locations: Sequence[str], now: datetime) -> Forecast:
         """Return what is expected, as known at ``now``.

@@ -139,11 +139,11 @@ class Labels(NamedTuple):
 
 
 def labels_of(events: Sequence[Mapping[str, Any]]) -> Labels:
-    """Return what a ledger's intensities are, as forecasts and actuals say; else what the run asked for."""
+    """Return what a ledger's intensities are, as forecasts and actuals say; no source where it has none."""
     known = [event for event in events if event["event"] in ("forecast", "actual")]
     if known:
         return Labels(known[-1]["source"], known[-1]["signal"], known[-1]["synthetic"])
-    return Labels(events[0]["source"], "unknown", synthetic=False)
+    return Labels(None, "unknown", synthetic=events[0]["source"] == "synthetic")
 
 
 def _overlaid(tables: Sequence[IntensityTable]) -> IntensityTable | None:

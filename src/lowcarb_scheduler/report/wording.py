@@ -73,10 +73,9 @@ def instant(when: datetime | None) -> str:
 def labels(source: str | None, signal: str, synthetic: bool) -> str:
     """Say what the numbers of intensity are."""
     if not source:
-        return "no source of intensity"
-    kind = "synthetic (made-up) numbers" if synthetic else "real numbers"
-    named = "" if source == "synthetic" else f", from {source}"
-    return f"{kind}{named}; {_SIGNALS.get(signal, signal)}"
+        return "no intensity was known"
+    kind = "synthetic (made-up) numbers" if synthetic else f"numbers from {source}"
+    return f"{kind}; {_SIGNALS.get(signal, signal)}"
 
 
 def work(job: Job) -> str:
