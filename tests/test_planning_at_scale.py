@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -103,3 +104,17 @@ def test_clients_that_own_cleaner_seats_draw_more_power():
         mine = fleet.location_index[planned.seats] == place
         order = np.argsort(-fleet.power_watts[planned.seats][mine], kind="stable")
         assert (np.diff(per_watt[mine][order]) >= -1e-12).all()
+
+
+def test_rough_spans_are_never_taken_for_a_proof():
+    rng = np.random.default_rng(4)
+    index = pd.date_range(NOW, periods=700, freq="5min")
+    table = IntensityTable.from_frame(pd.DataFrame({"A": rng.uniform(10, 500, 700)}, index=index))
+    frame = pd.DataFrame({"id": ["a"], "location": ["A"]})
+    together = Job(Fleet.from_frame(frame), now=NOW, finish_by=NOW + hours_of(58), rounds=3,
+                   clients_per_round=1, round_duration=timedelta(minutes=20))  # fmt: skip
+    best = plan(together, table)
+    staggered = plan(replace(together, stagger=True), table)  # one client a round: nothing to gain
+    assert best.gap == 0
+    assert staggered.emissions_g == pytest.approx(best.emissions_g)
+    assert staggered.lower_bound_g <= best.emissions_g * (1 + 1e-9)

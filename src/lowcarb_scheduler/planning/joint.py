@@ -34,9 +34,7 @@ _PATIENT: Final = 10  # iterations without notable progress until the pace is ha
 _NOTABLE: Final = 0.05  # part of the gap that is
 _QUICK: Final = 600  # rounds x groups up to which an assignment costs no more than a step
 _SLOW: Final = 50_000  # from where on it costs as much as a dozen steps
-_FIRST_SEATED: Final = (
-    8  # else the step whose openings are assigned first; the next are 1.5 or 3 times as late
-)
+_FIRST_SEATED: Final = 8  # else the step whose openings are assigned first; the next are as much later
 _NUDGES: Final = 100  # assignments tried to improve a plan where they are quick; fewer where they are not
 _WORK: Final = 15_000_000  # cells of the relaxation that may be filled in one search
 GOOD_ENOUGH: Final = 5e-4  # gap at which a search ends
@@ -113,7 +111,9 @@ class _Search:
             self.seat(start)
         assert self.best is not None, "the openings given are feasible"
         assert self.slots is not None
-        small = len(self.model.windows.grid) * len(self.model.groups) <= _SMALL
+        small = self.relaxation.every_span and (
+            len(self.model.windows.grid) * len(self.model.groups) <= _SMALL
+        )
         good_enough = _CERTAIN if small else good_enough
         self.climb(good_enough)
         if self.gap_g > good_enough * abs(self.best.emissions_g):

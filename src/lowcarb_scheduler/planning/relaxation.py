@@ -75,6 +75,11 @@ class Relaxation:
         dominated[1:, :-1] |= later[:, None] & (integrals[1:, :-1] == integrals[:-1, 1:]).all(axis=2)
         return dominated.ravel()
 
+    @property
+    def every_span(self) -> bool:
+        """Whether every span of a round is a candidate of its own."""
+        return not self.model.windows.stagger or bool(self.spans[0] + len(self.spans) > self.spans[-1])
+
     def evaluate(self, prices_g: Floats) -> Relaxed:
         """Return L and where it is attained; ``prices_g`` [gCO2eq] has shape (G,)."""
         owed = self.owed(prices_g)
