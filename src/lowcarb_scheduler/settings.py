@@ -64,10 +64,12 @@ def _read(parse: Callable[[Any, str], Read], value: object) -> Read:
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Deadline = Annotated[datetime | timedelta, BeforeValidator(_deadline)]
+Turns = Annotated[Literal["equal", "any"] | tuple[int, int], BeforeValidator(_participation)]
+ClockName = Annotated[str, BeforeValidator(_clock)]
 
 
 class Settings(BaseSettings):
-    """What a run is told; see the reference for each name.
+    """What a run is told; ``docs/settings.md`` lists each name.
 
     Build one with :meth:`load`.
     """
@@ -77,26 +79,65 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
     )  # fmt: skip
 
-    enabled: bool = Field(True, description="whether the strategy plans and holds at all")
-    source: str | None = Field(None, description="carbon-aware-sdk, traces or synthetic; none: no waiting")
-    sdk_url: str | None = Field(None, description="where the Carbon Aware SDK WebAPI answers")
-    sdk_signal: Literal["average", "marginal", "unknown"] = Field("unknown", description="what it measures")
-    traces: Path | None = Field(None, description="the trace file of the source `traces`")
-    timeout: Duration = Field(timedelta(seconds=30), description="most that one look-up of forecasts takes")
-    finish_by: Deadline | None = Field(None, description="the deadline: a time, or a duration such as 48h")
-    patience: float = Field(1.0, ge=0, le=1, description="time against carbon, from 0 (now) to 1 (cleanest)")
-    clients_per_round: int | None = Field(None, ge=1, description="default: what the inner strategy samples")
-    round_duration: Duration | None = Field(None, description="all of a round; default: as observed")
-    participation: Annotated[
-        Literal["equal", "any"] | tuple[int, int], BeforeValidator(_participation)
-    ] = Field("equal", description="equal, any, or bounds on turns such as 2,5")  # fmt: skip
-    max_location_share: float = Field(1.0, gt=0, le=1, description="most of a round from one location")
-    locations: Path | None = Field(None, description="TOML: node name or partition-id -> location, power")
-    default_location: str | None = Field(None, description="of nodes that do not say where they are")
-    default_power_watts: float = Field(300.0, ge=0, le=1e6, description="of nodes that do not say")
-    evaluate_on: Literal["planned", "all", "none"] = Field("planned", description="nodes that evaluate")
-    run_dir: Path | None = Field(None, description="default: runs/<UTC time>-<run id>")
-    clock: Annotated[str, BeforeValidator(_clock)] = Field("system", description="system, or virtual")
+    enabled: bool = Field(True, description="`false` leaves the strategy as it is; default `true`")
+    source: str | None = Field(
+        None, description="`carbon-aware-sdk`, `traces` or `synthetic`; without one nothing waits"
+    )
+    sdk_url: str | None = Field(
+        None, description="where the Carbon Aware SDK WebAPI answers, for example `http://localhost:8080`"
+    )
+    sdk_signal: Literal["average", "marginal", "unknown"] = Field(
+        "unknown",
+        description="what that server is configured to give: `average`, `marginal` or `unknown` (default)",
+    )
+    traces: Path | None = Field(None, description="the file of the source `traces`, CSV or Parquet")
+    timeout: Duration = Field(
+        timedelta(seconds=30), description="most that one look-up of forecasts takes; default `30s`"
+    )
+    finish_by: Deadline | None = Field(None, description="the deadline: a time, or a duration from the start")
+    patience: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="time against carbon, from 0 (back-to-back now) to 1 (cleanest by the deadline, default)",
+    )
+    clients_per_round: int | None = Field(
+        None, ge=1, description="how many train in a round; default: as many as the inner strategy samples"
+    )
+    round_duration: Duration | None = Field(
+        None,
+        description="length of a whole round; default: as the first one shows",
+    )
+    participation: Turns = Field(
+        "equal", description="turns a client: `equal` (default), `any`, or bounds such as `2,5`"
+    )
+    max_location_share: float = Field(
+        1.0, gt=0, le=1, description="largest part of a round from one location, above 0 to 1 (default)"
+    )
+    locations: Path | None = Field(
+        None,
+        description="absolute path of the TOML file that says where nodes are",
+    )
+    default_location: str | None = Field(
+        None, description="location of nodes of which nobody says where they are"
+    )
+    default_power_watts: float = Field(
+        300.0,
+        ge=0,
+        le=1e6,
+        description="power of nodes that do not say what they draw [W]; default 300, marked assumed",
+    )
+    evaluate_on: Literal["planned", "all", "none"] = Field(
+        "planned",
+        description="who evaluates: `planned` (those that have just trained, default), `all` or `none`",
+    )
+    run_dir: Path | None = Field(
+        None, description="folder for the ledger; default `runs/<UTC time>-<run id>` where the ServerApp runs"
+    )
+    clock: ClockName = Field(
+        "system",
+        description="`system` (default); in simulation `virtual` or `virtual:TIME`: it jumps through holds",
+    )
 
     @classmethod
     def load(
