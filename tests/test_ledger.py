@@ -63,6 +63,11 @@ def test_a_folder_without_a_ledger():
         read_ledger(Path("nowhere"))
 
 
+def test_a_folder_of_runs_names_them(ledger):
+    with pytest.raises(InputError, match="give one of run"):
+        read_ledger(Path())
+
+
 def test_is_never_overwritten(ledger, midnight):
     with pytest.raises(InputError, match="holds the ledger of a run"):
         Ledger(RUN, VirtualClock(midnight))

@@ -102,7 +102,9 @@ def read_ledger(run_dir: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError:
-        raise InputError("run-dir", f"there is no {path}", "give the folder of a run") from None
+        inside = sorted(str(found.parent) for found in run_dir.glob(f"*/{FILE_NAME}"))
+        fix = f"give one of {', '.join(inside[-3:])}" if inside else "give the folder of a run"
+        raise InputError("run-dir", f"there is no {path}", fix) from None
     except UnicodeDecodeError:
         raise InputError("ledger", "is not UTF-8 text", "give the folder of a run", str(path)) from None
     lines = text.split("\n")

@@ -19,10 +19,12 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Write report.html from the ledger of a run, and say what it saved."""
-    from lowcarb_scheduler.ledger import read_ledger, summarise
+    from lowcarb_scheduler.ledger import FILE_NAME, read_ledger, summarise
     from lowcarb_scheduler.report.gantt import labels_of
     from lowcarb_scheduler.report.html import write_report
 
+    if run_dir.name == FILE_NAME:
+        run_dir = run_dir.parent
     page = write_report(run_dir)
     events = read_ledger(run_dir)
     run, labels = summarise(events), labels_of(events)
