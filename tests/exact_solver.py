@@ -167,7 +167,7 @@ class Exact:
         total = np.zeros(seats.shape)
         for k, (start, stop) in enumerate(zip(table.edges_us, table.edges_us[1:], strict=False)):
             overlap = np.minimum(plan.ends_us, stop) - np.maximum(plan.starts_us, start)
-            total += np.maximum(overlap, 0) / 3.6e9 * table.values[k, column]
+            total += np.where(overlap > 0, overlap / 3.6e9 * table.values[k, column], 0.0)
         grams = total * fleet.power_watts[seats] / 1000
         broken += ["charge"] * (not np.allclose(grams, plan.client_emissions_g, rtol=1e-9))
         return broken

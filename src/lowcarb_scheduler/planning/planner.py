@@ -33,12 +33,8 @@ if TYPE_CHECKING:
 _APART_CELLS: Final = 150_000  # groups x slots up to which every power is a group of its own
 _BUCKET_CELLS: Final = 700_000  # about as many where powers are put into buckets
 _BUCKET_ARCS: Final = 200_000  # groups x rounds up to which there are more than the fewest
-_BUCKETS: Final = (
-    2,
-    8,
-    32,
-)  # fewest of them in a stratum, and most where turns are fixed and where they are free
-_REFINED_ARCS: Final = 400_000  # groups x rounds up to which the last assignment keeps every power apart
+_BUCKETS: Final = 2, 8, 32  # fewest; most where turns are fixed; most where they are free
+_REFINED_ARCS: Final = 120_000  # groups x rounds up to which the last assignment keeps every power apart
 _ROUNDING: Final = 1e-9  # a gap this small is the rounding of sums and the tolerance of solvers
 
 
