@@ -139,9 +139,9 @@ class Problem:
             near = solve(together, earliest.slots, near, good_enough)
             plans.append(self._to_plan(together, near))
         solution = solve(model, self.earliest_slots, near, good_enough)
-        plans.insert(0, self._to_plan(model, solution))
+        plans.append(self._to_plan(model, solution))
         best = min(plans, key=lambda planned: planned.emissions_g)
-        return replace(best, lower_bound_g=plans[0].lower_bound_g), solution
+        return replace(best, lower_bound_g=_bound_g(solution, best.emissions_g)), solution
 
     def _to_plan(self, model: Model, solution: Solution) -> Plan:
         """Seat clients and charge each for its own window."""
@@ -152,8 +152,6 @@ class Problem:
         starts_us = grid.opens_us[0] + points[rounds, klass] * grid.step_us
         ends_us = starts_us + windows.duration_us[klass]
         emissions_g = fleet.power_watts[seats] / 1000.0 * integrals[rounds, klass]
-        total_g = float(emissions_g.sum())
-        proven = total_g - solution.bound_g <= _ROUNDING * abs(total_g)
         opens_us = grid.opens_us[solution.slots]
         return Plan(
             fleet=fleet,
@@ -163,7 +161,7 @@ class Problem:
             starts_us=starts_us,
             ends_us=ends_us,
             client_emissions_g=emissions_g,
-            lower_bound_g=total_g if proven else solution.bound_g,
+            lower_bound_g=_bound_g(solution, float(emissions_g.sum())),
             run_now_emissions_g=job.run_now_g(self.intensity),
             source=self.intensity.source,
             signal=self.intensity.signal,
@@ -189,6 +187,12 @@ class Problem:
         found = assign(refined.seating, refined.costs_g(integrals), prices_g)
         assert found is not None, "the same rounds were filled in buckets"
         return apart.hand_out(found.counts, integrals)
+
+
+def _bound_g(solution: Solution, emissions_g: float) -> float:
+    """Return the bound of a solution beside what its plan emits, the same where only rounding is between."""
+    proven = emissions_g - solution.bound_g <= _ROUNDING * abs(emissions_g)
+    return emissions_g if proven else solution.bound_g
 
 
 def _model(job: Job, intensity: IntensityTable, turns: Turns, grid: Grid) -> Model:
