@@ -116,6 +116,38 @@ def test_a_little_overrun_does_not_cost_a_step_of_the_grid(midnight):
     assert [event["held_s"] for event in opened] == [0.0] * 4
 
 
+def test_a_wait_for_nodes_that_was_in_vain_is_not_repeated(midnight):
+    machine = Machine(midnight)
+    run(make_grid(machine, lambda _: 0), machine, 4, round_duration=HOUR, clients_per_round=20, patience=0.0)
+    assert machine.now() == midnight + timedelta(seconds=60)
+
+
+def test_an_absent_node_makes_no_job_late(midnight):
+    machine = Machine(midnight)
+    events = run(make_grid(machine, lambda _: 60), machine, 5, round_duration=HOUR, finish_by=10 * HOUR,
+                 clients_per_round=7, source=None)  # fmt: skip
+    opened = [parse_time(e["planned_opens_at"], "t") for e in named(events, "round_opened")]
+    assert opened[0] <= midnight + HOUR
+    assert named(events, "run_finished")[0]["late"] is False
+
+
+@pytest.mark.parametrize("minutes", [20, 62])
+def test_without_patience_no_slot_is_awaited(midnight, minutes):
+    machine = Machine(midnight)
+    events = run(make_grid(machine, lambda _: minutes), machine, 5, round_duration=HOUR, patience=0.0)
+    assert [event["held_s"] for event in named(events, "round_opened")] == [0.0] * 5
+
+
+@pytest.mark.parametrize(("minutes", "says"), [(60, 600.0), (60, 3600.0), (20, 600.0)])
+def test_a_saving_is_of_the_same_work(midnight, minutes, says):
+    from test_flower_strategy import Flat
+
+    machine = Machine(midnight)
+    grid = make_grid(machine, lambda _: minutes, says)
+    events = run(grid, machine, 4, round_duration=HOUR, source=Flat(), patience=0.0)
+    assert named(events, "run_finished")[0]["saving"] == pytest.approx(0.0, abs=1e-6)
+
+
 def test_energy_is_power_times_the_time_a_node_says(midnight):
     machine = Machine(midnight)
     events = run(make_grid(machine, lambda _: 30, says=600.0), machine, 2, round_duration=HOUR)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         PlanInfeasibleError,
     )
     from lowcarb_scheduler.flower.client import CarbonClientApp, carbon_mod
-    from lowcarb_scheduler.flower.strategy import CarbonAwareMixin, carbon_aware
+    from lowcarb_scheduler.flower.strategy import carbon_aware
     from lowcarb_scheduler.forecasts.carbon_aware_sdk import CarbonAwareSdk
     from lowcarb_scheduler.forecasts.correction import correct_forecast
     from lowcarb_scheduler.forecasts.source import Forecast, ForecastSource
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.policy import replan
 
 _HOME = {
-    "CarbonAwareMixin": "flower.strategy",
     "CarbonAwareSdk": "forecasts.carbon_aware_sdk",
     "CarbonClientApp": "flower.client",
     "Fleet": "planning.job",
@@ -59,7 +58,6 @@ _HOME = {
 }
 
 __all__ = [
-    "CarbonAwareMixin",
     "CarbonAwareSdk",
     "CarbonClientApp",
     "Fleet",

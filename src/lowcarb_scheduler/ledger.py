@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -27,6 +28,10 @@ logger = logging.getLogger("flwr")
 
 LEDGER_VERSION: Final = 1
 FILE_NAME: Final = "ledger.jsonl"
+_OF_A_ROUND: Final = (
+    "node_done",
+    "node_failed",
+)  # on disk for sure with the round's next event
 
 Event = Literal[
     "run_started", "forecast", "planned", "hold_started", "degraded", "round_opened", "node_done",
@@ -78,14 +83,16 @@ class Ledger:
         try:
             self._file.write(to_json(entry) + "\n")
             self._file.flush()
-            os.fsync(self._file.fileno())
+            if event not in _OF_A_ROUND:
+                os.fsync(self._file.fileno())
         except OSError as error:
             self._broken = True
             logger.warning("lowcarb: the ledger ends here, the training goes on: %s", error)
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with suppress(OSError):  # a full disk was warned of when it was met
+            self._file.close()
 
 
 def read_ledger(run_dir: Path) -> list[dict[str, Any]]:

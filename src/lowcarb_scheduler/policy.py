@@ -67,11 +67,20 @@ def replan(
     expected = correct_forecast(known, history, job.now, job.finish_by, past_forecasts)
     hoped = value_of_waiting(job, expected)
     best = plan(job, hoped)
+    if best.closes_us[-1] > job.opens_from_us + job.rounds * job.round_us:
+        # Waiting has to be worth it, too: among plans as good as each other the one that is over first wins.
+        soonest = plan(replace(job, patience=0.0, target_finish=None), hoped)
+        best = best if _worth(best, soonest) else soonest
     kept = None if previous is None else _still_valid(previous, job, hoped, best)
-    if kept is not None and best.emissions_g >= kept.emissions_g - WORTH_CHANGING * abs(kept.emissions_g):
+    if kept is not None and not _worth(best, kept):
         best = kept
     certified = np.array_equal(hoped.values, expected.values, equal_nan=True)
     return _charged(best, job, expected, best.lower_bound_g if certified else None)
+
+
+def _worth(new: Plan, old: Plan) -> bool:
+    """Return whether a plan avoids enough to be preferred to another."""
+    return new.emissions_g < old.emissions_g - WORTH_CHANGING * abs(old.emissions_g)
 
 
 def _still_valid(previous: Plan, job: Job, hoped: IntensityTable, best: Plan) -> Plan | None:

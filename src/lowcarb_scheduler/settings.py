@@ -19,28 +19,33 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 RUN_CONFIG_PREFIX: Final = "lowcarb-"
+_LONGEST: Final = timedelta(days=3650)
 Read = TypeVar("Read")
 ENVIRONMENT_PREFIX: Final = "LOWCARB_"
 
 
 def _duration(value: object) -> timedelta:
-    return value if isinstance(value, timedelta) else _read(parse_duration, value)
+    duration = value if isinstance(value, timedelta) else _read(parse_duration, value)
+    if not timedelta(0) < duration <= _LONGEST:
+        raise ValueError("give a positive duration, at most ten years")
+    return duration
 
 
 def _deadline(value: object) -> datetime | timedelta:
     """Read an absolute time or a duration from the start of the run."""
     if isinstance(value, datetime):
         return _read(to_utc, value)
-    if isinstance(value, timedelta):
-        return value
-    absolute = "-" in str(value) or ":" in str(value)
-    return _read(parse_time, value) if absolute else _read(parse_duration, value)
+    if not isinstance(value, timedelta) and ("-" in str(value) or ":" in str(value)):
+        return _read(parse_time, value)
+    return _duration(value)
 
 
 def _participation(value: object) -> object:
     """Read ``equal``, ``any`` or two whole numbers such as ``2,5``."""
     if isinstance(value, str) and "," in value:
-        return tuple(int(bound) for bound in value.split(","))
+        value = [int(bound) for bound in value.split(",")]
+    if isinstance(value, list | tuple) and not (len(value) == 2 and 0 <= value[0] <= value[1]):
+        raise ValueError("give equal, any, or least and most turns such as 2,5")
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -186,6 +191,8 @@ class Settings(BaseSettings):
                     given[field], written[field] = value, labels[key]
         try:
             return cls(**given)
+        except UnicodeDecodeError:
+            raise InputError(".env", "is not UTF-8 text", "save it as UTF-8") from None
         except ValidationError as error:
             detail = error.errors()[0]
             field = str(detail["loc"][0])

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,11 +97,32 @@ def federation(home: Path, nodes: int) -> Iterator[Federation]:
             command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=_environment(home),
             start_new_session=True,
         )  # fmt: skip
+    with _ended_by_signals():
+        try:
+            _await_health(process, port, log)
+            yield Federation(home, nodes)
+        finally:
+            stop(process)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal end the context in order, so that no process is left behind."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    asked = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, end) for number in asked] if _in_main_thread() else []
     try:
-        _await_health(process, port, log)
-        yield Federation(home, nodes)
+        yield
     finally:
-        stop(process)
+        for number, handler in zip(asked, before, strict=False):
+            signal.signal(number, handler)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

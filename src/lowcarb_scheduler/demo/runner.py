@@ -16,7 +16,7 @@ from rich.table import Table
 from lowcarb_scheduler.clock import format_duration, parse_time
 from lowcarb_scheduler.demo.federation import federation, stop, tail
 from lowcarb_scheduler.documents import SCHEMA_VERSION
-from lowcarb_scheduler.errors import MissingExtraError, RunFailedError
+from lowcarb_scheduler.errors import InputError, MissingExtraError, RunFailedError
 from lowcarb_scheduler.ledger import FILE_NAME, read_ledger, summarise
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 APP: Final = Path(__file__).parent / "app"
 NODES: Final = 24
+_MARKER: Final = ".lowcarb-demo"
 _TIMEOUT_S: Final = 600.0
 _NEEDS: Final = {"ray": "demo", "sklearn": "demo", "matplotlib": "demo", "jinja2": "demo"}
 
@@ -42,7 +43,7 @@ def run_demo(console: Console, run_dir: Path) -> dict[str, Any]:
     console : Console
         Where progress and the table go.
     run_dir : Path
-        Folder for ledger, report and logs. One that a demo has left there is replaced.
+        Folder for ledger, report and logs. What a demo has left there is replaced.
 
     Raises
     ------
@@ -58,9 +59,8 @@ def run_demo(console: Console, run_dir: Path) -> dict[str, Any]:
     from lowcarb_scheduler.report.html import write_report
 
     run_dir = run_dir.absolute()
-    if (run_dir / FILE_NAME).exists():
-        shutil.rmtree(run_dir)
     flower = run_dir / "flower"
+    _make_room(run_dir)
     console.print(f"A real Flower simulation: {NODES} sites in 12 grid zones, 20 rounds of 1 h in 40 h.")
     console.print("Its clock is virtual: it jumps through the holds. Intensities are SYNTHETIC.\n")
     plain_results, aware_results = flower / "plain.json", flower / "carbon-aware.json"
@@ -90,6 +90,28 @@ def run_demo(console: Console, run_dir: Path) -> dict[str, Any]:
     console.print("Accuracy is of one run each; between two runs of either it varies by a point or two.")
     console.print(f"Report: {found['report']}", soft_wrap=True)
     return found
+
+
+def _make_room(run_dir: Path) -> None:
+    """Make the folder; what an earlier demo left there is replaced, anything else is never touched.
+
+    Raises
+    ------
+    InputError
+        If it holds something else, or cannot be made.
+    """
+    marker = run_dir / _MARKER
+    try:
+        if marker.exists():
+            shutil.rmtree(run_dir)
+        elif run_dir.exists() and any(run_dir.iterdir()):
+            fix = "give a folder that is empty or not there"
+            raise InputError("--run-dir", f"{run_dir} holds something that is not a demo's", fix)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        marker.write_text("lowcarb demo made this folder and may replace it\n", encoding="utf-8")
+    except OSError as error:
+        fix = "give another folder"
+        raise InputError("--run-dir", f"{run_dir} cannot be written ({error.strerror})", fix) from None
 
 
 def _complete(process: subprocess.Popen[bytes], log: Path, look: Callable[[], None]) -> None:

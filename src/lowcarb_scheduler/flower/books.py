@@ -36,6 +36,11 @@ class Turn:
     window: Window
 
     @property
+    def node_id(self) -> int:
+        """Flower's id of the node."""
+        return self.profile.node_id
+
+    @property
     def energy_kwh(self) -> float:
         """Power times time [kWh]."""
         return self.profile.power_watts / 1000 * ((self.window[1] - self.window[0]) / _HOUR)
@@ -71,6 +76,11 @@ class Round:
     run_now_g: float | None = None
 
     @property
+    def is_pending(self) -> bool:
+        """Whether it is over, and its real emissions are not known yet."""
+        return self.closed_at is not None and None in (self.realised_g, self.run_now_g)
+
+    @property
     def figures(self) -> dict[str, float | None]:
         """The emissions of the round [gCO2eq]."""
         return {"planned_g": self.planned_g, "realised_g": self.realised_g, "run_now_g": self.run_now_g}
@@ -92,19 +102,33 @@ class Books:
     def __init__(self, ledger: Ledger, outlook: Outlook, started: datetime) -> None:
         self._ledger, self._outlook, self._started = ledger, outlook, started
         self._rounds: list[Round] = []
-        self.turns: Counter[str] = Counter()
+        self._completed: Counter[str] = Counter()
+        self._credited: Counter[str] = Counter()
 
     @property
     def current(self) -> Round | None:
         """The round that is open, if one is."""
         return self._rounds[-1] if self._rounds and self._rounds[-1].closed_at is None else None
 
-    def welcome(self, keys: Iterable[str]) -> None:
-        """Enter nodes; one that joins late is credited the mean of the others: it owes nothing."""
-        credit = sum(self.turns.values()) // len(self.turns) if self.turns else 0
-        for key in keys:
-            if key not in self.turns:
-                self.turns[key] = credit
+    @property
+    def turns(self) -> dict[str, int]:
+        """Turns that count for a node: completed, and credited for the time it was not there."""
+        return {key: done + self._credited[key] for key, done in self._completed.items()}
+
+    def welcome(self, arrived: Iterable[str], present: Iterable[str]) -> None:
+        """Enter nodes that join or return; each is credited up to the mean of the others: it owes nothing.
+
+        Parameters
+        ----------
+        arrived, present : iterable of str
+            The keys of those that are new since the last look, and of all that are there.
+        """
+        new = set(arrived)
+        counted = [self.turns.get(key, 0) for key in present if key not in new]
+        mean = sum(counted) // len(counted) if counted else 0
+        for key in sorted(new):
+            self._completed.setdefault(key, 0)
+            self._credited[key] += max(0, mean - self.turns[key])
 
     def open(self, opened: Round, held: timedelta, planned_opens_at: datetime) -> None:
         """Enter a round that opens."""
@@ -126,7 +150,7 @@ class Books:
         current.turns = sorted(turns, key=lambda turn: turn.profile.key)
         for turn in current.turns:
             profile, (started_at, ended_at) = turn.profile, turn.window
-            self.turns[profile.key] += 1
+            self._completed[profile.key] += 1
             self._ledger.append(
                 "node_done", round=current.number, id=profile.key, location=profile.location,
                 started_at=started_at, ended_at=ended_at, duration_s=ended_at - started_at,
@@ -144,7 +168,7 @@ class Books:
         """Close the round that is open."""
         if (current := self.current) is None:
             return
-        current.closed_at = now
+        current.closed_at = now = max(now, current.opened_at)
         self._realise(now, round_duration)
         self._ledger.append(
             "round_closed", round=current.number, opens_at=current.opened_at, closes_at=now,
@@ -162,7 +186,7 @@ class Books:
         realised, run_now = totals["realised_g"], totals["run_now_g"]
         saving = 1 - realised / run_now if realised is not None and run_now and run_now > 0 else None
         finish = self._rounds[-1].closed_at if self._rounds else None
-        turns = list(self.turns.values()) or [0]
+        turns = list(self._completed.values()) or [0]
         summary = {
             "status": status,
             "rounds": [{"round": r.number, **r.figures} for r in self._rounds],
@@ -181,19 +205,23 @@ class Books:
 
     def _realise(self, now: datetime, round_duration: timedelta, last_chance: bool = False) -> None:
         """Ask what really happened, and account for the closed rounds of which it was not yet known."""
-        pending = [r for r in self._rounds if r.closed_at and None in (r.realised_g, r.run_now_g)]
-        if not pending:
+        if not any(r.is_pending for r in self._rounds):
             return
         self._outlook.learn_actual(self._started, now, last_chance)
         if self._outlook.actual is None:
             return
-        for r in pending:
-            r.realised_g = self._realised_g(r)
-            r.run_now_g = self._run_now_g(r, round_duration)
+        opens_at = self._started  # of run-now: the same rounds without a pause
+        for r in self._rounds:
+            if r.is_pending:
+                r.realised_g = self._realised_g(r)
+                r.run_now_g = self._run_now_g(r, opens_at, round_duration)
+            opens_at += (r.closed_at or now) - r.opened_at
 
     def _realised_g(self, r: Round) -> float | None:
         actual = self._outlook.actual
-        if actual is None or not r.turns:
+        if not r.turns:
+            return 0.0  # nobody has completed anything
+        if actual is None:
             return None
         columns = actual.columns([turn.profile.place for turn in r.turns])
         watts = [turn.profile.power_watts for turn in r.turns]
@@ -201,15 +229,24 @@ class Books:
         ends = np.array([to_us(turn.window[1]) for turn in r.turns], dtype=np.int64)
         return _known_sum(emissions_g(actual, columns, watts, starts, ends))
 
-    def _run_now_g(self, r: Round, round_duration: timedelta) -> float | None:
-        """Return what to expect of this round with random clients, back-to-back from the start."""
+    def _run_now_g(self, r: Round, opens_at: datetime, round_duration: timedelta) -> float | None:
+        """Return what to expect of the same work by random clients, back-to-back from the start.
+
+        The same work: as many turns as were completed, as much longer or shorter than planned as they were.
+        """
         actual, fleet = self._outlook.actual, r.fleet
+        if not r.turns:
+            return 0.0
         if actual is None:
             return None
+        planned = [r.members[turn.node_id][1] for turn in r.turns]
+        took = sum((turn.window[1] - turn.window[0] for turn in r.turns), timedelta(0))
+        stretch = took / sum((end - start for start, end in planned), timedelta(0))
         columns = actual.columns(fleet.locations)[fleet.location_index]
         durations = np.where(fleet.durations_us > 0, fleet.durations_us, round_duration // MICROSECOND)
-        opens = np.array([to_us(self._started + (r.number - 1) * round_duration)], dtype=np.int64)
-        return _known_sum(run_now_g(actual, columns, fleet.power_watts, durations, opens, len(r.members)))
+        durations = np.maximum(np.round(durations * stretch), 1).astype(np.int64)
+        opens = np.array([to_us(opens_at)], dtype=np.int64)
+        return _known_sum(run_now_g(actual, columns, fleet.power_watts, durations, opens, len(r.turns)))
 
 
 def _known_sum(grams: Any) -> float | None:

@@ -98,16 +98,19 @@ def pinned_sampling(strategy: Any, phase: str, nodes: int) -> Iterator[None]:
     nodes : int
         How many there are.
     """
-    pins = {f"fraction_{phase}": 1.0, f"min_{phase}_nodes": nodes, "min_available_nodes": nodes}
+    # Some strategies sample for evaluation with the numbers of training: all are pinned in both phases.
+    pins = {
+        "fraction_train": 1.0, "fraction_evaluate": 1.0,
+        "min_train_nodes": nodes, "min_evaluate_nodes": nodes, "min_available_nodes": nodes,
+    }  # fmt: skip
     saved: list[tuple[Any, str, Any]] = []
     try:
         for layer in layers(strategy):
             if hasattr(layer, "num_sampled_clients") and phase == "train":
                 layer.num_sampled_clients = nodes
-            if getattr(layer, "fraction_evaluate", None) == 0 and phase == "evaluate":
-                continue
+            nowhere = getattr(layer, "fraction_evaluate", None) == 0
             for name, value in pins.items():
-                if hasattr(layer, name):
+                if hasattr(layer, name) and not (name == "fraction_evaluate" and nowhere):
                     saved.append((layer, name, getattr(layer, name)))
                     setattr(layer, name, value)
         yield

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from lowcarb_scheduler.clock import to_us
+from lowcarb_scheduler.clock import HOUR_US, from_us, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError, near_miss, one_line
 from lowcarb_scheduler.forecasts.series import MAX_G_PER_KWH
 from lowcarb_scheduler.forecasts.source import MAX_AGE, age_problem
@@ -30,6 +30,7 @@ logger = logging.getLogger("flwr")
 _EVERY: Final = timedelta(minutes=15)
 _MOST_RARELY: Final = timedelta(hours=2)
 HISTORY: Final = timedelta(days=14)
+_SHORTEST_STEP_US: Final = HOUR_US // 60
 _RECHECK: Final = timedelta(hours=2)  # actuals this recent are asked for again: providers revise them
 
 
@@ -148,12 +149,21 @@ class Outlook:
             issue = issue.fill(
                 last.intensity.align([p for p in last.intensity.locations if p in answer.missing])
             )
-        same = last is not None and answer.generated_at == last.generated_at
-        if same and last is not None and set(last.intensity.locations) == set(issue.locations):
-            return
+        if last and answer.generated_at <= last.generated_at:
+            if set(issue.locations) <= set(last.intensity.locations):
+                return  # nothing new; an older issue, as of a replica that lags, is no news
+            issue = last.intensity.fill(issue)
+        if self.actual is not None and self.actual.signal != issue.signal:
+            self._drop_actual(self.actual.signal, issue.signal)
         self._good = _Good(issue, answer.generated_at)
         made = {"generated_at": answer.generated_at, "missing": dict(answer.missing)}
         self._journal.append("forecast", **made, **issue.to_record())
+
+    def _drop_actual(self, actual: str, forecast: str) -> None:
+        """Forget actuals of another signal than the forecast's: they are not comparable."""
+        self.actual = None
+        why = f"its signal is {actual}, the forecast's {forecast}"
+        self.degrade("actual intensity", why, "it is left out of account")
 
     def _reject(self, why: str, now: datetime) -> None:
         if self._good and now - self._good.generated_at > MAX_AGE:
@@ -169,17 +179,31 @@ class Outlook:
         due = self._actuals.due(now) or (last_chance and not self._actuals.failures)
         if self._source is None or not self._places or not due:
             return
-        start = since if self.actual is None else max(since, self.actual.end - _RECHECK)
+        start = self._unknown_from(since, now)
         try:
             new = _plausible(self._source.actual(self._askable(), start, now))
-            self.actual = new if self.actual is None else new.fill(self.actual)
             self._actuals.asked(now, answered=True)
+            if self.forecast is not None and new.signal != self.forecast.signal:
+                self._drop_actual(new.signal, self.forecast.signal)
+                return
+            self.actual = new if self.actual is None else new.fill(self.actual)
         except Exception as error:  # noqa: BLE001  see refresh
             self._actuals.asked(now, answered=False)
             self.degrade("actual intensity", _line(error), "what it is missing for is not called realised")
             return
         if known := new.slice(start, now):
             self._journal.append("actual", **known.to_record())
+
+    def _unknown_from(self, since: datetime, now: datetime) -> datetime:
+        """Return from when on a place's actual intensity is not known, or is so new that it may change."""
+        if self.actual is None:
+            return since
+        recent = max(since, self.actual.end - _RECHECK)
+        hours = np.arange(to_us(since), to_us(recent), HOUR_US, dtype=np.int64)
+        if not len(hours):
+            return recent
+        known = np.isfinite(self.actual.sampled(np.append(hours, hours[-1] + 1), self._askable())).all(axis=1)
+        return recent if known.all() else from_us(hours[int(np.argmin(known))])
 
 
 def without_preference(
@@ -198,10 +222,18 @@ def without_preference(
 
 
 def _plausible(table: IntensityTable) -> IntensityTable:
-    """Return a table with a gap wherever a value cannot be: no hold is based on such a number."""
-    values = np.where((table.values >= 0) & (table.values <= MAX_G_PER_KWH), table.values, np.nan)
-    labels = table.signal, table.source, table.synthetic
-    return IntensityTable(table.edges_us, table.locations, values, *labels)
+    """Return a table with a gap wherever a value cannot be: no hold is based on such a number.
+
+    Steps shorter than a minute are taken together: no grid is metered so finely, and the possible openings of
+    rounds follow from the steps.
+    """
+    edges_us = table.edges_us
+    if np.diff(edges_us).min() < _SHORTEST_STEP_US:
+        edges_us = np.unique(edges_us // _SHORTEST_STEP_US * _SHORTEST_STEP_US)
+        edges_us = edges_us if len(edges_us) > 1 else np.append(edges_us, edges_us + _SHORTEST_STEP_US)
+    values = table.sampled(edges_us)
+    values = np.where((values >= 0) & (values <= MAX_G_PER_KWH), values, np.nan)
+    return IntensityTable(edges_us, table.locations, values, table.signal, table.source, table.synthetic)
 
 
 def _check(answer: Forecast, now: datetime) -> None:

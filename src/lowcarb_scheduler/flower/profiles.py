@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +29,7 @@ MOST_POWER_WATTS: Final = 1e6
 _MOST_DURATION: Final = timedelta(days=7)
 _LONGEST_NAME: Final = 100
 _QUERY_TIMEOUT_S: Final = 60.0
+_MOST_QUERIES: Final = 3  # to a node that does not answer
 _PLACE_KEYS: Final = ("location", "power-watts")
 
 
@@ -112,7 +114,7 @@ def _place(node: str, entry: Any, file: str) -> Place:
 
 
 class Profiles:
-    """The profiles of a run's nodes, each asked for once.
+    """The profiles of the nodes that are there, each asked for once; the silent a few times.
 
     Parameters
     ----------
@@ -139,19 +141,25 @@ class Profiles:
         self._note = note
         self._known: dict[int, Profile] = {}
         self._matched: set[str] = set()
+        self._silent: Counter[int] = Counter()  # queries that a node has not answered
 
     def of(self, grid: Grid, node_ids: Sequence[int]) -> dict[int, Profile]:
         """Return the profiles of these nodes, asking those not yet known."""
-        new = [node_id for node_id in node_ids if node_id not in self._known]
+        self._known = {node_id: self._known[node_id] for node_id in node_ids if node_id in self._known}
+        again = [node_id for node_id in self._known if 0 < self._silent.get(node_id, 0) < _MOST_QUERIES]
+        new = [node_id for node_id in node_ids if node_id not in self._known or node_id in again]
         if new:
             answers = _ask(grid, new)
+            self._silent.update(node_id for node_id in new if node_id not in answers)
+            for node_id in answers:
+                self._silent.pop(node_id, None)
             silent = len(new) - len(answers)
             if silent:
                 self._note(
                     f"{silent} of {len(new)} node(s) did not answer query.lowcarb: without CarbonClientApp a"
                     " node cannot say who it is, and an entry by partition-id does not reach it"
                 )
-            taken = {profile.key for profile in self._known.values()}
+            taken = {p.key for node_id, p in self._known.items() if node_id not in again}
             for node_id in new:
                 profile = self._profile(node_id, answers.get(node_id, {}), taken)
                 taken.add(profile.key)
@@ -169,7 +177,8 @@ class Profiles:
         key = names[0]
         if key in taken:
             self._note(f"two nodes call themselves {key!r}: the second is counted apart")
-            key = f"{key}@{node_id}"
+            while key in taken:
+                key = f"{key}@{node_id}"
         place = next((self._places[known] for known in names if known in self._places), None)
         self._matched.update(names)
         location = place.location if place else _name(claims.get("location"))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lowcarb_scheduler.clock import format_time
-from lowcarb_scheduler.errors import ForecastUnavailableError, PlanInfeasibleError
+from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError, PlanInfeasibleError, one_line
 from lowcarb_scheduler.flower.outlook import without_preference
 from lowcarb_scheduler.flower.profiles import UNKNOWN_PLACE
 from lowcarb_scheduler.planning.job import Fleet, Job
@@ -42,17 +42,32 @@ def decide(job: Job, outlook: Outlook, previous: Plan | None) -> Decision:
     if not, at once. Every step down is noted.
     """
     known, actual = outlook.forecast, outlook.actual
+    if job.grid_from == job.now:
+        previous = None  # without slack nothing is waited for, a slot of the plan so far neither
     if known is None and actual is not None:
         known = actual.align(())  # its labels; the history itself is given to replan
     if known is not None:
         trouble = ""
         for attempt in (job, replace(job, grid_from=job.now)):
             try:
-                return Decision(_replan(attempt, known, outlook, previous), on_forecast=True)
+                planned = _replan(attempt, known, outlook, previous)
+                _note_bounds(job, planned, outlook)
+                return Decision(planned, on_forecast=True)
             except PlanInfeasibleError as error:
                 trouble = error.reason
+            except LowcarbError as error:
+                trouble = one_line(str(error))  # whatever it is, it must not stop the training
         outlook.degrade("plan", trouble, "the next round opens at once")
     return at_once(job, outlook)
+
+
+def _note_bounds(job: Job, planned: Plan, outlook: Outlook) -> None:
+    """Say so where bounds on turns had to give way."""
+    if isinstance(job.participation, tuple):
+        least, most = job.participation
+        if planned.turns.min() < least or planned.turns.max() > most:
+            why = f"participation of {least} to {most} turns cannot be kept by all"
+            outlook.degrade("rules", why, "the bounds give way as little as they can")
 
 
 def _replan(job: Job, known: IntensityTable, outlook: Outlook, previous: Plan | None) -> Plan:
@@ -95,7 +110,8 @@ def at_once(job: Job, outlook: Outlook) -> Decision:
 def job_of(
     settings: Settings, schedule: Schedule, now: datetime, rounds: int, clients: int, fleet: Fleet
 ) -> Job:
-    """Return the job of the rounds that remain."""
+    """Return the job of the rounds that remain; where there is no slack no slot of the grid is awaited."""
+    no_slack = settings.patience == 0 or now + rounds * schedule.round_duration >= schedule.target_finish
     return Job(
         fleet=fleet,
         now=now,
@@ -103,11 +119,12 @@ def job_of(
         rounds=rounds,
         clients_per_round=clients,
         round_duration=schedule.round_duration,
-        grid_from=schedule.grid_from if settings.patience > 0 else now,  # without patience no slot is awaited
+        grid_from=now if no_slack else schedule.grid_from,
         patience=settings.patience,
-        target_finish=schedule.target_finish,
+        target_finish=schedule.target_finish if settings.patience > 0 else None,
         participation=settings.participation,
         max_location_share=settings.max_location_share,
+        bounds_count_done=True,
     )
 
 

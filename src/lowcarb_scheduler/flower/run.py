@@ -6,9 +6,10 @@ The strategy only translates between this and Flower.
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from lowcarb_scheduler.flower.profiles import Profiles
 from lowcarb_scheduler.flower.replanning import at_once, decide, fleet_of, job_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from flwr.serverapp import Grid
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.settings import Settings
 
 logger = logging.getLogger("flwr")
+
+Reason = Literal["next round", "nodes changed", "new forecast"]
 
 _NODES_POLL: Final = timedelta(seconds=2)
 _NODES_WAIT: Final = timedelta(seconds=60)  # for nodes that are still registering
@@ -86,7 +89,7 @@ class CarbonRun:
             self._schedule = self._settle(settings.round_duration)
         self._ledger = ledger
         ledger.append(
-            "run_started", **about, version=__version__, settings=settings.model_dump(mode="json"),
+            "run_started", **about, version=__version__, settings=_shown(settings),
             rounds=rounds, clients_per_round=settings.clients_per_round,
             round_duration_s=settings.round_duration,
             finish_by=self._schedule.finish_by if self._schedule else None,
@@ -134,17 +137,28 @@ class CarbonRun:
             If fewer nodes than that are connected until no slack is left.
         """
         self.close_round()
-        self._await_nodes(number, grid, clients_per_round, at_least)
         asked_at = self._clock.now()
-        self._look(number, grid, clients_per_round, "next round")
+        reason: Reason | None = "next round"
+        while True:
+            self._await_nodes(number, grid, clients_per_round, at_least)
+            self._look(number, grid, clients_per_round, reason)
+            opened_at = hold(self._clock, self._opening(number, grid, clients_per_round, at_least))
+            if len(self._alive) >= at_least:
+                return self._dispatch(number, asked_at, opened_at)
+            reason = None  # too few were left in the hold
+
+    def _opening(self, number: int, grid: Grid, clients: int, at_least: int) -> Callable[[], datetime]:
+        """Return what the hold asks at every wake: it looks, replans if need be, and says when to open."""
         announced: datetime | None = None
-        next_line = asked_at
+        next_line = self._clock.now()
 
         def opening() -> datetime:
             nonlocal announced, next_line
-            self._look(number, grid, clients_per_round, None)
-            assert self._decision is not None  # made by the look before
-            plan, now = self._decision.plan, self._clock.now()
+            self._look(number, grid, clients, None)
+            now = self._clock.now()
+            if self._decision is None or len(self._alive) < at_least:
+                return now
+            plan = self._decision.plan
             opens_at = from_us(plan.opens_us[0])
             if opens_at > now and opens_at != announced:
                 self._announce_hold(number, plan, now)
@@ -154,7 +168,7 @@ class CarbonRun:
                 next_line = now + _LOG_EVERY
             return opens_at
 
-        return self._dispatch(number, asked_at, hold(self._clock, opening))
+        return opening
 
     def train_ended(self, done: Mapping[int, Mapping[str, Any] | None], failed: Mapping[int, str]) -> None:
         """Take down who has trained.
@@ -200,50 +214,69 @@ class CarbonRun:
         self.close_round()
         length = self._schedule.round_duration if self._schedule else timedelta(0)
         finish_by = self._schedule.finish_by if self._schedule else None
-        summary = self._books.finish(status, self._clock.now(), length, finish_by)
-        self._ledger.close()
+        try:
+            summary = self._books.finish(status, self._clock.now(), length, finish_by)
+        finally:
+            self._ledger.close()
         for line in wording.summary_lines(summary, self._ledger.run_dir):
             logger.info("lowcarb: %s", line)
 
     # -- who is there, and what is known -------------------------------------------------------------------
 
     def _await_nodes(self, number: int, grid: Grid, wanted: int, at_least: int) -> None:
-        """Wait for nodes while slack lasts; then go on with those there are if the strategy allows."""
+        """Wait for nodes: for as many as the strategy needs until no slack is left, for the others a while.
+
+        The others are waited for within the patience of the run, no longer than a round takes, and not again
+        if the same number was there when that was in vain.
+        """
         # A virtual clock must not jump while real nodes register.
-        clock = SystemClock() if self._settings.clock != "system" else self._clock
-        until = clock.now() + _NODES_WAIT
+        clock = SystemClock() if self._virtual else self._clock
+        began, rounds_left = clock.now(), self._rounds - number + 1
+        needed_until, wanted_until = began + _NODES_WAIT, began
+        if number == 1:
+            wanted_until = began + _NODES_WAIT  # they are still registering
         if not self._virtual and self._schedule:
-            until = max(until, self._schedule.latest_opening(self._rounds - number + 1))
+            needed_until = max(needed_until, self._schedule.latest_opening(rounds_left))
+            patient_until = self._schedule.target_finish - rounds_left * self._schedule.round_duration
+            wanted_until = max(wanted_until, min(patient_until, began + self._schedule.round_duration))
+        elif not self._virtual:
+            needed_until = max(needed_until, self._settle(_UNSEEN_ROUND).finish_by)
         said = False
-        there = len(list(grid.get_node_ids()))
-        if there and there == self._waited_in_vain_with:
-            return  # nobody came the last time
-        while (there := len(list(grid.get_node_ids()))) < wanted and clock.now() < until:
+        while (there := len(list(grid.get_node_ids()))) < wanted:
+            enough = there >= at_least
+            limit = wanted_until if enough else needed_until
+            if clock.now() >= limit or (enough and there == self._waited_in_vain_with):
+                break
             if not said:
                 logger.info("lowcarb: %d of %d nodes are connected, waiting for more", there, wanted)
                 said = True
-            clock.sleep_until(min(until, clock.now() + _NODES_POLL))
-        if there < max(at_least, 1):
-            finish_by = self._schedule.finish_by if self._schedule else until
-            raise PlanInfeasibleError("too few nodes are connected", max(at_least, 1), there, finish_by)
+            clock.sleep_until(min(limit, clock.now() + _NODES_POLL))
+        if there < at_least:
+            finish_by = self._schedule.finish_by if self._schedule else needed_until
+            raise PlanInfeasibleError("too few nodes are connected", at_least, there, finish_by)
         if there < wanted:
             self._waited_in_vain_with = there
             fix = "those there are train; lower lowcarb-clients-per-round to wait for none"
             self._outlook.degrade("nodes", f"{there} of {wanted} are connected", fix)
 
-    def _look(self, number: int, grid: Grid, clients: int, reason: str | None) -> None:
+    def _look(self, number: int, grid: Grid, clients: int, reason: Reason | None) -> None:
         """See who is there and what is forecast; plan anew if either changed, or for a reason given."""
-        ids = sorted(grid.get_node_ids())
-        if ids != sorted(self._alive) and ids:
+        ids, before = sorted(grid.get_node_ids()), {profile.key for profile in self._alive.values()}
+        if ids != sorted(self._alive) or reason == "next round":
+            changed = ids != sorted(self._alive)
             self._alive = self._profiles.of(grid, ids)
-            self._books.welcome(sorted(profile.key for profile in self._alive.values()))
-            self._note_places()
-            reason = reason or "nodes changed"
+            keys = {profile.key for profile in self._alive.values()}
+            self._books.welcome(keys - before, keys)
+            if changed and ids:
+                self._note_places()
+                reason = reason or "nodes changed"
+        if not ids:
+            return  # nobody to plan for; who waits for nodes will see
         places = {profile.location for profile in self._alive.values() if profile.location}
         if self._outlook.refresh(places, self._clock.now()):
             reason = reason or "new forecast"
-        if reason:
-            self._plan_rounds(number, min(clients, len(self._alive)), reason)
+        if reason or self._decision is None:
+            self._plan_rounds(number, min(clients, len(ids)), reason or "nodes changed")
 
     def _note_places(self) -> None:
         """Say which nodes are nowhere, and which entries of the locations file are nobody."""
@@ -265,7 +298,7 @@ class CarbonRun:
         told = self._settings
         return Schedule.settle(self._started, self._rounds, round_duration, told.finish_by, told.patience)
 
-    def _plan_rounds(self, number: int, clients: int, reason: str) -> None:
+    def _plan_rounds(self, number: int, clients: int, reason: Reason) -> None:
         """Plan the remaining rounds, and write the plan down if it is a new one."""
         now, previous = self._clock.now(), self._decision.plan if self._decision else None
         if previous is None and self._schedule:
@@ -281,7 +314,7 @@ class CarbonRun:
             if previous is not None and slot < len(previous.opens_us):
                 now = schedule.on_slot(from_us(previous.opens_us[slot]), now)
             fleet = fleet_of(self._alive.values(), self._books.turns, schedule.round_duration)
-            rounds = self._rounds - number + 1
+            rounds = max(self._rounds - number + 1, 1)
             self._decision = decide(
                 job_of(self._settings, schedule, now, rounds, clients, fleet), self._outlook, previous
             )
@@ -360,6 +393,14 @@ class CarbonRun:
                 logger.info("lowcarb: %s", line)
 
 
+def _shown(settings: Settings) -> dict[str, Any]:
+    """Return the settings as the ledger keeps them: no password that somebody wrote into a URL."""
+    shown = settings.model_dump(mode="json")
+    if shown["sdk_url"]:
+        shown["sdk_url"] = re.sub(r"//[^/@]*@", "//***@", shown["sdk_url"])
+    return shown
+
+
 def _count(plan: Plan, index: int) -> dict[str, int]:
     """Return how many clients of a round each location has."""
     counts = np.bincount(plan.fleet.location_index[plan.seats[index]], minlength=len(plan.fleet.locations))
@@ -367,12 +408,15 @@ def _count(plan: Plan, index: int) -> dict[str, int]:
 
 
 def _same(one: Plan, other: Plan) -> bool:
-    return np.array_equal(one.opens_us, other.opens_us) and np.array_equal(one.seats, other.seats)
+    """Return whether the same clients are to train at the same times."""
+    return np.array_equal(one.opens_us, other.opens_us) and np.array_equal(
+        one.fleet.ids[one.seats], other.fleet.ids[other.seats]
+    )
 
 
 def _window(current: Round, said: Mapping[str, Any] | None, now: datetime) -> Window:
     """Return when a node trained: as long as it says if that can be, else until now."""
-    elapsed = now - current.opened_at
+    elapsed = max(now - current.opened_at, timedelta(0))  # a clock may have been set back
     seconds = (said or {}).get("duration-s")
     if isinstance(seconds, int | float) and 0 < seconds <= elapsed.total_seconds():
         elapsed = timedelta(seconds=seconds)

@@ -8,16 +8,18 @@ for exactly the planned nodes.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from flwr.serverapp.strategy import Strategy
 from flwr.superlink.grid import HttpGrid
 
 from lowcarb_scheduler.clock import SystemClock, VirtualClock, format_time, parse_time
-from lowcarb_scheduler.errors import InputError, PlanMismatchError
+from lowcarb_scheduler.errors import InputError, PlanMismatchError, one_line
 from lowcarb_scheduler.flower.client import RECORD
 from lowcarb_scheduler.flower.grid import ScopedGrid, layers, pinned_sampling
 from lowcarb_scheduler.flower.profiles import read_places
@@ -27,14 +29,16 @@ from lowcarb_scheduler.ledger import Ledger
 from lowcarb_scheduler.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
     from flwr.serverapp import Grid
-    from flwr.serverapp.strategy import Strategy
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.source import ForecastSource
+
+
+logger = logging.getLogger("flwr")
 
 
 def carbon_aware(
@@ -75,6 +79,8 @@ def carbon_aware(
     >>> strategy = carbon_aware(FedAvg(), context)  # doctest: +SKIP
     >>> result = strategy.start(grid=grid, initial_arrays=arrays, num_rounds=50)  # doctest: +SKIP
     """
+    if isinstance(strategy, CarbonAwareMixin):
+        raise InputError("strategy", "is carbon-aware already", "wrap it once")
     named = {"source": source if isinstance(source, str) else None,
              "clock": clock if isinstance(clock, str) else None}  # fmt: skip
     loaded = Settings.load(keywords={**settings, **named}, run_config=context.run_config if context else None)
@@ -99,10 +105,10 @@ class _Setup:
         self, settings: Settings, source: ForecastSource | None, clock: Clock | None, run_id: str
     ) -> None:
         self.settings, self.run_id = settings, run_id
-        # Opened here, so that a bad setting fails before anything trains.
-        self.source = source or _open_source(settings)
-        self._places = read_places(settings.locations) if settings.locations else {}
         self._clock = clock
+        # Opened here, so that a bad setting fails before anything trains.
+        self.source = source if source is not None or not settings.enabled else _open_source(settings)
+        self._places = read_places(settings.locations) if settings.locations and settings.enabled else {}
 
     def begin(self, grid: Grid, strategy: str, rounds: int) -> CarbonRun:
         """Return a run that begins now."""
@@ -115,13 +121,13 @@ class _Setup:
         told = self.settings.finish_by
         if isinstance(told, datetime) and told <= clock.now():
             raise InputError("lowcarb-finish-by", f"{format_time(told)} is past", "give a later time, or 48h")
-        name = f"{clock.now():%Y%m%dT%H%M%SZ}-{self.run_id}"
-        ledger = Ledger(self.settings.run_dir or Path("runs") / name, clock)
+        run_dir = self.settings.run_dir or _free_folder(f"{clock.now():%Y%m%dT%H%M%SZ}-{self.run_id}")
+        ledger = Ledger(run_dir, clock)
         about = {
             "run_id": self.run_id,
             "flwr_version": version("flwr"),
             "strategy": strategy,
-            "source": _name_of(self.settings, self.source),
+            "source": _name_of(self.source),
         }
         return CarbonRun(self.settings, self._places, self.source, clock, ledger, about, rounds)
 
@@ -131,35 +137,28 @@ class CarbonAwareMixin:
 
     _lowcarb_setup: _Setup
     _lowcarb_run: CarbonRun | None = None
-    _lowcarb_messages: list[Message]  # of the round: an error reply does not say which node it is from
-    _lowcarb_done: list[int]
+    _lowcarb_messages: Sequence[Message] = ()  # of the round: an error reply does not say whose it is
+    _lowcarb_done: Sequence[int] = ()
 
     def start(self, grid: Grid, *args: Any, **kwargs: Any) -> Any:
         """Run the strategy's own ``start()``, carbon-aware."""
         own_start: Callable[..., Any] = super().start  # type: ignore[misc]
         if not self._lowcarb_setup.settings.enabled:
             return own_start(grid, *args, **kwargs)
-        call = inspect.signature(own_start).bind(grid, *args, **kwargs)
-        call.apply_defaults()
-        arguments = {**call.arguments, **call.arguments.get("kwargs", {})}
-        if (rounds := arguments.get("num_rounds")) is None:
-            fix = "give start() a num_rounds argument"
-            raise InputError("num_rounds", "is not told, so nothing can be planned", fix)
-        strategy = type(self).__mro__[2].__name__
-        run = self._lowcarb_setup.begin(grid, strategy, int(rounds))
+        rounds = _num_rounds(own_start, grid, args, kwargs)
+        run = self._lowcarb_setup.begin(grid, type(self).__mro__[2].__name__, rounds)
         self._lowcarb_run = run
-        if (evaluate_fn := call.arguments.get("evaluate_fn")) is not None:
-            call.arguments["evaluate_fn"] = _recording(evaluate_fn, run)
+        args, kwargs = _with_recorded_evaluation(run, args, kwargs)
         status = "failed"
         try:
-            result = own_start(*call.args, **call.kwargs)
+            result = own_start(grid, *args, **kwargs)
             status = "completed"
         except (KeyboardInterrupt, SystemExit):
             status = "stopped"
             raise
         finally:
             self._lowcarb_run = None
-            run.finish(status)
+            _finish(run, status)
         return result
 
     def configure_train(
@@ -167,10 +166,16 @@ class CarbonAwareMixin:
     ) -> Iterable[Message]:
         """Hold until the round opens, then build messages for exactly the planned nodes."""
         inner: Any = super()
-        if (run := self._lowcarb_run) is None:
+        settings = self._lowcarb_setup.settings
+        if (run := self._lowcarb_run) is None and settings.enabled:
+            raise InputError(
+                "carbon_aware", "stands inside another strategy, which starts without it",
+                "wrap the outermost: carbon_aware(DP(FedAvg())), not DP(carbon_aware(FedAvg()))",
+            )  # fmt: skip
+        if run is None or all(getattr(layer, "fraction_train", None) == 0 for layer in [*layers(self)][-1:]):
             messages: Iterable[Message] = inner.configure_train(server_round, arrays, config, grid)
             return messages
-        wanted, at_least = _sample(self, self._lowcarb_setup.settings, grid)
+        wanted, at_least = _sample(self, settings, grid)
         nodes = run.open_round(server_round, grid, wanted, at_least)
         name = type(self).__name__
         with pinned_sampling(self, "train", len(nodes)):
@@ -191,7 +196,7 @@ class CarbonAwareMixin:
         received = list(replies)
         if (run := self._lowcarb_run) is not None:
             asked = {m.metadata.message_id: m.metadata.dst_node_id for m in self._lowcarb_messages}
-            self._lowcarb_messages = []
+            self._lowcarb_messages = ()
             done: dict[int, Mapping[str, Any] | None] = {}
             failed: dict[int, str] = {}
             for reply in received:
@@ -200,7 +205,7 @@ class CarbonAwareMixin:
                     said = reply.content.pop(RECORD, None)
                     done[node_id] = said if isinstance(said, Mapping) else None
                 else:
-                    failed[node_id] = reply.error.reason or f"error {reply.error.code}"
+                    failed[node_id] = one_line(reply.error.reason or f"error {reply.error.code}")
             self._lowcarb_done = list(done)
             run.train_ended(done, failed)
         result: tuple[ArrayRecord | None, MetricRecord | None] = inner.aggregate_train(server_round, received)
@@ -212,15 +217,15 @@ class CarbonAwareMixin:
         """Evaluate where the settings say: on the nodes that have just trained, on all, or on none."""
         inner: Any = super()
         where = self._lowcarb_setup.settings.evaluate_on
-        if self._lowcarb_run is None or where == "all":
+        if self._lowcarb_run is None:
             messages: Iterable[Message] = inner.configure_evaluate(server_round, arrays, config, grid)
             return messages
-        alive = set(grid.get_node_ids())
-        nodes = [node_id for node_id in self._lowcarb_done if node_id in alive]
+        alive = list(grid.get_node_ids())
+        nodes = alive if where == "all" else [node_id for node_id in self._lowcarb_done if node_id in alive]
         if where == "none" or not nodes:
             return []
+        scope = ScopedGrid(grid, nodes, type(self).__name__)
         with pinned_sampling(self, "evaluate", len(nodes)):
-            scope = ScopedGrid(grid, nodes, type(self).__name__)
             return list(inner.configure_evaluate(server_round, arrays, config, scope))
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -231,6 +236,50 @@ class CarbonAwareMixin:
             run.evaluated(server_round, "clients", metrics)
             run.close_round()
         return metrics
+
+
+_BASE_START: Final = inspect.signature(Strategy.start)  # self, grid, initial_arrays, num_rounds, ...
+
+
+def _num_rounds(own_start: Callable[..., Any], grid: Grid, args: Any, kwargs: Mapping[str, Any]) -> int:
+    """Return how many rounds a start() is asked for: by its own parameters, else by those of Flower's."""
+    own = inspect.signature(own_start)
+    for signature, before in ((own, (grid,)), (_BASE_START, (None, grid))):
+        if "num_rounds" in signature.parameters:
+            known = {key: value for key, value in kwargs.items() if key in signature.parameters}
+            call = signature.bind_partial(*before, *args, **known)
+            call.apply_defaults()
+            return int(call.arguments["num_rounds"])
+    raise AssertionError("Flower's own start() has num_rounds")
+
+
+def _with_recorded_evaluation(
+    run: CarbonRun, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of start() with an evaluate_fn whose metrics are taken down."""
+    if kwargs.get("evaluate_fn") is not None:
+        return args, {**kwargs, "evaluate_fn": _recording(kwargs["evaluate_fn"], run)}
+    place = list(_BASE_START.parameters).index("evaluate_fn") - 2  # after self and grid
+    if len(args) > place and callable(args[place]):
+        return (*args[:place], _recording(args[place], run), *args[place + 1 :]), kwargs
+    return args, kwargs
+
+
+def _finish(run: CarbonRun, status: str) -> None:
+    """Close the books; what has been trained is never lost to a fault of theirs."""
+    try:
+        run.finish(status)
+    except Exception as error:  # noqa: BLE001  whatever it is, the result of the training counts more
+        logger.warning("lowcarb: the books could not be closed: %s: %s", type(error).__name__, error)
+
+
+def _free_folder(name: str) -> Path:
+    """Return a folder for a run that is not there yet."""
+    folder = Path("runs") / name
+    number = 2
+    while folder.exists():
+        folder, number = Path("runs") / f"{name}-{number}", number + 1
+    return folder
 
 
 def _recording(evaluate_fn: Callable[..., Any], run: CarbonRun) -> Callable[..., Any]:
@@ -281,5 +330,6 @@ def _open_clock(name: str) -> Clock:
     return VirtualClock(parse_time(start, "clock") if start else SystemClock().now())
 
 
-def _name_of(settings: Settings, source: ForecastSource | None) -> str | None:
-    return settings.source or (type(source).__name__ if source is not None else None)
+def _name_of(source: ForecastSource | None) -> str | None:
+    known = {"CarbonAwareSdk": "carbon-aware-sdk", "Synthetic": "synthetic", "Traces": "traces"}
+    return None if source is None else known.get(type(source).__name__, type(source).__name__)

@@ -158,6 +158,8 @@ class Job:
         Largest part of a round's clients from one location, in (0, 1].
     seed : int
         Breaks the ties of participation.
+    bounds_count_done : bool
+        Whether bounds on turns include those done before, as the rounds that remain of a run need it.
 
     Raises
     ------
@@ -180,6 +182,7 @@ class Job:
     stagger: bool = False
     max_location_share: float = 1.0
     seed: int = 0
+    bounds_count_done: bool = False
 
     def __post_init__(self) -> None:
         for name in ("now", "finish_by", "not_before", "grid_from", "target_finish"):

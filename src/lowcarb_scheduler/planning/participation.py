@@ -56,6 +56,8 @@ def decide_turns(job: Job) -> Turns:
         turns = fill_evenly(job.fleet.turns_done, seats, job.rounds, job.seed)
         return Turns(turns, turns)
     least, most = (0, job.rounds) if job.participation == "any" else job.participation
+    if job.bounds_count_done and job.participation != "any":
+        return _remaining(job, least, most, seats)
     if least > job.rounds:
         raise PlanInfeasibleError(
             f"participation asks {least} turns of every client, one a round at most",
@@ -75,6 +77,20 @@ def decide_turns(job: Job) -> Turns:
             seats, clients * most, job.finish_by,
         )  # fmt: skip
     return Turns(np.full(clients, least, dtype=np.int64), np.full(clients, most, dtype=np.int64))
+
+
+def _remaining(job: Job, least: int, most: int, seats: int) -> Turns:
+    """Return what bounds on all turns leave for this job; what cannot be kept gives way together."""
+    done = job.fleet.turns_done
+
+    def left(bound: int) -> Ints:
+        return np.clip(bound - done, 0, job.rounds)
+
+    while left(least).sum() > seats:
+        least -= 1
+    while left(most).sum() < seats:
+        most += 1
+    return Turns(left(least), left(max(least, most)))
 
 
 def fill_evenly(turns_done: Ints, seats: int, rounds: int, seed: int) -> Ints:
