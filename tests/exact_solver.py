@@ -192,10 +192,12 @@ class Exact:
 
     # -- optimum -------------------------------------------------------------------------------------------
 
-    def earliest_finish(self, turns):
+    def earliest_finish(self, turns, stagger=None):
         """The earliest moment at which all rounds can be over, None if that is past the deadline."""
+        stagger = self.job.stagger if stagger is None else stagger
+        solve = self._staggered if stagger else self._together
         ends = {point + self.round_hours for point in self.points}
-        if self.job.stagger:
+        if stagger:
             ends |= {point + duration for point in self.points for duration in set(self.durations)}
         ends = sorted(end for end in ends if end <= self.deadline)
         while ends and ends[0] < self.points[0] + self.job.rounds * self.round_hours:
@@ -203,16 +205,19 @@ class Exact:
         low, high = 0, len(ends)
         while low < high:
             middle = (low + high) // 2
-            if self.optimum(turns, ends[middle], feasibility=True) is None:
+            if solve(turns, ends[middle], True) is None:
                 low = middle + 1
             else:
                 high = middle
         return ends[low] if low < len(ends) else None
 
-    def target(self, earliest):
+    def target(self, earliest, turns):
         job = self.job
         if job.target_finish is not None:
             return min(max(hours(job.target_finish, job.now), earliest), self.deadline)
+        if job.stagger and 0 <= job.patience < 1:  # patience counts from the earliest finish without stagger
+            without = self.earliest_finish(turns, stagger=False)
+            earliest = earliest if without is None else without
         exact = earliest + Fraction(job.patience) * (self.deadline - earliest)
         return Fraction(floor(exact * 3_600_000_000), 3_600_000_000)
 

@@ -41,7 +41,7 @@ def test_no_shortcut_breaks_a_rule_or_lifts_the_bound_above_the_optimum(shortcut
         exact = Exact(job, table)
         turns = decide_turns(job)
         bounds = turns.least.tolist(), turns.most.tolist()
-        target = exact.target(exact.earliest_finish(bounds))
+        target = exact.target(exact.earliest_finish(bounds), bounds)
         assert exact.broken_rules(planned, target) == []
         best_g = exact.optimum(bounds, target)
         scale = max(abs(best_g), 1e-3)

@@ -73,7 +73,7 @@ def judge(job_, table_, solve=True):
         return None
     bounds = _bounds(job_, exact)
     earliest = exact.earliest_finish(bounds)
-    target = exact.target(earliest)
+    target = exact.target(earliest, bounds)
     assert exact.broken_rules(planned, target) == []
     best_g = exact.optimum(bounds, target)
     tolerance = 1e-7 * max(abs(best_g), 1.0)
@@ -109,7 +109,7 @@ def test_twenty_clients_six_rounds_and_48_slots_are_planned_to_optimality(seed):
     assert excess is None or excess <= 1e-7
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=2000)
 @given(st.integers(10**6, 10**9))
 def test_no_rule_is_broken(seed):
     judge(
@@ -189,10 +189,10 @@ def test_more_time_and_more_patience_never_plan_more_emissions(seed):
 def test_stagger_is_never_worse_than_without(seed):
     job_, table_ = random_job(np.random.default_rng(seed), stagger=False)
     try:
-        together = plan(replace(job_, patience=1.0), table_)
+        together = plan(job_, table_)
     except NO_PLAN:
         return
-    staggered = plan(replace(job_, patience=1.0, stagger=True), table_)
+    staggered = plan(replace(job_, stagger=True), table_)
     assert staggered.emissions_g <= together.emissions_g + 1e-9 * max(abs(together.emissions_g), 1)
 
 

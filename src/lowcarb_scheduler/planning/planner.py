@@ -80,6 +80,9 @@ class Problem:
         Openings that finish as early as can be.
     earliest_us : int
         That moment [µs since 1970 UTC].
+    patience_from_us : int
+        Where patience counts from: the earliest finish without stagger, if there is one. Stagger can be over
+        earlier around gaps; counted from there it would leave less time, and could be worse than without.
     """
 
     job: Job
@@ -88,6 +91,7 @@ class Problem:
     model: Model
     earliest_slots: Ints
     earliest_us: int
+    patience_from_us: int
 
     @classmethod
     def of(cls, job: Job, intensity: IntensityTable) -> Problem:
@@ -101,7 +105,11 @@ class Problem:
         model = _model(job, intensity, turns, grid)
         earliest = find_earliest(model)
         checks.check_gaps(job, intensity, earliest)
-        return cls(job, intensity, turns, model, earliest.slots, earliest.end_us)
+        patience_from_us = earliest.end_us
+        if job.stagger:
+            together = find_earliest(_without_stagger(model))
+            patience_from_us = together.end_us if together.complete else earliest.end_us
+        return cls(job, intensity, turns, model, earliest.slots, earliest.end_us, patience_from_us)
 
     def target_us(self) -> int:
         """Return when the last round is over at the latest, as given or by patience [µs since 1970 UTC]."""
@@ -111,7 +119,7 @@ class Problem:
 
     def patient_us(self, patience: float) -> int:
         """Return that moment for some patience [µs since 1970 UTC]."""
-        return self.earliest_us + floor(patience * (to_us(self.job.finish_by) - self.earliest_us))
+        return self.patience_from_us + floor(patience * (to_us(self.job.finish_by) - self.patience_from_us))
 
     def plan_by(
         self, target_us: int, near: Solution | None = None, good_enough: float = GOOD_ENOUGH
@@ -132,7 +140,7 @@ class Problem:
             solution = solve(model, self.earliest_slots, near, good_enough)
             return self._to_plan(model, solution), solution
         # Rounds planned without stagger are rounds with it, so it can only gain.
-        together = replace(model, windows=replace(model.windows, stagger=False))
+        together = _without_stagger(model)
         earliest = find_earliest(together)
         plans = []
         if earliest.complete:
@@ -193,6 +201,11 @@ def _bound_g(solution: Solution, emissions_g: float) -> float:
     """Return the bound of a solution beside what its plan emits, the same where only rounding is between."""
     proven = emissions_g - solution.bound_g <= _ROUNDING * abs(emissions_g)
     return emissions_g if proven else solution.bound_g
+
+
+def _without_stagger(model: Model) -> Model:
+    """Return a model whose clients all start when their round opens."""
+    return replace(model, windows=replace(model.windows, stagger=False))
 
 
 def _model(job: Job, intensity: IntensityTable, turns: Turns, grid: Grid) -> Model:
