@@ -90,8 +90,8 @@ class Frontier:
         """
         finish_us, emissions_g = self._axes()
         span_us, span_g = finish_us[-1] - finish_us[0], emissions_g[0] - emissions_g[-1]
-        if len(self.points) < 3 or span_g == 0:
-            return self.points[-1]
+        if len(self.points) == 1:
+            return self.points[0]
         below = (emissions_g[0] - emissions_g) / span_g - (finish_us - finish_us[0]) / span_us
         return self.points[int(np.argmax(np.round(below, 12)))]
 
