@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.planning.job import Fleet, Job
+from lowcarb_scheduler.planning.fleet import Fleet
+from lowcarb_scheduler.planning.job import Job
 
 HOUR = timedelta(hours=1)
 

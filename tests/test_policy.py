@@ -13,7 +13,8 @@ from lowcarb_scheduler.accounting import emissions_g
 from lowcarb_scheduler.errors import ForecastUnavailableError, PlanInfeasibleError
 from lowcarb_scheduler.forecasts.correction import correct_forecast
 from lowcarb_scheduler.intensity import IntensityTable
-from lowcarb_scheduler.planning.job import Fleet, Job
+from lowcarb_scheduler.planning.fleet import Fleet
+from lowcarb_scheduler.planning.job import Job
 from lowcarb_scheduler.policy import replan
 
 HOUR = timedelta(hours=1)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.synthetic import Synthetic
     from lowcarb_scheduler.forecasts.traces import Traces
     from lowcarb_scheduler.intensity import IntensityTable
-    from lowcarb_scheduler.planning.job import Fleet, Job, Plan
+    from lowcarb_scheduler.planning.fleet import Fleet
+    from lowcarb_scheduler.planning.job import Job, Plan
     from lowcarb_scheduler.planning.planner import plan
     from lowcarb_scheduler.planning.tradeoff import Frontier, tradeoff
     from lowcarb_scheduler.policy import replan
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 _HOME = {
     "CarbonAwareSdk": "forecasts.carbon_aware_sdk",
     "CarbonClientApp": "flower.client",
-    "Fleet": "planning.job",
+    "Fleet": "planning.fleet",
     "Forecast": "forecasts.source",
     "ForecastSource": "forecasts.source",
     "ForecastUnavailableError": "errors",

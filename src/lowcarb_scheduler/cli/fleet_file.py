@@ -12,7 +12,7 @@ import pandas as pd
 
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.forecasts.source import unknown_name
-from lowcarb_scheduler.planning.job import Fleet
+from lowcarb_scheduler.planning.fleet import Fleet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

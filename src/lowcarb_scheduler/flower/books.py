@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.flower.outlook import Outlook
     from lowcarb_scheduler.flower.profiles import Profile
     from lowcarb_scheduler.ledger import Ledger
-    from lowcarb_scheduler.planning.job import Fleet
+    from lowcarb_scheduler.planning.fleet import Fleet
 
 Window = tuple[datetime, datetime]
 _HOUR: Final = timedelta(hours=1)

@@ -12,7 +12,8 @@ from lowcarb_scheduler.clock import format_time
 from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError, PlanInfeasibleError, one_line
 from lowcarb_scheduler.flower.outlook import without_preference
 from lowcarb_scheduler.flower.profiles import UNKNOWN_PLACE
-from lowcarb_scheduler.planning.job import Fleet, Job
+from lowcarb_scheduler.planning.fleet import Fleet
+from lowcarb_scheduler.planning.job import Job
 from lowcarb_scheduler.policy import replan
 
 if TYPE_CHECKING:
