@@ -214,6 +214,13 @@ def test_no_patience_means_back_to_back_now():
     assert [r.opens_at for r in planned.rounds] == [NOW, NOW + hours_of(1)]
 
 
+def test_among_equal_plans_the_one_that_is_over_first_wins():
+    flat = table({"A": [100.0] * 24, "B": [100.0] * 24})
+    planned = plan(job(("A", "B", "A"), rounds=3, n=2, finish_by=NOW + timedelta(hours=24)), flat)
+    assert planned.finish == NOW + timedelta(hours=3)
+    assert planned.gap == 0.0
+
+
 def test_a_target_finish_overrides_patience_and_is_clamped():
     for target, finish in ((3, 3), (-5, 2), (99, 6)):
         asked = job(("A", "B"), rounds=2, patience=0.0, target_finish=NOW + hours_of(target))

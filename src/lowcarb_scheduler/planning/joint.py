@@ -42,6 +42,7 @@ _WINDOW: Final = 60  # iterations in which ...
 _PROGRESS: Final = 0.9  # ... the gap has to shrink to this part of itself
 _SMALL: Final = 2_000  # slots x groups up to which a job is solved exactly
 _CERTAIN: Final = 1e-10  # gap that is rounding
+_TIE: Final = 1e-11  # part of the emissions below which two plans are as good as each other
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,6 +123,8 @@ class _Search:
             self.nudge(_NUDGES // max(1, self.model.rounds * len(self.model.groups) // _QUICK))
         if small and self.gap_g > _CERTAIN * abs(self.best.emissions_g):
             self.close()
+        if near is None:
+            self.prefer(start)
         bound_g = self.bound_g
         if not self.model.groups.exact:
             bound_g = bound_by_client_g(self.relaxation, self.prices_g)
@@ -212,6 +215,14 @@ class _Search:
         if self.best is None and found.prices_g is not None and not self.prices_g.any():
             self.prices_g = found.prices_g
         self.best, self.slots = found, slots
+
+    def prefer(self, slots: Ints) -> None:
+        """Take these openings if they are as good as the best: nobody waits for nothing."""
+        assert self.best is not None
+        found = assign(self.model.seating, self.model.round_costs_g(slots), self.prices_g)
+        tie_g = self.best.emissions_g + _TIE * abs(self.best.emissions_g)
+        if found is not None and found.emissions_g <= tie_g:
+            self.best, self.slots = found, slots
 
     def adopt(self, near: Solution) -> None:
         """Begin with the prices of a similar problem, and with its seats if they are possible here."""
