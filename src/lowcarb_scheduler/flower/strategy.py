@@ -303,7 +303,7 @@ def _sample(strategy: Any, settings: Settings, grid: Grid) -> tuple[int, int]:
     at_least = int(getattr(inner, "min_train_nodes", 1))
     own = max(int(there * inner.fraction_train), at_least)
     wanted = settings.clients_per_round or own
-    return wanted, min(at_least, wanted)
+    return wanted, max(1, min(at_least, wanted))
 
 
 def _open_source(settings: Settings) -> ForecastSource | None:
