@@ -217,20 +217,23 @@ class _Search:
         self.best, self.slots = found, slots
 
     def prefer(self, slots: Ints) -> None:
-        """Take these openings if they are as good as the best: nobody waits for nothing."""
+        """Take these openings if the seats found are as clean there: nobody waits for nothing."""
         assert self.best is not None
-        found = assign(self.model.seating, self.model.round_costs_g(slots), self.prices_g)
-        tie_g = self.best.emissions_g + _TIE * abs(self.best.emissions_g)
-        if found is not None and found.emissions_g <= tie_g:
-            self.best, self.slots = found, slots
+        moved = self._moved(self.best, slots)
+        if moved.emissions_g <= self.best.emissions_g + _TIE * abs(self.best.emissions_g):
+            self.best, self.slots = moved, slots
 
     def adopt(self, near: Solution) -> None:
         """Begin with the prices of a similar problem, and with its seats if they are possible here."""
-        costs_g, counts = self.model.round_costs_g(near.slots), near.assignment.counts
-        emissions_g = float(costs_g[counts > 0] @ counts[counts > 0])
-        if np.isfinite(emissions_g):
-            self.slots, self.best = near.slots, Assignment(counts, emissions_g)
+        moved = self._moved(near.assignment, near.slots)
+        if np.isfinite(moved.emissions_g):
+            self.best, self.slots = moved, near.slots
         self.prices_g = near.prices_g
+
+    def _moved(self, assignment: Assignment, slots: Ints) -> Assignment:
+        """Return the same seats in rounds that open at some slots."""
+        costs_g, counts = self.model.round_costs_g(slots), assignment.counts
+        return Assignment(counts, float(costs_g[counts > 0] @ counts[counts > 0]))
 
     def _spread(self) -> Ints:
         """Return openings spread evenly over the grid."""
