@@ -1,8 +1,9 @@
 """The ledger: an append-only journal of what a run planned, waited for, did and emitted.
 
 One JSON object a line: ``{"v": 1, "at": time, "event": name, ...}``. A line is on disk before the run goes
-on. The ledger holds the forecasts and actuals that were used, so every figure of a report can be computed
-again from this file alone.
+on; those of a round's nodes, which may be thousands, are handed to the system at once and synced together.
+The ledger holds the forecasts and actuals that were used, so every figure of a report can be computed again
+from this file alone.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Ledger:
             ) from None
 
     def append(self, event: Event, **data: object) -> None:
-        """Write one event and wait until it is on disk.
+        """Write one event, and wait until it is on disk unless it is one of a round's nodes.
 
         A disk that takes no more ends the ledger with a warning, never the training.
         """
