@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lowcarb_scheduler.accounting import emissions_g, jain_index, run_now_g
+from lowcarb_scheduler.accounting import emissions_g, jain_index, known_sum, run_now_g, saving
 from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.intensity import IntensityTable
 
@@ -49,3 +49,10 @@ def test_jain_index():
     assert jain_index([3, 3, 3]) == 1.0
     assert jain_index([6, 0, 0]) == pytest.approx(1 / 3)
     assert jain_index([0, 0]) == 1.0
+
+
+def test_a_saving_is_unknown_where_a_part_of_it_is():
+    assert saving(75.0, 100.0) == 0.25
+    assert saving(None, 100.0) is saving(75.0, None) is saving(75.0, 0.0) is saving(75.0, -1.0) is None
+    assert known_sum([1.0, 2.0]) == 3.0
+    assert known_sum([1.0, None]) is known_sum([]) is None

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import ArrayLike
 
     from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
@@ -77,6 +79,23 @@ def run_now_g(
     ends_us = opens_us[:, None] + durations[classes % len(durations)]
     integrals = intensity.integrate(opens_us[:, None], ends_us, classes // len(durations) - 1)
     return clients_per_round / len(columns) * (integrals @ kilowatts)
+
+
+def saving(emitted_g: float | None, baseline_g: float | None) -> float | None:
+    """Return the part of run-now emissions that is avoided.
+
+    None where either is unknown, or run-now is not positive.
+    """
+    if emitted_g is None or baseline_g is None or baseline_g <= 0:
+        return None
+    return 1.0 - emitted_g / baseline_g
+
+
+def known_sum(parts: Iterable[float | None]) -> float | None:
+    """Return a sum, None where a part of it is unknown or there is none."""
+    values = list(parts)
+    known = [value for value in values if value is not None]
+    return sum(known) if values and len(known) == len(values) else None
 
 
 def jain_index(turns: ArrayLike) -> float:

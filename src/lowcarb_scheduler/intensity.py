@@ -236,11 +236,11 @@ class IntensityTable:
         first = int(np.searchsorted(self.edges_us, low, side="right")) - 1
         last = int(np.searchsorted(self.edges_us, high, side="left"))
         edges = np.concatenate([[low], self.edges_us[first + 1 : last], [high]])
-        return self._with(edges, self.locations, self.values[first:last])
+        return self.relaid(edges, self.locations, self.values[first:last])
 
     def align(self, locations: Sequence[str]) -> IntensityTable:
         """Return the table with exactly these columns, in this order; a location not known is all gap."""
-        return self._with(self.edges_us, tuple(locations), self.sampled(self.edges_us, locations))
+        return self.relaid(self.edges_us, tuple(locations), self.sampled(self.edges_us, locations))
 
     def fill(self, other: IntensityTable) -> IntensityTable:
         """Return the table with its gaps filled from another, over the time and places of both.
@@ -258,7 +258,7 @@ class IntensityTable:
         locations = tuple(dict.fromkeys(self.locations + other.locations))
         edges = np.union1d(self.edges_us, other.edges_us)
         values = self.sampled(edges, locations)
-        return self._with(
+        return self.relaid(
             edges, locations, np.where(np.isnan(values), other.sampled(edges, locations), values)
         )
 
@@ -335,8 +335,8 @@ class IntensityTable:
             ]
         return points
 
-    def _with(self, edges_us: Ints, locations: tuple[str, ...], values: Floats) -> IntensityTable:
-        """Return a table with these numbers and the same labels."""
+    def relaid(self, edges_us: Ints, locations: tuple[str, ...], values: Floats) -> IntensityTable:
+        """Return a table with other steps, places and values under the same labels."""
         return IntensityTable(edges_us, locations, values, self.signal, self.source, self.synthetic)
 
 

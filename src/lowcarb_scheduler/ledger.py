@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from lowcarb_scheduler.accounting import jain_index
+from lowcarb_scheduler import accounting
+from lowcarb_scheduler.accounting import jain_index, known_sum
 from lowcarb_scheduler.clock import Clock, parse_time
 from lowcarb_scheduler.documents import to_json
 from lowcarb_scheduler.errors import InputError
@@ -177,24 +178,22 @@ class RunSummary:
     @property
     def planned_g(self) -> float | None:
         """Sum of the rounds' planned emissions."""
-        return _total(r.planned_g for r in self.rounds)
+        return known_sum(r.planned_g for r in self.rounds)
 
     @property
     def realised_g(self) -> float | None:
         """Sum of the rounds' realised emissions."""
-        return _total(r.realised_g for r in self.rounds)
+        return known_sum(r.realised_g for r in self.rounds)
 
     @property
     def run_now_g(self) -> float | None:
         """What as many rounds of random clients would have emitted, back-to-back from the start."""
-        return _total(r.run_now_g for r in self.rounds)
+        return known_sum(r.run_now_g for r in self.rounds)
 
     @property
     def saving(self) -> float | None:
         """Part of the run-now emissions that was avoided."""
-        if self.realised_g is None or not self.run_now_g or self.run_now_g <= 0:
-            return None
-        return 1.0 - self.realised_g / self.run_now_g
+        return accounting.saving(self.realised_g, self.run_now_g)
 
     @property
     def energy_kwh(self) -> float:
@@ -260,8 +259,3 @@ def summarise(events: Iterable[Mapping[str, Any]]) -> RunSummary:
         for number, end in sorted(closed.items())
     )
     return RunSummary(started, rounds, turns, tuple(degraded), first_plan, status)
-
-
-def _total(parts: Iterable[float | None]) -> float | None:
-    values = list(parts)
-    return None if not values or None in values else sum(value for value in values if value is not None)

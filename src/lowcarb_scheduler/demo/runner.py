@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
 
+from lowcarb_scheduler.accounting import saving
 from lowcarb_scheduler.clock import format_duration, parse_time
 from lowcarb_scheduler.demo.federation import federation, stop, tail
 from lowcarb_scheduler.documents import SCHEMA_VERSION
@@ -213,18 +214,18 @@ def _table(found: dict[str, Any]) -> Table:
     for name in ("gCO2eq", "saving", "accuracy"):
         table.add_column(name, justify="right")
     run_now, planned = found["run_now_emissions_g"], found["planned_emissions_g"]
-    planned_saving = 1 - planned / run_now if planned is not None and run_now else None
+    planned_saving = saving(planned, run_now)
     rows = (
         ("run-now: plain FedAvg, back-to-back (expectation)", run_now, None, found["plain_accuracy"]),
         ("plan, as made at the start", found["first_plan_emissions_g"], found["first_plan_saving"], None),
         ("plan, as it stood when each round opened", planned, planned_saving, None),
         ("realised", found["realised_emissions_g"], found["saving"], found["accuracy"]),
     )
-    for name, grams, saving, accuracy in rows:
+    for name, grams, avoided, accuracy in rows:
         table.add_row(
             name,
             "unknown" if grams is None else f"{grams:,.0f}",
-            "" if saving is None else f"{saving:.1%}",
+            "" if avoided is None else f"{avoided:.1%}",
             "" if accuracy is None else f"{accuracy:.1%}",
         )
     return table

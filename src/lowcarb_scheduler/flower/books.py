@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lowcarb_scheduler.accounting import emissions_g, jain_index, run_now_g
+from lowcarb_scheduler.accounting import emissions_g, jain_index, known_sum, run_now_g, saving
 from lowcarb_scheduler.clock import MICROSECOND, to_us
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.flower.outlook import Outlook
     from lowcarb_scheduler.flower.profiles import Profile
+    from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.ledger import Ledger
     from lowcarb_scheduler.planning.fleet import Fleet
 
@@ -123,12 +124,12 @@ class Books:
         arrived, present : iterable of str
             The keys of those that are new since the last look, and of all that are there.
         """
-        new = set(arrived)
-        counted = [self.turns.get(key, 0) for key in present if key not in new]
+        new, turns = set(arrived), self.turns
+        counted = [turns[key] for key in present if key not in new]
         mean = sum(counted) // len(counted) if counted else 0
         for key in sorted(new):
             self._completed.setdefault(key, 0)
-            self._credited[key] += max(0, mean - self.turns[key])
+            self._credited[key] += max(0, mean - turns.get(key, 0))
 
     def open(self, opened: Round, held: timedelta, planned_opens_at: datetime) -> None:
         """Enter a round that opens."""
@@ -181,17 +182,15 @@ class Books:
     ) -> dict[str, Any]:
         """Sum up, after asking once more for what was not yet known; return the ``run_finished`` event."""
         self._realise(now, round_duration, last_chance=True)
-        totals = {name: _total(r.figures[name] for r in self._rounds)
+        totals = {name: known_sum(r.figures[name] for r in self._rounds)
                   for name in ("planned_g", "realised_g", "run_now_g")}  # fmt: skip
-        realised, run_now = totals["realised_g"], totals["run_now_g"]
-        saving = 1 - realised / run_now if realised is not None and run_now and run_now > 0 else None
         finish = self._rounds[-1].closed_at if self._rounds else None
         turns = list(self._completed.values()) or [0]
         summary = {
             "status": status,
             "rounds": [{"round": r.number, **r.figures} for r in self._rounds],
             **totals,
-            "saving": saving,
+            "saving": saving(totals["realised_g"], totals["run_now_g"]),
             "energy_kwh": sum(turn.energy_kwh for r in self._rounds for turn in r.turns),
             "finish": finish,
             "finish_by": finish_by,
@@ -208,53 +207,46 @@ class Books:
         if not any(r.is_pending for r in self._rounds):
             return
         self._outlook.learn_actual(self._started, now, last_chance)
-        if self._outlook.actual is None:
+        if (actual := self._outlook.actual) is None:
             return
         opens_at = self._started  # of run-now: the same rounds without a pause
         for r in self._rounds:
             if r.is_pending:
-                r.realised_g = self._realised_g(r)
-                r.run_now_g = self._run_now_g(r, opens_at, round_duration)
+                r.realised_g = _realised_g(r, actual)
+                r.run_now_g = _run_now_g(r, actual, opens_at, round_duration)
             opens_at += (r.closed_at or now) - r.opened_at
 
-    def _realised_g(self, r: Round) -> float | None:
-        actual = self._outlook.actual
-        if not r.turns:
-            return 0.0  # nobody has completed anything
-        if actual is None:
-            return None
-        columns = actual.columns([turn.profile.place for turn in r.turns])
-        watts = [turn.profile.power_watts for turn in r.turns]
-        starts = np.array([to_us(turn.window[0]) for turn in r.turns], dtype=np.int64)
-        ends = np.array([to_us(turn.window[1]) for turn in r.turns], dtype=np.int64)
-        return _known_sum(emissions_g(actual, columns, watts, starts, ends))
 
-    def _run_now_g(self, r: Round, opens_at: datetime, round_duration: timedelta) -> float | None:
-        """Return what to expect of the same work by random clients, back-to-back from the start.
-
-        The same work: as many turns as were completed, as much longer or shorter than planned as they were.
-        """
-        actual, fleet = self._outlook.actual, r.fleet
-        if not r.turns:
-            return 0.0
-        if actual is None:
-            return None
-        planned = [r.members[turn.node_id][1] for turn in r.turns]
-        took = sum((turn.window[1] - turn.window[0] for turn in r.turns), timedelta(0))
-        stretch = took / sum((end - start for start, end in planned), timedelta(0))
-        columns = actual.columns(fleet.locations)[fleet.location_index]
-        durations = np.where(fleet.durations_us > 0, fleet.durations_us, round_duration // MICROSECOND)
-        durations = np.maximum(np.round(durations * stretch), 1).astype(np.int64)
-        opens = np.array([to_us(opens_at)], dtype=np.int64)
-        return _known_sum(run_now_g(actual, columns, fleet.power_watts, durations, opens, len(r.turns)))
+def _realised_g(r: Round, actual: IntensityTable) -> float | None:
+    """Return what the turns of a round have emitted."""
+    if not r.turns:
+        return 0.0  # nobody has completed anything
+    columns = actual.columns([turn.profile.place for turn in r.turns])
+    watts = [turn.profile.power_watts for turn in r.turns]
+    starts = np.array([to_us(turn.window[0]) for turn in r.turns], dtype=np.int64)
+    ends = np.array([to_us(turn.window[1]) for turn in r.turns], dtype=np.int64)
+    return _sum_g(emissions_g(actual, columns, watts, starts, ends))
 
 
-def _known_sum(grams: Any) -> float | None:
-    """Return a sum, None where a part of it is unknown."""
+def _run_now_g(
+    r: Round, actual: IntensityTable, opens_at: datetime, round_duration: timedelta
+) -> float | None:
+    """Return what to expect of the same work by random clients, back-to-back from the start.
+
+    The same work: as many turns as were completed, as much longer or shorter than planned as they were.
+    """
+    if not r.turns:
+        return 0.0
+    fleet, planned = r.fleet, [r.members[turn.node_id][1] for turn in r.turns]
+    took = sum((turn.window[1] - turn.window[0] for turn in r.turns), timedelta(0))
+    stretch = took / sum((end - start for start, end in planned), timedelta(0))
+    columns = actual.columns(fleet.locations)[fleet.location_index]
+    durations = np.where(fleet.durations_us > 0, fleet.durations_us, round_duration // MICROSECOND)
+    durations = np.maximum(np.round(durations * stretch), 1).astype(np.int64)
+    opens = np.array([to_us(opens_at)], dtype=np.int64)
+    return _sum_g(run_now_g(actual, columns, fleet.power_watts, durations, opens, len(r.turns)))
+
+
+def _sum_g(grams: Any) -> float | None:
+    """Return the sum of emissions, None where a gap makes one unknown."""
     return None if np.isnan(grams).any() else float(grams.sum())
-
-
-def _total(parts: Iterable[float | None]) -> float | None:
-    values = list(parts)
-    known = [value for value in values if value is not None]
-    return sum(known) if values and len(known) == len(values) else None

@@ -233,7 +233,7 @@ def _plausible(table: IntensityTable) -> IntensityTable:
         edges_us = edges_us if len(edges_us) > 1 else np.append(edges_us, edges_us + _SHORTEST_STEP_US)
     values = table.sampled(edges_us)
     values = np.where((values >= 0) & (values <= MAX_G_PER_KWH), values, np.nan)
-    return IntensityTable(edges_us, table.locations, values, table.signal, table.source, table.synthetic)
+    return table.relaid(edges_us, table.locations, values)
 
 
 def _check(answer: Forecast, now: datetime) -> None:

@@ -172,7 +172,9 @@ class CarbonAwareMixin:
                 "carbon_aware", "stands inside another strategy, which starts without it",
                 "wrap the outermost: carbon_aware(DP(FedAvg())), not DP(carbon_aware(FedAvg()))",
             )  # fmt: skip
-        if run is None or all(getattr(layer, "fraction_train", None) == 0 for layer in [*layers(self)][-1:]):
+        if (
+            run is None or getattr(_sampler(self), "fraction_train", None) == 0
+        ):  # it trains nobody: leave it be
             messages: Iterable[Message] = inner.configure_train(server_round, arrays, config, grid)
             return messages
         wanted, at_least = _sample(self, settings, grid)
@@ -293,13 +295,16 @@ def _recording(evaluate_fn: Callable[..., Any], run: CarbonRun) -> Callable[...,
     return evaluate
 
 
+def _sampler(strategy: Any) -> Any:
+    """Return the innermost layer of a strategy that samples nodes to train; None if none does."""
+    return next((layer for layer in reversed([*layers(strategy)]) if hasattr(layer, "fraction_train")), None)
+
+
 def _sample(strategy: Any, settings: Settings, grid: Grid) -> tuple[int, int]:
     """Return how many nodes are to train, and with how many the inner strategy is content."""
-    known = [layer for layer in layers(strategy) if hasattr(layer, "fraction_train")]
-    there = len(list(grid.get_node_ids()))
-    if not known:
+    inner, there = _sampler(strategy), len(list(grid.get_node_ids()))
+    if inner is None:
         return settings.clients_per_round or max(there, 1), 1
-    inner = known[-1]
     at_least = int(getattr(inner, "min_train_nodes", 1))
     own = max(int(there * inner.fraction_train), at_least)
     wanted = settings.clients_per_round or own

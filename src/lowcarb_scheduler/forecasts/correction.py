@@ -18,13 +18,12 @@ import numpy as np
 
 from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.intensity import IntensityTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from lowcarb_scheduler.intensity import Floats, Ints
+    from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
 
 FADING: Final = 0.95  # part of a forecast's error that is left after an hour
 _ERROR_HOURS: Final = 3  # how far back the newest issue is compared with what happened
@@ -76,9 +75,7 @@ def correct_forecast(
         if past := _ended(history.align(forecast.locations), to_us(now)):
             values = _without_error(values, edges, forecast, past)
             values = np.where(np.isnan(values), _climatology(past, edges, now), values)
-    return IntensityTable(
-        edges, forecast.locations, values, forecast.signal, forecast.source, forecast.synthetic
-    )
+    return forecast.relaid(edges, forecast.locations, values)
 
 
 def _edges(forecast: IntensityTable, now_us: int, until_us: int) -> Ints:
@@ -97,8 +94,7 @@ def _ended(history: IntensityTable, now_us: int) -> IntensityTable | None:
     steps = int(np.searchsorted(history.edges_us, now_us, side="right")) - 1
     if steps < 1:
         return None
-    labels = history.signal, history.source, history.synthetic
-    return IntensityTable(history.edges_us[: steps + 1], history.locations, history.values[:steps], *labels)
+    return history.relaid(history.edges_us[: steps + 1], history.locations, history.values[:steps])
 
 
 def _without_error(values: Floats, edges: Ints, forecast: IntensityTable, past: IntensityTable) -> Floats:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 
+from lowcarb_scheduler import accounting
 from lowcarb_scheduler.accounting import jain_index, run_now_g
 from lowcarb_scheduler.clock import MICROSECOND, format_duration, from_us, to_us, to_utc
 from lowcarb_scheduler.documents import SCHEMA_VERSION, to_plain
@@ -285,9 +286,7 @@ class Plan:
     @property
     def saving(self) -> float | None:
         """Part of the run-now emissions that is avoided; None where run-now is undefined or not positive."""
-        if self.run_now_emissions_g is None or self.run_now_emissions_g <= 0:
-            return None
-        return 1.0 - self.emissions_g / self.run_now_emissions_g
+        return accounting.saving(self.emissions_g, self.run_now_emissions_g)
 
     @property
     def finish(self) -> datetime:

@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from lowcarb_scheduler.clock import HOUR_US, to_us
-from lowcarb_scheduler.intensity import IntensityTable
 
 if TYPE_CHECKING:
-    from lowcarb_scheduler.intensity import Floats
+    from lowcarb_scheduler.intensity import Floats, IntensityTable
     from lowcarb_scheduler.planning.job import Job
 
 WEIGHT: Final = 0.12  # c
@@ -53,9 +52,7 @@ def value_of_waiting(
     ahead_hours = np.maximum(middle_us - to_us(job.now), 0) / HOUR_US
     bonus = weight * log(_slack(job)) * (1.0 - np.exp(-ahead_hours / fade_hours))
     values = intensity.values - bonus[:, None] * _deviation(job, intensity)
-    return IntensityTable(
-        edges_us, intensity.locations, values, intensity.signal, intensity.source, intensity.synthetic
-    )
+    return intensity.relaid(edges_us, intensity.locations, values)
 
 
 def _slack(job: Job) -> float:

@@ -159,7 +159,7 @@ def _overlaid(tables: Sequence[IntensityTable]) -> IntensityTable | None:
         found = table.align(locations).values[step[inside]]
         values[inside] = np.where(np.isnan(found), values[inside], found)
     last = tables[-1]
-    return IntensityTable(edges, locations, values, last.signal, last.source, last.synthetic)
+    return last.relaid(edges, locations, values)
 
 
 def arrange(
