@@ -88,7 +88,7 @@ def run_demo(console: Console, run_dir: Path) -> dict[str, Any]:
     found["report"] = str(write_report(run_dir))
     console.print()
     console.print(_table(found))
-    console.print("Accuracy is of one run each; between two runs of either it varies by a point or two.")
+    console.print("Accuracy is of one run each; plain FedAvg draws its clients anew, and reached 90 to 94 %.")
     console.print(f"Report: {found['report']}", soft_wrap=True)
     return found
 
