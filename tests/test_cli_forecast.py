@@ -7,7 +7,7 @@ import pytest
 from cli_files import NOW, run
 from lowcarb_scheduler import clock
 from lowcarb_scheduler.errors import ForecastUnavailableError
-from lowcarb_scheduler.forecasts import source as sources
+from lowcarb_scheduler.forecasts import opening as sources
 from lowcarb_scheduler.forecasts.source import Forecast
 from lowcarb_scheduler.intensity import IntensityTable
 
@@ -30,8 +30,8 @@ def _a_source_and_a_clock(monkeypatch):
     monkeypatch.setattr(clock, "SystemClock", lambda: clock.VirtualClock(NOW + timedelta(minutes=90)))
     by_name = sources.open_source
 
-    def open_source(name, **settings):
-        return Half() if name == "half" else by_name(name, **settings)
+    def open_source(name, settings):
+        return Half() if name == "half" else by_name(name, settings)
 
     monkeypatch.setattr(sources, "open_source", open_source)
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from lowcarb_scheduler.clock import VirtualClock, format_time
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
 from lowcarb_scheduler.forecasts.carbon_aware_sdk import CarbonAwareSdk
-from lowcarb_scheduler.forecasts.source import open_source
+from lowcarb_scheduler.forecasts.opening import open_source
+from lowcarb_scheduler.settings import Settings
 
 FIXTURES = Path(__file__).parent / "fixtures" / "carbon_aware_sdk"
 NOW = datetime(2026, 3, 10, 14, 25, 30, 250_000, tzinfo=UTC)
@@ -436,10 +437,12 @@ def test_a_password_in_a_bad_url_is_not_shown():
 
 
 def test_the_source_is_opened_by_name():
-    assert isinstance(open_source("carbon-aware-sdk", sdk_url="http://sdk"), CarbonAwareSdk)
+    assert isinstance(
+        open_source("carbon-aware-sdk", Settings.load({"sdk_url": "http://sdk"})), CarbonAwareSdk
+    )
     with pytest.raises(InputError, match="sdk-url: is not set; set LOWCARB_SDK_URL or give --sdk-url"):
-        open_source("carbon-aware-sdk")
+        open_source("carbon-aware-sdk", Settings.load())
     with pytest.raises(InputError, match="signal: 'avg' is unknown; did you mean average"):
-        open_source("carbon-aware-sdk", sdk_url="http://sdk", sdk_signal="avg")
+        CarbonAwareSdk("http://sdk", signal="avg")
     with pytest.raises(InputError, match=r"timeout: .* is not positive"):
-        open_source("carbon-aware-sdk", sdk_url="http://sdk", timeout=timedelta(0))
+        CarbonAwareSdk("http://sdk", timeout=timedelta(0))

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.forecasts.source import open_source
+from lowcarb_scheduler.forecasts.opening import open_source
 from lowcarb_scheduler.forecasts.synthetic import AZURE_REGIONS, HORIZON_HOURS, Synthetic, _regular, zones
+from lowcarb_scheduler.settings import Settings
 
 NOW = datetime(2026, 3, 10, 14, 25, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -175,8 +176,8 @@ def test_bad_times_and_lists_are_bad_input():
 
 
 def test_a_source_is_opened_by_name():
-    source = open_source("synthetic", seed=7)
-    expected = Synthetic(7).forecast(["DE"], NOW).intensity.values
+    source = open_source("synthetic", Settings.load())
+    expected = Synthetic().forecast(["DE"], NOW).intensity.values
     assert np.array_equal(source.forecast(["DE"], NOW).intensity.values, expected)
     with pytest.raises(InputError, match=r"source: 'syntetic' is unknown; did you mean synthetic\?"):
-        open_source("syntetic")
+        open_source("syntetic", Settings.load())

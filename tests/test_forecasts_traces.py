@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from lowcarb_scheduler.clock import format_time
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, MissingExtraError
-from lowcarb_scheduler.forecasts.source import open_source
+from lowcarb_scheduler.forecasts.opening import open_source
 from lowcarb_scheduler.forecasts.traces import Traces, read_points, read_table
+from lowcarb_scheduler.settings import Settings
 
 HOUR = timedelta(hours=1)
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -274,11 +275,13 @@ def test_what_a_forecast_cannot_say_is_explained(write):
 def test_an_old_issue_will_do_unless_a_run_rests_on_it(write):
     path = write(ISSUES.replace("2026-03-01T06:00Z", "2026-03-05T06:00Z"))
     assert Traces(path).forecast(["FR"], at(40)).generated_at == at(0)
-    assert open_source("traces", traces=path).forecast(["FR"], at(36)).generated_at == at(0)
+    assert open_source("traces", Settings.load({"traces": path})).forecast(["FR"], at(36)).generated_at == at(
+        0
+    )
     with pytest.raises(
         ForecastUnavailableError, match="FR: its newest forecast is 1 d 16 h old, more than 1 d 12 h"
     ):
-        open_source("traces", traces=path).forecast(["FR"], at(40))
+        open_source("traces", Settings.load({"traces": path})).forecast(["FR"], at(40))
 
 
 def test_a_file_without_issues_is_known_at_any_time_and_is_the_actuals_too(write):
@@ -312,13 +315,13 @@ def test_a_table_of_several_issues_is_each_locations_newest(write):
 
 
 def test_the_source_is_opened_by_name(write):
-    source = open_source("traces", traces=write(PLAIN))
+    source = open_source("traces", Settings.load({"traces": write(PLAIN)}))
     assert isinstance(source, Traces)
     assert source.locations == ("DE", "FR")
     with pytest.raises(InputError, match="signal: 'averge' is unknown; did you mean average"):
         Traces(write(PLAIN), "averge")
     with pytest.raises(InputError, match="traces: is not set; set LOWCARB_TRACES or give --traces"):
-        open_source("traces")
+        open_source("traces", Settings.load())
 
 
 def test_pandas_is_not_needed_to_say_what_a_source_is():

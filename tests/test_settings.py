@@ -97,3 +97,35 @@ def test_an_unknown_name_is_refused_with_the_nearest():
 def test_underscores_in_the_prefix_are_not_ignored():
     with pytest.raises(InputError, match="write lowcarb-finish-by"):
         Settings.load(run_config={"lowcarb_finish_by": "48h"})
+
+
+def test_secrets_come_from_environment_dotenv_or_a_file(monkeypatch, tmp_path):
+    monkeypatch.setenv("LOWCARB_WATTTIME_USER", "me-env")
+    Path(".env").write_text("LOWCARB_WATTTIME_PASSWORD=me-dotenv\n", encoding="utf-8")
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "LOWCARB_SDK_AUTH").write_text("me-file\n", encoding="utf-8")
+    monkeypatch.setenv("LOWCARB_SECRETS_DIR", str(tmp_path / "secrets"))
+    settings = Settings.load()
+    given = settings.watttime_user, settings.watttime_password, settings.sdk_auth
+    assert [secret.get_secret_value() for secret in given] == ["me-env", "me-dotenv", "me-file"]
+    assert "me-" not in repr(settings) + str(settings.model_dump())
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "label"),
+    [
+        ("run_config", "lowcarb-sdk-auth", "lowcarb-sdk-auth"),
+        ("options", "sdk_auth", "--sdk-auth"),
+        ("keywords", "sdk_auth", "sdk_auth"),
+    ],
+)
+def test_secrets_are_refused_elsewhere_and_not_repeated(place, key, label):
+    with pytest.raises(InputError, match=rf"{label}: is a secret.*LOWCARB_SDK_AUTH") as error:
+        Settings.load(**{place: {key: "hush"}})
+    assert "hush" not in str(error.value)
+
+
+def test_the_folder_of_secrets_has_to_be_there(monkeypatch):
+    monkeypatch.setenv("LOWCARB_SECRETS_DIR", "/nowhere")
+    with pytest.raises(InputError, match="LOWCARB_SECRETS_DIR: '/nowhere' is no folder"):
+        Settings.load()

@@ -5,11 +5,12 @@ Precedence: keyword > option ``--x`` > run-config ``lowcarb-x`` > environment ``
 
 from __future__ import annotations
 
+import os
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lowcarb_scheduler.clock import format_time, parse_duration, parse_time, to_utc
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 RUN_CONFIG_PREFIX: Final = "lowcarb-"
 _LONGEST: Final = timedelta(days=3650)
+SECRETS: Final = ("electricity_maps_token", "sdk_auth", "watttime_password", "watttime_user")
 Read = TypeVar("Read")
 ENVIRONMENT_PREFIX: Final = "LOWCARB_"
 
@@ -86,7 +88,10 @@ class Settings(BaseSettings):
 
     enabled: bool = Field(True, description="`false` leaves the strategy as it is; default `true`")
     source: str | None = Field(
-        None, description="`carbon-aware-sdk`, `traces` or `synthetic`; without one nothing waits"
+        None,
+        description="one of `carbon-aware-sdk`, `electricity-maps`, `synthetic`, `traces`, "
+        "`uk-carbon-intensity`, `watttime`, or several in order, separated by commas; "
+        "without one nothing waits",
     )
     sdk_url: str | None = Field(
         None, description="where the Carbon Aware SDK WebAPI answers, for example `http://localhost:8080`"
@@ -94,6 +99,18 @@ class Settings(BaseSettings):
     sdk_signal: Literal["average", "marginal", "unknown"] = Field(
         "unknown",
         description="what that server is configured to give: `average`, `marginal` or `unknown` (default)",
+    )
+    uk_url: str = Field(
+        "https://api.carbonintensity.org.uk",
+        description="where the UK Carbon Intensity API answers; default `https://api.carbonintensity.org.uk`",
+    )
+    electricity_maps_url: str = Field(
+        "https://api.electricitymaps.com",
+        description="where Electricity Maps answers; default `https://api.electricitymaps.com`",
+    )
+    watttime_url: str = Field(
+        "https://api.watttime.org",
+        description="where WattTime answers; default `https://api.watttime.org`",
     )
     traces: Path | None = Field(None, description="the file of the source `traces`, CSV or Parquet")
     timeout: Duration = Field(
@@ -139,10 +156,23 @@ class Settings(BaseSettings):
     run_dir: Path | None = Field(
         None, description="folder for the ledger; default `runs/<UTC time>-<run id>` where the ServerApp runs"
     )
+    archive_dir: Path | Literal["none"] | None = Field(
+        None,
+        description="folder that keeps good forecasts and actuals, or `none`; default "
+        "`$XDG_DATA_HOME/lowcarb-scheduler`, else `~/.local/share/lowcarb-scheduler`",
+    )
+    archive_days: int = Field(60, ge=1, le=3650, description="for how many days it keeps them; default 60")
     clock: ClockName = Field(
         "system",
         description="`system` (default); in simulation `virtual` or `virtual:TIME`: it jumps through holds",
     )
+
+    sdk_auth: SecretStr | None = Field(
+        None, description="what a proxy before the SDK asks for: `user:password`, or `Bearer` and a token"
+    )
+    electricity_maps_token: SecretStr | None = Field(None, description="the `auth-token` of Electricity Maps")
+    watttime_user: SecretStr | None = Field(None, description="the user name at WattTime")
+    watttime_password: SecretStr | None = Field(None, description="the password at WattTime")
 
     @classmethod
     def load(
@@ -187,10 +217,14 @@ class Settings(BaseSettings):
                 field = key.replace("-", "_")
                 if field not in cls.model_fields:
                     raise _unknown(labels[key], key, cls)
+                if field in SECRETS:
+                    raise InputError(
+                        labels[key], "is a secret, which is not taken from here", _secret_fix(field)
+                    )
                 if value is not None:
                     given[field], written[field] = value, labels[key]
         try:
-            return cls(**given)
+            return cls(_secrets_dir=_secrets_dir(), **given)  # type: ignore[call-arg]
         except UnicodeDecodeError:
             raise InputError(".env", "is not UTF-8 text", "save it as UTF-8") from None
         except ValidationError as error:
@@ -198,7 +232,33 @@ class Settings(BaseSettings):
             field = str(detail["loc"][0])
             label = written.get(field, ENVIRONMENT_PREFIX + field.upper())
             message = detail["msg"].removeprefix("Value error, ")
+            if field in SECRETS:  # never show what was given
+                raise InputError(label, message, _meaning(field)) from None
             raise InputError(label, f"{detail['input']!r}: {message}", _meaning(field)) from None
+
+
+def _secrets_dir() -> Path | None:
+    """Return the folder of ``LOWCARB_SECRETS_DIR``: one file a secret, named like its variable.
+
+    Raises
+    ------
+    InputError
+        If it is no folder.
+    """
+    variable = f"{ENVIRONMENT_PREFIX}SECRETS_DIR"
+    given = os.environ.get(variable)
+    if not given:
+        return None
+    if not Path(given).is_dir():
+        raise InputError(variable, f"{given!r} is no folder", "name a folder with one file a secret")
+    return Path(given)
+
+
+def _secret_fix(field: str) -> str:
+    variable = ENVIRONMENT_PREFIX + field.upper()
+    return (
+        f"set {variable} in the environment or .env, or put it in a file of that name in LOWCARB_SECRETS_DIR"
+    )
 
 
 def _unknown(label: str, key: str, settings: type[Settings]) -> InputError:

@@ -59,7 +59,7 @@ def configured_source(
     InputError
         If none is named, or what is named cannot be opened.
     """
-    from lowcarb_scheduler.forecasts.source import SOURCES, open_source
+    from lowcarb_scheduler.forecasts.opening import SOURCES, open_source
     from lowcarb_scheduler.settings import Settings
 
     settings = Settings.load(
@@ -68,10 +68,4 @@ def configured_source(
     if settings.source is None:
         fix = f"give --source or set LOWCARB_SOURCE: {', '.join(SOURCES)}"
         raise InputError("--source", "no forecast source is named", fix)
-    return open_source(
-        settings.source,
-        sdk_url=settings.sdk_url,
-        sdk_signal=settings.sdk_signal,
-        traces=settings.traces,
-        timeout=settings.timeout,
-    )
+    return open_source(settings.source, settings)

@@ -24,7 +24,7 @@ from lowcarb_scheduler.flower.client import RECORD
 from lowcarb_scheduler.flower.grid import ScopedGrid, layers, pinned_sampling
 from lowcarb_scheduler.flower.profiles import read_places
 from lowcarb_scheduler.flower.run import CarbonRun
-from lowcarb_scheduler.forecasts.source import open_source
+from lowcarb_scheduler.forecasts.opening import open_source
 from lowcarb_scheduler.ledger import Ledger
 from lowcarb_scheduler.settings import Settings
 
@@ -315,10 +315,7 @@ def _open_source(settings: Settings) -> ForecastSource | None:
     if settings.source is None:
         return None
     try:
-        return open_source(
-            settings.source, sdk_url=settings.sdk_url, sdk_signal=settings.sdk_signal, traces=settings.traces,
-            timeout=settings.timeout,
-        )  # fmt: skip
+        return open_source(settings.source, settings)
     except InputError as error:
         fix = error.fix
         if error.problem == "is not set":

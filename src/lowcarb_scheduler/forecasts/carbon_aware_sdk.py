@@ -19,33 +19,32 @@ import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import httpx
-
 from lowcarb_scheduler.clock import MICROSECOND, SystemClock, format_time, parse_time, to_utc
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, one_line
-from lowcarb_scheduler.forecasts.fetch import Answer, Fetcher, FetchError, Request
-from lowcarb_scheduler.forecasts.series import SeriesBuilder, finite
+from lowcarb_scheduler.forecasts.fetch import Answer, Fetcher, FetchError, Request, base_url
+from lowcarb_scheduler.forecasts.series import SeriesBuilder, finite, table_of
 from lowcarb_scheduler.forecasts.source import (
     Forecast,
     age_problem,
     checked_signal,
-    distinct,
     has_value,
     period,
+    sendable,
 )
-from lowcarb_scheduler.intensity import IntensityTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
+
+    import httpx
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.series import Series
-    from lowcarb_scheduler.intensity import Signal
+    from lowcarb_scheduler.intensity import IntensityTable, Signal
 
 T = TypeVar("T")
 
-MAX_NAME: Final = 200
+NAME: Final = "carbon-aware-sdk"
 PART: Final = timedelta(days=7)  # how much of the past one request asks for
 # .NET writes [d.]hh:mm:ss[.fffffff]
 _TIME_SPAN: Final = re.compile(r"(?:(\d{1,4})\.)?(\d{1,2}):(\d{2}):(\d{2})(?:\.\d{1,7})?")
@@ -93,7 +92,13 @@ class CarbonAwareSdk:
         if timeout <= timedelta(0):
             raise InputError("timeout", f"{timeout} is not positive", "give for example 30s")
         self._signal = checked_signal(signal)
-        self._fetcher = Fetcher(_base_url(url), timeout, clock or SystemClock(), transport, _HINTS)
+        self._fetcher = Fetcher(
+            base_url(url, "sdk-url", "http://localhost:8080"),
+            timeout,
+            clock or SystemClock(),
+            transport,
+            _HINTS,
+        )
 
     def forecast(self, locations: Sequence[str], now: datetime) -> Forecast:
         """Return the server's current forecast, its points as they came.
@@ -108,7 +113,7 @@ class CarbonAwareSdk:
         def read(location: str, answer: Answer) -> tuple[datetime, Series]:
             return _read_forecast(location, answer, now)
 
-        names, missing = _sendable(locations)
+        names, missing = sendable(locations)
         answers = self._fetcher.get_all(
             {name: Request("emissions/forecasts/current", {"location": name}) for name in names}, read
         )
@@ -119,7 +124,7 @@ class CarbonAwareSdk:
             else:
                 generated_at, known[name] = answer
                 generated.append(generated_at)
-        return Forecast(self._table(known, missing), min(generated), missing)
+        return Forecast(table_of(known, missing, self._signal, NAME), min(generated), missing)
 
     def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
         """Return what the server has recorded in [start, end).
@@ -130,7 +135,7 @@ class CarbonAwareSdk:
             If not one location has a value there.
         """
         first, last = period(start, end)
-        names, missing = _sendable(locations)
+        names, missing = sendable(locations)
         requests = {
             (name, part): Request("emissions/bylocations", {"location": name, "time": begin, "toTime": until})
             for name in names
@@ -143,7 +148,7 @@ class CarbonAwareSdk:
                 known[name] = _recorded([answers[key] for key in requests if key[0] == name], first, last)
             except FetchError as error:
                 missing[name] = error.why
-        table = self._table(known, missing).slice(first, last)
+        table = table_of(known, missing, self._signal, NAME).slice(first, last)
         assert table is not None  # each location has a value in the period
         return table
 
@@ -174,43 +179,6 @@ class CarbonAwareSdk:
         if isinstance(outcome, FetchError):
             raise ForecastUnavailableError({origin: outcome.why})
         return outcome
-
-    def _table(self, known: Mapping[str, Series], missing: Mapping[str, str]) -> IntensityTable:
-        """Return what is known as a table, or raise what is missing where nothing is."""
-        if not known:
-            raise ForecastUnavailableError(missing)
-        points = {location: (own.times_us, own.values) for location, own in known.items()}
-        ends = {location: own.end_us for location, own in known.items()}
-        return IntensityTable.from_points(points, self._signal, "carbon-aware-sdk", ends=ends)
-
-
-def _base_url(url: str) -> httpx.URL:
-    """Return the URL paths are put below."""
-    try:
-        base = httpx.URL(url.strip())
-    except (httpx.InvalidURL, AttributeError, TypeError, UnicodeError):
-        base = httpx.URL("")
-    wrong = base.scheme not in ("http", "https") or not base.host or base.query or base.fragment
-    if wrong or not 0 < (base.port or 80) < 65_536:
-        shown = re.sub(r"[^/@]*@", "", one_line(str(url), 100))  # before @ may stand a password
-        fix = "set LOWCARB_SDK_URL or give --sdk-url, for example http://localhost:8080"
-        raise InputError("sdk-url", f"{shown!r} is no address of a server", fix)
-    return base
-
-
-def _sendable(locations: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the names to ask for, as given, and why the others are not sent."""
-    names, missing = [], {}
-    for name in distinct(locations):
-        if not name.strip():
-            missing[name] = "its name is empty"
-        elif len(name) > MAX_NAME:
-            missing[name] = f"its name has {len(name)} characters, more than {MAX_NAME}"
-        elif not name.isprintable():
-            missing[name] = "its name has characters that cannot be printed"
-        else:
-            names.append(name)
-    return names, missing
 
 
 def _parts(first: datetime, last: datetime) -> list[tuple[str, str]]:

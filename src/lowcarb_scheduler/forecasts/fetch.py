@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
 import zlib
 from collections import deque
@@ -23,7 +24,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponent
 
 from lowcarb_scheduler._version import __version__
 from lowcarb_scheduler.clock import format_duration
-from lowcarb_scheduler.errors import one_line
+from lowcarb_scheduler.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -304,6 +305,36 @@ class Fetcher:
 
     def _no_time(self) -> FetchError:
         return FetchError(f"no complete answer within {format_duration(self._timeout)}")
+
+
+def base_url(url: str, field: str, example: str) -> httpx.URL:
+    """Return the URL below which the paths of a server begin.
+
+    Parameters
+    ----------
+    url : str
+        As the user wrote it.
+    field : str
+        The setting it comes from.
+    example : str
+        What one looks like.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
+    try:
+        base = httpx.URL(url.strip())
+    except (httpx.InvalidURL, AttributeError, TypeError, UnicodeError):
+        base = httpx.URL("")
+    wrong = base.scheme not in ("http", "https") or not base.host or base.query or base.fragment
+    if wrong or not 0 < (base.port or 80) < 65_536:
+        shown = re.sub(r"[^/@]*@", "", one_line(str(url), 100))  # before @ may stand a password
+        variable = f"LOWCARB_{field.upper().replace('-', '_')}"
+        fix = f"set {variable} or give --{field}, for example {example}"
+        raise InputError(field, f"{shown!r} is no address of a server", fix)
+    return base
 
 
 def _chunks(response: httpx.Response) -> Iterator[bytes]:

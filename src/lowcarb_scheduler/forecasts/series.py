@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, parse_time, to_us
-from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
+from lowcarb_scheduler.intensity import IntensityTable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
-    from lowcarb_scheduler.intensity import Floats, Ints
+    from lowcarb_scheduler.intensity import Floats, Ints, Signal
 
 MAX_G_PER_KWH: Final = 3_000.0  # no grid emits more; such a number is an error of unit
 NEAR: Final = timedelta(days=31)  # a point further than this from where it belongs is an error
@@ -116,6 +118,23 @@ class SeriesBuilder:
                 times.append(end_us)
                 values.append(np.nan)
         return Series(np.array(times, np.int64), np.array(values, np.float64), end_us)
+
+
+def table_of(
+    known: Mapping[str, Series], missing: Mapping[str, str], signal: Signal, source: str
+) -> IntensityTable:
+    """Return the series of some locations as one table.
+
+    Raises
+    ------
+    ForecastUnavailableError
+        With what is missing and why, where nothing is known.
+    """
+    if not known:
+        raise ForecastUnavailableError(missing)
+    points = {location: (own.times_us, own.values) for location, own in known.items()}
+    ends = {location: own.end_us for location, own in known.items()}
+    return IntensityTable.from_points(points, signal, source, ends=ends)
 
 
 def finite(value: object) -> float | None:

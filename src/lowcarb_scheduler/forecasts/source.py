@@ -1,4 +1,4 @@
-"""What a forecast source is, and how one is opened by name."""
+"""What a forecast source is, and what all of them check alike."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from lowcarb_scheduler.intensity import SIGNALS, IntensityTable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
-    from pathlib import Path
 
     from numpy.typing import ArrayLike
 
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 
 MAX_AGE: Final = timedelta(hours=36)  # an older forecast is no better than history
 MAX_AHEAD: Final = timedelta(minutes=10)  # a forecast made later than this from now comes from a wrong clock
+MAX_NAME: Final = 200  # characters of a location that are sent to a server
 MOST_LISTED: Final = 12  # names that are listed although one is near
-SOURCES: Final = ("carbon-aware-sdk", "synthetic", "traces")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,56 +95,6 @@ class ForecastSource(Protocol):
         """
 
 
-def open_source(
-    name: str,
-    *,
-    sdk_url: str | None = None,
-    sdk_signal: Signal = "unknown",
-    traces: Path | None = None,
-    timeout: timedelta = timedelta(seconds=30),
-    seed: int = 0,
-) -> ForecastSource:
-    """Open a source by its name.
-
-    Parameters
-    ----------
-    name : {"carbon-aware-sdk", "synthetic", "traces"}
-        Which one.
-    sdk_url : str, optional
-        Where the Carbon Aware SDK WebAPI answers; needed for that source.
-    sdk_signal : {"average", "marginal", "unknown"}
-        What that server is configured to give; its answers do not tell.
-    traces : Path, optional
-        File with forecasts; needed for that source.
-    timeout : timedelta
-        The most one call may take.
-    seed : int
-        Which synthetic world.
-
-    Raises
-    ------
-    InputError
-        If there is no such source, or what it needs was not given.
-    """
-    if name == "carbon-aware-sdk":
-        from lowcarb_scheduler.forecasts.carbon_aware_sdk import CarbonAwareSdk
-
-        if not sdk_url:
-            raise InputError("sdk-url", "is not set", "set LOWCARB_SDK_URL or give --sdk-url")
-        return CarbonAwareSdk(sdk_url, signal=sdk_signal, timeout=timeout)
-    if name == "traces":
-        from lowcarb_scheduler.forecasts.traces import Traces
-
-        if traces is None:
-            raise InputError("traces", "is not set", "set LOWCARB_TRACES or give --traces, a CSV or Parquet")
-        return Traces(traces, max_age=MAX_AGE)
-    if name == "synthetic":
-        from lowcarb_scheduler.forecasts.synthetic import Synthetic
-
-        return Synthetic(seed)
-    raise unknown_name("source", name, SOURCES)
-
-
 def unknown_name(field: str, name: object, known: Iterable[str]) -> InputError:
     """Return the error for a name that is not among the known ones, with the nearest one or the list."""
     given, names = str(name)[:80], sorted(known)
@@ -168,6 +117,27 @@ def distinct(locations: Sequence[str]) -> tuple[str, ...]:
     if not locations:
         raise InputError("location", "no location was asked for", "name at least one")
     return tuple(dict.fromkeys(locations))
+
+
+def sendable(locations: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the names that may be sent to a server, as given, and why the others are not.
+
+    Raises
+    ------
+    InputError
+        If there are no names, or one is none.
+    """
+    names, missing = [], {}
+    for name in distinct(locations):
+        if not name.strip():
+            missing[name] = "its name is empty"
+        elif len(name) > MAX_NAME:
+            missing[name] = f"its name has {len(name)} characters, more than {MAX_NAME}"
+        elif not name.isprintable():
+            missing[name] = "its name has characters that cannot be printed"
+        else:
+            names.append(name)
+    return names, missing
 
 
 def period(start: datetime, end: datetime) -> tuple[datetime, datetime]:
