@@ -129,3 +129,29 @@ def test_the_folder_of_secrets_has_to_be_there(monkeypatch):
     monkeypatch.setenv("LOWCARB_SECRETS_DIR", "/nowhere")
     with pytest.raises(InputError, match="LOWCARB_SECRETS_DIR: '/nowhere' is no folder"):
         Settings.load()
+
+
+def test_each_setting_that_is_given_says_where(monkeypatch, tmp_path):
+    assert Settings.origins() == {}
+    (tmp_path / "secrets").mkdir()
+    for name in ("SDK_AUTH", "WATTTIME_USER"):
+        (tmp_path / "secrets" / f"LOWCARB_{name}").write_text("x", encoding="utf-8")
+    monkeypatch.setenv("LOWCARB_SECRETS_DIR", str(tmp_path / "secrets"))
+    Path(".env").write_text("LOWCARB_WATTTIME_USER=x\nLOWCARB_PATIENCE=0.1\nOTHER=1\n", encoding="utf-8")
+    monkeypatch.setenv("LOWCARB_PATIENCE", "0.2")
+    monkeypatch.setenv("LOWCARB_TRACES", "")
+    origins = Settings.origins(options={"source": "synthetic", "sdk_url": None})
+    assert origins == {
+        "sdk_auth": "secrets file",
+        "watttime_user": ".env",
+        "patience": "environment",
+        "source": "--source",
+    }
+    assert Settings.origins(run_config={"lowcarb-patience": 0.3})["patience"] == "lowcarb-patience"
+
+
+def test_a_field_that_is_left_unset_has_its_default(monkeypatch):
+    monkeypatch.setenv("LOWCARB_PATIENCE", "7")
+    monkeypatch.setenv("LOWCARB_FINISH_BY", "tomorrow")
+    settings = Settings.load(unset=["patience", "finish_by"])
+    assert (settings.patience, settings.finish_by) == (1.0, None)

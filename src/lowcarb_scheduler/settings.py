@@ -11,13 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 from lowcarb_scheduler.clock import format_time, parse_duration, parse_time, to_utc
 from lowcarb_scheduler.errors import InputError, near_miss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 RUN_CONFIG_PREFIX: Final = "lowcarb-"
 _LONGEST: Final = timedelta(days=3650)
@@ -180,6 +186,7 @@ class Settings(BaseSettings):
         keywords: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
         run_config: Mapping[str, Any] | None = None,
+        unset: Collection[str] = (),
     ) -> Settings:
         """Read the settings from all their places.
 
@@ -191,12 +198,58 @@ class Settings(BaseSettings):
             Options of the command line, by field name; None is not given.
         run_config : mapping, optional
             Flower's run-config; keys that begin with ``lowcarb-`` are ours. An empty string is not given.
+        unset : collection of str
+            Fields that keep their default, wherever they are written.
 
         Raises
         ------
         InputError
             For an unknown name or an impossible value; it names the place it was written at.
         """
+        given, written = cls._given(keywords, options, run_config)
+        given |= {field: cls.model_fields[field].default for field in unset}
+        try:
+            return cls(_secrets_dir=_secrets_dir(), **given)  # type: ignore[call-arg]
+        except UnicodeDecodeError:
+            raise InputError(".env", "is not UTF-8 text", "save it as UTF-8") from None
+        except ValidationError as error:
+            detail = error.errors()[0]
+            field = str(detail["loc"][0])
+            label = written.get(field, ENVIRONMENT_PREFIX + field.upper())
+            message = detail["msg"].removeprefix("Value error, ")
+            if field in SECRETS:  # never show what was given
+                raise InputError(label, message, _meaning(field)) from None
+            raise InputError(label, f"{detail['input']!r}: {message}", _meaning(field)) from None
+
+    @classmethod
+    def origins(
+        cls,
+        keywords: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        run_config: Mapping[str, Any] | None = None,
+    ) -> dict[str, str]:
+        """Return where each field that is given is written, for example ``environment`` or ``--source``.
+
+        The parameters are those of :meth:`load`, which is called first: it refuses what cannot be read.
+        """
+        places = (
+            ("secrets file", SecretsSettingsSource(cls, _secrets_dir())),
+            (".env", DotEnvSettingsSource(cls)),
+            ("environment", EnvSettingsSource(cls)),
+        )
+        origins = {
+            field: place for place, fields in places for field in fields() if field in cls.model_fields
+        }
+        return origins | cls._given(keywords, options, run_config)[1]
+
+    @classmethod
+    def _given(
+        cls,
+        keywords: Mapping[str, Any] | None,
+        options: Mapping[str, Any] | None,
+        run_config: Mapping[str, Any] | None,
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return what is given by hand, and how it is written there, by field name."""
         for key in run_config or {}:
             if key.startswith("lowcarb_"):
                 raise InputError(key, "is no setting", f"write {key.replace('_', '-')}")
@@ -223,18 +276,7 @@ class Settings(BaseSettings):
                     )
                 if value is not None:
                     given[field], written[field] = value, labels[key]
-        try:
-            return cls(_secrets_dir=_secrets_dir(), **given)  # type: ignore[call-arg]
-        except UnicodeDecodeError:
-            raise InputError(".env", "is not UTF-8 text", "save it as UTF-8") from None
-        except ValidationError as error:
-            detail = error.errors()[0]
-            field = str(detail["loc"][0])
-            label = written.get(field, ENVIRONMENT_PREFIX + field.upper())
-            message = detail["msg"].removeprefix("Value error, ")
-            if field in SECRETS:  # never show what was given
-                raise InputError(label, message, _meaning(field)) from None
-            raise InputError(label, f"{detail['input']!r}: {message}", _meaning(field)) from None
+        return given, written
 
 
 def _secrets_dir() -> Path | None:
