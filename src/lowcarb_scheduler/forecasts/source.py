@@ -38,11 +38,21 @@ class Forecast:
         When the provider made it; where locations differ, the oldest. Aware, UTC.
     missing : mapping of str to str
         Why each other location has none, in one plain line.
+    issued : mapping of str to datetime
+        When that of a location was made, where it is not ``generated_at``.
+    last_good : mapping of str to str
+        Of each location whose last good forecast stands in, why a fresh one could not be had.
     """
 
     intensity: IntensityTable
     generated_at: datetime
     missing: Mapping[str, str] = field(default_factory=dict)
+    issued: Mapping[str, datetime] = field(default_factory=dict)
+    last_good: Mapping[str, str] = field(default_factory=dict)
+
+    def issued_at(self, location: str) -> datetime:
+        """Return when the forecast of a location was made."""
+        return self.issued.get(location, self.generated_at)
 
 
 class ForecastSource(Protocol):
