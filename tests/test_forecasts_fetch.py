@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from lowcarb_scheduler.clock import SystemClock, VirtualClock
 from lowcarb_scheduler.errors import one_line
+from lowcarb_scheduler.forecasts.answers import MAX_BODY_BYTES
+from lowcarb_scheduler.forecasts.exchange import CONCURRENCY, MAX_ATTEMPTS
 from lowcarb_scheduler.forecasts.fetch import (
-    CONCURRENCY,
-    MAX_ATTEMPTS,
-    MAX_BODY_BYTES,
     Fetcher,
     FetchError,
     Request,

@@ -1,0 +1,190 @@
+"""What a server answers, and what is to be said of it where it is no use."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from dataclasses import dataclass
+from datetime import UTC, timedelta
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from lowcarb_scheduler.errors import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from datetime import datetime
+
+    import httpx
+
+    from lowcarb_scheduler.forecasts.redaction import Redaction
+
+MAX_BODY_BYTES: Final = 32 * 2**20  # decompressed; a day of five-minute points is 40 kB
+_MOST_SHOWN: Final = 40  # characters of a body that is not what it should be
+_MOST_READ: Final = 10_000  # characters of a refusal
+
+
+class FetchError(Exception):
+    """A request that came to nothing.
+
+    Parameters
+    ----------
+    why : str
+        The reason, in one plain line.
+    status : int, optional
+        The status of a refusal.
+    again : bool
+        Whether it may pass: asking again makes sense.
+    not_before : datetime, optional
+        Until when the server wants to be left alone.
+    unreachable : bool
+        Whether no connection came about, so that other requests will fail as well.
+    """
+
+    def __init__(
+        self,
+        why: str,
+        *,
+        status: int | None = None,
+        again: bool = False,
+        not_before: datetime | None = None,
+        unreachable: bool = False,
+    ) -> None:
+        self.why, self.status, self.again = why, status, again
+        self.not_before, self.unreachable = not_before, unreachable
+        super().__init__(why)
+
+    def masked(self, redaction: Redaction) -> FetchError:
+        """Return the same error without any secret in its reason."""
+        return FetchError(
+            redaction.mask(self.why), status=self.status, again=self.again,
+            not_before=self.not_before, unreachable=self.unreachable,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: a status of success, and the body."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+    @property
+    def is_page(self) -> bool:
+        """Whether it is a web page: a proxy's, or that of another server."""
+        return "html" in self.content_type or self.body.lstrip()[:1] == b"<"
+
+    def text(self) -> str:
+        """Return the body as text.
+
+        Raises
+        ------
+        FetchError
+            If it is a web page or empty.
+        """
+        if self.is_page:
+            raise FetchError("answered with a web page; is the URL right?")
+        if not self.body.strip():
+            raise FetchError(f"answered {self.status} with an empty body")
+        return self.body.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """Return the document in the body.
+
+        Raises
+        ------
+        FetchError
+            If it is none.
+        """
+        text = self.text()
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):  # a part of it, a number without end, lists in lists without end
+            shown = one_line(text, _MOST_SHOWN)
+            raise FetchError(f"answered with something that is not JSON: {shown!r}") from None
+
+
+def read_answer(response: httpx.Response, check: Callable[[], None]) -> Answer:
+    """Read the body of a response.
+
+    Parameters
+    ----------
+    response : httpx.Response
+        Open, its body not read.
+    check : callable
+        Raises when there is no time left; called at every piece.
+
+    Raises
+    ------
+    FetchError
+        If it is too large, or compressed in a way that was not asked for.
+    """
+    body = bytearray()
+    for piece in _pieces(response):
+        body += piece
+        if len(body) > MAX_BODY_BYTES:
+            raise FetchError(f"its answer is larger than {MAX_BODY_BYTES // 2**20} MB")
+        check()
+    return Answer(response.status_code, response.headers.get("content-type", "").lower(), bytes(body))
+
+
+def _pieces(response: httpx.Response) -> Iterator[bytes]:
+    """Yield the body decompressed, no more than a little over the cap: a small body can hide a huge one."""
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if response.is_stream_consumed:  # a transport that had the body at once
+        yield response.content
+    elif encoding in ("gzip", "x-gzip", "deflate"):
+        yield from _inflate(response.iter_raw())
+    elif encoding in ("", "identity"):
+        yield from response.iter_raw()
+    else:
+        shown = one_line(encoding, _MOST_SHOWN)
+        raise FetchError(f"its answer is compressed as {shown!r}, which was not asked for")
+
+
+def _inflate(compressed: Iterable[bytes]) -> Iterator[bytes]:
+    decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # 32: gzip or zlib, whichever it is
+    for piece in compressed:
+        yield decompressor.decompress(piece, MAX_BODY_BYTES + 1)
+
+
+def problem(answer: Answer, redaction: Redaction) -> str:
+    """Return what a refusal says, in one line without secrets."""
+    if not answer.body.strip():
+        return "with an empty body"
+    if answer.is_page:
+        return "with a web page"
+    try:
+        text = _of_problem(answer.json())
+    except FetchError:
+        text = answer.body.decode("utf-8", "replace")
+    return one_line(redaction.mask(text[:_MOST_READ]))
+
+
+def _of_problem(document: Any) -> str:
+    """Return title, detail and errors of a problem document, else all of it."""
+    fields = document if isinstance(document, dict) else {}
+    parts = [fields[key] for key in ("title", "detail") if isinstance(fields.get(key), str)]
+    errors = fields.get("errors")
+    for key, messages in errors.items() if isinstance(errors, dict) else ():
+        if key != "stackTrace":
+            text = ", ".join(map(str, messages)) if isinstance(messages, list) else str(messages)
+            parts.append(f"{key}: {text}")
+    return "; ".join(parts) or json.dumps(document)
+
+
+def retry_after(text: str, now: datetime) -> datetime | None:
+    """Return until when a Retry-After header asks to wait: seconds or a date; None where it says neither."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            when = parsedate_to_datetime(text)
+        except (ValueError, TypeError, IndexError):
+            return None
+        seconds = (when.replace(tzinfo=when.tzinfo or UTC) - now).total_seconds()
+    if not math.isfinite(seconds):
+        return None
+    return now + timedelta(seconds=min(max(seconds, 0.0), timedelta(days=1).total_seconds()))

@@ -1,0 +1,82 @@
+"""Keeping secrets out of what is shown: a server may echo what it was sent."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+MASK: Final = "***"
+_SHORT: Final = 4  # a secret of fewer characters is masked only where it is a word of its own
+_CUT: Final = "…"  # ends a text that was too long
+
+
+class Redaction:
+    """Masks secrets wherever they stand in a text.
+
+    Parameters
+    ----------
+    headers : iterable of str
+        The values of the headers that are secret, as they are sent. Masked are the whole value, what follows
+        its scheme, and of ``Basic`` credentials the user name and the password; all of them also in base64,
+        and as JSON, URLs, HTML and Python write them.
+    """
+
+    def __init__(self, headers: Iterable[str]) -> None:
+        plain = {part for value in headers for part in _parts(value) if part}
+        coded = {base64.b64encode(part.encode()).decode().rstrip("=") for part in plain}
+        self._secrets = sorted(plain | coded, key=len, reverse=True)  # the longest first: others are in it
+        patterns = "|".join(map(_pattern, self._secrets))
+        self._pattern = re.compile(patterns, re.IGNORECASE) if patterns else None
+
+    def mask(self, text: str) -> str:
+        """Return a text without the secrets, nor the beginning of one at which it was cut off."""
+        if self._pattern is None:
+            return text
+        *cut_off, end = self._pattern.sub(MASK, text).split(_CUT)
+        return _CUT.join([*map(self._without_beginning, cut_off), end])
+
+    def _without_beginning(self, text: str) -> str:
+        """Return a text without the beginning of a secret at its end."""
+        for secret in self._secrets:
+            for length in range(len(secret) - 1, _SHORT - 1, -1):
+                if text.endswith(secret[:length]):
+                    return text.removesuffix(secret[:length]) + MASK
+        return text
+
+
+def _parts(header: str) -> Iterator[str]:
+    """Yield what is secret in the value of a header."""
+    yield header
+    scheme, _, credentials = header.partition(" ")
+    yield credentials
+    if scheme.lower() == "basic":
+        try:
+            user, _, password = base64.b64decode(credentials).decode().partition(":")
+        except ValueError:
+            return
+        yield from (f"{user}:{password}", user, password)
+
+
+def _pattern(secret: str) -> str:
+    """Return what matches a secret, however its characters are written."""
+    pattern = "".join(map(_written, secret))
+    return rf"(?<!\w){pattern}(?!\w)" if len(secret) < _SHORT else pattern
+
+
+def _written(character: str) -> str:
+    """Return what matches a character as it is, in JSON, in a URL, in HTML and in Python."""
+    if character.isspace():
+        return r"(?:\s|\+|%20)+"
+    code = ord(character)
+    url = "".join(f"%{byte:02x}" for byte in character.encode())
+    forms = [re.escape(character), url, rf"\\u{code:04x}", rf"\\x{code:02x}", f"&#{code};", f"&#x{code:x};"]
+    if character in "\\/\"'":
+        forms.append(re.escape("\\" + character))
+    if (entity := html.escape(character)) != character:
+        forms.append(re.escape(entity))
+    return f"(?:{'|'.join(forms)})"
