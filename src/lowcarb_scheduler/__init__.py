@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.flower.strategy import carbon_aware
     from lowcarb_scheduler.forecasts.carbon_aware_sdk import CarbonAwareSdk
     from lowcarb_scheduler.forecasts.correction import correct_forecast
+    from lowcarb_scheduler.forecasts.electricity_maps import ElectricityMaps
     from lowcarb_scheduler.forecasts.source import Forecast, ForecastSource
     from lowcarb_scheduler.forecasts.synthetic import Synthetic
     from lowcarb_scheduler.forecasts.traces import Traces
+    from lowcarb_scheduler.forecasts.uk_carbon_intensity import UkCarbonIntensity
+    from lowcarb_scheduler.forecasts.watttime import WattTime
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.planning.fleet import Fleet
     from lowcarb_scheduler.planning.job import Job, Plan
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 _HOME = {
     "CarbonAwareSdk": "forecasts.carbon_aware_sdk",
     "CarbonClientApp": "flower.client",
+    "ElectricityMaps": "forecasts.electricity_maps",
     "Fleet": "planning.fleet",
     "Forecast": "forecasts.source",
     "ForecastSource": "forecasts.source",
@@ -49,7 +53,9 @@ _HOME = {
     "Synthetic": "forecasts.synthetic",
     "SystemClock": "clock",
     "Traces": "forecasts.traces",
+    "UkCarbonIntensity": "forecasts.uk_carbon_intensity",
     "VirtualClock": "clock",
+    "WattTime": "forecasts.watttime",
     "carbon_aware": "flower.strategy",
     "carbon_mod": "flower.client",
     "correct_forecast": "forecasts.correction",
@@ -61,6 +67,7 @@ _HOME = {
 __all__ = [
     "CarbonAwareSdk",
     "CarbonClientApp",
+    "ElectricityMaps",
     "Fleet",
     "Forecast",
     "ForecastSource",
@@ -75,7 +82,9 @@ __all__ = [
     "Synthetic",
     "SystemClock",
     "Traces",
+    "UkCarbonIntensity",
     "VirtualClock",
+    "WattTime",
     "__version__",
     "carbon_aware",
     "carbon_mod",

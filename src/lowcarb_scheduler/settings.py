@@ -272,7 +272,7 @@ class Settings(BaseSettings):
                     raise _unknown(labels[key], key, cls)
                 if field in SECRETS:
                     raise InputError(
-                        labels[key], "is a secret, which is not taken from here", _secret_fix(field)
+                        labels[key], "is a secret, which is not taken from here", secret_fix(field)
                     )
                 if value is not None:
                     given[field], written[field] = value, labels[key]
@@ -296,7 +296,8 @@ def _secrets_dir() -> Path | None:
     return Path(given)
 
 
-def _secret_fix(field: str) -> str:
+def secret_fix(field: str) -> str:
+    """Return where a secret can be put."""
     variable = ENVIRONMENT_PREFIX + field.upper()
     return (
         f"set {variable} in the environment or .env, or put it in a file of that name in LOWCARB_SECRETS_DIR"

@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.source import ForecastSource
     from lowcarb_scheduler.settings import Settings
 
-SOURCES: Final = ("carbon-aware-sdk", "synthetic", "traces")
+SOURCES: Final = (
+    "carbon-aware-sdk",
+    "electricity-maps",
+    "synthetic",
+    "traces",
+    "uk-carbon-intensity",
+    "watttime",
+)
 
 
 def open_source(name: str, settings: Settings) -> ForecastSource:
@@ -35,6 +42,20 @@ def open_source(name: str, settings: Settings) -> ForecastSource:
         if not settings.sdk_url:
             raise InputError("sdk-url", "is not set", "set LOWCARB_SDK_URL or give --sdk-url")
         return CarbonAwareSdk(settings.sdk_url, signal=settings.sdk_signal, timeout=settings.timeout)
+    if name == "uk-carbon-intensity":
+        from lowcarb_scheduler.forecasts.uk_carbon_intensity import UkCarbonIntensity
+
+        return UkCarbonIntensity(settings.uk_url, timeout=settings.timeout)
+    if name == "electricity-maps":
+        from lowcarb_scheduler.forecasts.electricity_maps import ElectricityMaps
+
+        token, url = settings.electricity_maps_token, settings.electricity_maps_url
+        return ElectricityMaps(token, url, timeout=settings.timeout)
+    if name == "watttime":
+        from lowcarb_scheduler.forecasts.watttime import WattTime
+
+        user, password = settings.watttime_user, settings.watttime_password
+        return WattTime(user, password, settings.watttime_url, timeout=settings.timeout)
     if name == "traces":
         from lowcarb_scheduler.forecasts.traces import Traces
 
