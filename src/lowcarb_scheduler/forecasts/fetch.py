@@ -21,6 +21,7 @@ from lowcarb_scheduler._version import __version__
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.forecasts.answers import Answer, FetchError
 from lowcarb_scheduler.forecasts.breaker import Breaker
+from lowcarb_scheduler.forecasts.contact import Contact
 from lowcarb_scheduler.forecasts.exchange import MAX_ATTEMPTS, Exchange, Request, Terms, origin
 from lowcarb_scheduler.forecasts.redaction import Redaction
 
@@ -65,6 +66,11 @@ class Fetcher:
     ------
     InputError
         If a header has a character that cannot be sent.
+
+    Attributes
+    ----------
+    contact : Contact
+        What was seen of the server.
     """
 
     def __init__(
@@ -85,6 +91,7 @@ class Fetcher:
             user, _, password = base_url.userinfo.decode().partition(":")
             self._headers["Authorization"] = basic_auth(unquote(user), unquote(password))
         self._breaker = Breaker(clock)
+        self.contact = Contact(clock)
 
     @property
     def origin(self) -> str:
@@ -144,8 +151,9 @@ class Fetcher:
         terms = Terms(self._timeout, 1 if once else MAX_ATTEMPTS, self._follow_redirects, self._hints)
         try:
             client = httpx.Client(
-                base_url=self._base_url, headers=_HEADERS | self._headers, transport=self._transport
-            )
+                base_url=self._base_url, headers=_HEADERS | self._headers, transport=self._transport,
+                event_hooks={"response": [self.contact.note]},
+            )  # fmt: skip
         except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
             why = f"the proxy or certificate settings of the environment are wrong: {one_line(str(error))}"
             return dict.fromkeys(requests, FetchError(why).masked(redaction))

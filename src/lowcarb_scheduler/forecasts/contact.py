@@ -1,0 +1,47 @@
+"""What was seen of a server, whatever it answered: its statuses, and its clock."""
+
+from __future__ import annotations
+
+from datetime import UTC, timedelta
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import httpx
+
+    from lowcarb_scheduler.clock import Clock
+
+
+class Contact:
+    """Watches the responses of a server.
+
+    Parameters
+    ----------
+    clock : Clock
+        What the server's is compared with.
+
+    Attributes
+    ----------
+    statuses : set of int
+        The statuses it has answered with.
+    ahead : timedelta or None
+        By how much its clock was ahead of ours when it last told the time, to a second or so; None where it
+        has not told it.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.statuses: set[int] = set()
+        self.ahead: timedelta | None = None
+
+    def note(self, response: httpx.Response) -> None:
+        """Take down a response whose head has come."""
+        self.statuses.add(response.status_code)
+        try:
+            date = parsedate_to_datetime(response.headers["date"])
+            age = timedelta(
+                seconds=int(response.headers.get("age", "0"))
+            )  # a cache tells how old the date is
+            self.ahead = date.replace(tzinfo=date.tzinfo or UTC) + age - self._clock.now()
+        except (KeyError, ValueError, TypeError, IndexError, OverflowError):
+            return
