@@ -231,7 +231,7 @@ def test_literals_that_json_does_not_know_are_gaps():
         ({"generatedAt": None}, "generatedAt: None is not a time"),
         ({"generatedAt": ...}, "generatedAt: '' is not a time"),
         ({"forecastData": []}, "there is no usable value: it is empty"),
-        ({"forecastData": [None, 3]}, "there is no usable value: a point is no JSON object"),
+        ({"forecastData": [None, 3]}, "there is no usable value: 3 is not a time"),
         ({"forecastData": None}, "its forecast has no forecastData"),
         ({"forecastData": {"a": 1}}, "its forecast has no forecastData"),
         ({"forecastData": [{"timestamp": "2026-03-10T14:20:00", "value": 1}]}, "has no UTC offset"),
@@ -322,7 +322,7 @@ def test_any_json_gives_a_forecast_or_a_reason(anything, point):
         calls = (
             lambda: sdk.forecast(["here"], NOW),  # noqa: B023
             lambda: sdk.actual(["here"], NOW - timedelta(hours=1), NOW),  # noqa: B023
-            sdk.locations,
+            sdk.known_locations,
         )
         for call in calls:
             reasons = {}
@@ -397,11 +397,11 @@ def test_a_location_without_actuals_is_left_out():
 
 def test_locations_come_with_their_coordinates():
     server = Server(fixture("locations.json"))
-    assert server.sdk("http://sdk/p").locations() == {
+    assert server.sdk("http://sdk/p").known_locations() == {
         "westus": (37.783, -122.417), "westeurope": (52.3667, 4.9), "de-zone": (None, None),
     }  # fmt: skip
     assert server.requests[0].url.path == "/p/locations"
-    assert Server(httpx.Response(204)).sdk().locations() == {}
+    assert Server(httpx.Response(204)).sdk().known_locations() == {}
 
 
 def test_health_is_what_the_server_says():
@@ -417,7 +417,7 @@ def test_what_is_wrong_with_the_server_stands_under_its_address():
             Server(answer).sdk("http://me:secret@sdk:8080/p").health()
         assert error.value.missing == {"http://sdk:8080": why}
     with pytest.raises(ForecastUnavailableError, match="not locations by name"):
-        Server([1]).sdk().locations()
+        Server([1]).sdk().known_locations()
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,9 @@ def open_source(name: str, settings: Settings) -> ForecastSource:
 
         if not settings.sdk_url:
             raise InputError("sdk-url", "is not set", "set LOWCARB_SDK_URL or give --sdk-url")
-        return CarbonAwareSdk(settings.sdk_url, signal=settings.sdk_signal, timeout=settings.timeout)
+        return CarbonAwareSdk(
+            settings.sdk_url, auth=settings.sdk_auth, signal=settings.sdk_signal, timeout=settings.timeout
+        )
     if name == "uk-carbon-intensity":
         from lowcarb_scheduler.forecasts.uk_carbon_intensity import UkCarbonIntensity
 

@@ -152,6 +152,35 @@ def forecast_of(
     return Forecast(table, oldest, missing, {name: at for name, at in issued.items() if at != oldest})
 
 
+def past_forecasts_of(
+    answers: Mapping[tuple[str, datetime], Issue | FetchError],
+    missing: Mapping[str, str],
+    signal: Signal,
+    source: str,
+) -> list[Forecast]:
+    """Return past issues, asked for by location and time, as forecasts, the oldest first.
+
+    Raises
+    ------
+    ForecastUnavailableError
+        If not one location had an issue at any time.
+    """
+    forecasts: list[Forecast] = []
+    why = dict(missing)
+    for when in sorted({when for _, when in answers}):
+        issues = {name: answers[name, at] for name, at in answers if at == when}
+        try:
+            made = forecast_of(issues, dict(missing), signal, source)
+        except ForecastUnavailableError as error:
+            why = error.missing
+            continue
+        if not forecasts or made.generated_at > forecasts[-1].generated_at:
+            forecasts.append(made)
+    if not forecasts:
+        raise ForecastUnavailableError(why)
+    return forecasts
+
+
 def actual_of(
     answers: Mapping[tuple[str, int], list[Point] | FetchError],
     missing: dict[str, str],
