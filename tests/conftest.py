@@ -9,10 +9,11 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
-    """Run each test in an empty folder and without settings from outside."""
+    """Run each test in an empty folder, without settings from outside and with an archive of its own."""
     import os
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     for name in list(os.environ):
         if name.startswith("LOWCARB_"):
             monkeypatch.delenv(name)

@@ -137,6 +137,22 @@ def table_of(
     return IntensityTable.from_points(points, signal, source, ends=ends)
 
 
+def columns_of(table: IntensityTable) -> dict[str, Series]:
+    """Return the columns of a table as series of their own, from the first value to the last.
+
+    A column without a value is left out. :func:`table_of` makes the same table of them again, save for steps
+    at either end at which no column has a value.
+    """
+    columns = {}
+    for column, location in enumerate(table.locations):
+        known = np.flatnonzero(~np.isnan(table.values[:, column]))
+        if known.size:
+            first, after = known[0], known[-1] + 1
+            times_us, values = table.edges_us[first:after], table.values[first:after, column]
+            columns[location] = Series(times_us, values, int(table.edges_us[after]))
+    return columns
+
+
 def finite(value: object) -> float | None:
     """Return a number of a JSON document, None if it is something else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e15:

@@ -1,0 +1,351 @@
+"""The archive: every good forecast and every actual intensity that was seen, on disk.
+
+It is what a source has said: a cache until its next issue, the last good forecast when it fails, and the
+history that corrections are learned from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from lowcarb_scheduler.clock import MICROSECOND, SystemClock, from_us, to_us
+from lowcarb_scheduler.forecasts.archive_file import PATIENCE, ArchiveFile
+from lowcarb_scheduler.forecasts.series import Series, columns_of, table_of
+from lowcarb_scheduler.forecasts.source import MAX_AGE, Forecast
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+    from pathlib import Path
+    from typing import Any
+
+    from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.intensity import IntensityTable, Signal
+
+KEEP_DAYS: Final = 60
+_ISSUE: Final = "issued_us, first_us, end_us, step_us, steps_us, g_per_kwh"
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Whose numbers they are; those of two feeds are never mixed.
+
+    Parameters
+    ----------
+    source : str
+        The source, as settings name it.
+    signal : {"average", "marginal", "unknown"}
+        What they measure.
+    server : str
+        Who was asked, where that can be chosen.
+    """
+
+    source: str
+    signal: Signal
+    server: str = ""
+
+
+class Issue(NamedTuple):
+    """A forecast of one location: when it was made, and what it says."""
+
+    issued_at: datetime
+    series: Series
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What there is of one location; times are None where there is nothing.
+
+    Parameters
+    ----------
+    feed : Feed
+        Whose numbers.
+    location : str
+        As the source calls it.
+    issues : int
+        How many forecasts.
+    first_issued, last_issued : datetime or None
+        When the oldest and the newest of them were made.
+    actual_hours : float
+        For how long actual intensity is known [h].
+    actual_from, actual_until : datetime or None
+        Between which times.
+    size_bytes : int
+        About what it takes of the file.
+    """
+
+    feed: Feed
+    location: str
+    issues: int
+    first_issued: datetime | None
+    last_issued: datetime | None
+    actual_hours: float
+    actual_from: datetime | None
+    actual_until: datetime | None
+    size_bytes: int
+
+
+class Archive:
+    """Forecasts and actuals on disk. Nothing is opened before it is used.
+
+    Each method raises InputError where the file is none of ours, is damaged, or cannot be written.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where the file lies; made when it is missing. By default the user's folder for data.
+    keep_days : int
+        After how many days what is not asked for any more is dropped.
+    clock : Clock, optional
+        Tells the age of what is kept; the system's by default, in simulations too.
+    patience : timedelta
+        How long one call waits for another process that is writing.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        keep_days: int = KEEP_DAYS,
+        clock: Clock | None = None,
+        patience: timedelta = PATIENCE,
+    ) -> None:
+        self._file, self._keep = ArchiveFile(folder, patience), timedelta(days=keep_days)
+        self._clock = clock or SystemClock()
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._file.path
+
+    def within(self, limit: timedelta) -> Archive:
+        """Return the same archive, of which one call waits for another process at most so long."""
+        patience = min(limit, self._file.patience)
+        return Archive(self._file.folder, self._keep.days, self._clock, patience)
+
+    def check(self) -> None:
+        """Raise InputError if it cannot be written."""
+        with self._file.writing():
+            pass
+
+    # -- forecasts -----------------------------------------------------------------------------------------
+
+    def put(self, feed: Feed, forecast: Forecast) -> None:
+        """Keep a forecast; of a location's issue that is there already nothing changes."""
+        with self._file.writing() as db:
+            for location, series in columns_of(forecast.intensity).items():
+                if location in forecast.last_good:
+                    continue
+                key = _key(db, feed, location)
+                issued_us = to_us(forecast.issued_at(location))
+                db.execute(
+                    f"INSERT OR IGNORE INTO issues (series, {_ISSUE}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (key, issued_us, *_written(series)),
+                )
+                self._forget_old(db, key)
+
+    def newest(
+        self, feed: Feed, locations: Sequence[str], now: datetime, max_age: timedelta = MAX_AGE
+    ) -> dict[str, Issue]:
+        """Return each location's newest issue at or before ``now``, if it is not older than that."""
+        bounds = to_us(now - max_age), to_us(now)
+        query = f"SELECT {_ISSUE} FROM issues WHERE series = ? AND issued_us BETWEEN ? AND ?"
+        found = {}
+        with self._file.reading() as db:
+            for location, key in _keys(db, feed, locations).items():
+                row = db.execute(f"{query} ORDER BY issued_us DESC LIMIT 1", (key, *bounds)).fetchone()
+                if row is not None:
+                    found[location] = _read(row)
+        return found
+
+    def past(
+        self, feed: Feed, locations: Sequence[str], start: datetime, end: datetime, every: timedelta
+    ) -> list[Forecast]:
+        """Return the issues of [start, end), oldest first.
+
+        Of each location the first in every span of that length is taken, the spans counted from 1970 UTC.
+        """
+        span_us = every // MICROSECOND
+        query = (
+            f"SELECT {_ISSUE} FROM issues JOIN (SELECT series, min(issued_us) AS issued_us FROM issues"
+            " WHERE series = ? AND issued_us >= ? AND issued_us < ? GROUP BY issued_us / ?)"
+            " USING (series, issued_us)"
+        )
+        spans: dict[int, dict[str, Issue]] = defaultdict(dict)
+        with self._file.reading() as db:
+            for location, key in _keys(db, feed, locations).items():
+                for row in db.execute(query, (key, to_us(start), to_us(end), span_us)):
+                    spans[row[0] // span_us][location] = _read(row)
+        return [forecast_of(issues, feed.signal, feed.source) for _, issues in sorted(spans.items())]
+
+    def issues(self, feed: Feed, location: str) -> list[Issue]:
+        """Return all issues of a location, oldest first."""
+        with self._file.reading() as db:
+            keys = _keys(db, feed, [location]).values()
+            query = f"SELECT {_ISSUE} FROM issues WHERE series = ? ORDER BY issued_us"
+            return [_read(row) for key in keys for row in db.execute(query, (key,))]
+
+    # -- actuals -------------------------------------------------------------------------------------------
+
+    def put_actual(self, feed: Feed, table: IntensityTable) -> None:
+        """Keep what happened; it replaces what was known of the same time, for providers revise."""
+        with self._file.writing() as db:
+            for location, series in columns_of(table).items():
+                key = _key(db, feed, location)
+                edges, known = np.append(series.times_us, series.end_us), ~np.isnan(series.values)
+                turns = np.flatnonzero(np.diff(known, prepend=False, append=False))
+                for first, after in edges[turns].reshape(-1, 2).tolist():
+                    _clear(db, key, first, after)
+                steps = zip(edges[:-1][known], edges[1:][known], series.values[known], strict=True)
+                rows = [(key, int(begin), int(end), float(value)) for begin, end, value in steps]
+                db.executemany("INSERT INTO steps VALUES (?, ?, ?, ?)", rows)
+                self._forget_old(db, key)
+
+    def actual(
+        self, feed: Feed, locations: Sequence[str], start: datetime, end: datetime
+    ) -> dict[str, Series]:
+        """Return what happened around [start, end), whole steps, by location; one without any is left out."""
+        query = (
+            "SELECT time_us, end_us, g_per_kwh FROM steps WHERE series = ?1 AND time_us < ?3 AND end_us > ?2"
+            " AND time_us >= ifnull((SELECT max(time_us) FROM steps WHERE series = ?1 AND time_us <= ?2), ?2)"
+            " ORDER BY time_us"
+        )
+        found = {}
+        with self._file.reading() as db:
+            for location, key in _keys(db, feed, locations).items():
+                if rows := db.execute(query, (key, to_us(start), to_us(end))).fetchall():
+                    begins, ends = np.array([row[:2] for row in rows], np.int64).T
+                    holes = np.flatnonzero(ends[:-1] != begins[1:])
+                    times_us = np.insert(begins, holes + 1, ends[holes])
+                    values = np.insert(np.array([row[2] for row in rows]), holes + 1, np.nan)
+                    found[location] = Series(times_us, values, int(ends[-1]))
+        return found
+
+    # -- keeping house -------------------------------------------------------------------------------------
+
+    def holdings(self) -> list[Holding]:
+        """Return what there is, in order of source, server, signal and location."""
+        query = """
+            SELECT source, signal, server, location, issues, first_us, last_us, actual_us, from_us, until_us,
+                   ifnull(issue_bytes, 0) + 30 * ifnull(steps, 0)
+            FROM series
+            LEFT JOIN (SELECT series, count(*) AS issues,
+                       min(issued_us) AS first_us, max(issued_us) AS last_us,
+                       sum(60 + length(g_per_kwh) + ifnull(length(steps_us), 0)) AS issue_bytes
+                       FROM issues GROUP BY series) AS i ON i.series = series.id
+            LEFT JOIN (SELECT series, count(*) AS steps, sum(end_us - time_us) AS actual_us,
+                       min(time_us) AS from_us, max(end_us) AS until_us
+                       FROM steps GROUP BY series) AS s ON s.series = series.id
+            ORDER BY source, server, signal, location"""
+        with self._file.reading() as db:
+            return [_holding(*row) for row in db.execute(query)]
+
+    def prune(self, keep: timedelta) -> tuple[int, int]:
+        """Drop what is older and give its room back; return how many issues and actual values went."""
+        before_us = to_us(self._clock.now() - keep)
+        with self._file.writing() as db:
+            issues = db.execute("DELETE FROM issues WHERE issued_us < ?", (before_us,)).rowcount
+            steps = db.execute("DELETE FROM steps WHERE end_us <= ?", (before_us,)).rowcount
+            db.execute("DELETE FROM series WHERE id NOT IN (SELECT series FROM issues)"
+                       " AND id NOT IN (SELECT series FROM steps)")  # fmt: skip
+        self._file.shrink()
+        return issues, steps
+
+    def _forget_old(self, db: sqlite3.Connection, key: int) -> None:
+        before_us = to_us(self._clock.now() - self._keep)
+        db.execute("DELETE FROM issues WHERE series = ? AND issued_us < ?", (key, before_us))
+        db.execute("DELETE FROM steps WHERE series = ? AND time_us < ? AND end_us <= ?",
+                   (key, before_us, before_us))  # fmt: skip
+
+
+def forecast_of(
+    issues: Mapping[str, Issue],
+    signal: Signal,
+    source: str,
+    missing: Mapping[str, str] | None = None,
+    last_good: Mapping[str, str] | None = None,
+) -> Forecast:
+    """Return the issues of some locations as one forecast.
+
+    Raises
+    ------
+    ForecastUnavailableError
+        If there are none.
+    """
+    table = table_of({name: issue.series for name, issue in issues.items()}, missing or {}, signal, source)
+    oldest = min(issue.issued_at for issue in issues.values())
+    issued = {name: issue.issued_at for name, issue in issues.items() if issue.issued_at != oldest}
+    return Forecast(table, oldest, missing or {}, issued, last_good or {})
+
+
+def _key(db: sqlite3.Connection, feed: Feed, location: str) -> int:
+    """Return the key of a series, which is made when it is missing."""
+    names = (feed.source, feed.server, feed.signal, location)
+    db.execute("INSERT OR IGNORE INTO series (source, server, signal, location) VALUES (?, ?, ?, ?)", names)
+    return _keys(db, feed, [location])[location]
+
+
+def _keys(db: sqlite3.Connection, feed: Feed, locations: Sequence[str]) -> dict[str, int]:
+    """Return the keys of the series there are."""
+    query = "SELECT id FROM series WHERE source = ? AND server = ? AND signal = ? AND location = ?"
+    names = (feed.source, feed.server, feed.signal)
+    rows = {location: db.execute(query, (*names, location)).fetchone() for location in locations}
+    return {location: row[0] for location, row in rows.items() if row}
+
+
+def _clear(db: sqlite3.Connection, key: int, first_us: int, after_us: int) -> None:
+    """Take a span out of a series; a step that reaches into it keeps what lies outside."""
+    last = "SELECT max(time_us) FROM steps WHERE series = ? AND time_us < ?"
+    db.execute(
+        "INSERT INTO steps SELECT series, ?, end_us, g_per_kwh FROM steps"
+        f" WHERE series = ? AND time_us = ({last}) AND end_us > ?",
+        (after_us, key, key, after_us, after_us),
+    )
+    db.execute(
+        f"UPDATE steps SET end_us = ? WHERE series = ? AND time_us = ({last}) AND end_us > ?",
+        (first_us, key, key, first_us, first_us),
+    )
+    db.execute(
+        "DELETE FROM steps WHERE series = ? AND time_us >= ? AND time_us < ?", (key, first_us, after_us)
+    )
+
+
+def _written(series: Series) -> tuple[int, int, int | None, str | None, str]:
+    """Return a series as its row has it."""
+    first_us = int(series.times_us[0])
+    steps = np.diff(series.times_us)
+    even = (steps == steps[:1]).all()
+    step_us = (int(steps[0]) if len(steps) else 0) if even else None
+    steps_us = None if even else _json((series.times_us - first_us).tolist())
+    values = [None if value != value else value for value in series.values.tolist()]
+    return first_us, series.end_us, step_us, steps_us, _json(values)
+
+
+def _read(row: tuple[Any, ...]) -> Issue:
+    """Return the issue that a row holds."""
+    issued_us, first_us, end_us, step_us, steps_us, g_per_kwh = row
+    values = np.array(json.loads(g_per_kwh), np.float64)  # None becomes NaN
+    after = np.arange(len(values)) * step_us if steps_us is None else np.array(json.loads(steps_us))
+    return Issue(from_us(issued_us), Series(first_us + after.astype(np.int64), values, end_us))
+
+
+def _holding(source: str, signal: Signal, server: str, location: str, *figures: int | None) -> Holding:
+    issues, first, last, actual_us, begin, until, size = figures
+    hours = (actual_us or 0) * MICROSECOND / timedelta(hours=1)
+    first_issued, last_issued, actual_from, actual_until = (
+        None if us is None else from_us(us) for us in (first, last, begin, until)
+    )
+    return Holding(
+        Feed(source, signal, server), location, issues or 0, first_issued, last_issued, hours, actual_from,
+        actual_until, size or 0,
+    )  # fmt: skip
+
+
+def _json(values: list[Any]) -> str:
+    return json.dumps(values, separators=(",", ":"))
