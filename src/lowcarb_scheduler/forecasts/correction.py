@@ -1,16 +1,21 @@
 """From the newest forecast and what really happened to the intensity to be expected.
 
-Three steps, each only where it has something to stand on:
+Each step only where it has something to stand on:
 
-1. *Error fading.* What the newest issue has been wrong by over the last hours is taken off its next hours,
-   fading by ``FADING`` an hour.
-2. *Climatology.* Beyond the forecast's end and in its holes stands the location's own mean of that hour of
-   the day over the last two weeks, if there are at least three days of it.
+1. *Correction.* What the newest issue is expected to be wrong by is added to it: learned from the issues
+   before it, or, with none to learn from, its last error, fading
+   (see :mod:`lowcarb_scheduler.forecasts.learning`).
+2. *Climatology.* Beyond the forecast's end, in its holes, and for a place without a forecast stands what is
+   usual there at that hour, if there are at least three days of history.
 3. What remains unknown stays a gap.
+
+All of it happens on hours of the clock, counted from the last hour whose actual intensity is known: actuals
+may be late. The forecast's own steps are kept; a correction shifts all steps of an hour alike.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -18,18 +23,39 @@ import numpy as np
 
 from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.forecasts.climatology import DAY, MOST_DAYS, climatology, expected_level
+from lowcarb_scheduler.forecasts.learning import MOST_ISSUES, Issue, learned_correction
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import datetime
+
+    from numpy.typing import NDArray
 
     from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
 
-FADING: Final = 0.95  # part of a forecast's error that is left after an hour
-_ERROR_HOURS: Final = 3  # how far back the newest issue is compared with what happened
-_DAY_HOURS: Final = 24
-_CLIMATOLOGY_DAYS: Final = 14
-_LEAST_DAYS: Final = 3
+HISTORY: Final = timedelta(days=MOST_DAYS)  # how far back anything is looked at
+ISSUES_EVERY: Final = timedelta(hours=6)  # of issues closer to each other the newest is learned from
+ORIGINS: Final = ("unknown", "forecast", "corrected", "climatology", "last good")
+_UNKNOWN, _FORECAST, _CORRECTED, _CLIMATOLOGY, _LAST_GOOD = range(len(ORIGINS))
+_SAMPLES: Final = 4  # an hour
+_MOST_LEADS: Final = 240  # hours; a forecast further ahead is not corrected
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What is expected, and on what grounds.
+
+    Parameters
+    ----------
+    intensity : IntensityTable
+        From now until the deadline [gCO2eq/kWh].
+    origin : ndarray of uint8, shape like ``intensity.values``
+        Where each value came from, as its number in ``ORIGINS``.
+    """
+
+    intensity: IntensityTable
+    origin: NDArray[np.uint8]
 
 
 def correct_forecast(
@@ -47,11 +73,12 @@ def correct_forecast(
         The newest forecast; what it says of hours before ``now`` shows its error. Its columns are the
         locations of the result.
     history : IntensityTable or None
-        What really happened. Only steps that are over by ``now`` are looked at.
+        What really happened. Only steps that are over by ``now`` are looked at, 28 days of them.
     now, until : datetime
         What the result spans; ``until`` is after ``now``.
     past_forecasts : sequence of IntensityTable
-        Earlier issues, for a correction learned from them. There is none yet: they change nothing.
+        Issues before the newest, in any order. The correction is learned from them, and from how they turned
+        out; each is taken to have been issued about when it begins.
 
     Returns
     -------
@@ -62,20 +89,53 @@ def correct_forecast(
     Raises
     ------
     InputError
-        If ``until`` is not after ``now``, or forecast and history measure different signals.
+        If ``until`` is not after ``now``, or forecasts and history measure different signals.
+    """
+    return expect(forecast, history, now, until, past_forecasts).intensity
+
+
+def expect(
+    forecast: IntensityTable,
+    history: IntensityTable | None,
+    now: datetime,
+    until: datetime,
+    past_forecasts: Sequence[IntensityTable] = (),
+    last_good: Collection[str] = (),
+) -> Expectation:
+    """Return what :func:`correct_forecast` returns, with where each value came from.
+
+    Parameters
+    ----------
+    forecast, history, now, until, past_forecasts
+        As there.
+    last_good : collection of str
+        Locations whose forecast is not fresh but the last good one.
+
+    Raises
+    ------
+    InputError
+        As there.
     """
     if until <= now:
         raise InputError("until", "is not after now", "give a later time")
     edges = _edges(forecast, to_us(now), to_us(until))
-    values = forecast.sampled(edges)
-    if history is not None:
-        if history.signal != forecast.signal:
-            problem = f"the history's is {history.signal}, the forecast's {forecast.signal}"
-            raise InputError("signal", problem, "use one signal in a run")
-        if past := _ended(history.align(forecast.locations), to_us(now)):
-            values = _without_error(values, edges, forecast, past)
-            values = np.where(np.isnan(values), _climatology(past, edges, now), values)
-    return forecast.relaid(edges, forecast.locations, values)
+    raw = forecast.sampled(edges)
+    values, origin = raw, np.where(np.isnan(raw), _UNKNOWN, _FORECAST)
+    past = None if history is None else _Past.known(_of_one_signal(history, forecast), forecast, to_us(now))
+    if past is not None:
+        hours = (edges[:-1] - past.ends_us) // HOUR_US  # since the last known one
+        correction = past.correction(forecast, past_forecasts)
+        near = np.minimum(hours, len(correction) - 1)
+        shift = np.where((hours < len(correction))[:, None], correction[near], 0.0)
+        values = past.bounded(raw + shift, forecast)
+        usual, anomaly = climatology(past.hourly, int(hours[-1]) + 1)
+        usual = usual + expected_level(anomaly, len(usual))
+        origin = np.where((shift != 0) & (origin == _FORECAST), _CORRECTED, origin)
+        origin = np.where(np.isnan(values) & ~np.isnan(usual[hours]), _CLIMATOLOGY, origin)
+        values = np.where(np.isnan(values), usual[hours], values)
+    stale = np.isin(forecast.locations, list(last_good)) & np.isin(origin, (_FORECAST, _CORRECTED))
+    origin = np.where(stale, _LAST_GOOD, origin).astype(np.uint8)
+    return Expectation(forecast.relaid(edges, forecast.locations, values), origin)
 
 
 def _edges(forecast: IntensityTable, now_us: int, until_us: int) -> Ints:
@@ -84,9 +144,77 @@ def _edges(forecast: IntensityTable, now_us: int, until_us: int) -> Ints:
     end = max(now_us, int(forecast.edges_us[-1]))
     beyond = np.arange(end + step, until_us, step, dtype=np.int64)
     own = forecast.edges_us[(forecast.edges_us > now_us) & (forecast.edges_us < until_us)]
-    # Climatology changes at full hours: they are edges too.
-    hours = np.arange(-(-end // HOUR_US) * HOUR_US, until_us, HOUR_US, dtype=np.int64)
+    # Corrections and climatology change at full hours: they are edges too.
+    hours = np.arange(-(-now_us // HOUR_US) * HOUR_US, until_us, HOUR_US, dtype=np.int64)
     return np.unique(np.concatenate([[now_us], own, beyond, hours[hours > now_us], [until_us]]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """What happened, by the hour.
+
+    Parameters
+    ----------
+    begins_us, ends_us : int
+        Begin of its first hour, end of its last [µs since 1970 UTC].
+    hourly : ndarray, shape (T, L)
+        Mean intensity [gCO2eq/kWh], NaN where unknown; in the last hour one place at least is known.
+    """
+
+    begins_us: int
+    ends_us: int
+    hourly: Floats
+
+    @classmethod
+    def known(cls, history: IntensityTable, forecast: IntensityTable, now_us: int) -> _Past | None:
+        """Return what is over by now at the places of a forecast; None where nothing is known."""
+        now_us = now_us // HOUR_US * HOUR_US
+        begins_us = now_us - MOST_DAYS * DAY * HOUR_US
+        hourly = _hourly(_ended(history, now_us), begins_us, MOST_DAYS * DAY, forecast.locations)
+        hours = np.flatnonzero(~np.isnan(hourly).all(axis=1))
+        if not len(hours):
+            return None
+        last = int(hours[-1]) + 1
+        return cls(begins_us, begins_us + last * HOUR_US, hourly[:last])
+
+    def correction(self, forecast: IntensityTable, past_forecasts: Sequence[IntensityTable]) -> Floats:
+        """Return what is to be added to the hours after the last known one; shape (hours, L)."""
+        begin_us = _issued_us(forecast)
+        ahead = min(-(-(int(forecast.edges_us[-1]) - self.ends_us) // HOUR_US), _MOST_LEADS)
+        if begin_us is None or ahead < 1:
+            return np.zeros((1, len(forecast.locations)))
+        newest = self._issue(forecast, begin_us, forecast.locations)
+        kept: list[Issue] = []
+        before_us = begin_us
+        issued = [(begin, table) for table in past_forecasts if (begin := _issued_us(table)) is not None]
+        for issue_us, table in sorted(issued, key=lambda pair: pair[0], reverse=True):
+            if issue_us < before_us and len(kept) < MOST_ISSUES and issue_us > self.begins_us:
+                kept.insert(0, self._issue(_of_one_signal(table, forecast), issue_us, forecast.locations))
+                before_us = issue_us - ISSUES_EVERY // timedelta(microseconds=1) + 1
+        return learned_correction(self.hourly, newest, kept, ahead)
+
+    def bounded(self, values: Floats, forecast: IntensityTable) -> Floats:
+        """Keep a correction within what its place has emitted or is forecast to emit."""
+        seen = np.concatenate([self.hourly, forecast.values])
+        known = ~np.isnan(seen)
+        low = np.where(known, seen, np.inf).min(axis=0)
+        high = np.where(known, seen, -np.inf).max(axis=0)
+        return np.clip(values, low, high)
+
+    def _issue(self, table: IntensityTable, begin_us: int, locations: Sequence[str]) -> Issue:
+        """Return a forecast by the hour, counted like the history."""
+        start = (begin_us - self.begins_us) // HOUR_US
+        hours = -(-(int(table.edges_us[-1]) - begin_us) // HOUR_US)
+        first_us = self.begins_us + start * HOUR_US
+        return Issue(start, _hourly(table, first_us, min(hours, _MOST_LEADS + DAY), locations))
+
+
+def _of_one_signal(table: IntensityTable, forecast: IntensityTable) -> IntensityTable:
+    """Return the table if it measures what the forecast measures."""
+    if table.signal != forecast.signal:
+        problem = f"the history's is {table.signal}, the forecast's {forecast.signal}"
+        raise InputError("signal", problem, "use one signal in a run")
+    return table
 
 
 def _ended(history: IntensityTable, now_us: int) -> IntensityTable | None:
@@ -97,30 +225,20 @@ def _ended(history: IntensityTable, now_us: int) -> IntensityTable | None:
     return history.relaid(history.edges_us[: steps + 1], history.locations, history.values[:steps])
 
 
-def _without_error(values: Floats, edges: Ints, forecast: IntensityTable, past: IntensityTable) -> Floats:
-    """Take off the newest issue's recent error, fading with the hours since it was seen."""
-    seen_us = int(past.edges_us[-1])
-    starts = seen_us - HOUR_US * np.arange(1, _ERROR_HOURS + 1)
-    ends = starts + HOUR_US
-    errors = forecast.integrate(starts, ends) - past.integrate(starts, ends)  # (hours, L) [g/kWh]
-    known = ~np.isnan(errors)
-    mean = np.where(known, errors, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    ahead = (edges[:-1] - seen_us) / HOUR_US
-    corrected = values - mean * FADING ** ahead[:, None]
-    # A correction alone never turns a positive intensity negative.
-    bounded: Floats = np.maximum(corrected, np.minimum(values, 0.0))
-    return bounded
+def _hourly(table: IntensityTable | None, begins_us: int, hours: int, locations: Sequence[str]) -> Floats:
+    """Return means by the hour, of samples every quarter; shape (hours, L), NaN where nothing is known."""
+    if table is None:
+        return np.full((hours, len(locations)), np.nan)
+    quarters = begins_us + np.arange(hours * _SAMPLES + 1, dtype=np.int64) * (HOUR_US // _SAMPLES)
+    values = table.sampled(quarters, locations).reshape(hours, _SAMPLES, -1)
+    known = ~np.isnan(values)
+    count = known.sum(axis=1)
+    total = np.where(known, values, 0.0).sum(axis=1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _climatology(past: IntensityTable, edges: Ints, now: datetime) -> Floats:
-    """Return each location's mean of the hour of the day over the last two weeks, NaN below three days."""
-    last_hour = to_us(now) // HOUR_US * HOUR_US
-    starts = last_hour - HOUR_US * np.arange(_CLIMATOLOGY_DAYS * _DAY_HOURS, 0, -1, dtype=np.int64)
-    hourly = past.integrate(starts, starts + HOUR_US).reshape(_CLIMATOLOGY_DAYS, _DAY_HOURS, -1)
-    known = ~np.isnan(hourly)
-    days = known.sum(axis=0)
-    mean: Floats = np.where(known, hourly, 0.0).sum(axis=0) / np.maximum(days, 1)
-    mean[days < _LEAST_DAYS] = np.nan
-    first_hour = int(starts[0]) // HOUR_US
-    by_step: Floats = mean[(edges[:-1] // HOUR_US - first_hour) % _DAY_HOURS]
-    return by_step
+def _issued_us(table: IntensityTable) -> int | None:
+    """Return about when a forecast was issued: when most of its places begin; None where it is all gaps."""
+    known = ~np.isnan(table.values)
+    begins = known.argmax(axis=0)[known.any(axis=0)]
+    return int(table.edges_us[int(np.median(begins))]) if len(begins) else None

@@ -1,0 +1,126 @@
+"""How much of the possible saving is reached on real traces, by method and deadline.
+
+    python benchmarks/capture.py DATA [--settings main small large] [--deadlines 1 2 4 8] [--seeds 20]
+        [--from 2023-07-01] [--to 2023-12-28] [--methods ours fading ...] [--cadence 6] [--delay 0]
+
+DATA holds ``actual.parquet`` (region, time, g_per_kwh) and ``forecast.parquet`` (the same with issued_at).
+The protocol is that of :mod:`lowcarb_scheduler.backtest`. For each method: the mean saving over random clients
+back-to-back, its capture, and its paired difference to *fading*, the rule of thumb to be beaten: the mean error
+of the newest issue's last three hours is taken off, fading by 0.85 an hour; beyond the forecast stands the
+hour-of-day mean of two weeks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+
+from lowcarb_scheduler import plan
+from lowcarb_scheduler.backtest import METHODS, SETTINGS, History, follow, instance, ours_decide, plain_decide
+from lowcarb_scheduler.clock import HOUR_US, to_us
+from lowcarb_scheduler.forecasts.traces import read_points
+
+HOUR = timedelta(hours=1)
+
+
+def faded(known, now, until, fading=0.85):
+    """Return the newest forecast less its fading error, and the hour of the day beyond it."""
+    forecast, past = known.forecast, known.history
+    first, last = to_us(now), to_us(until)
+    edges = np.arange(first, last + HOUR_US, HOUR_US)
+    values = forecast.sampled(edges)
+    back = first - HOUR_US * np.arange(1, 4)
+    errors = forecast.integrate(back, back + HOUR_US) - past.integrate(back, back + HOUR_US)
+    known_errors = np.isfinite(errors)
+    error = np.where(known_errors, errors, 0).sum(0) / np.maximum(known_errors.sum(0), 1)
+    values = np.maximum(values - error * fading ** np.arange(1, len(edges))[:, None], 0)
+    hours = first - HOUR_US * np.arange(14 * 24, 0, -1)
+    mean = np.nanmean(past.integrate(hours, hours + HOUR_US).reshape(14, 24, -1), axis=0)
+    values = np.where(np.isnan(values), mean[np.arange(len(values)) % 24], values)
+    return forecast.relaid(edges, forecast.locations, values)
+
+
+def fading_decide(job, known, previous):
+    return plan(job, faded(known, job.now, job.finish_by).align(job.fleet.locations))
+
+
+DECIDES = {"ours": ours_decide, "fading": fading_decide, "rolling": plain_decide}
+HISTORIES: dict[str, History] = {}
+
+
+def load(data: Path, delay: float) -> None:
+    actual, forecast = read_points(data / "actual.parquet"), read_points(data / "forecast.parquet")
+    for setting in SETTINGS.values():
+        history = History.from_frames(actual, forecast, setting.locations)
+        HISTORIES[setting.name] = History(history.actual, history.issues, delay * HOUR)
+
+
+def replay(case, methods, seeds, period, cadence):
+    """Return emissions and CPU seconds by method."""
+    name, factor, seed = case
+    history, made = HISTORIES[name], instance(SETTINGS[name], seed, seeds, factor, period)
+    emitted = {}
+    for method in ("run-now", "bound", *methods):
+        began = time.process_time()
+        if method in DECIDES:
+            outcome = follow(made, history, DECIDES[method], cadence)
+        else:
+            outcome = METHODS[method](made, history)
+        emitted[method] = outcome.emissions_g, time.process_time() - began
+    return emitted
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS))
+    parser.add_argument("--deadlines", type=float, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--from", dest="begin", default="2023-07-01")
+    parser.add_argument("--to", dest="end", default="2023-12-28")
+    parser.add_argument("--methods", nargs="+", default=["ours", "fading", "rolling", "perfect"])
+    parser.add_argument("--cadence", type=float, default=6, help="hours between plans")
+    parser.add_argument("--delay", type=float, default=0, help="hours until actual intensity is known")
+    parser.add_argument("--jobs", type=int, default=2)
+    told = parser.parse_args()
+    load(told.data, told.delay)
+    begin, end = (datetime.fromisoformat(text).replace(tzinfo=UTC) for text in (told.begin, told.end))
+    print(f"starts {begin:%Y-%m-%d} .. {end:%Y-%m-%d}, {told.seeds} seeds, planned every {told.cadence:g} h, ",
+          f"actuals {told.delay:g} h late")  # fmt: skip
+    print(f"{'setting':8}{'deadline':>9}  {'method':12}{'saving %':>9}{'capture':>9}"
+          f"{'- fading (se)':>18}{'CPU s':>8}")  # fmt: skip
+    with Pool(told.jobs) as pool:
+        for name in told.settings:
+            for factor in told.deadlines:
+                length = factor * SETTINGS[name].back_to_back
+                run = partial(
+                    replay, methods=told.methods, seeds=told.seeds, period=(begin, end - length),
+                    cadence=told.cadence * HOUR,
+                )  # fmt: skip
+                rows = pool.map(run, [(name, factor, seed) for seed in range(told.seeds)], chunksize=1)
+                report(name, factor, told.methods, rows)
+
+
+def report(name, factor, methods, rows) -> None:
+    now, most = (np.array([row[method][0] for row in rows]) for method in ("run-now", "bound"))
+    cuts = {method: 100 * (1 - np.array([row[method][0] for row in rows]) / now) for method in methods}
+    possible = 100 * (1 - most / now).mean()
+    for method, cut in cuts.items():
+        against = ""
+        if "fading" in cuts and method != "fading":
+            gain = cut - cuts["fading"]
+            against = f"{gain.mean():+.2f} ({gain.std(ddof=1) / np.sqrt(len(gain)):.2f})"
+        seconds = np.mean([row[method][1] for row in rows])
+        print(f"{name:8}{factor:>8g}x  {method:12}{cut.mean():9.2f}{cut.mean() / possible:9.3f}"
+              f"{against:>18}{seconds:8.2f}", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
