@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lowcarb_scheduler.errors import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from datetime import datetime
 
     import httpx
@@ -175,16 +175,24 @@ def _of_problem(document: Any) -> str:
     return "; ".join(parts) or json.dumps(document)
 
 
-def retry_after(text: str, now: datetime) -> datetime | None:
-    """Return until when a Retry-After header asks to wait: seconds or a date; None where it says neither."""
+def retry_after(headers: Mapping[str, str], now: datetime) -> datetime | None:
+    """Return until when a server asks to be left alone, in seconds or with a date; None where it does not."""
+    text = headers.get("retry-after", "")
     try:
         seconds = float(text)
     except ValueError:
-        try:
-            when = parsedate_to_datetime(text)
-        except (ValueError, TypeError, IndexError):
+        if (until := http_date(text)) is None:
             return None
-        seconds = (when.replace(tzinfo=when.tzinfo or UTC) - now).total_seconds()
+        seconds = (until - (http_date(headers.get("date", "")) or now)).total_seconds()  # by its own clock
     if not math.isfinite(seconds):
         return None
     return now + timedelta(seconds=min(max(seconds, 0.0), timedelta(days=1).total_seconds()))
+
+
+def http_date(text: str) -> datetime | None:
+    """Return the time that a header tells, None if it tells none."""
+    try:
+        when = parsedate_to_datetime(text)
+        return when.replace(tzinfo=when.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None

@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 import httpx
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential, wait_random
@@ -20,6 +20,7 @@ from lowcarb_scheduler.forecasts.answers import Answer, FetchError, problem, rea
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import datetime
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.redaction import Redaction
@@ -89,6 +90,13 @@ class Terms:
     hints: Mapping[int, str]
 
 
+class _Failure(NamedTuple):
+    """An attempt that came to nothing, and when."""
+
+    error: FetchError
+    at: datetime
+
+
 class Exchange(Generic[K, T]):
     """Sends requests and reads their answers.
 
@@ -116,7 +124,7 @@ class Exchange(Generic[K, T]):
         self._client, self._clock, self._terms, self._redaction = client, clock, terms, redaction
         self._deadline = clock.now() + terms.timeout * _WORKING_SHARE
         self._fresh: deque[K] = deque()
-        self._failed: deque[tuple[K, FetchError]] = deque()  # in passing, at their first attempt
+        self._failed: deque[tuple[K, _Failure]] = deque()  # in passing, at their first attempt
         self._down: FetchError | None = None
         self.begun: set[K] = set()
 
@@ -157,8 +165,8 @@ class Exchange(Generic[K, T]):
         return {key: self._late(key) if future in waiting else self._outcome(future)
                 for key, future in futures.items()}  # fmt: skip
 
-    def _next(self) -> tuple[K, FetchError | None] | None:
-        """Return what to ask next, with the failure of its first attempt; None if there is nothing left."""
+    def _next(self) -> tuple[K, _Failure | None] | None:
+        """Return what to ask next, and how its first attempt failed; None if there is nothing left."""
         try:
             return self._fresh.popleft(), None
         except IndexError:
@@ -168,19 +176,21 @@ class Exchange(Generic[K, T]):
         except IndexError:
             return None
 
-    def _ask(self, key: K, request: Request, earlier: FetchError | None) -> Answer | None:
+    def _ask(self, key: K, request: Request, earlier: _Failure | None) -> Answer | None:
         """Return the answer; None where it is put off until all others were asked once."""
         if self._down:
             raise self._down
+        if self._clock.now() >= self._deadline:
+            raise self._late(key)
         self.begun.add(key)
         if earlier is None and self._fresh:
             try:
                 return self._attempt(request)
             except FetchError as error:
+                earlier = _Failure(error, self._clock.now())
                 if error.again and not error.unreachable:
-                    self._failed.append((key, error))
+                    self._failed.append((key, earlier))
                     return None
-                earlier = error
         try:
             return self._repeat(request, earlier)
         except FetchError as error:
@@ -188,19 +198,25 @@ class Exchange(Generic[K, T]):
                 self._down = error
             raise
 
-    def _repeat(self, request: Request, earlier: FetchError | None) -> Answer:
+    def _repeat(self, request: Request, earlier: _Failure | None) -> Answer:
         """Ask until there is an answer, a final refusal, or no time left; one attempt may be over."""
-        failures = deque([earlier] if earlier else [])
+        failed_at = earlier.at if earlier else self._clock.now()
+        over = [earlier.error] if earlier else []
 
         def attempt() -> Answer:
-            if failures:
-                raise failures.popleft()
-            return self._attempt(request)
+            nonlocal failed_at
+            if over:
+                raise over.pop()
+            try:
+                return self._attempt(request)
+            finally:
+                failed_at = self._clock.now()
 
         def pause(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
-            until = error.not_before if isinstance(error, FetchError) else None
-            return max(_BACKOFF(state), (until - self._clock.now()).total_seconds() if until else 0.0)
+            wanted = error.not_before if isinstance(error, FetchError) else None
+            resume = failed_at + timedelta(seconds=_BACKOFF(state))
+            return max(0.0, (max(resume, wanted or resume) - self._clock.now()).total_seconds())
 
         def give_up(state: RetryCallState) -> bool:
             resumes_at = self._clock.now() + timedelta(seconds=state.upcoming_sleep)
@@ -278,7 +294,7 @@ class Exchange(Generic[K, T]):
             f"answered {status} {problem(answer, self._redaction)}{f' ({hint})' if hint else ''}",
             status=status,
             again=(status in _AGAIN or (status >= 500 and status != 501)) and status not in final,
-            not_before=retry_after(response.headers.get("retry-after", ""), self._clock.now()),
+            not_before=retry_after(response.headers, self._clock.now()),
         )
 
     def _transport_error(self, error: httpx.TransportError | OSError) -> FetchError:

@@ -99,6 +99,11 @@ class Fetcher:
         return origin(self._base_url)
 
     @property
+    def server(self) -> str:
+        """Where its paths begin, without any credentials: whose numbers they are."""
+        return str(self._base_url).rstrip("/")
+
+    @property
     def timeout(self) -> timedelta:
         """The budget of one :meth:`get_all`."""
         return self._timeout
@@ -219,7 +224,9 @@ def base_url(url: str, field: str, example: str) -> httpx.URL:
         base = httpx.URL("")
     wrong = base.scheme not in ("http", "https") or not base.host or base.query or base.fragment
     if wrong or not 0 < (base.port or 80) < 65_536:
-        shown = re.sub(r"[^/@]*@", "", one_line(str(url), 100))  # before @ may stand a password
+        shown = one_line(
+            re.sub(r"^([a-z]+://)?.*@", r"\1", str(url), flags=re.S | re.I), 100
+        )  # without a password
         variable = f"LOWCARB_{field.upper().replace('-', '_')}"
         fix = f"set {variable} or give --{field}, for example {example}"
         raise InputError(field, f"{shown!r} is no address of a server", fix)

@@ -28,7 +28,7 @@ class Redaction:
 
     def __init__(self, headers: Iterable[str]) -> None:
         plain = {part for value in headers for part in _parts(value) if part}
-        coded = {base64.b64encode(part.encode()).decode().rstrip("=") for part in plain}
+        coded = {base64.b64encode(part.encode(errors="surrogatepass")).decode().rstrip("=") for part in plain}
         self._secrets = sorted(plain | coded, key=len, reverse=True)  # the longest first: others are in it
         patterns = "|".join(map(_pattern, self._secrets))
         self._pattern = re.compile(patterns, re.IGNORECASE) if patterns else None
@@ -73,7 +73,7 @@ def _written(character: str) -> str:
     if character.isspace():
         return r"(?:\s|\+|%20)+"
     code = ord(character)
-    url = "".join(f"%{byte:02x}" for byte in character.encode())
+    url = "".join(f"%{byte:02x}" for byte in character.encode(errors="surrogatepass"))
     forms = [re.escape(character), url, rf"\\u{code:04x}", rf"\\x{code:02x}", f"&#{code};", f"&#x{code:x};"]
     if character in "\\/\"'":
         forms.append(re.escape("\\" + character))
