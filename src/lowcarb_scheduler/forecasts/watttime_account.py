@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.forecasts.credentials import credential
 from lowcarb_scheduler.forecasts.fetch import FetchError, Request, basic_auth
 from lowcarb_scheduler.forecasts.redaction import Redaction
+from lowcarb_scheduler.settings import secret_fix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -61,7 +63,11 @@ class Account:
         self, fetcher: Fetcher, clock: Clock, user: str | SecretStr | None, password: str | SecretStr | None
     ) -> None:
         self._fetcher, self._clock, self._session = fetcher, clock, _Session()
-        basic = basic_auth(credential(user, "watttime_user"), credential(password, "watttime_password"))
+        name = credential(user, "watttime_user")
+        if ":" in name:
+            problem = "has a colon, which ends a user name where it is sent"
+            raise InputError("watttime-user", problem, secret_fix("watttime_user"))
+        basic = basic_auth(name, credential(password, "watttime_password"))
         self._login = Request("login", headers={"Authorization": basic})
         self._redaction = Redaction([basic])  # the server has seen it, and may echo it later
 
@@ -69,6 +75,11 @@ class Account:
     def origin(self) -> str:
         """Scheme, host and port of the server."""
         return self._fetcher.origin
+
+    @property
+    def server(self) -> str:
+        """Where it answers."""
+        return self._fetcher.server
 
     def within(self, limit: timedelta) -> Account:
         """Return the same account, its token shared, with a budget of at most ``limit``."""
