@@ -4,10 +4,10 @@
         [--from 2023-07-01] [--to 2023-12-28] [--methods ours fading ...] [--cadence 6] [--delay 0]
 
 DATA holds ``actual.parquet`` (region, time, g_per_kwh) and ``forecast.parquet`` (the same with issued_at).
-The protocol is that of :mod:`lowcarb_scheduler.backtest`. For each method: the mean saving over random clients
-back-to-back, its capture, and its paired difference to *fading*, the rule of thumb to be beaten: the mean error
-of the newest issue's last three hours is taken off, fading by 0.85 an hour; beyond the forecast stands the
-hour-of-day mean of two weeks.
+The protocol is that of :mod:`lowcarb_scheduler.backtest`. For each method: the mean saving over random
+clients back-to-back, its capture, and its paired difference to *fading*, the rule of thumb to be beaten: the
+mean error of the newest issue's last three hours is taken off, fading by 0.85 an hour; beyond the forecast
+stands the hour-of-day mean of two weeks.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def main() -> None:
     told = parser.parse_args()
     load(told.data, told.delay)
     begin, end = (datetime.fromisoformat(text).replace(tzinfo=UTC) for text in (told.begin, told.end))
-    print(f"starts {begin:%Y-%m-%d} .. {end:%Y-%m-%d}, {told.seeds} seeds, planned every {told.cadence:g} h, ",
+    print(f"starts {begin:%Y-%m-%d} .. {end:%Y-%m-%d}, {told.seeds} seeds, planned every {told.cadence:g} h,",
           f"actuals {told.delay:g} h late")  # fmt: skip
     print(f"{'setting':8}{'deadline':>9}  {'method':12}{'saving %':>9}{'capture':>9}"
           f"{'- fading (se)':>18}{'CPU s':>8}")  # fmt: skip

@@ -1,9 +1,10 @@
 """Replay of history: what a method would have emitted, had it been followed.
 
 An instance is a fleet, a start and a deadline. Every method does the same work: R rounds of n distinct
-clients, everybody in turn, 1 kWh a turn, over by the deadline. At any moment a planner is shown what was known
-then, and nothing else (:meth:`History.known`): the newest forecast issued by then, the issues before it, and
-the actual intensity of hours that were over, 28 days of each. What it does is charged with actual intensity.
+clients, everybody in turn, 1 kWh a turn, over by the deadline. At any moment a planner is shown what was
+known then, and nothing else (:meth:`History.known`): the newest forecast issued by then, the issues before
+it, and the actual intensity of hours that were over, 28 days of each. What it does is charged with actual
+intensity.
 
 Savings are measured against the exact expectation for random clients back-to-back, and set in relation to the
 saving of a bound that knows the future and no rounds: each client in its own cleanest windows. *Capture* is
@@ -262,7 +263,7 @@ def one_shot(case: Instance, history: History) -> Outcome:
 
 
 def rolling(case: Instance, history: History) -> Outcome:
-    """Follow the joint plan on plain forecasts, revised every six hours; beyond their end stands climatology."""
+    """Follow the joint plan on plain forecasts, revised every six hours, and climatology beyond them."""
     return follow(case, history, plain_decide)
 
 
@@ -305,7 +306,7 @@ def ours_decide(job: Job, known: Known, previous: Plan | None) -> Plan:
     return replan(job, known.forecast, known.history, known.past_forecasts, previous)
 
 
-def plain_decide(job: Job, known: Known, previous: Plan | None) -> Plan:  # noqa: ARG001
+def plain_decide(job: Job, known: Known, previous: Plan | None) -> Plan:
     """Decide on the forecast as it is."""
     forecast = known.forecast.align(job.fleet.locations)
     usual = correct_forecast(

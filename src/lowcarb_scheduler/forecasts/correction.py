@@ -121,7 +121,11 @@ def expect(
     edges = _edges(forecast, to_us(now), to_us(until))
     raw = forecast.sampled(edges)
     values, origin = raw, np.where(np.isnan(raw), _UNKNOWN, _FORECAST)
-    past = None if history is None else _Past.known(_of_one_signal(history, forecast), forecast, to_us(now))
+    past = (
+        None
+        if history is None
+        else _Past.known(_of_one_signal(history, forecast, "history"), forecast, to_us(now))
+    )
     if past is not None:
         hours = (edges[:-1] - past.ends_us) // HOUR_US  # since the last known one
         correction = past.correction(forecast, past_forecasts)
@@ -189,7 +193,12 @@ class _Past:
         issued = [(begin, table) for table in past_forecasts if (begin := _issued_us(table)) is not None]
         for issue_us, table in sorted(issued, key=lambda pair: pair[0], reverse=True):
             if issue_us < before_us and len(kept) < MOST_ISSUES and issue_us > self.begins_us:
-                kept.insert(0, self._issue(_of_one_signal(table, forecast), issue_us, forecast.locations))
+                kept.insert(
+                    0,
+                    self._issue(
+                        _of_one_signal(table, forecast, "past forecast"), issue_us, forecast.locations
+                    ),
+                )
                 before_us = issue_us - ISSUES_EVERY // timedelta(microseconds=1) + 1
         return learned_correction(self.hourly, newest, kept, ahead)
 
@@ -209,10 +218,10 @@ class _Past:
         return Issue(start, _hourly(table, first_us, min(hours, _MOST_LEADS + DAY), locations))
 
 
-def _of_one_signal(table: IntensityTable, forecast: IntensityTable) -> IntensityTable:
+def _of_one_signal(table: IntensityTable, forecast: IntensityTable, what: str) -> IntensityTable:
     """Return the table if it measures what the forecast measures."""
     if table.signal != forecast.signal:
-        problem = f"the history's is {table.signal}, the forecast's {forecast.signal}"
+        problem = f"the {what}'s is {table.signal}, the forecast's {forecast.signal}"
         raise InputError("signal", problem, "use one signal in a run")
     return table
 
