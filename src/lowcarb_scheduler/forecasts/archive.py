@@ -10,23 +10,24 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from lowcarb_scheduler.clock import MICROSECOND, SystemClock, from_us, to_us
 from lowcarb_scheduler.forecasts.archive_file import PATIENCE, ArchiveFile
-from lowcarb_scheduler.forecasts.series import Series, columns_of, table_of
-from lowcarb_scheduler.forecasts.source import MAX_AGE, Forecast
+from lowcarb_scheduler.forecasts.series import Issue, Series, columns_of, forecast_from
+from lowcarb_scheduler.forecasts.source import MAX_AGE
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
     from pathlib import Path
     from typing import Any
 
     from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.forecasts.source import Forecast
     from lowcarb_scheduler.intensity import IntensityTable, Signal
 
 KEEP_DAYS: Final = 60
@@ -50,13 +51,6 @@ class Feed:
     source: str
     signal: Signal
     server: str = ""
-
-
-class Issue(NamedTuple):
-    """A forecast of one location: when it was made, and what it says."""
-
-    issued_at: datetime
-    series: Series
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +176,7 @@ class Archive:
             for location, key in _keys(db, feed, locations).items():
                 for row in db.execute(query, (key, to_us(start), to_us(end), span_us)):
                     spans[row[0] // span_us][location] = _read(row)
-        return [forecast_of(issues, feed.signal, feed.source) for _, issues in sorted(spans.items())]
+        return [forecast_from(issues, {}, feed.signal, feed.source) for _, issues in sorted(spans.items())]
 
     def issues(self, feed: Feed, location: str) -> list[Issue]:
         """Return all issues of a location, oldest first."""
@@ -262,26 +256,6 @@ class Archive:
         db.execute("DELETE FROM issues WHERE series = ? AND issued_us < ?", (key, before_us))
         db.execute("DELETE FROM steps WHERE series = ? AND time_us < ? AND end_us <= ?",
                    (key, before_us, before_us))  # fmt: skip
-
-
-def forecast_of(
-    issues: Mapping[str, Issue],
-    signal: Signal,
-    source: str,
-    missing: Mapping[str, str] | None = None,
-    last_good: Mapping[str, str] | None = None,
-) -> Forecast:
-    """Return the issues of some locations as one forecast.
-
-    Raises
-    ------
-    ForecastUnavailableError
-        If there are none.
-    """
-    table = table_of({name: issue.series for name, issue in issues.items()}, missing or {}, signal, source)
-    oldest = min(issue.issued_at for issue in issues.values())
-    issued = {name: issue.issued_at for name, issue in issues.items() if issue.issued_at != oldest}
-    return Forecast(table, oldest, missing or {}, issued, last_good or {})
 
 
 def _key(db: sqlite3.Connection, feed: Feed, location: str) -> int:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from datetime import datetime
 
-    from lowcarb_scheduler.forecasts.web import Issue, Point
+    from lowcarb_scheduler.forecasts.series import Issue
+    from lowcarb_scheduler.forecasts.web import Point
 
 # .NET writes [d.]hh:mm:ss[.fffffff]
 _TIME_SPAN: Final = re.compile(r"(?:(\d{1,4})\.)?(\d{1,2}):(\d{2}):(\d{2})(?:\.\d{1,7})?")

@@ -51,8 +51,9 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.forecasts.series import Issue
     from lowcarb_scheduler.forecasts.source import Forecast
-    from lowcarb_scheduler.forecasts.web import Issue, Point
+    from lowcarb_scheduler.forecasts.web import Point
     from lowcarb_scheduler.intensity import IntensityTable, Signal
 
 NAME: Final = "carbon-aware-sdk"
@@ -124,6 +125,16 @@ class CarbonAwareSdk:
             headers={} if auth is None else {"Authorization": _authorization(auth)},
             follow_redirects=not keyed,
         )
+
+    @property
+    def signal(self) -> Signal:
+        """What the server is configured to give."""
+        return self._signal
+
+    @property
+    def server(self) -> str:
+        """Where it answers."""
+        return self._fetcher.server
 
     def within(self, limit: timedelta) -> CarbonAwareSdk:
         """Return the same source, its circuit breaker shared, whose calls take at most ``limit``."""
@@ -223,12 +234,11 @@ class CarbonAwareSdk:
         requests = {(name, when): _past_request(name, when) for when in reversed(times) for name in names}
 
         def read(key: tuple[str, datetime], answer: Answer) -> Issue:
-            made, series = read_forecast(key[0], answer, key[1])
-            if not first <= made < last:
-                raise FetchError(
-                    f"the server gave a forecast of {format_time(made)}, which was not asked for"
-                )
-            return made, series
+            issue = read_forecast(key[0], answer, key[1])
+            if not first <= issue.issued_at < last:
+                made = format_time(issue.issued_at)
+                raise FetchError(f"the server gave a forecast of {made}, which was not asked for")
+            return issue
 
         answers = self._fetcher.get_all(dict(list(requests.items())[:1]), read)
         if any(isinstance(answer, FetchError) and answer.status == 501 for answer in answers.values()):

@@ -44,8 +44,9 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.fetch import Answer
+    from lowcarb_scheduler.forecasts.series import Issue
     from lowcarb_scheduler.forecasts.source import Forecast
-    from lowcarb_scheduler.forecasts.web import Issue, Point
+    from lowcarb_scheduler.forecasts.web import Point
     from lowcarb_scheduler.intensity import IntensityTable
 
 NAME: Final = "electricity-maps"
@@ -88,6 +89,7 @@ class ElectricityMaps:
 
     name: Final = NAME
     issued_every: Final = _HOUR
+    signal: Final = "average"
 
     def __init__(
         self,
@@ -109,6 +111,11 @@ class ElectricityMaps:
             follow_redirects=False,
         )
         self._shorter: set[str] = set()  # zones of which the plan does not give the longest forecast
+
+    @property
+    def server(self) -> str:
+        """Where it answers."""
+        return self._fetcher.server
 
     def within(self, limit: timedelta) -> ElectricityMaps:
         """Return the same source whose calls take at most ``limit``."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
 from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, parse_time, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
+from lowcarb_scheduler.forecasts.source import Forecast
 from lowcarb_scheduler.intensity import IntensityTable
 
 if TYPE_CHECKING:
@@ -43,6 +44,13 @@ class Series:
     times_us: Ints
     values: Floats
     end_us: int
+
+
+class Issue(NamedTuple):
+    """A forecast of one location: when it was made, and what it says."""
+
+    issued_at: datetime
+    series: Series
 
 
 class SeriesBuilder:
@@ -135,6 +143,23 @@ def table_of(
     points = {location: (own.times_us, own.values) for location, own in known.items()}
     ends = {location: own.end_us for location, own in known.items()}
     return IntensityTable.from_points(points, signal, source, ends=ends)
+
+
+def forecast_from(
+    issues: Mapping[str, Issue], missing: Mapping[str, str], signal: Signal, source: str
+) -> Forecast:
+    """Return the issues of some locations as one forecast.
+
+    Raises
+    ------
+    ForecastUnavailableError
+        With what is missing and why, where there are none.
+    """
+    series = {location: issue.series for location, issue in issues.items()}
+    table = table_of(series, missing, signal, source)
+    oldest = min(issue.issued_at for issue in issues.values())
+    issued = {name: issue.issued_at for name, issue in issues.items() if issue.issued_at != oldest}
+    return Forecast(table, oldest, missing, issued)
 
 
 def columns_of(table: IntensityTable) -> dict[str, Series]:

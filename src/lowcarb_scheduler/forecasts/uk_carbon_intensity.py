@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.fetch import Answer
+    from lowcarb_scheduler.forecasts.series import Issue
     from lowcarb_scheduler.forecasts.source import Forecast
-    from lowcarb_scheduler.forecasts.web import Issue, Point
+    from lowcarb_scheduler.forecasts.web import Point
     from lowcarb_scheduler.intensity import IntensityTable
 
 NAME: Final = "uk-carbon-intensity"
@@ -96,6 +97,7 @@ class UkCarbonIntensity:
 
     name: Final = NAME
     issued_every: Final = _HALF_HOUR
+    signal: Final = "average"
 
     def __init__(
         self,
@@ -108,6 +110,11 @@ class UkCarbonIntensity:
         self._clock = clock or SystemClock()
         base = base_url(url, "uk-url", URL)
         self._fetcher = Fetcher(base, checked_timeout(timeout), self._clock, transport, _HINTS)
+
+    @property
+    def server(self) -> str:
+        """Where it answers."""
+        return self._fetcher.server
 
     def within(self, limit: timedelta) -> UkCarbonIntensity:
         """Return the same source whose calls take at most ``limit``."""

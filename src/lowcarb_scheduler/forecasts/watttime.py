@@ -43,8 +43,9 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.fetch import Answer
+    from lowcarb_scheduler.forecasts.series import Issue
     from lowcarb_scheduler.forecasts.source import Forecast
-    from lowcarb_scheduler.forecasts.web import Issue, Point
+    from lowcarb_scheduler.forecasts.web import Point
     from lowcarb_scheduler.intensity import IntensityTable
 
 NAME: Final = "watttime"
@@ -89,6 +90,7 @@ class WattTime:
 
     name: Final = NAME
     issued_every: Final = _STEP
+    signal: Final = "marginal"
 
     def __init__(
         self,
@@ -103,6 +105,11 @@ class WattTime:
         clock, base = clock or SystemClock(), base_url(url, "watttime-url", URL)
         fetcher = Fetcher(base, checked_timeout(timeout), clock, transport, _HINTS, follow_redirects=False)
         self._account = Account(fetcher, clock, user, password)
+
+    @property
+    def server(self) -> str:
+        """Where it answers."""
+        return self._account.server
 
     def within(self, limit: timedelta) -> WattTime:
         """Return the same source, with the same login, whose calls take at most ``limit``."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from lowcarb_scheduler.clock import EPOCH, format_time, parse_time
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, one_line
 from lowcarb_scheduler.forecasts.fetch import FetchError
-from lowcarb_scheduler.forecasts.series import SeriesBuilder, table_of
+from lowcarb_scheduler.forecasts.series import Issue, SeriesBuilder, forecast_from, table_of
 from lowcarb_scheduler.forecasts.source import Forecast, age_problem, has_value
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 Point = tuple[object, object, int | None]  # begin, intensity and length, as SeriesBuilder.add takes them
-Issue = tuple["datetime", "Series"]  # when a forecast was made, and what it says
 
 PART: Final = timedelta(days=7)  # how much of the past one request asks for; the strictest allow ten days
 
@@ -111,7 +110,7 @@ def issue_of(generated_at: datetime, points: Iterable[Point], now: datetime) -> 
     series = series_of(points, generated_at, generated_at)
     if not has_value((series.times_us, series.values), now, ends_us=series.end_us):
         raise FetchError(f"its forecast has no value after {format_time(now)}")
-    return generated_at, series
+    return Issue(generated_at, series)
 
 
 def series_of(points: Iterable[Point], first: datetime, last: datetime) -> Series:
@@ -141,15 +140,13 @@ def forecast_of(
     ForecastUnavailableError
         If not one location has an issue.
     """
-    known, issued = {}, {}
+    issues = {}
     for name, answer in answers.items():
         if isinstance(answer, FetchError):
             missing[name] = answer.why
         else:
-            issued[name], known[name] = answer
-    table = table_of(known, missing, signal, source)
-    oldest = min(issued.values())
-    return Forecast(table, oldest, missing, {name: at for name, at in issued.items() if at != oldest})
+            issues[name] = answer
+    return forecast_from(issues, missing, signal, source)
 
 
 def past_forecasts_of(
