@@ -5,10 +5,8 @@ import io
 import pytest
 
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.forecasts.source import Forecast
-from lowcarb_scheduler.intensity import IntensityTable
-from lowcarb_scheduler.report.plots import MOST_PANELS, plot_forecast, plot_metric, plot_run, save
-from report_ledger import START, run_events
+from lowcarb_scheduler.report.plots import plot_metric, plot_run, save
+from report_ledger import run_events
 
 
 def svg(figure) -> str:
@@ -20,11 +18,6 @@ def svg(figure) -> str:
 def texts(figure) -> str:
     found = figure.findobj(lambda artist: hasattr(artist, "get_text"))
     return " ".join(" ".join(text.get_text() for text in found).split())  # a legend may be wrapped
-
-
-def table(names) -> IntensityTable:
-    hours = [3_600_000_000 * h for h in range(24)]
-    return IntensityTable.from_points({name: (hours, [float(h) for h in range(24)]) for name in names})
 
 
 def test_a_run_is_drawn_with_rounds_locations_and_deadline():
@@ -45,28 +38,6 @@ def test_names_are_neither_formulas_nor_markup():
     picture = svg(plot_run(events))
     assert "<script>" not in picture
     assert len(picture) < 300_000
-
-
-def test_a_name_in_a_script_the_font_lacks_is_no_warning():
-    svg(plot_forecast(Forecast(table(["東京"]), START)))
-
-
-def test_names_that_differ_at_their_end_stay_apart():
-    figure = plot_forecast(Forecast(table(["a" * 40 + "1", "a" * 40 + "2"]), START))
-    titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert len(set(titles)) == 2
-    assert all(len(title) <= 24 for title in titles)
-
-
-def test_a_forecast_has_a_panel_a_location_and_says_what_it_leaves_out():
-    figure = plot_forecast(Forecast(table([f"L{k}" for k in range(MOST_PANELS + 3)]), START), START)
-    assert "3 more locations are not shown" in texts(figure)
-    assert sum(axes.get_visible() for axes in figure.axes) == MOST_PANELS
-
-
-def test_a_location_of_gaps_is_drawn_empty():
-    gap = IntensityTable.from_points({"DE": ([0], [1.0]), "FR": ([0], [float("nan")])})
-    assert "FR" in texts(plot_forecast(Forecast(gap, START)))
 
 
 def test_a_metric_is_drawn_by_round():

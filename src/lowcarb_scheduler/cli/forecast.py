@@ -2,21 +2,35 @@
 
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.options import Json, Plot, SdkSignal, SdkUrl, Source, Traces, configured_source
+from lowcarb_scheduler.clock import parse_duration, parse_time
 from lowcarb_scheduler.documents import SCHEMA_VERSION
-from lowcarb_scheduler.errors import one_line
-from lowcarb_scheduler.report import wording
+from lowcarb_scheduler.errors import InputError
 
 if TYPE_CHECKING:
-    from lowcarb_scheduler.forecasts.source import Forecast
+    from rich.console import Console
+
+    from lowcarb_scheduler.cli.look import Look
 
 EXIT_MISSING: Final = 1
-_SPARKS: Final = 18  # bars in the small line of a location
+EVERY: Final = timedelta(minutes=5)  # no source makes new forecasts more often
+
+
+def _duration(text: str) -> timedelta:
+    return parse_duration(text, "--duration")
+
+
+def _every(text: str) -> timedelta:
+    return parse_duration(text, "--every")
+
+
+def _until(text: str) -> datetime | timedelta:
+    return parse_time(text, "--until") if "-" in text or ":" in text else parse_duration(text, "--until")
 
 
 def command(
@@ -24,6 +38,22 @@ def command(
         list[str],
         typer.Option("--location", metavar="L", help="A place, as the source calls it. Repeatable."),
     ],
+    duration: Annotated[
+        timedelta | None,
+        typer.Option(parser=_duration, metavar="D", help="Find the cleanest window this long: 90m, 2h."),
+    ] = None,
+    until: Annotated[
+        Any,
+        typer.Option(parser=_until, metavar="T", help="How far to look: 48h, or a time. Default: its end."),
+    ] = None,
+    corrected: Annotated[
+        bool, typer.Option("--corrected", help="Correct and extend it by what really happened.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Ask again and again, until Ctrl-C.")] = False,
+    every: Annotated[
+        timedelta | None,
+        typer.Option(parser=_every, metavar="D", help="How often --watch asks. Default: 5m."),
+    ] = None,
     source: Source = None,
     sdk_url: SdkUrl = None,
     sdk_signal: SdkSignal = None,
@@ -32,80 +62,91 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Show what is known now about the carbon intensity of places."""
+    if watch and as_json:
+        raise InputError("--watch", "has no end, and --json prints one document", "leave one of them out")
+    if every is not None and not watch:
+        raise InputError("--every", "is given without --watch", "add --watch")
+    from lowcarb_scheduler.cli.look import Question, look
     from lowcarb_scheduler.clock import SystemClock
+    from lowcarb_scheduler.settings import Settings
 
-    opened = configured_source(source, sdk_url, sdk_signal, traces)
-    now = SystemClock().now()
-    known = opened.forecast(list(dict.fromkeys(location)), now)
-    if plot is not None:
-        from lowcarb_scheduler.report.plots import plot_forecast, save
+    asked = configured_source(source, sdk_url, sdk_signal, traces)
+    places = tuple(dict.fromkeys(location))
+    question = Question(asked, places, Settings.load().timeout, duration, corrected, until)
+    clock = SystemClock()
+    if watch:
+        from lowcarb_scheduler.cli.watch import watch as repeat
 
-        save(plot_forecast(known, now), plot)
+        def page(screen: "Console") -> None:
+            found = look(question, clock)
+            _show(screen, found, plot)
+            for line in (*found.remarks(), *found.unanswered()):
+                output.print_line(screen, line)
+
+        repeat(page, every or EVERY, clock)
+        return
+    found = look(question, clock)
     if as_json:
-        table = known.intensity
-        output.write_document(
-            {
-                "schema_version": SCHEMA_VERSION,
-                "source": table.source,
-                "signal": table.signal,
-                "synthetic": table.synthetic,
-                "generated_at": known.generated_at,
-                "locations": table.to_points(),
-                "missing": known.missing,
-            }
-        )
+        _draw(found, plot)
+        output.write_document(_document(found))
     else:
-        _show(known, now, plot)
-    if known.missing:
-        for name, why in known.missing.items():
-            output.log(f"lowcarb: no forecast for {one_line(name)}: {one_line(why)}")
+        _show(output.console(), found, plot)
+    unanswered = list(found.unanswered())
+    for line in (*found.remarks(), *unanswered):
+        output.log(f"lowcarb: {line}")
+    if unanswered:
         raise typer.Exit(EXIT_MISSING)
 
 
-def _show(known: "Forecast", now: datetime, plot: Path | None) -> None:
-    import numpy as np
+def _show(screen: "Console", found: "Look", plot: Path | None) -> None:
+    from lowcarb_scheduler.cli.forecast_text import show
 
-    from lowcarb_scheduler.clock import HOUR_US, to_us
-
-    table = known.intensity
-    screen = output.console()
-    output.print_title(screen, wording.labels(table.source, table.signal, table.synthetic))
-    generated = f"{wording.instant(known.generated_at)} UTC"
-    output.print_facts(screen, [("generated", generated), ("unit", "gCO2eq/kWh; times are UTC")])
-    edges, now_us = table.edges_us, to_us(now)
-    ends, current = edges[1:], table.integrate(now_us, now_us + 1) * HOUR_US
-    first = max(now_us, int(edges[0]))
-    bins = np.linspace(first, max(int(edges[-1]), first + _SPARKS), _SPARKS + 1).astype(np.int64)
-    means = table.integrate(bins[:-1], bins[1:]) * HOUR_US / np.diff(bins)[:, None]
-    rows = []
-    for column, name in enumerate(table.locations):
-        values = np.where(ends > now_us, table.values[:, column], np.nan)
-        if np.isnan(values).all():
-            rows.append((name, "", "", "", "", "", "", "over"))
-            continue
-        low, high = int(np.nanargmin(values)), int(np.nanargmax(values))
-        rows.append(
-            (name, _whole(current[column]), _whole(values[low]), _hour(edges[low], now),
-             _whole(values[high]), _hour(edges[high], now), wording.sparkline(means[:, column].tolist()),
-             _hour(ends[~np.isnan(values)][-1], now))
-        )  # fmt: skip
-    columns = [
-        output.Column("location"), output.Column("now", right=True), output.Column("min", right=True),
-        output.Column("at"), output.Column("max", right=True), output.Column("at"),
-        output.Column("from now on"), output.Column("until"),
-    ]  # fmt: skip
-    output.print_table(screen, columns, rows)
+    _draw(found, plot)
+    show(screen, found)
     if plot is not None:
         output.print_facts(screen, [("drawn", str(plot))])
 
 
-def _hour(us: int, now: datetime) -> str:
-    """Write a time near ``now`` by its weekday, for example ``Thu 11:00``."""
-    from lowcarb_scheduler.clock import from_us
+def _draw(found: "Look", plot: Path | None) -> None:
+    if plot is not None:
+        from lowcarb_scheduler.report.outlook import plot_forecast
+        from lowcarb_scheduler.report.plots import save
 
-    when = from_us(us)
-    return f"{when:%a %H:%M}" if abs(when - now) < timedelta(days=6) else wording.instant(when)
+        save(plot_forecast(found.forecast, found.now, found.expectation, found.windows), plot)
 
 
-def _whole(g_per_kwh: float) -> str:
-    return "" if g_per_kwh != g_per_kwh else f"{g_per_kwh:.0f}"  # NaN alone differs from itself
+def _document(found: "Look") -> dict[str, Any]:
+    """Return what was found: the raw points, whole, or else the expectation, each with its origin."""
+    from lowcarb_scheduler.clock import to_us
+    from lowcarb_scheduler.forecasts.correction import ORIGINS
+
+    forecast, expectation = found.forecast, found.expectation
+    table = forecast.intensity if expectation is None else expectation.intensity
+    locations = table.to_points()
+    if expectation is not None:
+        step_of = {int(edge): step for step, edge in enumerate(table.edges_us)}
+        for column, points in enumerate(locations.values()):
+            for point in points:
+                step = step_of[to_us(point["time"])]  # type: ignore[arg-type]
+                point["origin"] = ORIGINS[expectation.origin[step, column]]
+    document: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "source": table.source,
+        "signal": table.signal,
+        "synthetic": table.synthetic,
+        "generated_at": forecast.generated_at,
+        "locations": locations,
+        "missing": forecast.missing,
+    }
+    if forecast.last_good:
+        document["last_good"] = {
+            name: {"generated_at": forecast.issued_at(name), "why": why}
+            for name, why in forecast.last_good.items()
+        }
+    if found.duration is not None:
+        document["best"] = {
+            name: window and {"start": window.start, "end": window.end, "g_per_kwh": window.g_per_kwh,
+                              "now_g_per_kwh": window.now_g_per_kwh, "saving": window.saving}
+            for name, window in {**dict.fromkeys(forecast.missing), **found.windows}.items()
+        }  # fmt: skip
+    return document

@@ -111,4 +111,4 @@ def _print(screen: Console, table: Table) -> None:
     with screen.capture() as capture:
         screen.print(table)
     lines = (line.rstrip() for line in capture.get().splitlines())
-    screen.file.write("\n".join(lines) + "\n")
+    screen.out("\n".join(lines), highlight=False)

@@ -6,6 +6,8 @@ import textwrap
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from lowcarb_scheduler.clock import EPOCH, HOUR_US, MICROSECOND, to_us
 from lowcarb_scheduler.errors import MissingExtraError, one_line
 
@@ -20,13 +22,20 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+    from lowcarb_scheduler.intensity import IntensityTable
+
+UNIT: Final = "gCO2eq/kWh"
 INK, NO_VALUE, DEADLINE, PLANNED, LINE = "#1b1b1b", "#dedede", "#c2185b", "#e06c00", "#0b4f8a"
 WIDTH_IN: Final = 11.0
 DAY_US: Final = 24 * HOUR_US  # matplotlib counts time in days since 1970
 _LONGEST_NAME, _LONGEST_LABELS, _LONGEST_LEGEND = 24, 120, 160  # characters
-_TICKS: Final = tuple(
-    timedelta(hours=h) for h in (1 / 60, 1 / 12, 0.25, 0.5, 1, 2, 3, 6, 12, 24, 48, 120, 240)
+_DAY: Final = timedelta(days=1)
+_TICKS: Final = (
+    *(timedelta(minutes=m) for m in (1, 5, 15, 30, 60, 120, 180, 360, 720)),
+    *(timedelta(days=d) for d in (1, 2, 5, 10, 20, 50, 100, 200, 500)),
 )
+_WIDER: Final = 1.6  # how much more room a date takes than a time of day
+_COLOURS: Final = "cividis"  # perceptually even, the same for the colour-blind
 
 
 def new_figure(height_in: float) -> Figure:
@@ -52,8 +61,14 @@ def day(when: datetime) -> float:
 
 
 def time_axis(axes: Axes, start: datetime, end: datetime, most: int) -> None:
-    """Put ticks on whole hours or days in UTC, at most so many, and name the day at each midnight."""
-    step = next((step for step in _TICKS if (end - start) / step <= most), (end - start) / most)
+    """Put ticks on whole hours or days in UTC, at most so many, and name the day at each midnight.
+
+    Fewer where they are days: no label meets the next one.
+    """
+    span = end - start
+    step = next(
+        (step for step in _TICKS if span / step <= (most if step < _DAY else most / _WIDER)), _DAY * span.days
+    )
     first = -(-to_us(start) // (step // MICROSECOND))
     last = to_us(end) // (step // MICROSECOND)
     times = [EPOCH + k * step for k in range(first, last + 1)]
@@ -64,6 +79,20 @@ def time_axis(axes: Axes, start: datetime, end: datetime, most: int) -> None:
         names.append(date if midnight else f"{when:%H:%M}" if k else f"{when:%H:%M}\n{date}")
     axes.set_xticks([day(when) for when in times], labels=names)
     axes.tick_params(labelsize=8, colors=INK)
+
+
+def heat_map(figure: Figure, axes: Axes, table: IntensityTable) -> None:
+    """Draw intensity as colours, one row a location, with its scale beside it."""
+    values = np.ma.masked_invalid(table.values.T)
+    rows = np.arange(len(table.locations) + 1) - 0.5
+    low = min(0.0, float(values.min())) if values.count() else 0.0
+    high = max(float(values.max()), low + 1.0) if values.count() else 1.0
+    edges = table.edges_us / DAY_US
+    mesh = axes.pcolormesh(edges, rows, values, cmap=_COLOURS, vmin=low, vmax=high, rasterized=True)
+    bar = figure.colorbar(mesh, ax=axes, pad=0.01, fraction=0.03, aspect=30)
+    bar.set_label(UNIT, fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    bar.outline.set_visible(False)
 
 
 def short_name(text: str, longest: int = _LONGEST_NAME) -> str:

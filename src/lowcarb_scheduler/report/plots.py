@@ -14,7 +14,6 @@ import numpy as np
 from lowcarb_scheduler.errors import InputError, MissingExtraError
 from lowcarb_scheduler.report import wording
 from lowcarb_scheduler.report.canvas import (
-    DAY_US,
     DEADLINE,
     INK,
     LINE,
@@ -24,6 +23,7 @@ from lowcarb_scheduler.report.canvas import (
     day,
     explain,
     head,
+    heat_map,
     new_figure,
     short_name,
     time_axis,
@@ -47,14 +47,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from lowcarb_scheduler.forecasts.source import Forecast
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.planning.job import Plan
     from lowcarb_scheduler.report.gantt import Gantt, RoundBar
 
-UNIT: Final = "gCO2eq/kWh"
-MOST_PANELS: Final = 24
-_COLOURS: Final = "cividis"  # perceptually even, the same for the colour-blind
 _CHARACTER_PT: Final = 4.6  # width of a digit at the size of the small print
 _SMALL: Final[dict[str, Any]] = {"ha": "center", "va": "center", "fontsize": 7.5, "color": INK}
 _RASTER_FROM: Final = 2_000  # bars; more are drawn as pixels, so that a page stays light
@@ -100,55 +96,6 @@ def plot_run(events: Sequence[Mapping[str, Any]]) -> Figure | None:
     return _draw_gantt(gantt, title, wording.labels(*labels_of(events)))
 
 
-def plot_forecast(forecast: Forecast, now: datetime | None = None) -> Figure:
-    """Draw a forecast, one panel a location, at most 24 of them.
-
-    Parameters
-    ----------
-    forecast : Forecast
-        What a source said.
-    now : datetime, optional
-        Marked with a line.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
-    table = forecast.intensity
-    shown = table.locations[:MOST_PANELS]
-    across = min(3, len(shown))
-    down = -(-len(shown) // across)
-    figure = new_figure(1.0 + 1.7 * down)
-    panels = figure.subplots(down, across, sharex=True, squeeze=False).ravel()
-    edges = table.edges_us / DAY_US
-    for axes, (column, name) in zip(panels, enumerate(shown), strict=False):
-        values = table.values[:, column]
-        axes.stairs(values, edges, color=LINE, linewidth=1.4, baseline=None)
-        lowest = min(0.0, float(np.nanmin(values, initial=0.0)))
-        axes.set_ylim(bottom=lowest, top=max(float(np.nanmax(values, initial=lowest)), 1.0) * 1.08)
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.set_title(short_name(name), loc="left", fontsize=9, fontweight="bold", color=INK)
-        axes.grid(axis="y", color=NO_VALUE, linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        if now is not None:
-            axes.axvline(day(now), color=DEADLINE, linewidth=1, linestyle="--")
-        time_axis(axes, table.start, table.end, most=4)
-    for axes in panels[len(shown) :]:
-        axes.set_visible(False)
-    for axes in panels[max(0, len(shown) - across) : len(shown)]:
-        axes.tick_params(labelbottom=True)
-    figure.supylabel(UNIT, fontsize=9)
-    figure.supxlabel(
-        _footnote(f"time (UTC, {table.start.year})", now, len(table.locations) - len(shown)),
-        fontsize=8,
-        color=INK,
-    )
-    labels = wording.labels(table.source, table.signal, table.synthetic)
-    figure.suptitle(f"Carbon intensity: {short_name(labels, 120)}", fontsize=10, x=0.01, ha="left")
-    return figure
-
-
 def plot_metric(name: str, values: Mapping[int, float]) -> Figure:
     """Draw one metric by round."""
     figure = new_figure(2.4)
@@ -191,7 +138,7 @@ def _draw_gantt(gantt: Gantt, title: str, labels: str) -> Figure:
     left, right = day(gantt.start), day(gantt.end)
     axes.add_patch(Rectangle((left, -0.5), right - left, height, facecolor=NO_VALUE))
     if gantt.intensity is not None:
-        _heat_map(figure, axes, gantt.intensity)
+        heat_map(figure, axes, gantt.intensity)
     rows = {name: row for row, name in enumerate(gantt.locations)}
     bars = _seats(gantt.rounds, rows)
     most = max((count for _, _, count in bars), default=1)
@@ -220,19 +167,6 @@ def _draw_gantt(gantt: Gantt, title: str, labels: str) -> Figure:
     head(axes, title, labels)
     explain(axes, _legend(gantt, most))
     return figure
-
-
-def _heat_map(figure: Figure, axes: Axes, table: IntensityTable) -> None:
-    edges = table.edges_us / DAY_US
-    values = np.ma.masked_invalid(table.values.T)
-    rows = np.arange(len(table.locations) + 1) - 0.5
-    low = min(0.0, float(values.min())) if values.count() else 0.0
-    high = max(float(values.max()), low + 1.0) if values.count() else 1.0
-    mesh = axes.pcolormesh(edges, rows, values, cmap=_COLOURS, vmin=low, vmax=high, rasterized=True)
-    bar = figure.colorbar(mesh, ax=axes, pad=0.01, fraction=0.03, aspect=30)
-    bar.set_label(UNIT, fontsize=8)
-    bar.ax.tick_params(labelsize=8)
-    bar.outline.set_visible(False)
 
 
 def _seats(rounds: Sequence[RoundBar], rows: Mapping[str, int]) -> list[tuple[RoundBar, int, int]]:
@@ -277,9 +211,3 @@ def _legend(gantt: Gantt, most: int) -> list[str]:
     if gantt.hidden:
         parts.append(f"{gantt.hidden} more locations are not shown")
     return parts
-
-
-def _footnote(text: str, now: datetime | None, hidden: int) -> str:
-    if now is not None:
-        text += f"; dashed: now, {wording.instant(now)}"
-    return text + (f"; {hidden} more locations are not shown" if hidden else "")

@@ -70,6 +70,13 @@ def instant(when: datetime | None) -> str:
     return when.strftime("%Y-%m-%d %H:%M:%S" if when.second else "%Y-%m-%d %H:%M")
 
 
+def span(start: datetime, end: datetime) -> str:
+    """Write a period by its weekdays, for example ``Mon 22:30 to Tue 00:00``; the second where it differs."""
+    start, end = to_utc(start, "start"), to_utc(end, "end")
+    last = f"{end:%H:%M}" if start.date() == end.date() else f"{end:%a %H:%M}"
+    return f"{start:%a %H:%M} to {last}"
+
+
 def labels(source: str | None, signal: str, synthetic: bool) -> str:
     """Say what the numbers of intensity are."""
     if not source:

@@ -1,0 +1,118 @@
+"""A look at a source as people read it: what is expected, on what grounds, and the cleanest windows."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from lowcarb_scheduler.cli import output
+from lowcarb_scheduler.clock import HOUR_US, format_duration, from_us, to_us
+from lowcarb_scheduler.forecasts.correction import ORIGINS
+from lowcarb_scheduler.report import wording
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from rich.console import Console
+
+    from lowcarb_scheduler.cli.look import Look
+
+_SPARKS: Final = 18  # bars in the small line of a location
+_NEAR: Final = timedelta(days=6)  # a time this near is told by its weekday
+
+
+def show(screen: Console, look: Look) -> None:
+    """Print what was found."""
+    table = look.intensity
+    output.print_title(screen, wording.labels(table.source, table.signal, table.synthetic))
+    generated = f"{wording.instant(look.forecast.generated_at)} UTC"
+    output.print_facts(screen, [("generated", generated), ("unit", "gCO2eq/kWh; times are UTC")])
+    _print_locations(screen, look)
+    if look.duration is not None:
+        output.print_title(screen, f"cleanest {format_duration(look.duration)} from now on")
+        _print_windows(screen, look)
+
+
+def _print_locations(screen: Console, look: Look) -> None:
+    table, now = look.intensity, look.now
+    edges, now_us = table.edges_us, to_us(now)
+    ends, current = edges[1:], table.integrate(now_us, now_us + 1) * HOUR_US
+    first = max(now_us, int(edges[0]))
+    bins = np.linspace(first, max(int(edges[-1]), first + _SPARKS), _SPARKS + 1).astype(np.int64)
+    means = table.integrate(bins[:-1], bins[1:]) * HOUR_US / np.diff(bins)[:, None]
+    grounds = [_grounds(look, name) for name in table.locations]
+    with_grounds = look.expectation is not None or bool(look.forecast.last_good)
+    rows = []
+    for column, name in enumerate(table.locations):
+        values = np.where(ends > now_us, table.values[:, column], np.nan)
+        if np.isnan(values).all():
+            row = [name, "", "", "", "", "", "", "over" if look.expectation is None else ""]
+        else:
+            low, high = int(np.nanargmin(values)), int(np.nanargmax(values))
+            row = [
+                name, _whole(current[column]), _whole(values[low]), _hour(edges[low], now),
+                _whole(values[high]), _hour(edges[high], now),
+                wording.sparkline(means[:, column].tolist()), _hour(ends[~np.isnan(values)][-1], now),
+            ]  # fmt: skip
+        rows.append([*row, grounds[column]] if with_grounds else row)
+    columns = [
+        output.Column("location"), output.Column("now", right=True), output.Column("min", right=True),
+        output.Column("at"), output.Column("max", right=True), output.Column("at"),
+        output.Column("from now on", whole=True), output.Column("until"),
+    ]  # fmt: skip
+    if with_grounds:
+        columns.append(output.Column("rests on"))
+    output.print_table(screen, columns, rows)
+
+
+def _grounds(look: Look, name: str) -> str:
+    """Say what the values of a location rest on, and for how long."""
+    last_good = f"last good, {format_duration(look.now - look.forecast.issued_at(name))} old"
+    if look.expectation is None:
+        return last_good if name in look.forecast.last_good else "forecast"
+    table = look.expectation.intensity
+    column = table.locations.index(name)
+    hours = np.diff(table.edges_us) / HOUR_US
+    shares = {
+        origin: float(hours[look.expectation.origin[:, column] == code].sum())
+        for code, origin in enumerate(ORIGINS)
+    }
+    said = {"last good": last_good}
+    return ", ".join(
+        f"{said.get(origin, origin)}: {wording.significant(share)} h"
+        for origin, share in shares.items()
+        if share
+    )
+
+
+def _print_windows(screen: Console, look: Look) -> None:
+    rows = []
+    for name, window in look.windows.items():
+        if window is None:
+            rows.append([name, "none", "", "", "", ""])
+            continue
+        at_once = window.start == look.now
+        now_g = window.now_g_per_kwh
+        rows.append(
+            [name, "now" if at_once else _hour(to_us(window.start), look.now),
+             _hour(to_us(window.end), look.now), wording.significant(window.g_per_kwh),
+             wording.UNKNOWN if now_g is None else wording.significant(now_g), wording.percent(window.saving)]
+        )  # fmt: skip
+    columns = [
+        output.Column("location"), output.Column("start"), output.Column("end"),
+        output.Column("g/kWh", right=True), output.Column("if started now", right=True),
+        output.Column("less", right=True),
+    ]  # fmt: skip
+    output.print_table(screen, columns, rows)
+
+
+def _hour(us: int, now: datetime) -> str:
+    """Write a time by its weekday where it is near, for example ``Thu 11:00``, else ``9 Mar 11:00``."""
+    when = from_us(us)
+    return f"{when:%a %H:%M}" if abs(when - now) < _NEAR else f"{when.day} {when:%b %H:%M}"
+
+
+def _whole(g_per_kwh: float) -> str:
+    return "" if np.isnan(g_per_kwh) else f"{g_per_kwh:.0f}"
