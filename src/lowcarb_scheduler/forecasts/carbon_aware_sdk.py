@@ -20,7 +20,7 @@ import copy
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from lowcarb_scheduler.clock import EPOCH, SystemClock, format_time, to_utc
+from lowcarb_scheduler.clock import SystemClock, format_time, to_utc
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.forecasts.carbon_aware_answers import (
     read_actual,
@@ -38,6 +38,7 @@ from lowcarb_scheduler.forecasts.web import (
     checked_timeout,
     floored,
     forecast_of,
+    moments,
     parts,
     past_forecasts_of,
 )
@@ -225,13 +226,10 @@ class CarbonAwareSdk:
             If not one came.
         """
         first, last = period(start, end)
-        if every <= timedelta(0):
-            raise InputError("every", f"{every} is not positive", "give for example timedelta(hours=6)")
         until = self._clock.now() + self._fetcher.timeout
         names, missing = sendable(locations)
-        begin, step = first + -(first - EPOCH) % _STEP, every + -every % _STEP
-        times = [begin + k * step for k in range(-(-(last - begin) // step))]
-        requests = {(name, when): _past_request(name, when) for when in reversed(times) for name in names}
+        times = reversed(moments(first, last, every, _STEP))
+        requests = {(name, when): _past_request(name, when) for when in times for name in names}
 
         def read(key: tuple[str, datetime], answer: Answer) -> Issue:
             issue = read_forecast(key[0], answer, key[1])

@@ -162,7 +162,7 @@ class ElectricityMaps:
                 if not isinstance(outcome, FetchError) and refused[name] != 401  # which may pass
             )  # fmt: skip
             answers |= again
-        return forecast_of(answers, missing, "average", NAME)
+        return forecast_of(answers, missing, self.signal, NAME)
 
     def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
         """Return what the service has recorded in [start, end), its own estimates among it.
@@ -183,7 +183,7 @@ class ElectricityMaps:
             for part, (begin, until) in enumerate(parts(first, last, _HOUR))
         }
         answers = self._fetcher.get_all(requests, lambda key, answer: _points(key[0], answer, "data")[1])
-        return actual_of(answers, missing, (first, last), "average", NAME)
+        return actual_of(answers, missing, (first, last), self.signal, NAME)
 
     def _request(self, zone: str) -> Request:
         """Return the request for the longest forecast that was not refused before."""

@@ -142,7 +142,7 @@ class UkCarbonIntensity:
             return issue_of(generated_at, _points(places[name], answer, "forecast"), now)
 
         requests = {name: _request(place, generated_at, "fw48h") for name, place in places.items()}
-        return forecast_of(self._fetcher.get_all(requests, read), missing, "average", NAME)
+        return forecast_of(self._fetcher.get_all(requests, read), missing, self.signal, NAME)
 
     def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
         """Return what happened in [start, end): metered for ``GB``, the provider's estimate for a region.
@@ -168,7 +168,7 @@ class UkCarbonIntensity:
             for part, (begin, until) in enumerate(parts(first, last, _HALF_HOUR))
         }
         answers = self._fetcher.get_all(requests, read)
-        return actual_of(answers, missing, (first, last), "average", NAME)
+        return actual_of(answers, missing, (first, last), self.signal, NAME)
 
 
 def _places(locations: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -18,8 +18,8 @@ import copy
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from lowcarb_scheduler.clock import EPOCH, SystemClock, format_time, to_utc
-from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, one_line
+from lowcarb_scheduler.clock import SystemClock, format_time, to_utc
+from lowcarb_scheduler.errors import one_line
 from lowcarb_scheduler.forecasts.fetch import Fetcher, FetchError, Request, base_url
 from lowcarb_scheduler.forecasts.series import finite
 from lowcarb_scheduler.forecasts.source import period, sendable
@@ -30,7 +30,9 @@ from lowcarb_scheduler.forecasts.web import (
     checked_timeout,
     forecast_of,
     issue_of,
+    moments,
     parts,
+    past_forecasts_of,
     time_of,
 )
 
@@ -143,7 +145,7 @@ class WattTime:
             return issue_of(time_of(meta.get("generated_at"), "generated_at"), _points(meta, points), now)
 
         requests = {name: _request("forecast", name, {"horizon_hours": str(HORIZON_HOURS)}) for name in names}
-        return forecast_of(self._account.get_all(requests, read), missing, "marginal", NAME)
+        return forecast_of(self._account.get_all(requests, read), missing, self.signal, NAME)
 
     def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
         """Return what WattTime has recorded in [start, end).
@@ -161,15 +163,15 @@ class WattTime:
             for part, (begin, until) in enumerate(parts(first, last, _SECOND))
         }
         answers = self._account.get_all(requests, lambda key, answer: _points(*_checked(key[0], answer)))
-        return actual_of(answers, missing, (first, last), "marginal", NAME)
+        return actual_of(answers, missing, (first, last), self.signal, NAME)
 
     def past_forecasts(
         self, locations: Sequence[str], start: datetime, end: datetime, every: timedelta
     ) -> list[Forecast]:
         """Return forecasts that were made in [start, end), the oldest first.
 
-        Each is a request a location, so a long period takes many; those that did not come within the
-        timeout are left out.
+        Each is a request a location, the newest first, so of a long period only so many come as the timeout
+        allows.
 
         Parameters
         ----------
@@ -186,29 +188,15 @@ class WattTime:
             If not one came.
         """
         first, last = period(start, end)
-        if every <= timedelta(0):
-            raise InputError("every", f"{every} is not positive", "give for example timedelta(hours=6)")
         names, missing = sendable(locations)
-        begin, step = first + (EPOCH - first) % _STEP, every + -every % _STEP
-        times = [begin + k * step for k in range(-(-(last - begin) // step))]
+        horizon = {"horizon_hours": str(HORIZON_HOURS)}
         requests = {
-            (name, when): _request(
-                "forecast/historical", name, {**_bounds(when, when), "horizon_hours": str(HORIZON_HOURS)}
-            )
-            for when in times
+            (name, when): _request("forecast/historical", name, {**_bounds(when, when), **horizon})
+            for when in reversed(moments(first, last, every, _STEP))
             for name in names
         }
         answers = self._account.get_all(requests, lambda key, answer: _read_past(*key, answer))
-        forecasts, why = [], missing
-        for when in times:
-            try:
-                issues = {name: answers[name, when] for name in names}
-                forecasts.append(forecast_of(issues, dict(missing), "marginal", NAME))
-            except ForecastUnavailableError as error:
-                why = error.missing
-        if not forecasts:
-            raise ForecastUnavailableError(why)
-        return forecasts
+        return past_forecasts_of(answers, missing, self.signal, NAME)
 
 
 def _request(path: str, region: str, params: Mapping[str, str]) -> Request:

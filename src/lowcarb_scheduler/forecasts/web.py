@@ -55,6 +55,20 @@ def parts(first: datetime, last: datetime, grid: timedelta) -> list[tuple[dateti
     return cut
 
 
+def moments(first: datetime, last: datetime, every: timedelta, grid: timedelta) -> list[datetime]:
+    """Return the multiples of a grid in [first, last) that are at least so far apart, the oldest first.
+
+    Raises
+    ------
+    InputError
+        If ``every`` is not positive.
+    """
+    if every <= timedelta(0):
+        raise InputError("every", f"{every} is not positive", "give for example timedelta(hours=6)")
+    begin, step = first + -(first - EPOCH) % grid, every + -every % grid
+    return [begin + k * step for k in range(-(-(last - begin) // step))]
+
+
 def time_of(text: object, field: str) -> datetime:
     """Return a time that stands in an answer.
 
