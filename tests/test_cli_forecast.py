@@ -242,7 +242,7 @@ def test_what_happened_corrects_and_extends_it(capsys):
     assert late[0]["time"] == "2026-03-04T00:00:00Z"
     assert all(149.9 < point["g_per_kwh"] < 173.1 for point in late)
     shown = run(capsys, *arguments).out
-    assert "climatology 26 h" in shown
+    assert "corrected 46 h, climatology 26 h" in shown
 
 
 def test_without_history_it_is_the_forecast_and_says_so(capsys):

@@ -75,16 +75,13 @@ def _grounds(look: Look, name: str) -> str:
     table = look.expectation.intensity
     column = table.locations.index(name)
     hours = np.diff(table.edges_us) / HOUR_US
-    shares = {
-        origin: float(hours[look.expectation.origin[:, column] == code].sum())
-        for code, origin in enumerate(ORIGINS)
-    }
-    said = {"last good": last_good}
-    return ", ".join(
-        f"{said.get(origin, origin)}: {wording.significant(share)} h"
-        for origin, share in shares.items()
-        if share
-    )
+    parts = []
+    for code, origin in enumerate(ORIGINS):
+        share = float(hours[look.expectation.origin[:, column] == code].sum())
+        if share:
+            said = last_good if origin == "last good" else origin
+            parts.append(f"{said} {share:.0f} h" if share >= 1 else f"{said} under 1 h")
+    return ", ".join(parts)
 
 
 def _print_windows(screen: Console, look: Look) -> None:
