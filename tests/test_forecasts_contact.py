@@ -9,6 +9,8 @@ import pytest
 from lowcarb_scheduler.clock import VirtualClock
 from lowcarb_scheduler.forecasts.contact import Contact
 from lowcarb_scheduler.forecasts.fetch import Fetcher, Request
+from lowcarb_scheduler.forecasts.opening import open_source
+from lowcarb_scheduler.settings import Settings
 
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
 
@@ -51,3 +53,12 @@ def test_a_fetcher_sees_refusals_too_and_shares_what_it_has_seen():
     fetcher.within(timedelta(seconds=5)).get_all(requests, lambda _, answer: answer.status)
     assert fetcher.contact.statuses == {200, 401}
     assert fetcher.contact.ahead == timedelta(9)
+
+
+@pytest.mark.parametrize("name", ["carbon-aware-sdk", "electricity-maps", "uk-carbon-intensity", "watttime"])
+def test_every_source_on_the_web_says_what_it_saw_of_its_server(name, monkeypatch):
+    for secret in ("ELECTRICITY_MAPS_TOKEN", "WATTTIME_USER", "WATTTIME_PASSWORD"):
+        monkeypatch.setenv(f"LOWCARB_{secret}", "x")
+    source = open_source(name, Settings.load({"sdk_url": "http://sdk:8080"}))
+    assert source.contact is source.within(timedelta(seconds=1)).contact
+    assert source.contact.statuses == set()

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.forecasts.contact import Contact
     from lowcarb_scheduler.forecasts.series import Issue
     from lowcarb_scheduler.forecasts.source import Forecast
     from lowcarb_scheduler.forecasts.web import Point
@@ -136,6 +137,11 @@ class CarbonAwareSdk:
     def server(self) -> str:
         """Where it answers."""
         return self._fetcher.server
+
+    @property
+    def contact(self) -> Contact:
+        """What was seen of the server."""
+        return self._fetcher.contact
 
     def within(self, limit: timedelta) -> CarbonAwareSdk:
         """Return the same source, its circuit breaker shared, whose calls take at most ``limit``."""

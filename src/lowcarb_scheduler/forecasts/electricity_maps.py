@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.forecasts.contact import Contact
     from lowcarb_scheduler.forecasts.fetch import Answer
     from lowcarb_scheduler.forecasts.series import Issue
     from lowcarb_scheduler.forecasts.source import Forecast
@@ -116,6 +117,11 @@ class ElectricityMaps:
     def server(self) -> str:
         """Where it answers."""
         return self._fetcher.server
+
+    @property
+    def contact(self) -> Contact:
+        """What was seen of the server."""
+        return self._fetcher.contact
 
     def within(self, limit: timedelta) -> ElectricityMaps:
         """Return the same source whose calls take at most ``limit``."""

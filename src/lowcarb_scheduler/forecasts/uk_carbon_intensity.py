@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import httpx
 
     from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.forecasts.contact import Contact
     from lowcarb_scheduler.forecasts.fetch import Answer
     from lowcarb_scheduler.forecasts.series import Issue
     from lowcarb_scheduler.forecasts.source import Forecast
@@ -115,6 +116,11 @@ class UkCarbonIntensity:
     def server(self) -> str:
         """Where it answers."""
         return self._fetcher.server
+
+    @property
+    def contact(self) -> Contact:
+        """What was seen of the server."""
+        return self._fetcher.contact
 
     def within(self, limit: timedelta) -> UkCarbonIntensity:
         """Return the same source whose calls take at most ``limit``."""

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.forecasts.contact import Contact
     from lowcarb_scheduler.forecasts.fetch import Answer
     from lowcarb_scheduler.forecasts.series import Issue
     from lowcarb_scheduler.forecasts.source import Forecast
@@ -112,6 +113,11 @@ class WattTime:
     def server(self) -> str:
         """Where it answers."""
         return self._account.server
+
+    @property
+    def contact(self) -> Contact:
+        """What was seen of the server."""
+        return self._account.contact
 
     def within(self, limit: timedelta) -> WattTime:
         """Return the same source, with the same login, whose calls take at most ``limit``."""

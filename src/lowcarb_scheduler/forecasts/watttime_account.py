@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.forecasts.contact import Contact
     from lowcarb_scheduler.forecasts.fetch import Answer, Fetcher
 
 K = TypeVar("K", bound=Hashable)
@@ -80,6 +81,11 @@ class Account:
     def server(self) -> str:
         """Where it answers."""
         return self._fetcher.server
+
+    @property
+    def contact(self) -> Contact:
+        """What was seen of the server."""
+        return self._fetcher.contact
 
     def within(self, limit: timedelta) -> Account:
         """Return the same account, its token shared, with a budget of at most ``limit``."""
