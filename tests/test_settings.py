@@ -155,3 +155,13 @@ def test_a_field_that_is_left_unset_has_its_default(monkeypatch):
     monkeypatch.setenv("LOWCARB_FINISH_BY", "tomorrow")
     settings = Settings.load(unset=["patience", "finish_by"])
     assert (settings.patience, settings.finish_by) == (1.0, None)
+
+
+def test_what_is_shown_holds_no_secret(monkeypatch):
+    monkeypatch.setenv("LOWCARB_SDK_AUTH", "me:hush")
+    for name in ("SDK", "UK", "ELECTRICITY_MAPS", "WATTTIME"):
+        monkeypatch.setenv(f"LOWCARB_{name}_URL", "https://me:hush@host/prefix@home")
+    shown = Settings.load().shown()
+    assert "hush" not in str(shown)
+    assert shown["sdk_url"] == shown["watttime_url"] == "https://***@host/prefix@home"
+    assert shown["patience"] == 1.0

@@ -6,6 +6,7 @@ Precedence: keyword > option ``--x`` > run-config ``lowcarb-x`` > environment ``
 from __future__ import annotations
 
 import os
+import re
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
@@ -30,6 +31,7 @@ _LONGEST: Final = timedelta(days=3650)
 SECRETS: Final = ("electricity_maps_token", "sdk_auth", "watttime_password", "watttime_user")
 Read = TypeVar("Read")
 ENVIRONMENT_PREFIX: Final = "LOWCARB_"
+_CREDENTIALS: Final = re.compile(r"//[^/]*@")
 
 
 def _duration(value: object) -> timedelta:
@@ -220,6 +222,12 @@ class Settings(BaseSettings):
             if field in SECRETS:  # never show what was given
                 raise InputError(label, message, _meaning(field)) from None
             raise InputError(label, f"{detail['input']!r}: {message}", _meaning(field)) from None
+
+    def shown(self) -> dict[str, Any]:
+        """Return what may be shown: no secret, and no password that somebody wrote into a URL."""
+        given = self.model_dump(mode="json")
+        return {name: _CREDENTIALS.sub("//***@", value) if name.endswith("_url") and value else value
+                for name, value in given.items()}  # fmt: skip
 
     @classmethod
     def origins(

@@ -6,7 +6,6 @@ The strategy only translates between this and Flower.
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -89,7 +88,7 @@ class CarbonRun:
             self._schedule = self._settle(settings.round_duration)
         self._ledger = ledger
         ledger.append(
-            "run_started", **about, version=__version__, settings=_shown(settings),
+            "run_started", **about, version=__version__, settings=settings.shown(),
             rounds=rounds, clients_per_round=settings.clients_per_round,
             round_duration_s=settings.round_duration,
             finish_by=self._schedule.finish_by if self._schedule else None,
@@ -391,14 +390,6 @@ class CarbonRun:
             self._announced = True
             for line in wording.plan_lines(decision, self._schedule):
                 logger.info("lowcarb: %s", line)
-
-
-def _shown(settings: Settings) -> dict[str, Any]:
-    """Return the settings as the ledger keeps them: no password that somebody wrote into a URL."""
-    shown = settings.model_dump(mode="json")
-    if shown["sdk_url"]:
-        shown["sdk_url"] = re.sub(r"//[^/@]*@", "//***@", shown["sdk_url"])
-    return shown
 
 
 def _count(plan: Plan, index: int) -> dict[str, int]:
