@@ -21,6 +21,7 @@ ROOMS = [
     {"policy"},
     {"ledger"},
     {"flower"},
+    {"backtest"},
     {"report"},
     {"demo", "testing"},
     {"cli"},

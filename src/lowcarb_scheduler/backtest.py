@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 import pandas as pd
@@ -138,7 +138,7 @@ class History:
         return cls(
             _table(actual, locations, "actual"),
             tuple(
-                (issued_at.to_pydatetime(), _table(rows, locations, "forecast"))
+                (cast("pd.Timestamp", issued_at).to_pydatetime(), _table(rows, locations, "forecast"))
                 for issued_at, rows in issues.groupby("issued_at")
             ),
         )
