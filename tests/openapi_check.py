@@ -1,7 +1,8 @@
 """Checks what a client sends, and what we let a server answer, against an OpenAPI document.
 
 The documents are ``tests/conformance/<source>.yaml``. Beside them, in ``responses/<source>``, is what servers
-answer: ``<operationId>[-<what is special>][-<status>].json``. A file put there is tested by itself.
+answer as JSON, text or a web page: ``<operationId>[-<what is special>][-<status>]``. A file put there is
+tested by itself.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Document:
     @property
     def operations(self):
         """Return the names of all operations."""
-        return {path["get"]["operationId"] for path in self.text["paths"].values()}
+        entries = [entry for path in self.text["paths"].values() for entry in path.values()]
+        return {entry["operationId"] for entry in entries if "operationId" in entry}
 
     def transport(self, answer):
         """Return a transport that checks each request, and the response that ``answer`` makes of it."""
@@ -59,7 +61,9 @@ class Document:
         assert sorted(given) == sorted(result.parameters.query), f"twice, or not declared: {request.url}"
 
     def check_response(self, request, response):
-        """Raise if a response is none that the document has for a request."""
+        """Raise if a response is none that the document has for a request; any body may be missing."""
+        if not response.content:
+            return
         media = response.headers.get("content-type", "").split(";")[0]
         headers = dict(response.headers)
         wrapped = MockResponse(response.content, response.status_code, headers, media)
@@ -91,7 +95,7 @@ class Example:
 
     def response(self, *_):
         """Return it as a server gives it."""
-        media = {".json": "application/json", ".html": "text/html"}[self.path.suffix]
+        media = {".json": "application/json", ".html": "text/html", ".txt": "text/plain"}[self.path.suffix]
         return httpx.Response(self.status, content=self.path.read_bytes(), headers={"content-type": media})
 
 

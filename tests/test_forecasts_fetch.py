@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from lowcarb_scheduler.clock import SystemClock, VirtualClock, format_time
 from lowcarb_scheduler.errors import InputError, one_line
-from lowcarb_scheduler.forecasts import exchange
 from lowcarb_scheduler.forecasts.answers import MAX_BODY_BYTES
 from lowcarb_scheduler.forecasts.breaker import FIRST_PAUSE, LONGEST_PAUSE
 from lowcarb_scheduler.forecasts.exchange import CONCURRENCY, MAX_ATTEMPTS
@@ -78,12 +77,6 @@ def get(fetcher, *paths):
 
 def ok():
     return httpx.Response(200, json=[1])
-
-
-@pytest.fixture
-def one_at_a_time(monkeypatch):
-    """Send one request after the other, so that what happens when is determined."""
-    monkeypatch.setattr(exchange, "CONCURRENCY", 1)
 
 
 class Stream(httpx.SyncByteStream):

@@ -29,7 +29,7 @@ from lowcarb_scheduler.forecasts.carbon_aware_answers import (
     read_locations,
     says_nothing,
 )
-from lowcarb_scheduler.forecasts.credentials import credential
+from lowcarb_scheduler.forecasts.credentials import credential, token
 from lowcarb_scheduler.forecasts.fetch import Answer, Fetcher, FetchError, Request, base_url, basic_auth
 from lowcarb_scheduler.forecasts.source import checked_signal, period, sendable
 from lowcarb_scheduler.forecasts.web import (
@@ -281,9 +281,9 @@ def _authorization(auth: str | SecretStr) -> str:
         If they are none; they are not shown.
     """
     text = credential(auth, "sdk_auth")
-    scheme, _, token = text.partition(" ")
-    if scheme.lower() == "bearer" and token.strip():
-        return f"Bearer {token.strip()}"
+    scheme, _, rest = text.partition(" ")
+    if scheme.lower() == "bearer" and rest.strip():
+        return f"Bearer {token(rest.strip(), 'sdk_auth')}"
     user, colon, password = text.partition(":")
     if not colon:
         raise InputError(
