@@ -514,6 +514,12 @@ def test_a_server_that_keeps_no_forecasts_is_asked_once():
     assert len(server.requests) == 1
 
 
+def test_a_period_in_which_none_can_have_been_made_has_none():
+    server = Server(made_at)
+    assert server.sdk().past_forecasts(["a"], NOW, NOW + 4 * MINUTE, 5 * MINUTE) == []
+    assert not server.requests
+
+
 def test_a_time_without_a_forecast_is_left_out_and_not_asked_for_again():
     def answer(request):
         if "T02:00" in request.content.decode():

@@ -176,18 +176,20 @@ def past_forecasts_of(
     ForecastUnavailableError
         If not one location had an issue at any time.
     """
+    at: dict[datetime, dict[str, Issue | FetchError]] = {}
+    for (name, when), answer in answers.items():
+        at.setdefault(when, {})[name] = answer
     forecasts: list[Forecast] = []
     why = dict(missing)
-    for when in sorted({when for _, when in answers}):
-        issues = {name: answers[name, at] for name, at in answers if at == when}
+    for when in sorted(at):
         try:
-            made = forecast_of(issues, dict(missing), signal, source)
+            made = forecast_of(at[when], dict(missing), signal, source)
         except ForecastUnavailableError as error:
             why = error.missing
             continue
         if not forecasts or made.generated_at > forecasts[-1].generated_at:
             forecasts.append(made)
-    if not forecasts:
+    if why and not forecasts:
         raise ForecastUnavailableError(why)
     return forecasts
 
