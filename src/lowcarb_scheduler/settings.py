@@ -121,6 +121,9 @@ class Settings(BaseSettings):
         description="where WattTime answers; default `https://api.watttime.org`",
     )
     traces: Path | None = Field(None, description="the file of the source `traces`, CSV or Parquet")
+    traces_actual: Path | None = Field(
+        None, description="the file of what happened, where that of the source `traces` holds issues"
+    )
     timeout: Duration = Field(
         timedelta(seconds=30), description="most that one look-up of forecasts takes; default `30s`"
     )

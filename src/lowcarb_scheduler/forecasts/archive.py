@@ -192,10 +192,9 @@ class Archive:
         with self._file.writing() as db:
             for location, series in columns_of(table).items():
                 key = _key(db, feed, location)
+                for first_us, after_us in series.spans_us():
+                    _clear(db, key, first_us, after_us)
                 edges, known = np.append(series.times_us, series.end_us), ~np.isnan(series.values)
-                turns = np.flatnonzero(np.diff(known, prepend=False, append=False))
-                for first, after in edges[turns].reshape(-1, 2).tolist():
-                    _clear(db, key, first, after)
                 steps = zip(edges[:-1][known], edges[1:][known], series.values[known], strict=True)
                 rows = [(key, int(begin), int(end), float(value)) for begin, end, value in steps]
                 db.executemany("INSERT INTO steps VALUES (?, ?, ?, ?)", rows)

@@ -1,4 +1,4 @@
-"""Opening the forecast source that the settings name."""
+"""Opening the forecast sources that the settings name: each with its archive, all in their order."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.forecasts.source import MAX_AGE, unknown_name
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.forecasts.archive import Archive
     from lowcarb_scheduler.forecasts.source import ForecastSource
     from lowcarb_scheduler.settings import Settings
 
@@ -19,6 +23,79 @@ SOURCES: Final = (
     "uk-carbon-intensity",
     "watttime",
 )
+
+
+def open_sources(settings: Settings, clock: Clock | None = None) -> ForecastSource | None:
+    """Open what ``source`` names: one source, or several in order; None if it names none.
+
+    Parameters
+    ----------
+    settings : Settings
+        What the sources need, the archive, and the locations file with their names of places.
+    clock : Clock, optional
+        Counts timeouts and the age of what is kept; the system's by default, in simulations too.
+
+    Raises
+    ------
+    InputError
+        If there is no such source, one is named twice, or what one needs was not given.
+    """
+    return arranged([open_source(name, settings) for name in named_sources(settings)], settings, clock)
+
+
+def named_sources(settings: Settings) -> tuple[str, ...]:
+    """Return the names in ``source``, in their order.
+
+    Raises
+    ------
+    InputError
+        If one stands twice, or made-up numbers stand beside real ones.
+    """
+    if settings.source is None:
+        return ()
+    names = [name.strip() for name in settings.source.split(",")]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError("source", f"{name!r} stands twice", "name each source once")
+    if "synthetic" in names and len(names) > 1:
+        raise InputError("source", "made-up numbers are never mixed with real ones", "name synthetic alone")
+    return tuple(names)
+
+
+def arranged(
+    sources: Sequence[ForecastSource], settings: Settings, clock: Clock | None = None
+) -> ForecastSource | None:
+    """Return sources as one, in their order: each with its archive, by its own names of places.
+
+    Files are not kept, and made-up numbers neither.
+
+    Raises
+    ------
+    InputError
+        If the locations file cannot be read.
+    """
+    from lowcarb_scheduler.forecasts.archived import Archived, WebSource
+    from lowcarb_scheduler.forecasts.chain import Chain
+    from lowcarb_scheduler.forecasts.names import read_names
+
+    archive = open_archive(settings, clock)
+    kept = [
+        Archived(source, archive, clock) if archive and isinstance(source, WebSource) else source
+        for source in sources
+    ]
+    names = read_names(settings.locations, SOURCES) if settings.locations else {}
+    if len(kept) > 1 or (kept and names):
+        return Chain(kept, names, settings.timeout, clock)
+    return kept[0] if kept else None
+
+
+def open_archive(settings: Settings, clock: Clock | None = None) -> Archive | None:
+    """Return the archive of the settings, None if they want none."""
+    from lowcarb_scheduler.forecasts.archive import Archive
+
+    if settings.archive_dir == "none":
+        return None
+    return Archive(settings.archive_dir, settings.archive_days, clock)
 
 
 def open_source(name: str, settings: Settings) -> ForecastSource:
@@ -63,7 +140,7 @@ def open_source(name: str, settings: Settings) -> ForecastSource:
 
         if settings.traces is None:
             raise InputError("traces", "is not set", "set LOWCARB_TRACES or give --traces, a CSV or Parquet")
-        return Traces(settings.traces, max_age=MAX_AGE)
+        return Traces(settings.traces, actual=settings.traces_actual, max_age=MAX_AGE)
     if name == "synthetic":
         from lowcarb_scheduler.forecasts.synthetic import Synthetic
 

@@ -45,6 +45,13 @@ class Series:
     values: Floats
     end_us: int
 
+    def spans_us(self) -> list[list[int]]:
+        """Return begin and end of each span that is known throughout, in order [µs since 1970 UTC]."""
+        edges, known = np.append(self.times_us, self.end_us), ~np.isnan(self.values)
+        turns = np.flatnonzero(np.diff(known, prepend=False, append=False))
+        spans: list[list[int]] = edges[turns].reshape(-1, 2).tolist()
+        return spans
+
 
 class Issue(NamedTuple):
     """A forecast of one location: when it was made, and what it says."""

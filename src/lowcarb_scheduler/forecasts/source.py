@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import numpy as np
 
@@ -53,6 +53,13 @@ class Forecast:
     def issued_at(self, location: str) -> datetime:
         """Return when the forecast of a location was made."""
         return self.issued.get(location, self.generated_at)
+
+
+class Fault(NamedTuple):
+    """What did not work although there was an answer, and why."""
+
+    what: str
+    why: str
 
 
 class ForecastSource(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
-from lowcarb_scheduler.clock import format_time, from_us, parse_time, to_us, to_utc
+from lowcarb_scheduler.clock import MICROSECOND, format_time, from_us, parse_time, to_us, to_utc
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, MissingExtraError
 from lowcarb_scheduler.forecasts.source import (
     Forecast,
@@ -30,7 +30,7 @@ from lowcarb_scheduler.forecasts.source import (
 from lowcarb_scheduler.intensity import IntensityTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
     from typing import Any
 
@@ -63,6 +63,8 @@ class Traces:
         If a file cannot be read as a trace.
     """
 
+    name: Final = "traces"
+
     def __init__(
         self,
         path: Path,
@@ -75,9 +77,14 @@ class Traces:
         self._issued, self._forecasts = _by_location(read_points(path, "traces"))
         self._actuals = self._forecasts if not self._issued else {}
         if actual is not None:
-            has_issues, self._actuals = _by_location(read_points(actual, "actual"))
+            has_issues, self._actuals = _by_location(read_points(actual, "traces-actual"))
             if has_issues:
                 raise InputError(ISSUE, "what happened was not issued", "drop the column", str(actual))
+
+    @property
+    def signal(self) -> Signal:
+        """What the numbers measure."""
+        return self._signal
 
     @property
     def locations(self) -> tuple[str, ...]:
@@ -93,7 +100,7 @@ class Traces:
             If not one location has an issue that reaches past ``now``.
         """
         now = to_utc(now, "now")
-        points, missing, generated = {}, {}, []
+        newest, missing = {}, {}
         for location in distinct(locations):
             if location not in self._forecasts:
                 missing[location] = f"not in {self.path.name}"
@@ -101,19 +108,43 @@ class Traces:
             issues = self._forecasts[location]
             issue = issues.newest(to_us(now)) if self._issued else 0
             issued_at = from_us(issues.issued_us[issue]) if self._issued else now
-            times, values = issues.points(max(issue, 0))
             if issue < 0:
                 missing[location] = f"the first issue is of {format_time(from_us(issues.issued_us[0]))}"
             elif problem := age_problem(issued_at, now, self._max_age):
                 missing[location] = problem
-            elif not has_value((times, values), start=now):
+            elif not has_value(issues.points(issue), start=now):
                 missing[location] = f"has no value after {format_time(now)}"
             else:
-                points[location] = times, values
-                generated.append(issued_at)
-        if not points:
+                newest[location] = issue
+        if not newest:
             raise ForecastUnavailableError(missing)
-        return Forecast(IntensityTable.from_points(points, self._signal, "traces"), min(generated), missing)
+        known = self._told(newest)
+        return replace(known, missing=missing) if self._issued else Forecast(known.intensity, now, missing)
+
+    def past_forecasts(
+        self, locations: Sequence[str], start: datetime, end: datetime, every: timedelta
+    ) -> list[Forecast]:
+        """Return the issues of [start, end), oldest first.
+
+        Of each location the first in every span of that length is taken, the spans counted from 1970 UTC.
+        """
+        first, last = period(start, end)
+        span_us = every // MICROSECOND
+        spans: dict[int, dict[str, int]] = defaultdict(dict)  # by location the number of its issue
+        for location in distinct(locations):
+            if self._issued and location in self._forecasts:
+                issued_us = self._forecasts[location].issued_us
+                for issue in np.flatnonzero((issued_us >= to_us(first)) & (issued_us < to_us(last))):
+                    spans[issued_us[issue] // span_us].setdefault(location, int(issue))
+        return [self._told(issues) for _, issues in sorted(spans.items())]
+
+    def _told(self, issues: Mapping[str, int]) -> Forecast:
+        """Return one issue of each of some locations, by its number."""
+        points = {location: self._forecasts[location].points(issue) for location, issue in issues.items()}
+        issued = {name: from_us(self._forecasts[name].issued_us[issue]) for name, issue in issues.items()}
+        table = IntensityTable.from_points(points, self._signal, self.name)
+        oldest = min(issued.values())
+        return Forecast(table, oldest, issued={name: at for name, at in issued.items() if at != oldest})
 
     def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
         """Return the recorded values in [start, end).
@@ -137,7 +168,7 @@ class Traces:
                 missing[location] = f"no value from {format_time(first)} to {format_time(last)}"
         if not known:
             raise ForecastUnavailableError(missing)
-        table = IntensityTable.from_points(known, self._signal, "traces").slice(first, last)
+        table = IntensityTable.from_points(known, self._signal, self.name).slice(first, last)
         assert table is not None  # each location has a value in the period
         return table
 

@@ -1,0 +1,214 @@
+"""Sources in an order: the next one fills only what those before it lack.
+
+Where a place has several names, each source is asked by its own. Numbers that measure different things are
+never mixed: what the first source measures is what all give.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from lowcarb_scheduler.clock import SystemClock, to_utc
+from lowcarb_scheduler.errors import ForecastUnavailableError, one_line
+from lowcarb_scheduler.forecasts.gathering import Gathering, told
+from lowcarb_scheduler.forecasts.source import Fault, Forecast, distinct, period
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.forecasts.gathering import Labels
+    from lowcarb_scheduler.forecasts.source import ForecastSource
+    from lowcarb_scheduler.intensity import IntensityTable, Signal
+
+    Ask = Callable[[ForecastSource, list[str]], Forecast]  # a source, and its names of places
+
+
+class Chain:
+    """Several sources as one.
+
+    A source is asked for the places that those before it know nothing of, and for holes inside what they
+    said; a fresh forecast of any goes before a last good one. The ``source`` of a table names all that are
+    in it.
+
+    Parameters
+    ----------
+    sources : sequence of ForecastSource
+        In the order they are asked, at least one.
+    names : mapping of str to mapping of str to str, optional
+        By source, its name of each place that it calls otherwise.
+    timeout : timedelta
+        The most that one call takes of all sources together. None takes so long that there is no time left
+        for those after it.
+    clock : Clock, optional
+        Counts the timeout; the system's by default, in simulations too.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[ForecastSource],
+        names: Mapping[str, Mapping[str, str]] | None = None,
+        timeout: timedelta = timedelta(seconds=30),
+        clock: Clock | None = None,
+    ) -> None:
+        self._sources, self._names, self._timeout = tuple(sources), names or {}, timeout
+        self._clock = clock or SystemClock()
+        self._faults: list[Fault] = []
+
+    @property
+    def name(self) -> str:
+        """The names of all sources, as settings write them."""
+        return ",".join(map(name_of, self._sources))
+
+    @property
+    def signal(self) -> Signal | None:
+        """What all of it measures; None where the first source does not say so before it is asked."""
+        return _signal(self._sources[0])
+
+    @property
+    def locations(self) -> tuple[str, ...] | None:
+        """All places there are, if each source has a closed list."""
+        known: set[str] = set()
+        for source in self._sources:
+            own = getattr(source, "locations", None)
+            if not isinstance(own, tuple):
+                return None
+            named = self._names.get(name_of(source), {})
+            known |= set(own) - set(named) | {place for place, name in named.items() if name in own}
+        return tuple(sorted(known))
+
+    @property
+    def faults(self) -> list[Fault]:
+        """What did not work although there was an answer, each cause once."""
+        return self._faults + [fault for source in self._sources for fault in getattr(source, "faults", ())]
+
+    def within(self, limit: timedelta) -> Chain:
+        """Return the same sources, of which one call takes at most ``limit`` together."""
+        other: Chain = copy.copy(self)
+        other._timeout = min(limit, self._timeout)
+        return other
+
+    def forecast(self, locations: Sequence[str], now: datetime) -> Forecast:
+        """Return each place's forecast from the first source with a fresh one, else with a last good one.
+
+        Raises
+        ------
+        ForecastUnavailableError
+            If not one place has either.
+        """
+        now = to_utc(now, "now")
+        return self._gather(locations, now, "forecast", lambda source, names: source.forecast(names, now))
+
+    def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
+        """Return what happened in [start, end), of each place from the first source that knows.
+
+        Raises
+        ------
+        ForecastUnavailableError
+            If not one place has a value there.
+        """
+        first, last = period(start, end)
+
+        def ask(source: ForecastSource, names: list[str]) -> Forecast:
+            return Forecast(source.actual(names, first, last), last)
+
+        return self._gather(locations, first, "actual intensity", ask).intensity
+
+    def past_forecasts(
+        self, locations: Sequence[str], start: datetime, end: datetime, every: timedelta
+    ) -> list[Forecast]:
+        """Return the issues of [start, end) that the sources know of, oldest first.
+
+        Those of a place are all from the first source that has any.
+        """
+        first, last = period(start, end)
+        lacking, found = list(distinct(locations)), []
+        for source in self._sources:
+            past = getattr(source, "past_forecasts", None)
+            if past is None or not lacking or self._refusal(source, _signal(source), self.signal):
+                continue
+            names = self._names_in(source, lacking)
+            with suppress(ForecastUnavailableError):
+                issues = past(list(dict.fromkeys(names.values())), first, last, every)
+                found += [part for issue in issues if (part := told(issue, names))]
+            known = {place for issue in found for place in issue.intensity.locations}
+            lacking = [place for place in lacking if place not in known]
+        return sorted(found, key=lambda issue: issue.generated_at)
+
+    def _gather(self, locations: Sequence[str], since: datetime, kind: str, ask: Ask) -> Forecast:
+        """Ask the sources in turn for what is lacking from a time on."""
+        gathered = Gathering(distinct(locations), since)
+        ends = self._clock.now() + self._timeout
+        for position, source in enumerate(self._sources):
+            lacking = gathered.lacking()
+            if not lacking:
+                break
+            names = self._names_in(source, lacking)
+            share = (ends - self._clock.now()) / (len(self._sources) - position)
+            by = f"{name_of(source)}: " if len(self._sources) > 1 else ""
+            try:
+                answer = self._ask(source, share, list(dict.fromkeys(names.values())), gathered.labels, ask)
+            except ForecastUnavailableError as error:
+                gathered.explain(names, error.missing, by)
+                self._note(f"{kind} from {name_of(source)}", error)
+            else:
+                gathered.explain(names, answer.missing, by)
+                gathered.take(answer, names)
+        return gathered.forecast()
+
+    def _ask(
+        self, source: ForecastSource, share: timedelta, names: list[str], labels: Labels | None, ask: Ask
+    ) -> Forecast:
+        """Ask one source, within its share of the time.
+
+        Raises
+        ------
+        ForecastUnavailableError
+            If it has nothing, there is no time, or its numbers do not mix with those there are.
+        """
+        signal = self.signal or (labels.signal if labels else None)
+        refusal = self._refusal(source, _signal(source), signal)
+        if refusal is None and share <= timedelta(0):
+            refusal = "there was no time left to ask it"
+        if refusal is None:
+            answer = ask(source.within(share) if hasattr(source, "within") else source, names)
+            refusal = self._refusal(source, answer.intensity.signal, signal)
+            if labels is not None and answer.intensity.synthetic != labels.synthetic:
+                refusal = "made-up numbers are never mixed with real ones"
+            if refusal is None:
+                return answer
+        raise ForecastUnavailableError(dict.fromkeys(names, refusal))
+
+    def _refusal(self, source: ForecastSource, signal: Signal | None, expected: Signal | None) -> str | None:
+        """Return why what a source measures does not mix with the first one's numbers; None if it does."""
+        if source is self._sources[0] or signal is None or expected is None:
+            return None
+        if signal == expected != "unknown":
+            return None
+        fix = "; set sdk-signal if you know what the SDK gives" if "unknown" in (signal, expected) else ""
+        first = name_of(self._sources[0])
+        return f"its signal is {signal}, that of {first} {expected}: they are never mixed{fix}"
+
+    def _names_in(self, source: ForecastSource, places: Iterable[str]) -> dict[str, str]:
+        """Return what a source calls these places."""
+        names = self._names.get(name_of(source), {})
+        return {place: names.get(place, place) for place in places}
+
+    def _note(self, what: str, error: ForecastUnavailableError) -> None:
+        fault = Fault(what, one_line(str(error)))
+        if len(self._sources) > 1 and fault not in self._faults:
+            self._faults.append(fault)
+
+
+def name_of(source: ForecastSource) -> str:
+    """Return what settings call a source; of a source of the user's own, its class."""
+    return str(getattr(source, "name", type(source).__name__))
+
+
+def _signal(source: ForecastSource) -> Signal | None:
+    """Return what a source measures, if it says so before it is asked."""
+    return getattr(source, "signal", None)
