@@ -4,10 +4,10 @@
         [--delay 0] [--plot week.png]
 
 DATA holds ``actual.parquet`` (region, time, g_per_kwh) and ``forecast.parquet`` (the same with issued_at).
-Every few days, at hours spread over the day, each method says what it expects of the next eight days from
-what was known then. The table gives the root mean square error [gCO2eq/kWh] by lead in hours, and its multiple
-of the fading error's; under it stands the same relative to each zone's mean, so that clean grids count as much
-as dirty ones. *faded* is the rule of thumb to be beaten (see ``capture.py``); *unlearned* is the correction
+Every few days, at hours spread over the day, each method says what it expects of the next eight days
+from what was known then. The table gives the root mean square error [gCO2eq/kWh] by lead in hours, and its
+multiple of that of *faded*, the rule of thumb to be beaten (see ``capture.py``); under it stands the same
+relative to each zone's mean, so that clean grids count as much as dirty ones. *unlearned* is the correction
 without a past issue.
 """
 

@@ -6,6 +6,7 @@ was above or below that, which fades over some days.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -16,14 +17,33 @@ if TYPE_CHECKING:
 DAY: Final = 24  # hours
 MOST_DAYS: Final = 28
 LEAST_DAYS: Final = 3
-_MEMORY_DAYS: Final = 10.0  # a day counts 1/e of one that is so much younger
-_SAME_WEEKDAY: Final = 3.0  # how much more the same day of the week counts
+_MEMORY_DAYS: Final = 14.0  # a day counts 1/e of one that is so much younger
+_SAME_WEEKDAY: Final = 4.0  # how much more the same day of the week counts
 _LEVEL_HOURS: Final = 12  # what "recently" means
 _LEVEL_KEPT: Final = 0.5  # part of the recent anomaly that is expected to last at first
-_LEVEL_FADES_HOURS: Final = 96.0  # until 1/e of it
+_LEVEL_FADES_HOURS: Final = 72.0  # until 1/e of it
 
 
-def climatology(hourly: Floats, ahead: int) -> tuple[Floats, Floats]:
+@dataclass(frozen=True, slots=True)
+class Climatology:
+    """What is usual at a place.
+
+    Parameters
+    ----------
+    usual : ndarray, shape (hours ahead, L)
+        Weighted mean of the same hour of the day [gCO2eq/kWh]; NaN with less than three days of it.
+    weekday : ndarray, shape (hours ahead, L)
+        How much of that is owed to the day of the week [gCO2eq/kWh].
+    anomaly : ndarray, shape (24, L)
+        What happened over the last day less what is usual on any day [gCO2eq/kWh]; NaN where unknown.
+    """
+
+    usual: Floats
+    weekday: Floats
+    anomaly: Floats
+
+
+def climatology(hourly: Floats, ahead: int) -> Climatology:
     """Return the usual intensity of coming hours, and how unusual the last day was.
 
     Parameters
@@ -33,32 +53,30 @@ def climatology(hourly: Floats, ahead: int) -> tuple[Floats, Floats]:
     ahead : int
         How many hours from now on are asked for.
 
-    Returns
-    -------
-    usual : ndarray, shape (ahead, L)
-        Weighted mean of the same hour of the day [gCO2eq/kWh]; NaN with less than three days of it.
-    anomaly : ndarray, shape (24, L)
-        What happened over the last day less what was usual then; NaN where either is unknown.
     """
     days = min(len(hourly) // DAY, MOST_DAYS)
-    coming = -(-ahead // DAY)
     if days < LEAST_DAYS:
-        return np.full((ahead, hourly.shape[1]), np.nan), np.full((DAY, hourly.shape[1]), np.nan)
+        unknown = np.full((ahead, hourly.shape[1]), np.nan)
+        return Climatology(unknown, unknown, np.full((DAY, hourly.shape[1]), np.nan))
     past = hourly[len(hourly) - days * DAY :].reshape(days, -1)  # (days, hours of the day x L)
+    coming = np.arange(-(-ahead // DAY))
     age = np.arange(days, 0, -1)
-    weekday = (age + np.arange(coming + 1)[:, None] - 1) % 7 == 0  # the first row is the last day itself
-    weights = np.exp(-age / _MEMORY_DAYS) * np.where(weekday, _SAME_WEEKDAY, 1.0)
-    weights[0] = np.exp(-age / _MEMORY_DAYS)  # to compare the last day with: no weekday is preferred
+    weights = np.exp(-age / _MEMORY_DAYS)
+    by_weekday = weights * np.where((age + coming[:, None]) % 7 == 0, _SAME_WEEKDAY, 1.0)
     known = ~np.isnan(past)
-    if known.all():
-        means = weights @ past / weights.sum(axis=1, keepdims=True)
-    else:
-        counted = np.maximum(weights @ known, 1e-12)
-        means = np.where(
-            known.sum(axis=0) >= LEAST_DAYS, weights @ np.where(known, past, 0.0) / counted, np.nan
-        )
-    usual = means[1:].reshape(coming * DAY, -1)[:ahead]
-    return usual, past[-1].reshape(DAY, -1) - means[0].reshape(DAY, -1)
+    enough = known.sum(axis=0) >= LEAST_DAYS
+    filled = np.where(known, past, 0.0)
+
+    def mean(weights: Floats) -> Floats:
+        return np.where(enough, weights @ filled / np.maximum(weights @ known, 1e-12), np.nan)
+
+    any_day = mean(weights)
+    usual = mean(by_weekday)
+    return Climatology(
+        usual.reshape(len(coming) * DAY, -1)[:ahead],
+        (usual - any_day).reshape(len(coming) * DAY, -1)[:ahead],
+        (past[-1] - any_day).reshape(DAY, -1),
+    )
 
 
 def expected_level(anomaly: Floats, ahead: int) -> Floats:
@@ -67,7 +85,7 @@ def expected_level(anomaly: Floats, ahead: int) -> Floats:
     Parameters
     ----------
     anomaly : ndarray, shape (24, L)
-        From :func:`climatology` [gCO2eq/kWh].
+        That of a :class:`Climatology` [gCO2eq/kWh].
     ahead : int
         How many hours from now on are asked for.
 

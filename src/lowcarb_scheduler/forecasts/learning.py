@@ -8,6 +8,7 @@ known when a plan is made:
 
 - what the newest issue was wrong by over the last 1, 3, 6 and 24 hours;
 - what is usual at that hour, and what happened the day before, less the forecast;
+- how much of what is usual is owed to the day of the week;
 - how unusual the last 1, 6, 12 and 24 hours were.
 
 The ridge does not draw towards nothing but towards *error fading*: the last error, fading by ``FADING`` an
@@ -34,14 +35,14 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.intensity import Floats
 
-FADING: Final = 0.9  # part of a forecast's last error that is expected to be left after an hour
+FADING: Final = 0.95  # part of a forecast's last error that is expected to be left after an hour
 MOST_ISSUES: Final = 56  # that are learned from, the newest
 _RIDGE: Final = 100.0  # how many observations the prior counts for
 _LEAD_WIDTH: Final = 0.3  # width of the kernel over the logarithm of the lead
 _MOST_SD: Final = 8.0  # an error is counted as at most so many standard deviations of its place
 _ERROR_HOURS: Final = (1, 3, 6, 24)
 _ANOMALY_HOURS: Final = (1, 6, 12, 24)
-_PREDICTORS: Final = len(_ERROR_HOURS) + len(_ANOMALY_HOURS) + 2
+_PREDICTORS: Final = len(_ERROR_HOURS) + len(_ANOMALY_HOURS) + 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +127,16 @@ def _predictors(history: Floats, issue: Issue, latest: Floats, forecast: Floats)
     now, (ahead, places) = len(history), forecast.shape
     own = history[-DAY:] - issue.at(now - DAY, DAY)
     errors = np.where(np.isnan(own), latest[now - DAY : now], own)
-    usual, anomaly = climatology(history, ahead)
+    past = climatology(history, ahead)
     day_before = history[now - DAY + np.arange(ahead) % DAY]
     x = np.empty((ahead, places, _PREDICTORS))
     columns = iter(range(_PREDICTORS))
     for hours in _ERROR_HOURS:
         x[..., next(columns)] = known_mean(errors[-hours:])
     for hours in _ANOMALY_HOURS:
-        x[..., next(columns)] = known_mean(anomaly[-hours:])
-    x[..., next(columns)] = np.nan_to_num(usual - forecast)
+        x[..., next(columns)] = known_mean(past.anomaly[-hours:])
+    x[..., next(columns)] = np.nan_to_num(past.usual - forecast)
+    x[..., next(columns)] = np.nan_to_num(past.weekday)
     x[..., next(columns)] = np.nan_to_num(day_before - forecast)
     return x
 
