@@ -50,9 +50,22 @@ def test_a_fetcher_sees_refusals_too_and_shares_what_it_has_seen():
         httpx.URL("http://sdk:8080"), timedelta(seconds=30), VirtualClock(NOW), httpx.MockTransport(answer)
     )
     requests = {path: Request(path) for path in ("a", "b")}
+    assert not fetcher.contact.asked
     fetcher.within(timedelta(seconds=5)).get_all(requests, lambda _, answer: answer.status)
     assert fetcher.contact.statuses == {200, 401}
     assert fetcher.contact.ahead == timedelta(9)
+    assert fetcher.contact.asked
+
+
+def test_a_server_that_is_silent_was_asked_all_the_same():
+    def silent(request):
+        raise httpx.ConnectError("refused")
+
+    fetcher = Fetcher(
+        httpx.URL("http://sdk:8080"), timedelta(seconds=30), VirtualClock(NOW), httpx.MockTransport(silent)
+    )
+    fetcher.get_all({"a": Request("a")}, lambda _, answer: answer.status)
+    assert (fetcher.contact.asked, fetcher.contact.statuses) == (True, set())
 
 
 @pytest.mark.parametrize("name", ["carbon-aware-sdk", "electricity-maps", "uk-carbon-intensity", "watttime"])

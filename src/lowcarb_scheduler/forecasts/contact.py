@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Contact:
-    """Watches the responses of a server.
+    """Watches what is sent to a server, and its responses.
 
     Parameters
     ----------
@@ -22,6 +22,8 @@ class Contact:
 
     Attributes
     ----------
+    asked : bool
+        Whether anything was sent.
     statuses : set of int
         The statuses it has answered with.
     ahead : timedelta or None
@@ -31,8 +33,13 @@ class Contact:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self.asked = False
         self.statuses: set[int] = set()
         self.ahead: timedelta | None = None
+
+    def sent(self, _: httpx.Request) -> None:
+        """Take down that something is sent."""
+        self.asked = True
 
     def note(self, response: httpx.Response) -> None:
         """Take down a response whose head has come."""

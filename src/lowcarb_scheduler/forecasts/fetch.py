@@ -157,7 +157,7 @@ class Fetcher:
         try:
             client = httpx.Client(
                 base_url=self._base_url, headers=_HEADERS | self._headers, transport=self._transport,
-                event_hooks={"response": [self.contact.note]},
+                event_hooks={"request": [self.contact.sent], "response": [self.contact.note]},
             )  # fmt: skip
         except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
             why = f"the proxy or certificate settings of the environment are wrong: {one_line(str(error))}"
