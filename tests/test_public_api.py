@@ -24,6 +24,7 @@ ROOMS = [
     {"backtest"},
     {"report"},
     {"demo", "testing"},
+    {"doctor"},
     {"cli"},
 ]
 PURE = ("planning", "accounting.py", "policy.py")

@@ -12,7 +12,7 @@ import click
 import typer
 
 from lowcarb_scheduler._version import __version__
-from lowcarb_scheduler.cli import demo, forecast, plan, report, tradeoff
+from lowcarb_scheduler.cli import demo, doctor, forecast, plan, report, tradeoff
 from lowcarb_scheduler.cli.output import fail, log
 from lowcarb_scheduler.errors import LowcarbError
 
@@ -37,6 +37,7 @@ app.command("forecast")(forecast.command)
 app.command("plan")(plan.command)
 app.command("tradeoff")(tradeoff.command)
 app.command("report")(report.command)
+app.command("doctor")(doctor.command)
 
 
 @app.callback(invoke_without_command=True)

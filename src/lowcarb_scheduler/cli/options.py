@@ -33,7 +33,7 @@ Plot = Annotated[
 ]
 Source = Annotated[
     str | None,
-    typer.Option("--source", metavar="NAME", help="carbon-aware-sdk, traces or synthetic [LOWCARB_SOURCE]."),
+    typer.Option("--source", metavar="NAME", help="Who is asked; several in order: a,b [LOWCARB_SOURCE]."),
 ]
 SdkUrl = Annotated[
     str | None,
@@ -52,20 +52,21 @@ Traces = Annotated[
 def configured_source(
     source: str | None, sdk_url: str | None, sdk_signal: str | None, traces: Path | None
 ) -> "ForecastSource":
-    """Open the source that options, environment or ``.env`` name.
+    """Open the source that options, environment or ``.env`` name, or several in order, with its archive.
 
     Raises
     ------
     InputError
         If none is named, or what is named cannot be opened.
     """
-    from lowcarb_scheduler.forecasts.opening import SOURCES, open_source
+    from lowcarb_scheduler.forecasts.opening import SOURCES, open_sources
     from lowcarb_scheduler.settings import Settings
 
     settings = Settings.load(
         options={"source": source, "sdk_url": sdk_url, "sdk_signal": sdk_signal, "traces": traces}
     )
-    if settings.source is None:
+    opened = open_sources(settings)
+    if opened is None:
         fix = f"give --source or set LOWCARB_SOURCE: {', '.join(SOURCES)}"
         raise InputError("--source", "no forecast source is named", fix)
-    return open_source(settings.source, settings)
+    return opened

@@ -62,12 +62,12 @@ def console(stderr: bool = False) -> Console:
 
 def print_title(screen: Console, title: str) -> None:
     """Print a heading."""
-    screen.print(_shown(title), style="bold")
+    screen.print(shown(title), style="bold")
 
 
 def print_line(screen: Console, text: str) -> None:
     """Print a line that is never broken, so that it can be copied."""
-    screen.print(_shown(text), soft_wrap=True)
+    screen.print(shown(text), soft_wrap=True)
 
 
 def print_facts(screen: Console, facts: Sequence[tuple[str, str]]) -> None:
@@ -78,7 +78,7 @@ def print_facts(screen: Console, facts: Sequence[tuple[str, str]]) -> None:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, fact in facts:
-        table.add_row(_shown(name), _shown(fact))
+        table.add_row(shown(name), shown(fact))
     _print(screen, table)
 
 
@@ -94,11 +94,11 @@ def print_table(screen: Console, columns: Sequence[Column], rows: Sequence[Seque
         justify: JustifyMethod = "right" if column.right else "left"
         table.add_column(column.title, justify=justify, overflow="fold", no_wrap=column.whole)
     for row in rows:
-        table.add_row(*(_shown(cell) for cell in row))
+        table.add_row(*(shown(cell) for cell in row))
     _print(screen, table)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """Return what a terminal can take of a value."""
     return one_line(str(value), _LONGEST_LINE)
 

@@ -1,0 +1,85 @@
+"""``lowcarb doctor``: what would spoil a run, each check in a line."""
+
+from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from lowcarb_scheduler.cli import output
+from lowcarb_scheduler.cli.options import Json, SdkSignal, SdkUrl, Source, Traces
+from lowcarb_scheduler.documents import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lowcarb_scheduler.doctor.check import Check
+
+EXIT_FAULT: Final = 1
+_SIGNS: Final = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "fault": ("✗", "red")}
+_NAME_WIDTH: Final = 28
+
+
+def command(
+    location: Annotated[
+        list[str] | None,
+        typer.Option("--location", metavar="L", help="A place to look up as well. Repeatable."),
+    ] = None,
+    source: Source = None,
+    sdk_url: SdkUrl = None,
+    sdk_signal: SdkSignal = None,
+    traces: Traces = None,
+    as_json: Json = False,
+) -> None:
+    """Check everything a run needs, and say how to mend what is wrong."""
+    from lowcarb_scheduler.clock import SystemClock
+    from lowcarb_scheduler.doctor.examination import examine
+
+    options = {"source": source, "sdk_url": sdk_url, "sdk_signal": sdk_signal, "traces": traces}
+    checks: list[Check] = []
+    screen = output.console(stderr=as_json)
+    with _busy(screen):
+        for check in examine(options, location or [], SystemClock()):
+            checks.append(check)
+            if not as_json:
+                _print(screen, check)
+    states: Counter[str] = Counter(check.state for check in checks)
+    if as_json:
+        found = [asdict(check) for check in checks]
+        output.write_document({"schema_version": SCHEMA_VERSION, "checks": found})
+    else:
+        output.print_line(screen, _verdict(states))
+    if states["fault"]:
+        raise typer.Exit(EXIT_FAULT)
+
+
+def _busy(screen: "Console") -> AbstractContextManager[Any]:
+    """Show somebody at a terminal that a server is being waited for."""
+    return screen.status("checking") if screen.is_terminal else nullcontext()
+
+
+def _print(screen: "Console", check: "Check") -> None:
+    """Print a check: with a sign on a terminal, in plain words elsewhere."""
+    says = check.detail if check.fix is None else f"{check.detail}; {check.fix}"
+    if not screen.is_terminal:
+        line = f"{check.state:<8}{output.shown(check.check):<{_NAME_WIDTH}} {output.shown(says)}"
+        screen.out(line, highlight=False)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    sign, colour = _SIGNS[check.state]
+    row = Table.grid(padding=(0, 1))
+    row.add_column(width=1)
+    row.add_column(width=_NAME_WIDTH, overflow="fold")
+    row.add_column(overflow="fold")
+    row.add_row(Text(sign, style=colour), output.shown(check.check), output.shown(says))
+    screen.print(row)
+
+
+def _verdict(states: "Counter[str]") -> str:
+    faults, warnings = states["fault"], states["warning"]
+    if not faults and not warnings:
+        return "all is well"
+    return f"{faults} fault(s) that would spoil a run, {warnings} warning(s)"

@@ -1,0 +1,5 @@
+"""What would spoil a run, found before it starts.
+
+Each module looks at one thing and returns checks; :func:`~lowcarb_scheduler.doctor.examination.examine` puts
+them in order.
+"""

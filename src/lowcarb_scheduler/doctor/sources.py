@@ -1,0 +1,216 @@
+"""What the sources' answers mean for a run: one check after the other, on what they said."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from lowcarb_scheduler.clock import format_duration, from_us
+from lowcarb_scheduler.doctor.check import Check
+from lowcarb_scheduler.errors import InputError, one_line
+from lowcarb_scheduler.report import wording
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from lowcarb_scheduler.doctor.asking import Finding
+    from lowcarb_scheduler.settings import Settings
+
+SKEW_WARNING: Final = timedelta(minutes=2)
+SKEW_FAULT: Final = timedelta(minutes=10)  # beyond it a forecast is refused as dated ahead
+_SLOW: Final = 1 / 3  # of the time limit
+_REFUSED: Final = frozenset({401, 403})
+_NOT_OURS: Final = frozenset({404, 405})  # what a server of something else answers
+_ADDRESS: Final = {
+    "carbon-aware-sdk": "LOWCARB_SDK_URL",
+    "electricity-maps": "LOWCARB_ELECTRICITY_MAPS_URL",
+    "uk-carbon-intensity": "LOWCARB_UK_URL",
+    "watttime": "LOWCARB_WATTTIME_URL",
+}
+_CREDENTIALS: Final = {  # what each source may need
+    "carbon-aware-sdk": ("sdk_auth",),
+    "electricity-maps": ("electricity_maps_token",),
+    "watttime": ("watttime_user", "watttime_password"),
+}
+_LISTS_FOR_ALL: Final = frozenset({"electricity-maps"})  # its list of names may be had without a token
+
+
+def answers(finding: Finding) -> bool:
+    """Return whether a source answers, be it by refusing what it was asked; also where nothing was."""
+    if finding.contact is None or not finding.contact.asked:
+        return True
+    said = finding.contact.statuses
+    if finding.forecast is not None or (finding.listed and said):
+        return True
+    return bool(said) and all(400 <= status < 500 and status not in _NOT_OURS for status in said)
+
+
+def is_refused(finding: Finding) -> bool:
+    """Return whether a source answers nothing but that we may not ask."""
+    if finding.contact is None or finding.forecast is not None:
+        return False
+    listed = finding.listed and finding.name not in _LISTS_FOR_ALL
+    return not listed and bool(finding.contact.statuses & _REFUSED)
+
+
+def check_source(finding: Finding, timeout: timedelta) -> Check:
+    """Check that a source answers, and how fast."""
+    name = f"source {finding.name}"
+    if finding.name == "synthetic":
+        return Check(name, "warning", "its numbers are made up", "for a real run name a real source")
+    if finding.contact is None:
+        return Check(name, "ok", f"knows {len(finding.known)} locations" if finding.listed else "opened")
+    server = getattr(finding.source, "server", "the server")
+    if not answers(finding):
+        why = finding.no_forecast or finding.no_names or "it does not answer"
+        address = _ADDRESS.get(finding.name, "its address")
+        fix = f"see that it runs and that {address} is right; if it is slow raise LOWCARB_TIMEOUT"
+        return Check(name, "fault", f"{server}: {why}", fix)
+    if not finding.contact.asked:
+        problem = f"not asked: {finding.no_forecast or 'no place is named'}"
+        return Check(name, "warning", problem, "name a place it knows")
+    took = finding.took or timedelta(0)
+    said = f"{server} answers in {wording.significant(took.total_seconds(), 2)} s"
+    if took > timeout * _SLOW:
+        return Check(name, "warning", f"{said} of {format_duration(timeout)}", "raise LOWCARB_TIMEOUT")
+    return Check(name, "ok", said)
+
+
+def check_credentials(finding: Finding, settings: Settings) -> Iterator[Check]:
+    """Check that credentials are accepted, as an answer shows."""
+    needed = _CREDENTIALS.get(finding.name)
+    if needed is None or finding.contact is None:
+        return
+    name = f"credentials {finding.name}"
+    variables = " and ".join(f"LOWCARB_{field.upper()}" for field in needed)
+    given = any(getattr(settings, field) is not None for field in needed)
+    if is_refused(finding):
+        why = finding.no_forecast or finding.no_names or "it refuses"
+        fix = (
+            f"check {variables}" if given else f"if a proxy before the server asks for them, set {variables}"
+        )
+        yield Check(name, "fault", why, fix)
+    elif given and (finding.forecast is not None or finding.listed):
+        yield Check(name, "ok", "accepted")
+    elif given:
+        yield Check(name, "warning", "not checked: no answer shows it", "name a place with --location")
+
+
+def check_locations(findings: Sequence[Finding], places: Sequence[str]) -> Iterator[Check]:
+    """Check that every place has a forecast from one of the sources."""
+    if not places:
+        fix = "give --location L, or name a locations file"
+        yield Check("locations", "warning", "none is named, so none was looked up", fix)
+        return
+    asked = [finding for finding in findings if answers(finding) and not is_refused(finding)]
+    if not asked:
+        yield Check("locations", "warning", "not checked: no source gives an answer")
+        return
+    good = [place for place in places if any(_has(finding, place) for finding in asked)]
+    for place in places:
+        if place in good:
+            continue
+        why = {finding.name: finding.missing.get(finding.names[place], "no forecast") for finding in asked}
+        said = one_line("; ".join(f"{name}: {reason}" for name, reason in why.items()))
+        yield Check(f"location {one_line(place, 40)}", "fault", said, _other_name(asked, place))
+    if good:
+        shown = ", ".join(one_line(place, 40) for place in good)
+        yield Check("locations", "ok", f"{shown} ({len(good)} of {len(places)} have a forecast)")
+
+
+def check_forecast(finding: Finding, settings: Settings, now: datetime) -> Iterator[Check]:
+    """Check how old a forecast is, and how far it reaches."""
+    forecast = finding.forecast
+    if forecast is None or not finding.names:
+        return
+    table = forecast.intensity
+    age = min(now - forecast.issued_at(name) for name in table.locations)
+    known = ~np.isnan(table.values)
+    until = from_us(min(table.edges_us[1:][own][-1] for own in known.T if own.any()))
+    made, ahead = (format_duration(max(span, timedelta(0))) for span in (age, until - now))
+    said = f"made {made} ago, reaches {ahead} ahead"
+    finish_by = settings.finish_by
+    deadline = now + finish_by if isinstance(finish_by, timedelta) else finish_by
+    name = f"forecast {finding.name}"
+    if deadline is None or until >= deadline:
+        yield Check(name, "ok", said)
+        return
+    short = f"{said}; finish-by is {format_duration(deadline - until)} later"
+    fix = "later hours rest on each place's history: lowcarb archive fetch --days 28"
+    yield Check(name, "warning", short, fix)
+
+
+def check_clock(finding: Finding) -> Iterator[Check]:
+    """Check this machine's clock against a server's."""
+    if finding.contact is None or finding.contact.ahead is None:
+        return
+    name, ahead = f"clock {finding.name}", finding.contact.ahead
+    off = abs(ahead)
+    side = "ahead of" if ahead > timedelta(0) else "behind"
+    if off < SKEW_WARNING:
+        yield Check(name, "ok", f"within {format_duration(max(off, timedelta(seconds=1)))} of the server's")
+        return
+    said = f"the server's clock is {format_duration(off)} {side} this machine's"
+    yield Check(name, "fault" if off >= SKEW_FAULT else "warning", said, "set the wrong one, best by NTP")
+
+
+def check_finish_by(settings: Settings, now: datetime) -> Iterator[Check]:
+    """Check that a deadline that is a time is still to come."""
+    if isinstance(settings.finish_by, datetime) and settings.finish_by <= now:
+        problem = f"{wording.instant(settings.finish_by)} UTC is over"
+        yield Check("finish-by", "fault", problem, "give a later time, or a duration such as 48h")
+
+
+def check_signals(findings: Sequence[Finding]) -> Iterator[Check]:
+    """Check that sources in order can stand in for the first."""
+    signals = {finding.name: finding.signal for finding in findings}
+    first, *others = signals or {"": None}
+    for name in others:
+        if None not in (signals[first], signals[name]) and not signals[first] == signals[name] != "unknown":
+            problem = f"{name} is {signals[name]}, {first} {signals[first]}: they are never mixed"
+            fix = f"leave {name} out, or set LOWCARB_SDK_SIGNAL to what the SDK gives"
+            yield Check("signals", "warning", problem, fix)
+
+
+def places_of(settings: Settings, named: Sequence[str]) -> tuple[list[str], list[Check]]:
+    """Return the places of a run: those named here, and those its settings name."""
+    places = list(named)
+    faults = []
+    if settings.locations is not None:
+        from lowcarb_scheduler.flower.profiles import read_places
+
+        try:
+            places += [place.location for place in read_places(settings.locations).values()]
+        except InputError as error:
+            faults.append(
+                Check("locations", "fault", f"{error.file or ''} {error.problem}".strip(), error.fix)
+            )
+    if settings.default_location is not None:
+        places.append(settings.default_location)
+    return list(dict.fromkeys(places)), faults
+
+
+def unreadable_locations(error: InputError) -> Check:
+    """Return what is wrong with the locations file."""
+    where = f"{error.file}: {error.field}: " if error.file else ""
+    return Check("locations", "fault", f"{where}{error.problem}", error.fix)
+
+
+def _has(finding: Finding, place: str) -> bool:
+    return finding.forecast is not None and finding.names[place] in finding.forecast.intensity.locations
+
+
+def _other_name(findings: Sequence[Finding], place: str) -> str:
+    """Say what else a place without a forecast may be called."""
+    if any(finding.knows(place) for finding in findings):
+        return "the name is known; name another place or another source"
+    nears = dict.fromkeys(near for finding in findings if (near := finding.near(place)))
+    if nears:
+        return f"did you mean {' or '.join(nears)}?"
+    for finding in findings:
+        if finding.known:
+            shown = ", ".join(one_line(name, 40) for name in sorted(finding.known)[:5])
+            return f"{finding.name} knows {len(finding.known)} names, for example {shown}"
+    return "give a name the source knows"
