@@ -144,6 +144,9 @@ class Settings(BaseSettings):
     participation: Turns = Field(
         "equal", description="turns a client: `equal` (default), `any`, or bounds such as `2,5`"
     )
+    stagger: bool = Field(
+        False, description="whether clients may start at different times inside a round; default `false`"
+    )
     max_location_share: float = Field(
         1.0, gt=0, le=1, description="largest part of a round from one location, above 0 to 1 (default)"
     )

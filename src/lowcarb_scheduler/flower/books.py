@@ -7,7 +7,7 @@ actual intensity, and are asked for again until they are known; without it they 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -63,6 +63,11 @@ class Round:
         By node id, who is to train and when.
     planned_g : float or None
         Expected emissions [gCO2eq]; None where there was no forecast.
+    started, ended : dict of int to datetime
+        By node id, when it was really sent its message and when its reply came, where that was not when the
+        round opened and when its training ended.
+    unsent : dict of int to str
+        By node id, why it was sent no message.
     """
 
     number: int
@@ -71,6 +76,9 @@ class Round:
     fleet: Fleet
     members: Mapping[int, tuple[Profile, Window]]
     planned_g: float | None
+    started: dict[int, datetime] = field(default_factory=dict)
+    ended: dict[int, datetime] = field(default_factory=dict)
+    unsent: dict[int, str] = field(default_factory=dict)
     turns: Sequence[Turn] = ()
     closed_at: datetime | None = None
     realised_g: float | None = None
@@ -110,6 +118,11 @@ class Books:
     def current(self) -> Round | None:
         """The round that is open, if one is."""
         return self._rounds[-1] if self._rounds and self._rounds[-1].closed_at is None else None
+
+    @property
+    def opened(self) -> int:
+        """How many rounds have opened."""
+        return len(self._rounds)
 
     @property
     def turns(self) -> dict[str, int]:
@@ -162,7 +175,7 @@ class Books:
             if node_id not in done:
                 self._ledger.append(
                     "node_failed", round=current.number, id=profile.key, location=profile.location,
-                    reason=failed.get(node_id, "no reply"),
+                    reason=failed.get(node_id) or current.unsent.get(node_id, "no reply"),
                 )  # fmt: skip
 
     def close(self, now: datetime, round_duration: timedelta) -> None:

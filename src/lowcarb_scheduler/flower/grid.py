@@ -17,46 +17,28 @@ from lowcarb_scheduler.errors import PlanMismatchError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-_MOST_POLLS: Final = 8  # a strategy asks once or twice; one that waits asks each second
+_MOST_POLLS: Final = 20  # a strategy asks once or twice; one that waits asks each second
 
 
-class ScopedGrid(Grid):
-    """A Grid that shows only some of its nodes.
+class GridBefore(Grid):
+    """A Grid that stands before another one and passes everything on.
 
     Parameters
     ----------
     grid : Grid
         Does the work.
-    node_ids : sequence of int
-        The nodes to show.
-    strategy : str
-        Who looks, for the error.
     """
 
-    def __init__(self, grid: Grid, node_ids: Sequence[int], strategy: str) -> None:
-        self._grid, self._node_ids, self._strategy = grid, list(node_ids), strategy
-        self._polls = 0
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the nodes in scope.
-
-        Raises
-        ------
-        PlanMismatchError
-            If it is asked again and again: the strategy waits for nodes that are not in the plan.
-        """
-        self._polls += 1
-        if self._polls > _MOST_POLLS:
-            raise PlanMismatchError(
-                self._strategy, self._node_ids, (),
-                "it waits for more: raise lowcarb-clients-per-round or lower the strategy's minimum",
-            )  # fmt: skip
-        return list(self._node_ids)
+        """Pass on."""
+        return self._grid.get_node_ids()
 
     def get_nodes(self) -> Iterable[Any]:
-        """Return what is known of the nodes in scope."""
-        scope = set(self._node_ids)
-        return [node for node in self._grid.get_nodes() if node.node_id in scope]
+        """Pass on."""
+        return self._grid.get_nodes()
 
     def set_run(self, run: Any) -> None:
         """Pass on."""
@@ -82,6 +64,50 @@ class ScopedGrid(Grid):
     def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Iterable[Any]:
         """Pass on."""
         return self._grid.send_and_receive(messages, timeout=timeout)
+
+
+class ScopedGrid(GridBefore):
+    """A Grid that shows only some of its nodes.
+
+    Parameters
+    ----------
+    grid : Grid
+        Does the work.
+    node_ids : sequence of int
+        The nodes to show.
+    strategy : str
+        Who looks, for the error.
+    """
+
+    def __init__(self, grid: Grid, node_ids: Sequence[int], strategy: str) -> None:
+        super().__init__(grid)
+        self._node_ids, self._strategy = list(node_ids), strategy
+        self._polls = 0
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the nodes in scope.
+
+        Raises
+        ------
+        PlanMismatchError
+            If it is asked again and again: the strategy waits for nodes that are not in the plan.
+        """
+        self._count_poll()
+        return list(self._node_ids)
+
+    def get_nodes(self) -> Iterable[Any]:
+        """Return what is known of the nodes in scope; it raises like :meth:`get_node_ids`."""
+        self._count_poll()
+        scope = set(self._node_ids)
+        return [node for node in self._grid.get_nodes() if node.node_id in scope]
+
+    def _count_poll(self) -> None:
+        self._polls += 1
+        if self._polls > _MOST_POLLS:
+            raise PlanMismatchError(
+                self._strategy, self._node_ids, (),
+                "it waits for more: raise lowcarb-clients-per-round or lower the strategy's minimum",
+            )  # fmt: skip
 
 
 @contextmanager

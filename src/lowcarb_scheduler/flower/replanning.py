@@ -10,7 +10,7 @@ import pandas as pd
 
 from lowcarb_scheduler.clock import format_time
 from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError, PlanInfeasibleError, one_line
-from lowcarb_scheduler.flower.outlook import without_preference
+from lowcarb_scheduler.flower.plausible import without_preference
 from lowcarb_scheduler.flower.profiles import UNKNOWN_PLACE
 from lowcarb_scheduler.planning.fleet import Fleet
 from lowcarb_scheduler.planning.job import Job
@@ -74,7 +74,7 @@ def _note_bounds(job: Job, planned: Plan, outlook: Outlook) -> None:
 def _replan(job: Job, known: IntensityTable, outlook: Outlook, previous: Plan | None) -> Plan:
     """Replan; a place of which nothing is known is neither sought nor shunned."""
     try:
-        return replan(job, known, outlook.actual, previous=previous)
+        return replan(job, known, outlook.actual, outlook.past_forecasts, previous)
     except ForecastUnavailableError as error:
         missing = tuple(error.missing)
         if len(missing) == len(job.fleet.locations):
@@ -85,7 +85,7 @@ def _replan(job: Job, known: IntensityTable, outlook: Outlook, previous: Plan | 
         outlook.degrade(what, "nothing is known", f"it is planned at the others' mean{fix}")
         like = known if known.locations else outlook.actual
         neutral = without_preference(like, missing, job.now, job.finish_by)
-        return replan(job, known.fill(neutral), outlook.actual, previous=previous)
+        return replan(job, known.fill(neutral), outlook.actual, outlook.past_forecasts, previous)
 
 
 def at_once(job: Job, outlook: Outlook) -> Decision:
@@ -96,8 +96,8 @@ def at_once(job: Job, outlook: Outlook) -> Decision:
         why = f"{format_time(job.finish_by)} cannot be met any more"
         outlook.degrade("deadline", why, "rounds run back-to-back")
     hurried = replace(
-        job, patience=0.0, target_finish=None, grid_from=job.now, start_step=job.round_duration,
-        finish_by=max(job.finish_by, back_to_back),
+        job, patience=0.0, target_finish=None, stagger=False, grid_from=job.now,
+        start_step=job.round_duration, finish_by=max(job.finish_by, back_to_back),
     )  # fmt: skip
     flat = without_preference(None, job.fleet.locations, job.now, hurried.finish_by)
     try:
@@ -124,6 +124,7 @@ def job_of(
         patience=settings.patience,
         target_finish=schedule.target_finish if settings.patience > 0 else None,
         participation=settings.participation,
+        stagger=settings.stagger,
         max_location_share=settings.max_location_share,
         bounds_count_done=True,
     )

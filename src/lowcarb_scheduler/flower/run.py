@@ -19,6 +19,7 @@ from lowcarb_scheduler.errors import PlanInfeasibleError
 from lowcarb_scheduler.flower import wording
 from lowcarb_scheduler.flower.books import Books, Round
 from lowcarb_scheduler.flower.deadline import Schedule, observed_round
+from lowcarb_scheduler.flower.dispatch import DispatchGrid
 from lowcarb_scheduler.flower.hold import hold
 from lowcarb_scheduler.flower.outlook import Outlook
 from lowcarb_scheduler.flower.profiles import Profiles
@@ -97,7 +98,7 @@ class CarbonRun:
             clock="virtual" if self._virtual else "system",
         )  # fmt: skip
         logger.info("lowcarb: the ledger of this run is %s", ledger.run_dir.absolute())
-        self._outlook = Outlook(source, ledger)
+        self._outlook = Outlook(source, ledger, self._spare)
         self._books = Books(ledger, self._outlook, self._started)
         self._profiles = Profiles(
             places, settings.default_location, settings.default_power_watts,
@@ -113,6 +114,10 @@ class CarbonRun:
             self._outlook.degrade(
                 "forecast", "no source is named", f"no waiting; set lowcarb-source to wait{unread}"
             )
+
+    def dispatching(self, grid: Grid) -> DispatchGrid:
+        """Return a Grid that sends each round's messages when the plan says."""
+        return DispatchGrid(grid, self._clock, lambda: self._books.current)
 
     # -- a round, in the order it happens ------------------------------------------------------------------
 
@@ -185,7 +190,7 @@ class CarbonRun:
             self._clock.sleep_until(current.planned_closes_at)
         now = self._clock.now()
         windows = {
-            node_id: current.members[node_id][1] if self._virtual else _window(current, said, now)
+            node_id: current.members[node_id][1] if self._virtual else _window(current, node_id, said, now)
             for node_id, said in done.items()
             if node_id in current.members
         }
@@ -289,6 +294,16 @@ class CarbonRun:
             named = ", ".join(unmatched[:5]) + (", ..." if len(unmatched) > 5 else "")
             use = "entries are matched by partition-id, node name or node id"
             self._outlook.degrade("locations", f"no node answers to {named} of the file", use)
+
+    def _spare(self) -> timedelta | None:
+        """Return how long a look-up may take now without a round opening late; None if that is no matter."""
+        rounds_left = self._rounds - self._books.opened
+        if self._virtual or self._schedule is None or rounds_left == 0:
+            return None  # in a simulation a look-up takes no time; the first round opens at once anyway
+        now = self._clock.now()
+        planned = [] if self._decision is None else self._decision.plan.opens_us[:2].tolist()
+        ahead = [opens_us for opens_us in planned if opens_us > to_us(now)]
+        return (from_us(ahead[0]) if ahead else self._schedule.latest_opening(rounds_left)) - now
 
     # -- planning ------------------------------------------------------------------------------------------
 
@@ -405,10 +420,11 @@ def _same(one: Plan, other: Plan) -> bool:
     )
 
 
-def _window(current: Round, said: Mapping[str, Any] | None, now: datetime) -> Window:
-    """Return when a node trained: as long as it says if that can be, else until now."""
-    elapsed = max(now - current.opened_at, timedelta(0))  # a clock may have been set back
+def _window(current: Round, node_id: int, said: Mapping[str, Any] | None, now: datetime) -> Window:
+    """Return when a node trained: as long as it says if that can be, else until its reply came."""
+    started_at = current.started.get(node_id, current.opened_at)
+    elapsed = max(current.ended.get(node_id, now) - started_at, timedelta(0))  # a clock may be set back
     seconds = (said or {}).get("duration-s")
     if isinstance(seconds, int | float) and 0 < seconds <= elapsed.total_seconds():
         elapsed = timedelta(seconds=seconds)
-    return current.opened_at, current.opened_at + elapsed
+    return started_at, started_at + elapsed

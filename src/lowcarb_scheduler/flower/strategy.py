@@ -24,9 +24,10 @@ from lowcarb_scheduler.flower.client import RECORD
 from lowcarb_scheduler.flower.grid import ScopedGrid, layers, pinned_sampling
 from lowcarb_scheduler.flower.profiles import read_places
 from lowcarb_scheduler.flower.run import CarbonRun
-from lowcarb_scheduler.forecasts.opening import open_source
+from lowcarb_scheduler.forecasts.chain import name_of
+from lowcarb_scheduler.forecasts.opening import arranged, open_sources
 from lowcarb_scheduler.ledger import Ledger
-from lowcarb_scheduler.settings import Settings
+from lowcarb_scheduler.settings import SECRETS, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -107,7 +108,7 @@ class _Setup:
         self.settings, self.run_id = settings, run_id
         self._clock = clock
         # Opened here, so that a bad setting fails before anything trains.
-        self.source = source if source is not None or not settings.enabled else _open_source(settings)
+        self.source = _open_source(settings, source) if settings.enabled else source
         self._places = read_places(settings.locations) if settings.locations and settings.enabled else {}
 
     def begin(self, grid: Grid, strategy: str, rounds: int) -> CarbonRun:
@@ -127,7 +128,7 @@ class _Setup:
             "run_id": self.run_id,
             "flwr_version": version("flwr"),
             "strategy": strategy,
-            "source": _name_of(self.source),
+            "source": None if self.source is None else name_of(self.source),
         }
         return CarbonRun(self.settings, self._places, self.source, clock, ledger, about, rounds)
 
@@ -151,7 +152,7 @@ class CarbonAwareMixin:
         args, kwargs = _with_recorded_evaluation(run, args, kwargs)
         status = "failed"
         try:
-            result = own_start(grid, *args, **kwargs)
+            result = own_start(run.dispatching(grid), *args, **kwargs)
             status = "completed"
         except (KeyboardInterrupt, SystemExit):
             status = "stopped"
@@ -311,12 +312,13 @@ def _sample(strategy: Any, settings: Settings, grid: Grid) -> tuple[int, int]:
     return wanted, max(1, min(at_least, wanted))
 
 
-def _open_source(settings: Settings) -> ForecastSource | None:
-    if settings.source is None:
-        return None
+def _open_source(settings: Settings, given: ForecastSource | None) -> ForecastSource | None:
+    """Return the source that was given, else those that the settings name, with archive and names."""
     try:
-        return open_source(settings.source, settings)
+        return open_sources(settings) if given is None else arranged([given], settings)
     except InputError as error:
+        if error.file or error.field.replace("-", "_") in SECRETS:
+            raise
         fix = error.fix
         if error.problem == "is not set":
             variable = f"LOWCARB_{error.field.upper().replace('-', '_')}"
@@ -330,8 +332,3 @@ def _open_clock(name: str) -> Clock:
         return SystemClock()
     _, _, start = name.partition(":")
     return VirtualClock(parse_time(start, "clock") if start else SystemClock().now())
-
-
-def _name_of(source: ForecastSource | None) -> str | None:
-    known = {"CarbonAwareSdk": "carbon-aware-sdk", "Synthetic": "synthetic", "Traces": "traces"}
-    return None if source is None else known.get(type(source).__name__, type(source).__name__)
