@@ -273,8 +273,9 @@ def test_a_body_that_drips_ends_with_the_budget():
             server.clock.sleep_until(server.clock.now() + timedelta(seconds=1))
             yield b" "
 
-    server.answers = (httpx.Response(200, stream=Stream(drip())),)
-    assert server.why() == "no complete answer within 30 s"
+    server.answers = (lambda _: httpx.Response(200, stream=Stream(drip())),)
+    assert server.why() == "does not answer completely in time"
+    assert len(server.requests) == 3
     assert server.waited_s <= BUDGET.total_seconds()
 
 

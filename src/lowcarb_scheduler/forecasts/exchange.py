@@ -40,6 +40,7 @@ _LOOKS: Final = 10  # in that time, at whether anything comes back
 _CONNECT_S: Final = 5.0
 _NO_CONNECTION: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, ConnectionRefusedError)
 _UNTRUSTED: Final = "CERTIFICATE_VERIFY_FAILED"
+_UNKNOWN_AUTHORITY: Final = ("self-signed certificate", "issuer certificate")  # as OpenSSL says it
 _BACKOFF: Final = wait_exponential(multiplier=0.5, max=8) + wait_random(0, 0.5)
 
 
@@ -181,7 +182,7 @@ class Exchange(Generic[K, T]):
         if self._down:
             raise self._down
         if self._clock.now() >= self._deadline:
-            raise self._late(key)
+            raise earlier.error if earlier else self._late(key)
         self.begun.add(key)
         if earlier is None and self._fresh:
             try:
@@ -234,13 +235,14 @@ class Exchange(Generic[K, T]):
     def _attempt(self, request: Request) -> Answer:
         """Ask once, following redirects on the same host."""
         following = self._built(request)
+        until = min(self._deadline, self._clock.now() + self._terms.timeout * _ATTEMPT_SHARE)
         try:
             for _ in range(MAX_REDIRECTS + 1):
-                following.extensions["timeout"] = self._limits().as_dict()
+                following.extensions["timeout"] = self._limits(until).as_dict()
                 response = self._client.send(following, stream=True)
                 try:
                     if response.next_request is None:
-                        return self._answer(response, request.final)
+                        return self._answer(response, request.final, until)
                     following = self._same_host(response.next_request)
                 finally:
                     response.close()
@@ -260,17 +262,16 @@ class Exchange(Generic[K, T]):
         except (httpx.InvalidURL, UnicodeError) as error:
             raise FetchError(f"it cannot be asked for: {self._shown(error)}") from None
 
-    def _limits(self) -> httpx.Timeout:
-        """Return how long one attempt may wait for the next byte."""
-        self._check_time()
-        left_s = (self._deadline - self._clock.now()).total_seconds()
-        limit_s = min(left_s, self._terms.timeout.total_seconds() * _ATTEMPT_SHARE)
-        return httpx.Timeout(limit_s, connect=min(limit_s, _CONNECT_S))
+    def _limits(self, until: datetime) -> httpx.Timeout:
+        """Return how long to wait for the next byte."""
+        self._check_time(until)
+        left_s = (until - self._clock.now()).total_seconds()
+        return httpx.Timeout(left_s, connect=min(left_s, _CONNECT_S))
 
-    def _check_time(self) -> None:
+    def _check_time(self, until: datetime) -> None:
         """Raise if there is no time left."""
-        if self._clock.now() >= self._deadline:
-            raise FetchError(f"no complete answer within {self._budget}", again=True)
+        if self._clock.now() >= until:
+            raise FetchError("does not answer completely in time", again=True)
 
     def _same_host(self, request: httpx.Request) -> httpx.Request:
         """Return the redirected request if it stays on the server and does not leave TLS."""
@@ -284,9 +285,9 @@ class Exchange(Generic[K, T]):
             )
         return request
 
-    def _answer(self, response: httpx.Response, final: frozenset[int]) -> Answer:
+    def _answer(self, response: httpx.Response, final: frozenset[int], until: datetime) -> Answer:
         """Read the body, and turn a status that is no success into an error."""
-        answer = read_answer(response, self._check_time)
+        answer = read_answer(response, lambda: self._check_time(until))
         if response.is_success:
             return answer
         status, hint = response.status_code, self._terms.hints.get(response.status_code)
@@ -302,14 +303,14 @@ class Exchange(Generic[K, T]):
         if isinstance(error, httpx.ReadTimeout | TimeoutError):
             return FetchError("does not answer in time", again=True)
         detail, unreachable = self._shown(error), isinstance(error, _NO_CONNECTION)
-        why = (
-            f"cannot connect to {origin(self._client.base_url)}"
-            if unreachable
-            else "broke off the connection"
+        why = "broke off the connection"
+        if unreachable:
+            why = f"cannot connect to {origin(self._client.base_url)}"
+        if any(unknown in detail for unknown in _UNKNOWN_AUTHORITY):
+            detail += "; set SSL_CERT_FILE to the certificate of its authority"
+        return FetchError(
+            f"{why}: {detail}" if detail else why, again=_UNTRUSTED not in detail, unreachable=unreachable
         )
-        if untrusted := _UNTRUSTED in detail:
-            detail += "; for a certificate authority of your own set SSL_CERT_FILE to its certificate"
-        return FetchError(f"{why}: {detail}" if detail else why, again=not untrusted, unreachable=unreachable)
 
     def _shown(self, error: Exception) -> str:
         return one_line(self._redaction.mask(str(error)))
