@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.planning.job import Job, Plan
 
-WORTH_CHANGING: Final = 0.005  # part of the expected emissions a new plan must avoid to replace the last
+WORTH_CHANGING: Final = 0.001  # part of the expected emissions a new plan must avoid to replace the last
+WORTH_WAITING: Final = 0.005  # part a later plan must avoid to be preferred to the soonest
 
 
 def replan(
@@ -43,10 +44,10 @@ def replan(
     history : IntensityTable, optional
         What really happened; nothing later than ``job.now`` is looked at.
     past_forecasts : sequence of IntensityTable
-        Earlier issues.
+        Earlier issues, from which the correction is learned.
     previous : Plan, optional
         The plan so far. Its last ``job.rounds`` rounds are kept if they still obey the job's rules and the
-        new plan does not avoid more than 0.5 % of their emissions: a plan does not flap.
+        new plan does not avoid more than 0.1 % of their emissions: a plan does not flap.
 
     Returns
     -------
@@ -70,17 +71,17 @@ def replan(
     if best.closes_us[-1] > job.opens_from_us + job.rounds * job.round_us:
         # Waiting has to be worth it, too: among plans as good as each other the one that is over first wins.
         soonest = plan(replace(job, patience=0.0, target_finish=None), hoped)
-        best = best if _worth(best, soonest) else soonest
+        best = best if _avoids(WORTH_WAITING, best, soonest) else soonest
     kept = None if previous is None else _still_valid(previous, job, hoped, best)
-    if kept is not None and not _worth(best, kept):
+    if kept is not None and not _avoids(WORTH_CHANGING, best, kept):
         best = kept
     certified = np.array_equal(hoped.values, expected.values, equal_nan=True)
     return _charged(best, job, expected, best.lower_bound_g if certified else None)
 
 
-def _worth(new: Plan, old: Plan) -> bool:
-    """Return whether a plan avoids enough to be preferred to another."""
-    return new.emissions_g < old.emissions_g - WORTH_CHANGING * abs(old.emissions_g)
+def _avoids(part: float, new: Plan, old: Plan) -> bool:
+    """Return whether a plan avoids more than a part of another's emissions."""
+    return new.emissions_g < old.emissions_g - part * abs(old.emissions_g)
 
 
 def _still_valid(previous: Plan, job: Job, hoped: IntensityTable, best: Plan) -> Plan | None:
