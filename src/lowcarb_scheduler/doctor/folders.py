@@ -26,10 +26,10 @@ _MEGABYTE: Final = 1e6
 def check_run_dir(settings: Settings) -> Check:
     """Check that the ledger of the next run can be written."""
     folder = settings.run_dir or RUNS
-    if settings.run_dir is not None and (folder / FILE_NAME).exists():
-        problem = f"{folder} holds the ledger of a run"
-        return Check("run-dir", "fault", problem, "give another folder, or leave it out")
     try:
+        if settings.run_dir is not None and (folder / FILE_NAME).exists():
+            problem = f"{folder} holds the ledger of a run"
+            return Check("run-dir", "fault", problem, "give another folder, or leave it out")
         free = _free_bytes(folder)
     except OSError as error:
         problem = f"{folder} cannot be written ({error.strerror})"

@@ -34,6 +34,7 @@ _CREDENTIALS: Final = {  # what each source may need
     "electricity-maps": ("electricity_maps_token",),
     "watttime": ("watttime_user", "watttime_password"),
 }
+_LISTS_ITSELF: Final = frozenset({"uk-carbon-intensity"})  # without asking its server
 _LISTS_FOR_ALL: Final = frozenset({"electricity-maps"})  # its list of names may be had without a token
 
 
@@ -42,7 +43,8 @@ def answers(finding: Finding) -> bool:
     if finding.contact is None or not finding.contact.asked:
         return True
     said = finding.contact.statuses
-    if finding.forecast is not None or (finding.listed and said):
+    listed = finding.listed and finding.name not in _LISTS_ITSELF
+    if finding.forecast is not None or (listed and said):
         return True
     return bool(said) and all(400 <= status < 500 and status not in _NOT_OURS for status in said)
 
@@ -165,28 +167,29 @@ def check_finish_by(settings: Settings, now: datetime) -> Iterator[Check]:
 
 def check_signals(findings: Sequence[Finding]) -> Iterator[Check]:
     """Check that sources in order can stand in for the first."""
-    signals = {finding.name: finding.signal for finding in findings}
-    first, *others = signals or {"": None}
+    signals = {finding.name: finding.signal for finding in findings if finding.signal is not None}
+    first, *others = signals or [""]
     for name in others:
-        if None not in (signals[first], signals[name]) and not signals[first] == signals[name] != "unknown":
-            problem = f"{name} is {signals[name]}, {first} {signals[first]}: they are never mixed"
-            fix = f"leave {name} out, or set LOWCARB_SDK_SIGNAL to what the SDK gives"
-            yield Check("signals", "warning", problem, fix)
+        if signals[first] == signals[name] != "unknown":
+            continue
+        problem = f"{name} is {signals[name]}, {first} {signals[first]}: they are never mixed"
+        unknown = "unknown" in (signals[first], signals[name])
+        fix = "set LOWCARB_SDK_SIGNAL to what the SDK gives" if unknown else f"leave {name} out"
+        yield Check("signals", "warning", problem, fix)
 
 
 def places_of(settings: Settings, named: Sequence[str]) -> tuple[list[str], list[Check]]:
-    """Return the places of a run: those named here, and those its settings name."""
-    places = list(named)
-    faults = []
+    """Return the places of a run, those named here and those its settings name, and what is wrong there."""
+    places, faults = list(named), []
     if settings.locations is not None:
-        from lowcarb_scheduler.flower.profiles import read_places
-
         try:
+            from lowcarb_scheduler.flower.profiles import read_places
+
             places += [place.location for place in read_places(settings.locations).values()]
         except InputError as error:
-            faults.append(
-                Check("locations", "fault", f"{error.file or ''} {error.problem}".strip(), error.fix)
-            )
+            faults.append(unreadable_locations(error))
+        except ImportError as error:  # Flower is missing or broken: a check of its own says so
+            faults.append(Check("locations", "fault", f"not read: {one_line(str(error))}"))
     if settings.default_location is not None:
         places.append(settings.default_location)
     return list(dict.fromkeys(places)), faults
