@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from lowcarb_scheduler.flower.outlook import Outlook, without_preference
-from lowcarb_scheduler.forecasts.source import Forecast
+from lowcarb_scheduler.flower.outlook import Outlook
+from lowcarb_scheduler.flower.plausible import without_preference
+from lowcarb_scheduler.forecasts.source import Fault, Forecast
 from lowcarb_scheduler.intensity import IntensityTable
 
-HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+HOUR, MINUTE, DAY = timedelta(hours=1), timedelta(minutes=1), timedelta(days=1)
 
 
 class Journal(list):
@@ -76,7 +78,7 @@ def test_a_failing_source_is_asked_ever_more_rarely_and_noted_once(outlook, sour
         assert not outlook.refresh(["DE"], midnight + minute * MINUTE)
     assert len(source.asked) <= 15
     whats = [data["what"] for data in journal.named("degraded")]
-    assert whats == ["actual intensity", "forecast"]
+    assert whats == ["forecast", "actual intensity"]
 
 
 def test_it_recovers(outlook, source, midnight):
@@ -144,3 +146,159 @@ def test_a_place_without_preference_has_the_mean_of_the_others(midnight):
     flat = without_preference(known, ["X", "Y"], midnight, midnight + HOUR)
     np.testing.assert_array_equal(flat.values, [[200.0, 200.0]])
     assert without_preference(None, ["X"], midnight, midnight + HOUR).values.tolist() == [[1.0]]
+
+
+# -- each place for itself ---------------------------------------------------------------------------------
+
+
+class Kept(Source):
+    """A source that tells of each place when its forecast was made, and what stands in for a fresh one."""
+
+    name = "kept"
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.ages, self.last_good, self.past, self.faults, self.limits = {}, {}, [], [], []
+
+    def forecast(self, locations, now):
+        known = super().forecast(locations, now)
+        issued = {name: now - self.ages.get(name, self.age) for name in known.intensity.locations}
+        return Forecast(known.intensity, min(issued.values()), known.missing, issued, self.last_good)
+
+    def past_forecasts(self, locations, start, end, every):
+        self.asked.append((tuple(locations), start, end, every))
+        return self.past
+
+    def within(self, limit):
+        self.limits.append(limit)
+        return self
+
+
+@pytest.fixture
+def kept():
+    return Kept()
+
+
+def test_a_place_whose_forecast_is_too_old_is_dropped_and_the_others_stay(kept, journal, midnight):
+    kept.ages = {"FR": 35 * HOUR}
+    outlook = Outlook(kept, journal)
+    outlook.refresh(["DE", "FR"], midnight)
+    assert set(outlook.forecast.locations) == {"DE", "FR"}
+    kept.error = OSError("refused")
+    assert outlook.refresh(["DE", "FR"], midnight + 61 * MINUTE)
+    assert outlook.forecast.locations == ("DE",)
+    assert "forecast of FR" in [data["what"] for data in journal.named("degraded")]
+    assert outlook.refresh(["DE"], midnight + 38 * HOUR)
+    assert outlook.forecast is None
+
+
+def test_a_column_that_is_carried_over_ages_too(outlook, source, midnight):
+    outlook.refresh(["DE", "FR"], midnight)
+    source.missing = {"FR": "404"}
+    for hour in range(1, 37):
+        outlook.refresh(["DE", "FR"], midnight + hour * HOUR)
+        assert "FR" in outlook.forecast.locations
+    outlook.refresh(["DE", "FR"], midnight + 36 * HOUR + MINUTE)
+    assert outlook.forecast.locations == ("DE",)
+
+
+def test_a_place_dated_wrongly_is_missing_and_the_others_count(kept, journal, midnight):
+    kept.ages = {"FR": 40 * HOUR, "GB": -HOUR}
+    outlook = Outlook(kept, journal)
+    outlook.refresh(["DE", "FR", "GB"], midnight)
+    assert outlook.forecast.locations == ("DE",)
+    (event,) = journal.named("forecast")
+    assert set(event["missing"]) == {"FR", "GB"}
+
+
+def test_the_ledger_says_which_places_are_fresh_and_which_last_good(kept, journal, midnight):
+    kept.ages, kept.last_good = {"FR": 5 * HOUR}, {"FR": "answered 503"}
+    Outlook(kept, journal).refresh(["DE", "FR"], midnight)
+    (event,) = journal.named("forecast")
+    assert event["last_good"] == {"FR": "answered 503"}
+    assert event["issued_at"] == {"DE": midnight, "FR": midnight - 5 * HOUR}
+    assert event["generated_at"] == midnight - 5 * HOUR
+    (fault,) = journal.named("degraded")
+    assert (fault["what"], fault["why"]) == ("forecast of FR", "answered 503")
+    assert fault["consequence"] == "the last good forecast, of 2026-03-01T19:00:00Z, is used"
+
+
+def test_a_source_that_serves_last_good_forecasts_only_is_asked_ever_more_rarely(kept, journal, midnight):
+    kept.last_good, kept.ages = {"DE": "no answer"}, {"DE": HOUR}
+    outlook = Outlook(kept, journal)
+    for minute in range(24 * 60):
+        outlook.refresh(["DE"], midnight + minute * MINUTE)
+    assert len([when for when in kept.asked if not isinstance(when, tuple)]) <= 15
+    assert len(journal.named("degraded")) == 1
+
+
+def test_places_with_one_reason_stand_in_one_line(outlook, source, journal, midnight):
+    places = [f"P{k}" for k in range(8)]
+    source.missing = dict.fromkeys(places[:7], "answered 500")
+    outlook.refresh(places, midnight)
+    assert [data["what"] for data in journal.named("degraded")] == ["forecast of P0, P1, P2, P3, P4, ..."]
+
+
+def test_what_did_not_work_although_there_was_an_answer_is_noted_once(kept, journal, midnight):
+    kept.faults = [Fault("archive", "it is locked"), Fault("forecast from x", "answered 500")]
+    outlook = Outlook(kept, journal)
+    for hour in range(3):
+        outlook.refresh(["DE"], midnight + hour * HOUR)
+    assert [(data["what"], data["why"]) for data in journal.named("degraded")] == kept.faults
+
+
+# -- what corrections are learned from ---------------------------------------------------------------------
+
+
+def test_past_forecasts_are_looked_up_once_and_those_to_come_join_them(kept, journal, midnight):
+    kept.past = [
+        Forecast(table(midnight - 6 * k * HOUR, DE=[k] * 24), midnight - 6 * k * HOUR) for k in (3, 2, 1)
+    ]
+    outlook = Outlook(kept, journal)
+    for hour in range(25):
+        outlook.refresh(["DE"], midnight + hour * HOUR)
+    looked_up = [asked for asked in kept.asked if isinstance(asked, tuple)]
+    assert looked_up == [(("DE",), midnight - 28 * DAY, midnight, 6 * HOUR)]
+    begins = [past.start for past in outlook.past_forecasts]
+    assert begins == [midnight + 6 * k * HOUR for k in range(-3, 5)]
+    outlook.refresh(["DE", "FR"], midnight + 25 * HOUR)
+    assert kept.asked[-1][0] == ("FR",)
+    outlook.refresh(["DE", "FR"], midnight + 27 * DAY + 20 * HOUR)
+    assert outlook.past_forecasts[0].start >= midnight - 6 * HOUR
+
+
+def test_past_forecasts_of_another_signal_are_left_out(kept, journal, midnight):
+    kept.past = [Forecast(replace(table(midnight - DAY, DE=[1.0]), signal="marginal"), midnight - DAY)]
+    outlook = Outlook(kept, journal)
+    outlook.refresh(["DE"], midnight)
+    assert [past.signal for past in outlook.past_forecasts] == ["unknown"]
+
+
+def test_past_forecasts_that_cannot_be_had_stop_nothing(kept, journal, midnight):
+    kept.past = None
+    outlook = Outlook(kept, journal)
+    assert outlook.refresh(["DE"], midnight)
+    assert [data["what"] for data in journal.named("degraded")] == ["past forecasts"]
+
+
+# -- time --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spare_s", "limits_s"),
+    [(None, []), (3600, [1800, 1800]), (10, [5, 5]), (2, [1, 1]), (1.9, None), (0, [2]), (-7, [2])],
+)
+def test_a_look_up_gets_half_of_what_can_be_spared(kept, journal, midnight, spare_s, limits_s):
+    spare = None if spare_s is None else timedelta(seconds=spare_s)
+    outlook = Outlook(kept, journal, lambda: spare)
+    assert outlook.refresh(["DE"], midnight) == (limits_s is not None)
+    assert kept.limits == [timedelta(seconds=s) for s in limits_s or []]
+    assert (outlook.actual is not None) == (spare_s is None or spare_s >= 2)
+
+
+def test_where_nothing_can_be_spared_a_source_that_failed_is_left_alone(kept, journal, midnight):
+    outlook = Outlook(kept, journal, lambda: timedelta(0))
+    kept.error = OSError("refused")
+    for hour in range(5):
+        outlook.refresh(["DE"], midnight + hour * HOUR)
+    assert kept.limits == [timedelta(seconds=2)]

@@ -108,8 +108,9 @@ def test_each_node_is_asked_once():
 
 def test_reads_both_forms_of_a_locations_file():
     Path("l.toml").write_text(
-        '0 = "DE"\n"site-b" = { location = "FR", power-watts = 250 }\n', encoding="utf-8"
-    )  # fmt: skip
+        '0 = "DE"\n"site-b" = { location = "FR", power-watts = 250 }\n[names.DE]\ntraces = "D"',
+        encoding="utf-8",
+    )
     assert read_places(Path("l.toml")) == {"0": Place("DE"), "site-b": Place("FR", 250.0)}
 
 

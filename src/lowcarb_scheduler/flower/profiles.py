@@ -7,7 +7,6 @@ Nothing a node says is trusted: a claim that cannot be is replaced by the defaul
 from __future__ import annotations
 
 import math
-import tomllib
 from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +16,7 @@ from flwr.app import Message, RecordDict
 
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.flower.client import QUERY, RECORD
+from lowcarb_scheduler.forecasts.names import NAMES, read_locations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -78,22 +78,16 @@ def read_places(path: Path) -> dict[str, Place]:
     """Read a locations file.
 
     TOML, one entry a node by name or partition-id: ``0 = "DE"`` or
-    ``hospital-a = { location = "DE", power-watts = 250 }``.
+    ``hospital-a = { location = "DE", power-watts = 250 }``. What sources call a place stands there too, see
+    :func:`lowcarb_scheduler.forecasts.names.read_names`.
 
     Raises
     ------
     InputError
         If it cannot be read, or an entry is not of this form.
     """
-    file = str(path)
-    try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        problem = f"{path.absolute()} cannot be read ({error.strerror})"
-        raise InputError("lowcarb-locations", problem, "give the absolute path of a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError("locations", f"is not TOML ({error})", 'write lines like 0 = "DE"', file) from None
-    return {node: _place(node, entry, file) for node, entry in entries.items()}
+    entries = read_locations(path)
+    return {node: _place(node, entry, str(path)) for node, entry in entries.items() if node != NAMES}
 
 
 def _place(node: str, entry: Any, file: str) -> Place:

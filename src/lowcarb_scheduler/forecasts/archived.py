@@ -231,6 +231,15 @@ class Archived:
             self.faults.append(fault)
 
 
+def at_hand(
+    source: ForecastSource | None, locations: Sequence[str], start: datetime, end: datetime, every: timedelta
+) -> list[Forecast]:
+    """Return the issues of [start, end) that a source need not ask for over the web, oldest first."""
+    past = None if isinstance(source, WebSource) else getattr(source, "past_forecasts", None)
+    issues: list[Forecast] = past(locations, start, end, every) if past else []
+    return issues
+
+
 class _Sought(NamedTuple):
     """Actuals that were asked for: between which times, and when."""
 

@@ -7,12 +7,12 @@ never mixed: what the first source measures is what all give.
 from __future__ import annotations
 
 import copy
-from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from lowcarb_scheduler.clock import SystemClock, to_utc
 from lowcarb_scheduler.errors import ForecastUnavailableError, one_line
+from lowcarb_scheduler.forecasts.archived import at_hand
 from lowcarb_scheduler.forecasts.gathering import Gathering, told
 from lowcarb_scheduler.forecasts.source import Fault, Forecast, distinct, period
 
@@ -121,20 +121,18 @@ class Chain:
     def past_forecasts(
         self, locations: Sequence[str], start: datetime, end: datetime, every: timedelta
     ) -> list[Forecast]:
-        """Return the issues of [start, end) that the sources know of, oldest first.
+        """Return the issues of [start, end) that are at hand, oldest first.
 
-        Those of a place are all from the first source that has any.
+        Those of a place are all from the first source that has any; none is asked for them over the web.
         """
         first, last = period(start, end)
         lacking, found = list(distinct(locations)), []
         for source in self._sources:
-            past = getattr(source, "past_forecasts", None)
-            if past is None or not lacking or self._refusal(source, _signal(source), self.signal):
+            if not lacking or self._refusal(source, _signal(source), self.signal):
                 continue
             names = self._names_in(source, lacking)
-            with suppress(ForecastUnavailableError):
-                issues = past(list(dict.fromkeys(names.values())), first, last, every)
-                found += [part for issue in issues if (part := told(issue, names))]
+            issues = at_hand(source, list(dict.fromkeys(names.values())), first, last, every)
+            found += [part for issue in issues if (part := told(issue, names))]
             known = {place for issue in found for place in issue.intensity.locations}
             lacking = [place for place in lacking if place not in known]
         return sorted(found, key=lambda issue: issue.generated_at)

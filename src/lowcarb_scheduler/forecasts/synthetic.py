@@ -111,6 +111,8 @@ class Synthetic:
         Which world.
     """
 
+    name: Final = "synthetic"
+
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
