@@ -44,7 +44,9 @@ def command(
     ] = None,
     until: Annotated[
         Any,
-        typer.Option(parser=_until, metavar="T", help="How far to look: 48h, or a time. Default: the forecast's end."),
+        typer.Option(
+            parser=_until, metavar="T", help="How far: 48h, or a time. Default: the forecast's end."
+        ),
     ] = None,
     corrected: Annotated[
         bool, typer.Option("--corrected", help="Correct and extend it by what really happened.")

@@ -119,6 +119,8 @@ def look(question: Question, clock: Clock) -> Look:
         issues: Sequence[IntensityTable] = ()
         try:
             history, issues = _history(question, now, clock)
+        except ForecastUnavailableError as error:
+            without_history = next(iter(error.missing.values()), str(error))
         except LowcarbError as error:
             without_history = str(error)
         expectation = expect(

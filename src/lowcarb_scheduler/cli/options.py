@@ -33,7 +33,7 @@ Plot = Annotated[
 ]
 Source = Annotated[
     str | None,
-    typer.Option("--source", metavar="NAME", help="For example uk-carbon-intensity; several in order: a,b [LOWCARB_SOURCE]."),
+    typer.Option("--source", metavar="NAME", help="Who is asked, or several in order: a,b [LOWCARB_SOURCE]."),
 ]
 SdkUrl = Annotated[
     str | None,
