@@ -10,24 +10,14 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping
-from datetime import datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from flwr.serverapp.strategy import Strategy
-from flwr.superlink.grid import HttpGrid
 
-from lowcarb_scheduler.clock import SystemClock, VirtualClock, format_time, parse_time
 from lowcarb_scheduler.errors import InputError, PlanMismatchError, one_line
 from lowcarb_scheduler.flower.client import RECORD
 from lowcarb_scheduler.flower.grid import ScopedGrid, layers, pinned_sampling
-from lowcarb_scheduler.flower.profiles import read_places
-from lowcarb_scheduler.flower.run import CarbonRun
-from lowcarb_scheduler.forecasts.chain import name_of
-from lowcarb_scheduler.forecasts.opening import arranged, open_sources
-from lowcarb_scheduler.ledger import Ledger
-from lowcarb_scheduler.settings import SECRETS, Settings
+from lowcarb_scheduler.flower.setup import Setup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -36,7 +26,9 @@ if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
     from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.flower.run import CarbonRun
     from lowcarb_scheduler.forecasts.source import ForecastSource
+    from lowcarb_scheduler.settings import Settings
 
 
 logger = logging.getLogger("flwr")
@@ -82,61 +74,19 @@ def carbon_aware(
     """
     if isinstance(strategy, CarbonAwareMixin):
         raise InputError("strategy", "is carbon-aware already", "wrap it once")
-    named = {"source": source if isinstance(source, str) else None,
-             "clock": clock if isinstance(clock, str) else None}  # fmt: skip
-    loaded = Settings.load(keywords={**settings, **named}, run_config=context.run_config if context else None)
+    setup = Setup.read(context, source, clock, settings)
     cls = type(strategy)
     aware = type(f"CarbonAware{cls.__name__}", (CarbonAwareMixin, cls), {})
     made: Any = object.__new__(aware)
     made.__dict__ = strategy.__dict__  # one state: the strategy that was given is not a second one
-    setup = _Setup(
-        settings=loaded,
-        source=None if isinstance(source, str) else source,
-        clock=None if isinstance(clock, str) else clock,
-        run_id=str(context.run_id) if context else "local",
-    )
     vars(made)["_lowcarb_setup"] = setup
     return made
-
-
-class _Setup:
-    """What a run needs to begin."""
-
-    def __init__(
-        self, settings: Settings, source: ForecastSource | None, clock: Clock | None, run_id: str
-    ) -> None:
-        self.settings, self.run_id = settings, run_id
-        self._clock = clock
-        # Opened here, so that a bad setting fails before anything trains.
-        self.source = _open_source(settings, source) if settings.enabled else source
-        self._places = read_places(settings.locations) if settings.locations and settings.enabled else {}
-
-    def begin(self, grid: Grid, strategy: str, rounds: int) -> CarbonRun:
-        """Return a run that begins now."""
-        clock = self._clock or _open_clock(self.settings.clock)
-        if isinstance(clock, VirtualClock) and isinstance(grid, HttpGrid):
-            raise InputError("lowcarb-clock", "virtual is for simulation", "use system with real nodes")
-        if isinstance(clock, VirtualClock) and self.settings.round_duration is None:
-            fix = "a virtual clock must know how long a round is, for example 30m"
-            raise InputError("lowcarb-round-duration", "is not given", fix)
-        told = self.settings.finish_by
-        if isinstance(told, datetime) and told <= clock.now():
-            raise InputError("lowcarb-finish-by", f"{format_time(told)} is past", "give a later time, or 48h")
-        run_dir = self.settings.run_dir or _free_folder(f"{clock.now():%Y%m%dT%H%M%SZ}-{self.run_id}")
-        ledger = Ledger(run_dir, clock)
-        about = {
-            "run_id": self.run_id,
-            "flwr_version": version("flwr"),
-            "strategy": strategy,
-            "source": None if self.source is None else name_of(self.source),
-        }
-        return CarbonRun(self.settings, self._places, self.source, clock, ledger, about, rounds)
 
 
 class CarbonAwareMixin:
     """What stands in front of a strategy's class; see :func:`carbon_aware`."""
 
-    _lowcarb_setup: _Setup
+    _lowcarb_setup: Setup
     _lowcarb_run: CarbonRun | None = None
     _lowcarb_messages: Sequence[Message] = ()  # of the round: an error reply does not say whose it is
     _lowcarb_done: Sequence[int] = ()
@@ -276,15 +226,6 @@ def _finish(run: CarbonRun, status: str) -> None:
         logger.warning("lowcarb: the books could not be closed: %s: %s", type(error).__name__, error)
 
 
-def _free_folder(name: str) -> Path:
-    """Return a folder for a run that is not there yet."""
-    folder = Path("runs") / name
-    number = 2
-    while folder.exists():
-        folder, number = Path("runs") / f"{name}-{number}", number + 1
-    return folder
-
-
 def _recording(evaluate_fn: Callable[..., Any], run: CarbonRun) -> Callable[..., Any]:
     """Return an evaluate_fn whose metrics are also taken down."""
 
@@ -310,25 +251,3 @@ def _sample(strategy: Any, settings: Settings, grid: Grid) -> tuple[int, int]:
     own = max(int(there * inner.fraction_train), at_least)
     wanted = settings.clients_per_round or own
     return wanted, max(1, min(at_least, wanted))
-
-
-def _open_source(settings: Settings, given: ForecastSource | None) -> ForecastSource | None:
-    """Return the source that was given, else those that the settings name, with archive and names."""
-    try:
-        return open_sources(settings) if given is None else arranged([given], settings)
-    except InputError as error:
-        if error.file or error.field.replace("-", "_") in SECRETS:
-            raise
-        fix = error.fix
-        if error.problem == "is not set":
-            variable = f"LOWCARB_{error.field.upper().replace('-', '_')}"
-            fix = f"set lowcarb-{error.field} in the run-config, or {variable}"
-        raise InputError(f"lowcarb-{error.field}", error.problem, fix, error.file) from None
-
-
-def _open_clock(name: str) -> Clock:
-    """Return the clock of a setting: ``system``, ``virtual`` or ``virtual:TIME``."""
-    if name == "system":
-        return SystemClock()
-    _, _, start = name.partition(":")
-    return VirtualClock(parse_time(start, "clock") if start else SystemClock().now())

@@ -1,0 +1,141 @@
+"""What a run needs to begin: its settings, and the source, the clock and the folder they name."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flwr.superlink.grid import HttpGrid
+
+from lowcarb_scheduler.clock import SystemClock, VirtualClock, format_time, parse_time
+from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.flower.profiles import read_places
+from lowcarb_scheduler.flower.run import CarbonRun
+from lowcarb_scheduler.forecasts.chain import name_of
+from lowcarb_scheduler.forecasts.opening import arranged, open_sources
+from lowcarb_scheduler.ledger import Ledger
+from lowcarb_scheduler.settings import SECRETS, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flwr.app import Context
+    from flwr.serverapp import Grid
+
+    from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.forecasts.source import ForecastSource
+
+
+class Setup:
+    """What a run needs to begin.
+
+    Parameters
+    ----------
+    settings : Settings
+        What it was told.
+    source : ForecastSource or None
+        Where intensity comes from, if not from what the settings name.
+    clock : Clock or None
+        Tells the time, if not what the settings name.
+    run_id : str
+        Flower's name of the run.
+
+    Raises
+    ------
+    InputError
+        If a source or the locations file cannot be opened.
+    """
+
+    def __init__(
+        self, settings: Settings, source: ForecastSource | None, clock: Clock | None, run_id: str
+    ) -> None:
+        self.settings, self.run_id = settings, run_id
+        self._clock = clock
+        # Opened here, so that a bad setting fails before anything trains.
+        self.source = _open_source(settings, source) if settings.enabled else source
+        self._places = read_places(settings.locations) if settings.locations and settings.enabled else {}
+
+    @classmethod
+    def read(
+        cls,
+        context: Context | None,
+        source: ForecastSource | str | None,
+        clock: Clock | str | None,
+        keywords: Mapping[str, Any],
+    ) -> Setup:
+        """Return the setup of what was given in code, in the run-config and in the environment.
+
+        Raises
+        ------
+        InputError
+            If a setting is unknown or impossible.
+        """
+        named = {"source": source if isinstance(source, str) else None,
+                 "clock": clock if isinstance(clock, str) else None}  # fmt: skip
+        run_config = context.run_config if context else None
+        return cls(
+            settings=Settings.load(keywords={**keywords, **named}, run_config=run_config),
+            source=None if isinstance(source, str) else source,
+            clock=None if isinstance(clock, str) else clock,
+            run_id=str(context.run_id) if context else "local",
+        )
+
+    def begin(self, grid: Grid, strategy: str, rounds: int) -> CarbonRun:
+        """Return a run that begins now.
+
+        Raises
+        ------
+        InputError
+            If it cannot begin with these settings.
+        """
+        clock = self._clock or _open_clock(self.settings.clock)
+        if isinstance(clock, VirtualClock) and isinstance(grid, HttpGrid):
+            raise InputError("lowcarb-clock", "virtual is for simulation", "use system with real nodes")
+        if isinstance(clock, VirtualClock) and self.settings.round_duration is None:
+            fix = "a virtual clock must know how long a round is, for example 30m"
+            raise InputError("lowcarb-round-duration", "is not given", fix)
+        told = self.settings.finish_by
+        if isinstance(told, datetime) and told <= clock.now():
+            raise InputError("lowcarb-finish-by", f"{format_time(told)} is past", "give a later time, or 48h")
+        run_dir = self.settings.run_dir or _free_folder(f"{clock.now():%Y%m%dT%H%M%SZ}-{self.run_id}")
+        ledger = Ledger(run_dir, clock)
+        about = {
+            "run_id": self.run_id,
+            "flwr_version": version("flwr"),
+            "strategy": strategy,
+            "source": None if self.source is None else name_of(self.source),
+        }
+        return CarbonRun(self.settings, self._places, self.source, clock, ledger, about, rounds)
+
+
+def _free_folder(name: str) -> Path:
+    """Return a folder for a run that is not there yet."""
+    folder = Path("runs") / name
+    number = 2
+    while folder.exists():
+        folder, number = Path("runs") / f"{name}-{number}", number + 1
+    return folder
+
+
+def _open_source(settings: Settings, given: ForecastSource | None) -> ForecastSource | None:
+    """Return the source that was given, else those that the settings name, with archive and names."""
+    try:
+        return open_sources(settings) if given is None else arranged([given], settings)
+    except InputError as error:
+        if error.file or error.field.replace("-", "_") in SECRETS:
+            raise
+        fix = error.fix
+        if error.problem == "is not set":
+            variable = f"LOWCARB_{error.field.upper().replace('-', '_')}"
+            fix = f"set lowcarb-{error.field} in the run-config, or {variable}"
+        raise InputError(f"lowcarb-{error.field}", error.problem, fix, error.file) from None
+
+
+def _open_clock(name: str) -> Clock:
+    """Return the clock of a setting: ``system``, ``virtual`` or ``virtual:TIME``."""
+    if name == "system":
+        return SystemClock()
+    _, _, start = name.partition(":")
+    return VirtualClock(parse_time(start, "clock") if start else SystemClock().now())
