@@ -96,7 +96,7 @@ def test_climatology_is_dashed_where_it_takes_over_and_the_raw_line_is_behind():
         assert not (solid & usual).any()
         assert (solid | usual).all()
         assert usual.tolist() == [hour >= FORECAST_HOURS for hour in range(1, ALL_HOURS)]
-    for part in ("corrected by what happened", "hour-of-day history", "as the source said"):
+    for part in ("corrected by what happened", "usual there at that hour", "as the source said"):
         assert part in texts(figure)
 
 
@@ -120,6 +120,10 @@ def test_in_a_map_climatology_is_hatched():
     hatched = [patch for patch in axes.patches if isinstance(patch, Rectangle) and patch.get_hatch()]
     assert len(hatched) == len(asked)
     assert {patch.get_x() for patch in hatched} == {day(START + timedelta(hours=FORECAST_HOURS))}
+    begin, _ = axes.get_xlim()
+    assert begin == pytest.approx(
+        day(START + timedelta(hours=1)), abs=0.01
+    )  # what was said before is not shown
 
 
 @pytest.mark.parametrize("count", [2, MOST_PANELS + 1])

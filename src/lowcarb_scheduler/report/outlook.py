@@ -36,7 +36,7 @@ except ImportError:
     raise MissingExtraError("matplotlib", "report") from None
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from datetime import datetime
 
     from matplotlib.artist import Artist
@@ -59,7 +59,7 @@ _HATCH: Final[dict[str, Any]] = {"hatch": "//", "edgecolor": (1.0, 1.0, 1.0, 0.3
 _SAYS: Final = {
     "forecast": "forecast",
     "corrected": "forecast, corrected by what happened",
-    "climatology": "the place's own hour-of-day history",
+    "climatology": "what is usual there at that hour",
     "last good": "last good forecast",
 }
 
@@ -122,12 +122,11 @@ def picture_of_forecast(
         codes[:, [name in forecast.last_good for name in known.locations]] = ORIGINS.index("last good")
     else:
         codes = expectation.origin
-    order: Sequence[int] = range(len(known.locations))
-    if len(order) > MOST_PANELS:
-        order = _cleanest_first(known)[:MOST_ROWS]
+    is_map = len(known.locations) > MOST_PANELS
+    order = _cleanest_first(known)[:MOST_ROWS] if is_map else list(range(len(known.locations)))
     names = tuple(known.locations[column] for column in order)
-    corrected = expectation is not None and (codes == ORIGINS.index("corrected")).any()
-    raw = forecast.intensity.align(names) if corrected else None
+    compared = not is_map and bool((codes == ORIGINS.index("corrected")).any())
+    raw = forecast.intensity.align(names) if compared else None
     start = known.start if raw is None else min(known.start, raw.start)
     if now is not None:
         start = max(start, min(now, known.end) - _PAST)
