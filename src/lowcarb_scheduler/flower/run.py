@@ -106,6 +106,7 @@ class CarbonRun:
         )  # fmt: skip
         self._alive: dict[int, Profile] = {}
         self._decision: Decision | None = None
+        self._planned_from = 1  # the round that is the first of its plan
         self._announced = False
         self._waited_in_vain_with = 0  # nodes
         self._has_source = source is not None
@@ -297,13 +298,13 @@ class CarbonRun:
 
     def _spare(self) -> timedelta | None:
         """Return how long a look-up may take now without a round opening late; None if that is no matter."""
-        rounds_left = self._rounds - self._books.opened
-        if self._virtual or self._schedule is None or rounds_left == 0:
+        now, opened = self._clock.now(), self._books.opened
+        if self._virtual or self._schedule is None or opened == self._rounds:
             return None  # in a simulation a look-up takes no time; the first round opens at once anyway
-        now = self._clock.now()
-        planned = [] if self._decision is None else self._decision.plan.opens_us[:2].tolist()
-        ahead = [opens_us for opens_us in planned if opens_us > to_us(now)]
-        return (from_us(ahead[0]) if ahead else self._schedule.latest_opening(rounds_left)) - now
+        planned, slot = self._decision.plan.rounds if self._decision else (), opened + 1 - self._planned_from
+        if slot < len(planned) and planned[slot].opens_at > now:
+            return planned[slot].opens_at - now
+        return self._schedule.latest_opening(self._rounds - opened) - now
 
     # -- planning ------------------------------------------------------------------------------------------
 
@@ -315,6 +316,7 @@ class CarbonRun:
     def _plan_rounds(self, number: int, clients: int, reason: Reason) -> None:
         """Plan the remaining rounds, and write the plan down if it is a new one."""
         now, previous = self._clock.now(), self._decision.plan if self._decision else None
+        self._planned_from = number
         if previous is None and self._schedule:
             # Nodes have been waited for. The grid begins now, or the first slot would be lost.
             self._schedule = replace(self._schedule, grid_from=now)

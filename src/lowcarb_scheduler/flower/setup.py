@@ -54,7 +54,9 @@ class Setup:
         self.settings, self.run_id = settings, run_id
         self._clock = clock
         # Opened here, so that a bad setting fails before anything trains.
-        self.source = _open_source(settings, source) if settings.enabled else source
+        # A virtual clock runs away from the time that forecasts are dated by: it does not tell their age.
+        real = None if isinstance(clock, VirtualClock) else clock
+        self.source = _open_source(settings, source, real) if settings.enabled else source
         self._places = read_places(settings.locations) if settings.locations and settings.enabled else {}
 
     @classmethod
@@ -119,10 +121,12 @@ def _free_folder(name: str) -> Path:
     return folder
 
 
-def _open_source(settings: Settings, given: ForecastSource | None) -> ForecastSource | None:
+def _open_source(
+    settings: Settings, given: ForecastSource | None, clock: Clock | None
+) -> ForecastSource | None:
     """Return the source that was given, else those that the settings name, with archive and names."""
     try:
-        return open_sources(settings) if given is None else arranged([given], settings)
+        return open_sources(settings, clock) if given is None else arranged([given], settings, clock)
     except InputError as error:
         if error.file or error.field.replace("-", "_") in SECRETS:
             raise
