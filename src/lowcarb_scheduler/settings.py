@@ -102,7 +102,9 @@ class Settings(BaseSettings):
         "without one nothing waits",
     )
     sdk_url: str | None = Field(
-        None, description="where the Carbon Aware SDK WebAPI answers, for example `http://localhost:8080`"
+        None,
+        repr=False,  # it may hold a password
+        description="where the Carbon Aware SDK WebAPI answers, for example `http://localhost:8080`",
     )
     sdk_signal: Literal["average", "marginal", "unknown"] = Field(
         "unknown",

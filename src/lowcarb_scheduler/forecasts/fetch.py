@@ -223,10 +223,11 @@ def base_url(url: str, field: str, example: str) -> httpx.URL:
     except (httpx.InvalidURL, AttributeError, TypeError, UnicodeError):
         base = httpx.URL("")
     wrong = base.scheme not in ("http", "https") or not base.host or base.query or base.fragment
-    if wrong or not 0 < (base.port or 80) < 65_536:
-        shown = one_line(
-            re.sub(r"^([a-z]+://)?.*@", r"\1", str(url), flags=re.S | re.I), 100
-        )  # without a password
+    part_of_password = "@" in base.path  # it has a slash, and what stands before is taken for the host
+    port = 80 if base.port is None else base.port
+    if wrong or part_of_password or not 0 < port < 65_536:
+        without_password = re.sub(r"^([a-z]+://)?.*@", r"\1", str(url), flags=re.S | re.I)
+        shown = one_line(without_password, 100)
         variable = f"LOWCARB_{field.upper().replace('-', '_')}"
         fix = f"set {variable} or give --{field}, for example {example}"
         raise InputError(field, f"{shown!r} is no address of a server", fix)
