@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         PlanInfeasibleError,
     )
     from lowcarb_scheduler.flower.client import CarbonClientApp, carbon_mod
-    from lowcarb_scheduler.flower.strategy import carbon_aware
+    from lowcarb_scheduler.flower.strategy import CarbonAwareFedAvg, CarbonAwareMixin, carbon_aware
     from lowcarb_scheduler.forecasts.carbon_aware_sdk import CarbonAwareSdk
     from lowcarb_scheduler.forecasts.correction import correct_forecast
     from lowcarb_scheduler.forecasts.electricity_maps import ElectricityMaps
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.policy import replan
 
 _HOME = {
+    "CarbonAwareFedAvg": "flower.strategy",
+    "CarbonAwareMixin": "flower.strategy",
     "CarbonAwareSdk": "forecasts.carbon_aware_sdk",
     "CarbonClientApp": "flower.client",
     "ElectricityMaps": "forecasts.electricity_maps",
@@ -65,6 +67,8 @@ _HOME = {
 }
 
 __all__ = [
+    "CarbonAwareFedAvg",
+    "CarbonAwareMixin",
     "CarbonAwareSdk",
     "CarbonClientApp",
     "ElectricityMaps",

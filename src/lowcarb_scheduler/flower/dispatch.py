@@ -47,34 +47,33 @@ class DispatchGrid(GridBefore):
         Tells when a client may start; a VirtualClock jumps there.
     current : callable
         Returns the round that is open, None between rounds.
+    note : callable
+        Takes a line about nodes that train although no round has been planned for them.
     """
 
-    def __init__(self, grid: Grid, clock: Clock, current: Callable[[], Round | None]) -> None:
+    def __init__(
+        self, grid: Grid, clock: Clock, current: Callable[[], Round | None], note: Callable[[str], None]
+    ) -> None:
         super().__init__(grid)
-        self._clock, self._current = clock, current
+        self._clock, self._current, self._note = clock, current, note
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Send each message when its client is to start, and return the replies that came in time."""
-        sent = list(messages)
-        opened = self._current()
-        if not sent or opened is None:
+        sent, opened = list(messages), self._current()
+        training = [m for m in sent if m.metadata.message_type.split(".")[0] == MessageType.TRAIN]
+        members = opened.members if opened else {}
+        unplanned = sum(message.metadata.dst_node_id not in members for message in training)
+        if unplanned:
+            self._note(f"{unplanned} node(s) train that are not planned to")
+        if opened is None or unplanned or not sent:
             return self._grid.send_and_receive(sent, timeout=timeout)
         windows = [window for _, window in opened.members.values()]
         limit_s = _limit_s(sent, timeout, max(end - start for start, end in windows).total_seconds())
-        if _is_training(sent, opened) and any(start > opened.opened_at for start, _ in windows):
+        if training == sent and any(start > opened.opened_at for start, _ in windows):
             return _Dispatch(self._grid, self._clock, opened, limit_s).run(sent)
         return self._grid.send_and_receive(sent, timeout=limit_s)
-
-
-def _is_training(messages: Sequence[Message], opened: Round) -> bool:
-    """Return whether these messages are the training of that round."""
-    return all(
-        message.metadata.message_type.split(".")[0] == MessageType.TRAIN
-        and message.metadata.dst_node_id in opened.members
-        for message in messages
-    )
 
 
 def _limit_s(messages: Sequence[Message], timeout: float | None, turn_s: float) -> float:

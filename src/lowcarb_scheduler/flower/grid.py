@@ -146,7 +146,9 @@ def pinned_sampling(strategy: Any, phase: str, nodes: int) -> Iterator[None]:
 
 
 def layers(strategy: Any) -> Iterator[Any]:
-    """Yield a strategy and those it wraps, outermost first."""
-    while strategy is not None:
+    """Yield a strategy and those it wraps, outermost first, each once."""
+    seen: list[Any] = []
+    while strategy is not None and not any(strategy is layer for layer in seen):
+        seen.append(strategy)
         yield strategy
         strategy = getattr(strategy, "strategy", None)

@@ -118,7 +118,11 @@ class CarbonRun:
 
     def dispatching(self, grid: Grid) -> DispatchGrid:
         """Return a Grid that sends each round's messages when the plan says."""
-        return DispatchGrid(grid, self._clock, lambda: self._books.current)
+        fix = "they are not in the ledger; a configure_train() of your own has to call that of super()"
+        return DispatchGrid(
+            grid, self._clock, lambda: self._books.current,
+            lambda line: self._outlook.degrade("training", line, fix),
+        )  # fmt: skip
 
     # -- a round, in the order it happens ------------------------------------------------------------------
 

@@ -12,9 +12,10 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import FedAvg, Strategy
 
 from lowcarb_scheduler.errors import InputError, PlanMismatchError, one_line
+from lowcarb_scheduler.flower.arguments import divided
 from lowcarb_scheduler.flower.client import RECORD
 from lowcarb_scheduler.flower.grid import ScopedGrid, layers, pinned_sampling
 from lowcarb_scheduler.flower.setup import Setup
@@ -72,11 +73,11 @@ def carbon_aware(
     >>> strategy = carbon_aware(FedAvg(), context)  # doctest: +SKIP
     >>> result = strategy.start(grid=grid, initial_arrays=arrays, num_rounds=50)  # doctest: +SKIP
     """
-    if isinstance(strategy, CarbonAwareMixin):
-        raise InputError("strategy", "is carbon-aware already", "wrap it once")
+    if any(isinstance(layer, CarbonAwareMixin) for layer in layers(strategy)):
+        raise InputError("strategy", "is carbon-aware already", "wrap it once, the outermost")
     setup = Setup.read(context, source, clock, settings)
     cls = type(strategy)
-    aware = type(f"CarbonAware{cls.__name__}", (CarbonAwareMixin, cls), {})
+    aware = type(f"CarbonAware{cls.__name__}", (CarbonAwareMixin, cls), {"_lowcarb_wraps": cls})
     made: Any = object.__new__(aware)
     made.__dict__ = strategy.__dict__  # one state: the strategy that was given is not a second one
     vars(made)["_lowcarb_setup"] = setup
@@ -84,20 +85,57 @@ def carbon_aware(
 
 
 class CarbonAwareMixin:
-    """What stands in front of a strategy's class; see :func:`carbon_aware`."""
+    """What stands in front of a strategy's class and makes it carbon-aware.
+
+    :func:`carbon_aware` puts it in front of the class of an instance. In a class statement it comes first::
+
+        class Mine(CarbonAwareMixin, FedAdam):
+            ...
+
+        strategy = Mine(eta=0.1, context=context, patience=0.5)
+
+    Parameters
+    ----------
+    *args
+        Arguments of the class behind.
+    **kwargs
+        Its keywords; those that it does not have are ``context``, ``source``, ``clock`` and settings, as of
+        :func:`carbon_aware`.
+
+    Raises
+    ------
+    InputError
+        If a setting is unknown or impossible, or a keyword could be either's.
+    """
 
     _lowcarb_setup: Setup
     _lowcarb_run: CarbonRun | None = None
     _lowcarb_messages: Sequence[Message] = ()  # of the round: an error reply does not say whose it is
     _lowcarb_done: Sequence[int] = ()
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        before = cls.__mro__[: cls.__mro__.index(CarbonAwareMixin)]
+        for each in before:
+            if issubclass(each, Strategy) and not issubclass(each, CarbonAwareMixin):
+                fix = f"write class {cls.__name__}(CarbonAwareMixin, {each.__name__})"
+                raise InputError(cls.__name__, f"{each.__name__} stands before CarbonAwareMixin", fix)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        own_init: Callable[..., None] = super().__init__
+        theirs, ours = divided(own_init, kwargs)
+        context, source, clock = (ours.pop(name, None) for name in ("context", "source", "clock"))
+        self._lowcarb_setup = Setup.read(context, source, clock, ours)
+        own_init(*args, **theirs)
+
     def start(self, grid: Grid, *args: Any, **kwargs: Any) -> Any:
         """Run the strategy's own ``start()``, carbon-aware."""
         own_start: Callable[..., Any] = super().start  # type: ignore[misc]
-        if not self._lowcarb_setup.settings.enabled:
+        setup = _setup_of(self)
+        if not setup.settings.enabled:
             return own_start(grid, *args, **kwargs)
         rounds = _num_rounds(own_start, grid, args, kwargs)
-        run = self._lowcarb_setup.begin(grid, type(self).__mro__[2].__name__, rounds)
+        run = setup.begin(grid, _name_of(self), rounds)
         self._lowcarb_run = run
         args, kwargs = _with_recorded_evaluation(run, args, kwargs)
         status = "failed"
@@ -117,17 +155,18 @@ class CarbonAwareMixin:
     ) -> Iterable[Message]:
         """Hold until the round opens, then build messages for exactly the planned nodes."""
         inner: Any = super()
-        settings = self._lowcarb_setup.settings
+        settings = _setup_of(self).settings
         if (run := self._lowcarb_run) is None and settings.enabled:
             raise InputError(
                 "carbon_aware", "stands inside another strategy, which starts without it",
                 "wrap the outermost: carbon_aware(DP(FedAvg())), not DP(carbon_aware(FedAvg()))",
             )  # fmt: skip
-        if (
-            run is None or getattr(_sampler(self), "fraction_train", None) == 0
-        ):  # it trains nobody: leave it be
+        if run is None:
             messages: Iterable[Message] = inner.configure_train(server_round, arrays, config, grid)
             return messages
+        if _trains_nobody(self):  # leave it be
+            everybody = ScopedGrid(grid, list(grid.get_node_ids()), type(self).__name__)
+            return list(inner.configure_train(server_round, arrays, config, everybody))
         wanted, at_least = _sample(self, settings, grid)
         nodes = run.open_round(server_round, grid, wanted, at_least)
         name = type(self).__name__
@@ -173,8 +212,9 @@ class CarbonAwareMixin:
         if self._lowcarb_run is None:
             messages: Iterable[Message] = inner.configure_evaluate(server_round, arrays, config, grid)
             return messages
-        alive = list(grid.get_node_ids())
-        nodes = alive if where == "all" else [node_id for node_id in self._lowcarb_done if node_id in alive]
+        nodes = alive = list(grid.get_node_ids())
+        if where == "planned" and not _trains_nobody(self):
+            nodes = [node_id for node_id in self._lowcarb_done if node_id in alive]
         if where == "none" or not nodes:
             return []
         scope = ScopedGrid(grid, nodes, type(self).__name__)
@@ -189,6 +229,36 @@ class CarbonAwareMixin:
             run.evaluated(server_round, "clients", metrics)
             run.close_round()
         return metrics
+
+
+class CarbonAwareFedAvg(CarbonAwareMixin, FedAvg):
+    """Flower's FedAvg, carbon-aware: ``CarbonAwareFedAvg(...)`` is ``carbon_aware(FedAvg(...), ...)``.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        Arguments of FedAvg, and as keywords those of :func:`carbon_aware`.
+
+    Examples
+    --------
+    >>> CarbonAwareFedAvg(fraction_train=0.5, context=context, patience=0.8)  # doctest: +SKIP
+    """
+
+
+def _setup_of(strategy: CarbonAwareMixin) -> Setup:
+    """Return what a strategy was told."""
+    try:
+        return strategy._lowcarb_setup  # noqa: SLF001  its own
+    except AttributeError:
+        name = type(strategy).__name__
+        fix = f"call super().__init__(...) in the __init__ of {name}"
+        raise InputError("CarbonAwareMixin", f"was never set up in {name}", fix) from None
+
+
+def _name_of(strategy: CarbonAwareMixin) -> str:
+    """Return the name of the class that the user wrote, with or without the mixin."""
+    cls = type(strategy)
+    return str(vars(cls).get("_lowcarb_wraps", cls).__name__)
 
 
 _BASE_START: Final = inspect.signature(Strategy.start)  # self, grid, initial_arrays, num_rounds, ...
@@ -240,6 +310,11 @@ def _recording(evaluate_fn: Callable[..., Any], run: CarbonRun) -> Callable[...,
 def _sampler(strategy: Any) -> Any:
     """Return the innermost layer of a strategy that samples nodes to train; None if none does."""
     return next((layer for layer in reversed([*layers(strategy)]) if hasattr(layer, "fraction_train")), None)
+
+
+def _trains_nobody(strategy: Any) -> bool:
+    """Return whether a strategy only evaluates."""
+    return getattr(_sampler(strategy), "fraction_train", None) == 0
 
 
 def _sample(strategy: Any, settings: Settings, grid: Grid) -> tuple[int, int]:
