@@ -214,7 +214,8 @@ class CarbonAwareMixin:
             return messages
         nodes = alive = list(grid.get_node_ids())
         if where == "planned" and not _trains_nobody(self):
-            nodes = [node_id for node_id in self._lowcarb_done if node_id in alive]
+            done = set(self._lowcarb_done)
+            nodes = [node_id for node_id in alive if node_id in done]
         if where == "none" or not nodes:
             return []
         scope = ScopedGrid(grid, nodes, type(self).__name__)
