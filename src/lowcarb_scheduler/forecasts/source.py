@@ -65,8 +65,17 @@ class Fault(NamedTuple):
 class ForecastSource(Protocol):
     """Anything that knows carbon intensity; a user's own needs these two methods and no base class.
 
-    One that knows a closed list of names may offer it as ``locations``, a tuple of str: a run then asks it
-    for no others.
+    What else it offers is used where it is there:
+
+    - ``locations``, a tuple of str: a closed list of names, a run asks for no others.
+    - ``known_locations()``: the names its server knows, a mapping to (latitude, longitude) or None.
+    - ``within(limit)``: the same source, with what it has learned of its server, whose calls take at most
+      ``limit``, a timedelta. A run calls it with the time until a round could open.
+    - ``past_forecasts(locations, start, end, every)``: a list of Forecast, those that were made in
+      [start, end), at most one each ``every``, the oldest first.
+    - ``issued_every``, a timedelta: how often there is a new forecast; a younger one is served from disk.
+    - ``name``: what settings call it. ``server``: where it answers. ``signal``: what its numbers measure.
+    - ``faults``, a sequence of Fault: what went wrong lately although something was returned.
     """
 
     def forecast(self, locations: Sequence[str], now: datetime) -> Forecast:
