@@ -82,7 +82,7 @@ def command(
         def page(screen: "Console") -> None:
             found = look(question, clock)
             _show(screen, found, plot)
-            for line in (*found.remarks(), *found.unanswered()):
+            for line in (*found.remarks, *found.unanswered()):
                 output.print_line(screen, line)
 
         repeat(page, every or EVERY, clock)
@@ -94,7 +94,7 @@ def command(
     else:
         _show(output.console(), found, plot)
     unanswered = list(found.unanswered())
-    for line in (*found.remarks(), *unanswered):
+    for line in (*found.remarks, *unanswered):
         output.log(f"lowcarb: {line}")
     if unanswered:
         raise typer.Exit(EXIT_MISSING)

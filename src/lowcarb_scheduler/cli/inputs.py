@@ -1,20 +1,23 @@
 """What ``plan`` and ``tradeoff`` are asked about: a job, and the intensity that is expected.
 
-The intensity comes from a file, alone or corrected and extended by a history, or else from a source.
+The intensity comes from a file, alone or corrected and extended by a history, or else from a source, which
+may know of the past itself.
 """
 
 # No `from __future__ import annotations`: typer reads the annotations of options as it runs.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from lowcarb_scheduler.cli.options import configured_source
-from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
+from lowcarb_scheduler.cli.output import log
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, one_line
 
 if TYPE_CHECKING:
+    from lowcarb_scheduler.cli.history import Past
     from lowcarb_scheduler.cli.job_file import JobFile
     from lowcarb_scheduler.forecasts.source import Forecast
     from lowcarb_scheduler.intensity import IntensityTable
@@ -31,6 +34,14 @@ HistoryPath = Annotated[
 ]
 
 
+class Inputs(NamedTuple):
+    """A job, what is expected at the places of its clients, and by what a forecast was corrected to that."""
+
+    job: "Job"
+    intensity: "IntensityTable"
+    corrected_by: str | None = None
+
+
 def read_inputs(
     job: Path,
     forecast: Path | None,
@@ -40,7 +51,7 @@ def read_inputs(
     sdk_signal: str | None,
     traces: Path | None,
     patience: float | None = None,
-) -> "tuple[Job, IntensityTable]":
+) -> Inputs:
     """Read a job and what is expected for the places of its clients.
 
     Parameters
@@ -59,6 +70,7 @@ def read_inputs(
     ForecastUnavailableError
         If a client's location has neither forecast nor history.
     """
+    from lowcarb_scheduler.cli.history import Past
     from lowcarb_scheduler.cli.job_file import read_job
     from lowcarb_scheduler.clock import SystemClock
     from lowcarb_scheduler.forecasts.traces import read_table
@@ -67,11 +79,12 @@ def read_inputs(
         raise InputError("--history", "is given without a forecast", "give --forecast FILE too")
     read = read_job(job, SystemClock(), patience)
     if forecast is None:
-        return read.job, _from_source(read, source, sdk_url, sdk_signal, traces)
+        return _from_source(read, source, sdk_url, sdk_signal, traces)
     if history is None:
-        return read.job, _from_file(forecast, read)
-    past = read_table(history, "--history")
-    return read.job, _corrected(read.job, _from_file(forecast, read, past.locations), past)
+        return Inputs(read.job, _from_file(forecast, read))
+    actual = read_table(history, "--history")
+    known = _from_file(forecast, read, actual.locations)
+    return Inputs(read.job, _corrected(read.job, known, Past(actual)), str(Past(actual)))
 
 
 def _from_file(path: Path, read: "JobFile", stand_ins: Sequence[str] = ()) -> "IntensityTable":
@@ -94,14 +107,34 @@ def _from_file(path: Path, read: "JobFile", stand_ins: Sequence[str] = ()) -> "I
 
 def _from_source(
     read: "JobFile", source: str | None, sdk_url: str | None, sdk_signal: str | None, traces: Path | None
-) -> "IntensityTable":
-    """Return what a source says now about the places of the job's clients."""
-    opened = configured_source(source, sdk_url, sdk_signal, traces)
+) -> Inputs:
+    """Return what a source lets expect now, corrected and extended by what it knows of the past.
+
+    Made-up numbers are taken as they are: there is nothing to learn from them.
+    """
+    from lowcarb_scheduler.cli.history import Past, past_of, remarks
+    from lowcarb_scheduler.clock import SystemClock
+    from lowcarb_scheduler.settings import Settings
+
+    opened, clock = configured_source(source, sdk_url, sdk_signal, traces), SystemClock()
+    job, ends = read.job, clock.now() + Settings.load().timeout
     try:
-        known = opened.forecast(read.job.fleet.locations, read.job.now)
+        known = opened.forecast(job.fleet.locations, job.now)
     except InputError as error:
         raise error.within(read.cells.file) if error.field == "location" else error from None
-    return _complete(known)
+    past = Past()
+    if not known.intensity.synthetic:
+        past = past_of(opened, job.fleet.locations, job.now, ends, clock)
+    for line in remarks(opened, known, past):
+        log(f"lowcarb: {line}")
+    if past.actual is None:
+        return Inputs(job, _complete(known))
+    stand_ins = past.actual.locations
+    for name in set(known.missing).intersection(stand_ins):
+        log(
+            f"lowcarb: no forecast for {one_line(name)}: {one_line(known.missing[name])}; its history is used"
+        )
+    return Inputs(job, _corrected(job, _complete(known, stand_ins), past), str(past))
 
 
 def _complete(known: "Forecast", stand_ins: Sequence[str] = ()) -> "IntensityTable":
@@ -112,7 +145,7 @@ def _complete(known: "Forecast", stand_ins: Sequence[str] = ()) -> "IntensityTab
     return known.intensity
 
 
-def _corrected(job: "Job", intensity: "IntensityTable", past: "IntensityTable") -> "IntensityTable":
+def _corrected(job: "Job", intensity: "IntensityTable", past: "Past") -> "IntensityTable":
     """Return what is expected until the deadline.
 
     A one-off plan rests on it as it is: the value of waiting that ``replan`` adds counts on plans to come,
@@ -123,4 +156,4 @@ def _corrected(job: "Job", intensity: "IntensityTable", past: "IntensityTable") 
     known = intensity.align(job.fleet.locations)
     if job.finish_by <= job.now:
         return known  # planning says why there is no plan
-    return correct_forecast(known, past, job.now, job.finish_by)
+    return correct_forecast(known, past.actual, job.now, job.finish_by, past.issues)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from lowcarb_scheduler.cli.history import Past, past_of, remarks
 from lowcarb_scheduler.clock import format_duration
-from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, LowcarbError, one_line
-from lowcarb_scheduler.forecasts.correction import HISTORY, ISSUES_EVERY, expect
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, one_line
+from lowcarb_scheduler.forecasts.correction import expect
 from lowcarb_scheduler.forecasts.window import cleanest_windows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from datetime import datetime
 
     from lowcarb_scheduler.clock import Clock
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.source import Forecast, ForecastSource
     from lowcarb_scheduler.forecasts.window import Window
     from lowcarb_scheduler.intensity import IntensityTable
-
-_LEAST_LEFT: Final = timedelta(seconds=1)  # of the time limit: with less, history is not asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +69,8 @@ class Look:
         How long the windows are.
     windows : mapping of str to Window or None
         The cleanest of each location; None where each touches a gap.
-    without_history : str or None
-        Why the expectation rests on the forecast alone.
+    remarks : tuple of str
+        What else is worth knowing, one line each.
     """
 
     now: datetime
@@ -80,7 +79,7 @@ class Look:
     intensity: IntensityTable
     duration: timedelta | None
     windows: Mapping[str, Window | None]
-    without_history: str | None
+    remarks: tuple[str, ...]
 
     def unanswered(self) -> Iterator[str]:
         """Yield what is missing, one line each."""
@@ -89,13 +88,6 @@ class Look:
         for name, window in self.windows.items():
             if window is None and self.duration is not None:
                 yield f"no gap-free window of {format_duration(self.duration)} for {one_line(name)}"
-
-    def remarks(self) -> Iterator[str]:
-        """Yield what else is worth knowing, one line each."""
-        for name, why in self.forecast.last_good.items():
-            yield f"the forecast for {one_line(name)} is the last good one: {one_line(why)}"
-        if self.without_history is not None:
-            yield f"not corrected, there is no history: {one_line(self.without_history)}"
 
 
 def look(question: Question, clock: Clock) -> Look:
@@ -113,25 +105,19 @@ def look(question: Question, clock: Clock) -> Look:
     if until is not None and until <= now:
         raise InputError("--until", "is over", "give a later time, or a duration such as 48h")
     forecast = _forecast(question, now)
-    expectation, without_history = None, None
+    expectation, past = None, Past()
     if question.corrected:
-        history: IntensityTable | None = None
-        issues: Sequence[IntensityTable] = ()
-        try:
-            history, issues = _history(question, now, clock)
-        except ForecastUnavailableError as error:
-            without_history = next(iter(error.missing.values()), str(error))
-        except LowcarbError as error:
-            without_history = str(error)
+        past = past_of(question.source, question.locations, now, now + question.timeout, clock)
         expectation = expect(
-            forecast.intensity.align(question.locations), history, now, until or forecast.intensity.end,
-            issues, tuple(forecast.last_good),
+            forecast.intensity.align(question.locations), past.actual, now, until or forecast.intensity.end,
+            past.issues, tuple(forecast.last_good),
         )  # fmt: skip
     intensity = forecast.intensity if expectation is None else expectation.intensity
     if until is not None:
         intensity = intensity.slice(intensity.start, until) or intensity
     windows = {} if question.duration is None else cleanest_windows(intensity, question.duration, now, until)
-    return Look(now, forecast, expectation, intensity, question.duration, windows, without_history)
+    told = tuple(remarks(question.source, forecast, past))
+    return Look(now, forecast, expectation, intensity, question.duration, windows, told)
 
 
 def _forecast(question: Question, now: datetime) -> Forecast:
@@ -155,32 +141,3 @@ def _apart(name: str) -> str:
     parts = [part.strip() for part in name.split(",") if part.strip()]
     options = " ".join(f"--location {one_line(part)}" for part in parts)
     return f"to name several, repeat the option: {options}"
-
-
-def _history(
-    question: Question, now: datetime, clock: Clock
-) -> tuple[IntensityTable, Sequence[IntensityTable]]:
-    """Return what happened and what was forecast before, in the time that is left.
-
-    Raises
-    ------
-    LowcarbError
-        If nothing is known of what happened.
-    """
-    names, start = question.locations, now - HISTORY
-
-    def in_time() -> ForecastSource:
-        left = question.timeout - (clock.now() - now)
-        if left < _LEAST_LEFT:
-            raise ForecastUnavailableError(dict.fromkeys(names, "the forecast took all the time there was"))
-        within = getattr(question.source, "within", None)
-        return question.source if within is None else within(left)
-
-    history = in_time().actual(names, start, now)
-    if not hasattr(question.source, "past_forecasts"):
-        return history, ()
-    try:
-        issues = in_time().past_forecasts(names, start, now, ISSUES_EVERY)  # type: ignore[attr-defined]
-    except LowcarbError:
-        return history, ()  # what happened corrects it too, if less well
-    return history, [issue.intensity for issue in issues]

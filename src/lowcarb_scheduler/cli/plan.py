@@ -33,7 +33,9 @@ def command(
     """Plan which client trains in which round, and when each round opens."""
     from lowcarb_scheduler.planning.planner import plan
 
-    asked, intensity = read_inputs(job, forecast, history, source, sdk_url, sdk_signal, traces, patience)
+    asked, intensity, corrected_by = read_inputs(
+        job, forecast, history, source, sdk_url, sdk_signal, traces, patience
+    )
     planned = plan(asked, intensity)
     if plot is not None:
         from lowcarb_scheduler.report.plots import plot_plan, save
@@ -42,10 +44,10 @@ def command(
     if as_json:
         output.write_document(planned.to_dict())
     else:
-        _show(planned, asked, plot)
+        _show(planned, asked, corrected_by, plot)
 
 
-def _show(plan: "Plan", job: "Job", plot: Path | None) -> None:
+def _show(plan: "Plan", job: "Job", corrected_by: str | None, plot: Path | None) -> None:
     from lowcarb_scheduler.accounting import jain_index
 
     screen = output.console()
@@ -68,6 +70,7 @@ def _show(plan: "Plan", job: "Job", plot: Path | None) -> None:
                 f"assumed for {assumed} of {clients} clients" if assumed else "as the clients state it",
             ),
             ("intensity", wording.labels(plan.source, plan.signal, plan.synthetic)),
+            *([("corrected by", corrected_by)] if corrected_by else []),
             ("known until", f"{wording.instant(plan.forecast_until)} UTC"),
         ],
     )

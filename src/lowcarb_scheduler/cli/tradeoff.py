@@ -62,7 +62,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Show what waiting buys: finish against emissions, from the earliest finish to the deadline."""
-    asked, intensity = read_inputs(job, forecast, history, source, sdk_url, sdk_signal, traces)
+    asked, intensity, corrected_by = read_inputs(job, forecast, history, source, sdk_url, sdk_signal, traces)
     front = _front(asked, intensity, points)
     answer = None if saving is None else _answer(front, saving, asked)
     if plot is not None:
@@ -78,6 +78,8 @@ def command(
         "--sdk-url": sdk_url, "--sdk-signal": sdk_signal, "--traces": traces,
     }  # fmt: skip
     facts = _facts(front, asked, intensity)
+    if corrected_by:
+        facts.append(("corrected by", corrected_by))
     if saving is not None and answer is not None:
         least = f"the earliest finish that saves at least {100 * saving:g} %"
         facts.append(("asked", f"{least}: {_described(answer)}; {points} values of patience were tried"))
