@@ -62,6 +62,9 @@ class Ended(clock.VirtualClock):
         super().sleep_until(when)
         self.woken.append(when)
 
+    def jump(self, span):
+        super().sleep_until(self.now() + span)
+
 
 @pytest.fixture(autouse=True)
 def now_clock(monkeypatch):
@@ -265,22 +268,39 @@ def test_history_stands_in_for_a_place_without_forecast_and_it_is_still_exit_1(c
     assert list(answer.document["missing"]) == ["Mars"]
 
 
-def test_history_is_asked_for_only_in_the_time_that_is_left(capsys, monkeypatch, opened, now_clock):
-    whole = opened["whole"]
-    quick = whole.forecast
+def test_all_of_it_takes_no_longer_than_the_time_limit(capsys, monkeypatch, opened, now_clock):
+    whole, began = opened["whole"], now_clock.now()
+
+    def slow(call):
+        def answer(*arguments):
+            now_clock.jump(whole.limits[-1])
+            return call(*arguments)
+
+        return answer
+
+    monkeypatch.setattr(whole, "forecast", slow(whole.forecast))
+    monkeypatch.setattr(whole, "actual", slow(whole.actual))
+    monkeypatch.setattr(whole, "past_forecasts", slow(lambda *_: []), raising=False)
+    monkeypatch.setenv("LOWCARB_TIMEOUT", "30s")
+    answer = run(capsys, "forecast", "--location", "DE", "--source", "whole", "--corrected")
+    assert (answer.code, answer.err) == (0, "")
+    assert [limit.total_seconds() for limit in whole.limits] == [27, 2, 1]
+    assert now_clock.now() - began == timedelta(seconds=30)
+
+
+def test_a_source_that_cannot_be_limited_may_leave_no_time_for_history(
+    capsys, monkeypatch, opened, now_clock
+):
+    quick = opened["half"].forecast
 
     def slow(locations, now):
-        now_clock.sleep_until(now + timedelta(seconds=18))
+        now_clock.jump(timedelta(seconds=31))
         return quick(locations, now)
 
-    monkeypatch.setattr(whole, "forecast", slow)
-    monkeypatch.setenv("LOWCARB_TIMEOUT", "20s")
-    arguments = ["forecast", "--location", "DE", "--source", "whole", "--corrected"]
-    assert run(capsys, *arguments).err == ""
-    assert whole.limits == [timedelta(seconds=2)]
-    monkeypatch.setenv("LOWCARB_TIMEOUT", "18s")
-    assert "took all the time" in run(capsys, *arguments).line
-    assert len(whole.limits) == 1
+    monkeypatch.setattr(opened["half"], "forecast", slow)
+    answer = run(capsys, "forecast", "--location", "DE", "--source", "half", "--corrected")
+    assert answer.code == 0
+    assert "took all the time" in answer.line
 
 
 def test_past_issues_are_asked_for_where_a_source_keeps_them(capsys, monkeypatch, opened):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.cli.look import Look
 
 _SPARKS: Final = 18  # bars in the small line of a location
+_MINUTE: Final = timedelta(minutes=1)
 _NEAR: Final = timedelta(days=6)  # a time this near is told by its weekday
 
 
@@ -69,17 +70,18 @@ def _print_locations(screen: Console, look: Look) -> None:
 
 def _grounds(look: Look, name: str) -> str:
     """Say what the values of a location rest on, and for how long."""
-    last_good = f"last good, {format_duration(look.now - look.forecast.issued_at(name))} old"
+    age = (look.now - look.forecast.issued_at(name)) // _MINUTE * _MINUTE
     if look.expectation is None:
+        last_good = f"last good, {format_duration(age)} old"
         return last_good if name in look.forecast.last_good else "forecast"
     table = look.expectation.intensity
-    column = table.locations.index(name)
     hours = np.diff(table.edges_us) / HOUR_US
+    own = look.expectation.origin[:, table.locations.index(name)]
     parts = []
-    for code, origin in enumerate(ORIGINS):
-        share = float(hours[look.expectation.origin[:, column] == code].sum())
+    for origin in (*ORIGINS[1:], ORIGINS[0]):
+        share = float(hours[own == ORIGINS.index(origin)].sum())
+        said = f"last good ({format_duration(age)} old)" if origin == "last good" else origin
         if share:
-            said = last_good if origin == "last good" else origin
             parts.append(f"{said} {share:.0f} h" if share >= 1 else f"{said} under 1 h")
     return ", ".join(parts)
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.source import Forecast, ForecastSource
     from lowcarb_scheduler.intensity import IntensityTable
 
-_LEAST_LEFT: Final = timedelta(seconds=1)  # of the time limit: with less, history is not asked for
+FORECAST_SHARE: Final = 0.9  # of the time limit: a server that hangs must not hide what is kept of the past
+_ACTUAL_SHARE: Final = 2 / 3  # of what is left then; past forecasts have the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +70,9 @@ def past_of(
         Tells how long that is.
     """
     start = now - HISTORY
-
-    def in_time() -> ForecastSource:
-        left = ends - clock.now()
-        if left < _LEAST_LEFT:
-            raise ForecastUnavailableError(
-                dict.fromkeys(locations, "the forecast took all the time there was")
-            )
-        within = getattr(source, "within", None)
-        return source if within is None else within(left)
-
     try:
-        actual = in_time().actual(locations, start, now)
+        left = _left(ends, clock)
+        actual = within(source, left * _ACTUAL_SHARE).actual(locations, start, now)
     except ForecastUnavailableError as error:
         return Past(without=next(iter(error.missing.values()), str(error)))
     except LowcarbError as error:
@@ -88,10 +80,30 @@ def past_of(
     if not hasattr(source, "past_forecasts"):
         return Past(actual)
     try:
-        issues = in_time().past_forecasts(locations, start, now, ISSUES_EVERY)  # type: ignore[attr-defined]
+        limited = within(source, _left(ends, clock))
+        issues = limited.past_forecasts(locations, start, now, ISSUES_EVERY)  # type: ignore[attr-defined]
     except LowcarbError:
         return Past(actual)  # what happened corrects it too, if less well
     return Past(actual, [issue.intensity for issue in issues])
+
+
+def within(source: ForecastSource, limit: timedelta) -> ForecastSource:
+    """Return a source whose calls take at most so long, where it can be limited."""
+    limited = getattr(source, "within", None)
+    return source if limited is None else limited(limit)
+
+
+def _left(ends: datetime, clock: Clock) -> timedelta:
+    """Return how much time is left.
+
+    Raises
+    ------
+    ForecastUnavailableError
+        If there is none.
+    """
+    if (left := ends - clock.now()) <= timedelta(0):
+        raise ForecastUnavailableError({"all": "the forecast took all the time there was"})
+    return left
 
 
 def remarks(source: ForecastSource, forecast: Forecast, past: Past) -> Iterator[str]:

@@ -112,14 +112,15 @@ def _from_source(
 
     Made-up numbers are taken as they are: there is nothing to learn from them.
     """
-    from lowcarb_scheduler.cli.history import Past, past_of, remarks
+    from lowcarb_scheduler.cli.history import FORECAST_SHARE, Past, past_of, remarks, within
     from lowcarb_scheduler.clock import SystemClock
     from lowcarb_scheduler.settings import Settings
 
     opened, clock = configured_source(source, sdk_url, sdk_signal, traces), SystemClock()
-    job, ends = read.job, clock.now() + Settings.load().timeout
+    job, timeout = read.job, Settings.load().timeout
+    ends = clock.now() + timeout
     try:
-        known = opened.forecast(job.fleet.locations, job.now)
+        known = within(opened, timeout * FORECAST_SHARE).forecast(job.fleet.locations, job.now)
     except InputError as error:
         raise error.within(read.cells.file) if error.field == "location" else error from None
     past = Past()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from lowcarb_scheduler.cli.history import Past, past_of, remarks
+from lowcarb_scheduler.cli.history import FORECAST_SHARE, Past, past_of, remarks, within
 from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, one_line
 from lowcarb_scheduler.forecasts.correction import expect
@@ -126,8 +126,11 @@ def _forecast(question: Question, now: datetime) -> Forecast:
     for name in question.locations:
         if "," in name and isinstance(listed, tuple) and name not in listed:
             raise InputError("--location", f"{one_line(name)!r} is no place the source knows", _apart(name))
+    source = question.source
+    if question.corrected:
+        source = within(source, question.timeout * FORECAST_SHARE)
     try:
-        forecast = question.source.forecast(question.locations, now)
+        forecast = source.forecast(question.locations, now)
     except ForecastUnavailableError as error:
         raise ForecastUnavailableError(_hinted(error.missing), error.available) from None
     return replace(forecast, missing=_hinted(forecast.missing))
