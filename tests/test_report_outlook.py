@@ -156,6 +156,14 @@ def test_hours_long_over_are_not_shown():
     assert picture_of_forecast(forecast(), NOW).start == START
 
 
+def test_the_picture_ends_where_it_is_told_to():
+    until = START + timedelta(hours=12)
+    assert picture_of_forecast(forecast(), NOW, until=until).end == until
+    assert picture_of_forecast(forecast(), NOW, until=START + timedelta(days=9)).end == table(["DE"]).end
+    figure = plot_forecast(forecast(names(MOST_PANELS + 1)), NOW, until=until)
+    assert figure.axes[0].get_xlim()[1] == pytest.approx(day(until), abs=0.01)
+
+
 def test_a_location_of_gaps_is_drawn_empty():
     gap = IntensityTable.from_points({"DE": ([0], [1.0]), "FR": ([0], [float("nan")])})
     figure = plot_forecast(Forecast(gap, START))

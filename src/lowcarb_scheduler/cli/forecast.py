@@ -114,7 +114,10 @@ def _draw(found: "Look", plot: Path | None) -> None:
         from lowcarb_scheduler.report.outlook import plot_forecast
         from lowcarb_scheduler.report.plots import save
 
-        save(plot_forecast(found.forecast, found.now, found.expectation, found.windows), plot)
+        figure = plot_forecast(
+            found.forecast, found.now, found.expectation, found.windows, found.intensity.end
+        )
+        save(figure, plot)
 
 
 def _document(found: "Look") -> dict[str, Any]:

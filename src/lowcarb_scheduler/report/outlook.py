@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 MOST_PANELS: Final = 12
 MOST_TICKS: Final = 16
 _PAST: Final = timedelta(hours=6)  # how much of what a forecast said of hours over is shown
+_SHORTEST: Final = timedelta(minutes=1)
 _SHADE: Final = "#f7c59a"
 _RAW: Final = "#8a8a8a"
 _DASHES: Final[dict[str, Any]] = {"climatology": (0, (3.2, 1.4)), "last good": (0, (1, 1))}
@@ -114,6 +115,7 @@ def picture_of_forecast(
     now: datetime | None = None,
     expectation: Expectation | None = None,
     windows: Mapping[str, Window | None] | None = None,
+    until: datetime | None = None,
 ) -> OutlookPicture:
     """Gather what is expected: as asked for where each location has a panel, cleanest first in a map."""
     known = forecast.intensity if expectation is None else expectation.intensity
@@ -139,7 +141,7 @@ def picture_of_forecast(
         duration=next((window.end - window.start for window in found.values()), None),
         now=now,
         start=start,
-        end=known.end,
+        end=known.end if until is None else max(start + _SHORTEST, min(until, known.end)),
         hidden=len(known.locations) - len(names),
     )
 
@@ -149,6 +151,7 @@ def plot_forecast(
     now: datetime | None = None,
     expectation: Expectation | None = None,
     windows: Mapping[str, Window | None] | None = None,
+    until: datetime | None = None,
 ) -> Figure:
     """Draw what is expected: one panel a location on one scale, from 13 locations on a heat map.
 
@@ -162,12 +165,14 @@ def plot_forecast(
         What is made of it; drawn over what the source said.
     windows : mapping of str to Window or None, optional
         The cleanest window of each location; shaded.
+    until : datetime, optional
+        Where the picture ends; by default where what is expected ends.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
-    picture = picture_of_forecast(forecast, now, expectation, windows)
+    picture = picture_of_forecast(forecast, now, expectation, windows, until)
     rows = len(picture.intensity.locations)
     if picture.is_map:
         figure = new_figure(1.6 + 0.26 * rows)
@@ -290,12 +295,12 @@ def _legend(picture: OutlookPicture) -> list[Artist]:
         if picture.windows:
             handles.append(Patch(label=_cleanest(picture), fill=False, edgecolor=PLANNED, linewidth=1.8))
     else:
-        lines: dict[object, list[str]] = {}
+        lines: dict[Any, list[str]] = {}
         for origin in picture.origins():
             lines.setdefault(_DASHES.get(origin, "-"), []).append(origin)
         for style, origins in lines.items():
-            best = "corrected" if "corrected" in origins else origins[0]
-            handles.append(Line2D([], [], color=LINE, linewidth=1.7, linestyle=style, label=_SAYS[best]))  # type: ignore[arg-type]
+            says = _SAYS["corrected" if "corrected" in origins else origins[0]]
+            handles.append(Line2D([], [], color=LINE, linewidth=1.7, linestyle=style, label=says))
         if picture.raw is not None:
             handles.append(Line2D([], [], color=_RAW, linewidth=1.0, label="as the source said"))
         if picture.windows:
