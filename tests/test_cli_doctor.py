@@ -4,6 +4,7 @@ import io
 import re
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 import pytest
@@ -38,6 +39,16 @@ def test_the_document_is_a_list_of_checks(capsys):
         assert check["state"] in STATES
         assert check["fix"] if check["state"] == "fault" else True
     assert checks(answer)["locations"]["detail"] == "DE (1 of 1 have a forecast)"
+
+
+def test_every_check_is_documented(capsys, monkeypatch):
+    monkeypatch.setenv("LOWCARB_FINISH_BY", "2026-03-01T00:00Z")
+    arguments = ["--location", "DE", "--location", "Mars", "--json"]
+    answers = [run(capsys, "doctor", *arguments), run(capsys, "doctor", "--source", "synthetic", *arguments)]
+    page = (Path(__file__).parent.parent / "docs" / "doctor.md").read_text(encoding="utf-8")
+    documented = re.findall(r"`([a-z-]+)(?: \.\.\.)?`", page)
+    for name in {name for answer in answers for name in checks(answer)}:
+        assert name.split()[0] in documented
 
 
 def test_a_newcomer_is_told_that_nothing_will_wait(capsys):

@@ -35,10 +35,15 @@ def test_a_run_dir_that_cannot_be_written_is_a_fault():
     assert "LOWCARB_RUN_DIR" in check.fix
 
 
-def test_a_run_dir_with_a_ledger_is_a_fault():
+@pytest.mark.parametrize(
+    ("events", "state"),
+    [(["run_started", "run_finished"], "fault"), (["run_started"], "warning"), ([], "fault")],
+)
+def test_a_run_dir_with_a_ledger_is_a_fault_unless_the_run_may_go_on(events, state):
     Path("run").mkdir()
-    Path("run/ledger.jsonl").write_text("", encoding="utf-8")
-    assert check_run_dir(settings(run_dir="run")).state == "fault"
+    lines = [f'{{"v": 1, "at": "2026-03-02T00:00:00Z", "event": "{event}"}}\n' for event in events]
+    Path("run/ledger.jsonl").write_text("".join(lines) or "no ledger\n", encoding="utf-8")
+    assert check_run_dir(settings(run_dir="run")).state == state
 
 
 def test_a_disk_that_is_nearly_full_is_a_warning(monkeypatch):

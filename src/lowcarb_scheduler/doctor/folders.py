@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from lowcarb_scheduler.doctor.check import Check
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.forecasts.archive import Archive
-from lowcarb_scheduler.ledger import FILE_NAME
+from lowcarb_scheduler.ledger import FILE_NAME, read_ledger
 
 if TYPE_CHECKING:
     from lowcarb_scheduler.clock import Clock
@@ -28,8 +28,7 @@ def check_run_dir(settings: Settings) -> Check:
     folder = settings.run_dir or RUNS
     try:
         if settings.run_dir is not None and (folder / FILE_NAME).exists():
-            problem = f"{folder} holds the ledger of a run"
-            return Check("run-dir", "fault", problem, "give another folder, or leave it out")
+            return _check_ledger(folder)
         free = _free_bytes(folder)
     except OSError as error:
         problem = f"{folder} cannot be written ({error.strerror})"
@@ -38,6 +37,18 @@ def check_run_dir(settings: Settings) -> Check:
     if free < LEAST_FREE_BYTES:
         return Check("run-dir", "warning", room, "make room: a full disk ends the ledger")
     return Check("run-dir", "ok", room)
+
+
+def _check_ledger(folder: Path) -> Check:
+    """Check whether a run can go on in a folder that holds one."""
+    fix = "give another folder, or leave LOWCARB_RUN_DIR out"
+    try:
+        finished = any(event["event"] == "run_finished" for event in read_ledger(folder))
+    except InputError as error:
+        return Check("run-dir", "fault", f"{folder}: {error.problem}", fix)
+    if finished:
+        return Check("run-dir", "fault", f"{folder} holds a finished run, which is never overwritten", fix)
+    return Check("run-dir", "warning", f"{folder} holds a run that has not finished", fix)
 
 
 def check_archive(settings: Settings, clock: Clock) -> Check:
