@@ -1,7 +1,7 @@
 """Servers that are slow, broken or wrong, for any source that reads JSON over HTTP.
 
-A handler answers an httpx.Request; a :class:`Fault` makes a bad one of a good one. On the virtual clock they
-share with the client, the slow ones cost time.
+A handler answers an httpx.Request; a :class:`Fault` makes a bad one of a good one. The slow ones cost
+time on the clock they share with the client.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import cache
 
 import httpx
 
-from lowcarb_scheduler.clock import VirtualClock, format_time, parse_time
+from lowcarb_scheduler.clock import Clock, format_time, parse_time
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -41,7 +41,7 @@ class Fault:
     """
 
     name: str
-    make: Callable[[Handler, VirtualClock], Handler]
+    make: Callable[[Handler, Clock], Handler]
     why: str = ""
 
     def __str__(self):

@@ -1,4 +1,4 @@
-"""A source for tests that is like one on the web, and does what it is told."""
+"""For tests: a source that is like one on the web and does what it is told, and a clock that passes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,19 @@ from lowcarb_scheduler.intensity import IntensityTable
 
 HOUR, MINUTE, DAY = timedelta(hours=1), timedelta(minutes=1), timedelta(days=1)
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
+
+
+class Machine:
+    """A clock that passes when somebody sleeps or works; to the scheduler it is a system clock."""
+
+    def __init__(self, now):
+        self._now = now
+
+    def now(self):
+        return self._now
+
+    def sleep_until(self, when):
+        self._now = max(self._now, when)
 
 
 class Web:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import httpx
 
 from lowcarb_scheduler import Synthetic
-from lowcarb_scheduler.clock import VirtualClock, format_time
+from lowcarb_scheduler.clock import Clock, format_time
 
 HOUR = timedelta(hours=1)
 
@@ -17,7 +17,7 @@ class SdkServer:
 
     Parameters
     ----------
-    clock : VirtualClock
+    clock : Clock
         Its clock.
 
     Attributes
@@ -26,7 +26,7 @@ class SdkServer:
         What it was asked.
     """
 
-    def __init__(self, clock: VirtualClock) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock, self._world = clock, Synthetic()
         self.requests: list[httpx.Request] = []
 

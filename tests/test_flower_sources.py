@@ -11,7 +11,7 @@ import pytest
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
-from forecast_sources import DAY, HOUR, NOW, Web
+from forecast_sources import DAY, HOUR, NOW, Machine, Web
 from lowcarb_scheduler import CarbonClientApp, carbon_aware, replan
 from lowcarb_scheduler.clock import parse_time
 from lowcarb_scheduler.errors import InputError
@@ -22,19 +22,6 @@ from lowcarb_scheduler.testing import InMemoryGrid
 
 SECOND = timedelta(seconds=1)
 PLACES = ("DE", "FR", "GB")
-
-
-class Machine:
-    """A clock that passes when somebody sleeps or works; to the scheduler it is a system clock."""
-
-    def __init__(self, now):
-        self._now = now
-
-    def now(self):
-        return self._now
-
-    def sleep_until(self, when):
-        self._now = max(self._now, when)
 
 
 class Tide(Web):
