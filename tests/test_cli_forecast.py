@@ -162,6 +162,12 @@ def test_the_synthetic_source_says_that_it_is(capsys):
             "--until: 2026-03-03T00:00:00 has no UTC offset",
         ),
         (["--source", "half", "--until", "2026-03-02T00:00Z"], "--until: is over"),
+        (["--source", "half", "--until", "999999999d"], "--until: is more than a year ahead"),
+        (["--source", "half", "--until", "9999-12-31T00:00Z"], "--until: is more than a year ahead"),
+        (
+            ["--source", "half", "--watch", "--every", "999999999d"],
+            "--every: '999999999d' is more than a day",
+        ),
         (["--source", "half", "--every", "1h"], "--every: is given without --watch"),
         (["--source", "half", "--watch", "--every", "0m"], "--every: '0m' is not positive"),
         (["--source", "synthetic"], "location: 'Mars' is unknown"),

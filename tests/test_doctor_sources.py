@@ -200,6 +200,11 @@ def test_a_list_that_everybody_gets_proves_no_token():
     ask([finding], clock)
     ((state, _),) = credentials(finding, electricity_maps_token="token")
     assert state == "fault"
+    finding = Finding("electricity-maps", source, {})
+    ask([finding], clock)
+    source.contact.statuses.clear()
+    ((state, _),) = credentials(finding, electricity_maps_token="token")
+    assert state == "warning"
 
 
 # -- places ------------------------------------------------------------------------------------------------

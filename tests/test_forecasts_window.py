@@ -63,6 +63,7 @@ def test_there_is_none_where_all_touch_a_gap_or_nothing_is_as_long():
     assert best(table(100, NAN, 100), 2) is None
     assert best(table(100, 100), 3) is None
     assert best(table(100, 100), 1, now=1.5) is None
+    assert best(table(100, 100), 24 * 999_999_999) is None
 
 
 def test_it_is_over_in_time():

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 EXIT_MISSING: Final = 1
 EVERY: Final = timedelta(minutes=5)  # no source makes new forecasts more often
+MOST_RARELY: Final = timedelta(days=1)
 
 
 def _duration(text: str) -> timedelta:
@@ -26,7 +27,10 @@ def _duration(text: str) -> timedelta:
 
 
 def _every(text: str) -> timedelta:
-    return parse_duration(text, "--every")
+    every = parse_duration(text, "--every")
+    if every > MOST_RARELY:
+        raise InputError("--every", f"{text!r} is more than a day", "give less, for example 1h")
+    return every
 
 
 def _until(text: str) -> datetime | timedelta:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from lowcarb_scheduler.cli.history import FORECAST_SHARE, Past, past_of, remarks, within
 from lowcarb_scheduler.clock import format_duration
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.source import Forecast, ForecastSource
     from lowcarb_scheduler.forecasts.window import Window
     from lowcarb_scheduler.intensity import IntensityTable
+
+FARTHEST: Final = timedelta(days=366)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +103,7 @@ def look(question: Question, clock: Clock) -> Look:
         If not one location has a forecast.
     """
     now = clock.now()
-    until = now + question.until if isinstance(question.until, timedelta) else question.until
-    if until is not None and until <= now:
-        raise InputError("--until", "is over", "give a later time, or a duration such as 48h")
+    until = _until(question, now)
     forecast = _forecast(question, now)
     expectation, past = None, Past()
     if question.corrected:
@@ -118,6 +118,17 @@ def look(question: Question, clock: Clock) -> Look:
     windows = {} if question.duration is None else cleanest_windows(intensity, question.duration, now, until)
     told = tuple(remarks(question.source, forecast, past))
     return Look(now, forecast, expectation, intensity, question.duration, windows, told)
+
+
+def _until(question: Question, now: datetime) -> datetime | None:
+    """Return how far to look."""
+    if question.until is None:
+        return None
+    ahead = question.until if isinstance(question.until, timedelta) else question.until - now
+    if not timedelta(0) < ahead <= FARTHEST:
+        problem = "is over" if ahead <= timedelta(0) else "is more than a year ahead"
+        raise InputError("--until", problem, "give a time to come, or a duration such as 48h")
+    return now + ahead
 
 
 def _forecast(question: Question, now: datetime) -> Forecast:

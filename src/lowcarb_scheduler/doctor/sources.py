@@ -51,10 +51,9 @@ def answers(finding: Finding) -> bool:
 
 def is_refused(finding: Finding) -> bool:
     """Return whether a source answers nothing but that we may not ask."""
-    if finding.contact is None or finding.forecast is not None:
+    if finding.contact is None:
         return False
-    listed = finding.listed and finding.name not in _LISTS_FOR_ALL
-    return not listed and bool(finding.contact.statuses & _REFUSED)
+    return not _let_in(finding) and bool(finding.contact.statuses & _REFUSED)
 
 
 def check_source(finding: Finding, timeout: timedelta) -> Check:
@@ -94,7 +93,7 @@ def check_credentials(finding: Finding, settings: Settings) -> Iterator[Check]:
             f"check {variables}" if given else f"if a proxy before the server asks for them, set {variables}"
         )
         yield Check(name, "fault", why, fix)
-    elif given and (finding.forecast is not None or finding.listed):
+    elif given and _let_in(finding):
         yield Check(name, "ok", "accepted")
     elif given:
         yield Check(name, "warning", "not checked: no answer shows it", "name a place with --location")
@@ -199,6 +198,11 @@ def unreadable_locations(error: InputError) -> Check:
     """Return what is wrong with the locations file."""
     where = f"{error.file}: {error.field}: " if error.file else ""
     return Check("locations", "fault", f"{where}{error.problem}", error.fix)
+
+
+def _let_in(finding: Finding) -> bool:
+    """Return whether an answer shows that the credentials, if any, are good."""
+    return finding.forecast is not None or (finding.listed and finding.name not in _LISTS_FOR_ALL)
 
 
 def _has(finding: Finding, place: str) -> bool:

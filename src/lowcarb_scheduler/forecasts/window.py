@@ -72,10 +72,10 @@ def cleanest_windows(
     length_us, now_us = duration // MICROSECOND, to_us(now)
     edges = table.edges_us
     last_us = int(edges[-1]) if until is None else min(to_us(until), int(edges[-1]))
+    if now_us + length_us > last_us:
+        return dict.fromkeys(table.locations)
     starts = np.unique(np.concatenate([[now_us], edges, edges - length_us, [last_us - length_us]]))
     starts = starts[(starts >= now_us) & (starts + length_us <= last_us)]
-    if not len(starts):
-        return dict.fromkeys(table.locations)
     means = table.integrate(starts, starts + length_us) * (HOUR_US / length_us)  # (starts, L)
     from_now = table.integrate(now_us, now_us + length_us) * (HOUR_US / length_us)
     windows: dict[str, Window | None] = {}
