@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -69,14 +70,13 @@ def _pattern(secret: str) -> str:
 
 
 def _written(character: str) -> str:
-    """Return what matches a character as it is, in JSON, in a URL, in HTML and in Python."""
+    """Return what matches a character as it is, in JSON, in Python, in a URL and in HTML."""
     if character.isspace():
         return r"(?:\s|\+|%20)+"
     code = ord(character)
     url = "".join(f"%{byte:02x}" for byte in character.encode(errors="surrogatepass"))
-    forms = [re.escape(character), url, rf"\\u{code:04x}", rf"\\x{code:02x}", f"&#{code};", f"&#x{code:x};"]
-    if character in "\\/\"'":
-        forms.append(re.escape("\\" + character))
-    if (entity := html.escape(character)) != character:
-        forms.append(re.escape(entity))
-    return f"(?:{'|'.join(forms)})"
+    forms = {character, json.dumps(character)[1:-1], ascii(character)[1:-1], url, html.escape(character),
+             f"\\u{code:04x}", f"\\x{code:02x}", f"&#{code};", f"&#x{code:x};"}  # fmt: skip
+    if character in "/'":
+        forms.add(f"\\{character}")
+    return f"(?:{'|'.join(map(re.escape, sorted(forms, key=len, reverse=True)))})"
