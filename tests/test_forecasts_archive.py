@@ -96,7 +96,7 @@ def test_a_forecast_is_read_as_it_was_put(tmp_path_factory, made, ago_us):
         )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(tables(), min_size=1, max_size=5))
 def test_of_actuals_the_newest_word_counts(tmp_path_factory, told):
     archive = Archive(tmp_path_factory.mktemp("kept"), clock=VirtualClock(NOW))
@@ -160,8 +160,7 @@ def test_feeds_are_never_mixed(archive):
 def test_no_issue_later_than_now_is_ever_seen(tmp_path_factory, hours, now_hour):
     archive = Archive(tmp_path_factory.mktemp("kept"), clock=VirtualClock(NOW))
     now = NOW + now_hour * HOUR
-    for hour in hours:
-        archive.put(FEED, issue(NOW + hour * HOUR, [float(hour + 100)]))
+    archive.put(FEED, *(issue(NOW + hour * HOUR, [float(hour + 100)]) for hour in hours))
     seen = [hour for hour in hours if now_hour - 36 <= hour <= now_hour]
     assert value_at(archive, now) == (max(seen) + 100 if seen else None)
     past = archive.past(FEED, ["DE"], now - DAY, now, HOUR)
@@ -171,9 +170,8 @@ def test_no_issue_later_than_now_is_ever_seen(tmp_path_factory, hours, now_hour)
 
 
 def test_of_past_issues_the_first_in_each_span_is_taken(archive):
-    for minute in range(0, 24 * 60, 15):
-        at = NOW - DAY + minute * timedelta(minutes=1)
-        archive.put(FEED, issue(at, locations=PLACES if minute % 30 == 0 else ("FR",)))
+    times = [NOW - DAY + k * HOUR / 4 for k in range(96)]
+    archive.put(FEED, *(issue(at, locations=PLACES if at.minute % 30 == 0 else ("FR",)) for at in times))
     past = archive.past(FEED, PLACES, NOW - DAY + 7 * HOUR, NOW, 6 * HOUR)
     assert [p.generated_at for p in past] == [NOW - 17 * HOUR, NOW - 12 * HOUR, NOW - 6 * HOUR]
     assert past[0].intensity.locations == PLACES
@@ -207,8 +205,7 @@ def test_what_is_old_is_dropped_as_new_comes_in(tmp_path):
 
 
 def test_pruning_drops_by_age_and_gives_the_room_back(archive):
-    for day in range(10):
-        archive.put(FEED, issue(NOW - day * DAY, np.arange(2000.0) / 7, PLACES))
+    archive.put(FEED, *(issue(NOW - day * DAY, np.arange(2000.0) / 7, PLACES) for day in range(10)))
     archive.put_actual(FEED, table(NOW - 10 * DAY, [1.0] * 240))
     size = archive.path.stat().st_size
     assert archive.prune(4.5 * DAY) == (2 * 5, 240 - 108)

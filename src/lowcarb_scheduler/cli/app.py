@@ -12,7 +12,7 @@ import click
 import typer
 
 from lowcarb_scheduler._version import __version__
-from lowcarb_scheduler.cli import demo, doctor, forecast, plan, report, tradeoff
+from lowcarb_scheduler.cli import archive, demo, doctor, forecast, plan, report, tradeoff
 from lowcarb_scheduler.cli.output import fail, log
 from lowcarb_scheduler.errors import LowcarbError
 
@@ -36,6 +36,7 @@ app.command("demo")(demo.command)
 app.command("forecast")(forecast.command)
 app.command("plan")(plan.command)
 app.command("tradeoff")(tradeoff.command)
+app.add_typer(archive.app, name="archive")
 app.command("report")(report.command)
 app.command("doctor")(doctor.command)
 

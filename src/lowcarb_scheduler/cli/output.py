@@ -7,13 +7,14 @@ from outside is read as markup, and nothing of it that is not printable reaches 
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lowcarb_scheduler.documents import SCHEMA_VERSION, to_json
 from lowcarb_scheduler.errors import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rich.console import Console, JustifyMethod
     from rich.table import Table
@@ -96,6 +97,18 @@ def print_table(screen: Console, columns: Sequence[Column], rows: Sequence[Seque
     for row in rows:
         table.add_row(*(shown(cell) for cell in row))
     _print(screen, table)
+
+
+@contextmanager
+def progress(what: str, steps: int) -> Iterator[Callable[[], None]]:
+    """Show a person at a terminal how far something is; call what is yielded after each step."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    screen = console(stderr=True)
+    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        task = bar.add_task("", total=steps)
+        yield lambda: bar.advance(task)
 
 
 def shown(value: object) -> str:

@@ -94,15 +94,10 @@ def command(
 
 def _front(job: "Job", intensity: "IntensityTable", points: int) -> "Frontier":
     """Compute the front; a person at a terminal sees how far it is."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from lowcarb_scheduler.planning.tradeoff import tradeoff
 
-    screen = output.console(stderr=True)
-    columns = TextColumn("planning"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        task = bar.add_task("", total=points)
-        return tradeoff(job, intensity, points, lambda done, _: bar.update(task, completed=done))
+    with output.progress("planning", points) as done:
+        return tradeoff(job, intensity, points, lambda *_: done())
 
 
 def _answer(front: "Frontier", saving: float, job: "Job") -> "FrontierPoint":

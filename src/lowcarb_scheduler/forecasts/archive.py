@@ -21,7 +21,7 @@ from lowcarb_scheduler.forecasts.source import MAX_AGE
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
     from pathlib import Path
     from typing import Any
@@ -130,18 +130,16 @@ class Archive:
 
     # -- forecasts -----------------------------------------------------------------------------------------
 
-    def put(self, feed: Feed, forecast: Forecast) -> None:
-        """Keep a forecast; of a location's issue that is there already nothing changes."""
+    def put(self, feed: Feed, *forecasts: Forecast) -> None:
+        """Keep forecasts; of a location's issue that is there already nothing changes."""
         with self._file.writing() as db:
-            for location, series in columns_of(forecast.intensity).items():
-                if location in forecast.last_good:
-                    continue
-                key = _key(db, feed, location)
-                issued_us = to_us(forecast.issued_at(location))
-                db.execute(
-                    f"INSERT OR IGNORE INTO issues (series, {_ISSUE}) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (key, issued_us, *_written(series)),
-                )
+            for forecast in forecasts:
+                for location, series in columns_of(forecast.intensity).items():
+                    if location not in forecast.last_good:
+                        _insert(db, _key(db, feed, location), forecast.issued_at(location), series)
+            for key in _keys(
+                db, feed, {name for each in forecasts for name in each.intensity.locations}
+            ).values():
                 self._forget_old(db, key)
 
     def newest(
@@ -264,7 +262,7 @@ def _key(db: sqlite3.Connection, feed: Feed, location: str) -> int:
     return _keys(db, feed, [location])[location]
 
 
-def _keys(db: sqlite3.Connection, feed: Feed, locations: Sequence[str]) -> dict[str, int]:
+def _keys(db: sqlite3.Connection, feed: Feed, locations: Iterable[str]) -> dict[str, int]:
     """Return the keys of the series there are."""
     query = "SELECT id FROM series WHERE source = ? AND server = ? AND signal = ? AND location = ?"
     names = (feed.source, feed.server, feed.signal)
@@ -286,6 +284,14 @@ def _clear(db: sqlite3.Connection, key: int, first_us: int, after_us: int) -> No
     )
     db.execute(
         "DELETE FROM steps WHERE series = ? AND time_us >= ? AND time_us < ?", (key, first_us, after_us)
+    )
+
+
+def _insert(db: sqlite3.Connection, key: int, issued_at: datetime, series: Series) -> None:
+    """Write an issue, if it is not there."""
+    db.execute(
+        f"INSERT OR IGNORE INTO issues (series, {_ISSUE}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (key, to_us(issued_at), *_written(series)),
     )
 
 

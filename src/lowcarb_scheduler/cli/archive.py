@@ -1,0 +1,270 @@
+"""``lowcarb archive``: what sources have said, kept on disk: list, fetch, export, prune."""
+
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from lowcarb_scheduler.cli import output
+from lowcarb_scheduler.cli.options import Json, SdkSignal, SdkUrl, Source
+from lowcarb_scheduler.documents import SCHEMA_VERSION
+from lowcarb_scheduler.errors import InputError, one_line
+from lowcarb_scheduler.report import wording
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lowcarb_scheduler.forecasts.archive import Archive, Holding
+    from lowcarb_scheduler.forecasts.archived import WebSource
+    from lowcarb_scheduler.forecasts.back_fill import Filled
+    from lowcarb_scheduler.settings import Settings
+
+EXIT_MISSING: Final = 1
+_MEGABYTE: Final = 1e6
+
+app = typer.Typer(help="What sources have said, kept on disk: list, fetch, export, prune.")
+
+ArchiveDir = Annotated[
+    str | None,  # a path would hide that it is none
+    typer.Option("--archive-dir", metavar="DIR", help="Where it lies [LOWCARB_ARCHIVE_DIR]."),
+]
+Location = Annotated[
+    list[str] | None,
+    typer.Option("--location", metavar="L", help="A place. Repeatable. Default: all there are."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _archive(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command("list")
+def show(archive_dir: ArchiveDir = None, as_json: Json = False) -> None:
+    """Show of which places there is what."""
+    archive = _opened(settings := _settings(archive_dir=archive_dir))
+    holdings = archive.holdings()
+    size = archive.path.stat().st_size if archive.path.exists() else 0
+    if as_json:
+        output.write_document(
+            {
+                "schema_version": SCHEMA_VERSION, "path": str(archive.path), "size_bytes": size,
+                "keep_days": settings.archive_days, "holdings": [_document(each) for each in holdings],
+            }
+        )  # fmt: skip
+        return
+    screen = output.console()
+    output.print_title(
+        screen, f"{archive.path}, {size / _MEGABYTE:.1f} MB, keeps {settings.archive_days} days"
+    )
+    if not holdings:
+        output.print_line(screen, "it is empty; next: lowcarb archive fetch --days 28 --location L")
+        return
+    columns = [
+        output.Column("source"), output.Column("signal"), output.Column("location", whole=True),
+        output.Column("issues", right=True), output.Column("first"), output.Column("last"),
+        output.Column("history", right=True), output.Column("until"), output.Column("size", right=True),
+    ]  # fmt: skip
+    output.print_table(screen, columns, [_row(each) for each in holdings])
+
+
+def _row(holding: "Holding") -> tuple[str, ...]:
+    """Return a holding as people read it."""
+    feed = holding.feed
+
+    def when(time: Any) -> str:
+        return "" if time is None else wording.instant(time.replace(second=0))
+
+    return (
+        f"{feed.source} ({feed.server})", feed.signal, holding.location, str(holding.issues),
+        when(holding.first_issued), when(holding.last_issued), f"{holding.actual_hours / 24:.1f} d",
+        when(holding.actual_until), f"{holding.size_bytes / _MEGABYTE:.2f} MB",
+    )  # fmt: skip
+
+
+def _document(holding: "Holding") -> dict[str, Any]:
+    document = asdict(holding)
+    return {**document.pop("feed"), **document}
+
+
+@app.command()
+def fetch(
+    days: Annotated[int, typer.Option(min=1, metavar="N", help="How far back.")] = 28,
+    location: Location = None,
+    source: Source = None,
+    sdk_url: SdkUrl = None,
+    sdk_signal: SdkSignal = None,
+    archive_dir: ArchiveDir = None,
+    as_json: Json = False,
+) -> None:
+    """Ask sources for the past, so that a first run has something to learn from."""
+    from lowcarb_scheduler.clock import SystemClock
+    from lowcarb_scheduler.forecasts.back_fill import back_fill, steps
+
+    settings = _settings(archive_dir=archive_dir, source=source, sdk_url=sdk_url, sdk_signal=sdk_signal)
+    if days > settings.archive_days:
+        problem = f"{days} days are more than the archive keeps, {settings.archive_days}"
+        raise InputError("--days", problem, "ask for fewer, or set LOWCARB_ARCHIVE_DAYS")
+    archive, clock = _opened(settings), SystemClock()
+    archive.check()
+    sources, now = _web_sources(settings), clock.now()
+    period = now - timedelta(days=days), now
+    names = [_names(each, settings, archive, location) for each in sources]
+    total = sum(steps(asked, period) * len(own) for asked, own in zip(sources, names, strict=True))
+    filled: list[Filled] = []
+    with output.progress("asking", total) as done:
+        for asked, own in zip(sources, names, strict=True):
+            filled += back_fill(asked, own, archive, period, clock, done)
+    if as_json:
+        document = {"schema_version": SCHEMA_VERSION, "days": days}
+        output.write_document({**document, "locations": [asdict(each) for each in filled]})
+    else:
+        screen = output.console()
+        output.print_title(screen, f"the last {days} days, kept in {archive.path}")
+        columns = [
+            output.Column("source"), output.Column("location", whole=True),
+            output.Column("history", right=True), output.Column("past forecasts", right=True),
+            output.Column("why not more"),
+        ]  # fmt: skip
+        rows = [
+            (each.source, each.location, f"{each.actual_hours / 24:.1f} d",
+             "it keeps none" if each.past_forecasts is None else each.past_forecasts, each.why or "")
+            for each in filled
+        ]  # fmt: skip
+        output.print_table(screen, columns, rows)
+    found = {each.location for each in filled if each.actual_hours or each.past_forecasts}
+    if lacking := [each for each in filled if each.location not in found]:
+        for each in lacking:
+            why = one_line(each.why or "it has none")
+            output.log(f"lowcarb: nothing of {one_line(each.location)} from {each.source}: {why}")
+        raise typer.Exit(EXIT_MISSING)
+
+
+def _web_sources(settings: "Settings") -> "list[WebSource]":
+    """Open the sources that are named, each for itself."""
+    from lowcarb_scheduler.forecasts.archived import WebSource
+    from lowcarb_scheduler.forecasts.opening import SOURCES, named_sources, open_source
+
+    opened = []
+    for name in named_sources(settings):
+        source = open_source(name, settings)
+        if not isinstance(source, WebSource):
+            raise InputError("--source", f"{name} is not kept in the archive", "name a source on the web")
+        opened.append(source)
+    if not opened:
+        fix = f"give --source or set LOWCARB_SOURCE: {', '.join(SOURCES)}"
+        raise InputError("--source", "no forecast source is named", fix)
+    return opened
+
+
+def _names(
+    source: "WebSource", settings: "Settings", archive: "Archive", places: "Sequence[str] | None"
+) -> dict[str, str]:
+    """Return what a source calls the places named; by default those of which the archive holds something."""
+    from lowcarb_scheduler.forecasts.archive import Feed
+    from lowcarb_scheduler.forecasts.names import read_names
+    from lowcarb_scheduler.forecasts.opening import SOURCES
+
+    if not places:
+        feed = Feed(source.name, source.signal, source.server)
+        held = [each.location for each in archive.holdings() if each.feed == feed]
+        if not held:
+            fix = f"give --location L, as {source.name} or the locations file calls it"
+            raise InputError("--location", f"no place is named, and none of {source.name} is kept", fix)
+        return dict(zip(held, held, strict=True))
+    names = read_names(settings.locations, SOURCES) if settings.locations else {}
+    return {place: names.get(source.name, {}).get(place, place) for place in places}
+
+
+@app.command()
+def export(
+    forecasts: Annotated[
+        Path | None, typer.Option("--forecasts", metavar="FILE", help="Write forecasts: .csv or .parquet.")
+    ] = None,
+    actuals: Annotated[
+        Path | None, typer.Option("--actuals", metavar="FILE", help="Write what happened: .csv or .parquet.")
+    ] = None,
+    location: Location = None,
+    source: Annotated[
+        str | None, typer.Option("--source", metavar="NAME", help="Only of this one. Default: all there are.")
+    ] = None,
+    signal: Annotated[
+        str | None, typer.Option("--signal", metavar="SIGNAL", help="Only this: average, marginal, unknown.")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option("--server", metavar="URL", help="Only from this server.")
+    ] = None,
+    archive_dir: ArchiveDir = None,
+    as_json: Json = False,
+) -> None:
+    """Write trace files, as the source traces and the backtest read them."""
+    if forecasts is None and actuals is None:
+        raise InputError("--forecasts", "no file is named", "give --forecasts FILE, --actuals FILE, or both")
+    from lowcarb_scheduler.forecasts.archive_export import choose, export_actuals, export_forecasts
+
+    archive = _opened(_settings(archive_dir=archive_dir))
+    wanted = {"source": source, "signal": signal, "server": server}
+    chosen = choose(archive, location or (), {key: value for key, value in wanted.items() if value})
+    documents: dict[str, dict[str, Any]] = {}
+    for kind, path, write in (
+        ("forecasts", forecasts, export_forecasts), ("actuals", actuals, export_actuals)
+    ):  # fmt: skip
+        if path is not None:
+            with output.progress("writing", len(chosen)) as done:
+                written = write(archive, chosen, path, f"--{kind}", done)
+            documents[kind] = {"path": str(path), "rows": written.rows, "locations": written.locations}
+    if as_json:
+        output.write_document({"schema_version": SCHEMA_VERSION, **documents})
+        return
+    screen = output.console()
+    for kind, file in documents.items():
+        output.print_line(
+            screen, f"{kind}: {file['rows']} rows of {', '.join(file['locations'])} in {file['path']}"
+        )
+
+
+@app.command()
+def prune(
+    days: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Keep so many days. Default: LOWCARB_ARCHIVE_DAYS.")
+    ] = None,
+    archive_dir: ArchiveDir = None,
+    as_json: Json = False,
+) -> None:
+    """Drop what is old."""
+    archive = _opened(settings := _settings(archive_dir=archive_dir))
+    keep = settings.archive_days if days is None else days
+    there = archive.path.exists()
+    issues, steps = archive.prune(timedelta(days=keep)) if there else (0, 0)
+    size = archive.path.stat().st_size if there else 0
+    if as_json:
+        document = {"issues": issues, "actuals": steps, "size_bytes": size}
+        output.write_document({"schema_version": SCHEMA_VERSION, "days": keep, **document})
+        return
+    dropped = f"dropped {issues} issues and {steps} actual values older than {keep} days"
+    output.print_line(output.console(), f"{dropped}; {archive.path} takes {size / _MEGABYTE:.1f} MB")
+
+
+def _settings(**options: Any) -> "Settings":
+    from lowcarb_scheduler.settings import Settings
+
+    return Settings.load(options=options)
+
+
+def _opened(settings: "Settings") -> "Archive":
+    """Return the archive.
+
+    Raises
+    ------
+    InputError
+        If the settings want none.
+    """
+    from lowcarb_scheduler.forecasts.opening import open_archive
+
+    archive = open_archive(settings)
+    if archive is None:
+        raise InputError("archive-dir", "is none: nothing is kept", "set LOWCARB_ARCHIVE_DIR to a folder")
+    return archive
