@@ -646,6 +646,26 @@ def test_places_are_what_keys_begin_with():
         assert outcomes["a", 0] == [1]  # one part answers, so the place is there
 
 
+def test_a_call_that_had_little_time_does_not_call_a_server_down():
+    server = Server()
+    server.answers = (server.hang,)
+    fetcher = server.fetcher()
+    for _ in range(4):
+        server.requests.clear()
+        get(fetcher.within(timedelta(seconds=2)), "a")
+        assert len(server.requests) > 1
+    server.answers = (httpx.ConnectError("refused"),)
+    get(fetcher, "a", "b")
+    server.clock.sleep_until(server.clock.now() + FIRST_PAUSE)
+    server.requests.clear()
+    outcomes = get(fetcher.within(timedelta(seconds=2)), "a", "b")
+    assert len(server.requests) == 1
+    assert {outcome.why for outcome in outcomes.values()} == {
+        "cannot connect to http://sdk:8080: refused",
+        "another location was asked first, and the server is still down",
+    }
+
+
 def test_a_clock_that_was_set_back_does_not_keep_it_open():
     server = Server(httpx.ConnectError("refused"))
     fetcher = server.fetcher()

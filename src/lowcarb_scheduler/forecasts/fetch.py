@@ -42,6 +42,10 @@ _HEADERS: Final = {
 }
 
 
+_FAIR: Final = timedelta(seconds=5)  # a budget with which a server that is well answers
+_NOT_BACK: Final = "another location was asked first, and the server is still down"
+
+
 class Fetcher:
     """Sends requests to one server.
 
@@ -140,7 +144,9 @@ class Fetcher:
             asked = keys[:1] if probing else keys
             outcomes = self._send({key: requests[key] for key in asked}, read, once=probing)
             rest = {key: requests[key] for key in requests if key not in outcomes}
-            if rest and (refusal := self._breaker.refusal(places)) is None:
+            if rest and self._breaker.is_open(places):
+                refusal = self._breaker.refusal(places) or _NOT_BACK
+            elif rest:
                 left = self._timeout - (self._clock.now() - began)
                 outcomes |= self.within(left).get_all(rest, read)
         refused = FetchError(refusal or "", again=True)
@@ -168,13 +174,17 @@ class Fetcher:
         return outcomes
 
     def _note(self, outcomes: Mapping[K, T | FetchError]) -> None:
-        """Tell the breaker of each place whether all that was asked about it failed in passing."""
+        """Tell the breaker of each place whether all that was asked about it failed in passing.
+
+        Failures of a call that had little time are kept from it: a slow server is not one that is down.
+        """
         ended: dict[str, FetchError | None] = {}
         for key, outcome in outcomes.items():
             failed = isinstance(outcome, FetchError) and (outcome.again or outcome.unreachable)
             place, error = _place(key), outcome if isinstance(outcome, FetchError) and failed else None
             ended[place] = error if ended.get(place, error) else None
-        self._breaker.note(ended)
+        if self._timeout >= _FAIR or not all(ended.values()):
+            self._breaker.note(ended)
 
 
 def _place(key: Hashable) -> str:

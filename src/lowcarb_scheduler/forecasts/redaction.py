@@ -6,6 +6,8 @@ import base64
 import html
 import json
 import re
+import string
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 MASK: Final = "***"
 _SHORT: Final = 4  # a secret of fewer characters is masked only where it is a word of its own
+_NEVER_ESCAPED: Final = frozenset(string.ascii_letters + string.digits + "-_.")
 _CUT: Final = "…"  # ends a text that was too long
 
 
@@ -31,12 +34,14 @@ class Redaction:
         plain = {part for value in headers for part in _parts(value) if part}
         coded = {base64.b64encode(part.encode(errors="surrogatepass")).decode().rstrip("=") for part in plain}
         self._secrets = sorted(plain | coded, key=len, reverse=True)  # the longest first: others are in it
-        patterns = "|".join(map(_pattern, self._secrets))
-        self._pattern = re.compile(patterns, re.IGNORECASE) if patterns else None
+
+    @cached_property  # rarely is anything masked
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile("|".join(map(_pattern, self._secrets)), re.IGNORECASE)
 
     def mask(self, text: str) -> str:
         """Return a text without the secrets, nor the beginning of one at which it was cut off."""
-        if self._pattern is None:
+        if not self._secrets:
             return text
         *cut_off, end = self._pattern.sub(MASK, text).split(_CUT)
         return _CUT.join([*map(self._without_beginning, cut_off), end])
@@ -71,6 +76,8 @@ def _pattern(secret: str) -> str:
 
 def _written(character: str) -> str:
     """Return what matches a character as it is, in JSON, in Python, in a URL and in HTML."""
+    if character in _NEVER_ESCAPED:
+        return re.escape(character)
     if character.isspace():
         return r"(?:\s|\+|%20)+"
     code = ord(character)
