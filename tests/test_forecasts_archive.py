@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 import sys
@@ -258,6 +259,19 @@ def test_pandas_reads_it_and_a_trace_file_is_made_of_it(archive, tmp_path):
     assert replayed.forecast(["DE"], NOW).intensity.values[:3, 0].tolist() == [7.0, 8.0, 9.0]
     happened = columns_of(replayed.actual(["DE"], NOW - DAY, NOW))["DE"]
     assert same(happened, archive.actual(FEED, ["DE"], NOW - DAY, NOW)["DE"])
+
+
+def test_what_the_documentation_shows_works(archive):
+    page = (Path(__file__).parent.parent / "docs" / "archive.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    own = Archive(clock=VirtualClock(NOW))
+    own.put(FEED, issue(NOW, [1.5, 2.5]))
+    own.put_actual(FEED, table(NOW - HOUR, [3.5]))
+    names = {}
+    exec(compile(code, "archive.md", "exec"), names)
+    assert names["forecasts"].set_index("time")["g_per_kwh"].dropna().to_dict() == {NOW: 1.5, NOW + HOUR: 2.5}
+    assert names["actuals"]["g_per_kwh"].tolist()[:1] == [3.5]
+    assert names["actuals"]["time"].dt.tz is not None
 
 
 WRITER = """
