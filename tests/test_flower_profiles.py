@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from lowcarb_scheduler import CarbonClientApp
-from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler import CarbonClientApp, Synthetic
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
+from lowcarb_scheduler.flower.gazetteer import Gazetteer
 from lowcarb_scheduler.flower.profiles import Place, Profiles, read_places
 from lowcarb_scheduler.testing import InMemoryGrid
 
@@ -17,10 +19,12 @@ from lowcarb_scheduler.testing import InMemoryGrid
 def look():
     """Return a function that gives the profiles of nodes with these configurations, and the notes."""
 
-    def profiles(configs, places=None, default_location=None, app=None):
+    def profiles(configs, places=None, default_location=None, app=None, source=None, registered=()):
         notes = []
         grid = InMemoryGrid(app or CarbonClientApp(), configs)
-        known = Profiles(places or {}, default_location, 300.0, notes.append)
+        for config, name, location in registered:
+            grid.join(config, name, location)
+        known = Profiles(places or {}, Gazetteer(source), default_location, 300.0, notes.append)
         return list(known.of(grid, list(grid.get_node_ids())).values()), notes
 
     return profiles
@@ -83,12 +87,13 @@ def test_a_duration_that_cannot_be_is_dropped_and_noted_once(look, minutes):
 def test_two_nodes_of_one_name_are_counted_apart(look):
     profiles, notes = look([{"name": "a", "location": "DE"}, {"name": "a", "location": "DE"}])
     assert len({p.key for p in profiles}) == 2
-    assert "two nodes call themselves 'a'" in notes[0]
+    assert notes == ["'a' is the name of another node, it is counted apart (node 'a@102')"]
 
 
 def test_entries_that_no_node_answers_to_are_known():
     grid = InMemoryGrid(CarbonClientApp(), [{"partition-id": 0}])
-    profiles = Profiles({"0": Place("DE"), "supernode-1": Place("FR")}, None, 300.0, lambda _: None)
+    places = {"0": Place("DE"), "supernode-1": Place("FR")}
+    profiles = Profiles(places, Gazetteer(None), None, 300.0, lambda _: None)
     profiles.of(grid, list(grid.get_node_ids()))
     assert profiles.unmatched() == ["supernode-1"]
 
@@ -100,10 +105,189 @@ def test_power_may_be_spelt_as_in_a_job():
 
 def test_each_node_is_asked_once():
     grid = InMemoryGrid(CarbonClientApp(), [{"location": "DE"}])
-    profiles = Profiles({}, None, 300.0, lambda _: None)
+    profiles = Profiles({}, Gazetteer(None), None, 300.0, lambda _: None)
     for _ in range(3):
         profiles.of(grid, list(grid.get_node_ids()))
     assert len(grid.sent) == 1
+
+
+def test_a_silent_node_is_asked_three_times_and_planned_with_defaults():
+    from flwr.clientapp import ClientApp
+
+    grid = InMemoryGrid(ClientApp(), [{"location": "FR"}])
+    profiles = Profiles({}, Gazetteer(None), "DE", 300.0, lambda _: None)
+    for _ in range(6):
+        (profile,) = profiles.of(grid, list(grid.get_node_ids())).values()
+        assert (profile.location, profile.power_watts, profile.power_assumed) == ("DE", 300.0, True)
+        assert profile.duration is None
+    assert len(grid.sent) == 3
+    assert {message.metadata.ttl for message in grid.sent} == {60.0}  # nobody answers a question of yesterday
+
+
+def test_a_node_that_left_is_forgotten_and_asked_anew():
+    grid = InMemoryGrid(CarbonClientApp(), [{"name": "a"}, {"name": "b"}])
+    profiles = Profiles({}, Gazetteer(None), None, 300.0, lambda _: None)
+    assert len(profiles.of(grid, [101, 102])) == 2
+    assert [p.key for p in profiles.of(grid, [102]).values()] == ["b"]
+    assert [p.key for p in profiles.of(grid, [101, 102]).values()] == ["a", "b"]
+    assert [message.metadata.dst_node_id for message in grid.sent] == [101, 102, 101]
+
+
+# -- the order of who is believed --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "registered", "said", "default", "where"),
+    [
+        ("FR", "GB", "ES", "PL", "FR"),
+        (None, "GB", "ES", "PL", "GB"),
+        (None, "", "ES", "PL", "ES"),
+        (None, "", None, "PL", "PL"),
+        (None, "", None, None, None),
+        (None, "<b>GB</b>", "ES", "PL", "ES"),
+        (None, "Atlantis", "ES", "PL", "ES"),  # a place the source does not know is none
+        (None, "Atlantis", "Lemuria", "PL", "PL"),
+        (None, "", "Lemuria", None, None),
+        ("Mu", "GB", "ES", "PL", "Mu"),  # who runs the server is not corrected
+        (None, "", "es", None, "ES"),
+    ],
+)
+def test_who_is_believed_about_a_location(look, file, registered, said, default, where):
+    config = {"partition-id": 0} | ({"location": said} if said else {})
+    places = {"0": Place(file)} if file else {}
+    (profile,), _ = look([], places, default, source=Synthetic(), registered=[(config, "", registered)])
+    assert profile.location == where
+
+
+def test_a_registered_name_is_the_nodes_own(look):
+    """Who only says so does not get the name, the place or the turns of the node registered with it."""
+    configs = [{"name": "hospital-a", "location": "DE"}]
+    registered = [({"name": "x", "location": "ES"}, "hospital-a", "")]
+    profiles, notes = look(configs, registered=registered)
+    assert [(p.node_id, p.key) for p in profiles] == [(101, "hospital-a@101"), (102, "hospital-a")]
+    assert notes == ["'hospital-a' is the name of another node, it is counted apart (node 'hospital-a@101')"]
+
+
+def test_places_that_are_unknown_are_noted_with_what_was_meant(look):
+    configs = [
+        {"partition-id": k, "location": name} for k, name in enumerate(("DE", "westurope", "Mu", "Mu"))
+    ]
+    _, notes = look(configs, source=Synthetic())
+    assert notes == [
+        "location 'westurope' is not known to the source (did you mean westeurope?), it is passed over"
+        " (node '1')",
+        "location 'Mu' is not known to the source, it is passed over (2 nodes: '2', '3')",
+    ]
+
+
+def test_many_lies_are_few_lines(look):
+    configs = [{"partition-id": k, "power-watts": -1.0, "location": "=cmd"} for k in range(2000)]
+    profiles, notes = look(configs, default_location="DE")
+    assert {(p.location, p.power_watts) for p in profiles} == {("DE", 300.0)}
+    assert len(notes) == 2
+    assert all("2000 nodes: '0', '1', '2', ..." in note and len(note) < 120 for note in notes)
+
+
+# -- coordinates --------------------------------------------------------------------------------------------
+
+
+class Atlas:
+    """A source that tells where its locations are, after some calls that fail."""
+
+    PLACES: ClassVar = {
+        "germanywestcentral": (50.11, 8.68),  # Frankfurt
+        "germanynorth": (53.55, 10.0),  # Hamburg
+        "westeurope": (52.37, 4.9),  # Amsterdam
+        "fiji": (-17.7, 178.0),
+    }
+
+    def __init__(self, places=None, failures=0):
+        self.places, self.failures, self.calls = self.PLACES if places is None else places, failures, 0
+
+    def known_locations(self):
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise ForecastUnavailableError({"https://sdk.example": "does not answer"})
+        return self.places
+
+
+@pytest.mark.parametrize(
+    ("coordinates", "place"),
+    [
+        ("52.52,13.40", "germanynorth"),  # Berlin: 255 km
+        (" 50.1 , 8.7 ", "germanywestcentral"),
+        ("52,5", "westeurope"),
+        ("-18.0,-179.5", "fiji"),  # across the date line
+        ("40.4,-3.7", None),  # Madrid: more than 500 km
+        ("90,0", None),
+        ("91,0", None),
+        ("0,181", None),
+        ("999,999", None),
+    ],
+)
+@pytest.mark.parametrize("told_by", ["node", "operator", "file", "default"])
+def test_coordinates_lead_to_the_nearest_location(look, coordinates, place, told_by):
+    config = {"partition-id": 0} | ({"location": coordinates} if told_by == "node" else {})
+    registered = [(config, "", coordinates if told_by == "operator" else "")]
+    places = {"0": Place(coordinates)} if told_by == "file" else {}
+    default = coordinates if told_by == "default" else None
+    (profile,), notes = look([], places, default, source=Atlas(), registered=registered)
+    assert profile.location == place
+    assert len(notes) == (place is None)
+
+
+def test_too_far_is_said_with_the_distance(look):
+    _, notes = look([{"partition-id": 0, "location": "40.4,-3.7"}], source=Atlas(), default_location="GB")
+    assert notes == [
+        "location '40.4,-3.7' is 1,447 km from germanywestcentral, the nearest location of the source, it is"
+        " passed over (node '0')"
+    ]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [None, Synthetic(), Atlas({}), Atlas({"a": None}), Atlas({"a": (None, None), "b": ("x", 1), "c": 5})],
+)
+def test_without_coordinates_of_the_source_the_default_is_used(look, source):
+    (profile,), notes = look([{"location": "52.5,13.4"}], default_location="DE", source=source)
+    assert profile.location == "DE"
+    assert "the source does not say where its locations are" in notes[0]
+
+
+def test_a_source_that_does_not_answer_is_asked_again_at_the_next_look():
+    source, notes = Atlas(failures=2), []
+    grid = InMemoryGrid(CarbonClientApp(), [{"location": "52.5,13.4"}, {"location": "50,9"}])
+    profiles = Profiles({}, Gazetteer(source), "FR", 300.0, notes.append)
+    seen = [[p.location for p in profiles.of(grid, [101, 102]).values()] for _ in range(4)]
+    assert seen == [["FR", "FR"], ["FR", "FR"], *[["germanynorth", "germanywestcentral"]] * 2]
+    assert source.calls == 3
+    assert len(grid.sent) == 2  # the nodes themselves are not
+    assert "does not answer" in notes[0]
+
+
+def test_a_source_that_never_answers_is_asked_three_times():
+    source = Atlas(failures=99)
+    grid = InMemoryGrid(CarbonClientApp(), [{"location": "52.5,13.4"}])
+    profiles = Profiles({}, Gazetteer(source), "FR", 300.0, lambda _: None)
+    for _ in range(9):
+        profiles.of(grid, [101])
+    assert source.calls == 3
+
+
+@pytest.mark.parametrize(("default", "calls"), [("FR", 1), (None, 0)])
+def test_a_source_is_asked_for_its_names_only_where_that_changes_something(look, default, calls):
+    source = Atlas()
+    look([{"name": "a", "location": "westeurope"}, {"name": "b"}], default_location=default, source=source)
+    assert source.calls == calls
+
+
+def test_a_list_with_all_coordinates_decides_on_names(look):
+    configs = [{"name": "a", "location": "WestEurope"}, {"name": "b", "location": "atlantis"}]
+    profiles, _ = look(configs, default_location="germanynorth", source=Atlas())
+    assert [p.location for p in profiles] == ["westeurope", "germanynorth"]
+    partial = Atlas({**Atlas.PLACES, "London": None})  # of a source that knows postcodes, too
+    profiles, _ = look(configs, default_location="germanynorth", source=partial)
+    assert [p.location for p in profiles] == ["WestEurope", "atlantis"]
 
 
 def test_reads_both_forms_of_a_locations_file():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -50,16 +51,26 @@ class InMemoryGrid(Grid):
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
         self._app = app
         self._contexts: dict[int, Context] = {}
+        self._registered: dict[int, NodeInfo] = {}
         self._dead: set[int] = set()
         self._replies: dict[str, Message] = {}
         self.sent: list[Message] = []
         for config in node_configs:
             self.join(config)
 
-    def join(self, node_config: Mapping[str, Any]) -> int:
-        """Connect one more node and return its id."""
+    def join(self, node_config: Mapping[str, Any], name: str = "", location: str = "") -> int:
+        """Connect one more node and return its id.
+
+        Parameters
+        ----------
+        node_config : mapping
+            Its ``node_config``.
+        name, location : str
+            What it was registered with at the SuperLink, as with ``flwr supernode register``.
+        """
         node_id = _FIRST_NODE_ID + len(self._contexts)
         self._contexts[node_id] = Context(1, node_id, dict(node_config), RecordDict(), {})
+        self._registered[node_id] = NodeInfo(node_id=node_id, name=name, location=location)
         return node_id
 
     def kill(self, node_id: int) -> None:
@@ -69,6 +80,10 @@ class InMemoryGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         """Return the nodes that are connected."""
         return [node_id for node_id in self._contexts if node_id not in self._dead]
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Return what is known of the nodes that are connected."""
+        return [self._registered[node_id] for node_id in self.get_node_ids()]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Run the app on each message; an exception in it becomes an error reply."""

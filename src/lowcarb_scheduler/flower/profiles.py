@@ -1,35 +1,37 @@
 """What is known of each node: where it runs, what it draws, how long a turn takes.
 
-In this order: the server's ``locations`` file, the node's own answer to ``query.lowcarb``, the defaults.
-Nothing a node says is trusted: a claim that cannot be is replaced by the default and noted once.
+In this order: the server's ``locations`` file, what the node was registered with at the SuperLink, its own
+answer to ``query.lowcarb``, the defaults. Nothing a node says is trusted: a claim that cannot be is replaced
+by the default and noted once.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from flwr.app import Message, RecordDict
 
 from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.flower.claims import duration_of, name_of, power_of
 from lowcarb_scheduler.flower.client import QUERY, RECORD
 from lowcarb_scheduler.forecasts.names import NAMES, read_locations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from datetime import timedelta
     from pathlib import Path
 
     from flwr.serverapp import Grid
 
+    from lowcarb_scheduler.flower.gazetteer import Gazetteer
+
 UNKNOWN_PLACE: Final = "unknown"  # where a node is of which nobody says where it is
-MOST_POWER_WATTS: Final = 1e6
-_MOST_DURATION: Final = timedelta(days=7)
-_LONGEST_NAME: Final = 100
 _QUERY_TIMEOUT_S: Final = 60.0
 _MOST_QUERIES: Final = 3  # to a node that does not answer
+_MOST_NAMED: Final = 3  # nodes in a note
+Value = TypeVar("Value")
 _PLACE_KEYS: Final = ("location", "power-watts")
 
 
@@ -102,9 +104,16 @@ def _place(node: str, entry: Any, file: str) -> Place:
     location, watts = entry.get("location"), entry.get("power-watts")
     if not isinstance(location, str) or not location:
         raise InputError(node, "has no location", fix, file)
-    if watts is not None and _power(watts) is None:
+    if watts is not None and power_of(watts) is None:
         raise InputError(f"{node}.power-watts", f"{watts!r} is not from 0 to 1e6", "give watts", file)
-    return Place(location, _power(watts))
+    return Place(location, power_of(watts))
+
+
+class Registered(NamedTuple):
+    """What a node was registered with at the SuperLink, by its operator; None where it was not."""
+
+    name: str | None = None
+    location: str | None = None
 
 
 class Profiles:
@@ -114,117 +123,168 @@ class Profiles:
     ----------
     places : mapping of str to Place
         The server's locations file.
+    gazetteer : Gazetteer
+        Knows which places there are.
     default_location : str or None
         Of nodes of which nobody says where they are.
     default_power_watts : float
         Of nodes of which nobody says what they draw [W].
     note : callable
-        Takes one line about a claim that was replaced.
+        Takes one line about claims that were replaced.
     """
 
     def __init__(
         self,
         places: Mapping[str, Place],
+        gazetteer: Gazetteer,
         default_location: str | None,
         default_power_watts: float,
         note: Callable[[str], None],
     ) -> None:
-        self._places = places
+        self._places, self._gazetteer = places, gazetteer
         self._default_location = default_location
         self._default_power_watts = default_power_watts
         self._note = note
         self._known: dict[int, Profile] = {}
+        self._registered: dict[int, Registered] = {}
+        self._claims: dict[int, Mapping[str, Any]] = {}
         self._matched: set[str] = set()
         self._silent: Counter[int] = Counter()  # queries that a node has not answered
+        self._lost: set[int] = set()  # nodes that somebody has placed where no place was found
+        self._doubts: defaultdict[str, list[str]] = defaultdict(list)  # what cannot be, and whose claim it is
 
     def of(self, grid: Grid, node_ids: Sequence[int]) -> dict[int, Profile]:
         """Return the profiles of these nodes, asking those not yet known."""
-        self._known = {node_id: self._known[node_id] for node_id in node_ids if node_id in self._known}
-        again = [node_id for node_id in self._known if 0 < self._silent.get(node_id, 0) < _MOST_QUERIES]
-        new = [node_id for node_id in node_ids if node_id not in self._known or node_id in again]
-        if new:
-            answers = _ask(grid, new)
-            self._silent.update(node_id for node_id in new if node_id not in answers)
-            for node_id in answers:
-                self._silent.pop(node_id, None)
-            silent = len(new) - len(answers)
-            if silent:
-                self._note(
-                    f"{silent} of {len(new)} node(s) did not answer query.lowcarb: without CarbonClientApp a"
-                    " node cannot say who it is, and an entry by partition-id does not reach it"
-                )
-            taken = {p.key for node_id, p in self._known.items() if node_id not in again}
-            for node_id in new:
-                profile = self._profile(node_id, answers.get(node_id, {}), taken)
-                taken.add(profile.key)
-                self._known[node_id] = profile
+        there = set(node_ids)
+        for kept in (self._known, self._registered, self._claims, self._silent):
+            for gone in set(kept) - there:
+                del kept[gone]
+        self._lost &= there
+        asked = {n for n in node_ids if n not in self._known or 0 < self._silent[n] < _MOST_QUERIES}
+        if asked:
+            self._ask(grid, [node_id for node_id in node_ids if node_id in asked])
+        changed = asked | (self._lost if self._gazetteer.may_learn else set())
+        if changed:
+            self._update([node_id for node_id in node_ids if node_id in changed])
         return {node_id: self._known[node_id] for node_id in node_ids}
 
     def unmatched(self) -> list[str]:
         """Return the entries of the locations file that no node has answered to."""
         return sorted(set(self._places) - self._matched)
 
-    def _profile(self, node_id: int, claims: Mapping[str, Any], taken: set[str]) -> Profile:
-        name, partition = _name(claims.get("name")), claims.get("partition-id")
+    def _ask(self, grid: Grid, node_ids: Sequence[int]) -> None:
+        """Ask the SuperLink what these nodes were registered with, and the nodes themselves."""
+        asked = set(node_ids)
+        for info in grid.get_nodes():
+            if info.node_id in asked:
+                told = (name_of(getattr(info, field, "")) for field in Registered._fields)
+                self._registered[info.node_id] = Registered(*told)
+        answers = _answers(grid, node_ids)
+        self._claims |= answers
+        for node_id in node_ids:
+            self._silent[node_id] = 0 if node_id in answers else self._silent[node_id] + 1
+        if silent := len(node_ids) - len(answers):
+            self._note(
+                f"{silent} of {len(node_ids)} node(s) did not answer query.lowcarb: without CarbonClientApp a"
+                " node cannot say who it is, and an entry by partition-id does not reach it"
+            )
+
+    # -- from claims to profiles -----------------------------------------------------------------------------
+
+    def _update(self, node_ids: Sequence[int]) -> None:
+        """Make the profiles of these nodes of what is said of them."""
+        claimed = {self._registered_as(node_id).location for node_id in node_ids}
+        claimed |= {name_of(self._claims.get(node_id, {}).get("location")) for node_id in node_ids}
+        ours = {place.location for place in self._places.values()} | {self._default_location}
+        self._gazetteer.look_up(
+            [name for name in claimed if name], [name for name in ours if name],
+            check_names=self._default_location is not None,
+        )  # fmt: skip
+        changing = set(node_ids)
+        taken = {profile.key for node_id, profile in self._known.items() if node_id not in changing}
+        # Who was registered under a name has it before those who only say so.
+        for node_id in sorted(node_ids, key=lambda each: self._registered_as(each).name is None):
+            profile = self._profile(node_id, taken)
+            taken.add(profile.key)
+            self._known[node_id] = profile
+        for doubt, keys in self._doubts.items():
+            named = ", ".join(map(repr, keys[:_MOST_NAMED]))
+            who = f"node {named}" if len(keys) == 1 else f"{len(keys)} nodes: {named}"
+            more = ", ..." if len(keys) > _MOST_NAMED else ""
+            self._note(f"{doubt} ({who}{more})")
+        self._doubts.clear()
+
+    def _profile(self, node_id: int, taken: Collection[str]) -> Profile:
+        claims, registered = self._claims.get(node_id, {}), self._registered_as(node_id)
+        partition = claims.get("partition-id")
         partition_key = str(partition) if isinstance(partition, int) else None
-        names = [known for known in (name, partition_key, str(node_id)) if known]
-        key = names[0]
-        if key in taken:
-            self._note(f"two nodes call themselves {key!r}: the second is counted apart")
-            while key in taken:
-                key = f"{key}@{node_id}"
-        place = next((self._places[known] for known in names if known in self._places), None)
-        self._matched.update(names)
-        location = place.location if place else _name(claims.get("location"))
-        if location is None and "location" in claims:
-            self._note(f"node {key!r} claims a location that cannot be: its default is used")
+        names = (registered.name, name_of(claims.get("name")), partition_key, str(node_id))
+        known_as = [name for name in names if name]
+        key = self._free_key(known_as[0], node_id, taken)
+        place = next((self._places[name] for name in known_as if name in self._places), None)
+        self._matched.update(known_as)
         watts = place.power_watts if place else None
         if watts is None:
-            watts = _power(claims.get("power-watts"))
-            if watts is None and "power-watts" in claims:
-                self._note(f"node {key!r} claims a power that cannot be: the default is used")
+            watts = self._checked(key, claims, "power-watts", power_of, "a power")
         return Profile(
             node_id=node_id,
             key=key,
-            location=location or self._default_location,
+            location=self._place_of(node_id, key, place),
             power_watts=self._default_power_watts if watts is None else watts,
             power_assumed=watts is None,
-            duration=self._duration(key, claims),
+            duration=self._checked(key, claims, "duration-minutes", duration_of, "a duration"),
         )
 
-    def _duration(self, key: str, claims: Mapping[str, Any]) -> timedelta | None:
-        minutes = _number(claims.get("duration-minutes"))
-        if minutes is not None and 0 < minutes <= _MOST_DURATION.total_seconds() / 60:
-            return timedelta(minutes=minutes)
-        if "duration-minutes" in claims:
-            self._note(f"node {key!r} claims a duration that cannot be: the round's is used")
+    def _free_key(self, name: str, node_id: int, taken: Collection[str]) -> str:
+        """Return a name that no other node has."""
+        key = name
+        while key in taken:
+            key = f"{key}@{node_id}"
+        if key != name:
+            self._doubts[f"{name!r} is the name of another node, it is counted apart"].append(key)
+        return key
+
+    def _checked(
+        self,
+        key: str,
+        claims: Mapping[str, Any],
+        field: str,
+        read: Callable[[object], Value | None],
+        what: str,
+    ) -> Value | None:
+        """Return a claim if it can be; if not, note it."""
+        value = read(claims.get(field))
+        if value is None and field in claims:
+            self._doubts[f"{what} that cannot be, the default is used"].append(key)
+        return value
+
+    def _registered_as(self, node_id: int) -> Registered:
+        return self._registered.get(node_id, Registered())
+
+    def _place_of(self, node_id: int, key: str, place: Place | None) -> str | None:
+        """Return where a node is: the first place that is told of it and exists, else the default."""
+        claims = self._claims.get(node_id, {})
+        self._lost.discard(node_id)
+        for location, check_name in (
+            (place.location if place else None, False),
+            (self._registered_as(node_id).location, True),
+            (self._checked(key, claims, "location", name_of, "a location") if place is None else None, True),
+            (self._default_location, False),
+        ):
+            if location is not None:
+                found = self._gazetteer.find(location, check_name)
+                if found.place is not None:
+                    return found.place
+                self._lost.add(node_id)
+                self._doubts[f"location {location!r} {found.why}, it is passed over"].append(key)
         return None
 
 
-def _ask(grid: Grid, node_ids: Sequence[int]) -> dict[int, Mapping[str, Any]]:
+def _answers(grid: Grid, node_ids: Sequence[int]) -> dict[int, Mapping[str, Any]]:
     """Return what nodes answer to ``query.lowcarb``; the silent and the failing are left out."""
-    messages = [Message(RecordDict(), node_id, QUERY) for node_id in node_ids]
-    replies = grid.send_and_receive(messages, timeout=_QUERY_TIMEOUT_S)
+    messages = [Message(RecordDict(), node_id, QUERY, ttl=_QUERY_TIMEOUT_S) for node_id in node_ids]
     answers: dict[int, Mapping[str, Any]] = {}
-    for reply in replies:
+    for reply in grid.send_and_receive(messages, timeout=_QUERY_TIMEOUT_S):
         if reply.has_content() and RECORD in reply.content.config_records:
             answers[reply.metadata.src_node_id] = dict(reply.content.config_records[RECORD])
     return answers
-
-
-def _name(claim: object) -> str | None:
-    """Return a name that is short, printable and free of markup, or None."""
-    if not isinstance(claim, str) or not 0 < len(claim) <= _LONGEST_NAME:
-        return None
-    return claim if claim.isprintable() and not set(claim) & set("<>[]") and claim[0] not in "=+@" else None
-
-
-def _power(claim: object) -> float | None:
-    watts = _number(claim)
-    return watts if watts is not None and 0 <= watts <= MOST_POWER_WATTS else None
-
-
-def _number(claim: object) -> float | None:
-    if isinstance(claim, bool) or not isinstance(claim, int | float) or not math.isfinite(claim):
-        return None
-    return float(claim)

@@ -20,6 +20,7 @@ from lowcarb_scheduler.flower import wording
 from lowcarb_scheduler.flower.books import Books, Round
 from lowcarb_scheduler.flower.deadline import Schedule, observed_round
 from lowcarb_scheduler.flower.dispatch import DispatchGrid
+from lowcarb_scheduler.flower.gazetteer import Gazetteer
 from lowcarb_scheduler.flower.hold import hold
 from lowcarb_scheduler.flower.outlook import Outlook
 from lowcarb_scheduler.flower.profiles import Profiles
@@ -101,7 +102,7 @@ class CarbonRun:
         self._outlook = Outlook(source, ledger, self._spare)
         self._books = Books(ledger, self._outlook, self._started)
         self._profiles = Profiles(
-            places, settings.default_location, settings.default_power_watts,
+            places, Gazetteer(source), settings.default_location, settings.default_power_watts,
             lambda line: self._outlook.degrade("node", line, "its turns still count"),
         )  # fmt: skip
         self._alive: dict[int, Profile] = {}
