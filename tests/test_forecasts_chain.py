@@ -96,6 +96,7 @@ def test_a_hole_is_filled_but_nothing_before_or_after(first, second, clock):
     plain = second.forecast
     second.forecast = lambda names, now: plain(names, now)
     known = Chain([first, second], clock=clock).forecast(["DE"], NOW)
+    assert known.issued_at("DE") == known.generated_at == NOW  # the hole's filling does not make it older
     frame = known.intensity.to_frame()["DE"]
     assert frame[NOW + 5 * HOUR] == 200.0
     assert frame[NOW + 4 * HOUR] == 100.0
@@ -272,6 +273,16 @@ def test_a_single_source_has_names_too_and_its_reasons_stay_plain(first, clock):
     assert chain.forecast(["here", "Mars"], NOW).missing == {"Mars": "it is unknown"}
     assert chain.faults == []
     assert chain.name == "electricity-maps"
+
+
+def test_where_places_are_is_known_by_all_their_names(first, second, clock, tmp_path):
+    first.known_locations = lambda: {"DE": (51.0, 10.0), "FR": None}
+    second.known_locations = lambda: {"FR": (47.0, 2.0), "London": (51.5, -0.1)}
+    kept = Archived(second, Archive(tmp_path, clock=clock), clock)
+    names = {"uk-carbon-intensity": {"hq": "London", "lost": "Atlantis"}}
+    assert Chain([first, kept, Synthetic()], names, clock=clock).known_locations() == {
+        "DE": (51.0, 10.0), "FR": None, "London": (51.5, -0.1), "hq": (51.5, -0.1),
+    }  # fmt: skip
 
 
 def test_a_closed_list_of_places_is_known_by_all_their_names(first, tmp_path):

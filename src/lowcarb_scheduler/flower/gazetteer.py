@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 MOST_KM: Final = 500.0  # a location further away is probably of another grid
 _EARTH_RADIUS_KM: Final = 6371.0
 _MOST_LOOK_UPS: Final = 3  # of a source that does not answer
+_LOOK_UP: Final = timedelta(seconds=10)  # the most that one takes, where a source lets that be limited
 
 
 class Found(NamedTuple):
@@ -42,7 +44,9 @@ class Gazetteer:
         closed = getattr(source, "locations", None)
         self._is_closed = isinstance(closed, tuple)
         self._names = _by_folded_name(closed if isinstance(closed, tuple) else ())
-        self._list: Callable[[], Mapping[str, Any]] | None = getattr(source, "known_locations", None)
+        within = getattr(source, "within", None)
+        limited = within(_LOOK_UP) if within else source
+        self._list: Callable[[], Mapping[str, Any]] | None = getattr(limited, "known_locations", None)
         self._looked_up = 0
         self._fault = ""
         self._located: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from lowcarb_scheduler.forecasts.source import MAX_AGE, Fault, ForecastSource, d
 from lowcarb_scheduler.intensity import IntensityTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from lowcarb_scheduler.clock import Clock
@@ -106,6 +106,11 @@ class Archived:
         other: Archived = copy.copy(self)
         other.source, other._archive = self.source.within(limit), self._archive.within(limit)
         return other
+
+    def known_locations(self) -> Mapping[str, object]:
+        """Return what the source tells of the names it knows."""
+        known = getattr(self.source, "known_locations", None)
+        return known() if known else {}
 
     def forecast(self, locations: Sequence[str], now: datetime) -> Forecast:
         """Return a forecast: kept if it is still the newest, else fresh, else the last good one.

@@ -86,6 +86,23 @@ class Chain:
         """What did not work although there was an answer, each cause once."""
         return self._faults + [fault for source in self._sources for fault in getattr(source, "faults", ())]
 
+    def known_locations(self) -> dict[str, object]:
+        """Return what the sources tell of the places they know, by each of their names.
+
+        Raises
+        ------
+        ForecastUnavailableError
+            If one of them does not answer: a part of the names is not all.
+        """
+        known: dict[str, object] = {}
+        for source in self._sources:
+            listed: Mapping[str, object] = getattr(source, "known_locations", dict)()
+            named = self._names.get(name_of(source), {})
+            for name, where in [*((place, listed[name]) for place, name in named.items() if name in listed),
+                                *listed.items()]:  # fmt: skip
+                known.setdefault(name, where)
+        return known
+
     def within(self, limit: timedelta) -> Chain:
         """Return the same sources, of which one call takes at most ``limit`` together."""
         other: Chain = copy.copy(self)
