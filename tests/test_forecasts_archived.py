@@ -9,7 +9,7 @@ import pytest
 
 from forecast_sources import DAY, HOUR, MINUTE, NOW, Web
 from lowcarb_scheduler.clock import VirtualClock, to_us
-from lowcarb_scheduler.errors import ForecastUnavailableError
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
 from lowcarb_scheduler.forecasts.archive import Archive, Feed
 from lowcarb_scheduler.forecasts.archived import Archived
 
@@ -220,6 +220,20 @@ def test_a_broken_archive_costs_one_warning_and_no_answer(source, web, archive, 
     clock.sleep_until(NOW + DAY)
     source.forecast(PLACES, NOW + DAY)
     assert archive.holdings()
+
+
+def test_a_broken_archive_is_left_alone_for_half_an_hour(source, archive, clock, monkeypatch):
+    tried = []
+
+    def locked(*_):
+        tried.append(clock.now())
+        raise InputError("archive-dir", "it is locked", "wait")
+
+    monkeypatch.setattr(archive, "newest", locked)
+    for minute in range(60):
+        clock.sleep_until(NOW + minute * MINUTE)
+        source.forecast(PLACES, clock.now())
+    assert tried == [NOW, NOW + 30 * MINUTE]
 
 
 def test_an_archive_that_cannot_be_written_is_read(source, web, archive, monkeypatch):
