@@ -9,8 +9,11 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
-    """Run each test in an empty folder, without settings from outside and with an archive of its own."""
+    """Run each test in an empty folder, without settings from outside, its own archive, and no meter."""
     import os
+    import sys
+
+    monkeypatch.setitem(sys.modules, "codecarbon", None)  # what it sees of this machine is not of a test
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))

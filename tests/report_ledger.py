@@ -53,11 +53,16 @@ def run_events(actual: bool = True, finished: bool = True, synthetic: bool = Fal
             target_finish=at(6), grid_from=at(0), patience=1.0, participation="equal", clock="virtual",
             source="traces",
         ),
+        event(
+            0, "nodes", left=[],
+            joined=[{"id": name, "location": place, "power_watts": 1000.0, "duration_s": None}
+                    for name, place in CLIENTS.items()],
+        ),
         event(0, "forecast", round=1, generated_at=at(0), missing={}, **record(FORECAST), **about),
         event(
             0, "planned", round=1, reason="start", basis="forecast", finish=at(4), target_finish=at(6),
             emissions_g=1200.0, lower_bound_g=1190.0, run_now_emissions_g=1500.0, saving=0.2,
-            power_assumed=True, jain=0.9, min_turns=1, max_turns=2, clients=list(CLIENTS), windows=windows,
+            power_assumed=True, jain=0.9, min_turns=1, max_turns=2, windows=windows,
         ),
         event(
             0, "degraded", what="forecast", why="the source did not answer", consequence="last good forecast"

@@ -82,7 +82,7 @@ class SlowGrid(InMemoryGrid):
     def _reply(self, message):
         reply = super()._reply(message)
         if reply.has_content() and message.metadata.message_type == MessageType.TRAIN:
-            reply.content.pop(RECORD)
+            reply.content.pop(RECORD, None)
         return reply
 
 

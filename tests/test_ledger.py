@@ -99,17 +99,18 @@ def closed(number, **grams):
 
 
 def test_the_summary_adds_up(ledger):
-    ledger.append("planned", round=1, clients=["a", "b", "c"])
+    ledger.append("nodes", joined=[{"id": name} for name in ("a", "b", "c")], left=[])
     for number in (1, 2):
         ledger.append("round_opened", round=number, held_s=60.0)
         for name in ("a", "b"):
-            ledger.append("node_done", round=number, id=name)
+            ledger.append("node_done", round=number, id=name, energy_kwh=0.25, energy_basis="estimated")
         ledger.append("round_closed", **closed(number))
     ledger.append("evaluated", round=2, where="server", metrics={"accuracy": 0.9})
     summary = summarise(read_ledger(RUN))
     assert (summary.planned_g, summary.realised_g, summary.run_now_g) == (20.0, 22.0, 40.0)
     assert summary.saving == pytest.approx(0.45)
     assert summary.energy_kwh == 1.0
+    assert summary.energy_by_basis == {"estimated": 1.0}
     assert dict(summary.turns) == {"a": 2, "b": 2, "c": 0}
     assert summary.jain == pytest.approx(16 / 24)
     assert summary.rounds[1].metrics == {"accuracy": 0.9}

@@ -29,7 +29,7 @@ def test_the_page_holds_the_figures_of_the_ledger(tmp_path):
         "1.21 kg realised",
         "1.23 kg planned",
         "a saving of 20.0 %",
-        "assumed for 3 turns, estimated for 2 turns",
+        "3.00 kWh assumed, 2.00 kWh estimated",
         "numbers from traces; average intensity of the grid",
         "2 h before the deadline",
         "Jain's index 0.893",
@@ -102,8 +102,8 @@ def test_what_nodes_say_is_text():
             event["reason"] = lie
         if event["event"] == "degraded":
             event["why"] = lie
-        if event["event"] == "planned":
-            event["clients"] = [lie]
+        if event["event"] == "nodes":
+            event["joined"] = [{"id": lie}]
         if event["event"] == "evaluated":
             event["metrics"] = {lie: 0.5}
     events[0]["run_id"] = events[0]["strategy"] = lie
@@ -114,16 +114,20 @@ def test_what_nodes_say_is_text():
     assert "&lt;script&gt;" in html
 
 
+def join(events, names):
+    next(e for e in events if e["event"] == "nodes")["joined"] = [{"id": name} for name in names]
+
+
 def test_a_large_fleet_is_shown_by_turns():
     events = run_events()
-    next(e for e in events if e["event"] == "planned")["clients"] = [f"c{k}" for k in range(MOST_CLIENTS + 1)]
+    join(events, [f"c{k}" for k in range(MOST_CLIENTS + 1)])
     shown = gather(events)
     assert [bar.name for bar in shown.turns] == ["0 turns", "1 turns", "2 turns"]
 
 
 def test_clients_are_in_the_order_people_count():
     events = run_events()
-    next(e for e in events if e["event"] == "planned")["clients"] = ["10", "9", "s-10", "s-2", "٣"]
+    join(events, ["10", "9", "s-10", "s-2", "٣"])
     names = [bar.name for bar in gather(events).turns]
     assert names.index("9") < names.index("10")
     assert names.index("s-2") < names.index("s-10")

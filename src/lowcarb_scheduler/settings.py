@@ -169,6 +169,16 @@ class Settings(BaseSettings):
         "planned",
         description="who evaluates: `planned` (those that have just trained, default), `all` or `none`",
     )
+    telemetry: bool | None = Field(
+        None,
+        description="whether nodes are asked how long a turn took and what energy it used; default `true`, "
+        "with differential privacy `false`",
+    )
+    energy: Literal["measured", "estimated"] = Field(
+        "measured",
+        description="energy of a turn: `measured` by nodes that have the extra `energy` (default), "
+        "or `estimated` everywhere as power times time",
+    )
     run_dir: Path | None = Field(
         None, description="folder for the ledger; default `runs/<UTC time>-<run id>` where the ServerApp runs"
     )

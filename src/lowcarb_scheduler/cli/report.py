@@ -42,6 +42,9 @@ def command(
                 "run_now_g": run.run_now_g,
                 "saving": run.saving,
                 "energy_kwh": run.energy_kwh,
+                "energy_by_basis": run.energy_by_basis,
+                "evaluation_energy_kwh": run.evaluation_energy_kwh,
+                "evaluation_g": run.evaluation_g,
                 "finish": run.finish,
                 "jain": run.jain,
                 "min_turns": min(turns, default=None),
@@ -64,6 +67,10 @@ def _show(run: "RunSummary", labels: str, page: Path) -> None:
             ("realised", wording.mass(run.realised_g)),
             ("saving", wording.percent(run.saving)),
             ("energy", wording.energy(run.energy_kwh)),
+            (
+                "evaluated",
+                f"{wording.energy(run.evaluation_energy_kwh)}, {wording.mass(run.evaluation_g)} CO2eq",
+            ),
             ("finish", f"{wording.instant(run.finish)} UTC"),
             (
                 "turns",

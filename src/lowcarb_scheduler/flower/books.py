@@ -1,55 +1,46 @@
 """The books of a run: who trained when in each round, whose turns count, and what that emitted.
 
 Planned emissions rest on what was expected when the round opened. Realised and run-now emissions rest on
-actual intensity, and are asked for again until they are known; without it they stay unknown.
+actual intensity: what is not known of it when a round closes is computed from the ledger when the run ends.
+So of a round that is over a few numbers are kept, however many clients it had.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from lowcarb_scheduler.accounting import emissions_g, jain_index, known_sum, run_now_g, saving
-from lowcarb_scheduler.clock import MICROSECOND, to_us
+from lowcarb_scheduler.accounting import jain_index, known_sum, saving
+from lowcarb_scheduler.clock import parse_time
+from lowcarb_scheduler.errors import LowcarbError
+from lowcarb_scheduler.flower.turns import (
+    Figures,
+    Node,
+    Turn,
+    expected_g,
+    realised_g,
+    settle,
+    took,
+    update_nodes,
+)
+from lowcarb_scheduler.ledger import iter_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime, timedelta
 
     from lowcarb_scheduler.flower.outlook import Outlook
     from lowcarb_scheduler.flower.profiles import Profile
-    from lowcarb_scheduler.intensity import IntensityTable
+    from lowcarb_scheduler.flower.telemetry import Said
     from lowcarb_scheduler.ledger import Ledger
-    from lowcarb_scheduler.planning.fleet import Fleet
 
-Window = tuple[datetime, datetime]
-_HOUR: Final = timedelta(hours=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One completed turn."""
-
-    profile: Profile
-    window: Window
-
-    @property
-    def node_id(self) -> int:
-        """Flower's id of the node."""
-        return self.profile.node_id
-
-    @property
-    def energy_kwh(self) -> float:
-        """Power times time [kWh]."""
-        return self.profile.power_watts / 1000 * ((self.window[1] - self.window[0]) / _HOUR)
+Window = tuple["datetime", "datetime"]
 
 
 @dataclass(slots=True)
 class Round:
-    """A round that has opened, and what is known of it so far.
+    """A round that is open.
 
     Parameters
     ----------
@@ -57,8 +48,6 @@ class Round:
         The round, from 1.
     opened_at, planned_closes_at : datetime
         Its window.
-    fleet : Fleet
-        Everyone who could have trained in it.
     members : mapping of int to (Profile, Window)
         By node id, who is to train and when.
     planned_g : float or None
@@ -68,31 +57,25 @@ class Round:
         round opened and when its training ended.
     unsent : dict of int to str
         By node id, why it was sent no message.
+    turns : list of Turn
+        Who has trained.
+    failed : int
+        How many have not.
+    evaluation_g : float or None
+        What evaluating has emitted [gCO2eq].
     """
 
     number: int
     opened_at: datetime
     planned_closes_at: datetime
-    fleet: Fleet
     members: Mapping[int, tuple[Profile, Window]]
     planned_g: float | None
     started: dict[int, datetime] = field(default_factory=dict)
     ended: dict[int, datetime] = field(default_factory=dict)
     unsent: dict[int, str] = field(default_factory=dict)
-    turns: Sequence[Turn] = ()
-    closed_at: datetime | None = None
-    realised_g: float | None = None
-    run_now_g: float | None = None
-
-    @property
-    def is_pending(self) -> bool:
-        """Whether it is over, and its real emissions are not known yet."""
-        return self.closed_at is not None and None in (self.realised_g, self.run_now_g)
-
-    @property
-    def figures(self) -> dict[str, float | None]:
-        """The emissions of the round [gCO2eq]."""
-        return {"planned_g": self.planned_g, "realised_g": self.realised_g, "run_now_g": self.run_now_g}
+    turns: list[Turn] = field(default_factory=list)
+    failed: int = 0
+    evaluation_g: float | None = 0.0
 
 
 class Books:
@@ -101,28 +84,35 @@ class Books:
     Parameters
     ----------
     ledger : Ledger
-        Takes ``round_opened``, ``node_done``, ``node_failed``, ``round_closed`` and ``run_finished``.
+        Takes ``nodes``, ``round_opened``, ``node_done``, ``node_failed``, ``node_evaluated``, ``evaluated``,
+        ``round_closed`` and ``run_finished``.
     outlook : Outlook
         Knows the actual intensity.
     started : datetime
         When the run began; run-now counts from there.
+
+    Attributes
+    ----------
+    current : Round or None
+        The round that is open, if one is.
+    opened : int
+        How many rounds have opened.
     """
 
     def __init__(self, ledger: Ledger, outlook: Outlook, started: datetime) -> None:
         self._ledger, self._outlook, self._started = ledger, outlook, started
-        self._rounds: list[Round] = []
+        self.current: Round | None = None
+        self.opened = 0
         self._completed: Counter[str] = Counter()
         self._credited: Counter[str] = Counter()
+        self._nodes: dict[str, Node] = {}
+        self._figures: dict[int, Figures] = {}
+        self._energy_by_basis: dict[str, float] = {}
+        self._evaluation_kwh = 0.0
+        self._closed_at: datetime | None = None
+        self._run_now_opens_at = started  # the next round of run-now: the same rounds without a pause
 
-    @property
-    def current(self) -> Round | None:
-        """The round that is open, if one is."""
-        return self._rounds[-1] if self._rounds and self._rounds[-1].closed_at is None else None
-
-    @property
-    def opened(self) -> int:
-        """How many rounds have opened."""
-        return len(self._rounds)
+    # -- nodes ---------------------------------------------------------------------------------------------
 
     @property
     def turns(self) -> dict[str, int]:
@@ -144,33 +134,39 @@ class Books:
             self._completed.setdefault(key, 0)
             self._credited[key] += max(0, mean - turns.get(key, 0))
 
+    def meet(self, profiles: Iterable[Profile]) -> None:
+        """Enter who is there now, and what is known of them, where that has changed."""
+        there = {profile.key: Node.of(profile) for profile in profiles}
+        joined = [node.to_entry(key) for key, node in there.items() if self._nodes.get(key) != node]
+        left = [key for key in self._nodes if key not in there]
+        if joined or left:
+            self._nodes = there
+            self._ledger.append("nodes", joined=joined, left=left)
+
+    # -- a round, in the order it happens ------------------------------------------------------------------
+
     def open(self, opened: Round, held: timedelta, planned_opens_at: datetime) -> None:
         """Enter a round that opens."""
-        self._rounds.append(opened)
-        kwh = sum(Turn(profile, window).energy_kwh for profile, window in opened.members.values())
+        self.current, self.opened = opened, opened.number
+        kwh = sum(Turn.of(profile, window).energy_kwh for profile, window in opened.members.values())
         mean = opened.planned_g / kwh if opened.planned_g is not None and kwh > 0 else None
         nodes = [{"id": p.key, "location": p.location} for p, _ in opened.members.values()]
         self._ledger.append(
-            "round_opened", round=opened.number, held_s=held, planned_opens_at=planned_opens_at, nodes=nodes,
-            planned_g=opened.planned_g, mean_g_per_kwh=mean,
+            "round_opened", round=opened.number, opened_at=opened.opened_at, held_s=held,
+            planned_opens_at=planned_opens_at, nodes=nodes, planned_g=opened.planned_g, mean_g_per_kwh=mean,
         )  # fmt: skip
 
-    def train_ended(self, done: Mapping[int, Window], failed: Mapping[int, str]) -> None:
-        """Enter who has completed a turn, by node id, and why the others have not."""
-        current = self.current
-        if current is None:
+    def train_ended(self, done: Mapping[int, tuple[Window, Said]], failed: Mapping[int, str]) -> None:
+        """Enter who has completed a turn, by node id, and what it says of it; and why the others have not."""
+        if (current := self.current) is None:
             return
-        turns = [Turn(current.members[node_id][0], window) for node_id, window in done.items()]
-        current.turns = sorted(turns, key=lambda turn: turn.profile.key)
+        turns = [Turn.of(current.members[node_id][0], *each) for node_id, each in done.items()]
+        current.turns = sorted(turns, key=lambda turn: turn.key)
+        current.failed = len(current.members) - len(turns)
         for turn in current.turns:
-            profile, (started_at, ended_at) = turn.profile, turn.window
-            self._completed[profile.key] += 1
-            self._ledger.append(
-                "node_done", round=current.number, id=profile.key, location=profile.location,
-                started_at=started_at, ended_at=ended_at, duration_s=ended_at - started_at,
-                power_watts=profile.power_watts, energy_kwh=turn.energy_kwh,
-                energy_basis="assumed" if profile.power_assumed else "estimated",
-            )  # fmt: skip
+            self._completed[turn.key] += 1
+            self._count_energy(turn)
+            self._ledger.append("node_done", round=current.number, **turn.to_event())
         for node_id, (profile, _) in current.members.items():
             if node_id not in done:
                 self._ledger.append(
@@ -178,36 +174,63 @@ class Books:
                     reason=failed.get(node_id) or current.unsent.get(node_id, "no reply"),
                 )  # fmt: skip
 
+    def evaluated(
+        self, number: int, done: Sequence[tuple[Profile, Window, Said]], failed: int,
+        metrics: Mapping[str, float],
+    ) -> None:  # fmt: skip
+        """Enter an evaluation on clients: who has evaluated when, and what it says of it."""
+        turns = [Turn.of(*each) for each in sorted(done, key=lambda each: each[0].key)]
+        for turn in turns:
+            self._ledger.append("node_evaluated", round=number, **turn.to_event())
+        actual, kwh = self._outlook.actual, sum(turn.energy_kwh for turn in turns)
+        grams = realised_g(turns, actual) if actual is not None else None if turns else 0.0
+        self._evaluation_kwh += kwh
+        self._note_evaluation(number, grams)
+        self._ledger.append(
+            "evaluated", round=number, where="clients", metrics=metrics, nodes_done=len(turns),
+            nodes_failed=failed, energy_kwh=kwh, realised_g=grams,
+        )  # fmt: skip
+
     def close(self, now: datetime, round_duration: timedelta) -> None:
         """Close the round that is open."""
         if (current := self.current) is None:
             return
-        current.closed_at = now = max(now, current.opened_at)
-        self._realise(now, round_duration)
+        now = max(now, current.opened_at)
+        figures = Figures(current.planned_g, evaluation_g=current.evaluation_g)
+        self._outlook.learn_actual(self._started, now)
+        if (actual := self._outlook.actual) is not None:
+            figures.realised_g = realised_g(current.turns, actual)
+            figures.run_now_g = expected_g(
+                self._nodes, current.turns, actual, self._run_now_opens_at, round_duration
+            )
+        self._figures[current.number] = figures
+        self.current, self._closed_at = None, now
+        self._run_now_opens_at += now - current.opened_at
         self._ledger.append(
             "round_closed", round=current.number, opens_at=current.opened_at, closes_at=now,
-            nodes_done=len(current.turns), nodes_failed=len(current.members) - len(current.turns),
-            energy_kwh=sum(turn.energy_kwh for turn in current.turns), **current.figures,
+            round_duration_s=round_duration, nodes_done=len(current.turns), nodes_failed=current.failed,
+            energy_kwh=sum(turn.energy_kwh for turn in current.turns), planned_g=figures.planned_g,
+            realised_g=figures.realised_g, run_now_g=figures.run_now_g,
         )  # fmt: skip
 
-    def finish(
-        self, status: str, now: datetime, round_duration: timedelta, finish_by: datetime | None
-    ) -> dict[str, Any]:
+    def finish(self, status: str, now: datetime, finish_by: datetime | None) -> dict[str, Any]:
         """Sum up, after asking once more for what was not yet known; return the ``run_finished`` event."""
-        self._realise(now, round_duration, last_chance=True)
-        totals = {name: known_sum(r.figures[name] for r in self._rounds)
-                  for name in ("planned_g", "realised_g", "run_now_g")}  # fmt: skip
-        finish = self._rounds[-1].closed_at if self._rounds else None
+        self._settle(now)
+        rounds = [{"round": number, **asdict(figures)} for number, figures in sorted(self._figures.items())]
+        totals = {name: known_sum(r[name] for r in rounds)
+                  for name in ("planned_g", "realised_g", "run_now_g", "evaluation_g")}  # fmt: skip
         turns = list(self._completed.values()) or [0]
         summary = {
             "status": status,
-            "rounds": [{"round": r.number, **r.figures} for r in self._rounds],
+            "rounds": rounds,
             **totals,
             "saving": saving(totals["realised_g"], totals["run_now_g"]),
-            "energy_kwh": sum(turn.energy_kwh for r in self._rounds for turn in r.turns),
-            "finish": finish,
+            "energy_kwh": sum(self._energy_by_basis.values()),
+            "energy_by_basis": self._energy_by_basis,
+            "evaluation_energy_kwh": self._evaluation_kwh,
+            "finish": self._closed_at,
             "finish_by": finish_by,
-            "late": bool(finish and finish_by and finish > finish_by),
+            "late": bool(self._closed_at and finish_by and self._closed_at > finish_by),
             "jain": jain_index(turns),
             "min_turns": min(turns),
             "max_turns": max(turns),
@@ -215,51 +238,69 @@ class Books:
         self._ledger.append("run_finished", **summary)
         return summary
 
-    def _realise(self, now: datetime, round_duration: timedelta, last_chance: bool = False) -> None:
-        """Ask what really happened, and account for the closed rounds of which it was not yet known."""
-        if not any(r.is_pending for r in self._rounds):
+    def _settle(self, now: datetime) -> None:
+        """Learn what really happened in rounds of which it was not known when they closed."""
+        if all(figures.are_known for figures in self._figures.values()):
             return
-        self._outlook.learn_actual(self._started, now, last_chance)
+        self._outlook.learn_actual(self._started, now, last_chance=True)
         if (actual := self._outlook.actual) is None:
             return
-        opens_at = self._started  # of run-now: the same rounds without a pause
-        for r in self._rounds:
-            if r.is_pending:
-                r.realised_g = _realised_g(r, actual)
-                r.run_now_g = _run_now_g(r, actual, opens_at, round_duration)
-            opens_at += (r.closed_at or now) - r.opened_at
+        try:
+            for number, name, grams in settle(iter_ledger(self._ledger.run_dir), actual, self._started):
+                if number in self._figures and getattr(self._figures[number], name) is None:
+                    setattr(self._figures[number], name, grams)
+        except LowcarbError as error:
+            self._outlook.degrade("ledger", str(error), "what it is missing for is not called realised")
 
+    def _count_energy(self, turn: Turn) -> None:
+        self._energy_by_basis[turn.basis] = self._energy_by_basis.get(turn.basis, 0.0) + turn.energy_kwh
 
-def _realised_g(r: Round, actual: IntensityTable) -> float | None:
-    """Return what the turns of a round have emitted."""
-    if not r.turns:
-        return 0.0  # nobody has completed anything
-    columns = actual.columns([turn.profile.place for turn in r.turns])
-    watts = [turn.profile.power_watts for turn in r.turns]
-    starts = np.array([to_us(turn.window[0]) for turn in r.turns], dtype=np.int64)
-    ends = np.array([to_us(turn.window[1]) for turn in r.turns], dtype=np.int64)
-    return _sum_g(emissions_g(actual, columns, watts, starts, ends))
+    def _note_evaluation(self, number: int, grams: float | None) -> None:
+        if (figures := self._figures.get(number)) is not None:
+            figures.evaluation_g = grams
+        elif self.current is not None:
+            self.current.evaluation_g = grams
 
+    # -- what a checkpoint keeps ---------------------------------------------------------------------------
 
-def _run_now_g(
-    r: Round, actual: IntensityTable, opens_at: datetime, round_duration: timedelta
-) -> float | None:
-    """Return what to expect of the same work by random clients, back-to-back from the start.
+    def memory(self) -> dict[str, list[int]]:
+        """Return what the ledger does not say: turns completed and credited, by key."""
+        return {key: [done, self._credited[key]] for key, done in self._completed.items()}
 
-    The same work: as many turns as were completed, as much longer or shorter than planned as they were.
-    """
-    if not r.turns:
-        return 0.0
-    fleet, planned = r.fleet, [r.members[turn.node_id][1] for turn in r.turns]
-    took = sum((turn.window[1] - turn.window[0] for turn in r.turns), timedelta(0))
-    stretch = took / sum((end - start for start, end in planned), timedelta(0))
-    columns = actual.columns(fleet.locations)[fleet.location_index]
-    durations = np.where(fleet.durations_us > 0, fleet.durations_us, round_duration // MICROSECOND)
-    durations = np.maximum(np.round(durations * stretch), 1).astype(np.int64)
-    opens = np.array([to_us(opens_at)], dtype=np.int64)
-    return _sum_g(run_now_g(actual, columns, fleet.power_watts, durations, opens, len(r.turns)))
+    def recall(self, events: Iterable[Mapping[str, Any]], memory: Mapping[str, Sequence[int]]) -> None:
+        """Restore the books from a ledger and what :meth:`memory` said.
 
+        A round whose training has ended is open again.
+        """
+        self._completed = Counter({key: done for key, (done, _) in memory.items()})
+        self._credited = Counter({key: credited for key, (_, credited) in memory.items()})
+        for event in events:
+            self._recall(event)
+        if self.current is not None and not self.current.turns and not self.current.failed:
+            self.current = None  # its training has not ended
 
-def _sum_g(grams: Any) -> float | None:
-    """Return the sum of emissions, None where a gap makes one unknown."""
-    return None if np.isnan(grams).any() else float(grams.sum())
+    def _recall(self, event: Mapping[str, Any]) -> None:
+        number = event.get("round", 0)
+        match event["event"]:
+            case "nodes":
+                update_nodes(self._nodes, event)
+            case "round_opened":
+                at = parse_time(event["opened_at"], "opened_at")
+                self.current, self.opened = Round(number, at, at, {}, event["planned_g"]), number
+            case "node_done" if self.current is not None:
+                turn = Turn.from_event(event)
+                self.current.turns.append(turn)
+                self._count_energy(turn)
+            case "node_failed" if self.current is not None:
+                self.current.failed += 1
+            case "evaluated" if event["where"] == "clients":
+                self._evaluation_kwh += event["energy_kwh"]
+                self._note_evaluation(number, event["realised_g"])
+            case "round_closed":
+                evaluation_g = self.current.evaluation_g if self.current else 0.0
+                self._figures[number] = Figures(
+                    event["planned_g"], event["realised_g"], event["run_now_g"], evaluation_g
+                )
+                self._closed_at = parse_time(event["closes_at"], "closes_at")
+                self._run_now_opens_at += took(event)
+                self.current = None

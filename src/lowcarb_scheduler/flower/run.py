@@ -25,6 +25,7 @@ from lowcarb_scheduler.flower.hold import hold
 from lowcarb_scheduler.flower.outlook import Outlook
 from lowcarb_scheduler.flower.profiles import Profiles
 from lowcarb_scheduler.flower.replanning import at_once, decide, fleet_of, job_of
+from lowcarb_scheduler.flower.telemetry import Said, believe, is_asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -103,11 +104,11 @@ class CarbonRun:
         self._books = Books(ledger, self._outlook, self._started)
         self._profiles = Profiles(
             places, Gazetteer(source), settings.default_location, settings.default_power_watts,
-            lambda line: self._outlook.degrade("node", line, "its turns still count"),
+            self._note_claim,
         )  # fmt: skip
         self._alive: dict[int, Profile] = {}
         self._decision: Decision | None = None
-        self._planned_from = 1  # the round that is the first of its plan
+        self._evaluation_began = self._started
         self._announced = False
         self._waited_in_vain_with = 0  # nodes
         self._has_source = source is not None
@@ -116,6 +117,11 @@ class CarbonRun:
             self._outlook.degrade(
                 "forecast", "no source is named", f"no waiting; set lowcarb-source to wait{unread}"
             )
+
+    def asks(self, strategy: object) -> str | None:
+        """Return what energy nodes are asked for; None if nothing, as where a virtual clock needs none."""
+        asked = not self._virtual and is_asked(self._settings, strategy)
+        return self._settings.energy if asked else None
 
     def dispatching(self, grid: Grid) -> DispatchGrid:
         """Return a Grid that sends each round's messages when the plan says."""
@@ -195,12 +201,26 @@ class CarbonRun:
         if self._virtual:
             self._clock.sleep_until(current.planned_closes_at)
         now = self._clock.now()
-        windows = {
-            node_id: current.members[node_id][1] if self._virtual else _window(current, node_id, said, now)
-            for node_id, said in done.items()
-            if node_id in current.members
-        }
-        self._books.train_ended(windows, failed)
+        turns = {node_id: self._turn(current, node_id, said, now)
+                 for node_id, said in done.items() if node_id in current.members}  # fmt: skip
+        self._books.train_ended(turns, failed)
+
+    def _turn(
+        self, current: Round, node_id: int, said: Mapping[str, Any] | None, now: datetime
+    ) -> tuple[Window, Said]:
+        """Return when a node trained, as long as it says if that can be, and what it says of its energy."""
+        profile, planned = current.members[node_id]
+        if self._virtual:
+            return planned, Said()
+        started_at = current.started.get(node_id, current.opened_at)
+        return self._window(profile, started_at, current.ended.get(node_id, now), said)
+
+    def _window(
+        self, profile: Profile, started_at: datetime, ended_at: datetime, said: Mapping[str, Any] | None
+    ) -> tuple[Window, Said]:
+        elapsed = max(ended_at - started_at, timedelta(0))  # a clock may be set back
+        believed = believe(said, elapsed, profile.key, self._note_claim)
+        return (started_at, started_at + (believed.duration or elapsed)), believed
 
     def close_round(self) -> None:
         """Account for the round that is open, if one is."""
@@ -211,21 +231,51 @@ class CarbonRun:
             self._schedule = self._settle(observed_round(now - current.opened_at))
         self._books.close(now, self._schedule.round_duration)
 
-    def evaluated(self, number: int, where: str, metrics: Mapping[str, Any] | None) -> None:
-        """Take down the metrics of an evaluation."""
-        numbers = {key: value for key, value in (metrics or {}).items() if isinstance(value, int | float)}
-        if numbers:
-            self._ledger.append("evaluated", round=number, where=where, metrics=numbers)
+    def evaluated_here(self, number: int, metrics: Mapping[str, Any] | None) -> None:
+        """Take down the metrics of an evaluation on the server."""
+        if numbers := _numbers(metrics):
+            self._ledger.append("evaluated", round=number, where="server", metrics=numbers)
+
+    def evaluation_begins(self) -> None:
+        """Note that nodes are asked to evaluate."""
+        self._evaluation_began = self._clock.now()
+
+    def evaluated(
+        self,
+        number: int,
+        done: Mapping[int, Mapping[str, Any] | None],
+        failed: Mapping[int, str],
+        metrics: Mapping[str, Any] | None,
+    ) -> None:
+        """Take down who has evaluated, with what metrics, and close the round.
+
+        Parameters
+        ----------
+        number : int
+            The round.
+        done : mapping of int to mapping or None
+            By node id, what each good reply says of itself.
+        failed : mapping of int to str
+            By node id, why it has not.
+        metrics : mapping or None
+            What the strategy made of it.
+        """
+        began, now = self._evaluation_began, self._clock.now()
+        if done or failed:
+            alive = {node_id: self._alive[node_id] for node_id in done if node_id in self._alive}
+            turns = [(profile, *self._window(profile, began, now, None if self._virtual else done[node_id]))
+                     for node_id, profile in alive.items()]  # fmt: skip
+            self._books.evaluated(number, turns, len(failed), _numbers(metrics))
+        self.close_round()
 
     def finish(self, status: str) -> None:
         """Sum up and close the ledger; a run that did not complete ends at once, without asking a source."""
         if status != "completed":
             self._outlook.close()
         self.close_round()
-        length = self._schedule.round_duration if self._schedule else timedelta(0)
         finish_by = self._schedule.finish_by if self._schedule else None
         try:
-            summary = self._books.finish(status, self._clock.now(), length, finish_by)
+            summary = self._books.finish(status, self._clock.now(), finish_by)
         finally:
             self._ledger.close()
         for line in wording.summary_lines(summary, self._ledger.run_dir):
@@ -277,6 +327,7 @@ class CarbonRun:
             self._alive = self._profiles.of(grid, ids)
             keys = {profile.key for profile in self._alive.values()}
             self._books.welcome(keys - before, keys)
+            self._books.meet(self._alive.values())
             if changed and ids:
                 self._note_places()
                 reason = reason or "nodes changed"
@@ -287,6 +338,10 @@ class CarbonRun:
             reason = reason or "new forecast"
         if reason or self._decision is None:
             self._plan_rounds(number, min(clients, len(ids)), reason or "nodes changed")
+
+    def _note_claim(self, line: str) -> None:
+        """Note once that a node says something that cannot be."""
+        self._outlook.degrade("node", line, "its turns still count")
 
     def _note_places(self) -> None:
         """Say which nodes are nowhere, and which entries of the locations file are nobody."""
@@ -306,10 +361,9 @@ class CarbonRun:
         now, opened = self._clock.now(), self._books.opened
         if self._virtual or self._schedule is None or opened == self._rounds:
             return None  # in a simulation a look-up takes no time; the first round opens at once anyway
-        planned, slot = self._decision.plan.rounds if self._decision else (), opened + 1 - self._planned_from
-        if slot < len(planned) and planned[slot].opens_at > now:
-            return planned[slot].opens_at - now
-        return self._schedule.latest_opening(self._rounds - opened) - now
+        latest = self._schedule.latest_opening(self._rounds - opened)
+        held_until = from_us(self._decision.plan.opens_us[0]) if self._decision else now
+        return (held_until if held_until > now else latest) - now
 
     # -- planning ------------------------------------------------------------------------------------------
 
@@ -321,7 +375,6 @@ class CarbonRun:
     def _plan_rounds(self, number: int, clients: int, reason: Reason) -> None:
         """Plan the remaining rounds, and write the plan down if it is a new one."""
         now, previous = self._clock.now(), self._decision.plan if self._decision else None
-        self._planned_from = number
         if previous is None and self._schedule:
             # Nodes have been waited for. The grid begins now, or the first slot would be lost.
             self._schedule = replace(self._schedule, grid_from=now)
@@ -358,7 +411,7 @@ class CarbonRun:
             for client in first.clients
         }  # fmt: skip
         opened = Round(
-            number, opened_at, first.closes_at + shift, plan.fleet, members,
+            number, opened_at, first.closes_at + shift, members,
             planned_g=first.emissions_g if self._decision.on_forecast else None,
         )  # fmt: skip
         self._books.open(opened, opened_at - asked_at, first.opens_at)
@@ -405,7 +458,7 @@ class CarbonRun:
             "planned", round=number, reason=reason, basis="forecast" if on_forecast else "none",
             finish=plan.finish, **{name: getattr(plan, name) if on_forecast else None for name in names},
             power_assumed=bool(plan.fleet.power_assumed.any()), min_turns=int(turns.min()),
-            max_turns=int(turns.max()), clients=list(plan.fleet.ids), windows=windows,
+            max_turns=int(turns.max()), windows=windows,
             grid_from=self._schedule.grid_from if self._schedule else None,
         )  # fmt: skip
         if not self._announced and self._schedule:
@@ -427,11 +480,6 @@ def _same(one: Plan, other: Plan) -> bool:
     )
 
 
-def _window(current: Round, node_id: int, said: Mapping[str, Any] | None, now: datetime) -> Window:
-    """Return when a node trained: as long as it says if that can be, else until its reply came."""
-    started_at = current.started.get(node_id, current.opened_at)
-    elapsed = max(current.ended.get(node_id, now) - started_at, timedelta(0))  # a clock may be set back
-    seconds = (said or {}).get("duration-s")
-    if isinstance(seconds, int | float) and 0 < seconds <= elapsed.total_seconds():
-        elapsed = timedelta(seconds=seconds)
-    return started_at, started_at + elapsed
+def _numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return the metrics that are numbers."""
+    return {key: value for key, value in (metrics or {}).items() if isinstance(value, int | float)}

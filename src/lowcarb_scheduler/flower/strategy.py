@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from lowcarb_scheduler.errors import InputError, PlanMismatchError, one_line
 from lowcarb_scheduler.flower.arguments import divided
-from lowcarb_scheduler.flower.client import RECORD
 from lowcarb_scheduler.flower.grid import ScopedGrid, layers, pinned_sampling
 from lowcarb_scheduler.flower.setup import Setup
+from lowcarb_scheduler.flower.telemetry import ask, take
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
     from flwr.serverapp import Grid
@@ -177,8 +176,28 @@ class CarbonAwareMixin:
         if addressed != sorted(nodes):
             fix = "a strategy that trains one node at a time needs lowcarb-clients-per-round = 1"
             raise PlanMismatchError(name, sorted(nodes), addressed, fix)
-        self._lowcarb_messages = sent  # they get their ids when they are pushed
-        return sent
+        return self._lowcarb_sent(run, sent)
+
+    def _lowcarb_sent(self, run: CarbonRun, messages: list[Message]) -> list[Message]:
+        """Remember messages, which get their ids when they are pushed, and put our question into them."""
+        if energy := run.asks(self):
+            ask(messages, energy)
+        self._lowcarb_messages = messages
+        return messages
+
+    def _lowcarb_told(self, replies: Iterable[Message]) -> tuple[dict[int, Any], dict[int, str]]:
+        """Take our record out of good replies; return it by node id, and why the other replies failed."""
+        asked = {m.metadata.message_id: m.metadata.dst_node_id for m in self._lowcarb_messages}
+        self._lowcarb_messages = ()
+        done: dict[int, Mapping[str, Any] | None] = {}
+        failed: dict[int, str] = {}
+        for reply in replies:
+            node_id = asked.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
+            if reply.has_content():
+                done[node_id] = take(reply)
+            else:
+                failed[node_id] = one_line(reply.error.reason or f"error {reply.error.code}")
+        return done, failed
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -187,17 +206,7 @@ class CarbonAwareMixin:
         inner: Any = super()
         received = list(replies)
         if (run := self._lowcarb_run) is not None:
-            asked = {m.metadata.message_id: m.metadata.dst_node_id for m in self._lowcarb_messages}
-            self._lowcarb_messages = ()
-            done: dict[int, Mapping[str, Any] | None] = {}
-            failed: dict[int, str] = {}
-            for reply in received:
-                node_id = asked.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
-                if reply.has_content():
-                    said = reply.content.pop(RECORD, None)
-                    done[node_id] = said if isinstance(said, Mapping) else None
-                else:
-                    failed[node_id] = one_line(reply.error.reason or f"error {reply.error.code}")
+            done, failed = self._lowcarb_told(received)
             self._lowcarb_done = list(done)
             run.train_ended(done, failed)
         result: tuple[ArrayRecord | None, MetricRecord | None] = inner.aggregate_train(server_round, received)
@@ -209,7 +218,7 @@ class CarbonAwareMixin:
         """Evaluate where the settings say: on the nodes that have just trained, on all, or on none."""
         inner: Any = super()
         where = self._lowcarb_setup.settings.evaluate_on
-        if self._lowcarb_run is None:
+        if (run := self._lowcarb_run) is None:
             messages: Iterable[Message] = inner.configure_evaluate(server_round, arrays, config, grid)
             return messages
         nodes = alive = list(grid.get_node_ids())
@@ -220,15 +229,18 @@ class CarbonAwareMixin:
             return []
         scope = ScopedGrid(grid, nodes, type(self).__name__)
         with pinned_sampling(self, "evaluate", len(nodes)):
-            return list(inner.configure_evaluate(server_round, arrays, config, scope))
+            sent = list(inner.configure_evaluate(server_round, arrays, config, scope))
+        run.evaluation_begins()
+        return self._lowcarb_sent(run, sent)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Let the strategy aggregate, and close the round."""
+        """Take our record out of the replies, let the strategy aggregate, and close the round."""
         inner: Any = super()
-        metrics: MetricRecord | None = inner.aggregate_evaluate(server_round, replies)
+        received = list(replies)
+        done, failed = self._lowcarb_told(received)
+        metrics: MetricRecord | None = inner.aggregate_evaluate(server_round, received)
         if (run := self._lowcarb_run) is not None:
-            run.evaluated(server_round, "clients", metrics)
-            run.close_round()
+            run.evaluated(server_round, done, failed, metrics)
         return metrics
 
 
@@ -302,7 +314,7 @@ def _recording(evaluate_fn: Callable[..., Any], run: CarbonRun) -> Callable[...,
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> Any:
         metrics = evaluate_fn(server_round, arrays)
-        run.evaluated(server_round, "server", metrics)
+        run.evaluated_here(server_round, metrics)
         return metrics
 
     return evaluate

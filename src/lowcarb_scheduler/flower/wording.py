@@ -41,7 +41,7 @@ def plan_lines(decision: Decision, schedule: Schedule) -> list[str]:
     assumed = int(fleet.power_assumed.sum())
     lines.append(
         f"assumes: {plan.source} forecasts ({numbers}{plan.signal} signal); power assumed for {assumed}"
-        f" of {len(fleet)} clients; energy is power times time, not measured"
+        f" of {len(fleet)} clients; energy is power times time where nodes do not measure it"
     )
     return lines
 
@@ -63,11 +63,14 @@ def summary_lines(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
         return "unknown" if summary[name] is None else f"{summary[name]:,.0f} g"
 
     saving = "unknown" if summary["saving"] is None else f"{summary['saving']:.1%}"
+    bases = [f"{kwh:.3f} {name}" for name, kwh in sorted(summary["energy_by_basis"].items())]
     return [
         f"run {summary['status']}, {len(summary['rounds'])} round(s)",
         f"run-now {grams('run_now_g')}, planned {grams('planned_g')}, realised {grams('realised_g')}",
         f"saving against run-now: {saving}",
-        f"{summary['energy_kwh']:.3f} kWh; {summary['min_turns']} to {summary['max_turns']} turns a client,"
+        f"training {summary['energy_kwh']:.3f} kWh ({', '.join(bases) or 'no turn'});"
+        f" evaluation {summary['evaluation_energy_kwh']:.3f} kWh, {grams('evaluation_g')}",
+        f"{summary['min_turns']} to {summary['max_turns']} turns a client,"
         f" Jain's index {summary['jain']:.3f}",
         f"next: lowcarb report {run_dir.absolute()}",
     ]

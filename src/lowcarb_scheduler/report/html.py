@@ -178,7 +178,6 @@ def render(page: Page) -> str:
 def _facts(run: RunSummary, events: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Say what the numbers are: where they come from, and what was measured or assumed."""
     started = run.started
-    bases = Counter(event["energy_basis"] for event in events if event["event"] == "node_done")
     deadline = started["finish_by"]
     ended = next((event for event in reversed(events) if event["event"] == "run_finished"), None)
     if ended is not None:
@@ -186,7 +185,7 @@ def _facts(run: RunSummary, events: Sequence[Mapping[str, Any]]) -> list[tuple[s
     finish_by = parse_time(deadline, "finish_by") if deadline else None
     return [
         ("Intensity", wording.labels(*labels_of(events))),
-        ("Energy", f"{wording.energy(run.energy_kwh)}; {_basis(bases)}"),
+        ("Energy", f"{wording.energy(run.energy_kwh)}; {_basis(run.energy_by_basis)}"),
         ("Emissions", "energy of training times intensity, in CO2 equivalents; nothing else is counted"),
         ("Run-now", "as many rounds of random clients, back-to-back from the start of the run"),
         ("Strategy", str(started["strategy"])),
@@ -194,17 +193,18 @@ def _facts(run: RunSummary, events: Sequence[Mapping[str, Any]]) -> list[tuple[s
         ("Patience", f"{started['patience']:g} (0: back-to-back now; 1: cleanest by the deadline)"),
         ("Deadline", f"{wording.instant(finish_by)} UTC" if finish_by else "none"),
         ("Finish", _finish(run, finish_by)),
+        *([("Resumed", f"{run.resumed} time(s); everything is counted once")] if run.resumed else []),
         ("Clock", "virtual: holds were jumped through" if started["clock"] == "virtual" else "the system's"),
         ("Software", f"lowcarb-scheduler {started['version']}, flwr {started['flwr_version']}"),
     ]
 
 
-def _basis(bases: Mapping[str, int]) -> str:
-    if not bases:
+def _basis(kwh: Mapping[str, float]) -> str:
+    if not kwh:
         return "no turn is complete"
-    if len(bases) == 1:
-        return f"{next(iter(bases))} for every turn"
-    return ", ".join(f"{name} for {count} turns" for name, count in sorted(bases.items()))
+    if len(kwh) == 1:
+        return f"{next(iter(kwh))} for every turn"
+    return ", ".join(f"{wording.energy(part)} {name}" for name, part in sorted(kwh.items()))
 
 
 def _finish(run: RunSummary, finish_by: Any) -> str:
