@@ -699,6 +699,10 @@ def test_health_is_what_the_server_says():
     server = Server(b"Healthy")
     assert server.sdk().health() == "Healthy"
     assert server.requests[0].url.path == "/health"
+    with pytest.raises(
+        ForecastUnavailableError, match="answered 'Welcome to nginx', which is no state of health"
+    ):
+        Server(b"Welcome to nginx").sdk().health()
 
 
 def test_what_is_wrong_with_the_server_stands_under_its_address():

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.series import Issue
     from lowcarb_scheduler.forecasts.web import Point
 
+_STATES: Final = ("Healthy", "Degraded", "Unhealthy")
 # .NET writes [d.]hh:mm:ss[.fffffff]
 _TIME_SPAN: Final = re.compile(r"(?:(\d{1,4})\.)?(\d{1,2}):(\d{2}):(\d{2})(?:\.\d{1,7})?")
 
@@ -89,6 +90,14 @@ def read_locations(answer: Answer) -> dict[str, tuple[float | None, float | None
         name: (finite(place.get("latitude")), finite(place.get("longitude")))
         for name, place in document.items()
     }
+
+
+def read_health(answer: Answer) -> str:
+    """Return the state of health."""
+    state = answer.text().strip()
+    if state not in _STATES:
+        raise FetchError(f"answered {one_line(state, 40)!r}, which is no state of health")
+    return state
 
 
 def _objects(answer: Answer) -> list[dict[str, Any]]:

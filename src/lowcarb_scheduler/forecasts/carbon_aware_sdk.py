@@ -21,11 +21,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from lowcarb_scheduler.clock import SystemClock, format_time, to_utc
-from lowcarb_scheduler.errors import InputError, one_line
+from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.forecasts.carbon_aware_answers import (
     read_actual,
     read_average,
     read_forecast,
+    read_health,
     read_locations,
     says_nothing,
 )
@@ -262,14 +263,14 @@ class CarbonAwareSdk:
         return ask_one(self._fetcher, Request("locations"), read_locations)
 
     def health(self) -> str:
-        """Return what the server says of itself, ``Healthy`` if all is well.
+        """Return what the server says of itself: ``Healthy``, or ``Degraded``.
 
         Raises
         ------
         ForecastUnavailableError
             If it does not answer; the reason stands under its address.
         """
-        return ask_one(self._fetcher, Request("health"), lambda answer: one_line(answer.text(), 80))
+        return ask_one(self._fetcher, Request("health"), read_health)
 
 
 def _authorization(auth: str | SecretStr) -> str:
