@@ -83,12 +83,12 @@ def test_what_there_is_is_listed_by_source_and_place(archived, archive, web):
     archive.put(FEED, web.forecast(["DE"], NOW))
     archive.put_actual(FEED, web.actual(["DE"], NOW - 2 * DAY, NOW))
     answer = archived("list")
-    *_, de, fr = answer.out.splitlines()
-    assert de.split() == [
-        "web", "(http://server)", "average", "DE", "2", "2026-03-01", "19:00", "2026-03-02", "00:00",
-        "2.0", "d", "2026-03-02", "00:00", "0.00", "MB",
-    ]  # fmt: skip
-    assert fr.split()[3:9] == ["FR", "1", "2026-03-01", "19:00", "2026-03-01", "19:00"]
+    *_, feed, header, de, fr = answer.out.splitlines()
+    assert feed == "web, signal average, from http://server"
+    assert header.split() == ["location", "forecasts", "first", "last", "history", "until", "size"]
+    now = ["2026-03-02", "00:00"]
+    assert de.split() == ["DE", "2", "2026-03-01", "19:00", *now, "2.0", "d", *now, "0.00", "MB"]
+    assert fr.split() == ["FR", "1", *["2026-03-01", "19:00"] * 2, "0.0", "d", "0.00", "MB"]
     first, second = archived("list", "--json").document["holdings"]
     assert {key: first[key] for key in ("source", "server", "signal", "location", "issues")} == {
         "source": "web", "server": "http://server", "signal": "average", "location": "DE", "issues": 2,

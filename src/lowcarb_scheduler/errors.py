@@ -175,8 +175,8 @@ class ForecastUnavailableError(LowcarbError):
         names: dict[str, list[str]] = {}
         for name, why in self.missing.items():
             names.setdefault(one_line(why), []).append(one_line(name, 40))
-        reasons = "; ".join(f"{', '.join(same)}: {why}" for why, same in names.items())
-        super().__init__(f"no forecast for {len(self.missing)} location(s): {reasons}")
+        self.reasons = "; ".join(f"{', '.join(same)}: {why}" for why, same in names.items())
+        super().__init__(f"no forecast for {len(self.missing)} location(s): {self.reasons}")
 
     def data(self) -> dict[str, Any]:
         """Return missing and the locations needed and available."""

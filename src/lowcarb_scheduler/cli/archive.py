@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from datetime import timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -64,25 +65,23 @@ def show(archive_dir: ArchiveDir = None, as_json: Json = False) -> None:
         output.print_line(screen, "it is empty; next: lowcarb archive fetch --days 28 --location L")
         return
     columns = [
-        output.Column("source"), output.Column("signal"), output.Column("location", whole=True),
-        output.Column("issues", right=True), output.Column("first"), output.Column("last"),
-        output.Column("history", right=True), output.Column("until"), output.Column("size", right=True),
+        output.Column("location"), output.Column("forecasts", right=True), output.Column("first"),
+        output.Column("last"), output.Column("history", right=True), output.Column("until"),
+        output.Column("size", right=True),
     ]  # fmt: skip
-    output.print_table(screen, columns, [_row(each) for each in holdings])
+    for feed, of_feed in groupby(holdings, key=lambda each: each.feed):
+        output.print_line(screen, f"{feed.source}, signal {feed.signal}, from {feed.server}")
+        output.print_table(screen, columns, [_row(each) for each in of_feed])
 
 
 def _row(holding: "Holding") -> tuple[str, ...]:
     """Return a holding as people read it."""
-    feed = holding.feed
-
-    def when(time: Any) -> str:
-        return "" if time is None else wording.instant(time.replace(second=0))
-
-    return (
-        f"{feed.source} ({feed.server})", feed.signal, holding.location, str(holding.issues),
-        when(holding.first_issued), when(holding.last_issued), f"{holding.actual_hours / 24:.1f} d",
-        when(holding.actual_until), f"{holding.size_bytes / _MEGABYTE:.2f} MB",
-    )  # fmt: skip
+    first, last, until = (
+        "" if time is None else wording.instant(time.replace(second=0))
+        for time in (holding.first_issued, holding.last_issued, holding.actual_until)
+    )
+    history, size = f"{holding.actual_hours / 24:.1f} d", f"{holding.size_bytes / _MEGABYTE:.2f} MB"
+    return holding.location, str(holding.issues), first, last, history, until, size
 
 
 def _document(holding: "Holding") -> dict[str, Any]:

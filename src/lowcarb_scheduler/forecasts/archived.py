@@ -9,7 +9,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from lowcarb_scheduler.clock import EPOCH, MICROSECOND, SystemClock, from_us, to_us, to_utc
-from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, LowcarbError, one_line
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, one_line
 from lowcarb_scheduler.forecasts.archive import Feed
 from lowcarb_scheduler.forecasts.pace import Pace
 from lowcarb_scheduler.forecasts.series import Issue, columns_of, forecast_from, table_of
@@ -161,7 +161,7 @@ class Archived:
                 new = self.source.actual(list(lacking), begin - (begin - EPOCH) % _HOUR, last)
             except ForecastUnavailableError as error:
                 why = error.missing
-                self._note("actual intensity", error)
+                self._note("actual intensity", error.reasons)
             else:
                 found.append(new)
                 self._attempt(self._writes, lambda: self._archive.put_actual(self._feed, new))
@@ -225,13 +225,13 @@ class Archived:
             found = use()
         except InputError as error:
             pace.asked(now, answered=False)
-            self._note("archive", error)
+            self._note("archive", str(error))
             return None
         pace.asked(now, answered=True)
         return found
 
-    def _note(self, what: str, error: LowcarbError) -> None:
-        fault = Fault(what, one_line(str(error)))
+    def _note(self, what: str, why: str) -> None:
+        fault = Fault(what, one_line(why))
         if fault not in self.faults:
             self.faults.append(fault)
 

@@ -169,7 +169,7 @@ class Chain:
                 answer = self._ask(source, share, list(dict.fromkeys(names.values())), gathered.labels, ask)
             except ForecastUnavailableError as error:
                 gathered.explain(names, error.missing, by)
-                self._note(f"{kind} from {name_of(source)}", error)
+                self._note(f"{kind} from {name_of(source)}", error.reasons)
             else:
                 gathered.explain(names, answer.missing, by)
                 gathered.take(answer, names)
@@ -213,8 +213,8 @@ class Chain:
         names = self._names.get(name_of(source), {})
         return {place: names.get(place, place) for place in places}
 
-    def _note(self, what: str, error: ForecastUnavailableError) -> None:
-        fault = Fault(what, one_line(str(error)))
+    def _note(self, what: str, why: str) -> None:
+        fault = Fault(what, one_line(why))
         if len(self._sources) > 1 and fault not in self._faults:
             self._faults.append(fault)
 
