@@ -54,3 +54,26 @@ def test_gaps_stay_gaps_and_the_past_earns_nothing():
     past = np.arange(48) < 24
     np.testing.assert_array_equal(seen.values[past], values[past])
     assert (seen.values[~past, 1] < values[~past, 1]).all()
+
+
+def test_history_tells_how_much_a_place_varies_but_only_what_is_over():
+    hours = np.arange(6 * 24)
+    swings = {"calm": np.where(hours % 2, 260.0, 340.0), "wild": np.where(hours % 2, 150.0, 450.0)}
+    index = pd.date_range(NOW - hours_of(5 * 24), periods=len(hours), freq="1h")
+    past = pd.DataFrame(swings, index=index)
+    seen = value_of_waiting(JOB, TABLE, IntensityTable.from_frame(past))
+    x = 48 / 12
+    for column, deviation in enumerate((40, 150)):
+        expected = [0.12 * log(x) * deviation * (1 - exp(-(h + 0.5) / 36)) for h in HOURS]
+        np.testing.assert_allclose(TABLE.values[:, column] - seen.values[:, column], expected)
+    altered = past.copy()
+    altered[index >= pd.Timestamp(NOW)] = 9_999.0
+    again = value_of_waiting(JOB, TABLE, IntensityTable.from_frame(altered))
+    np.testing.assert_array_equal(seen.values, again.values)
+
+
+def test_with_little_history_it_is_as_without():
+    index = pd.date_range(NOW - hours_of(48), periods=48, freq="1h")
+    past = IntensityTable.from_frame(pd.DataFrame({"wild": np.arange(48.0)}, index=index))
+    seen, without = value_of_waiting(JOB, TABLE, past), value_of_waiting(JOB, TABLE)
+    np.testing.assert_array_equal(seen.values, without.values)

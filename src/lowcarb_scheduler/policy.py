@@ -66,7 +66,7 @@ def replan(
     if job.finish_by <= job.now:
         return plan(job, known)  # says why there is none
     expected = correct_forecast(known, history, job.now, job.finish_by, past_forecasts)
-    hoped = value_of_waiting(job, expected)
+    hoped = value_of_waiting(job, expected, history)
     best = plan(job, hoped)
     if best.closes_us[-1] > job.opens_from_us + job.rounds * job.round_us:
         # Waiting has to be worth it, too: among plans as good as each other the one that is over first wins.

@@ -7,8 +7,9 @@ to choose from, the more a location varies, and the less is known yet. Decisions
     f'[t, l] = f[t, l] - c ln(x) sd_l (1 - exp(-h / tau)),
     x = max(1, time until the finish / time the remaining rounds take back-to-back)
 
-with h the hours ahead of t and sd_l the standard deviation of the location. Without slack, x = 1, nothing
-changes. c and tau were fitted on a replay of real forecasts; the plan's own emissions are to be counted on f.
+with h the hours ahead of t and sd_l the standard deviation of the location over the last four weeks, or, with
+little history, over what is expected. Without slack, x = 1, nothing changes. c and tau were fitted on a replay
+of real forecasts; the plan's own emissions are to be counted on f.
 """
 
 from __future__ import annotations
@@ -26,10 +27,16 @@ if TYPE_CHECKING:
 
 WEIGHT: Final = 0.12  # c
 FADE_HOURS: Final = 36.0  # tau
+_MEMORY_HOURS: Final = 28 * 24
+_LEAST_HOURS: Final = 3 * 24  # of history, or it says too little
 
 
 def value_of_waiting(
-    job: Job, intensity: IntensityTable, weight: float = WEIGHT, fade_hours: float = FADE_HOURS
+    job: Job,
+    intensity: IntensityTable,
+    history: IntensityTable | None = None,
+    weight: float = WEIGHT,
+    fade_hours: float = FADE_HOURS,
 ) -> IntensityTable:
     """Return the intensity on which a job that will be planned again should decide.
 
@@ -39,6 +46,8 @@ def value_of_waiting(
         The rounds that remain; its patience or target says until when they may be spread.
     intensity : IntensityTable
         What is expected [gCO2eq/kWh].
+    history : IntensityTable, optional
+        What happened; nothing later than ``job.now`` is looked at.
     weight, fade_hours : float
         c and tau of the formula.
 
@@ -51,7 +60,7 @@ def value_of_waiting(
     middle_us = edges_us[:-1] + np.diff(edges_us) // 2
     ahead_hours = np.maximum(middle_us - to_us(job.now), 0) / HOUR_US
     bonus = weight * log(_slack(job)) * (1.0 - np.exp(-ahead_hours / fade_hours))
-    values = intensity.values - bonus[:, None] * _deviation(job, intensity)
+    values = intensity.values - bonus[:, None] * _deviation(job, intensity, history)
     return intensity.relaid(edges_us, intensity.locations, values)
 
 
@@ -67,16 +76,28 @@ def _slack(job: Job) -> float:
     return max(1.0, (finish_us - job.opens_from_us) / needed_us)
 
 
-def _deviation(job: Job, intensity: IntensityTable) -> Floats:
-    """Return the standard deviation of each location over what is still ahead [gCO2eq/kWh], shape (L,)."""
-    ahead = (intensity.edges_us[1:] > to_us(job.now)) & (intensity.edges_us[:-1] < to_us(job.finish_by))
-    hours = np.diff(intensity.edges_us)[ahead, None] / HOUR_US
-    values = intensity.values[ahead]
+def _deviation(job: Job, intensity: IntensityTable, history: IntensityTable | None) -> Floats:
+    """Return how much each location varies [gCO2eq/kWh], shape (L,)."""
+    now_us = to_us(job.now)
+    ahead, _ = _spread(intensity, now_us, to_us(job.finish_by))
+    if history is None:
+        return ahead
+    # The end of a step is when it is known: the one that runs is not.
+    over = int(np.searchsorted(history.edges_us, now_us, side="right")) - 1
+    until_us = int(history.edges_us[max(over, 0)])
+    past, hours = _spread(history.align(intensity.locations), now_us - _MEMORY_HOURS * HOUR_US, until_us)
+    return np.where(hours >= _LEAST_HOURS, past, ahead)
+
+
+def _spread(intensity: IntensityTable, since_us: int, until_us: int) -> tuple[Floats, Floats]:
+    """Return the standard deviation of each location between two times, and the hours known of it."""
+    inside = (intensity.edges_us[1:] > since_us) & (intensity.edges_us[:-1] < until_us)
+    hours = np.diff(intensity.edges_us)[inside, None] / HOUR_US
+    values = intensity.values[inside]
     known = np.isfinite(values)
     weights = np.where(known, hours, 0.0)
-    total = np.maximum(weights.sum(axis=0), 1e-300)
+    total = weights.sum(axis=0)
     filled = np.where(known, values, 0.0)
-    mean = (weights * filled).sum(axis=0) / total
-    variance: Floats = (weights * (filled - mean) ** 2).sum(axis=0) / total
-    deviation: Floats = np.sqrt(variance)
-    return deviation
+    mean = (weights * filled).sum(axis=0) / np.maximum(total, 1e-300)
+    variance = (weights * (filled - mean) ** 2).sum(axis=0) / np.maximum(total, 1e-300)
+    return np.sqrt(variance), total
