@@ -136,12 +136,12 @@ def test_a_source_that_hangs_makes_no_job_late(clock, slack_s, patience, good_ca
 
 def test_the_locations_file_names_places_for_a_source_given_in_code(clock, tmp_path):
     path = tmp_path / "locations.toml"
-    path.write_text('0 = "here"\n[names.here]\nuk-carbon-intensity = "DE"\n', encoding="utf-8")
-    source = Tide("uk-carbon-intensity", places=set(PLACES), clock=clock)
+    path.write_text('0 = "here"\n[names.here]\nmine = "DE"\n', encoding="utf-8")
+    source = Tide("mine", places=set(PLACES), clock=clock)
     events = train(clock, source, locations=path)
     assert set(named(events, "forecast")[0]["g_per_kwh"]) == {*PLACES, "here"}
     assert "here" not in source.asked[0][1]
-    assert named(events, "run_started")[0]["source"] == "uk-carbon-intensity"
+    assert named(events, "run_started")[0]["source"] == "mine"
 
 
 @pytest.mark.parametrize(

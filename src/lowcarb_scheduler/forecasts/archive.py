@@ -137,9 +137,8 @@ class Archive:
                 for location, series in columns_of(forecast.intensity).items():
                     if location not in forecast.last_good:
                         _insert(db, _key(db, feed, location), forecast.issued_at(location), series)
-            for key in _keys(
-                db, feed, {name for each in forecasts for name in each.intensity.locations}
-            ).values():
+            locations = {location for each in forecasts for location in each.intensity.locations}
+            for key in _keys(db, feed, locations).values():
                 self._forget_old(db, key)
 
     def newest(

@@ -75,7 +75,7 @@ def arranged(
         If the locations file cannot be read.
     """
     from lowcarb_scheduler.forecasts.archived import Archived, WebSource
-    from lowcarb_scheduler.forecasts.chain import Chain
+    from lowcarb_scheduler.forecasts.chain import Chain, name_of
     from lowcarb_scheduler.forecasts.names import read_names
 
     archive = open_archive(settings, clock)
@@ -83,7 +83,8 @@ def arranged(
         Archived(source, archive, clock) if archive and isinstance(source, WebSource) else source
         for source in sources
     ]
-    names = read_names(settings.locations, SOURCES) if settings.locations else {}
+    known = {*SOURCES, *map(name_of, sources)}  # one's own may have names of places, too
+    names = read_names(settings.locations, known) if settings.locations else {}
     if len(kept) > 1 or (kept and names):
         return Chain(kept, names, settings.timeout, clock)
     return kept[0] if kept else None
