@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         PlanInfeasibleError,
     )
     from lowcarb_scheduler.flower.client import CarbonClientApp, carbon_mod
+    from lowcarb_scheduler.flower.legacy import carbon_aware_legacy
     from lowcarb_scheduler.flower.strategy import CarbonAwareFedAvg, CarbonAwareMixin, carbon_aware
     from lowcarb_scheduler.forecasts.carbon_aware_sdk import CarbonAwareSdk
     from lowcarb_scheduler.forecasts.correction import correct_forecast
@@ -59,6 +60,7 @@ _HOME = {
     "VirtualClock": "clock",
     "WattTime": "forecasts.watttime",
     "carbon_aware": "flower.strategy",
+    "carbon_aware_legacy": "flower.legacy",
     "carbon_mod": "flower.client",
     "correct_forecast": "forecasts.correction",
     "plan": "planning.planner",
@@ -91,6 +93,7 @@ __all__ = [
     "WattTime",
     "__version__",
     "carbon_aware",
+    "carbon_aware_legacy",
     "carbon_mod",
     "correct_forecast",
     "plan",

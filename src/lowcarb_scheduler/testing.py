@@ -16,6 +16,7 @@ from uuid import uuid4
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
+from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from lowcarb_scheduler.clock import VirtualClock
@@ -125,9 +126,9 @@ class InMemoryGrid(Grid):
         """Do nothing: there is one run."""
 
     @property
-    def run(self) -> Any:
-        """There is no run to describe."""
-        raise NotImplementedError("an in-memory grid has no run")
+    def run(self) -> Run:
+        """A run of which nothing is known but its id."""
+        return Run.create_empty(1)
 
     def create_message(self, *args: Any, **kwargs: Any) -> Message:
         """Use the constructor of Message instead, as Flower says."""

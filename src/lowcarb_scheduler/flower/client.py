@@ -53,6 +53,8 @@ def carbon_mod(
 def _answered(
     message: Message, context: Context, call_next: Callable[[Message, Context], Message], is_private: bool
 ) -> Message:
+    if message.metadata.message_type == QUERY:
+        return profile_handler(message, context)  # an app with a client_fn has mods, but no queries
     asked = _question(message) if _allows(context, is_private) else None
     if asked is None:
         return call_next(message, context)
@@ -99,8 +101,7 @@ class CarbonClientApp(ClientApp):
     Parameters
     ----------
     client_fn : callable, optional
-        As in ClientApp. Such an app cannot answer queries; its nodes belong into the server's
-        ``lowcarb-locations`` file.
+        As in ClientApp, for clients of the old API.
     mods : list of callable, optional
         As in ClientApp. They also see the profile query, so put mods that only know training on
         ``@app.train(mods=[...])``.

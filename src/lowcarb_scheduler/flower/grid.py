@@ -66,6 +66,35 @@ class GridBefore(Grid):
         return self._grid.send_and_receive(messages, timeout=timeout)
 
 
+class Polls:
+    """Counts how often a strategy asks who is there, and ends a wait that would have no end.
+
+    Parameters
+    ----------
+    strategy : str
+        Who asks.
+    node_ids : sequence of int
+        The nodes it is shown.
+    """
+
+    def __init__(self, strategy: str, node_ids: Sequence[int]) -> None:
+        self._strategy, self._node_ids = strategy, node_ids
+        self._polls = 0
+
+    def count(self) -> None:
+        """Count one more.
+
+        Raises
+        ------
+        PlanMismatchError
+            If there were too many: the strategy waits for nodes that are not in the plan.
+        """
+        self._polls += 1
+        if self._polls > _MOST_POLLS:
+            fix = "it waits for more: raise lowcarb-clients-per-round or lower the strategy's minimum"
+            raise PlanMismatchError(self._strategy, self._node_ids, (), fix)
+
+
 class ScopedGrid(GridBefore):
     """A Grid that shows only some of its nodes.
 
@@ -81,8 +110,7 @@ class ScopedGrid(GridBefore):
 
     def __init__(self, grid: Grid, node_ids: Sequence[int], strategy: str) -> None:
         super().__init__(grid)
-        self._node_ids, self._strategy = list(node_ids), strategy
-        self._polls = 0
+        self._node_ids, self._polls = list(node_ids), Polls(strategy, node_ids)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the nodes in scope.
@@ -92,22 +120,14 @@ class ScopedGrid(GridBefore):
         PlanMismatchError
             If it is asked again and again: the strategy waits for nodes that are not in the plan.
         """
-        self._count_poll()
+        self._polls.count()
         return list(self._node_ids)
 
     def get_nodes(self) -> Iterable[Any]:
         """Return what is known of the nodes in scope; it raises like :meth:`get_node_ids`."""
-        self._count_poll()
+        self._polls.count()
         scope = set(self._node_ids)
         return [node for node in self._grid.get_nodes() if node.node_id in scope]
-
-    def _count_poll(self) -> None:
-        self._polls += 1
-        if self._polls > _MOST_POLLS:
-            raise PlanMismatchError(
-                self._strategy, self._node_ids, (),
-                "it waits for more: raise lowcarb-clients-per-round or lower the strategy's minimum",
-            )  # fmt: skip
 
 
 @contextmanager
@@ -128,6 +148,9 @@ def pinned_sampling(strategy: Any, phase: str, nodes: int) -> Iterator[None]:
     pins = {
         "fraction_train": 1.0, "fraction_evaluate": 1.0,
         "min_train_nodes": nodes, "min_evaluate_nodes": nodes, "min_available_nodes": nodes,
+        # of the old API
+        "fraction_fit": 1.0, "min_fit_clients": nodes, "min_evaluate_clients": nodes,
+        "min_available_clients": nodes,
     }  # fmt: skip
     saved: list[tuple[Any, str, Any]] = []
     try:
@@ -143,6 +166,11 @@ def pinned_sampling(strategy: Any, phase: str, nodes: int) -> Iterator[None]:
     finally:
         for layer, name, value in saved:
             setattr(layer, name, value)
+
+
+def innermost(strategy: Any, attribute: str) -> Any:
+    """Return the innermost layer of a strategy that has an attribute; None if none has."""
+    return next((layer for layer in reversed([*layers(strategy)]) if hasattr(layer, attribute)), None)
 
 
 def layers(strategy: Any) -> Iterator[Any]:

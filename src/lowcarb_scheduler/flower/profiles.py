@@ -179,7 +179,9 @@ class Profiles:
             if info.node_id in asked:
                 told = (name_of(getattr(info, field, "")) for field in Registered._fields)
                 self._registered[info.node_id] = Registered(*told)
-        answers = _answers(grid, node_ids)
+        known_claims = getattr(grid, "known_claims", None)  # of the old API
+        known = known_claims(node_ids) if known_claims else None
+        answers = _answers(grid, node_ids) if known is None else known
         self._claims |= answers
         for node_id in node_ids:
             self._silent[node_id] = 0 if node_id in answers else self._silent[node_id] + 1

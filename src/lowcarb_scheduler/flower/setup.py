@@ -84,6 +84,18 @@ class Setup:
             run_id=str(context.run_id) if context else "local",
         )
 
+    def check_clock(self, grid: Grid | None) -> None:
+        """Refuse a clock that jumps where nodes are real.
+
+        Raises
+        ------
+        InputError
+            If that is so.
+        """
+        virtual = isinstance(self._clock, VirtualClock) if self._clock else self.settings.clock != "system"
+        if virtual and isinstance(grid, HttpGrid):
+            raise InputError("lowcarb-clock", "virtual is for simulation", "use system with real nodes")
+
     def begin(self, grid: Grid, strategy: str, rounds: int) -> CarbonRun:
         """Return a run that begins now.
 
@@ -92,9 +104,8 @@ class Setup:
         InputError
             If it cannot begin with these settings.
         """
+        self.check_clock(grid)
         clock = self._clock or _open_clock(self.settings.clock)
-        if isinstance(clock, VirtualClock) and isinstance(grid, HttpGrid):
-            raise InputError("lowcarb-clock", "virtual is for simulation", "use system with real nodes")
         if isinstance(clock, VirtualClock) and self.settings.round_duration is None:
             fix = "a virtual clock must know how long a round is, for example 30m"
             raise InputError("lowcarb-round-duration", "is not given", fix)

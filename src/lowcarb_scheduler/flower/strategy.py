@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 
 from lowcarb_scheduler.errors import InputError, PlanMismatchError, one_line
 from lowcarb_scheduler.flower.arguments import divided
-from lowcarb_scheduler.flower.grid import ScopedGrid, layers, pinned_sampling
+from lowcarb_scheduler.flower.grid import ScopedGrid, innermost, layers, pinned_sampling
 from lowcarb_scheduler.flower.setup import Setup
 from lowcarb_scheduler.flower.telemetry import ask, take
 
@@ -72,6 +72,9 @@ def carbon_aware(
     >>> strategy = carbon_aware(FedAvg(), context)  # doctest: +SKIP
     >>> result = strategy.start(grid=grid, initial_arrays=arrays, num_rounds=50)  # doctest: +SKIP
     """
+    if not isinstance(strategy, Strategy):
+        fix = "give one of flwr.serverapp.strategy; those of flwr.server.strategy go to carbon_aware_legacy"
+        raise InputError("strategy", f"{type(strategy).__name__} is none of the message API", fix)
     if any(isinstance(layer, CarbonAwareMixin) for layer in layers(strategy)):
         raise InputError("strategy", "is carbon-aware already", "wrap it once, the outermost")
     setup = Setup.read(context, source, clock, settings)
@@ -146,7 +149,7 @@ class CarbonAwareMixin:
             raise
         finally:
             self._lowcarb_run = None
-            _finish(run, status)
+            close_books(run, status)
         return result
 
     def configure_train(
@@ -301,7 +304,7 @@ def _with_recorded_evaluation(
     return args, kwargs
 
 
-def _finish(run: CarbonRun, status: str) -> None:
+def close_books(run: CarbonRun, status: str) -> None:
     """Close the books; what has been trained is never lost to a fault of theirs."""
     try:
         run.finish(status)
@@ -320,19 +323,14 @@ def _recording(evaluate_fn: Callable[..., Any], run: CarbonRun) -> Callable[...,
     return evaluate
 
 
-def _sampler(strategy: Any) -> Any:
-    """Return the innermost layer of a strategy that samples nodes to train; None if none does."""
-    return next((layer for layer in reversed([*layers(strategy)]) if hasattr(layer, "fraction_train")), None)
-
-
 def _trains_nobody(strategy: Any) -> bool:
     """Return whether a strategy only evaluates."""
-    return getattr(_sampler(strategy), "fraction_train", None) == 0
+    return getattr(innermost(strategy, "fraction_train"), "fraction_train", None) == 0
 
 
 def _sample(strategy: Any, settings: Settings, grid: Grid) -> tuple[int, int]:
     """Return how many nodes are to train, and with how many the inner strategy is content."""
-    inner, there = _sampler(strategy), len(list(grid.get_node_ids()))
+    inner, there = innermost(strategy, "fraction_train"), len(list(grid.get_node_ids()))
     if inner is None:
         return settings.clients_per_round or max(there, 1), 1
     at_least = int(getattr(inner, "min_train_nodes", 1))

@@ -1,0 +1,271 @@
+"""The old API: strategies of ``flwr.server.strategy``, which research code and baselines still use.
+
+::
+
+    def server_fn(context):
+        strategy = carbon_aware_legacy(FedAvg(), context, num_rounds=3)
+        return ServerAppComponents(strategy=strategy, config=ServerConfig(num_rounds=3))
+
+It holds in ``configure_fit``, and the strategy then sees a client manager of the planned clients only. Nodes
+are known by the server's locations file, and by ``CarbonClientApp(client_fn=...)``.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, cast
+
+from flwr.server.client_manager import ClientManager
+from flwr.server.strategy import Strategy
+
+from lowcarb_scheduler.errors import InputError, PlanMismatchError, one_line
+from lowcarb_scheduler.flower.grid import GridBefore, Polls, innermost, pinned_sampling
+from lowcarb_scheduler.flower.setup import Setup
+from lowcarb_scheduler.flower.strategy import close_books
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from flwr.app import Context
+    from flwr.server.client_proxy import ClientProxy
+    from flwr.server.criterion import Criterion
+
+    from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.flower.run import CarbonRun
+    from lowcarb_scheduler.forecasts.source import ForecastSource
+
+
+def carbon_aware_legacy(
+    strategy: Strategy,
+    context: Context | None = None,
+    *,
+    num_rounds: int,
+    source: ForecastSource | str | None = None,
+    clock: Clock | str | None = None,
+    **settings: Any,
+) -> Strategy:
+    """Make a strategy of the old API wait for clean electricity.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        Any of ``flwr.server.strategy``.
+    context : Context, optional
+        That of ``server_fn``; its run-config may hold settings as ``lowcarb-...``.
+    num_rounds : int
+        As in ``ServerConfig``: the old API does not tell a strategy.
+    source, clock, **settings
+        As of :func:`lowcarb_scheduler.carbon_aware`. Staggered starts are not possible.
+
+    Returns
+    -------
+    Strategy
+        To be given to ``ServerAppComponents`` or ``start_simulation``.
+
+    Raises
+    ------
+    InputError
+        If a setting is unknown, impossible, or not possible here.
+    """
+    setup = Setup.read(context, source, clock, settings)
+    if setup.settings.stagger:
+        fix = "leave it out, or use a strategy of flwr.serverapp"
+        raise InputError("lowcarb-stagger", "is not possible with the old API", fix)
+    return CarbonAwareLegacy(strategy, setup, num_rounds) if setup.settings.enabled else strategy
+
+
+class CarbonAwareLegacy(Strategy):
+    """A strategy of the old API that stands before another one; see :func:`carbon_aware_legacy`."""
+
+    def __init__(self, strategy: Strategy, setup: Setup, num_rounds: int) -> None:
+        self._inner, self._setup, self._num_rounds = strategy, setup, num_rounds
+        self._name = type(strategy).__name__
+        self._run: CarbonRun | None = None
+        self._done: set[int] = set()
+
+    # -- the hooks of Flower, in the order they are called --------------------------------------------------
+
+    def initialize_parameters(self, client_manager: ClientManager) -> Any:
+        """Begin the run, and let the strategy do as it does."""
+        self._begin(_Clients(client_manager))
+        return self._inner.initialize_parameters(client_manager=client_manager)
+
+    def configure_fit(self, server_round: int, parameters: Any, client_manager: ClientManager) -> list[Any]:
+        """Hold until the round opens, then let the strategy instruct exactly the planned clients."""
+        clients = _Clients(client_manager)
+        run = self._begin(clients)
+        wanted, at_least = self._sample(client_manager.num_available())
+        if wanted == 0:  # it trains nobody: leave it be
+            return self._inner.configure_fit(
+                server_round=server_round, parameters=parameters, client_manager=client_manager
+            )
+        nodes = run.open_round(server_round, clients, wanted, at_least)
+        self._setup.check_clock(clients.grid)
+        with pinned_sampling(self._inner, "train", len(nodes)):
+            instructions = self._inner.configure_fit(
+                server_round=server_round, parameters=parameters,
+                client_manager=_ScopedManager(client_manager, clients.proxies(nodes), self._name),
+            )  # fmt: skip
+        addressed = sorted(_node_id(proxy) for proxy, _ in instructions)
+        if addressed != sorted(nodes):
+            fix = "a strategy that trains one client at a time needs lowcarb-clients-per-round = 1"
+            raise PlanMismatchError(self._name, sorted(nodes), addressed, fix)
+        return instructions
+
+    def aggregate_fit(self, server_round: int, results: Any, failures: Any) -> Any:
+        """Account for the results, and let the strategy aggregate."""
+        self._done = {_node_id(proxy) for proxy, _ in results}
+        if self._run is not None:
+            self._run.train_ended(dict.fromkeys(self._done), self._failed(failures))
+        return self._inner.aggregate_fit(server_round, results, failures)
+
+    def evaluate(self, server_round: int, parameters: Any) -> Any:
+        """Let the strategy evaluate on the server, and take its metrics down."""
+        evaluation = self._inner.evaluate(server_round, parameters=parameters)
+        if self._run is not None and evaluation is not None:
+            loss, metrics = evaluation
+            self._run.evaluated_here(server_round, {"loss": loss, **metrics})
+        return evaluation
+
+    def configure_evaluate(
+        self, server_round: int, parameters: Any, client_manager: ClientManager
+    ) -> list[Any]:
+        """Evaluate where the settings say: on the clients that have just trained, on all, or on none."""
+        clients, where = _Clients(client_manager), self._setup.settings.evaluate_on
+        alive = list(clients.get_node_ids())
+        nodes = alive if where == "all" else [node_id for node_id in alive if node_id in self._done]
+        instructions: list[Any] = []
+        if where != "none" and nodes:
+            with pinned_sampling(self._inner, "evaluate", len(nodes)):
+                instructions = self._inner.configure_evaluate(
+                    server_round=server_round, parameters=parameters,
+                    client_manager=_ScopedManager(client_manager, clients.proxies(nodes), self._name),
+                )  # fmt: skip
+        if self._run is not None and instructions:
+            self._run.evaluation_begins()
+        elif self._run is not None:
+            self._run.close_round()
+            self._end_after(server_round)
+        return instructions
+
+    def aggregate_evaluate(self, server_round: int, results: Any, failures: Any) -> Any:
+        """Let the strategy aggregate, and close the round."""
+        loss, metrics = aggregated = self._inner.aggregate_evaluate(server_round, results, failures)
+        if self._run is not None:
+            done = {_node_id(proxy): None for proxy, _ in results}
+            told = {**({} if loss is None else {"loss": loss}), **metrics}
+            self._run.evaluated(server_round, done, dict(enumerate(map(str, failures))), told)
+            self._end_after(server_round)
+        return aggregated
+
+    # -- beginning and end ----------------------------------------------------------------------------------
+
+    def _begin(self, clients: _Clients) -> CarbonRun:
+        if self._run is None:
+            self._run = self._setup.begin(clients.grid or clients, self._name, self._num_rounds)
+            # Nobody tells a strategy of the old API when a run breaks off.
+            self._broken_off = weakref.finalize(self, close_books, self._run, "failed")
+        return self._run
+
+    def _end_after(self, server_round: int) -> None:
+        if self._run is not None and server_round >= self._num_rounds:
+            self._broken_off.detach()
+            close_books(self._run, "completed")
+            self._run = None
+
+    def _sample(self, there: int) -> tuple[int, int]:
+        """Return how many clients are to train, and with how many the strategy is content."""
+        inner = innermost(self._inner, "fraction_fit")
+        told = self._setup.settings.clients_per_round
+        if inner is None:
+            return told or max(there, 1), 1
+        at_least = int(getattr(inner, "min_fit_clients", 1))
+        own = max(int(there * inner.fraction_fit), at_least)
+        wanted = told if told and own else own
+        return wanted, max(1, min(at_least, wanted))
+
+    def _failed(self, failures: Iterable[Any]) -> Mapping[int, str]:
+        """Return why clients failed, by node id; an exception does not say whose it is."""
+        return {
+            _node_id(failure[0]): one_line(failure[1].status.message or "no reason")
+            for failure in failures
+            if isinstance(failure, tuple)
+        }
+
+
+class _Clients(GridBefore):
+    """A client manager as a Grid: who is there, and what their nodes say.
+
+    Behind clients there is a Grid, but not in ``start_simulation``.
+    """
+
+    def __init__(self, manager: ClientManager) -> None:
+        self._manager = manager
+        self._all()
+
+    def proxies(self, node_ids: Iterable[int]) -> dict[str, ClientProxy]:
+        """Return the clients on these nodes."""
+        wanted = set(node_ids)
+        return {proxy.cid: proxy for proxy in self._all() if _node_id(proxy) in wanted}
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the nodes that have a client here."""
+        return [_node_id(proxy) for proxy in self._all()]
+
+    def get_nodes(self) -> Iterable[Any]:
+        """Return what is known of them."""
+        return self.grid.get_nodes() if self.grid else []
+
+    def known_claims(self, node_ids: Iterable[int]) -> dict[int, Mapping[str, Any]] | None:
+        """Return what can be known without asking the nodes; None if they can be asked."""
+        if self.grid:
+            return None
+        partitions = {_node_id(proxy): getattr(proxy, "partition_id", None) for proxy in self._all()}
+        return {n: {"partition-id": partitions[n]} for n in node_ids if partitions.get(n) is not None}
+
+    def _all(self) -> Sequence[Any]:
+        proxies = list(self._manager.all().values())
+        grids = (proxy.grid for proxy in proxies if hasattr(proxy, "grid"))
+        self.grid = self._grid = cast("Any", next(grids, None))
+        return proxies
+
+
+class _ScopedManager(ClientManager):
+    """A client manager that shows and samples the planned clients, all of them, and waits for nobody."""
+
+    def __init__(self, manager: ClientManager, planned: Mapping[str, ClientProxy], strategy: str) -> None:
+        self._manager, self._planned = manager, dict(planned)
+        self._polls = Polls(strategy, [_node_id(proxy) for proxy in planned.values()])
+
+    def num_available(self) -> int:
+        """Return how many there are; it raises if it is asked again and again."""
+        self._polls.count()
+        return len(self._planned)
+
+    def all(self) -> dict[str, ClientProxy]:
+        """Return them; it raises if it is asked again and again."""
+        self._polls.count()
+        return dict(self._planned)
+
+    def wait_for(self, num_clients: int, timeout: int = 0) -> bool:
+        """Return at once whether there are so many; it raises if it is asked again and again."""
+        return self.num_available() >= num_clients
+
+    def sample(
+        self, num_clients: int, min_num_clients: int | None = None, criterion: Criterion | None = None
+    ) -> list[ClientProxy]:
+        """Return all of them that meet the criterion, however many are asked for."""
+        return [proxy for proxy in self.all().values() if criterion is None or criterion.select(proxy)]
+
+    def register(self, client: ClientProxy) -> bool:
+        """Pass on."""
+        return self._manager.register(client)
+
+    def unregister(self, client: ClientProxy) -> None:
+        """Pass on."""
+        self._manager.unregister(client)
+
+
+def _node_id(proxy: ClientProxy) -> int:
+    """Return the node of a client; both of Flower's proxies have one."""
+    return int(getattr(proxy, "node_id", proxy.cid))
