@@ -6,9 +6,8 @@ The strategy only translates between this and Flower.
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -18,13 +17,12 @@ from lowcarb_scheduler.clock import SystemClock, VirtualClock, format_duration, 
 from lowcarb_scheduler.errors import PlanInfeasibleError
 from lowcarb_scheduler.flower import wording
 from lowcarb_scheduler.flower.books import Books, Round
-from lowcarb_scheduler.flower.deadline import Schedule, observed_round
+from lowcarb_scheduler.flower.course import Course
 from lowcarb_scheduler.flower.dispatch import DispatchGrid
 from lowcarb_scheduler.flower.gazetteer import Gazetteer
 from lowcarb_scheduler.flower.hold import hold
 from lowcarb_scheduler.flower.outlook import Outlook
 from lowcarb_scheduler.flower.profiles import Profiles
-from lowcarb_scheduler.flower.replanning import at_once, decide, fleet_of, job_of
 from lowcarb_scheduler.flower.telemetry import Said, believe, is_asked
 
 if TYPE_CHECKING:
@@ -35,8 +33,8 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.flower.books import Window
+    from lowcarb_scheduler.flower.course import Reason
     from lowcarb_scheduler.flower.profiles import Place, Profile
-    from lowcarb_scheduler.flower.replanning import Decision
     from lowcarb_scheduler.forecasts.source import ForecastSource
     from lowcarb_scheduler.ledger import Ledger
     from lowcarb_scheduler.planning.job import Plan
@@ -44,12 +42,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flwr")
 
-Reason = Literal["next round", "nodes changed", "new forecast"]
-
 _NODES_POLL: Final = timedelta(seconds=2)
 _NODES_WAIT: Final = timedelta(seconds=60)  # for nodes that are still registering
 _LOG_EVERY: Final = timedelta(minutes=15)
-_UNSEEN_ROUND: Final = timedelta(hours=1)  # stands for a round until one has been seen; nothing waits for it
 
 
 class CarbonRun:
@@ -86,30 +81,27 @@ class CarbonRun:
         self._settings, self._clock, self._rounds = settings, clock, rounds
         self._virtual = isinstance(clock, VirtualClock)
         self._started = clock.now()
-        self._schedule: Schedule | None = None
-        if settings.round_duration:
-            self._schedule = self._settle(settings.round_duration)
         self._ledger = ledger
+        self._outlook = Outlook(source, ledger, self._spare)
+        self._course = Course(settings, rounds, self._started, self._outlook, ledger)
+        schedule = self._course.schedule
         ledger.append(
             "run_started", **about, version=__version__, settings=settings.shown(),
             rounds=rounds, clients_per_round=settings.clients_per_round,
             round_duration_s=settings.round_duration,
-            finish_by=self._schedule.finish_by if self._schedule else None,
-            target_finish=self._schedule.target_finish if self._schedule else None,
+            finish_by=schedule.finish_by if schedule else None,
+            target_finish=schedule.target_finish if schedule else None,
             patience=settings.patience, participation=settings.participation,
             clock="virtual" if self._virtual else "system",
         )  # fmt: skip
         logger.info("lowcarb: the ledger of this run is %s", ledger.run_dir.absolute())
-        self._outlook = Outlook(source, ledger, self._spare)
         self._books = Books(ledger, self._outlook, self._started)
         self._profiles = Profiles(
             places, Gazetteer(source), settings.default_location, settings.default_power_watts,
             self._note_claim,
         )  # fmt: skip
         self._alive: dict[int, Profile] = {}
-        self._decision: Decision | None = None
         self._evaluation_began = self._started
-        self._announced = False
         self._waited_in_vain_with = 0  # nodes
         self._has_source = source is not None
         if source is None:
@@ -172,9 +164,9 @@ class CarbonRun:
             nonlocal announced, next_line
             self._look(number, grid, clients, None)
             now = self._clock.now()
-            if self._decision is None or len(self._alive) < at_least:
+            if self._course.decision is None or len(self._alive) < at_least:
                 return now
-            plan = self._decision.plan
+            plan = self._course.decision.plan
             opens_at = from_us(plan.opens_us[0])
             if opens_at > now and opens_at != announced:
                 self._announce_hold(number, plan, now)
@@ -227,9 +219,7 @@ class CarbonRun:
         if (current := self._books.current) is None:
             return
         now = self._clock.now()
-        if self._schedule is None:
-            self._schedule = self._settle(observed_round(now - current.opened_at))
-        self._books.close(now, self._schedule.round_duration)
+        self._books.close(now, self._course.round_over(now - current.opened_at))
 
     def evaluated_here(self, number: int, metrics: Mapping[str, Any] | None) -> None:
         """Take down the metrics of an evaluation on the server."""
@@ -273,7 +263,7 @@ class CarbonRun:
         if status != "completed":
             self._outlook.close()
         self.close_round()
-        finish_by = self._schedule.finish_by if self._schedule else None
+        finish_by = self._course.schedule.finish_by if self._course.schedule else None
         try:
             summary = self._books.finish(status, self._clock.now(), finish_by)
         finally:
@@ -292,15 +282,16 @@ class CarbonRun:
         # A virtual clock must not jump while real nodes register.
         clock = SystemClock() if self._virtual else self._clock
         began, rounds_left = clock.now(), self._rounds - number + 1
+        schedule = self._course.schedule
         needed_until, wanted_until = began + _NODES_WAIT, began
         if number == 1:
             wanted_until = began + _NODES_WAIT  # they are still registering
-        if not self._virtual and self._schedule:
-            needed_until = max(needed_until, self._schedule.latest_opening(rounds_left))
-            patient_until = self._schedule.target_finish - rounds_left * self._schedule.round_duration
-            wanted_until = max(wanted_until, min(patient_until, began + self._schedule.round_duration))
+        if not self._virtual and schedule:
+            needed_until = max(needed_until, schedule.latest_opening(rounds_left))
+            patient_until = schedule.target_finish - rounds_left * schedule.round_duration
+            wanted_until = max(wanted_until, min(patient_until, began + schedule.round_duration))
         elif not self._virtual:
-            needed_until = max(needed_until, self._settle(_UNSEEN_ROUND).finish_by)
+            needed_until = max(needed_until, self._course.provisional_deadline())
         said = False
         while (there := len(list(grid.get_node_ids()))) < wanted:
             enough = there >= at_least
@@ -312,7 +303,7 @@ class CarbonRun:
                 said = True
             clock.sleep_until(min(limit, clock.now() + _NODES_POLL))
         if there < at_least:
-            finish_by = self._schedule.finish_by if self._schedule else needed_until
+            finish_by = schedule.finish_by if schedule else needed_until
             raise PlanInfeasibleError("too few nodes are connected", at_least, there, finish_by)
         if there < wanted:
             self._waited_in_vain_with = there
@@ -336,8 +327,11 @@ class CarbonRun:
         places = {profile.location for profile in self._alive.values() if profile.location}
         if self._outlook.refresh(places, self._clock.now()):
             reason = reason or "new forecast"
-        if reason or self._decision is None:
-            self._plan_rounds(number, min(clients, len(ids)), reason or "nodes changed")
+        if reason or self._course.decision is None:
+            self._course.plan(
+                number, self._alive.values(), self._books.turns, min(clients, len(ids)), self._clock.now(),
+                reason or "nodes changed",
+            )  # fmt: skip
 
     def _note_claim(self, line: str) -> None:
         """Note once that a node says something that cannot be."""
@@ -359,48 +353,18 @@ class CarbonRun:
     def _spare(self) -> timedelta | None:
         """Return how long a look-up may take now without a round opening late; None if that is no matter."""
         now, opened = self._clock.now(), self._books.opened
-        if self._virtual or self._schedule is None or opened == self._rounds:
+        latest = None if opened == self._rounds else self._course.latest_opening(opened + 1)
+        if self._virtual or latest is None:
             return None  # in a simulation a look-up takes no time; the first round opens at once anyway
-        latest = self._schedule.latest_opening(self._rounds - opened)
-        held_until = from_us(self._decision.plan.opens_us[0]) if self._decision else now
+        held_until = from_us(self._course.decision.plan.opens_us[0]) if self._course.decision else now
         return (held_until if held_until > now else latest) - now
-
-    # -- planning ------------------------------------------------------------------------------------------
-
-    def _settle(self, round_duration: timedelta) -> Schedule:
-        """Fix deadline and target, now that the length of a round is known."""
-        told = self._settings
-        return Schedule.settle(self._started, self._rounds, round_duration, told.finish_by, told.patience)
-
-    def _plan_rounds(self, number: int, clients: int, reason: Reason) -> None:
-        """Plan the remaining rounds, and write the plan down if it is a new one."""
-        now, previous = self._clock.now(), self._decision.plan if self._decision else None
-        if previous is None and self._schedule:
-            # Nodes have been waited for. The grid begins now, or the first slot would be lost.
-            self._schedule = replace(self._schedule, grid_from=now)
-        if (schedule := self._schedule) is None:
-            # The first round shows how long one takes. It is planned alone, and opens at once.
-            unseen = Schedule(now, _UNSEEN_ROUND, now + _UNSEEN_ROUND, now + _UNSEEN_ROUND)
-            fleet = fleet_of(self._alive.values(), self._books.turns, _UNSEEN_ROUND)
-            self._decision = at_once(job_of(self._settings, unseen, now, 1, clients, fleet), self._outlook)
-        else:
-            slot = 1 if reason == "next round" else 0  # of the plan so far, the round that opens next
-            if previous is not None and slot < len(previous.opens_us):
-                now = schedule.on_slot(from_us(previous.opens_us[slot]), now)
-            fleet = fleet_of(self._alive.values(), self._books.turns, schedule.round_duration)
-            rounds = max(self._rounds - number + 1, 1)
-            self._decision = decide(
-                job_of(self._settings, schedule, now, rounds, clients, fleet), self._outlook, previous
-            )
-        if previous is None or reason == "next round" or not _same(previous, self._decision.plan):
-            self._write_plan(number, reason, self._decision)
 
     # -- writing it down -----------------------------------------------------------------------------------
 
     def _dispatch(self, number: int, asked_at: datetime, opened_at: datetime) -> list[int]:
         """Enter the round that opens, and return the node ids of its clients."""
-        assert self._decision is not None  # made before the hold
-        plan = self._decision.plan
+        assert self._course.decision is not None  # made before the hold
+        plan = self._course.decision.plan
         first = plan.rounds[0]
         node_of = {profile.key: node_id for node_id, profile in self._alive.items()}
         shift = opened_at - first.opens_at  # what a system clock woke late by
@@ -412,7 +376,7 @@ class CarbonRun:
         }  # fmt: skip
         opened = Round(
             number, opened_at, first.closes_at + shift, members,
-            planned_g=first.emissions_g if self._decision.on_forecast else None,
+            planned_g=first.emissions_g if self._course.decision.on_forecast else None,
         )  # fmt: skip
         self._books.open(opened, opened_at - asked_at, first.opens_at)
         return list(members)
@@ -438,46 +402,6 @@ class CarbonRun:
             known, columns, plan.fleet.power_watts[seats], plan.starts_us[0] + shift, plan.ends_us[0] + shift
         )
         return None if np.isnan(grams).any() else float(grams.sum())
-
-    def _write_plan(self, number: int, reason: str, decision: Decision) -> None:
-        """Enter a plan in the ledger; the first one is also shown in the log."""
-        plan, on_forecast = decision.plan, decision.on_forecast
-        names = ("emissions_g", "lower_bound_g", "run_now_emissions_g", "saving")
-        windows = [
-            {
-                "round": number + index,
-                "opens_at": planned.opens_at,
-                "closes_at": planned.closes_at,
-                "emissions_g": planned.emissions_g if on_forecast else None,
-                "locations": _count(plan, index),
-            }
-            for index, planned in enumerate(plan.rounds)
-        ]
-        turns = plan.turns
-        self._ledger.append(
-            "planned", round=number, reason=reason, basis="forecast" if on_forecast else "none",
-            finish=plan.finish, **{name: getattr(plan, name) if on_forecast else None for name in names},
-            power_assumed=bool(plan.fleet.power_assumed.any()), min_turns=int(turns.min()),
-            max_turns=int(turns.max()), windows=windows,
-            grid_from=self._schedule.grid_from if self._schedule else None,
-        )  # fmt: skip
-        if not self._announced and self._schedule:
-            self._announced = True
-            for line in wording.plan_lines(decision, self._schedule):
-                logger.info("lowcarb: %s", line)
-
-
-def _count(plan: Plan, index: int) -> dict[str, int]:
-    """Return how many clients of a round each location has."""
-    counts = np.bincount(plan.fleet.location_index[plan.seats[index]], minlength=len(plan.fleet.locations))
-    return {name: int(count) for name, count in zip(plan.fleet.locations, counts, strict=True) if count}
-
-
-def _same(one: Plan, other: Plan) -> bool:
-    """Return whether the same clients are to train at the same times."""
-    return np.array_equal(one.opens_us, other.opens_us) and np.array_equal(
-        one.fleet.ids[one.seats], other.fleet.ids[other.seats]
-    )
 
 
 def _numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
