@@ -162,6 +162,27 @@ def test_actuals_that_were_missing_are_asked_for_again_but_not_at_once(source, w
     assert not np.isnan(table.values).any()
 
 
+def test_in_a_simulation_late_actuals_are_asked_for_although_no_real_time_passes(web, tmp_path):
+    today = VirtualClock(NOW + 20 * DAY)
+    source = Archived(web, Archive(tmp_path, clock=today), today)
+    web.unknown_hours = {NOW - HOUR}
+    source.actual(["DE"], NOW - DAY, NOW)
+    web.unknown_hours = set()
+    assert np.isnan(source.actual(["DE"], NOW - DAY, NOW + 15 * MINUTE).values).any()
+    assert not np.isnan(source.actual(["DE"], NOW - DAY, NOW + HOUR).values).any()
+    web.down = "answered 503"
+    source.actual(["DE"], NOW - DAY, NOW + 2 * HOUR)
+    web.down = None
+    assert source.actual(["DE"], NOW - DAY, NOW + 3 * HOUR).end == NOW + 3 * HOUR
+
+
+def test_actuals_that_cannot_be_kept_are_asked_for_whenever_they_are_needed(web, tmp_path):
+    today = VirtualClock(NOW + 100 * DAY)  # what is that old is dropped at once
+    source = Archived(web, Archive(tmp_path, clock=today), today)
+    for _ in range(3):
+        assert source.actual(["DE"], NOW - DAY, NOW).start == NOW - DAY
+
+
 def test_a_new_place_is_asked_for_without_the_known_ones(source, web):
     source.actual(["DE"], NOW - DAY, NOW - 3 * HOUR)
     assert source.actual(PLACES, NOW - DAY, NOW - 3 * HOUR).locations == ("DE", "FR")
@@ -181,7 +202,7 @@ def test_history_is_there_although_the_source_is_not(source, web, clock):
     ]
     web.down = None
     clock.sleep_until(NOW + DAY + 30 * MINUTE)
-    assert source.actual(PLACES, NOW - 28 * DAY, NOW + DAY).end == NOW + DAY
+    assert source.actual(PLACES, NOW - 28 * DAY, clock.now()).end == clock.now()
 
 
 def test_without_any_history_the_reason_is_told(source, web):

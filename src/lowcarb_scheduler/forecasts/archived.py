@@ -150,12 +150,13 @@ class Archived:
             If not one location has a value there.
         """
         first, last = period(start, end)
-        names, now = distinct(locations), self._clock.now()
+        names = distinct(locations)
         kept = self._attempt(self._reads, lambda: self._archive.actual(self._feed, names, first, last)) or {}
-        begins = {name: self._unknown_from(name, kept.get(name), first, last, now) for name in names}
+        begins = {name: self._unknown_from(name, kept.get(name), first, last) for name in names}
         lacking = {name: begin for name, begin in begins.items() if begin is not None}
         why, found = dict.fromkeys(lacking, "it was asked for in vain a moment ago"), []
-        if lacking and (self._actuals.due(now) or not self._actuals.failures):
+        # Paced by the time that is asked about: in a simulation that of the system stands still.
+        if lacking and (self._actuals.due(last) or not self._actuals.failures):
             begin = min(lacking.values())
             try:
                 new = self.source.actual(list(lacking), begin - (begin - EPOCH) % _HOUR, last)
@@ -165,9 +166,8 @@ class Archived:
             else:
                 found.append(new)
                 self._attempt(self._writes, lambda: self._archive.put_actual(self._feed, new))
-                settled = min(last, now - SETTLED)
-                self._sought |= {name: _Sought(begin, settled, now) for name in lacking}
-            self._actuals.asked(now, answered=bool(found))
+                self._sought |= {name: _Sought(begin, last) for name in lacking}
+            self._actuals.asked(last, answered=bool(found))
         if kept:
             found.append(table_of(kept, {}, self.signal, self.name))
         table = reduce(IntensityTable.fill, found).slice(first, last) if found else None
@@ -201,13 +201,13 @@ class Archived:
         }
 
     def _unknown_from(
-        self, name: str, kept: Series | None, first: datetime, last: datetime, now: datetime
+        self, name: str, kept: Series | None, first: datetime, last: datetime
     ) -> datetime | None:
         """Return from when on a location is to be asked for; None if all is known and will not change."""
-        settled = max(first, min(last, now - SETTLED))
+        settled = max(first, min(last, self._clock.now() - SETTLED))
         spans = [] if kept is None else kept.spans_us()
         sought = self._sought.get(name)
-        if sought is not None and now - sought.at < _LATE:
+        if spans and sought is not None and last - sought.end < _LATE:
             spans = sorted([*spans, [to_us(sought.begin), to_us(sought.end)]])
         unknown_us = to_us(first)
         for begin_us, end_us in spans:
@@ -246,8 +246,7 @@ def at_hand(
 
 
 class _Sought(NamedTuple):
-    """Actuals that were asked for: between which times, and when."""
+    """Between which times actuals were asked for."""
 
     begin: datetime
     end: datetime
-    at: datetime
