@@ -59,6 +59,19 @@ def _participation(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _over_select(value: object) -> object:
+    """Read ``off``, ``auto`` or a probability between 0 and 1."""
+    if value in ("off", "auto") or (isinstance(value, bool) and not value):
+        return value or "off"
+    try:
+        target = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        target = 0.0
+    if isinstance(value, bool) or not 0 < target < 1:
+        raise ValueError("give off, auto, or a probability between 0 and 1 such as 0.9")
+    return target
+
+
 def _clock(value: object) -> str:
     """Read ``system``, ``virtual`` or ``virtual:TIME``."""
     if value in ("system", "virtual"):
@@ -80,6 +93,7 @@ def _read(parse: Callable[[Any, str], Read], value: object) -> Read:
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Deadline = Annotated[datetime | timedelta, BeforeValidator(_deadline)]
 Turns = Annotated[Literal["equal", "any"] | tuple[int, int], BeforeValidator(_participation)]
+OverSelect = Annotated[Literal["off", "auto"] | float, BeforeValidator(_over_select)]
 ClockName = Annotated[str, BeforeValidator(_clock)]
 
 
@@ -151,6 +165,25 @@ class Settings(BaseSettings):
     )
     max_location_share: float = Field(
         1.0, gt=0, le=1, description="largest part of a round from one location, above 0 to 1 (default)"
+    )
+    max_hold: Duration | None = Field(
+        None, description="longest time one round is held; default: as long as the deadline allows"
+    )
+    deadline_confidence: float = Field(
+        0.99,
+        gt=0,
+        lt=1,
+        description="how surely waiting must not make a run late that was in time without; default 0.99",
+    )
+    on_late: Literal["finish", "stop"] = Field(
+        "finish",
+        description="when the deadline cannot be met any more: `finish` all rounds (default), or `stop` "
+        "after the last that can be",
+    )
+    over_select: OverSelect = Field(
+        "off",
+        description="more nodes than a round needs, so that enough reply: `off` (default), `auto` (19 times "
+        "in 20), or a probability such as `0.9`; by the observed rate of drop-outs",
     )
     locations: Path | None = Field(
         None,
