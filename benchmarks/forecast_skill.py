@@ -53,10 +53,10 @@ def climatology(known, now):
 
 
 def persistence(known, now):
-    """Return yesterday's hours again and again."""
-    edges = _hours(now)
-    past = known.history.sampled(np.arange(to_us(now) - 24 * HOUR_US, to_us(now) + 1, HOUR_US))
-    return known.history.relaid(edges, known.history.locations, past[np.arange(AHEAD) % 24])
+    """Return yesterday's hours again and again; where one is not known yet, that of the day before."""
+    past = known.history.sampled(np.arange(to_us(now) - 48 * HOUR_US, to_us(now) + 1, HOUR_US))
+    day = np.where(np.isnan(past[24:]), past[:24], past[24:])
+    return known.history.relaid(_hours(now), known.history.locations, day[np.arange(AHEAD) % 24])
 
 
 METHODS = {

@@ -8,8 +8,8 @@ to choose from, the more a location varies, and the less is known yet. Decisions
     x = max(1, time until the finish / time the remaining rounds take back-to-back)
 
 with h the hours ahead of t and sd_l the standard deviation of the location over the last four weeks, or, with
-little history, over what is expected. Without slack, x = 1, nothing changes. c and tau were fitted on a replay
-of real forecasts; the plan's own emissions are to be counted on f.
+little history, over what is expected. Without slack, x = 1, nothing changes. c and tau were fitted on a
+replay of real forecasts; the plan's own emissions are to be counted on f.
 """
 
 from __future__ import annotations
