@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.redaction import Redaction
 
 MAX_BODY_BYTES: Final = 32 * 2**20  # decompressed; a day of five-minute points is 40 kB
+_TEXTS: Final = ("title", "detail", "error", "message")
 _MOST_SHOWN: Final = 40  # characters of a body that is not what it should be
 _MOST_READ: Final = 10_000  # characters of a refusal
 
@@ -164,9 +165,11 @@ def problem(answer: Answer, redaction: Redaction) -> str:
 
 
 def _of_problem(document: Any) -> str:
-    """Return title, detail and errors of a problem document, else all of it."""
+    """Return the texts of a refusal , all of it where there are none."""
     fields = document if isinstance(document, dict) else {}
-    parts = [fields[key] for key in ("title", "detail") if isinstance(fields.get(key), str)]
+    if isinstance(fields.get("error"), dict):  # as the UK's: {"error": {"code", "message"}}
+        fields = fields["error"]
+    parts = [fields[key] for key in _TEXTS if isinstance(fields.get(key), str)]
     errors = fields.get("errors")
     for key, messages in errors.items() if isinstance(errors, dict) else ():
         if key != "stackTrace":
