@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lowcarb_scheduler.clock import from_us
+from lowcarb_scheduler.clock import format_duration, format_time, from_us
 from lowcarb_scheduler.flower import wording
-from lowcarb_scheduler.flower.deadline import Schedule, observed_round
-from lowcarb_scheduler.flower.replanning import at_once, decide, fleet_of, job_of
+from lowcarb_scheduler.flower.deadline import SPARE_PART, Schedule, observed_round
+from lowcarb_scheduler.flower.durations import Durations
+from lowcarb_scheduler.flower.grounds import Grounds, turns_as_planned
+from lowcarb_scheduler.flower.kept_plan import plan_from_value, plan_to_value
+from lowcarb_scheduler.flower.replanning import Decision, at_once, decide, fleet_of, job_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from datetime import datetime
 
+    from lowcarb_scheduler.flower.grounds import Reason
     from lowcarb_scheduler.flower.outlook import Outlook
     from lowcarb_scheduler.flower.profiles import Profile
-    from lowcarb_scheduler.flower.replanning import Decision
     from lowcarb_scheduler.ledger import Ledger
     from lowcarb_scheduler.planning.job import Plan
     from lowcarb_scheduler.settings import Settings
 
 logger = logging.getLogger("flwr")
 
-Reason = Literal["next round", "nodes changed", "new forecast"]
-
+_FAR_OFF: Final = 0.25  # of the planned length of a round: when they take so much otherwise it is changed
+_SURE: Final = 3  # rounds seen, to overrule a length that was given
 _UNSEEN_ROUND: Final = timedelta(hours=1)  # stands for a round until one has been seen; nothing waits for it
 
 
@@ -47,37 +50,91 @@ class Course:
         What is known of carbon intensity.
     ledger : Ledger
         Takes ``planned``.
+    as_planned : bool
+        Whether rounds take their planned time, as on a virtual clock: until one takes longer, no time is
+        kept for that.
 
     Attributes
     ----------
     schedule : Schedule or None
         Deadline and target; None until the length of a round is known.
+    durations : Durations
+        How long rounds have taken.
     decision : Decision or None
         The plan that stands.
     """
 
     def __init__(
-        self, settings: Settings, rounds: int, started: datetime, outlook: Outlook, ledger: Ledger
-    ) -> None:
+        self, settings: Settings, rounds: int, started: datetime, outlook: Outlook, ledger: Ledger,
+        as_planned: bool = False,
+    ) -> None:  # fmt: skip
         self._settings, self._rounds, self._started = settings, rounds, started
-        self._outlook, self._ledger = outlook, ledger
+        self._outlook, self._ledger, self._as_planned = outlook, ledger, as_planned
         self.schedule = self._settle(settings.round_duration) if settings.round_duration else None
+        self.durations = Durations(settings.round_duration)
         self.decision: Decision | None = None
-        self._announced = False
+        self._planned_from = 1  # the round that is the first of the plan
+        self._planned_by: datetime | None = None
+        self._grounds: Grounds | None = None
+        self._announced = self._hurried = False
 
     def rounds_left(self, number: int) -> int:
         """Return how many rounds remain when a round is about to open."""
         return max(self._rounds - number + 1, 1)
 
-    def latest_opening(self, number: int) -> datetime | None:
-        """Return until when waiting for a round leaves room for it and the rest; None while unknown."""
-        return None if self.schedule is None else self.schedule.latest_opening(self.rounds_left(number))
+    def index(self, number: int) -> int:
+        """Return which of the plan's rounds a round is."""
+        return number - self._planned_from
 
-    def round_over(self, took: timedelta) -> timedelta:
-        """Learn from a round that is over, and return the length it was planned with."""
+    def opens_at(self, number: int) -> datetime | None:
+        """Return when the plan that stands opens a round; None where it has no such round."""
+        if self.decision is None or not 0 <= self.index(number) < len(self.decision.plan.opens_us):
+            return None
+        return from_us(self.decision.plan.opens_us[self.index(number)])
+
+    # -- the deadline --------------------------------------------------------------------------------------
+
+    def latest_opening(self, number: int) -> datetime | None:
+        """Return until when waiting for a round is allowed; None while it is not known how long one takes."""
+        rounds = self.rounds_left(number)
+        return None if self.schedule is None else self.schedule.latest_opening(rounds, self._needed(rounds))
+
+    def is_out_of_time(self, number: int, now: datetime) -> bool:
+        """Return whether a round must not open any more: it would be late, and late runs are to stop."""
+        schedule = self.schedule
+        if schedule is None or self._settings.on_late != "stop":
+            return False
+        last = schedule.finish_by - schedule.round_duration
+        return schedule.on_slot(last, now) > last
+
+    def length_of(self, took: timedelta) -> timedelta:
+        """Return the length a round that is over was planned with; the first one may tell it."""
         if self.schedule is None:
             self.schedule = self._settle(observed_round(took))
         return self.schedule.round_duration
+
+    def round_over(self, took: timedelta, planned: timedelta) -> None:
+        """Learn how long a round took, from its opening until the next one could open.
+
+        If rounds take quite another time than planned, those to come are planned with that.
+        """
+        if self._as_planned and took <= planned:
+            return
+        self._as_planned, self.durations = False, self.durations.after(took)
+        is_sure = self.durations.given is None or len(self.durations.seen_s) >= _SURE
+        if (schedule := self.schedule) is None or not is_sure:
+            return
+        typical, shortest = observed_round(self.durations.typical), observed_round(timedelta(0))
+        length = max(schedule.round_duration, shortest)
+        if abs(typical - length) > _FAR_OFF * length:
+            self.schedule = replace(schedule, round_duration=typical)
+            logger.info("lowcarb: rounds take about %s; that is what is planned with", format_duration(typical))
+
+    def _needed(self, rounds: int) -> timedelta:
+        """Return the time to keep free for rounds, where that is more than is planned."""
+        if self._as_planned:
+            return timedelta(0)
+        return self.durations.needed(rounds, self._settings.deadline_confidence)
 
     def provisional_deadline(self) -> datetime:
         """Return the deadline, or about when it will be while no round has been seen."""
@@ -86,7 +143,39 @@ class Course:
     def _settle(self, round_duration: timedelta) -> Schedule:
         """Fix deadline and target, now that the length of a round is known."""
         told = self._settings
-        return Schedule.settle(self._started, self._rounds, round_duration, told.finish_by, told.patience)
+        spare_part = 0.0 if self._as_planned else SPARE_PART
+        return Schedule.settle(
+            self._started, self._rounds, round_duration, told.finish_by, told.patience, spare_part
+        )
+
+    # -- the plan ------------------------------------------------------------------------------------------
+
+    def why_anew(
+        self, number: int, alive: Collection[Profile], turns: Mapping[str, int], clients: int, now: datetime
+    ) -> Reason | None:
+        """Return why the rounds from this one on are to be planned anew; None where the plan stands."""
+        decision, schedule, slot = self.decision, self.schedule, self.opens_at(number)
+        if decision is None or schedule is None or slot is None or self._grounds is None:
+            return "next round"
+        index, known = self.index(number), self._outlook.forecast
+        if len(decision.plan.opens_us) - index != self.rounds_left(number):
+            return "next round"  # the first one was planned alone
+        if index > 0 and known is not None and not decision.on_forecast:
+            return "next round"  # what has kept it from resting on the forecast may be over
+        grounds = Grounds.of(alive, clients, schedule.round_duration, known, self._outlook.actual)
+        if (reason := self._grounds.why_not(grounds, now, schedule.finish_by)) is not None:
+            return reason
+        self._grounds = grounds
+        if not turns_as_planned(decision.plan, index, turns):
+            return "turns owed"
+        rounds = self.rounds_left(number)
+        latest = schedule.latest_opening(rounds, self._needed(rounds))
+        if schedule.on_slot(slot, now) > slot or slot > max(latest, now):
+            return "overrun"
+        has_gained = self._planned_by is not None and (
+            schedule.plan_by(now, rounds, self._needed(rounds)) - self._planned_by > schedule.round_duration
+        )
+        return "more time" if has_gained and decision.on_forecast else None
 
     def plan(
         self, number: int, alive: Collection[Profile], turns: Mapping[str, int], clients: int, now: datetime,
@@ -117,16 +206,53 @@ class Course:
             # The first round shows how long one takes. It is planned alone, and opens at once.
             unseen = Schedule(now, _UNSEEN_ROUND, now + _UNSEEN_ROUND, now + _UNSEEN_ROUND)
             fleet = fleet_of(alive, turns, _UNSEEN_ROUND)
-            self.decision = at_once(job_of(self._settings, unseen, now, 1, clients, fleet), self._outlook)
+            job = job_of(self._settings, unseen, unseen.finish_by, now, 1, clients, fleet)
+            self.decision = at_once(job, self._outlook)
         else:
-            slot = 1 if reason == "next round" else 0  # of the plan so far, the round that opens next
-            if previous is not None and slot < len(previous.opens_us):
-                now = schedule.on_slot(from_us(previous.opens_us[slot]), now)
-            fleet = fleet_of(alive, turns, schedule.round_duration)
-            job = job_of(self._settings, schedule, now, self.rounds_left(number), clients, fleet)
+            if (slot := self.opens_at(number)) is not None:
+                now = schedule.on_slot(slot, now)
+            rounds, length = self.rounds_left(number), schedule.round_duration
+            self._planned_by = schedule.plan_by(now, rounds, self._needed(rounds))
+            self._note_deadline(schedule, now, rounds)
+            fleet = fleet_of(alive, turns, length)
+            job = job_of(self._settings, schedule, self._planned_by, now, rounds, clients, fleet)
             self.decision = decide(job, self._outlook, previous)
+            known = self._outlook.forecast, self._outlook.actual
+            self._grounds = Grounds.of(alive, clients, length, *known)
+        self._planned_from = number
         if previous is None or reason == "next round" or not _same(previous, self.decision.plan):
             self._write(number, reason, self.decision)
+
+    def _note_deadline(self, schedule: Schedule, now: datetime, rounds: int) -> None:
+        """Say so when the rounds that remain do not fit before the deadline, or leave no time to wait."""
+        if now + rounds * schedule.round_duration > schedule.finish_by:
+            ends = ", and the run stops with the last that is in time" if self._settings.on_late == "stop" else ""
+            why = f"{format_time(schedule.finish_by)} cannot be met any more"
+            self._outlook.degrade("deadline", why, f"rounds run back-to-back{ends}")
+        elif not self._hurried and schedule.latest_opening(rounds, self._needed(rounds)) <= now:
+            self._hurried = True
+            logger.info("lowcarb: the rounds that remain may need all the time there is: none is waited for")
+
+    def memory(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: schedule and plan."""
+        schedule, decision = self.schedule, self.decision
+        return {
+            "schedule": None if schedule is None else asdict(schedule),
+            "plan": None if decision is None else plan_to_value(decision.plan),
+            "on_forecast": decision is not None and decision.on_forecast,
+            "planned_from": self._planned_from,
+            "seen_s": list(self.durations.seen_s),
+        }
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Restore what :meth:`memory` said."""
+        if (kept := memory["schedule"]) is not None:
+            self.schedule = Schedule(**kept)
+        if memory["plan"] is not None:
+            self.decision = Decision(plan_from_value(memory["plan"]), memory["on_forecast"])
+        self._planned_from = memory["planned_from"]
+        self.durations = replace(self.durations, seen_s=tuple(memory["seen_s"]))
+        self._as_planned = self._as_planned and not self.durations.seen_s
 
     def _write(self, number: int, reason: Reason, decision: Decision) -> None:
         """Enter a plan in the ledger; the first one is also shown in the log."""
@@ -164,6 +290,7 @@ def _count(plan: Plan, index: int) -> dict[str, int]:
 
 def _same(one: Plan, other: Plan) -> bool:
     """Return whether the same clients are to train at the same times."""
-    return np.array_equal(one.opens_us, other.opens_us) and np.array_equal(
-        one.fleet.ids[one.seats], other.fleet.ids[other.seats]
+    rounds = len(other.opens_us)  # of the one, these may be the last
+    return np.array_equal(one.opens_us[-rounds:], other.opens_us) and np.array_equal(
+        one.fleet.ids[one.seats[-rounds:]], other.fleet.ids[other.seats]
     )

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from lowcarb_scheduler.clock import HOUR_US, format_time, from_us, to_us
+from lowcarb_scheduler.clock import HOUR_US, format_time, from_us, parse_time, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError, near_miss, one_line
 from lowcarb_scheduler.flower.plausible import plausible
 from lowcarb_scheduler.forecasts.archived import at_hand
 from lowcarb_scheduler.forecasts.correction import HISTORY, ISSUES_EVERY
 from lowcarb_scheduler.forecasts.pace import Pace
 from lowcarb_scheduler.forecasts.source import MAX_AGE, Forecast, age_problem
+from lowcarb_scheduler.intensity import IntensityTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from lowcarb_scheduler.forecasts.source import ForecastSource
-    from lowcarb_scheduler.intensity import IntensityTable
 
 logger = logging.getLogger("flwr")
 
@@ -72,6 +72,7 @@ class Outlook:
         self._forecasts, self._actuals = Pace(), Pace()
         self._places: tuple[str, ...] = ()
         self._noted: set[tuple[str, str]] = set()
+        self._own_past_since: datetime | None = None  # what is on disk of later times is known to the run
         self.actual: IntensityTable | None = None
 
     @property
@@ -199,7 +200,8 @@ class Outlook:
             return
         self._past_of |= set(new)
         try:
-            past = at_hand(self._source, new, now - HISTORY, now, ISSUES_EVERY)
+            until = min(now, self._own_past_since or now)
+            past = at_hand(self._source, new, until - HISTORY, until, ISSUES_EVERY)
             past = [replace(issue, intensity=plausible(issue.intensity)) for issue in past]
         except Exception as error:  # noqa: BLE001  see _look
             self.degrade("past forecasts", _line(error), "corrections are learned from those to come")
@@ -258,6 +260,39 @@ class Outlook:
         self.actual = None
         why = f"its signal is {actual}, the forecast's {forecast}"
         self.degrade("actual intensity", why, "it is left out of account")
+
+    # -- what a checkpoint keeps ---------------------------------------------------------------------------
+
+    def memory(self) -> dict[str, Any]:
+        """Return what the ledger does not say: which places are asked for, and when they were last."""
+        paces = {"forecasts": self._forecasts, "actuals": self._actuals}
+        asked = {name: pace.asked_at for name, pace in paces.items() if not pace.failures}
+        return {"places": list(self._places), "asked": asked}
+
+    def recall(self, events: Iterable[Mapping[str, Any]], memory: Mapping[str, Any]) -> None:
+        """Restore what is known from a ledger and what :meth:`memory` said."""
+        for event in events:
+            if event["event"] == "forecast":
+                self._recall_forecast(event)
+            elif event["event"] == "actual":
+                new = IntensityTable.from_record(event)
+                same = self.actual is not None and self.actual.signal == new.signal
+                self.actual = new.fill(self.actual) if same and self.actual is not None else new
+        if self._known and self.actual and self._known.intensity.signal != self.actual.signal:
+            self.actual = None
+        self._places = tuple(memory["places"])
+        for name, pace in (("forecasts", self._forecasts), ("actuals", self._actuals)):
+            pace.asked_at = memory["asked"].get(name)
+
+    def _recall_forecast(self, event: Mapping[str, Any]) -> None:
+        intensity, last = IntensityTable.from_record(event), self._known
+        issued = {place: parse_time(at, "issued_at") for place, at in event["issued_at"].items()}
+        generated_at = parse_time(event["generated_at"], "generated_at")
+        self._known = Forecast(intensity, generated_at, event["missing"], issued, event["last_good"])
+        self._own_past_since = self._own_past_since or event["at"]
+        taken = [p for p in intensity.locations if last is None or last.issued.get(p) != issued[p]]
+        if taken:
+            self._remember(taken)
 
     # -- asking --------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from lowcarb_scheduler.flower.profiles import Profiles
 from lowcarb_scheduler.flower.telemetry import Said, believe, is_asked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from datetime import datetime
 
     from flwr.serverapp import Grid
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.flower.books import Window
     from lowcarb_scheduler.flower.course import Reason
     from lowcarb_scheduler.flower.profiles import Place, Profile
+    from lowcarb_scheduler.flower.progress import Progress
+    from lowcarb_scheduler.flower.resume import Resumption
     from lowcarb_scheduler.forecasts.source import ForecastSource
     from lowcarb_scheduler.ledger import Ledger
     from lowcarb_scheduler.planning.job import Plan
@@ -66,6 +68,10 @@ class CarbonRun:
         What else ``run_started`` is to say.
     rounds : int
         How many there are to be.
+    progress : Progress, optional
+        Keeps how far the run is.
+    resumption : Resumption, optional
+        The run to go on with.
     """
 
     def __init__(
@@ -77,38 +83,101 @@ class CarbonRun:
         ledger: Ledger,
         about: Mapping[str, Any],
         rounds: int,
+        progress: Progress | None = None,
+        resumption: Resumption | None = None,
     ) -> None:
         self._settings, self._clock, self._rounds = settings, clock, rounds
         self._virtual = isinstance(clock, VirtualClock)
-        self._started = clock.now()
+        self._started = progress.started_at if progress else clock.now()
+        self.progress = progress
         self._ledger = ledger
         self._outlook = Outlook(source, ledger, self._spare)
-        self._course = Course(settings, rounds, self._started, self._outlook, ledger)
-        schedule = self._course.schedule
-        ledger.append(
-            "run_started", **about, version=__version__, settings=settings.shown(),
-            rounds=rounds, clients_per_round=settings.clients_per_round,
-            round_duration_s=settings.round_duration,
-            finish_by=schedule.finish_by if schedule else None,
-            target_finish=schedule.target_finish if schedule else None,
-            patience=settings.patience, participation=settings.participation,
-            clock="virtual" if self._virtual else "system",
-        )  # fmt: skip
-        logger.info("lowcarb: the ledger of this run is %s", ledger.run_dir.absolute())
+        self._course = Course(settings, rounds, self._started, self._outlook, ledger, self._virtual)
         self._books = Books(ledger, self._outlook, self._started)
+        self._were_there: set[str] = set()  # before a restart
+        self._first_round = 1  # since the last start
+        if resumption is not None and progress is not None:
+            self._recall(resumption, progress, about)
+        if resumption is None or not resumption.has_ledger:
+            self._write_start(about)
+        logger.info("lowcarb: the ledger of this run is %s", ledger.run_dir.absolute())
         self._profiles = Profiles(
             places, Gazetteer(source), settings.default_location, settings.default_power_watts,
             self._note_claim,
         )  # fmt: skip
         self._alive: dict[int, Profile] = {}
+        self._found: dict[int, Profile] = {}  # who evaluates after a restart
         self._evaluation_began = self._started
         self._waited_in_vain_with = 0  # nodes
         self._has_source = source is not None
+        if progress is not None:
+            progress.attach(ledger, self._memory, self._outlook.degrade)
         if source is None:
             unread = "" if about["run_id"] != "local" else "; no context was given, so run-config is not read"
             self._outlook.degrade(
                 "forecast", "no source is named", f"no waiting; set lowcarb-source to wait{unread}"
             )
+
+    # -- beginning and going on ----------------------------------------------------------------------------
+
+    def _write_start(self, about: Mapping[str, Any]) -> None:
+        """Enter the beginning of the run in the ledger."""
+        told, schedule = self._settings, self._course.schedule
+        self._ledger.append(
+            "run_started", **about, version=__version__, settings=told.shown(), started_at=self._started,
+            rounds=self._rounds, clients_per_round=told.clients_per_round,
+            round_duration_s=told.round_duration,
+            finish_by=schedule.finish_by if schedule else None,
+            target_finish=schedule.target_finish if schedule else None,
+            patience=told.patience, participation=told.participation,
+            clock="virtual" if self._virtual else "system",
+        )  # fmt: skip
+
+    def _memory(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the run."""
+        return {
+            "course": self._course.memory(), "turns": self._books.memory(), "outlook": self._outlook.memory(),
+            "alive": sorted({profile.key for profile in self._alive.values()} or self._were_there),
+        }  # fmt: skip
+
+    def _recall(self, resumption: Resumption, progress: Progress, about: Mapping[str, Any]) -> None:
+        """Go on where the checkpoint is; a round whose training is over is closed as of then."""
+        memory = resumption.recall(progress)
+        number, stage = progress.place
+        self._first_round = max(number + 1, 1)
+        if memory is not None:
+            self._course.recall(memory["course"])
+            self._outlook.recall(resumption.events(), memory["outlook"])
+            self._books.recall(resumption.events(), memory["turns"])
+            self._were_there = set(memory["alive"])
+        if not resumption.has_ledger:
+            return
+        self._ledger.append(
+            "run_resumed", **about, version=__version__, after=resumption.lines, cut_bytes=self._ledger.cut,
+            round=number, stage=stage.name,
+        )  # fmt: skip
+        done = f"round {number} is {stage.name.lower()}" if number > 0 else "no round has trained"
+        cut = f"; {self._ledger.cut} bytes of a torn line were cut" if self._ledger.cut else ""
+        logger.info("lowcarb: going on with the run of %s: %s%s", wording.instant(self._started), done, cut)
+        if (current := self._books.current) is not None:
+            closed_at = max(resumption.at, current.opened_at)
+            self._books.close(closed_at, self._course.length_of(closed_at - current.opened_at))
+
+    def keys_of(self, node_ids: Iterable[int]) -> list[str]:
+        """Return the names of nodes that outlive the run."""
+        return sorted(self._alive[node_id].key for node_id in node_ids if node_id in self._alive)
+
+    def find(self, keys: Collection[str], grid: Grid) -> list[int]:
+        """Return the nodes of these names after a restart, waiting for those that are still registering."""
+        clock = SystemClock() if self._virtual else self._clock
+        until = clock.now() + _NODES_WAIT
+        while True:
+            ids = sorted(grid.get_node_ids())
+            self._found = self._profiles.of(grid, ids)
+            found = [node_id for node_id, profile in self._found.items() if profile.key in keys]
+            if len(found) == len(keys) or clock.now() >= until:
+                return found
+            clock.sleep_until(min(until, clock.now() + _NODES_POLL))
 
     def asks(self, strategy: object) -> str | None:
         """Return what energy nodes are asked for; None if nothing, as where a virtual clock needs none."""
@@ -219,7 +288,7 @@ class CarbonRun:
         if (current := self._books.current) is None:
             return
         now = self._clock.now()
-        self._books.close(now, self._course.round_over(now - current.opened_at))
+        self._books.close(now, self._course.length_of(now - current.opened_at))
 
     def evaluated_here(self, number: int, metrics: Mapping[str, Any] | None) -> None:
         """Take down the metrics of an evaluation on the server."""
@@ -252,7 +321,8 @@ class CarbonRun:
         """
         began, now = self._evaluation_began, self._clock.now()
         if done or failed:
-            alive = {node_id: self._alive[node_id] for node_id in done if node_id in self._alive}
+            there = {**self._found, **self._alive}
+            alive = {node_id: there[node_id] for node_id in done if node_id in there}
             turns = [(profile, *self._window(profile, began, now, None if self._virtual else done[node_id]))
                      for node_id, profile in alive.items()]  # fmt: skip
             self._books.evaluated(number, turns, len(failed), _numbers(metrics))
@@ -284,11 +354,12 @@ class CarbonRun:
         began, rounds_left = clock.now(), self._rounds - number + 1
         schedule = self._course.schedule
         needed_until, wanted_until = began + _NODES_WAIT, began
-        if number == 1:
+        if number == self._first_round:
             wanted_until = began + _NODES_WAIT  # they are still registering
-        if not self._virtual and schedule:
-            needed_until = max(needed_until, schedule.latest_opening(rounds_left))
-            patient_until = schedule.target_finish - rounds_left * schedule.round_duration
+        latest = self._course.latest_opening(number)
+        if not self._virtual and schedule and latest:
+            needed_until = max(needed_until, latest)
+            patient_until = min(latest, schedule.target_finish - rounds_left * schedule.round_duration)
             wanted_until = max(wanted_until, min(patient_until, began + schedule.round_duration))
         elif not self._virtual:
             needed_until = max(needed_until, self._course.provisional_deadline())
@@ -312,7 +383,8 @@ class CarbonRun:
 
     def _look(self, number: int, grid: Grid, clients: int, reason: Reason | None) -> None:
         """See who is there and what is forecast; plan anew if either changed, or for a reason given."""
-        ids, before = sorted(grid.get_node_ids()), {profile.key for profile in self._alive.values()}
+        ids = sorted(grid.get_node_ids())
+        before = {profile.key for profile in self._alive.values()} or self._were_there
         if ids != sorted(self._alive) or reason == "next round":
             changed = ids != sorted(self._alive)
             self._alive = self._profiles.of(grid, ids)
@@ -332,6 +404,8 @@ class CarbonRun:
                 number, self._alive.values(), self._books.turns, min(clients, len(ids)), self._clock.now(),
                 reason or "nodes changed",
             )  # fmt: skip
+            if self.progress is not None:
+                self.progress.planned()
 
     def _note_claim(self, line: str) -> None:
         """Note once that a node says something that cannot be."""
@@ -356,7 +430,7 @@ class CarbonRun:
         latest = None if opened == self._rounds else self._course.latest_opening(opened + 1)
         if self._virtual or latest is None:
             return None  # in a simulation a look-up takes no time; the first round opens at once anyway
-        held_until = from_us(self._course.decision.plan.opens_us[0]) if self._course.decision else now
+        held_until = self._course.opens_at(opened + 1) or now
         return (held_until if held_until > now else latest) - now
 
     # -- writing it down -----------------------------------------------------------------------------------

@@ -11,7 +11,9 @@ from flwr.superlink.grid import HttpGrid
 
 from lowcarb_scheduler.clock import SystemClock, VirtualClock, format_time, parse_time
 from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.flower.checkpoint import Checkpoint
 from lowcarb_scheduler.flower.profiles import read_places
+from lowcarb_scheduler.flower.resume import job_of, open_folder
 from lowcarb_scheduler.flower.run import CarbonRun
 from lowcarb_scheduler.forecasts.chain import name_of
 from lowcarb_scheduler.forecasts.opening import arranged, open_sources
@@ -21,10 +23,12 @@ from lowcarb_scheduler.settings import SECRETS, Settings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from flwr.app import Context
+    from flwr.app import ArrayRecord, Context
     from flwr.serverapp import Grid
 
     from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.flower.progress import Progress
+    from lowcarb_scheduler.flower.resume import Resumption
     from lowcarb_scheduler.forecasts.source import ForecastSource
 
 
@@ -96,8 +100,21 @@ class Setup:
         if virtual and isinstance(grid, HttpGrid):
             raise InputError("lowcarb-clock", "virtual is for simulation", "use system with real nodes")
 
-    def begin(self, grid: Grid, strategy: str, rounds: int) -> CarbonRun:
-        """Return a run that begins now.
+    def begin(
+        self, grid: Grid, strategy: str, rounds: int, kept: tuple[object, ArrayRecord | None] | None = None
+    ) -> CarbonRun:
+        """Return a run that begins now, or goes on.
+
+        Parameters
+        ----------
+        grid : Grid
+            Where its nodes are.
+        strategy : str
+            The name of its class.
+        rounds : int
+            How many there are to be.
+        kept : (Strategy, ArrayRecord or None), optional
+            The strategy and what it is started with, if checkpoints are to be kept.
 
         Raises
         ------
@@ -109,18 +126,26 @@ class Setup:
         if isinstance(clock, VirtualClock) and self.settings.round_duration is None:
             fix = "a virtual clock must know how long a round is, for example 30m"
             raise InputError("lowcarb-round-duration", "is not given", fix)
-        told = self.settings.finish_by
-        if isinstance(told, datetime) and told <= clock.now():
-            raise InputError("lowcarb-finish-by", f"{format_time(told)} is past", "give a later time, or 48h")
         run_dir = self.settings.run_dir or _free_folder(f"{clock.now():%Y%m%dT%H%M%SZ}-{self.run_id}")
-        ledger = Ledger(run_dir, clock)
+        told, is_new = self.settings.finish_by, kept is None or not Checkpoint(run_dir).exists
+        if is_new and isinstance(told, datetime) and told <= clock.now():
+            raise InputError("lowcarb-finish-by", f"{format_time(told)} is past", "give a later time, or 48h")
+        progress: Progress | None = None
+        resumption: Resumption | None = None
+        if kept is None:
+            ledger = Ledger(run_dir, clock)
+        else:
+            job = job_of(strategy, rounds, self.settings, kept[1])
+            ledger, progress, resumption = open_folder(run_dir, clock, kept[0], job)
         about = {
             "run_id": self.run_id,
             "flwr_version": version("flwr"),
             "strategy": strategy,
             "source": None if self.source is None else name_of(self.source),
         }
-        return CarbonRun(self.settings, self._places, self.source, clock, ledger, about, rounds)
+        return CarbonRun(
+            self.settings, self._places, self.source, clock, ledger, about, rounds, progress, resumption
+        )
 
 
 def _free_folder(name: str) -> Path:

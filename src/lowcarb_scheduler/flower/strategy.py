@@ -16,6 +16,7 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 from lowcarb_scheduler.errors import InputError, PlanMismatchError, one_line
 from lowcarb_scheduler.flower.arguments import divided
 from lowcarb_scheduler.flower.grid import ScopedGrid, innermost, layers, pinned_sampling
+from lowcarb_scheduler.flower.progress import Stage
 from lowcarb_scheduler.flower.setup import Setup
 from lowcarb_scheduler.flower.telemetry import ask, take
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
     from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.flower.progress import Progress
     from lowcarb_scheduler.flower.run import CarbonRun
     from lowcarb_scheduler.forecasts.source import ForecastSource
     from lowcarb_scheduler.settings import Settings
@@ -112,6 +114,7 @@ class CarbonAwareMixin:
 
     _lowcarb_setup: Setup
     _lowcarb_run: CarbonRun | None = None
+    _lowcarb_progress: Progress  # of that run
     _lowcarb_messages: Sequence[Message] = ()  # of the round: an error reply does not say whose it is
     _lowcarb_done: Sequence[int] = ()
 
@@ -136,9 +139,11 @@ class CarbonAwareMixin:
         setup = _setup_of(self)
         if not setup.settings.enabled:
             return own_start(grid, *args, **kwargs)
-        rounds = _num_rounds(own_start, grid, args, kwargs)
-        run = setup.begin(grid, _name_of(self), rounds)
-        self._lowcarb_run = run
+        rounds = _argument("num_rounds", own_start, grid, args, kwargs)
+        arrays = _argument("initial_arrays", own_start, grid, args, kwargs)
+        run = setup.begin(grid, _name_of(self), rounds, kept=(self, arrays))
+        assert run.progress is not None  # it is kept
+        self._lowcarb_run, self._lowcarb_progress = run, run.progress
         args, kwargs = _with_recorded_evaluation(run, args, kwargs)
         status = "failed"
         try:
@@ -169,6 +174,9 @@ class CarbonAwareMixin:
         if _trains_nobody(self):  # leave it be
             everybody = ScopedGrid(grid, list(grid.get_node_ids()), type(self).__name__)
             return list(inner.configure_train(server_round, arrays, config, everybody))
+        if self._lowcarb_progress.ask(server_round):
+            return []  # it was trained before a restart
+        arrays = self._lowcarb_progress.begin(server_round, arrays)
         wanted, at_least = _sample(self, settings, grid)
         nodes = run.open_round(server_round, grid, wanted, at_least)
         name = type(self).__name__
@@ -208,12 +216,20 @@ class CarbonAwareMixin:
         """Take our record out of the replies, account for them, and let the strategy aggregate."""
         inner: Any = super()
         received = list(replies)
-        if (run := self._lowcarb_run) is not None:
-            done, failed = self._lowcarb_told(received)
-            self._lowcarb_done = list(done)
-            run.train_ended(done, failed)
-        result: tuple[ArrayRecord | None, MetricRecord | None] = inner.aggregate_train(server_round, received)
-        return result
+        if (run := self._lowcarb_run) is None:
+            result: tuple[ArrayRecord | None, MetricRecord | None] = inner.aggregate_train(
+                server_round, received
+            )
+            return result
+        progress = self._lowcarb_progress
+        if progress.is_done(server_round, Stage.TRAINED):
+            return progress.arrays, progress.metrics(server_round, Stage.TRAINED)
+        done, failed = self._lowcarb_told(received)
+        self._lowcarb_done = list(done)
+        run.train_ended(done, failed)
+        arrays, metrics = inner.aggregate_train(server_round, received)
+        progress.train_ended(server_round, arrays, metrics, run.keys_of(done))
+        return arrays, metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -224,6 +240,11 @@ class CarbonAwareMixin:
         if (run := self._lowcarb_run) is None:
             messages: Iterable[Message] = inner.configure_evaluate(server_round, arrays, config, grid)
             return messages
+        progress = self._lowcarb_progress
+        if progress.is_done(server_round, Stage.EVALUATED):
+            return []
+        if progress.is_done(server_round, Stage.TRAINED):
+            self._lowcarb_done = run.find(progress.trained, grid)
         nodes = alive = list(grid.get_node_ids())
         if where == "planned" and not _trains_nobody(self):
             done = set(self._lowcarb_done)
@@ -240,10 +261,14 @@ class CarbonAwareMixin:
         """Take our record out of the replies, let the strategy aggregate, and close the round."""
         inner: Any = super()
         received = list(replies)
+        run = self._lowcarb_run
+        if run is not None and self._lowcarb_progress.is_done(server_round, Stage.EVALUATED):
+            return self._lowcarb_progress.metrics(server_round, Stage.EVALUATED)
         done, failed = self._lowcarb_told(received)
         metrics: MetricRecord | None = inner.aggregate_evaluate(server_round, received)
-        if (run := self._lowcarb_run) is not None:
+        if run is not None:
             run.evaluated(server_round, done, failed, metrics)
+            self._lowcarb_progress.evaluated(server_round, metrics)
         return metrics
 
 
@@ -280,16 +305,18 @@ def _name_of(strategy: CarbonAwareMixin) -> str:
 _BASE_START: Final = inspect.signature(Strategy.start)  # self, grid, initial_arrays, num_rounds, ...
 
 
-def _num_rounds(own_start: Callable[..., Any], grid: Grid, args: Any, kwargs: Mapping[str, Any]) -> int:
-    """Return how many rounds a start() is asked for: by its own parameters, else by those of Flower's."""
+def _argument(
+    name: str, own_start: Callable[..., Any], grid: Grid, args: Any, kwargs: Mapping[str, Any]
+) -> Any:
+    """Return what a start() is given for a parameter: by its own signature, else by that of Flower's."""
     own = inspect.signature(own_start)
     for signature, before in ((own, (grid,)), (_BASE_START, (None, grid))):
-        if "num_rounds" in signature.parameters:
+        if name in signature.parameters:
             known = {key: value for key, value in kwargs.items() if key in signature.parameters}
             call = signature.bind_partial(*before, *args, **known)
             call.apply_defaults()
-            return int(call.arguments["num_rounds"])
-    raise AssertionError("Flower's own start() has num_rounds")
+            return call.arguments.get(name)
+    raise AssertionError(f"Flower's own start() has {name}")
 
 
 def _with_recorded_evaluation(
@@ -316,8 +343,13 @@ def _recording(evaluate_fn: Callable[..., Any], run: CarbonRun) -> Callable[...,
     """Return an evaluate_fn whose metrics are also taken down."""
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> Any:
+        progress = run.progress
+        assert progress is not None  # it is kept
+        if progress.is_done(server_round, Stage.OVER):
+            return progress.metrics(server_round, Stage.OVER)
         metrics = evaluate_fn(server_round, arrays)
         run.evaluated_here(server_round, metrics)
+        progress.evaluated_here(server_round, metrics)
         return metrics
 
     return evaluate

@@ -19,15 +19,15 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self._asked_at: datetime | None = None
+        self.asked_at: datetime | None = None
         self.failures = 0
 
     def due(self, now: datetime) -> bool:
         """Return whether it may be asked."""
         wait = min(EVERY * 2**self.failures, MOST_RARELY)
-        return self._asked_at is None or now - self._asked_at >= wait
+        return self.asked_at is None or now - self.asked_at >= wait
 
     def asked(self, now: datetime, answered: bool) -> None:
         """Note that it was asked, and whether it answered."""
-        self._asked_at = now
+        self.asked_at = now
         self.failures = 0 if answered else min(self.failures + 1, 10)
