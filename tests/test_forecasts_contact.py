@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from lowcarb_scheduler.clock import VirtualClock
-from lowcarb_scheduler.forecasts.contact import Contact
-from lowcarb_scheduler.forecasts.fetch import Fetcher, Request
 from lowcarb_scheduler.forecasts.opening import open_source
+from lowcarb_scheduler.forecasts.web.contact import Contact
+from lowcarb_scheduler.forecasts.web.fetch import Fetcher, Request
 from lowcarb_scheduler.settings import Settings
 
 NOW = datetime(2026, 3, 2, tzinfo=UTC)

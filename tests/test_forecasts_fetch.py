@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from lowcarb_scheduler.clock import SystemClock, VirtualClock, format_time
 from lowcarb_scheduler.errors import InputError, one_line
-from lowcarb_scheduler.forecasts.answers import MAX_BODY_BYTES
-from lowcarb_scheduler.forecasts.breaker import FIRST_PAUSE, LONGEST_PAUSE
-from lowcarb_scheduler.forecasts.exchange import CONCURRENCY, MAX_ATTEMPTS
-from lowcarb_scheduler.forecasts.fetch import (
+from lowcarb_scheduler.forecasts.web.answers import MAX_BODY_BYTES
+from lowcarb_scheduler.forecasts.web.breaker import FIRST_PAUSE, LONGEST_PAUSE
+from lowcarb_scheduler.forecasts.web.exchange import CONCURRENCY, MAX_ATTEMPTS
+from lowcarb_scheduler.forecasts.web.fetch import (
     Fetcher,
     FetchError,
     Request,

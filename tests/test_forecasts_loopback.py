@@ -29,7 +29,7 @@ SHORT = timedelta(seconds=1)  # for what is never over
 @pytest.fixture(autouse=True)
 def _plain_network(monkeypatch):
     """Leave out proxies and certificates that this machine may be set to; ask once, so as not to wait."""
-    monkeypatch.setattr("lowcarb_scheduler.forecasts.fetch.MAX_ATTEMPTS", 1)
+    monkeypatch.setattr("lowcarb_scheduler.forecasts.web.fetch.MAX_ATTEMPTS", 1)
     for name in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)

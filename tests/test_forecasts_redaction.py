@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowcarb_scheduler.errors import one_line
-from lowcarb_scheduler.forecasts.redaction import Redaction
+from lowcarb_scheduler.forecasts.web.redaction import Redaction
 
 SECRETS = st.text(st.characters(codec="utf-8", exclude_characters="*…"), min_size=4, max_size=12).filter(
     lambda text: text == text.strip() and text.isprintable()

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from lowcarb_scheduler.clock import EPOCH, MICROSECOND
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
-from lowcarb_scheduler.forecasts.fetch import FetchError
-from lowcarb_scheduler.forecasts.web import (
+from lowcarb_scheduler.forecasts.web.fetch import FetchError
+from lowcarb_scheduler.forecasts.web.reading import (
     PART,
     actual_of,
     floored,

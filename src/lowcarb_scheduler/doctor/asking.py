@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.forecasts.contact import Contact
     from lowcarb_scheduler.forecasts.source import Forecast, ForecastSource
+    from lowcarb_scheduler.forecasts.web.contact import Contact
     from lowcarb_scheduler.intensity import Signal
 
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, format_time
 from lowcarb_scheduler.errors import one_line
-from lowcarb_scheduler.forecasts.fetch import Answer, FetchError
 from lowcarb_scheduler.forecasts.series import finite
-from lowcarb_scheduler.forecasts.web import issue_of, time_of
+from lowcarb_scheduler.forecasts.web.fetch import Answer, FetchError
+from lowcarb_scheduler.forecasts.web.reading import issue_of, time_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from datetime import datetime
 
     from lowcarb_scheduler.forecasts.series import Issue
-    from lowcarb_scheduler.forecasts.web import Point
+    from lowcarb_scheduler.forecasts.web.reading import Point
 
 _STATES: Final = ("Healthy", "Degraded", "Unhealthy")
 # .NET writes [d.]hh:mm:ss[.fffffff]

@@ -30,10 +30,10 @@ from lowcarb_scheduler.forecasts.carbon_aware_answers import (
     read_locations,
     says_nothing,
 )
-from lowcarb_scheduler.forecasts.credentials import credential, token
-from lowcarb_scheduler.forecasts.fetch import Answer, Fetcher, FetchError, Request, base_url, basic_auth
 from lowcarb_scheduler.forecasts.source import checked_signal, period, sendable
-from lowcarb_scheduler.forecasts.web import (
+from lowcarb_scheduler.forecasts.web.credentials import credential, token
+from lowcarb_scheduler.forecasts.web.fetch import Answer, Fetcher, FetchError, Request, base_url, basic_auth
+from lowcarb_scheduler.forecasts.web.reading import (
     actual_of,
     ask_one,
     checked_timeout,
@@ -53,10 +53,10 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.forecasts.contact import Contact
     from lowcarb_scheduler.forecasts.series import Issue
     from lowcarb_scheduler.forecasts.source import Forecast
-    from lowcarb_scheduler.forecasts.web import Point
+    from lowcarb_scheduler.forecasts.web.contact import Contact
+    from lowcarb_scheduler.forecasts.web.reading import Point
     from lowcarb_scheduler.intensity import IntensityTable, Signal
 
 NAME: Final = "carbon-aware-sdk"

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lowcarb_scheduler.clock import MICROSECOND, SystemClock, to_utc
 from lowcarb_scheduler.errors import near_miss, one_line
-from lowcarb_scheduler.forecasts.fetch import Fetcher, FetchError, Request, base_url
 from lowcarb_scheduler.forecasts.source import period, sendable
-from lowcarb_scheduler.forecasts.web import (
+from lowcarb_scheduler.forecasts.web.fetch import Fetcher, FetchError, Request, base_url
+from lowcarb_scheduler.forecasts.web.reading import (
     actual_of,
     checked_timeout,
     floored,
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     import httpx
 
     from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.forecasts.contact import Contact
-    from lowcarb_scheduler.forecasts.fetch import Answer
     from lowcarb_scheduler.forecasts.series import Issue
     from lowcarb_scheduler.forecasts.source import Forecast
-    from lowcarb_scheduler.forecasts.web import Point
+    from lowcarb_scheduler.forecasts.web.contact import Contact
+    from lowcarb_scheduler.forecasts.web.fetch import Answer
+    from lowcarb_scheduler.forecasts.web.reading import Point
     from lowcarb_scheduler.intensity import IntensityTable
 
 NAME: Final = "uk-carbon-intensity"

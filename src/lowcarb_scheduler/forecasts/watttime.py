@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lowcarb_scheduler.clock import SystemClock, format_time, to_utc
 from lowcarb_scheduler.errors import one_line
-from lowcarb_scheduler.forecasts.fetch import Fetcher, FetchError, Request, base_url
 from lowcarb_scheduler.forecasts.series import finite
 from lowcarb_scheduler.forecasts.source import period, sendable
 from lowcarb_scheduler.forecasts.watttime_account import CHECK, Account
-from lowcarb_scheduler.forecasts.web import (
+from lowcarb_scheduler.forecasts.web.fetch import Fetcher, FetchError, Request, base_url
+from lowcarb_scheduler.forecasts.web.reading import (
     actual_of,
     ask_one,
     checked_timeout,
@@ -44,11 +44,11 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.forecasts.contact import Contact
-    from lowcarb_scheduler.forecasts.fetch import Answer
     from lowcarb_scheduler.forecasts.series import Issue
     from lowcarb_scheduler.forecasts.source import Forecast
-    from lowcarb_scheduler.forecasts.web import Point
+    from lowcarb_scheduler.forecasts.web.contact import Contact
+    from lowcarb_scheduler.forecasts.web.fetch import Answer
+    from lowcarb_scheduler.forecasts.web.reading import Point
     from lowcarb_scheduler.intensity import IntensityTable
 
 NAME: Final = "watttime"

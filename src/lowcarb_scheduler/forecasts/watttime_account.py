@@ -9,9 +9,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.forecasts.credentials import credential
-from lowcarb_scheduler.forecasts.fetch import FetchError, Request, basic_auth
-from lowcarb_scheduler.forecasts.redaction import Redaction
+from lowcarb_scheduler.forecasts.web.credentials import credential
+from lowcarb_scheduler.forecasts.web.fetch import FetchError, Request, basic_auth
+from lowcarb_scheduler.forecasts.web.redaction import Redaction
 from lowcarb_scheduler.settings import secret_fix
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.forecasts.contact import Contact
-    from lowcarb_scheduler.forecasts.fetch import Answer, Fetcher
+    from lowcarb_scheduler.forecasts.web.contact import Contact
+    from lowcarb_scheduler.forecasts.web.fetch import Answer, Fetcher
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")

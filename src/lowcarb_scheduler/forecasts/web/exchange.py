@@ -16,14 +16,14 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponent
 
 from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.errors import one_line
-from lowcarb_scheduler.forecasts.answers import Answer, FetchError, problem, read_answer, retry_after
+from lowcarb_scheduler.forecasts.web.answers import Answer, FetchError, problem, read_answer, retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.forecasts.redaction import Redaction
+    from lowcarb_scheduler.forecasts.web.redaction import Redaction
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")

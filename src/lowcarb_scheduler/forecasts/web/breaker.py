@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.forecasts.answers import FetchError
+    from lowcarb_scheduler.forecasts.web.answers import FetchError
 
 REPEATEDLY: Final = 2  # calls in a row in which a place failed, each time after several attempts
 FIRST_PAUSE: Final = timedelta(minutes=1)

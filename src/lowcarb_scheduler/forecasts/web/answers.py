@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from lowcarb_scheduler.forecasts.redaction import Redaction
+    from lowcarb_scheduler.forecasts.web.redaction import Redaction
 
 MAX_BODY_BYTES: Final = 32 * 2**20  # decompressed; a day of five-minute points is 40 kB
 _TEXTS: Final = ("title", "detail", "error", "message")

@@ -19,11 +19,11 @@ import httpx
 
 from lowcarb_scheduler._version import __version__
 from lowcarb_scheduler.errors import InputError, one_line
-from lowcarb_scheduler.forecasts.answers import Answer, FetchError
-from lowcarb_scheduler.forecasts.breaker import Breaker
-from lowcarb_scheduler.forecasts.contact import Contact
-from lowcarb_scheduler.forecasts.exchange import MAX_ATTEMPTS, Exchange, Request, Terms, origin
-from lowcarb_scheduler.forecasts.redaction import Redaction
+from lowcarb_scheduler.forecasts.web.answers import Answer, FetchError
+from lowcarb_scheduler.forecasts.web.breaker import Breaker
+from lowcarb_scheduler.forecasts.web.contact import Contact
+from lowcarb_scheduler.forecasts.web.exchange import MAX_ATTEMPTS, Exchange, Request, Terms, origin
+from lowcarb_scheduler.forecasts.web.redaction import Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

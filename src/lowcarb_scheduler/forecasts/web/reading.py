@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from lowcarb_scheduler.clock import EPOCH, format_time, parse_time
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, one_line
-from lowcarb_scheduler.forecasts.fetch import FetchError
 from lowcarb_scheduler.forecasts.series import Issue, SeriesBuilder, forecast_from, table_of
 from lowcarb_scheduler.forecasts.source import Forecast, age_problem, has_value
+from lowcarb_scheduler.forecasts.web.fetch import FetchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from lowcarb_scheduler.forecasts.fetch import Answer, Request
     from lowcarb_scheduler.forecasts.series import Series
+    from lowcarb_scheduler.forecasts.web.fetch import Answer, Request
     from lowcarb_scheduler.intensity import IntensityTable, Signal
 
 K = TypeVar("K", bound=Hashable)
