@@ -145,10 +145,7 @@ def memory(folder, rounds):
         plain = FedAvg(fraction_evaluate=0.0)
         carbon = aware(folder / "memory", clients_per_round=5, round_duration=12 * HOUR)
         grown[name] = _growth(plain if name == "plain FedAvg" else carbon, rounds)
-    print(
-        f"20 nodes: memory from round {rounds // 2} to {rounds} (it is to depend on the rounds done no more"
-    )
-    print("than Flower's own history of metrics does)")
+    print(f"20 nodes: memory from round {rounds // 2} to {rounds}, 12 h each")
     for name, bytes_a_round in grown.items():
         print(f"  {name:<14} {bytes_a_round:+7,.0f} bytes a round")
 
