@@ -65,10 +65,15 @@ class Durations:
         return replace(self, seen_s=(*self.seen_s, max(took.total_seconds(), 0.0))[-_KEPT:])
 
     @property
+    def is_known(self) -> bool:
+        """Whether anything was seen or said."""
+        return self.given is not None or bool(self.seen_s)
+
+    @property
     def typical(self) -> timedelta:
         """The median of what was seen and said; at least a second."""
+        assert self.is_known, "nothing was seen or said of a round"
         said = () if self.given is None else (self.given.total_seconds(),)
-        assert said or self.seen_s, "nothing is known of a round"
         return timedelta(seconds=max(float(np.median((*self.seen_s, *said))), _SHORTEST_S))
 
     def needed(self, rounds: int, confidence: float) -> timedelta:

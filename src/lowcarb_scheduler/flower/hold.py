@@ -8,16 +8,21 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from lowcarb_scheduler.clock import VirtualClock
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
     from lowcarb_scheduler.clock import Clock
 
-WAKE: Final = timedelta(seconds=60)
+WAKE: Final = timedelta(seconds=60)  # at most, from one look at nodes and forecasts to the next
+GLANCE: Final = timedelta(seconds=3)  # at most, from one look at what the operator asks to the next
 
 
-def hold(clock: Clock, opening: Callable[[], datetime]) -> datetime:
+def hold(
+    clock: Clock, opening: Callable[[], datetime], let_go: Callable[[], bool] = lambda: False
+) -> datetime:
     """Wait until the round may open.
 
     Parameters
@@ -27,12 +32,42 @@ def hold(clock: Clock, opening: Callable[[], datetime]) -> datetime:
     opening : callable
         Returns when the round opens. It is asked at every wake, at least once a minute, and once more right
         before the hold ends, so it may look for changes and move the opening.
+    let_go : callable
+        Returns whether the hold is to end at once. It is asked every few seconds, but never where a
+        VirtualClock jumps: nobody can ask for anything there.
 
     Returns
     -------
     datetime
         When the hold ended.
     """
-    while (opens_at := opening()) > (now := clock.now()):
-        clock.sleep_until(min(opens_at, now + WAKE))
-    return now
+    steady = _Steady(clock)
+    glance = WAKE if isinstance(clock, VirtualClock) else GLANCE
+    while (opens_at := opening()) > (now := steady.now()):
+        wake = min(opens_at, now + WAKE)
+        while now < wake:
+            steady.sleep_until(min(wake, now + glance))
+            if glance < WAKE and let_go():
+                return clock.now()
+            now = steady.now()
+    return clock.now()
+
+
+class _Steady:
+    """The time of a clock, which goes on where the clock is set back.
+
+    A clock promises that a sleep lasts no longer than asked for. If it shows an earlier time after one, it
+    was set back meanwhile, and a hold must not be longer for it.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._behind, self._last = clock, timedelta(0), clock.now()
+
+    def now(self) -> datetime:
+        self._behind = max(self._behind, self._last - self._clock.now())
+        self._last = max(self._last, self._clock.now() + self._behind)
+        return self._last
+
+    def sleep_until(self, when: datetime) -> None:
+        self._clock.sleep_until(when - self._behind)
+        self._last = max(self._last, when)
