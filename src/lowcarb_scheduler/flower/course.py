@@ -128,11 +128,11 @@ class Course:
         length = max(schedule.round_duration, shortest)
         if abs(typical - length) > _FAR_OFF * length:
             self.schedule = replace(schedule, round_duration=typical)
-            logger.info("lowcarb: rounds take about %s; that is what is planned with", format_duration(typical))
+            logger.info("lowcarb: rounds take about %s, and are planned so", format_duration(typical))
 
     def _needed(self, rounds: int) -> timedelta:
         """Return the time to keep free for rounds, where that is more than is planned."""
-        if self._as_planned:
+        if self._as_planned or not self.durations.is_known:
             return timedelta(0)
         return self.durations.needed(rounds, self._settings.deadline_confidence)
 
@@ -226,8 +226,8 @@ class Course:
     def _note_deadline(self, schedule: Schedule, now: datetime, rounds: int) -> None:
         """Say so when the rounds that remain do not fit before the deadline, or leave no time to wait."""
         if now + rounds * schedule.round_duration > schedule.finish_by:
-            ends = ", and the run stops with the last that is in time" if self._settings.on_late == "stop" else ""
             why = f"{format_time(schedule.finish_by)} cannot be met any more"
+            ends = "" if self._settings.on_late == "finish" else ", as many as are in time"
             self._outlook.degrade("deadline", why, f"rounds run back-to-back{ends}")
         elif not self._hurried and schedule.latest_opening(rounds, self._needed(rounds)) <= now:
             self._hurried = True

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from lowcarb_scheduler.clock import format_time
 from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError, PlanInfeasibleError, one_line
 from lowcarb_scheduler.flower.plausible import without_preference
 from lowcarb_scheduler.flower.profiles import UNKNOWN_PLACE
@@ -89,15 +88,10 @@ def _replan(job: Job, known: IntensityTable, outlook: Outlook, previous: Plan | 
 
 
 def at_once(job: Job, outlook: Outlook) -> Decision:
-    """Plan rounds back-to-back from now, even past the deadline, choosing only by turns."""
-    assert job.round_duration is not None  # resolved on construction
-    back_to_back = job.now + job.rounds * job.round_duration
-    if back_to_back > job.finish_by:
-        why = f"{format_time(job.finish_by)} cannot be met any more"
-        outlook.degrade("deadline", why, "rounds run back-to-back")
+    """Plan rounds back-to-back from now, choosing only by turns."""
     hurried = replace(
         job, patience=0.0, target_finish=None, stagger=False, grid_from=job.now,
-        start_step=job.round_duration, finish_by=max(job.finish_by, back_to_back),
+        start_step=job.round_duration,
     )  # fmt: skip
     flat = without_preference(None, job.fleet.locations, job.now, hurried.finish_by)
     try:
@@ -109,14 +103,16 @@ def at_once(job: Job, outlook: Outlook) -> Decision:
 
 
 def job_of(
-    settings: Settings, schedule: Schedule, now: datetime, rounds: int, clients: int, fleet: Fleet
-) -> Job:
+    settings: Settings, schedule: Schedule, plan_by: datetime, now: datetime, rounds: int, clients: int,
+    fleet: Fleet,
+) -> Job:  # fmt: skip
     """Return the job of the rounds that remain; where there is no slack no slot of the grid is awaited."""
-    no_slack = settings.patience == 0 or now + rounds * schedule.round_duration >= schedule.target_finish
+    back_to_back = now + rounds * schedule.round_duration
+    no_slack = settings.patience == 0 or back_to_back >= min(schedule.target_finish, plan_by)
     return Job(
         fleet=fleet,
         now=now,
-        finish_by=schedule.finish_by,
+        finish_by=plan_by,
         rounds=rounds,
         clients_per_round=clients,
         round_duration=schedule.round_duration,

@@ -7,46 +7,49 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lowcarb_scheduler._version import __version__
-from lowcarb_scheduler.accounting import emissions_g
-from lowcarb_scheduler.clock import SystemClock, VirtualClock, format_duration, from_us, to_us
+from lowcarb_scheduler.clock import SystemClock, VirtualClock, from_us
 from lowcarb_scheduler.errors import PlanInfeasibleError
 from lowcarb_scheduler.flower import wording
 from lowcarb_scheduler.flower.books import Books, Round
 from lowcarb_scheduler.flower.course import Course
 from lowcarb_scheduler.flower.dispatch import DispatchGrid
+from lowcarb_scheduler.flower.dropouts import Dropouts
 from lowcarb_scheduler.flower.gazetteer import Gazetteer
-from lowcarb_scheduler.flower.hold import hold
+from lowcarb_scheduler.flower.holding import Holding
+from lowcarb_scheduler.flower.lineup import line_up
 from lowcarb_scheduler.flower.outlook import Outlook
 from lowcarb_scheduler.flower.profiles import Profiles
 from lowcarb_scheduler.flower.telemetry import Said, believe, is_asked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from datetime import datetime
 
     from flwr.serverapp import Grid
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.flower.books import Window
-    from lowcarb_scheduler.flower.course import Reason
     from lowcarb_scheduler.flower.profiles import Place, Profile
     from lowcarb_scheduler.flower.progress import Progress
     from lowcarb_scheduler.flower.resume import Resumption
     from lowcarb_scheduler.forecasts.source import ForecastSource
     from lowcarb_scheduler.ledger import Ledger
-    from lowcarb_scheduler.planning.job import Plan
     from lowcarb_scheduler.settings import Settings
 
 logger = logging.getLogger("flwr")
 
 _NODES_POLL: Final = timedelta(seconds=2)
 _NODES_WAIT: Final = timedelta(seconds=60)  # for nodes that are still registering
-_LOG_EVERY: Final = timedelta(minutes=15)
+
+
+class Latest(NamedTuple):
+    """The round that opened last: when, and how long it was planned to be."""
+
+    opened_at: datetime
+    planned: timedelta
 
 
 class CarbonRun:
@@ -94,6 +97,7 @@ class CarbonRun:
         self._outlook = Outlook(source, ledger, self._spare)
         self._course = Course(settings, rounds, self._started, self._outlook, ledger, self._virtual)
         self._books = Books(ledger, self._outlook, self._started)
+        self._dropouts = Dropouts()
         self._were_there: set[str] = set()  # before a restart
         self._first_round = 1  # since the last start
         if resumption is not None and progress is not None:
@@ -109,6 +113,8 @@ class CarbonRun:
         self._found: dict[int, Profile] = {}  # who evaluates after a restart
         self._evaluation_began = self._started
         self._waited_in_vain_with = 0  # nodes
+        self._latest: Latest | None = None
+        self.has_ended = False
         self._has_source = source is not None
         if progress is not None:
             progress.attach(ledger, self._memory, self._outlook.degrade)
@@ -138,6 +144,7 @@ class CarbonRun:
         return {
             "course": self._course.memory(), "turns": self._books.memory(), "outlook": self._outlook.memory(),
             "alive": sorted({profile.key for profile in self._alive.values()} or self._were_there),
+            "dropouts": [self._dropouts.asked, self._dropouts.failed],
         }  # fmt: skip
 
     def _recall(self, resumption: Resumption, progress: Progress, about: Mapping[str, Any]) -> None:
@@ -150,6 +157,7 @@ class CarbonRun:
             self._outlook.recall(resumption.events(), memory["outlook"])
             self._books.recall(resumption.events(), memory["turns"])
             self._were_there = set(memory["alive"])
+            self._dropouts = Dropouts(*memory["dropouts"])
         if not resumption.has_ledger:
             return
         self._ledger.append(
@@ -214,38 +222,50 @@ class CarbonRun:
             If fewer nodes than that are connected until no slack is left.
         """
         self.close_round()
-        asked_at = self._clock.now()
-        reason: Reason | None = "next round"
+        asked_at, is_again = self._clock.now(), False
+        if self._latest is not None:
+            self._course.round_over(asked_at - self._latest.opened_at, self._latest.planned)
+            self._latest = None
+        if self._course.is_out_of_time(number, asked_at):
+            return self._end(f"round {number} would end after the deadline")
         while True:
-            self._await_nodes(number, grid, clients_per_round, at_least)
-            self._look(number, grid, clients_per_round, reason)
-            opened_at = hold(self._clock, self._opening(number, grid, clients_per_round, at_least))
-            if len(self._alive) >= at_least:
-                return self._dispatch(number, asked_at, opened_at)
-            reason = None  # too few were left in the hold
+            try:
+                self._await_nodes(number, grid, clients_per_round, at_least)
+            except PlanInfeasibleError as error:
+                if self._settings.on_late != "stop":
+                    raise
+                return self._end(str(error))
+            self._look(number, grid, clients_per_round, is_new=not is_again)
+            opened_at = self._holding(number).wait(
+                lambda is_due: self._is_enough(number, grid, clients_per_round, at_least, is_due)
+            )
+            # Some may have been lost in the hold: they are waited for like before it, but only once.
+            there = len(self._alive)
+            if there >= clients_per_round or (there >= at_least and is_again):
+                return self._dispatch(number, clients_per_round, asked_at, opened_at)
+            is_again = True
 
-    def _opening(self, number: int, grid: Grid, clients: int, at_least: int) -> Callable[[], datetime]:
-        """Return what the hold asks at every wake: it looks, replans if need be, and says when to open."""
-        announced: datetime | None = None
-        next_line = self._clock.now()
+    def _holding(self, number: int) -> Holding:
+        """Return the hold of a round."""
+        return Holding(
+            number, self._rounds, self._clock, self._course, self._outlook, self._ledger,
+            self._settings.max_hold,
+        )  # fmt: skip
 
-        def opening() -> datetime:
-            nonlocal announced, next_line
-            self._look(number, grid, clients, None)
-            now = self._clock.now()
-            if self._course.decision is None or len(self._alive) < at_least:
-                return now
-            plan = self._course.decision.plan
-            opens_at = from_us(plan.opens_us[0])
-            if opens_at > now and opens_at != announced:
-                self._announce_hold(number, plan, now)
-                announced, next_line = opens_at, now + _LOG_EVERY
-            elif opens_at > now >= next_line and not self._virtual:
-                logger.info("lowcarb: still holding round %d until %s", number, wording.instant(opens_at))
-                next_line = now + _LOG_EVERY
-            return opens_at
+    def _end(self, why: str) -> list[int]:
+        """Let no more rounds open, and return nobody."""
+        self.has_ended = True
+        self._outlook.degrade("deadline", why, "the run stops here with what it has trained, as on-late says")
+        return []
 
-        return opening
+    def _is_enough(self, number: int, grid: Grid, clients: int, at_least: int, is_due: bool) -> bool:
+        """Look around, in a hold; return whether as many nodes are left as the round needs."""
+        if is_due:
+            there = set(grid.get_node_ids())
+            self._alive = {node_id: p for node_id, p in self._alive.items() if node_id in there}
+        else:
+            self._look(number, grid, clients)
+        return len(self._alive) >= at_least
 
     def train_ended(self, done: Mapping[int, Mapping[str, Any] | None], failed: Mapping[int, str]) -> None:
         """Take down who has trained.
@@ -265,6 +285,7 @@ class CarbonRun:
         turns = {node_id: self._turn(current, node_id, said, now)
                  for node_id, said in done.items() if node_id in current.members}  # fmt: skip
         self._books.train_ended(turns, failed)
+        self._dropouts = self._dropouts.after(len(current.members), current.failed)
 
     def _turn(
         self, current: Round, node_id: int, said: Mapping[str, Any] | None, now: datetime
@@ -330,6 +351,8 @@ class CarbonRun:
 
     def finish(self, status: str) -> None:
         """Sum up and close the ledger; a run that did not complete ends at once, without asking a source."""
+        if status == "completed" and self.has_ended:
+            status = "out of time"
         if status != "completed":
             self._outlook.close()
         self.close_round()
@@ -381,29 +404,27 @@ class CarbonRun:
             fix = "those there are train; lower lowcarb-clients-per-round to wait for none"
             self._outlook.degrade("nodes", f"{there} of {wanted} are connected", fix)
 
-    def _look(self, number: int, grid: Grid, clients: int, reason: Reason | None) -> None:
-        """See who is there and what is forecast; plan anew if either changed, or for a reason given."""
+    def _look(self, number: int, grid: Grid, clients: int, is_new: bool = False) -> None:
+        """See who is there and what is forecast; plan anew if the plan does not stand any more."""
         ids = sorted(grid.get_node_ids())
         before = {profile.key for profile in self._alive.values()} or self._were_there
-        if ids != sorted(self._alive) or reason == "next round":
-            changed = ids != sorted(self._alive)
+        changed = ids != sorted(self._alive)
+        if changed or is_new:
             self._alive = self._profiles.of(grid, ids)
             keys = {profile.key for profile in self._alive.values()}
             self._books.welcome(keys - before, keys)
             self._books.meet(self._alive.values())
             if changed and ids:
                 self._note_places()
-                reason = reason or "nodes changed"
         if not ids:
             return  # nobody to plan for; who waits for nodes will see
         places = {profile.location for profile in self._alive.values() if profile.location}
-        if self._outlook.refresh(places, self._clock.now()):
-            reason = reason or "new forecast"
-        if reason or self._course.decision is None:
-            self._course.plan(
-                number, self._alive.values(), self._books.turns, min(clients, len(ids)), self._clock.now(),
-                reason or "nodes changed",
-            )  # fmt: skip
+        is_news = self._outlook.refresh(places, self._clock.now())
+        if not (changed or is_new or is_news):
+            return
+        there = self._alive.values(), self._books.turns, min(clients, len(ids)), self._clock.now()
+        if (reason := self._course.why_anew(number, *there)) is not None:
+            self._course.plan(number, *there, reason)
             if self.progress is not None:
                 self.progress.planned()
 
@@ -435,47 +456,27 @@ class CarbonRun:
 
     # -- writing it down -----------------------------------------------------------------------------------
 
-    def _dispatch(self, number: int, asked_at: datetime, opened_at: datetime) -> list[int]:
-        """Enter the round that opens, and return the node ids of its clients."""
+    def _dispatch(self, number: int, clients: int, asked_at: datetime, opened_at: datetime) -> list[int]:
+        """Enter the round that opens, and return the node ids of those who train in it."""
         assert self._course.decision is not None  # made before the hold
-        plan = self._course.decision.plan
-        first = plan.rounds[0]
+        plan, index = self._course.decision.plan, self._course.index(number)
         node_of = {profile.key: node_id for node_id, profile in self._alive.items()}
-        shift = opened_at - first.opens_at  # what a system clock woke late by
+        needed = min(clients, len(node_of))
+        wanted = self._dropouts.wanted(needed, len(node_of), self._settings.over_select)
+        known = self._outlook.forecast if self._course.decision.on_forecast else None
+        lineup = line_up(plan, index, known, opened_at, node_of, wanted, self._settings.max_location_share)
         members = {
-            node_of[client.id]: (
-                self._alive[node_of[client.id]], (client.starts_at + shift, client.ends_at + shift)
+            node_of[key]: (self._alive[node_of[key]], (from_us(start), from_us(end)))
+            for key, start, end in zip(
+                plan.fleet.ids[lineup.clients], lineup.starts_us, lineup.ends_us, strict=True
             )
-            for client in first.clients
-        }  # fmt: skip
-        opened = Round(
-            number, opened_at, first.closes_at + shift, members,
-            planned_g=first.emissions_g if self._course.decision.on_forecast else None,
-        )  # fmt: skip
-        self._books.open(opened, opened_at - asked_at, first.opens_at)
+        }
+        planned = plan.rounds[index]
+        length = planned.closes_at - planned.opens_at
+        opened = Round(number, opened_at, opened_at + length, members, lineup.emissions_g)
+        self._latest = Latest(opened_at, length)
+        self._books.open(opened, opened_at - asked_at, planned.opens_at)
         return list(members)
-
-    def _announce_hold(self, number: int, plan: Plan, now: datetime) -> None:
-        """Say what is waited for, why, and what it saves."""
-        opens_at = from_us(plan.opens_us[0])
-        reason = wording.hold_reason(float(plan.client_emissions_g[0].sum()), self._emissions_g(plan, now))
-        seconds = opens_at - now
-        self._ledger.append("hold_started", round=number, until=opens_at, seconds=seconds, reason=reason)
-        logger.info(
-            "lowcarb: holding round %d/%d until %s (%s): %s",
-            number, self._rounds, wording.instant(opens_at), format_duration(seconds), reason,
-        )  # fmt: skip
-
-    def _emissions_g(self, plan: Plan, opened_at: datetime) -> float | None:
-        """Return what the plan's next round would emit if it opened then [gCO2eq], if that is known."""
-        if (known := self._outlook.forecast) is None:
-            return None
-        seats, shift = plan.seats[0], to_us(opened_at) - plan.opens_us[0]
-        columns = known.columns(plan.fleet.locations)[plan.fleet.location_index[seats]]
-        grams = emissions_g(
-            known, columns, plan.fleet.power_watts[seats], plan.starts_us[0] + shift, plan.ends_us[0] + shift
-        )
-        return None if np.isnan(grams).any() else float(grams.sum())
 
 
 def _numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:

@@ -18,6 +18,7 @@ from lowcarb_scheduler.flower.arguments import divided
 from lowcarb_scheduler.flower.grid import ScopedGrid, innermost, layers, pinned_sampling
 from lowcarb_scheduler.flower.progress import Stage
 from lowcarb_scheduler.flower.setup import Setup
+from lowcarb_scheduler.flower.signals import ending_in_order
 from lowcarb_scheduler.flower.telemetry import ask, take
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class CarbonAwareMixin:
     _lowcarb_progress: Progress  # of that run
     _lowcarb_messages: Sequence[Message] = ()  # of the round: an error reply does not say whose it is
     _lowcarb_done: Sequence[int] = ()
+    _lowcarb_result: ArrayRecord | None = None  # of a run that ends before its last round
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -146,15 +148,16 @@ class CarbonAwareMixin:
         self._lowcarb_run, self._lowcarb_progress = run, run.progress
         args, kwargs = _with_recorded_evaluation(run, args, kwargs)
         status = "failed"
-        try:
-            result = own_start(run.dispatching(grid), *args, **kwargs)
-            status = "completed"
-        except (KeyboardInterrupt, SystemExit):
-            status = "stopped"
-            raise
-        finally:
-            self._lowcarb_run = None
-            close_books(run, status)
+        with ending_in_order():
+            try:
+                result = own_start(run.dispatching(grid), *args, **kwargs)
+                status = "completed"
+            except (KeyboardInterrupt, SystemExit):
+                status = "stopped"
+                raise
+            finally:
+                self._lowcarb_run = None
+                close_books(run, status)
         return result
 
     def configure_train(
@@ -176,9 +179,13 @@ class CarbonAwareMixin:
             return list(inner.configure_train(server_round, arrays, config, everybody))
         if self._lowcarb_progress.ask(server_round):
             return []  # it was trained before a restart
-        arrays = self._lowcarb_progress.begin(server_round, arrays)
-        wanted, at_least = _sample(self, settings, grid)
-        nodes = run.open_round(server_round, grid, wanted, at_least)
+        if not run.has_ended:
+            arrays = self._lowcarb_progress.begin(server_round, arrays)
+            wanted, at_least = _sample(self, settings, grid)
+            nodes = run.open_round(server_round, grid, wanted, at_least)
+        if run.has_ended:
+            self._lowcarb_result = arrays
+            return []
         name = type(self).__name__
         with pinned_sampling(self, "train", len(nodes)):
             scope = ScopedGrid(grid, nodes, name)
@@ -221,6 +228,8 @@ class CarbonAwareMixin:
                 server_round, received
             )
             return result
+        if run.has_ended:
+            return self._lowcarb_result, None  # what was trained before is the result
         progress = self._lowcarb_progress
         if progress.is_done(server_round, Stage.TRAINED):
             return progress.arrays, progress.metrics(server_round, Stage.TRAINED)
@@ -241,7 +250,7 @@ class CarbonAwareMixin:
             messages: Iterable[Message] = inner.configure_evaluate(server_round, arrays, config, grid)
             return messages
         progress = self._lowcarb_progress
-        if progress.is_done(server_round, Stage.EVALUATED):
+        if run.has_ended or progress.is_done(server_round, Stage.EVALUATED):
             return []
         if progress.is_done(server_round, Stage.TRAINED):
             self._lowcarb_done = run.find(progress.trained, grid)
@@ -262,6 +271,8 @@ class CarbonAwareMixin:
         inner: Any = super()
         received = list(replies)
         run = self._lowcarb_run
+        if run is not None and run.has_ended:
+            return None
         if run is not None and self._lowcarb_progress.is_done(server_round, Stage.EVALUATED):
             return self._lowcarb_progress.metrics(server_round, Stage.EVALUATED)
         done, failed = self._lowcarb_told(received)
@@ -345,6 +356,8 @@ def _recording(evaluate_fn: Callable[..., Any], run: CarbonRun) -> Callable[...,
     def evaluate(server_round: int, arrays: ArrayRecord) -> Any:
         progress = run.progress
         assert progress is not None  # it is kept
+        if run.has_ended:
+            return None  # nothing has changed since it was evaluated last
         if progress.is_done(server_round, Stage.OVER):
             return progress.metrics(server_round, Stage.OVER)
         metrics = evaluate_fn(server_round, arrays)

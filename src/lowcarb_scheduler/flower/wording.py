@@ -46,9 +46,9 @@ def plan_lines(decision: Decision, schedule: Schedule) -> list[str]:
     return lines
 
 
-def hold_reason(planned_g: float, at_once_g: float | None) -> str:
+def hold_reason(planned_g: float | None, at_once_g: float | None) -> str:
     """Return why a round is held, and what that saves [gCO2eq]."""
-    if at_once_g is None or planned_g >= at_once_g:
+    if at_once_g is None or planned_g is None or planned_g >= at_once_g:
         return "the rounds that remain are cleaner together if it waits"
     return (
         "its clients' grids are cleaner then, "
