@@ -1,7 +1,7 @@
 """A federation on this machine: a SuperLink of its own that simulates nodes, for the demo and for tests.
 
 It keeps its state in a folder of its own, listens on a free loopback port, and is gone afterwards; the
-user's Flower configuration is neither read nor changed.
+user's Flower configuration is neither read nor changed. ``examples/deployment`` uses its parts, too.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import httpx
 from lowcarb_scheduler.errors import RunFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-_NAME: Final = "local"
+LINK: Final = "local"
 _CONNECTION: Final = """\
 [superlink]
 default = "{name}"
@@ -57,14 +57,10 @@ class Federation:
             f"num-supernodes={self._nodes} client-resources-num-cpus=1 init-args-logging-level='error'"
         )
         command = [
-            _script("flwr"), "run", str(app), _NAME, "--stream", "--federation-config", simulated,
+            script("flwr"), "run", str(app), LINK, "--stream", "--federation-config", simulated,
             *(["--run-config", config] if config else []),
         ]  # fmt: skip
-        with log.open("wb") as out:
-            return subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                env=_environment(self._home), start_new_session=True,
-            )  # fmt: skip
+        return start(command, self._home, log)
 
 
 @contextmanager
@@ -84,29 +80,25 @@ def federation(home: Path, nodes: int) -> Iterator[Federation]:
         If it does not come up.
     """
     home.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
-    (home / "config.toml").write_text(_CONNECTION.format(name=_NAME, port=port), encoding="utf-8")
+    port = free_port()
+    write_connection(home, port)
     log = home / "superlink.log"
     command = [
-        _script("flower-superlink"), "--insecure", "--simulation",
+        script("flower-superlink"), "--insecure", "--simulation",
         "--disable-runtime-dependency-installation",
         "--host", "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=_environment(home),
-            start_new_session=True,
-        )  # fmt: skip
-    with _ended_by_signals():
+    process = start(command, home, log)
+    with ended_by_signals():
         try:
-            _await_health(process, port, log)
+            await_health(process, port, log)
             yield Federation(home, nodes)
         finally:
             stop(process)
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
+def ended_by_signals() -> Iterator[None]:
     """Let SIGTERM and a closed terminal end the context in order, so that no process is left behind."""
 
     def end(number: int, _: object) -> None:
@@ -125,6 +117,15 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
+def start(command: Sequence[str], home: Path, log: Path) -> subprocess.Popen[bytes]:
+    """Start a Flower command with processes and a log of its own."""
+    with log.open("wb") as out:
+        return subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment(home),
+            start_new_session=True,
+        )  # fmt: skip
+
+
 def stop(process: subprocess.Popen[bytes]) -> None:
     """End a process and all it has started."""
     for asked, patience_s in ((signal.SIGTERM, _STOP_TIMEOUT_S), (signal.SIGKILL, _STOP_TIMEOUT_S)):
@@ -139,7 +140,14 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _await_health(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def await_health(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Wait until a SuperLink answers on a port.
+
+    Raises
+    ------
+    RunFailedError
+        If it ends before, or takes too long.
+    """
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -155,20 +163,27 @@ def tail(log: Path, lines: int = 15) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
-def _free_port() -> int:
+def write_connection(home: Path, port: int) -> None:
+    """Let ``flwr`` commands with this folder as their home find the SuperLink on a port, by the name LINK."""
+    (home / "config.toml").write_text(_CONNECTION.format(name=LINK, port=port), encoding="utf-8")
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _script(name: str) -> str:
+def script(name: str) -> str:
     """Return a command that was installed beside this Python, wherever the shell looks."""
     beside = Path(sys.executable).parent / name
     return str(beside) if beside.exists() else name
 
 
-def _environment(home: Path) -> dict[str, str]:
+def environment(home: Path) -> dict[str, str]:
+    """Return the environment of a Flower command that keeps its state in a folder, and asks nobody."""
     scripts = str(Path(sys.executable).parent)
     path = os.pathsep.join([scripts, os.environ.get("PATH", "")])
     return {**os.environ, **_ENVIRONMENT, "FLWR_HOME": str(home), "PATH": path}
