@@ -137,3 +137,18 @@ def moved(table, days):
     return IntensityTable(
         table.edges_us + days * 24 * 3_600_000_000, table.locations, table.values, "average"
     )
+
+
+def test_a_plan_says_what_it_rests_on(job, forecast, midnight):
+    history = forecast.relaid(forecast.edges_us - 5 * 24 * 3_600_000_000, PLACES, forecast.values - 20.0)
+    history = history.fill(
+        forecast.relaid(forecast.edges_us - 2 * 24 * 3_600_000_000, PLACES, forecast.values - 20.0)
+    )
+    short = forecast.slice(midnight, midnight + 12 * HOUR)
+    plan = replan(replace(job, max_location_share=0.5), short, history, last_good=["FR"], default=["GB"])
+    assert sum(plan.rests_on.values()) == pytest.approx(1.0)
+    assert set(plan.rests_on) <= {"forecast", "corrected", "climatology", "last good", "default"}
+    begins = plan.starts_us < midnight.timestamp() * 1e6 + 12 * 3.6e9
+    place = np.array(PLACES)[job.fleet.location_index[plan.seats]]
+    for label, name in (("last good", "FR"), ("default", "GB")):
+        assert plan.rests_on.get(label, 0.0) == pytest.approx((begins & (place == name)).mean())

@@ -12,13 +12,14 @@ import numpy as np
 
 from lowcarb_scheduler.accounting import emissions_g
 from lowcarb_scheduler.clock import to_us
-from lowcarb_scheduler.forecasts.correction import correct_forecast
+from lowcarb_scheduler.forecasts.correction import ORIGINS, expect
 from lowcarb_scheduler.planning.planner import plan
 from lowcarb_scheduler.planning.waiting import value_of_waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
+    from lowcarb_scheduler.forecasts.correction import Expectation
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.planning.job import Job, Plan
 
@@ -32,6 +33,9 @@ def replan(
     history: IntensityTable | None = None,
     past_forecasts: Sequence[IntensityTable] = (),
     previous: Plan | None = None,
+    *,
+    last_good: Collection[str] = (),
+    default: Collection[str] = (),
 ) -> Plan:
     """Plan the remaining rounds on what is known now, to be planned again when more is known.
 
@@ -48,6 +52,8 @@ def replan(
     previous : Plan, optional
         The plan so far. Its last ``job.rounds`` rounds are kept if they still obey the job's rules and the
         new plan does not avoid more than 0.1 % of their emissions: a plan does not flap.
+    last_good, default : collection of str
+        Locations whose forecast is the last good one, or stands in for one; the plan's ``rests_on`` says so.
 
     Returns
     -------
@@ -65,7 +71,8 @@ def replan(
     known = forecast.align(job.fleet.locations)
     if job.finish_by <= job.now:
         return plan(job, known)  # says why there is none
-    expected = correct_forecast(known, history, job.now, job.finish_by, past_forecasts)
+    expectation = expect(known, history, job.now, job.finish_by, past_forecasts, last_good, default)
+    expected = expectation.intensity
     hoped = value_of_waiting(job, expected, history)
     best = plan(job, hoped)
     if best.closes_us[-1] > job.opens_from_us + job.rounds * job.round_us:
@@ -76,7 +83,8 @@ def replan(
     if kept is not None and not _avoids(WORTH_CHANGING, best, kept):
         best = kept
     certified = np.array_equal(hoped.values, expected.values, equal_nan=True)
-    return _charged(best, job, expected, best.lower_bound_g if certified else None)
+    charged = _charged(best, job, expected, best.lower_bound_g if certified else None)
+    return replace(charged, rests_on=_grounds(charged, expectation))
 
 
 def _avoids(part: float, new: Plan, old: Plan) -> bool:
@@ -136,3 +144,12 @@ def _charged(planned: Plan, job: Job, intensity: IntensityTable, lower_bound_g: 
         synthetic=intensity.synthetic,
         forecast_until=intensity.end,
     )
+
+
+def _grounds(planned: Plan, expectation: Expectation) -> dict[str, float]:
+    """Return where the intensity came from that turns begin in, as parts of all turns."""
+    table, fleet = expectation.intensity, planned.fleet
+    columns = table.columns(fleet.locations)[fleet.location_index[planned.seats]]
+    steps = np.searchsorted(table.edges_us, planned.starts_us, side="right") - 1
+    turns = np.bincount(expectation.origin[steps, columns].ravel(), minlength=len(ORIGINS))
+    return {ORIGINS[k]: float(turns[k] / turns.sum()) for k in np.flatnonzero(turns)}

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 HISTORY: Final = timedelta(days=MOST_DAYS)  # how far back anything is looked at
 ISSUES_EVERY: Final = timedelta(hours=6)  # of issues closer to each other the newest is learned from
-ORIGINS: Final = ("unknown", "forecast", "corrected", "climatology", "last good")
-_UNKNOWN, _FORECAST, _CORRECTED, _CLIMATOLOGY, _LAST_GOOD = range(len(ORIGINS))
+ORIGINS: Final = ("unknown", "forecast", "corrected", "climatology", "last good", "default")
+_UNKNOWN, _FORECAST, _CORRECTED, _CLIMATOLOGY, _LAST_GOOD, _DEFAULT = range(len(ORIGINS))
 _SAMPLES: Final = 4  # an hour
 _MOST_LEADS: Final = 240  # hours; a forecast further ahead is not corrected
 
@@ -101,6 +101,7 @@ def expect(
     until: datetime,
     past_forecasts: Sequence[IntensityTable] = (),
     last_good: Collection[str] = (),
+    default: Collection[str] = (),
 ) -> Expectation:
     """Return what :func:`correct_forecast` returns, with where each value came from.
 
@@ -110,6 +111,8 @@ def expect(
         As there.
     last_good : collection of str
         Locations whose forecast is not fresh but the last good one.
+    default : collection of str
+        Locations whose values are no forecast but a stand-in, since nothing is known of them.
 
     Raises
     ------
@@ -137,9 +140,10 @@ def expect(
         origin = np.where((shift != 0) & (origin == _FORECAST), _CORRECTED, origin)
         origin = np.where(np.isnan(values) & ~np.isnan(usual[hours]), _CLIMATOLOGY, origin)
         values = np.where(np.isnan(values), usual[hours], values)
-    stale = np.isin(forecast.locations, list(last_good)) & np.isin(origin, (_FORECAST, _CORRECTED))
-    origin = np.where(stale, _LAST_GOOD, origin).astype(np.uint8)
-    return Expectation(forecast.relaid(edges, forecast.locations, values), origin)
+    forecast_or_so = np.isin(origin, (_FORECAST, _CORRECTED))
+    for named, label in ((last_good, _LAST_GOOD), (default, _DEFAULT)):
+        origin = np.where(np.isin(forecast.locations, list(named)) & forecast_or_so, label, origin)
+    return Expectation(forecast.relaid(edges, forecast.locations, values), origin.astype(np.uint8))
 
 
 def _edges(forecast: IntensityTable, now_us: int, until_us: int) -> Ints:

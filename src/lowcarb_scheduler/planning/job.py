@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
@@ -240,6 +240,9 @@ class Plan:
         Labels of the intensity it rests on.
     forecast_until : datetime
         Where that intensity ends.
+    rests_on : mapping of str to float
+        Where the intensity came from that turns begin in (forecast, corrected, climatology, last good,
+        default), as parts of all turns; empty where that is not known.
     """
 
     fleet: Fleet
@@ -255,6 +258,7 @@ class Plan:
     signal: Signal
     synthetic: bool
     forecast_until: datetime
+    rests_on: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def rounds(self) -> tuple[PlannedRound, ...]:
