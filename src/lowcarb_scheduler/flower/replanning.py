@@ -73,7 +73,9 @@ def _note_bounds(job: Job, planned: Plan, outlook: Outlook) -> None:
 def _replan(job: Job, known: IntensityTable, outlook: Outlook, previous: Plan | None) -> Plan:
     """Replan; a place of which nothing is known is neither sought nor shunned."""
     try:
-        return replan(job, known, outlook.actual, outlook.past_forecasts, previous)
+        return replan(
+            job, known, outlook.actual, outlook.past_forecasts, previous, last_good=outlook.last_good
+        )
     except ForecastUnavailableError as error:
         missing = tuple(error.missing)
         if len(missing) == len(job.fleet.locations):
@@ -84,7 +86,10 @@ def _replan(job: Job, known: IntensityTable, outlook: Outlook, previous: Plan | 
         outlook.degrade(what, "nothing is known", f"it is planned at the others' mean{fix}")
         like = known if known.locations else outlook.actual
         neutral = without_preference(like, missing, job.now, job.finish_by)
-        return replan(job, known.fill(neutral), outlook.actual, outlook.past_forecasts, previous)
+        return replan(
+            job, known.fill(neutral), outlook.actual, outlook.past_forecasts, previous,
+            last_good=outlook.last_good, default=missing,
+        )  # fmt: skip
 
 
 def at_once(job: Job, outlook: Outlook) -> Decision:
