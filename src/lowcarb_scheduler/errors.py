@@ -9,7 +9,8 @@
     ├── SavingUnreachableError      no plan of the front saves what was asked for            exit 1
     ├── ForecastUnavailableError    locations without a usable forecast                      exit 1
     ├── PlanMismatchError           an inner strategy did not train the planned nodes        exit 1
-    └── RunFailedError              a Flower run that was started here did not complete      exit 1
+    ├── RunFailedError              a Flower run that was started here did not complete      exit 1
+    └── NothingHeldError            a round is to open at once and none is waiting           exit 1
 
 Each carries its data as attributes, and its message names the fix.
 """
@@ -224,3 +225,23 @@ class RunFailedError(LowcarbError):
     def data(self) -> dict[str, Any]:
         """Return reason, log and its last lines."""
         return {"reason": self.reason, "log": self.log, "output": self.output}
+
+
+class NothingHeldError(LowcarbError):
+    """A run of which no round is held was asked to open one.
+
+    Parameters
+    ----------
+    run_dir : str
+        Its folder.
+    state : str
+        What it is doing instead, for example ``training``.
+    """
+
+    def __init__(self, run_dir: str, state: str) -> None:
+        self.run_dir, self.state = run_dir, state
+        super().__init__(f"no round of {run_dir} is held: the run is {state}; see lowcarb status {run_dir}")
+
+    def data(self) -> dict[str, Any]:
+        """Return the folder and what the run is doing."""
+        return {"run_dir": self.run_dir, "state": self.state}

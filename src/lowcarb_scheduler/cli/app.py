@@ -12,7 +12,7 @@ import click
 import typer
 
 from lowcarb_scheduler._version import __version__
-from lowcarb_scheduler.cli import archive, demo, doctor, forecast, plan, report, tradeoff
+from lowcarb_scheduler.cli import archive, demo, doctor, forecast, open_now, plan, report, status, tradeoff
 from lowcarb_scheduler.cli.output import fail, log
 from lowcarb_scheduler.errors import LowcarbError
 
@@ -37,6 +37,8 @@ app.command("forecast")(forecast.command)
 app.command("plan")(plan.command)
 app.command("tradeoff")(tradeoff.command)
 app.add_typer(archive.app, name="archive")
+app.command("status")(status.command)
+app.command("open-now")(open_now.command)
 app.command("report")(report.command)
 app.command("doctor")(doctor.command)
 
