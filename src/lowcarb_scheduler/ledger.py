@@ -45,9 +45,9 @@ _KNOWLEDGE: Final = frozenset({"actual", "degraded", "forecast", "nodes", "run_r
 _RESUMED: Final = b'"event": "run_resumed"'
 
 Event = Literal[
-    "run_started", "run_resumed", "nodes", "forecast", "planned", "hold_started", "open_now", "degraded", "round_opened",
-    "node_done", "node_failed", "node_evaluated", "round_closed", "actual", "evaluated", "checkpoint",
-    "run_finished",
+    "run_started", "run_resumed", "nodes", "forecast", "planned", "hold_started", "open_now", "degraded",
+    "round_opened", "node_done", "node_failed", "node_evaluated", "round_closed", "actual", "evaluated",
+    "checkpoint", "run_finished",
 ]  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def read_ledger(run_dir: Path) -> list[dict[str, Any]]:
     return events
 
 
-def iter_ledger(run_dir: Path, until: int | None = None) -> Iterator[dict[str, Any]]:
+def iter_ledger(run_dir: Path, since: int = 0, until: int | None = None) -> Iterator[dict[str, Any]]:
     """Yield the events of a run, in order, holding one of them at a time.
 
     A torn last line, as a crash leaves it, is left out, and so is work that a crash has undone: a run that
@@ -155,6 +155,8 @@ def iter_ledger(run_dir: Path, until: int | None = None) -> Iterator[dict[str, A
     ----------
     run_dir : Path
         Folder of the run.
+    since : int
+        The line after which to begin.
     until : int, optional
         The last line to read.
 
@@ -170,6 +172,8 @@ def iter_ledger(run_dir: Path, until: int | None = None) -> Iterator[dict[str, A
             for number, line in enumerate(lines, start=1):
                 if not line.endswith(b"\n") or (until is not None and number > until):
                     return
+                if number <= since:
+                    continue
                 try:
                     event = _event(line)
                 except ValueError as error:
@@ -207,6 +211,20 @@ def _lock(file: TextIO, run_dir: Path) -> None:
         raise InputError("run-dir", f"a run is still writing in {run_dir}", fix) from None
     except OSError:  # a file system without locks
         return
+
+
+def is_in_use(run_dir: Path) -> bool | None:
+    """Return whether a process holds the ledger of a run open to write; None where that cannot be told."""
+    if fcntl is None:
+        return None
+    try:
+        with (run_dir / FILE_NAME).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return None
+    return False
 
 
 def _cut_torn_line(path: Path) -> tuple[int, int]:

@@ -115,6 +115,11 @@ class Books:
     # -- nodes ---------------------------------------------------------------------------------------------
 
     @property
+    def nodes(self) -> Mapping[str, Node]:
+        """Who was there at the last look, by key."""
+        return self._nodes
+
+    @property
     def turns(self) -> dict[str, int]:
         """Turns that count for a node: completed, and credited for the time it was not there."""
         return {key: done + self._credited[key] for key, done in self._completed.items()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -70,7 +71,7 @@ class Checkpoint:
         found = digest(arrays)
         file = f"{name}-{found[:_DIGITS]}.npz"
         if not (self._folder / file).exists():
-            self._write(file, lambda out: np.savez(out, **arrays))
+            self._write(file, lambda out: _save(out, arrays))
         return {"file": file, "sha256": found}
 
     def commit(self, state: Mapping[str, Any]) -> None:
@@ -151,6 +152,14 @@ class Checkpoint:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _save(out: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays as ``numpy.savez`` does, which would pickle what it cannot write otherwise."""
+    with zipfile.ZipFile(out, "w") as kept:
+        for name, array in arrays.items():
+            with kept.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _digest(state: Mapping[str, Any]) -> str:

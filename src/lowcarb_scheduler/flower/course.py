@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from datetime import datetime
 
-    from lowcarb_scheduler.flower.grounds import Reason
+    from lowcarb_scheduler.flower.grounds import Features, Reason
     from lowcarb_scheduler.flower.outlook import Outlook
     from lowcarb_scheduler.flower.profiles import Profile
+    from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.ledger import Ledger
     from lowcarb_scheduler.planning.job import Plan
     from lowcarb_scheduler.settings import Settings
@@ -217,8 +218,7 @@ class Course:
             fleet = fleet_of(alive, turns, length)
             job = job_of(self._settings, schedule, self._planned_by, now, rounds, clients, fleet)
             self.decision = decide(job, self._outlook, previous)
-            known = self._outlook.forecast, self._outlook.actual
-            self._grounds = Grounds.of(alive, clients, length, *known)
+            self._grounds = Grounds.of(alive, clients, length, *self._known())
         self._planned_from = number
         if previous is None or reason == "next round" or not _same(previous, self.decision.plan):
             self._write(number, reason, self.decision)
@@ -233,6 +233,9 @@ class Course:
             self._hurried = True
             logger.info("lowcarb: the rounds that remain may need all the time there is: none is waited for")
 
+    def _known(self) -> tuple[IntensityTable | None, IntensityTable | None]:
+        return self._outlook.forecast, self._outlook.actual
+
     def memory(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: schedule and plan."""
         schedule, decision = self.schedule, self.decision
@@ -241,16 +244,20 @@ class Course:
             "plan": None if decision is None else plan_to_value(decision.plan),
             "on_forecast": decision is not None and decision.on_forecast,
             "planned_from": self._planned_from,
+            "planned_by": self._planned_by,
+            "grounds": None if self._grounds is None else self._grounds.memory(*self._known()),
             "seen_s": list(self.durations.seen_s),
         }
 
-    def recall(self, memory: Mapping[str, Any]) -> None:
-        """Restore what :meth:`memory` said."""
+    def recall(self, memory: Mapping[str, Any], nodes: Mapping[str, Features]) -> None:
+        """Restore what :meth:`memory` said, with the nodes that were there then."""
         if (kept := memory["schedule"]) is not None:
             self.schedule = Schedule(**kept)
         if memory["plan"] is not None:
             self.decision = Decision(plan_from_value(memory["plan"]), memory["on_forecast"])
-        self._planned_from = memory["planned_from"]
+        self._planned_from, self._planned_by = memory["planned_from"], memory["planned_by"]
+        if memory["grounds"] is not None:
+            self._grounds = Grounds.recalled(memory["grounds"], nodes, *self._known())
         self.durations = replace(self.durations, seen_s=tuple(memory["seen_s"]))
         self._as_planned = self._as_planned and not self.durations.seen_s
 
@@ -271,10 +278,12 @@ class Course:
         turns = plan.turns
         self._ledger.append(
             "planned", round=number, reason=reason, basis="forecast" if on_forecast else "none",
+            rests_on=plan.rests_on if on_forecast else {},
             finish=plan.finish, **{name: getattr(plan, name) if on_forecast else None for name in names},
             power_assumed=bool(plan.fleet.power_assumed.any()), min_turns=int(turns.min()),
             max_turns=int(turns.max()), windows=windows,
             grid_from=self.schedule.grid_from if self.schedule else None,
+            finish_by=self.schedule.finish_by if self.schedule else None,
         )  # fmt: skip
         if not self._announced and self.schedule:
             self._announced = True

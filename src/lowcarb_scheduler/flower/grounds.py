@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -53,6 +53,22 @@ class Grounds:
         """Return the grounds of a plan that is made now."""
         nodes = {profile.key: (profile.place, profile.power_watts, profile.duration) for profile in alive}
         return cls(nodes, clients, length, forecast, actual)
+
+    def memory(self, forecast: IntensityTable | None, actual: IntensityTable | None) -> dict[str, Any]:
+        """Return what a checkpoint keeps, where that is what is known of intensity now."""
+        return {"clients": self.clients, "length": self.length, "forecast": self.forecast is forecast,
+                "actual": self.actual is actual}  # fmt: skip
+
+    @classmethod
+    def recalled(
+        cls, memory: Mapping[str, Any], nodes: Mapping[str, Features],
+        forecast: IntensityTable | None, actual: IntensityTable | None,
+    ) -> Grounds:  # fmt: skip
+        """Return the grounds that :meth:`memory` is of; what has been news then is news again."""
+        return cls(
+            nodes, memory["clients"], memory["length"], forecast if memory["forecast"] else None,
+            actual if memory["actual"] else None,
+        )  # fmt: skip
 
     def why_not(self, now: Grounds, start: datetime, end: datetime) -> Reason | None:
         """Return why a plan on these grounds does not stand on others; None if it does.

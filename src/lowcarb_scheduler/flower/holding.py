@@ -42,15 +42,18 @@ class Holding:
         Takes ``hold_started`` and ``open_now``.
     max_hold : timedelta or None
         The longest it may last.
+    is_open : bool
+        Whether the round had opened before a restart: then nothing is waited for.
     """
 
     def __init__(
         self, number: int, rounds: int, clock: Clock, course: Course, outlook: Outlook, ledger: Ledger,
-        max_hold: timedelta | None,
+        max_hold: timedelta | None, is_open: bool = False,
     ) -> None:  # fmt: skip
         self._number, self._rounds, self._clock = number, rounds, clock
         self._course, self._outlook, self._ledger = course, outlook, ledger
         self._opens_by = None if max_hold is None else clock.now() + max_hold
+        self._is_open = is_open
         self._capped: tuple[Plan, datetime] | None = None
         self._announced: datetime | None = None
         self._next_line = clock.now()
@@ -79,6 +82,8 @@ class Holding:
     def _opens_at(self, now: datetime) -> datetime:
         """Return when the round opens: as planned, or at the best moment within the longest hold."""
         opens_at = self._course.opens_at(self._number) or now
+        if self._is_open:
+            return now
         if self._opens_by is None or opens_at <= self._opens_by:
             return opens_at
         if now >= self._opens_by:

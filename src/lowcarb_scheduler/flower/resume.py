@@ -117,6 +117,12 @@ class Resumption:
         """Yield what the ledger says up to the checkpoint."""
         return iter_ledger(self.run_dir, until=self.lines) if self.has_ledger else iter(())
 
+    def last_opened(self) -> tuple[int, datetime] | None:
+        """Return the round that opened since the checkpoint, and when; None if none did."""
+        opened = [event for event in iter_ledger(self.run_dir, since=self.lines)
+                  if event["event"] == "round_opened"]  # fmt: skip
+        return (opened[-1]["round"], parse_time(opened[-1]["opened_at"], "opened_at")) if opened else None
+
     def check(self, ledger: Ledger) -> None:
         """Refuse a ledger that ends before the checkpoint.
 

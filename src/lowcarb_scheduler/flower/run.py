@@ -100,6 +100,7 @@ class CarbonRun:
         self._dropouts = Dropouts()
         self._were_there: set[str] = set()  # before a restart
         self._first_round = 1  # since the last start
+        self._reopens: int | None = None
         if resumption is not None and progress is not None:
             self._recall(resumption, progress, about)
         if resumption is None or not resumption.has_ledger:
@@ -143,7 +144,7 @@ class CarbonRun:
         """Return what a checkpoint keeps of the run."""
         return {
             "course": self._course.memory(), "turns": self._books.memory(), "outlook": self._outlook.memory(),
-            "alive": sorted({profile.key for profile in self._alive.values()} or self._were_there),
+            "latest": None if self._latest is None else list(self._latest),
             "dropouts": [self._dropouts.asked, self._dropouts.failed],
         }  # fmt: skip
 
@@ -153,13 +154,18 @@ class CarbonRun:
         number, stage = progress.place
         self._first_round = max(number + 1, 1)
         if memory is not None:
-            self._course.recall(memory["course"])
             self._outlook.recall(resumption.events(), memory["outlook"])
             self._books.recall(resumption.events(), memory["turns"])
-            self._were_there = set(memory["alive"])
+            nodes = {key: node.features for key, node in self._books.nodes.items()}
+            self._course.recall(memory["course"], nodes)
+            self._were_there = set(nodes)
             self._dropouts = Dropouts(*memory["dropouts"])
+            if memory["latest"] is not None:
+                opened_at, planned = memory["latest"]
+                self._course.round_over(resumption.at - opened_at, planned)
         if not resumption.has_ledger:
             return
+        self._reopens = self._round_to_reopen(resumption)
         self._ledger.append(
             "run_resumed", **about, version=__version__, after=resumption.lines, cut_bytes=self._ledger.cut,
             round=number, stage=stage.name,
@@ -170,6 +176,14 @@ class CarbonRun:
         if (current := self._books.current) is not None:
             closed_at = max(resumption.at, current.opened_at)
             self._books.close(closed_at, self._course.length_of(closed_at - current.opened_at))
+
+    def _round_to_reopen(self, resumption: Resumption) -> int | None:
+        """Return the round that was open when the run was killed, while its window lasts."""
+        if (opened := resumption.last_opened()) is None or self._virtual or self._course.schedule is None:
+            return None
+        number, opened_at = opened
+        is_on = opened_at <= self._clock.now() < opened_at + self._course.schedule.round_duration
+        return number if is_on and number == self._first_round else None
 
     def keys_of(self, node_ids: Iterable[int]) -> list[str]:
         """Return the names of nodes that outlive the run."""
@@ -249,7 +263,7 @@ class CarbonRun:
         """Return the hold of a round."""
         return Holding(
             number, self._rounds, self._clock, self._course, self._outlook, self._ledger,
-            self._settings.max_hold,
+            self._settings.max_hold, is_open=number == self._reopens,
         )  # fmt: skip
 
     def _end(self, why: str) -> list[int]:

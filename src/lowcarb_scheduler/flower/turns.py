@@ -55,6 +55,11 @@ class Node:
         """Its location, or the name of nowhere."""
         return self.location or UNKNOWN_PLACE
 
+    @property
+    def features(self) -> tuple[str, float, timedelta | None]:
+        """What a plan rests on."""
+        return self.place, self.power_watts, self.duration
+
     def turn(self, round_duration: timedelta) -> timedelta:
         """Return how long a turn is planned; one that claims to be longer than a round fills it."""
         return self.duration if self.duration and self.duration <= round_duration else round_duration
