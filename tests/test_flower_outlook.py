@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from lowcarb_scheduler.flower.outlook import Outlook
-from lowcarb_scheduler.flower.plausible import without_preference
+from lowcarb_scheduler.flower.plausible import plausible, without_preference
 from lowcarb_scheduler.forecasts.source import Fault, Forecast
 from lowcarb_scheduler.intensity import IntensityTable
 
@@ -103,6 +103,14 @@ def test_the_last_good_forecast_is_used_for_36_hours(outlook, source, midnight):
 def test_a_forecast_of_an_implausible_age_is_refused(outlook, source, midnight, age, good):
     source.age = age
     assert outlook.refresh(["DE"], midnight) == good
+
+
+@pytest.mark.parametrize(("start_s", "end_s"), [(0, 7200), (3570, 7200), (0, 7220), (3599, 3601), (10, 20)])
+def test_a_part_of_a_minute_at_either_end_is_known(midnight, start_s, end_s):
+    start, end = midnight + timedelta(seconds=start_s), midnight + timedelta(seconds=end_s)
+    believed = plausible(table(midnight, DE=[100, 200, 300]).slice(start, end))
+    assert (believed.start, believed.end) == (start, end)
+    assert np.isfinite(believed.values).all()
 
 
 @pytest.mark.parametrize("value", [-1.0, 3001.0, 1e300])

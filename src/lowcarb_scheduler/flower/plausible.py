@@ -36,12 +36,14 @@ def plausible(table: IntensityTable) -> IntensityTable:
     """Return a table with a gap wherever a value cannot be: no hold is based on such a number.
 
     Steps shorter than a minute are taken together: no grid is metered so finely, and the possible openings of
-    rounds follow from the steps.
+    rounds follow from the steps. Begin and end stay: what was asked for may begin within a step.
     """
     edges_us = table.edges_us
     if np.diff(edges_us).min() < _SHORTEST_STEP_US:
-        edges_us = np.unique(edges_us // _SHORTEST_STEP_US * _SHORTEST_STEP_US)
-        edges_us = edges_us if len(edges_us) > 1 else np.append(edges_us, edges_us + _SHORTEST_STEP_US)
+        first_us, last_us = edges_us[0], edges_us[-1]
+        inner_us = np.unique(edges_us // _SHORTEST_STEP_US * _SHORTEST_STEP_US)
+        inner_us = inner_us[(inner_us > first_us) & (inner_us < last_us)]
+        edges_us = np.concatenate(([first_us], inner_us, [last_us]))
     values = table.sampled(edges_us)
     values = np.where((values >= 0) & (values <= MAX_G_PER_KWH), values, np.nan)
     return table.relaid(edges_us, table.locations, values)
