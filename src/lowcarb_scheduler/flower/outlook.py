@@ -81,6 +81,11 @@ class Outlook:
         return self._known.intensity if self._known else None
 
     @property
+    def last_good(self) -> tuple[str, ...]:
+        """The places whose forecast is not fresh but the last good one."""
+        return tuple(self._known.last_good) if self._known else ()
+
+    @property
     def past_forecasts(self) -> list[IntensityTable]:
         """Earlier forecasts, of which corrections are learned, about one every six hours."""
         known = self.forecast or self.actual
