@@ -7,7 +7,9 @@ DATA holds ``actual.parquet`` (region, time, g_per_kwh) and ``forecast.parquet``
 The protocol is that of :mod:`lowcarb_scheduler.backtest`. For each method: the mean saving over random
 clients back-to-back, its capture, and its paired difference to *fading*, the rule of thumb to be beaten: the
 mean error of the newest issue's last three hours is taken off, fading by 0.85 an hour; beyond the forecast
-stands the hour-of-day mean of two weeks.
+stands the hour-of-day mean of two weeks. Other methods: *one-shot*, *rolling* (plain forecasts),
+*temporal-only*, *perfect* (information), *unlearned* (ours without past issues), *unhoping* (ours without the
+value of waiting).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lowcarb_scheduler import plan
+from lowcarb_scheduler import correct_forecast, plan, replan
 from lowcarb_scheduler.backtest import METHODS, SETTINGS, History, follow, instance, ours_decide, plain_decide
 from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.forecasts.traces import read_points
@@ -50,7 +52,23 @@ def fading_decide(job, known, previous):
     return plan(job, faded(known, job.now, job.finish_by).align(job.fleet.locations))
 
 
-DECIDES = {"ours": ours_decide, "fading": fading_decide, "rolling": plain_decide}
+def unlearned_decide(job, known, previous):
+    """Decide as ours does without a past issue: its error fades, and climatology stands beyond it."""
+    return replan(job, known.forecast, known.history, (), previous)
+
+
+def unhoping_decide(job, known, previous):
+    """Decide on the expectation alone, without the value of waiting."""
+    known_here = known.forecast.align(job.fleet.locations)
+    return plan(
+        job, correct_forecast(known_here, known.history, job.now, job.finish_by, known.past_forecasts)
+    )
+
+
+DECIDES = {
+    "ours": ours_decide, "fading": fading_decide, "rolling": plain_decide, "unlearned": unlearned_decide,
+    "unhoping": unhoping_decide,
+}  # fmt: skip
 HISTORIES: dict[str, History] = {}
 
 
@@ -85,7 +103,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--from", dest="begin", default="2023-07-01")
     parser.add_argument("--to", dest="end", default="2023-12-28")
-    parser.add_argument("--methods", nargs="+", default=["ours", "fading", "rolling", "perfect"])
+    parser.add_argument("--methods", nargs="+", default=["ours", "fading", "one-shot", "perfect"])
     parser.add_argument("--cadence", type=float, default=6, help="hours between plans")
     parser.add_argument("--delay", type=float, default=0, help="hours until actual intensity is known")
     parser.add_argument("--jobs", type=int, default=2)
