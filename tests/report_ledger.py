@@ -79,7 +79,8 @@ def run_events(actual: bool = True, finished: bool = True, synthetic: bool = Fal
         events += [
             event(hour, "hold_started", round=number, until=at(hour), seconds=3600 * hour, reason="cleaner"),
             event(
-                hour, "round_opened", round=number, held_s=1800.0 * hour, planned_opens_at=at(hour),
+                hour, "round_opened", round=number, opened_at=at(hour), held_s=1800.0 * hour,
+                planned_opens_at=at(hour),
                 nodes=nodes, planned_g=planned, mean_g_per_kwh=planned / 2,
             ),
         ]  # fmt: skip

@@ -24,11 +24,11 @@ def test_version(capsys):
 def test_help_names_every_command(capsys, arguments):
     answer = run(capsys, *arguments)
     assert answer.code == 0
-    for name in ("demo", "doctor", "forecast", "plan", "report", "tradeoff"):
+    for name in ("demo", "doctor", "forecast", "open-now", "plan", "report", "status", "tradeoff"):
         assert name in answer.out
 
 
-@pytest.mark.parametrize("name", ["demo", "doctor", "forecast", "plan", "report", "tradeoff"])
+@pytest.mark.parametrize("name", ["demo", "doctor", "forecast", "open-now", "plan", "report", "status", "tradeoff"])
 def test_every_command_has_help_and_json(name):
     shown = CliRunner().invoke(command_line.app, [name, "--help"], env={"COLUMNS": "120", "NO_COLOR": "1"})
     assert shown.exit_code == 0
