@@ -28,7 +28,9 @@ def test_help_names_every_command(capsys, arguments):
         assert name in answer.out
 
 
-@pytest.mark.parametrize("name", ["demo", "doctor", "forecast", "open-now", "plan", "report", "status", "tradeoff"])
+@pytest.mark.parametrize(
+    "name", ["demo", "doctor", "forecast", "open-now", "plan", "report", "status", "tradeoff"]
+)
 def test_every_command_has_help_and_json(name):
     shown = CliRunner().invoke(command_line.app, [name, "--help"], env={"COLUMNS": "120", "NO_COLOR": "1"})
     assert shown.exit_code == 0
