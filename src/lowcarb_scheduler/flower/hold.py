@@ -21,7 +21,7 @@ GLANCE: Final = timedelta(seconds=3)  # at most, from one look at what the opera
 
 
 def hold(
-    clock: Clock, opening: Callable[[], datetime], let_go: Callable[[], bool] = lambda: False
+    clock: Clock, opening: Callable[[], datetime], nudged: Callable[[], bool] = lambda: False
 ) -> datetime:
     """Wait until the round may open.
 
@@ -32,9 +32,9 @@ def hold(
     opening : callable
         Returns when the round opens. It is asked at every wake, at least once a minute, and once more right
         before the hold ends, so it may look for changes and move the opening.
-    let_go : callable
-        Returns whether the hold is to end at once. It is asked every few seconds, but never where a
-        VirtualClock jumps: nobody can ask for anything there.
+    nudged : callable
+        Returns whether to wake at once. It is asked every few seconds, but never where a VirtualClock jumps:
+        nobody can ask for anything there.
 
     Returns
     -------
@@ -45,10 +45,8 @@ def hold(
     glance = WAKE if isinstance(clock, VirtualClock) else GLANCE
     while (opens_at := opening()) > (now := steady.now()):
         wake = min(opens_at, now + WAKE)
-        while now < wake:
+        while now < wake and not (glance < WAKE and nudged()):
             steady.sleep_until(min(wake, now + glance))
-            if glance < WAKE and let_go():
-                return clock.now()
             now = steady.now()
     return clock.now()
 

@@ -43,7 +43,7 @@ class Holding:
     max_hold : timedelta or None
         The longest it may last.
     is_open : bool
-        Whether the round had opened before a restart: then nothing is waited for.
+        Whether the round had opened before a restart: then nothing is waited for, as after a wish.
     """
 
     def __init__(
@@ -99,6 +99,7 @@ class Holding:
         """Return whether an operator wishes the round to open now."""
         if not take_wish(self._ledger.run_dir, self._number):
             return False
+        self._is_open = True
         self._ledger.append("open_now", round=self._number, until=self._announced)
         logger.info("lowcarb: round %d opens now, as an operator wishes", self._number)
         return True

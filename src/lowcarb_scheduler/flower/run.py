@@ -242,6 +242,7 @@ class CarbonRun:
             self._latest = None
         if self._course.is_out_of_time(number, asked_at):
             return self._end(f"round {number} would end after the deadline")
+        holding = self._holding(number)
         while True:
             try:
                 self._await_nodes(number, grid, clients_per_round, at_least)
@@ -250,7 +251,7 @@ class CarbonRun:
                     raise
                 return self._end(str(error))
             self._look(number, grid, clients_per_round, is_new=not is_again)
-            opened_at = self._holding(number).wait(
+            opened_at = holding.wait(
                 lambda is_due: self._is_enough(number, grid, clients_per_round, at_least, is_due)
             )
             # Some may have been lost in the hold: they are waited for like before it, but only once.
