@@ -180,6 +180,15 @@ def test_what_was_issued_after_the_newest_forecast_is_not_used(noon):
     np.testing.assert_array_equal(tables[0].values, tables[1].values)
 
 
+@pytest.mark.parametrize("hours", [1, 20, 24, 60])
+def test_actuals_may_have_ended_weeks_ago(noon, hours):
+    world = World(noon)
+    newest, past = world.issues()
+    history = world.table(0, world.truth[:hours])
+    table = correct_forecast(newest, history, noon, noon + 90 * HOUR, past)
+    np.testing.assert_array_equal(table.values, newest.sampled(table.edges_us))
+
+
 @pytest.mark.parametrize("late", [2, 30, 100])
 def test_actuals_may_be_late(noon, late):
     world = World(noon)
@@ -187,6 +196,45 @@ def test_actuals_may_be_late(noon, late):
     history = world.table(0, world.truth[: DAYS * 24 - late])
     table = correct_forecast(newest, history, noon, noon + 90 * HOUR, past)
     assert world.error(table) < 0.75 * world.error(newest)
+
+
+def test_actuals_of_one_place_that_are_early_do_not_make_the_others_worse(noon):
+    world = World(noon)
+    newest, past = world.issues()
+    late = world.truth[: DAYS * 24].copy()
+    late[-2:] = np.nan
+    one_early = late.copy()
+    one_early[-2:, 0] = world.truth[DAYS * 24 - 2 : DAYS * 24, 0]
+    errors = [
+        world.error(correct_forecast(newest, world.table(0, known), noon, noon + 90 * HOUR, past), last=6)
+        for known in (one_early, late)
+    ]
+    assert errors[0] < 1.05 * errors[1]
+
+
+@pytest.mark.parametrize(
+    ("happened", "forecast"),
+    [(28.0, 1.0), (28.0, 1e9), (0.0, 500.0)],
+    ids=["hardly varies", "absurd forecast", "never as forecast"],
+)
+def test_a_place_that_hardly_varies_does_not_outweigh_the_others(noon, happened, forecast):
+    world = World(noon)
+    newest, past = world.issues()
+    rng = np.random.default_rng(1)
+
+    def odd(table):
+        """Return a table in which the last place is forecast at random."""
+        values = table.values.copy()
+        values[:, 3] = happened + forecast * rng.random(len(values))
+        return table.relaid(table.edges_us, table.locations, values)
+
+    steady = world.truth[: DAYS * 24].copy()
+    steady[:, 3] = happened
+    without = correct_forecast(newest, world.history, noon, noon + 90 * HOUR, past)
+    beside = correct_forecast(odd(newest), world.table(0, steady), noon, noon + 90 * HOUR, [*map(odd, past)])
+    assert np.isfinite(beside.values).all()
+    errors = [world.error(table.align(world.places[:3]).align(world.places)) for table in (beside, without)]
+    assert errors[0] < 1.25 * errors[1]  # twice as large where it counts by its own deviation
 
 
 def test_a_place_may_lack_actuals_issues_or_both(noon):
@@ -303,3 +351,5 @@ def test_refuses_to_mix_signals_and_an_empty_span(noon):
         )
     with pytest.raises(InputError, match="is not after now"):
         correct_forecast(average, None, noon, noon)
+    with pytest.raises(InputError, match=r"until: .* has no UTC offset"):
+        correct_forecast(average, None, noon, (noon + HOUR).replace(tzinfo=None))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from lowcarb_scheduler.clock import HOUR_US, to_us
+from lowcarb_scheduler.clock import HOUR_US, to_us, to_utc
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.forecasts.climatology import DAY, MOST_DAYS, climatology, expected_level
 from lowcarb_scheduler.forecasts.learning import MOST_ISSUES, Issue, learned_correction
@@ -89,7 +89,8 @@ def correct_forecast(
     Raises
     ------
     InputError
-        If ``until`` is not after ``now``, or forecasts and history measure different signals.
+        If ``until`` is not after ``now``, one of them has no offset, or forecasts and history measure
+        different signals.
     """
     return expect(forecast, history, now, until, past_forecasts).intensity
 
@@ -119,6 +120,7 @@ def expect(
     InputError
         As there.
     """
+    now, until = to_utc(now, "now"), to_utc(until, "until")
     if until <= now:
         raise InputError("until", "is not after now", "give a later time")
     edges = _edges(forecast, to_us(now), to_us(until))
@@ -166,7 +168,8 @@ class _Past:
     begins_us, ends_us : int
         Begin of its first hour, end of its last [µs since 1970 UTC].
     hourly : ndarray, shape (T, L)
-        Mean intensity [gCO2eq/kWh], NaN where unknown; in the last hour one place at least is known.
+        Mean intensity [gCO2eq/kWh], NaN where unknown; in the last hour one place at least is
+        known, or it is the 24th.
     """
 
     begins_us: int
@@ -182,7 +185,7 @@ class _Past:
         hours = np.flatnonzero(~np.isnan(hourly).all(axis=1))
         if not len(hours):
             return None
-        last = int(hours[-1]) + 1
+        last = max(int(hours[-1]) + 1, DAY)  # errors and anomalies are looked at by the day
         return cls(begins_us, begins_us + last * HOUR_US, hourly[:last])
 
     def correction(self, forecast: IntensityTable, past_forecasts: Sequence[IntensityTable]) -> Floats:

@@ -13,7 +13,7 @@ known when a plan is made:
 
 The ridge does not draw towards nothing but towards *error fading*: the last error, fading by ``FADING`` an
 hour. That is what is left where there is no past issue to learn from, and the step from one to the other is
-smooth.
+smooth. A place whose actuals come later than those of others is corrected as of the last hour known of it.
 
 References
 ----------
@@ -24,6 +24,7 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -40,6 +41,8 @@ MOST_ISSUES: Final = 56  # that are learned from, the newest
 _RIDGE: Final = 100.0  # how many observations the prior counts for
 _LEAD_WIDTH: Final = 0.3  # width of the kernel over the logarithm of the lead
 _MOST_SD: Final = 8.0  # an error is counted as at most so many standard deviations of its place
+_MOST_RMS: Final = 1.5  # and the root mean square of its errors as at most so many; of real grids it is below
+_LATE_HOURS: Final = (1, 2, 3, 6, 12)  # as of which a place is looked at that is known less far than others
 _ERROR_HOURS: Final = (1, 3, 6, 24)
 _ANOMALY_HOURS: Final = (1, 6, 12, 24)
 _PREDICTORS: Final = len(_ERROR_HOURS) + len(_ANOMALY_HOURS) + 3
@@ -87,10 +90,21 @@ def learned_correction(history: Floats, newest: Issue, past: Sequence[Issue], ah
     ndarray, shape (ahead, L)
         [gCO2eq/kWh]; 0 where the forecast has no value or nothing is known.
     """
+    correction = _learned(history, newest, past, ahead)
+    late = np.isnan(history)[::-1].argmin(axis=0)  # hours; 0 too where nothing is known at all
+    for sooner, hours in pairwise((0, *_LATE_HOURS)):
+        own = (late > sooner) & (late <= hours)
+        if own.any() and len(history) - hours >= DAY:
+            correction[:, own] = _learned(history[:-hours], newest, past, ahead + hours)[hours:, own]
+    return correction
+
+
+def _learned(history: Floats, newest: Issue, past: Sequence[Issue], ahead: int) -> Floats:
+    """Return what :func:`learned_correction` returns, of places that are all known up to the same hour."""
     age = len(history) - newest.start
     past = [issue for issue in past if issue.start < newest.start and issue.start + age >= DAY][-MOST_ISSUES:]
-    scale = _deviation(history)
     latest = _latest_errors(history, past)
+    scale = _scale(history, latest)
     gram, moment = np.zeros((ahead, _PREDICTORS, _PREDICTORS)), np.zeros((ahead, _PREDICTORS))
     rows: list[tuple[Floats, Floats]] = []
     for issue in past:
@@ -151,8 +165,12 @@ def _latest_errors(history: Floats, issues: Sequence[Issue]) -> Floats:
     return errors
 
 
-def _deviation(history: Floats) -> Floats:
-    """Return the standard deviation of each place; shape (L,)."""
+def _scale(history: Floats, errors: Floats) -> Floats:
+    """Return what the errors of each place are measured by, that places can be pooled; shape (L,).
+
+    Its standard deviation; but a place that hardly varies, or whose forecast is far off, would outweigh all
+    others, so it is at least two thirds of the root mean square of its errors.
+    """
     mean = known_mean(history)
-    deviation: Floats = np.sqrt(known_mean((history - mean) ** 2))
-    return np.maximum(deviation, 1e-3)
+    deviation = np.sqrt(known_mean((history - mean) ** 2))
+    return np.maximum(deviation, np.sqrt(known_mean(errors**2)) / _MOST_RMS).clip(1e-3)
