@@ -292,6 +292,13 @@ def test_what_is_old_is_dropped(archived, filled):
     assert answer.out.startswith("dropped 0 issues and 0 actual values older than 60 days; ")
 
 
+@pytest.mark.parametrize("days", [-1, 99_999_999_999])
+def test_days_that_cannot_be_are_refused(archived, days):
+    answer = archived("prune", "--days", days)
+    assert answer.code == 2
+    assert "is not in the range 0<=x<=3650" in answer.line
+
+
 def test_nothing_is_made_to_be_pruned(archived, archive):
     assert archived("prune").code == 0
     assert not archive.path.exists()

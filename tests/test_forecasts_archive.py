@@ -376,6 +376,14 @@ def test_a_row_that_was_spoilt_is_an_error_too(archive):
         archive.newest(FEED, ["DE"], NOW)
 
 
+@pytest.mark.parametrize("written", ["[]", "{}", "3", "null", '["x"]', "[[1]]", "[1e999]", "nothing"])
+def test_an_issue_that_cannot_be_read_is_one_clear_error(archive, written):
+    archive.put(FEED, issue(NOW))
+    _execute(archive.path, f"UPDATE issues SET g_per_kwh = '{written}'")
+    with pytest.raises(InputError, match="cannot be used"):
+        archive.newest(FEED, ["DE"], NOW)
+
+
 def test_another_process_is_not_waited_for_longer_than_told(archive):
     archive.put(FEED, issue(NOW))
     other = sqlite3.connect(archive.path, isolation_level=None)

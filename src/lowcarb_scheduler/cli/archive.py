@@ -228,7 +228,8 @@ def export(
 @app.command()
 def prune(
     days: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Keep so many days. Default: LOWCARB_ARCHIVE_DAYS.")
+        int | None,
+        typer.Option(min=0, max=3650, metavar="N", help="Keep so many days. Default: LOWCARB_ARCHIVE_DAYS."),
     ] = None,
     archive_dir: ArchiveDir = None,
     as_json: Json = False,

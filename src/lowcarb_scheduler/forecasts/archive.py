@@ -308,7 +308,10 @@ def _written(series: Series) -> tuple[int, int, int | None, str | None, str]:
 def _read(row: tuple[Any, ...]) -> Issue:
     """Return the issue that a row holds."""
     issued_us, first_us, end_us, step_us, steps_us, g_per_kwh = row
-    values = np.array(json.loads(g_per_kwh), np.float64)  # None becomes NaN
+    written = json.loads(g_per_kwh)
+    values = np.array(written if isinstance(written, list) else [], np.float64)  # None becomes NaN
+    if values.ndim != 1 or not values.size or np.isinf(values).any():
+        raise ValueError("an issue in it is no list of numbers")
     after = np.arange(len(values)) * step_us if steps_us is None else np.array(json.loads(steps_us))
     return Issue(from_us(issued_us), Series(first_us + after.astype(np.int64), values, end_us))
 
