@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -203,8 +204,11 @@ def test_a_list_that_everybody_gets_proves_no_token():
     finding = Finding("electricity-maps", source, {})
     ask([finding], clock)
     source.contact.statuses.clear()
-    ((state, _),) = credentials(finding, electricity_maps_token="token")
-    assert state == "warning"
+    named = replace(finding, names={"DE": "DE"})
+    assert credentials(finding, electricity_maps_token="token") == [
+        ("warning", "name a place with --location")
+    ]
+    assert credentials(named, electricity_maps_token="token") == [("warning", None)]
 
 
 # -- places ------------------------------------------------------------------------------------------------
@@ -224,6 +228,12 @@ def test_an_unknown_place_is_a_fault_with_the_nearest_name():
 def test_a_known_place_without_forecast_is_not_taken_for_a_slip():
     finding = Server({"/emissions/forecasts/current": (500, "")}).finding("UKsouth")
     assert "did you mean" not in location_checks([finding], ["UKsouth"])["location UKsouth"][1]
+
+
+def test_a_closed_list_tells_upper_from_lower_case():
+    finding = Finding("synthetic", Synthetic(), {"de": "de"})
+    ask([finding], VirtualClock(NOW))
+    assert location_checks([finding], ["de"])["location de"] == ("fault", "did you mean DE?")
 
 
 def test_a_place_is_asked_for_by_the_name_the_source_has():
@@ -307,3 +317,6 @@ def test_sources_that_measure_different_things_are_a_warning():
     assert list(sources.check_signals([])) == list(sources.check_signals([uk, maps])) == []
     (check,) = sources.check_signals([Server().finding("uksouth"), uk])
     assert "LOWCARB_SDK_SIGNAL" in check.fix
+    of_a_file = replace(Server().finding("uksouth"), name="traces")  # its signal is unknown, too
+    (check,) = sources.check_signals([uk, of_a_file])
+    assert check.fix == "leave traces out"

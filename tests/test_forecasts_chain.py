@@ -148,11 +148,18 @@ def test_numbers_of_another_signal_are_refused_openly_and_unasked(first, second,
     assert bool(second.asked) == mixes
     if not mixes:
         assert "never mixed" in known.missing["London"]
-        assert ("set sdk-signal" in known.missing["London"]) == ("unknown" in (one, other))
+        assert "set sdk-signal" not in known.missing["London"]  # it is none of theirs
         assert chain.past_forecasts(["London"], NOW - DAY, NOW, HOUR) == []
         first.down = "answered 503"  # not even when it would be all there is
         with pytest.raises(ForecastUnavailableError, match="never mixed"):
             chain.forecast(["DE"], NOW)
+
+
+@pytest.mark.parametrize(("other", "helps"), [("average", True), ("unknown", False)])
+def test_the_setting_that_would_mend_it_is_named(first, second, clock, other, helps):
+    first.name, first.signal, second.signal = "carbon-aware-sdk", "unknown", other
+    known = Chain([first, second], clock=clock).forecast(["DE", "London"], NOW)
+    assert ("set sdk-signal" in known.missing["London"]) == helps
 
 
 def test_a_source_that_does_not_say_what_it_measures_is_refused_by_its_answer(first, clock):

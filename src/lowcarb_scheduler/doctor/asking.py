@@ -72,6 +72,8 @@ class Finding:
 
     def knows(self, place: str) -> bool:
         """Return whether a place is among the names it told; no server tells upper from lower case."""
+        if isinstance(getattr(self.source, "locations", None), tuple):  # a closed list is no server's
+            return self.names[place] in self.known
         return self.names[place].casefold() in map(str.casefold, self.known)
 
     def near(self, place: str) -> str | None:

@@ -96,7 +96,8 @@ def check_credentials(finding: Finding, settings: Settings) -> Iterator[Check]:
     elif given and _let_in(finding):
         yield Check(name, "ok", "accepted")
     elif given:
-        yield Check(name, "warning", "not checked: no answer shows it", "name a place with --location")
+        remedy = None if finding.names else "name a place with --location"
+        yield Check(name, "warning", "not checked: no answer shows it", remedy)
 
 
 def check_locations(findings: Sequence[Finding], places: Sequence[str]) -> Iterator[Check]:
@@ -172,8 +173,9 @@ def check_signals(findings: Sequence[Finding]) -> Iterator[Check]:
         if signals[first] == signals[name] != "unknown":
             continue
         problem = f"{name} is {signals[name]}, {first} {signals[first]}: they are never mixed"
-        unknown = "unknown" in (signals[first], signals[name])
-        fix = "set LOWCARB_SDK_SIGNAL to what the SDK gives" if unknown else f"leave {name} out"
+        unknown = [each for each in (first, name) if signals[each] == "unknown"]
+        of_sdk = unknown == ["carbon-aware-sdk"]
+        fix = "set LOWCARB_SDK_SIGNAL to what the SDK gives" if of_sdk else f"leave {name} out"
         yield Check("signals", "warning", problem, fix)
 
 

@@ -204,8 +204,9 @@ class Chain:
             return None
         if signal == expected != "unknown":
             return None
-        fix = "; set sdk-signal if you know what the SDK gives" if "unknown" in (signal, expected) else ""
         first = name_of(self._sources[0])
+        unknown = [name for name, its in ((name_of(source), signal), (first, expected)) if its == "unknown"]
+        fix = "; set sdk-signal if you know what the SDK gives" if unknown == ["carbon-aware-sdk"] else ""
         return f"its signal is {signal}, that of {first} {expected}: they are never mixed{fix}"
 
     def _names_in(self, source: ForecastSource, places: Iterable[str]) -> dict[str, str]:
