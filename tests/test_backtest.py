@@ -181,6 +181,21 @@ def test_a_place_that_is_missing_is_named(frames):
         History.from_frames(*frames, (*PLACES, "XX"))
 
 
+def test_rounds_of_parts_of_hours_are_refused():
+    for minutes in (0, 30, 90):
+        with pytest.raises(InputError, match=r"round_duration: .* is not a whole number of hours"):
+            replace(SETTING, round_duration=timedelta(minutes=minutes))
+
+
+@pytest.mark.parametrize("method", [backtest.run_now, backtest.bound])
+def test_what_did_not_happen_is_not_charged(history, case, method):
+    unknown = history.actual.values.copy()
+    unknown[30 * 24 :] = np.nan
+    lacking = history.actual.relaid(history.actual.edges_us, PLACES, unknown)
+    with pytest.raises(InputError, match="actual: is not known of all hours"):
+        method(case, replace(history, actual=lacking))
+
+
 def test_instances_are_spread_over_the_period_and_the_same_each_time(begin):
     period = begin, begin + 100 * DAY
     made = [instance(SETTING, seed, 10, 2.0, period) for seed in range(10)]

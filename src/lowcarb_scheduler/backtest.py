@@ -52,7 +52,7 @@ class Setting:
     clients, clients_per_round, rounds : int
         The size of the job.
     round_duration : timedelta
-        Length of a round, and of a client's turn in it.
+        Length of a round, and of a client's turn in it: whole hours.
     """
 
     name: str
@@ -61,6 +61,11 @@ class Setting:
     clients_per_round: int
     rounds: int
     round_duration: timedelta
+
+    def __post_init__(self) -> None:
+        if self.round_duration < HOUR or self.round_duration % HOUR:
+            problem = f"{self.round_duration} is not a whole number of hours"
+            raise InputError("round_duration", problem, "give for example timedelta(hours=1)")
 
     @property
     def back_to_back(self) -> timedelta:
@@ -196,6 +201,11 @@ class Outcome:
 
     emissions_g: float
     turns: Ints
+
+    def __post_init__(self) -> None:
+        if np.isnan(self.emissions_g):
+            problem = "is not known of all hours until the deadline"
+            raise InputError("actual", problem, "give starts that end within the trace, and fill its gaps")
 
 
 Method = Callable[[Instance, History], Outcome]
