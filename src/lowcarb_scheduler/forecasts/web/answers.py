@@ -165,7 +165,7 @@ def problem(answer: Answer, redaction: Redaction) -> str:
 
 
 def _of_problem(document: Any) -> str:
-    """Return the texts of a refusal , all of it where there are none."""
+    """Return the texts of a refusal, all of it where there are none."""
     fields = document if isinstance(document, dict) else {}
     if isinstance(fields.get("error"), dict):  # as the UK's: {"error": {"code", "message"}}
         fields = fields["error"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import timedelta
 from typing import TYPE_CHECKING
+
+from lowcarb_scheduler.forecasts.web.answers import http_date
 
 if TYPE_CHECKING:
     import httpx
@@ -44,11 +45,11 @@ class Contact:
     def note(self, response: httpx.Response) -> None:
         """Take down a response whose head has come."""
         self.statuses.add(response.status_code)
-        try:
-            date = parsedate_to_datetime(response.headers["date"])
-            age = timedelta(
-                seconds=int(response.headers.get("age", "0"))
-            )  # a cache tells how old the date is
-            self.ahead = date.replace(tzinfo=date.tzinfo or UTC) + age - self._clock.now()
-        except (KeyError, ValueError, TypeError, IndexError, OverflowError):
+        date = http_date(response.headers.get("date", ""))
+        if date is None:
+            return
+        try:  # a cache tells how old the date is
+            age = timedelta(seconds=int(response.headers.get("age", "0")))
+            self.ahead = date + age - self._clock.now()
+        except (ValueError, OverflowError):
             return
