@@ -1,0 +1,217 @@
+"""How often waiting makes a run late that would have been in time back-to-back: at most 1 in 100 is promised.
+
+    python benchmarks/deadline_coverage.py [--runs 500] [--confidence 0.99] [--through-flower 24]
+
+Every run waits before each of its rounds until the last moment that it is allowed to, which no plan can
+outdo: this is the worst there can be. What it may wait is asked of the code that a run in Flower asks, round
+by round, with what was seen by then. Durations are drawn anew for each round; half of the runs are told the
+median beforehand, half learn from their first round. Deadlines are multiples of the mean back-to-back time.
+
+A run counts as late only if it would have been in time without waiting. "used" is the part of its slack that
+the runs have waited, half-way and in all. ``--through-flower`` adds runs through a strategy on an in-memory
+Grid, with intensities that fall until the deadline, and says how they compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from scipy.stats import beta
+
+from lowcarb_scheduler.flower.course import Course
+from lowcarb_scheduler.settings import Settings
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+START, HOUR = datetime(2026, 3, 2, tzinfo=UTC), timedelta(hours=1)
+ROUNDS = (10, 50)
+DEADLINES = (1.5, 2.0, 4.0)  # times the mean back-to-back time
+
+
+class Law(NamedTuple):
+    """A law of durations [typical rounds]: its mean, and how to draw from it."""
+
+    mean: float
+    draw: object
+
+
+def lognormal(sigma):
+    return Law(float(np.exp(sigma**2 / 2)), lambda rng, size: np.exp(sigma * rng.standard_normal(size)))
+
+
+def pareto(rng: Generator, size: int):
+    return (1.0 + rng.pareto(2.5, size)) / 2**0.4
+
+
+def one_in_twenty(rng: Generator, size: int):
+    slow = np.where(rng.random(size) < 0.05, 5.0, 1.0)
+    return np.exp(0.1 * rng.standard_normal(size)) * slow
+
+
+LAWS = {
+    "lognormal .1": lognormal(0.1),
+    "lognormal .3": lognormal(0.3),
+    "Pareto 2.5": Law(5 / 3 / 2**0.4, pareto),
+    "5 % take 5 x": Law(1.2 * float(np.exp(0.005)), one_in_twenty),
+}
+
+
+class Outcome(NamedTuple):
+    """A run: in time without waiting; late with it; parts of its slack it has waited; when rounds opened."""
+
+    could: bool
+    late: bool
+    half: float
+    used: float
+    openings: list[datetime]
+
+
+def settings_of(finish_by, confidence=0.99, is_told=True):
+    length = {"round_duration": HOUR} if is_told else {}
+    return Settings.load(keywords={"finish_by": finish_by, "deadline_confidence": confidence, **length})
+
+
+def simulate(durations, settings) -> Outcome:
+    """Run rounds of these durations, each after the longest wait that is allowed."""
+    course, finish_by = Course(settings, len(durations), START, None, None), settings.finish_by
+    now, waited, half, openings = START, timedelta(0), timedelta(0), []
+    for number, took in enumerate(durations, start=1):
+        latest = course.latest_opening(number)
+        if latest is not None and latest > now:
+            waited, now = waited + (latest - now), latest
+        if number <= len(durations) // 2:
+            half = waited
+        openings.append(now)
+        now += took
+        course.round_over(took, course.length_of(took))
+    slack = finish_by - sum(durations, timedelta(0))
+    could = slack >= timedelta(0)
+    parts = (half / slack, waited / slack) if slack > timedelta(0) else (0.0, 0.0)
+    return Outcome(could, could and now > START + finish_by, *parts, openings)
+
+
+def sample(law, rounds, rng):
+    return [each * HOUR for each in LAWS[law].draw(rng, rounds)]
+
+
+def cell(task):
+    """Return the outcomes of the runs of a row, in short."""
+    law, rounds, deadline, runs, confidence = task
+    rng = np.random.default_rng([list(LAWS).index(law), rounds, int(10 * deadline)])
+    finish_by = rounds * LAWS[law].mean * deadline * HOUR
+    told = [settings_of(finish_by, confidence, is_told) for is_told in (False, True)]
+    outcomes = [simulate(sample(law, rounds, rng), told[k % 2]) for k in range(runs)]
+    could = [outcome for outcome in outcomes if outcome.could]
+    half, used = (float(np.mean([getattr(o, name) for o in could])) for name in ("half", "used"))
+    return task, len(could), sum(outcome.late for outcome in outcomes), half, used
+
+
+def table(runs, confidence):
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    tasks = [(*key, runs, confidence) for key in product(LAWS, ROUNDS, DEADLINES)]
+    print("durations      rounds  deadline   runs  in time  late   late %  95 % below  used half-way, all")
+    late, total = 0, 0
+    with ProcessPoolExecutor() as pool:
+        for (law, rounds, deadline, count, _), could, bad, half, used in pool.map(cell, tasks):
+            most = beta.ppf(0.95, bad + 1, count - bad)
+            print(
+                f"{law:14} {rounds:6d} {deadline:7.1f} x {count:6d} {could:8d} {bad:5d} {bad / count:8.2%}"
+                f" {most:10.2%} {half:13.0%} {used:7.0%}",
+                flush=True,
+            )
+            late, total = late + bad, total + count
+    print(f"{late} of {total} runs are late for waiting: {late / total:.2%}; promised: {1 - confidence:.2%}")
+
+
+# -- the same through a strategy -----------------------------------------------------------------------------
+
+
+def through_flower(runs, confidence):
+    """Run a strategy on intensities that fall until the deadline, and compare it with the simulation."""
+    from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+    from flwr.serverapp.strategy import FedAvg
+
+    from lowcarb_scheduler import CarbonClientApp, Forecast, IntensityTable, carbon_aware
+    from lowcarb_scheduler.clock import HOUR_US, parse_time, to_us
+    from lowcarb_scheduler.ledger import read_ledger
+    from lowcarb_scheduler.testing import InMemoryGrid
+
+    class Machine:
+        now_ = START
+
+        def now(self):
+            return self.now_
+
+        def sleep_until(self, when):
+            self.now_ = max(self.now_, when)
+
+    class Falling:
+        def forecast(self, locations, now):
+            return Forecast(self.actual(locations, START, START + 60 * HOUR), now)
+
+        def actual(self, locations, start, end):
+            first = to_us(start) // HOUR_US
+            hours = np.arange(first, max(to_us(end) // HOUR_US, first + 1) + 1)
+            values = 1000.0 - 10.0 * (hours[:-1] - to_us(START) // HOUR_US)
+            table_ = np.repeat(values[:, None], len(locations), axis=1)
+            return IntensityTable(hours * HOUR_US, tuple(locations), table_, "average", "falling")
+
+    logging.getLogger("flwr").setLevel(logging.CRITICAL)
+    rounds, late, sooner = 8, 0, []
+    for k in range(runs):
+        law = list(LAWS)[k % len(LAWS)]
+        durations, finish_by = sample(law, rounds, np.random.default_rng(k)), 4 * rounds * HOUR
+        machine, app, worked = Machine(), CarbonClientApp(), set()
+
+        @app.train()
+        def train(message, _, machine=machine, worked=worked, durations=durations):
+            number = message.content["config"]["server-round"]
+            if number not in worked:
+                worked.add(number)
+                machine.now_ += durations[number - 1]
+            reply = {"arrays": message.content["arrays"], "metrics": MetricRecord({"num-examples": 1})}
+            return Message(RecordDict(reply), reply_to=message)
+
+        grid = InMemoryGrid(app, [{"partition-id": n, "location": "DE"} for n in range(2)])
+        with tempfile.TemporaryDirectory() as folder:
+            run_dir = Path(folder) / "run"
+            strategy = carbon_aware(
+                FedAvg(fraction_evaluate=0.0), source=Falling(), clock=machine, run_dir=run_dir,
+                round_duration=HOUR, finish_by=finish_by, deadline_confidence=confidence, clients_per_round=2,
+            )  # fmt: skip
+            strategy.start(grid, ArrayRecord([np.zeros(1)]), num_rounds=rounds)
+            events = read_ledger(run_dir)
+        simulated = simulate(durations, settings_of(finish_by, confidence))
+        opened = [parse_time(e["opened_at"], "opened_at") for e in events if e["event"] == "round_opened"]
+        late += events[-1]["late"] and simulated.could
+        sooner += [(last - real) / HOUR for last, real in zip(simulated.openings, opened, strict=True)]
+    print(f"through Flower: {late} of {runs} runs of {rounds} rounds are late for waiting; rounds open"
+          f" {np.median(sooner):.1f} h (median; {min(sooner):.1f} to {max(sooner):.1f} h) before the last"
+          " moment: on whole hours, and no later than is worth it")  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=500, help="in a row of the table")
+    parser.add_argument("--confidence", type=float, default=0.99)
+    parser.add_argument("--through-flower", type=int, default=24, help="runs through a strategy")
+    options = parser.parse_args()
+    began = time.perf_counter()
+    table(options.runs, options.confidence)
+    if options.through_flower:
+        through_flower(options.through_flower, options.confidence)
+    print(f"{time.perf_counter() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
