@@ -288,15 +288,22 @@ def test_sigterm_in_it_ends_the_run_in_order(midnight, grid):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_who_handled_sigterm_before_gets_it_when_the_ledger_is_closed(midnight, grid):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])  # Flower handles both
+def test_who_handled_a_signal_before_gets_it_when_the_ledger_is_closed(midnight, grid, number):
     seen = []
-    before = signal.signal(signal.SIGTERM, lambda *_: seen.append(read_ledger(RUN)[-1]["status"]))
+    before = signal.signal(number, lambda *_: seen.append(read_ledger(RUN)[-1]["status"]))
     try:
         with pytest.raises(SystemExit):
-            run(grid, Machine(midnight, [(midnight + HOUR, terminate)]))
+            run(grid, Machine(midnight, [(midnight + HOUR, lambda: signal.raise_signal(number))]))
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)
     assert seen == ["stopped"]
+
+
+def test_where_sigint_is_a_keyboard_interrupt_it_stays_so(midnight, grid):
+    with pytest.raises(KeyboardInterrupt):
+        run(grid, Machine(midnight, [(midnight + HOUR, lambda: signal.raise_signal(signal.SIGINT))]))
+    assert read_ledger(RUN)[-1]["status"] == "stopped"
 
 
 def test_where_sigterm_is_ignored_it_stays_so():

@@ -20,35 +20,44 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WISH_NAME: Final = "open-now.json"
-_TERMINATED: Final = 128 + signal.SIGTERM  # what a shell reports for it
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
 def ending_in_order() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit, so that books are closed; then let who handled it before have it.
+    """Turn a signal to end into SystemExit, so that books are closed; then let who handled it before have it.
 
-    Only in the main thread, where Python handles signals, and not where SIGTERM is ignored. A second one
+    After ``flwr stop`` Flower sends its ServerApp SIGINT and handles it itself: it cleans up where the code
+    just is, and when that takes long ends the process without unwinding. Where SIGINT is KeyboardInterrupt,
+    or one of the signals is ignored, nothing changes. Only the main thread handles signals. A second one
     meets the old handler at once.
     """
-    before = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
-        yield
-        return
-    came = False
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in _ENDING}
+    left_alone = (signal.SIG_IGN, signal.default_int_handler, None)
+    handled = [number for number, handler in before.items() if handler not in left_alone]
+    if threading.current_thread() is not threading.main_thread():
+        handled = []
+    came: list[int] = []
 
-    def end(_number: int, _frame: Any) -> None:
-        nonlocal came
-        came = True
-        signal.signal(signal.SIGTERM, before)
-        raise SystemExit(_TERMINATED)
+    def restore() -> None:
+        for number in handled:
+            signal.signal(number, before[number])
 
-    signal.signal(signal.SIGTERM, end)
+    def end(number: int, _frame: Any) -> None:
+        came.append(number)
+        restore()
+        raise SystemExit(128 + number)  # what a shell reports for it
+
+    for number in handled:
+        signal.signal(number, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
-        if came and callable(before):
-            signal.raise_signal(signal.SIGTERM)
+        if came:
+            if callable(before[came[0]]):
+                signal.raise_signal(came[0])
+        else:
+            restore()
 
 
 def wish_to_open(run_dir: Path, number: int) -> None:
