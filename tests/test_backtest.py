@@ -216,3 +216,10 @@ def test_a_turn_uses_one_kilowatt_hour(begin, history):
     )
     for method in (backtest.run_now, backtest.bound, backtest.perfect):
         assert method(case, replace(history, actual=flat)).emissions_g == pytest.approx(18 * 100.0)
+
+
+def test_issues_may_come_in_any_order(history, begin):
+    turned = replace(history, issues=history.issues[::-1])
+    assert turned.known(begin + 31 * DAY).forecast.start == begin + 31 * DAY
+    with pytest.raises(InputError, match="now"):
+        history.known((begin + 31 * DAY).replace(tzinfo=None))

@@ -15,7 +15,7 @@ from lowcarb_scheduler.forecasts.correction import correct_forecast
 from lowcarb_scheduler.intensity import IntensityTable
 from lowcarb_scheduler.planning.fleet import Fleet
 from lowcarb_scheduler.planning.job import Job
-from lowcarb_scheduler.policy import replan
+from lowcarb_scheduler.policy import LOOKED_AHEAD, replan
 
 HOUR = timedelta(hours=1)
 PLACES = ("DE", "FR", "GB")
@@ -152,3 +152,15 @@ def test_a_plan_says_what_it_rests_on(job, forecast, midnight):
     place = np.array(PLACES)[job.fleet.location_index[plan.seats]]
     for label, name in (("last good", "FR"), ("default", "GB")):
         assert plan.rests_on.get(label, 0.0) == pytest.approx((begins & (place == name)).mean())
+
+
+def test_a_deadline_in_centuries_is_planned_for_as_far_as_makes_sense(job, forecast, midnight):
+    history = forecast.relaid(forecast.edges_us - 4 * 24 * 3_600_000_000, PLACES, forecast.values)
+    history = history.fill(
+        forecast.relaid(forecast.edges_us - 2 * 24 * 3_600_000_000, PLACES, forecast.values)
+    )
+    distant = replace(job, finish_by=midnight.replace(year=9000))
+    plan = replan(distant, forecast, history)
+    assert plan.forecast_until == midnight + LOOKED_AHEAD
+    long = replace(distant, rounds=40, round_duration=2 * 24 * HOUR)
+    assert replan(long, forecast, history).forecast_until == midnight + 2 * 40 * 2 * 24 * HOUR

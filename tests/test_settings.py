@@ -165,3 +165,8 @@ def test_what_is_shown_holds_no_secret(monkeypatch):
     assert "hush" not in str(shown)
     assert shown["sdk_url"] == shown["watttime_url"] == "https://***@host/prefix@home"
     assert shown["patience"] == 1.0
+
+
+def test_a_token_in_the_query_of_a_url_is_not_shown():
+    shown = Settings.load({"sdk_url": "http://me:hush@sdk/x?token=hush#hush"}).shown()
+    assert shown["sdk_url"] == "http://***@sdk/x?***"

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from lowcarb_scheduler.accounting import emissions_g, run_now_g
-from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, from_us, to_us
+from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, from_us, to_us, to_utc
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
 from lowcarb_scheduler.forecasts.correction import HISTORY, correct_forecast
 from lowcarb_scheduler.intensity import IntensityTable
@@ -112,7 +112,7 @@ class History:
     actual : IntensityTable
         Actual intensity [gCO2eq/kWh].
     issues : tuple of (datetime, IntensityTable)
-        Forecasts by the time they were issued, oldest first.
+        Forecasts by the time they were issued, in any order.
     actual_delay : timedelta
         How late the actual intensity of an hour is known.
     """
@@ -148,6 +148,10 @@ class History:
             ),
         )
 
+    def __post_init__(self) -> None:
+        in_order = sorted(self.issues, key=lambda issue: issue[0])
+        object.__setattr__(self, "issues", tuple(in_order))
+
     def known(self, now: datetime) -> Known:
         """Return what was known at a time.
 
@@ -156,6 +160,7 @@ class History:
         ForecastUnavailableError
             If there was no forecast or no actual intensity yet.
         """
+        now = to_utc(now, "now")
         issued = [table for at, table in self.issues if now - HISTORY <= at <= now]
         over_us = to_us(now - self.actual_delay)
         steps = int(np.searchsorted(self.actual.edges_us, over_us, side="right")) - 1

@@ -6,23 +6,26 @@ correction -> value of waiting -> plan -> keep the previous plan unless the new 
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from lowcarb_scheduler.accounting import emissions_g
-from lowcarb_scheduler.clock import to_us
+from lowcarb_scheduler.clock import from_us, to_us
 from lowcarb_scheduler.forecasts.correction import ORIGINS, expect
 from lowcarb_scheduler.planning.planner import plan
 from lowcarb_scheduler.planning.waiting import value_of_waiting
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+    from datetime import datetime
 
     from lowcarb_scheduler.forecasts.correction import Expectation
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.planning.job import Job, Plan
 
+LOOKED_AHEAD: Final = timedelta(days=60)  # at least; what is further away is not planned for
 WORTH_CHANGING: Final = 0.001  # part of the expected emissions a new plan must avoid to replace the last
 WORTH_WAITING: Final = 0.005  # part a later plan must avoid to be preferred to the soonest
 
@@ -71,7 +74,8 @@ def replan(
     known = forecast.align(job.fleet.locations)
     if job.finish_by <= job.now:
         return plan(job, known)  # says why there is none
-    expectation = expect(known, history, job.now, job.finish_by, past_forecasts, last_good, default)
+    until = looked_ahead(job)
+    expectation = expect(known, history, job.now, until, past_forecasts, last_good, default)
     expected = expectation.intensity
     hoped = value_of_waiting(job, expected, history)
     best = plan(job, hoped)
@@ -85,6 +89,17 @@ def replan(
     certified = np.array_equal(hoped.values, expected.values, equal_nan=True)
     charged = _charged(best, job, expected, best.lower_bound_g if certified else None)
     return replace(charged, rests_on=_grounds(charged, expectation))
+
+
+def looked_ahead(job: Job) -> datetime:
+    """Return until when intensity is expected for a job: its deadline, or less if that is very far away.
+
+    Nothing is known of windows months from now, and steps of minutes until a deadline in a century would fill
+    any memory. Twice the time of the rounds back-to-back, and 60 days, are always looked at.
+    """
+    enough = max(LOOKED_AHEAD, 2 * job.rounds * timedelta(microseconds=job.round_us))
+    opens_from = from_us(job.opens_from_us)
+    return min(job.finish_by, opens_from + min(enough, job.finish_by - opens_from))
 
 
 def _avoids(part: float, new: Plan, old: Plan) -> bool:

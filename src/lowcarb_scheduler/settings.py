@@ -31,7 +31,7 @@ _LONGEST: Final = timedelta(days=3650)
 SECRETS: Final = ("electricity_maps_token", "sdk_auth", "watttime_password", "watttime_user")
 Read = TypeVar("Read")
 ENVIRONMENT_PREFIX: Final = "LOWCARB_"
-_CREDENTIALS: Final = re.compile(r"//[^/]*@")
+_CREDENTIALS: Final = re.compile(r"(?<=//)[^/]*(?=@)|(?<=[?#]).*")  # of a URL: user and password, a query
 
 
 def _duration(value: object) -> timedelta:
@@ -275,9 +275,9 @@ class Settings(BaseSettings):
             raise InputError(label, f"{detail['input']!r}: {message}", _meaning(field)) from None
 
     def shown(self) -> dict[str, Any]:
-        """Return what may be shown: no secret, and no password that somebody wrote into a URL."""
+        """Return what may be shown: no secret, and no password or token that somebody wrote into a URL."""
         given = self.model_dump(mode="json")
-        return {name: _CREDENTIALS.sub("//***@", value) if name.endswith("_url") and value else value
+        return {name: _CREDENTIALS.sub("***", value) if name.endswith("_url") and value else value
                 for name, value in given.items()}  # fmt: skip
 
     @classmethod

@@ -153,8 +153,9 @@ def _corrected(job: "Job", intensity: "IntensityTable", past: "Past") -> "Intens
     and would cost the bound its proof.
     """
     from lowcarb_scheduler.forecasts.correction import correct_forecast
+    from lowcarb_scheduler.policy import looked_ahead
 
     known = intensity.align(job.fleet.locations)
     if job.finish_by <= job.now:
         return known  # planning says why there is no plan
-    return correct_forecast(known, past.actual, job.now, job.finish_by, past.issues)
+    return correct_forecast(known, past.actual, job.now, looked_ahead(job), past.issues)

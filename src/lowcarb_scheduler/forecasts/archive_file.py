@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FILE_NAME: Final = "archive.sqlite"
-PATIENCE: Final = timedelta(seconds=5)
+PATIENCE: Final = timedelta(seconds=2)
 _FIX: Final = "name another folder with LOWCARB_ARCHIVE_DIR, or set it to none"
 _APPLICATION: Final = 0x10CA  # tells the file from those of other programs
 _VERSION: Final = 1

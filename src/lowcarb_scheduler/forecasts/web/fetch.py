@@ -237,7 +237,7 @@ def base_url(url: str, field: str, example: str) -> httpx.URL:
     port = 80 if base.port is None else base.port
     if wrong or part_of_password or not 0 < port < 65_536:
         without_password = re.sub(r"^([a-z]+://)?.*@", r"\1", str(url), flags=re.S | re.I)
-        shown = one_line(without_password, 100)
+        shown = one_line(re.sub(r"[?#].*", "?***", without_password, flags=re.S), 100)  # it may be a token
         variable = f"LOWCARB_{field.upper().replace('-', '_')}"
         fix = f"set {variable} or give --{field}, for example {example}"
         raise InputError(field, f"{shown!r} is no address of a server", fix)
