@@ -89,10 +89,14 @@ class Ledger:
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
             self._file = path.open("r+" if goes_on else "x", encoding="utf-8", newline="\n")
-            _lock(self._file, run_dir)
-            if goes_on:
-                self.lines, self.cut = _cut_torn_line(path)
-                self._file.seek(0, os.SEEK_END)
+            try:
+                _lock(self._file, run_dir)
+                if goes_on:
+                    self.lines, self.cut = _cut_torn_line(path)
+                    self._file.seek(0, os.SEEK_END)
+            except BaseException:
+                self._file.close()
+                raise
         except FileExistsError:
             raise InputError(
                 "run-dir", f"{run_dir} holds the ledger of a run", "give another folder, or leave it out"

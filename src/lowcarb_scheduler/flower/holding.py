@@ -40,20 +40,19 @@ class Holding:
         The plan that stands, and what is known of intensity.
     ledger : Ledger
         Takes ``hold_started`` and ``open_now``.
-    max_hold : timedelta or None
-        The longest it may last.
+    opens_by : datetime or None
+        Until when it may last at most.
     is_open : bool
         Whether the round had opened before a restart: then nothing is waited for, as after a wish.
     """
 
     def __init__(
         self, number: int, rounds: int, clock: Clock, course: Course, outlook: Outlook, ledger: Ledger,
-        max_hold: timedelta | None, is_open: bool = False,
+        opens_by: datetime | None, is_open: bool = False,
     ) -> None:  # fmt: skip
         self._number, self._rounds, self._clock = number, rounds, clock
         self._course, self._outlook, self._ledger = course, outlook, ledger
-        self._opens_by = None if max_hold is None else clock.now() + max_hold
-        self._is_open = is_open
+        self._opens_by, self._is_open = opens_by, is_open
         self._capped: tuple[Plan, datetime] | None = None
         self._announced: datetime | None = None
         self._next_line = clock.now()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lowcarb_scheduler.clock import VirtualClock, parse_time
 from lowcarb_scheduler.documents import to_plain
-from lowcarb_scheduler.errors import InputError, LowcarbError, one_line
+from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.flower.checkpoint import Checkpoint
 from lowcarb_scheduler.flower.encoding import decode
 from lowcarb_scheduler.flower.progress import Progress
@@ -149,8 +149,8 @@ class Resumption:
             kept = self.state["arrays"].get("run")
             arrays = self.checkpoint.arrays(kept) if kept else {}
             return decode(self.state["run"], arrays)
-        except LowcarbError:
-            raise
+        except InputError as error:
+            raise error if error.file else error.within(str(self.checkpoint.path)) from None
         except (AttributeError, KeyError, TypeError, ValueError, IndexError):
             raise _unknown(self.checkpoint) from None
 
@@ -190,8 +190,6 @@ def open_folder(
     if resumption is None and not path.exists():
         progress.prepare()
     ledger = Ledger(run_dir, clock, goes_on=resumption is not None and path.exists())
-    if resumption is not None:
-        resumption.check(ledger)
     return ledger, progress, resumption
 
 

@@ -101,6 +101,7 @@ class CarbonRun:
         self._were_there: set[str] = set()  # before a restart
         self._first_round = 1  # since the last start
         self._reopens: int | None = None
+        self._asked: tuple[int, datetime] | None = None  # a round, and since when it could have opened
         if resumption is not None and progress is not None:
             self._recall(resumption, progress, about)
         if resumption is None or not resumption.has_ledger:
@@ -144,12 +145,13 @@ class CarbonRun:
         """Return what a checkpoint keeps of the run."""
         return {
             "course": self._course.memory(), "turns": self._books.memory(), "outlook": self._outlook.memory(),
-            "latest": None if self._latest is None else list(self._latest),
+            "latest": None if self._latest is None else list(self._latest), "asked": self._asked,
             "dropouts": [self._dropouts.asked, self._dropouts.failed],
         }  # fmt: skip
 
     def _recall(self, resumption: Resumption, progress: Progress, about: Mapping[str, Any]) -> None:
         """Go on where the checkpoint is; a round whose training is over is closed as of then."""
+        resumption.check(self._ledger)
         memory = resumption.recall(progress)
         number, stage = progress.place
         self._first_round = max(number + 1, 1)
@@ -159,7 +161,7 @@ class CarbonRun:
             nodes = {key: node.features for key, node in self._books.nodes.items()}
             self._course.recall(memory["course"], nodes)
             self._were_there = set(nodes)
-            self._dropouts = Dropouts(*memory["dropouts"])
+            self._dropouts, self._asked = Dropouts(*memory["dropouts"]), memory["asked"]
             if memory["latest"] is not None:
                 opened_at, planned = memory["latest"]
                 self._course.round_over(resumption.at - opened_at, planned)
@@ -236,13 +238,16 @@ class CarbonRun:
             If fewer nodes than that are connected until no slack is left.
         """
         self.close_round()
-        asked_at, is_again = self._clock.now(), False
+        now, is_again = self._clock.now(), False
         if self._latest is not None:
-            self._course.round_over(asked_at - self._latest.opened_at, self._latest.planned)
+            self._course.round_over(now - self._latest.opened_at, self._latest.planned)
             self._latest = None
-        if self._course.is_out_of_time(number, asked_at):
+        if self._course.is_out_of_time(number, now):
             return self._end(f"round {number} would end after the deadline")
-        holding = self._holding(number)
+        # Before a restart it may have been asked for, too.
+        self._asked = self._asked if self._asked and self._asked[0] == number else (number, now)
+        asked_at = self._asked[1]
+        holding = self._holding(number, asked_at)
         while True:
             try:
                 self._await_nodes(number, grid, clients_per_round, at_least)
@@ -260,11 +265,12 @@ class CarbonRun:
                 return self._dispatch(number, clients_per_round, asked_at, opened_at)
             is_again = True
 
-    def _holding(self, number: int) -> Holding:
+    def _holding(self, number: int, asked_at: datetime) -> Holding:
         """Return the hold of a round."""
         return Holding(
             number, self._rounds, self._clock, self._course, self._outlook, self._ledger,
-            self._settings.max_hold, is_open=number == self._reopens,
+            None if self._settings.max_hold is None else asked_at + self._settings.max_hold,
+            is_open=number == self._reopens,
         )  # fmt: skip
 
     def _end(self, why: str) -> list[int]:

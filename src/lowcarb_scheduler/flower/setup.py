@@ -143,9 +143,13 @@ class Setup:
             "strategy": strategy,
             "source": None if self.source is None else name_of(self.source),
         }
-        return CarbonRun(
-            self.settings, self._places, self.source, clock, ledger, about, rounds, progress, resumption
-        )
+        try:
+            return CarbonRun(
+                self.settings, self._places, self.source, clock, ledger, about, rounds, progress, resumption
+            )
+        except BaseException:
+            ledger.close()
+            raise
 
 
 def _free_folder(name: str) -> Path:

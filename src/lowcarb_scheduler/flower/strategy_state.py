@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
-from lowcarb_scheduler.errors import one_line
+from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.flower.encoding import CannotEncodeError, Encoder, decode
 from lowcarb_scheduler.flower.grid import layers
 
@@ -73,6 +73,8 @@ class StrategyState:
 
         Raises
         ------
+        InputError
+            If an object does not take its state back.
         ValueError
             If the strategy has no such attribute.
         """
@@ -85,7 +87,7 @@ class StrategyState:
             if isinstance(tree, dict) and "state" in tree:
                 if path not in by_path or not _has_state_dict(by_path[path][2]):
                     raise ValueError(f"has the state of {path}, the strategy has not")
-                by_path[path][2].load_state_dict(decode(tree["state"], arrays))
+                _load(by_path[path][2], path, decode(tree["state"], arrays))
             else:
                 setattr(chain[len(outer)], name, decode(tree, arrays))
 
@@ -122,6 +124,15 @@ def _encode(value: Any, path: str, encoder: Encoder) -> Any:
         raise
     except Exception as error:
         raise CannotEncodeError(path, f"{type(value).__name__}: {one_line(str(error))}") from error
+
+
+def _load(owner: Any, path: str, state: Any) -> None:
+    try:
+        owner.load_state_dict(state)
+    except Exception as error:
+        problem = f"holds a state that {path} does not take ({one_line(str(error))})"
+        fix = "start it as it was started, or give another run-dir"
+        raise InputError("checkpoint", problem, fix) from error
 
 
 def _fingerprint(value: object) -> tuple[str | None, list[object]]:

@@ -150,6 +150,7 @@ def realised_g(turns: Sequence[Turn], actual: IntensityTable) -> float | None:
 
     Measured energy is taken to be drawn evenly over a turn.
     """
+    turns = [turn for turn in turns if turn.energy_kwh != 0]  # those emit nothing wherever they are
     if not turns:
         return 0.0
     columns = actual.columns([turn.location or UNKNOWN_PLACE for turn in turns])
