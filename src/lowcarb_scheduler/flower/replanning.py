@@ -13,10 +13,11 @@ from lowcarb_scheduler.flower.plausible import without_preference
 from lowcarb_scheduler.flower.profiles import UNKNOWN_PLACE
 from lowcarb_scheduler.planning.fleet import Fleet
 from lowcarb_scheduler.planning.job import Job
+from lowcarb_scheduler.planning.participation import crowded, fill_evenly, location_cap
 from lowcarb_scheduler.policy import replan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from datetime import datetime, timedelta
 
     from lowcarb_scheduler.flower.deadline import Schedule
@@ -42,13 +43,14 @@ def decide(job: Job, outlook: Outlook, previous: Plan | None) -> Decision:
     if not, at once. Every step down is noted.
     """
     known, actual = outlook.forecast, outlook.actual
-    if job.grid_from == job.now:
+    job = _with_rules_that_can_be_kept(job, outlook)
+    if job.grid_from == job.now or (previous is not None and not _keeps_share(previous, job)):
         previous = None  # without slack nothing is waited for, a slot of the plan so far neither
     if known is None and actual is not None:
         known = actual.align(())  # its labels; the history itself is given to replan
     if known is not None:
         trouble = ""
-        for attempt in (job, replace(job, grid_from=job.now)):
+        for attempt in _attempts(job):
             try:
                 planned = _replan(attempt, known, outlook, previous)
                 _note_bounds(job, planned, outlook)
@@ -59,6 +61,42 @@ def decide(job: Job, outlook: Outlook, previous: Plan | None) -> Decision:
                 trouble = one_line(str(error))  # whatever it is, it must not stop the training
         outlook.degrade("plan", trouble, "the next round opens at once")
     return at_once(job, outlook)
+
+
+def _with_rules_that_can_be_kept(job: Job, outlook: Outlook) -> Job:
+    """Return a job whose cap on locations fills a round with the nodes there are, and say what gives way."""
+    fleet, seats = job.fleet, job.clients_per_round
+    if job.max_location_share == 1:
+        return job
+    clients = np.bincount(fleet.location_index, minlength=len(fleet.locations))
+    cap = location_cap(job)
+    while np.minimum(clients, cap).sum() < min(seats, len(fleet)):
+        cap += 1
+    if cap > location_cap(job):
+        why = f"{len(fleet.locations)} location(s) cannot fill a round with {job.max_location_share:g} each"
+        outlook.degrade("rules", f"max-location-share: {why}", "it gives way as little as it can")
+        job = replace(job, max_location_share=min(cap / seats, 1.0))
+    if job.participation == "equal":
+        turns = fill_evenly(fleet.turns_done, job.rounds * seats, job.rounds, job.seed)
+        for place in crowded(job, turns):
+            why = f"max-location-share leaves {fleet.locations[place]} too few seats for equal turns"
+            outlook.degrade("rules", why, "nodes of other locations take more turns")
+    return job
+
+
+def _keeps_share(previous: Plan, job: Job) -> bool:
+    """Return whether no round that remains of a plan has more clients of a location than a job allows."""
+    locations = previous.fleet.location_index[previous.seats[-job.rounds :]]
+    most = max(int((locations == place).sum(axis=1).max()) for place in np.unique(locations))
+    return most <= location_cap(job)
+
+
+def _attempts(job: Job) -> Iterator[Job]:
+    """Yield a job, and what may have a plan where it has none."""
+    yield job
+    yield replace(job, grid_from=job.now)
+    if isinstance(job.participation, tuple):
+        yield replace(job, participation="equal")  # which gives way to a cap on locations
 
 
 def _note_bounds(job: Job, planned: Plan, outlook: Outlook) -> None:
@@ -94,6 +132,7 @@ def _replan(job: Job, known: IntensityTable, outlook: Outlook, previous: Plan | 
 
 def at_once(job: Job, outlook: Outlook) -> Decision:
     """Plan rounds back-to-back from now, choosing only by turns."""
+    job = _with_rules_that_can_be_kept(job, outlook)
     hurried = replace(
         job, patience=0.0, target_finish=None, stagger=False, grid_from=job.now,
         start_step=job.round_duration,
@@ -102,8 +141,8 @@ def at_once(job: Job, outlook: Outlook) -> Decision:
     try:
         return Decision(replan(hurried, flat), on_forecast=False)
     except PlanInfeasibleError as error:
-        outlook.degrade("rules", error.reason, "turns are shared equally instead, whatever the location")
-        lenient = replace(hurried, participation="equal", max_location_share=1.0)
+        outlook.degrade("rules", error.reason, "turns are shared equally instead")
+        lenient = replace(hurried, participation="equal")
         return Decision(replan(lenient, flat), on_forecast=False)
 
 

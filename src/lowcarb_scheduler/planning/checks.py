@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import floor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,17 +9,13 @@ import numpy as np
 from lowcarb_scheduler.clock import MICROSECOND, format_duration, format_time, from_us, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, PlanInfeasibleError
 from lowcarb_scheduler.planning.feasibility import Earliest
+from lowcarb_scheduler.planning.participation import location_cap
 
 if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.planning.grid import Grid
     from lowcarb_scheduler.planning.job import Job
     from lowcarb_scheduler.planning.participation import Turns
-
-
-def location_cap(job: Job) -> int:
-    """Return the most clients of one location in a round, at least one."""
-    return max(1, floor(job.max_location_share * job.clients_per_round + 1e-9))
 
 
 def check_time(job: Job, grid: Grid) -> None:

@@ -64,7 +64,8 @@ class Job:
     seed : int
         Breaks the ties of participation.
     bounds_count_done : bool
-        Whether bounds on turns include those done before, as the rounds that remain of a run need it.
+        Whether bounds on turns include those done before, and turns that are equal give way to
+        ``max_location_share``, as the rounds that remain of a run need it.
 
     Raises
     ------

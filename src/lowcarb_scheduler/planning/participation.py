@@ -6,13 +6,15 @@ Equal participation is water-filling. With a_c turns done, R rounds and S = R n 
 
 and the seats left over go one each to clients that stand exactly at the level, in a seeded order. Any such
 q can be seated with n distinct clients in each round: sum q = R n and q <= R suffice (hand the turns out
-cyclically). An optimiser that was free to give the odd turns away would give them to low power and clean
+cyclically). Where a cap on locations leaves one too few seats, its clients share those, and the other
+clients the rest. An optimiser that was free to give the odd turns away would give them to low power and clean
 places, which looks like a saving and is not one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import floor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,6 +56,8 @@ def decide_turns(job: Job) -> Turns:
         )  # fmt: skip
     if job.participation == "equal":
         turns = fill_evenly(job.fleet.turns_done, seats, job.rounds, job.seed)
+        if job.bounds_count_done:
+            turns = _within_cap(job, turns, location_cap(job) * job.rounds)
         return Turns(turns, turns)
     least, most = (0, job.rounds) if job.participation == "any" else job.participation
     if job.bounds_count_done and job.participation != "any":
@@ -91,6 +95,33 @@ def _remaining(job: Job, least: int, most: int, seats: int) -> Turns:
     while left(most).sum() < seats:
         most += 1
     return Turns(left(least), left(max(least, most)))
+
+
+def location_cap(job: Job) -> int:
+    """Return the most clients of one location in a round, at least one."""
+    return max(1, floor(job.max_location_share * job.clients_per_round + 1e-9))
+
+
+def crowded(job: Job, turns: Ints) -> Ints:
+    """Return the locations to which a cap leaves too few seats for these turns, by position."""
+    of_location = np.bincount(job.fleet.location_index, weights=turns, minlength=len(job.fleet.locations))
+    return np.flatnonzero(of_location > location_cap(job) * job.rounds)
+
+
+def _within_cap(job: Job, turns: Ints, most: int) -> Ints:
+    """Return turns of which no location takes more than a cap leaves it, as even as that allows."""
+    location, done, rounds = job.fleet.location_index, job.fleet.turns_done, job.rounds
+    free = np.ones(len(turns), dtype=np.bool_)
+    turns, seats = turns.copy(), int(turns.sum())
+    while (over := np.setdiff1d(crowded(job, turns), location[~free])).size and free.any():
+        for place in over:
+            here = location == place
+            turns[here] = fill_evenly(done[here], most, rounds, job.seed)
+            free &= ~here
+        left = min(seats - int(turns[~free].sum()), rounds * int(free.sum()))
+        if free.any():
+            turns[free] = fill_evenly(done[free], left, rounds, job.seed)
+    return turns
 
 
 def fill_evenly(turns_done: Ints, seats: int, rounds: int, seed: int) -> Ints:

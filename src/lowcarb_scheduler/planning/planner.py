@@ -22,7 +22,7 @@ from lowcarb_scheduler.planning.groups import Classes, Groups
 from lowcarb_scheduler.planning.job import Plan
 from lowcarb_scheduler.planning.joint import GOOD_ENOUGH, Solution, solve
 from lowcarb_scheduler.planning.model import Model
-from lowcarb_scheduler.planning.participation import decide_turns
+from lowcarb_scheduler.planning.participation import decide_turns, location_cap
 from lowcarb_scheduler.planning.windows import Windows
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def _model(job: Job, intensity: IntensityTable, turns: Turns, grid: Grid) -> Mod
     windows = Windows.of(grid, classes, columns, intensity, job.stagger)
     location = classes.location[groups.klass]
     seating = Seating(job.clients_per_round, groups.size, groups.least, groups.most, location,
-                      checks.location_cap(job))  # fmt: skip
+                      location_cap(job))  # fmt: skip
     return Model(job.rounds, groups, windows, seating, classes.of_client)
 
 
