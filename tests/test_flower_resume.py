@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -240,6 +241,35 @@ def test_a_strategy_goes_on_with_what_it_has_learned(midnight, monkeypatch, name
     for one, other in zip(result.arrays.to_numpy_ndarrays(), whole.arrays.to_numpy_ndarrays(), strict=True):
         assert np.allclose(one, other, rtol=1e-12, atol=0)
     assert histories(result) == histories(whole)
+
+
+@pytest.mark.parametrize(("make", "clients"), [(flower.FedXgbBagging, 2), (flower.FedXgbCyclic, 1)])
+def test_trees_grow_on(midnight, monkeypatch, make, clients):
+    from test_flower_strategies import make_tree_app
+
+    def trees(run_dir, crashes=False):
+        grid = InMemoryGrid(make_tree_app(), [{"partition-id": k, "location": "DE"} for k in range(NODES)])
+        reply = grid._reply  # noqa: SLF001
+
+        def crashing(message):
+            if rounds_of(grid).count(3):
+                raise Crash
+            return reply(message)
+
+        grid._reply = crashing if crashes else reply  # noqa: SLF001
+        told = {"clients_per_round": clients, "run_dir": run_dir, "participation": "equal"}
+        strategy, seed = make_aware(midnight, make(), **told), np.frombuffer(b"", dtype=np.uint8)
+        if crashes:
+            return crashed(monkeypatch, strategy, grid, initial=[seed])
+        result = start(strategy, grid, initial=[seed])
+        grown = json.loads(result.arrays["0"].numpy().tobytes())["learner"]["gradient_booster"]["model"][
+            "trees"
+        ]
+        return sorted(tree["grown_by"] for tree in grown)
+
+    expected = trees(Path("whole"))
+    trees(RUN, crashes=True)
+    assert trees(RUN) == expected
 
 
 class Learning(FedAvg):

@@ -25,7 +25,7 @@ from lowcarb_scheduler.flower.profiles import Profiles
 from lowcarb_scheduler.flower.telemetry import Said, believe, is_asked
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Mapping
     from datetime import datetime
 
     from flwr.serverapp import Grid
@@ -187,9 +187,9 @@ class CarbonRun:
         is_on = opened_at <= self._clock.now() < opened_at + self._course.schedule.round_duration
         return number if is_on and number == self._first_round else None
 
-    def keys_of(self, node_ids: Iterable[int]) -> list[str]:
-        """Return the names of nodes that outlive the run."""
-        return sorted(self._alive[node_id].key for node_id in node_ids if node_id in self._alive)
+    def name_of(self, node_id: int) -> str:
+        """Return the name of a node that outlives the run; nothing for one that is not there."""
+        return self._alive[node_id].key if node_id in self._alive else ""
 
     def find(self, keys: Collection[str], grid: Grid) -> list[int]:
         """Return the nodes of these names after a restart, waiting for those that are still registering."""

@@ -237,7 +237,7 @@ class CarbonAwareMixin:
         self._lowcarb_done = list(done)
         run.train_ended(done, failed)
         arrays, metrics = inner.aggregate_train(server_round, received)
-        progress.train_ended(server_round, arrays, metrics, run.keys_of(done))
+        progress.train_ended(server_round, arrays, metrics, sorted(map(run.name_of, done)))
         return arrays, metrics
 
     def configure_evaluate(
