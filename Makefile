@@ -11,7 +11,8 @@ demo: $(STAMP)  ## a real Flower simulation that waits for clean hours, and what
 	$(BIN)/lowcarb demo
 
 test: lint  ## everything that CI checks
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto -m "not flower and not soak"
+	$(BIN)/pytest -m flower
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .
