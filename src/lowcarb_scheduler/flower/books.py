@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from lowcarb_scheduler.accounting import jain_index, known_sum, saving
 from lowcarb_scheduler.clock import parse_time
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.ledger import Ledger
 
 Window = tuple["datetime", "datetime"]
+_MOST_FAILURES: Final = 3  # in a row, after which turns are owed no more
 
 
 @dataclass(slots=True)
@@ -105,6 +106,7 @@ class Books:
         self.opened = 0
         self._completed: Counter[str] = Counter()
         self._credited: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()  # in a row
         self._nodes: dict[str, Node] = {}
         self._figures: dict[int, Figures] = {}
         self._energy_by_basis: dict[str, float] = {}
@@ -173,11 +175,22 @@ class Books:
             self._count_energy(turn)
             self._ledger.append("node_done", round=current.number, **turn.to_event())
         for node_id, (profile, _) in current.members.items():
-            if node_id not in done:
+            if node_id in done:
+                self._failures.pop(profile.key, None)
+            else:
+                self._owe(profile.key)
                 self._ledger.append(
                     "node_failed", round=current.number, id=profile.key, location=profile.location,
                     reason=failed.get(node_id) or current.unsent.get(node_id, "no reply"),
                 )  # fmt: skip
+
+    def _owe(self, key: str) -> None:
+        """Let a node owe the turn it has not completed, but not for ever: it would take part in every round."""
+        self._failures[key] += 1
+        if self._failures[key] >= _MOST_FAILURES:
+            self._credited[key] += 1
+            why = f"{key} has failed {_MOST_FAILURES} times in a row"
+            self._outlook.degrade("node", why, "it is asked no more often than the others")
 
     def evaluated(
         self, number: int, done: Sequence[tuple[Profile, Window, Said]], failed: int,
