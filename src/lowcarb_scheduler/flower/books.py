@@ -185,7 +185,7 @@ class Books:
                 )  # fmt: skip
 
     def _owe(self, key: str) -> None:
-        """Let a node owe the turn it has not completed, but not for ever: it would take part in every round."""
+        """Let a node owe the turn it has not completed, but not for ever: it would be in every round."""
         self._failures[key] += 1
         if self._failures[key] >= _MOST_FAILURES:
             self._credited[key] += 1
