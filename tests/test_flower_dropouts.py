@@ -97,7 +97,7 @@ def test_all_that_is_completed_counts(run):
     events = run(over_select="auto", rounds=48)
     turns = Counter(event["id"] for event in named(events, "node_done"))
     assert sum(turns.values()) == sum(replies(events))
-    assert max(turns.values()) - min(turns.values()) <= 1
+    assert max(turns.values()) - min(turns.values()) <= 2  # who fails in the last rounds cannot catch up
 
 
 def test_the_extra_owe_turns_and_keep_the_cap_on_locations(run):

@@ -1,4 +1,4 @@
-"""The line-up of a round: the plan's, with gaps and extra places filled by the best of those who owe turns."""
+"""The line-up of a round: the plan's, and in gaps and extra places the best of those who owe turns."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_cap_leaves_no_place_empty(planned):
 
 
 def test_a_round_that_opens_at_another_time_is_accounted_for_then(planned):
-    known = table(DE=np.linspace(100, 500, 24), FR=np.linspace(10, 50, 24))
+    known = table(DE=np.linspace(100, 500, 24), FR=np.linspace(10, 50, 24), GB=np.linspace(9, 99, 24))
     late = from_us(planned.opens_us[0]) + 5 * HOUR
     lineup = lined(planned, known=known, opens_at=late)
     assert (lineup.starts_us == to_us(late)).all()
