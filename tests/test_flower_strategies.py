@@ -25,7 +25,7 @@ from lowcarb_scheduler.errors import InputError, PlanMismatchError
 from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
 
-HOUR = timedelta(hours=1)
+HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)
 PLACES = ("DE", "FR", "GB", "ES", "US-CAL-CISO")
 NODES = 10
 ROUNDS = 3
@@ -475,6 +475,37 @@ def test_a_strategy_that_waits_for_more_is_an_error_that_says_so(hook, way, awar
     with pytest.raises(PlanMismatchError, match=r"WaitingFor.* it waits for more: raise lowcarb-clients-per"):
         run(aware(WaitingFor(hook, way)), grid, initial_arrays(""))
     assert read_ledger(RUN)[-1]["status"] == "failed"
+
+
+class Machine:
+    """A clock that passes when somebody sleeps, and lets a node join at each sleep."""
+
+    def __init__(self, now, grid):
+        self._now, self.grid = now, grid
+
+    def now(self):
+        return self._now
+
+    def sleep_until(self, when):
+        if when > self._now:
+            self.grid.join({"partition-id": len(list(self.grid.get_node_ids()))})
+        self._now = max(self._now, when)
+
+
+@pytest.mark.parametrize(("available", "there", "trained_first"), [(8, 8, 4), (50, 32, 16)])
+def test_nodes_that_are_to_be_available_are_waited_for_while_they_register(
+    aware, midnight, monkeypatch, available, there, trained_first
+):
+    monkeypatch.setattr("lowcarb_scheduler.flower.run._NODES_WAIT", timedelta(seconds=60))
+    grid = InMemoryGrid(make_app(), [{"partition-id": 0}, {"partition-id": 1}])
+    clock = Machine(midnight, grid)
+    inner = FedAvg(fraction_train=0.5, min_available_nodes=available)
+    run(aware(inner, clients_per_round=None, clock=clock, source=None), grid, initial_arrays(""), rounds=1)
+    assert len(trained(grid)[0]) == trained_first
+    assert (len(list(grid.get_node_ids())), clock.now()) == (there, midnight + (there - 2) * 2 * SECOND)
+    why = {event["why"] for event in read_ledger(RUN) if event["event"] == "degraded"}
+    said = f"{there} of {available} that the strategy wants to be available are connected"
+    assert (said in why) == (there < available)
 
 
 def test_a_strategy_that_only_evaluates_does_so(aware):

@@ -8,7 +8,7 @@ makes them take all of these, and a count of polls turns the endless wait into a
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from flwr.serverapp import Grid
 
@@ -168,9 +168,44 @@ def pinned_sampling(strategy: Any, phase: str, nodes: int) -> Iterator[None]:
             setattr(layer, name, value)
 
 
-def innermost(strategy: Any, attribute: str) -> Any:
-    """Return the innermost layer of a strategy that has an attribute; None if none has."""
-    return next((layer for layer in reversed([*layers(strategy)]) if hasattr(layer, attribute)), None)
+class Sampling(NamedTuple):
+    """How a strategy samples the nodes of a round by itself.
+
+    Parameters
+    ----------
+    fraction : float or None
+        Of the nodes that are there; None for a strategy that does not tell.
+    at_least : int
+        With fewer it is not content.
+    available : int
+        So many are to be there when it samples.
+    """
+
+    fraction: float | None = None
+    at_least: int = 1
+    available: int = 0
+
+    @classmethod
+    def of(cls, strategy: Any) -> Sampling:
+        """Return how the innermost layer samples that does, by the names of the new API or of the old one."""
+        for names in (("fraction_train", "min_train_nodes", "min_available_nodes"),
+                      ("fraction_fit", "min_fit_clients", "min_available_clients")):  # fmt: skip
+            for layer in reversed([*layers(strategy)]):
+                if hasattr(layer, names[0]):
+                    fraction, at_least, available = (getattr(layer, name, None) for name in names)
+                    return cls(fraction, 1 if at_least is None else at_least, available or 0)
+        return cls()
+
+    @property
+    def is_off(self) -> bool:
+        """Whether it trains nobody."""
+        return self.fraction == 0 and self.at_least == 0
+
+    def size(self, there: int, told: int | None) -> tuple[int, int]:
+        """Return how many are to train, as told or as it would, and with how many it is content."""
+        own = there if self.fraction is None else int(there * self.fraction)
+        wanted = told or max(own, self.at_least, 1)
+        return wanted, max(1, min(self.at_least, wanted))
 
 
 def layers(strategy: Any) -> Iterator[Any]:

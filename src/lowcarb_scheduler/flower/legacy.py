@@ -19,7 +19,7 @@ from flwr.server.client_manager import ClientManager
 from flwr.server.strategy import Strategy
 
 from lowcarb_scheduler.errors import InputError, PlanMismatchError, one_line
-from lowcarb_scheduler.flower.grid import GridBefore, Polls, innermost, pinned_sampling
+from lowcarb_scheduler.flower.grid import GridBefore, Polls, Sampling, pinned_sampling
 from lowcarb_scheduler.flower.setup import Setup
 from lowcarb_scheduler.flower.strategy import close_books
 
@@ -93,14 +93,17 @@ class CarbonAwareLegacy(Strategy):
     def configure_fit(self, server_round: int, parameters: Any, client_manager: ClientManager) -> list[Any]:
         """Hold until the round opens, then let the strategy instruct exactly the planned clients."""
         clients = _Clients(client_manager)
-        run = self._begin(clients)
-        wanted, at_least = self._sample(client_manager.num_available())
-        if wanted == 0:  # it trains nobody: leave it be
+        run, sampling = self._begin(clients), Sampling.of(self._inner)
+        if sampling.is_off:  # it trains nobody: leave it be
             return self._inner.configure_fit(
                 server_round=server_round, parameters=parameters, client_manager=client_manager
             )
+        there = run.await_available(server_round, clients, sampling.available)
+        wanted, at_least = sampling.size(there, self._setup.settings.clients_per_round)
         nodes = run.open_round(server_round, clients, wanted, at_least)
         self._setup.check_clock(clients.grid)
+        if not nodes:
+            return []  # it is too late
         with pinned_sampling(self._inner, "train", len(nodes)):
             instructions = self._inner.configure_fit(
                 server_round=server_round, parameters=parameters,
@@ -172,17 +175,6 @@ class CarbonAwareLegacy(Strategy):
             self._broken_off.detach()
             close_books(self._run, "completed")
             self._run = None
-
-    def _sample(self, there: int) -> tuple[int, int]:
-        """Return how many clients are to train, and with how many the strategy is content."""
-        inner = innermost(self._inner, "fraction_fit")
-        told = self._setup.settings.clients_per_round
-        if inner is None:
-            return told or max(there, 1), 1
-        at_least = int(getattr(inner, "min_fit_clients", 1))
-        own = max(int(there * inner.fraction_fit), at_least)
-        wanted = told if told and own else own
-        return wanted, max(1, min(at_least, wanted))
 
     def _failed(self, failures: Iterable[Any]) -> Mapping[int, str]:
         """Return why clients failed, by node id; an exception does not say whose it is."""

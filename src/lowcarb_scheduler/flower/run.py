@@ -387,6 +387,23 @@ class CarbonRun:
 
     # -- who is there, and what is known -------------------------------------------------------------------
 
+    def await_available(self, number: int, grid: Grid, available: int) -> int:
+        """Wait a while before the first round for nodes that a strategy wants to be there when it samples.
+
+        Returns
+        -------
+        int
+            How many there are.
+        """
+        clock = SystemClock() if self._virtual else self._clock  # nodes register in real time
+        until = clock.now() + (_NODES_WAIT if number == self._first_round else timedelta(0))
+        while (there := len(list(grid.get_node_ids()))) < available and clock.now() < until:
+            clock.sleep_until(min(until, clock.now() + _NODES_POLL))
+        if there < available:
+            why = f"{there} of {available} that the strategy wants to be available are connected"
+            self._outlook.degrade("nodes", why, "it samples from those there are")
+        return there
+
     def _await_nodes(self, number: int, grid: Grid, wanted: int, at_least: int) -> None:
         """Wait for nodes: for as many as the strategy needs until no slack is left, for the others a while.
 

@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 
 from lowcarb_scheduler.errors import InputError, PlanMismatchError, one_line
 from lowcarb_scheduler.flower.arguments import divided
-from lowcarb_scheduler.flower.grid import ScopedGrid, innermost, layers, pinned_sampling
+from lowcarb_scheduler.flower.grid import Sampling, ScopedGrid, layers, pinned_sampling
 from lowcarb_scheduler.flower.progress import Stage
 from lowcarb_scheduler.flower.setup import Setup
 from lowcarb_scheduler.flower.signals import ending_in_order
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.flower.progress import Progress
     from lowcarb_scheduler.flower.run import CarbonRun
     from lowcarb_scheduler.forecasts.source import ForecastSource
-    from lowcarb_scheduler.settings import Settings
 
 
 logger = logging.getLogger("flwr")
@@ -174,14 +173,16 @@ class CarbonAwareMixin:
         if run is None:
             messages: Iterable[Message] = inner.configure_train(server_round, arrays, config, grid)
             return messages
-        if _trains_nobody(self):  # leave it be
+        if Sampling.of(self).is_off:  # it trains nobody: leave it be
             everybody = ScopedGrid(grid, list(grid.get_node_ids()), type(self).__name__)
             return list(inner.configure_train(server_round, arrays, config, everybody))
         if self._lowcarb_progress.ask(server_round):
             return []  # it was trained before a restart
         if not run.has_ended:
             arrays = self._lowcarb_progress.begin(server_round, arrays)
-            wanted, at_least = _sample(self, settings, grid)
+            sampling = Sampling.of(self)
+            there = run.await_available(server_round, grid, sampling.available)
+            wanted, at_least = sampling.size(there, settings.clients_per_round)
             nodes = run.open_round(server_round, grid, wanted, at_least)
         if run.has_ended:
             self._lowcarb_result = arrays
@@ -255,7 +256,7 @@ class CarbonAwareMixin:
         if progress.is_done(server_round, Stage.TRAINED):
             self._lowcarb_done = run.find(progress.trained, grid)
         nodes = alive = list(grid.get_node_ids())
-        if where == "planned" and not _trains_nobody(self):
+        if where == "planned" and not Sampling.of(self).is_off:
             done = set(self._lowcarb_done)
             nodes = [node_id for node_id in alive if node_id in done]
         if where == "none" or not nodes:
@@ -366,19 +367,3 @@ def _recording(evaluate_fn: Callable[..., Any], run: CarbonRun) -> Callable[...,
         return metrics
 
     return evaluate
-
-
-def _trains_nobody(strategy: Any) -> bool:
-    """Return whether a strategy only evaluates."""
-    return getattr(innermost(strategy, "fraction_train"), "fraction_train", None) == 0
-
-
-def _sample(strategy: Any, settings: Settings, grid: Grid) -> tuple[int, int]:
-    """Return how many nodes are to train, and with how many the inner strategy is content."""
-    inner, there = innermost(strategy, "fraction_train"), len(list(grid.get_node_ids()))
-    if inner is None:
-        return settings.clients_per_round or max(there, 1), 1
-    at_least = int(getattr(inner, "min_train_nodes", 1))
-    own = max(int(there * inner.fraction_train), at_least)
-    wanted = settings.clients_per_round or own
-    return wanted, max(1, min(at_least, wanted))
