@@ -20,7 +20,7 @@ from flwr.serverapp.strategy import (
 from lowcarb_scheduler import CarbonClientApp, Forecast, IntensityTable, Synthetic, carbon_aware
 from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.errors import InputError, PlanInfeasibleError, PlanMismatchError
-from lowcarb_scheduler.flower.client import QUERY, RECORD
+from lowcarb_scheduler.flower.client import QUERY
 from lowcarb_scheduler.ledger import read_ledger, summarise
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
 
@@ -234,20 +234,6 @@ def test_a_place_a_source_with_a_closed_list_does_not_know_spares_the_others(awa
     noted = next(e["why"] for e in events("degraded") if e["what"] == "node")
     assert noted.startswith("location 'Frankfurt' is not known to the source")
     assert noted.endswith("it is passed over (2 nodes: '1', '4')")
-
-
-def test_our_record_never_reaches_the_inner_strategy(aware, grid):
-    seen = []
-
-    class Looking(FedAvg):
-        def aggregate_train(self, server_round, replies):
-            replies = list(replies)
-            seen.extend(key for reply in replies for key in reply.content)
-            return super().aggregate_train(server_round, replies)
-
-    run(aware(Looking()), grid, rounds=1)
-    assert RECORD not in seen
-    assert seen
 
 
 def test_a_node_lost_in_the_hold_is_replaced(aware, grid, midnight):
