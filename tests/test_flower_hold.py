@@ -67,7 +67,7 @@ class Curve:
 
 
 def make_app(working):
-    """Return an app whose rounds take an hour; all of it is worked by the first node of a round."""
+    """Return an app whose rounds take as long as said; all of it is worked by the first node of a round."""
     app, worked = CarbonClientApp(), set()
 
     @app.train()
@@ -75,7 +75,7 @@ def make_app(working):
         number = message.content["config"]["server-round"]
         if working and number not in worked:
             worked.add(number)
-            working[0].sleep_until(working[0].now() + HOUR)
+            working[0].sleep_until(working[0].now() + working[1])
         reply = {"arrays": message.content["arrays"], "metrics": MetricRecord({"num-examples": 1})}
         return Message(RecordDict(reply), reply_to=message)
 
@@ -91,12 +91,12 @@ def grid():
     return made
 
 
-def run(grid, machine, rounds=2, **settings):
+def run(grid, machine, rounds=2, length=HOUR, **settings):
     given = {
         "source": Curve(machine.now()), "clock": machine, "run_dir": RUN, "clients_per_round": 2,
         "round_duration": HOUR, "finish_by": 48 * HOUR, **settings,
     }  # fmt: skip
-    grid.working[:] = [machine]
+    grid.working[:] = [machine, length]
     strategy = carbon_aware(FedAvg(fraction_evaluate=0.0), **given)
     strategy.start(grid, ArrayRecord([np.zeros(2)]), num_rounds=rounds)
     return read_ledger(RUN)
@@ -238,6 +238,18 @@ def test_where_no_moment_within_max_hold_is_cleaner_the_round_opens_at_once(midn
     events = run(grid, Machine(midnight), rounds=1, max_hold=90 * MINUTE)
     assert opened(events) == [midnight]
     assert not named(events, "hold_started")
+
+
+def test_a_round_that_is_ready_sooner_and_as_clean_opens_sooner(midnight, grid):
+    events = run(grid, Machine(midnight), rounds=4, length=50 * MINUTE)
+    assert opened(events) == [midnight + 6 * HOUR + k * 50 * MINUTE for k in range(4)]
+    assert len(named(events, "hold_started")) == 1
+
+
+def test_a_round_that_is_ready_sooner_and_dirtier_waits(midnight, grid):
+    source = Curve(midnight, clean=(), told={6: 100.0, 7: 50.0})
+    events = run(grid, Machine(midnight), rounds=2, length=50 * MINUTE, source=source)
+    assert opened(events) == [midnight + 6 * HOUR, midnight + 7 * HOUR]
 
 
 # -- what ends it --------------------------------------------------------------------------------------------

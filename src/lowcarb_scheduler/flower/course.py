@@ -87,6 +87,11 @@ class Course:
         """Return which of the plan's rounds a round is."""
         return number - self._planned_from
 
+    @property
+    def length(self) -> timedelta:
+        """How long a round is planned; no time while that is not known."""
+        return self.schedule.round_duration if self.schedule else timedelta(0)
+
     def opens_at(self, number: int) -> datetime | None:
         """Return when the plan that stands opens a round; None where it has no such round."""
         if self.decision is None or not 0 <= self.index(number) < len(self.decision.plan.opens_us):
@@ -287,7 +292,7 @@ class Course:
         )  # fmt: skip
         if not self._announced and self.schedule:
             self._announced = True
-            for line in wording.plan_lines(decision, self.schedule):
+            for line in wording.plan_lines(decision, self.schedule, self.latest_opening(number)):
                 logger.info("lowcarb: %s", line)
 
 

@@ -81,6 +81,8 @@ class Holding:
     def _opens_at(self, now: datetime) -> datetime:
         """Return when the round opens: as planned, or at the best moment within the longest hold."""
         opens_at = self._course.opens_at(self._number) or now
+        if self._announced is None and self._gains_nothing(opens_at, now):
+            self._is_open = True
         if self._is_open:
             return now
         if self._opens_by is None or opens_at <= self._opens_by:
@@ -93,6 +95,15 @@ class Holding:
             index, known = self._course.index(self._number), self._outlook.forecast
             self._capped = plan, cleanest_opening(plan, index, known, now, self._opens_by)
         return self._capped[1]
+
+    def _gains_nothing(self, opens_at: datetime, now: datetime) -> bool:
+        """Return whether a round that is ready a little sooner than planned is as clean now."""
+        decision, length = self._course.decision, self._course.length
+        if decision is None or not timedelta(0) < opens_at - now < length:
+            return False
+        plan, index, known = decision.plan, self._course.index(self._number), self._outlook.forecast
+        planned_g, at_once_g = (emissions_at(plan, index, known, when) for when in (opens_at, now))
+        return planned_g is not None and at_once_g is not None and at_once_g <= planned_g
 
     def _is_let_go(self) -> bool:
         """Return whether an operator wishes the round to open now."""

@@ -21,7 +21,7 @@ def instant(when: datetime) -> str:
     return f"{when:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def plan_lines(decision: Decision, schedule: Schedule) -> list[str]:
+def plan_lines(decision: Decision, schedule: Schedule, latest: datetime | None) -> list[str]:
     """Return the block that stands before the first hold: plan, finish, expected saving, assumptions."""
     plan, fleet = decision.plan, decision.plan.fleet
     places = len(set(fleet.locations) - {UNKNOWN_PLACE})
@@ -32,6 +32,8 @@ def plan_lines(decision: Decision, schedule: Schedule) -> list[str]:
     ]
     if not decision.on_forecast:
         return [*lines, "rounds open at once; the warnings above say why"]
+    if latest is not None and latest + len(plan.opens_us) * schedule.round_duration < schedule.finish_by:
+        lines.append(f"waits until {instant(latest)} at most: the rest is kept for rounds that take longer")
     if plan.saving is not None:
         lines.append(
             f"expected {plan.emissions_g:,.0f} gCO2eq, {plan.saving:.1%} less than the"
