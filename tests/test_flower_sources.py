@@ -36,7 +36,7 @@ class Tide(Web):
 
 @pytest.fixture(autouse=True)
 def _wait_for_no_nodes(monkeypatch):
-    monkeypatch.setattr("lowcarb_scheduler.flower.run._NODES_WAIT", timedelta(0))
+    monkeypatch.setattr("lowcarb_scheduler.flower.arrivals.REGISTERING", timedelta(0))
 
 
 @pytest.fixture
@@ -89,9 +89,9 @@ def test_what_one_run_has_learned_serves_the_next(clock):
 def test_corrections_are_learned_from_the_archive(clock, monkeypatch):
     given = []
 
-    def spy(job, forecast, history=None, past_forecasts=(), previous=None):
+    def spy(job, forecast, history=None, past_forecasts=(), previous=None, **labels):
         given.append((len(past_forecasts), history))
-        return replan(job, forecast, history, past_forecasts, previous)
+        return replan(job, forecast, history, past_forecasts, previous, **labels)
 
     monkeypatch.setattr(replanning, "replan", spy)
     train(clock, Tide(clock=clock))

@@ -78,7 +78,7 @@ def train(handler, clock):
     )
     sdk = CarbonAwareSdk("http://sdk:8080", transport=httpx.MockTransport(handler), clock=clock)
     strategy = carbon_aware(
-        FedAvg(fraction_evaluate=0.0), source=Timed(sdk, clock), clock=clock, finish_by=10 * HOUR + BUDGET,
+        FedAvg(fraction_evaluate=0.0), source=Timed(sdk, clock), clock=clock, finish_by=24 * HOUR + BUDGET,
         round_duration=HOUR, clients_per_round=2, run_dir=RUN, archive_dir="none",
     )  # fmt: skip
     result = strategy.start(grid, ArrayRecord([np.zeros(3)]), num_rounds=ROUNDS, timeout=5)
