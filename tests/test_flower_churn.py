@@ -30,7 +30,7 @@ LIES = (
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch):
     """Neither nodes that never come nor the disk are waited for."""
-    monkeypatch.setattr("lowcarb_scheduler.flower.run._NODES_WAIT", timedelta(0))
+    monkeypatch.setattr("lowcarb_scheduler.flower.arrivals.REGISTERING", timedelta(0))
     monkeypatch.setattr("os.fsync", lambda _: None)
 
 

@@ -61,7 +61,7 @@ def make_grid(configs=CONFIGS):
 @pytest.fixture(autouse=True)
 def _wait_for_no_nodes(monkeypatch):
     """Do not wait, in real time, for nodes that never come."""
-    monkeypatch.setattr("lowcarb_scheduler.flower.run._NODES_WAIT", timedelta(0))
+    monkeypatch.setattr("lowcarb_scheduler.flower.arrivals.REGISTERING", timedelta(0))
 
 
 @pytest.fixture

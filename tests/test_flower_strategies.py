@@ -43,7 +43,7 @@ SAMPLING = {*ODD, "strategy", "num_sampled_clients"}
 @pytest.fixture(autouse=True)
 def _wait_for_no_nodes(monkeypatch):
     """Do not wait, in real time, for nodes that never come."""
-    monkeypatch.setattr("lowcarb_scheduler.flower.run._NODES_WAIT", timedelta(0))
+    monkeypatch.setattr("lowcarb_scheduler.flower.arrivals.REGISTERING", timedelta(0))
     monkeypatch.setattr("flwr.serverapp.strategy.strategy_utils.sleep", lambda _: None)
 
 
@@ -496,7 +496,7 @@ class Machine:
 def test_nodes_that_are_to_be_available_are_waited_for_while_they_register(
     aware, midnight, monkeypatch, available, there, trained_first
 ):
-    monkeypatch.setattr("lowcarb_scheduler.flower.run._NODES_WAIT", timedelta(seconds=60))
+    monkeypatch.setattr("lowcarb_scheduler.flower.arrivals.REGISTERING", timedelta(seconds=60))
     grid = InMemoryGrid(make_app(), [{"partition-id": 0}, {"partition-id": 1}])
     clock = Machine(midnight, grid)
     inner = FedAvg(fraction_train=0.5, min_available_nodes=available)

@@ -31,7 +31,7 @@ TRAIN, EVALUATE = MessageType.TRAIN, MessageType.EVALUATE
 @pytest.fixture(autouse=True)
 def _wait_for_no_nodes(monkeypatch):
     """Do not wait, in real time, for nodes that never come."""
-    monkeypatch.setattr("lowcarb_scheduler.flower.run._NODES_WAIT", timedelta(0))
+    monkeypatch.setattr("lowcarb_scheduler.flower.arrivals.REGISTERING", timedelta(0))
 
 
 class Machine:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lowcarb_scheduler._version import __version__
-from lowcarb_scheduler.clock import SystemClock, VirtualClock, from_us
+from lowcarb_scheduler.clock import VirtualClock, from_us
 from lowcarb_scheduler.errors import PlanInfeasibleError
 from lowcarb_scheduler.flower import wording
+from lowcarb_scheduler.flower.arrivals import Arrivals
 from lowcarb_scheduler.flower.books import Books, Round
 from lowcarb_scheduler.flower.course import Course
 from lowcarb_scheduler.flower.dispatch import DispatchGrid
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.settings import Settings
 
 logger = logging.getLogger("flwr")
-
-_NODES_POLL: Final = timedelta(seconds=2)
-_NODES_WAIT: Final = timedelta(seconds=60)  # for nodes that are still registering
 
 
 class Latest(NamedTuple):
@@ -114,7 +112,7 @@ class CarbonRun:
         self._alive: dict[int, Profile] = {}
         self._found: dict[int, Profile] = {}  # who evaluates after a restart
         self._evaluation_began = self._started
-        self._waited_in_vain_with = 0  # nodes
+        self._arrivals = Arrivals(clock, self._virtual, self._course, self._outlook)
         self._latest: Latest | None = None
         self.has_ended = False
         self._has_source = source is not None
@@ -193,15 +191,13 @@ class CarbonRun:
 
     def find(self, keys: Collection[str], grid: Grid) -> list[int]:
         """Return the nodes of these names after a restart, waiting for those that are still registering."""
-        clock = SystemClock() if self._virtual else self._clock
-        until = clock.now() + _NODES_WAIT
-        while True:
-            ids = sorted(grid.get_node_ids())
-            self._found = self._profiles.of(grid, ids)
+        found: list[int] = []
+        for _ in self._arrivals.looks():
+            self._found = self._profiles.of(grid, sorted(grid.get_node_ids()))
             found = [node_id for node_id, profile in self._found.items() if profile.key in keys]
-            if len(found) == len(keys) or clock.now() >= until:
-                return found
-            clock.sleep_until(min(until, clock.now() + _NODES_POLL))
+            if len(found) == len(keys):
+                break
+        return found
 
     def asks(self, strategy: object) -> str | None:
         """Return what energy nodes are asked for; None if nothing, as where a virtual clock needs none."""
@@ -250,7 +246,9 @@ class CarbonRun:
         holding = self._holding(number, asked_at)
         while True:
             try:
-                self._await_nodes(number, grid, clients_per_round, at_least)
+                self._arrivals.enough(
+                    number, grid, clients_per_round, at_least, is_first=number == self._first_round
+                )
             except PlanInfeasibleError as error:
                 if self._settings.on_late != "stop":
                     raise
@@ -387,60 +385,9 @@ class CarbonRun:
 
     # -- who is there, and what is known -------------------------------------------------------------------
 
-    def await_available(self, number: int, grid: Grid, available: int) -> int:
-        """Wait a while before the first round for nodes that a strategy wants to be there when it samples.
-
-        Returns
-        -------
-        int
-            How many there are.
-        """
-        clock = SystemClock() if self._virtual else self._clock  # nodes register in real time
-        until = clock.now() + (_NODES_WAIT if number == self._first_round else timedelta(0))
-        while (there := len(list(grid.get_node_ids()))) < available and clock.now() < until:
-            clock.sleep_until(min(until, clock.now() + _NODES_POLL))
-        if there < available:
-            why = f"{there} of {available} that the strategy wants to be available are connected"
-            self._outlook.degrade("nodes", why, "it samples from those there are")
-        return there
-
-    def _await_nodes(self, number: int, grid: Grid, wanted: int, at_least: int) -> None:
-        """Wait for nodes: for as many as the strategy needs until no slack is left, for the others a while.
-
-        The others are waited for within the patience of the run, no longer than a round takes, and not again
-        if the same number was there when that was in vain.
-        """
-        # A virtual clock must not jump while real nodes register.
-        clock = SystemClock() if self._virtual else self._clock
-        began, rounds_left = clock.now(), self._rounds - number + 1
-        schedule = self._course.schedule
-        needed_until, wanted_until = began + _NODES_WAIT, began
-        if number == self._first_round:
-            wanted_until = began + _NODES_WAIT  # they are still registering
-        latest = self._course.latest_opening(number)
-        if not self._virtual and schedule and latest:
-            needed_until = max(needed_until, latest)
-            patient_until = min(latest, schedule.target_finish - rounds_left * schedule.round_duration)
-            wanted_until = max(wanted_until, min(patient_until, began + schedule.round_duration))
-        elif not self._virtual:
-            needed_until = max(needed_until, self._course.provisional_deadline())
-        said = False
-        while (there := len(list(grid.get_node_ids()))) < wanted:
-            enough = there >= at_least
-            limit = wanted_until if enough else needed_until
-            if clock.now() >= limit or (enough and there == self._waited_in_vain_with):
-                break
-            if not said:
-                logger.info("lowcarb: %d of %d nodes are connected, waiting for more", there, wanted)
-                said = True
-            clock.sleep_until(min(limit, clock.now() + _NODES_POLL))
-        if there < at_least:
-            finish_by = schedule.finish_by if schedule else needed_until
-            raise PlanInfeasibleError("too few nodes are connected", at_least, there, finish_by)
-        if there < wanted:
-            self._waited_in_vain_with = there
-            fix = "those there are train; lower lowcarb-clients-per-round to wait for none"
-            self._outlook.degrade("nodes", f"{there} of {wanted} are connected", fix)
+    def await_available(self, number: int, grid: Grid, wanted: int) -> int:
+        """Wait a while for nodes that a strategy wants to be there when it samples; return how many are."""
+        return self._arrivals.available(grid, wanted, number == self._first_round)
 
     def _look(self, number: int, grid: Grid, clients: int, is_new: bool = False) -> None:
         """See who is there and what is forecast; plan anew if the plan does not stand any more."""
