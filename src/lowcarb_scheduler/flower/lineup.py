@@ -75,7 +75,8 @@ def line_up(
     """
     fleet, planned = plan.fleet, plan.seats[index]
     shift_us = to_us(opens_at) - int(plan.opens_us[index])
-    present = np.isin(fleet.ids, np.array([*there], dtype=object))
+    names = set(there)  # numpy would compare objects one by one with each other
+    present = np.fromiter((name in names for name in fleet.ids), np.bool_, len(fleet))
     stay = present[planned]
     free = np.flatnonzero(present & ~np.isin(np.arange(len(fleet)), planned))
     taken = planned[stay]
