@@ -53,9 +53,12 @@ class Curve:
     def forecast(self, locations, now):
         if self.changes and now >= self.changes[0][0]:
             self.clean = self.changes.pop(0)[1]
-        return Forecast(self.actual(locations, self.midnight, self.midnight + 72 * HOUR), now)
+        return Forecast(self.table(locations, self.midnight, self.midnight + 72 * HOUR), now)
 
     def actual(self, locations, start, end):
+        return self.table(locations, start, end)
+
+    def table(self, locations, start, end):
         first, last = to_us(start) // HOUR_US, to_us(end) // HOUR_US
         hours = np.arange(first, max(last, first + 1) + 1)
         hour = hours[:-1] - to_us(self.midnight) // HOUR_US

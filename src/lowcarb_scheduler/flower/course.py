@@ -169,15 +169,18 @@ class Course:
         if index > 0 and known is not None and not decision.on_forecast:
             return "next round"  # what has kept it from resting on the forecast may be over
         grounds = Grounds.of(alive, clients, schedule.round_duration, known, self._outlook.actual)
-        if (reason := self._grounds.why_not(grounds, now, schedule.finish_by)) is not None:
+        reason = self._grounds.why_not(grounds, now, schedule.finish_by)
+        if reason is not None and reason != "fresh actuals":
             return reason
-        self._grounds = grounds
         if not turns_as_planned(decision.plan, index, turns):
             return "turns owed"
         rounds = self.rounds_left(number)
         latest = schedule.latest_opening(rounds, self._needed(rounds))
         if schedule.on_slot(slot, now) > slot or slot > max(latest, now):
             return "overrun"
+        if reason is not None:
+            return reason
+        self._grounds = grounds  # they say the same
         has_gained = self._planned_by is not None and (
             schedule.plan_by(now, rounds, self._needed(rounds)) - self._planned_by > schedule.round_duration
         )
@@ -236,7 +239,7 @@ class Course:
             self._outlook.degrade("deadline", why, f"rounds run back-to-back{ends}")
         elif not self._hurried and schedule.latest_opening(rounds, self._needed(rounds)) <= now:
             self._hurried = True
-            logger.info("lowcarb: the rounds that remain may need all the time there is: none is waited for")
+            logger.info("lowcarb: no waiting for now: the rounds that remain may need all the time there is")
 
     def _known(self) -> tuple[IntensityTable | None, IntensityTable | None]:
         return self._outlook.forecast, self._outlook.actual

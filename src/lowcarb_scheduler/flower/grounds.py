@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -82,10 +82,6 @@ class Grounds:
         if now.forecast is not self.forecast and not _same(self.forecast, now.forecast, start, end):
             return "new forecast"
         return None if now.actual is self.actual else "fresh actuals"
-
-    def with_forecast(self, forecast: IntensityTable | None) -> Grounds:
-        """Return the same grounds with a forecast that says the same."""
-        return replace(self, forecast=forecast)
 
 
 def turns_as_planned(plan: Plan, rounds_done: int, turns: Mapping[str, int]) -> bool:
