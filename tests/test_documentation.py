@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from lowcarb_scheduler.cli import main
+from lowcarb_scheduler.forecasts.archive import Archive, Feed
+from lowcarb_scheduler.forecasts.synthetic import Synthetic
 from lowcarb_scheduler.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -21,9 +23,17 @@ def blocks(text, language):
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("code", blocks(README, "python"), ids=lambda code: code.split("\n")[0][:40])
-def test_python_in_the_readme_runs(code):
-    exec(compile(code, "README.md", "exec"), {})
+CODE = [(page.name, code) for page in PAGES for code in blocks(page.read_text(encoding="utf-8"), "python")]
+
+
+@pytest.mark.parametrize(("page", "code"), CODE, ids=lambda text: text.split("\n")[0][:40])
+def test_python_on_the_pages_runs_and_its_tests_pass(page, code, midnight):
+    Archive().put(Feed("s", signal="average", server="http://s"), Synthetic().forecast(["DE"], midnight))  # to be read
+    found = {}
+    exec(compile(code, page, "exec"), found)
+    for name, value in found.items():
+        if name.startswith("test_"):
+            value()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
