@@ -117,6 +117,8 @@ class _Dispatch:
             waiting = waiting[len(due) :]
             if due:
                 self._send(due, now)
+                line = "lowcarb: round %d: %d client(s) start now, %d later"
+                logger.info(line, self._round.number, len(due), len(waiting))
             self._collect()
             if not waiting and not self._open:
                 return self._replies
