@@ -185,6 +185,15 @@ def test_a_strategy_that_picks_one_client_works_with_one_and_refuses_more(aware)
         run(aware(FedXgbCyclic(initial_parameters=model()), run_dir=Path("other")), make_grid())
 
 
+def test_when_it_is_too_late_it_stops_if_it_is_told_to(aware):
+    grid = make_grid()
+    inner = FedAvg(initial_parameters=model())
+    run(aware(inner, finish_by=2 * HOUR, on_late="stop"), grid)
+    assert len(events("round_closed")) == 2
+    assert len(sent(grid, MessageType.TRAIN)) == len(sent(grid, MessageType.EVALUATE)) == 2 * 4
+    assert events("run_finished")[0]["status"] == "out of time"
+
+
 class Waiting(FedAvg):
     """A strategy that waits for more clients than are planned, in its own way."""
 

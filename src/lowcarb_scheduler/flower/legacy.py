@@ -92,7 +92,7 @@ class CarbonAwareLegacy(Strategy):
 
     def configure_fit(self, server_round: int, parameters: Any, client_manager: ClientManager) -> list[Any]:
         """Hold until the round opens, then let the strategy instruct exactly the planned clients."""
-        clients = _Clients(client_manager)
+        clients, self._done = _Clients(client_manager), set()
         run, sampling = self._begin(clients), Sampling.of(self._inner)
         if sampling.is_off:  # it trains nobody: leave it be
             return self._inner.configure_fit(
@@ -136,7 +136,8 @@ class CarbonAwareLegacy(Strategy):
         """Evaluate where the settings say: on the clients that have just trained, on all, or on none."""
         clients, where = _Clients(client_manager), self._setup.settings.evaluate_on
         alive = list(clients.get_node_ids())
-        nodes = alive if where == "all" else [node_id for node_id in alive if node_id in self._done]
+        everybody = where == "all" or Sampling.of(self._inner).is_off
+        nodes = alive if everybody else [node_id for node_id in alive if node_id in self._done]
         instructions: list[Any] = []
         if where != "none" and nodes:
             with pinned_sampling(self._inner, "evaluate", len(nodes)):
