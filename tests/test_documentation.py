@@ -28,7 +28,9 @@ CODE = [(page.name, code) for page in PAGES for code in blocks(page.read_text(en
 
 @pytest.mark.parametrize(("page", "code"), CODE, ids=lambda text: text.split("\n")[0][:40])
 def test_python_on_the_pages_runs_and_its_tests_pass(page, code, midnight):
-    Archive().put(Feed("s", signal="average", server="http://s"), Synthetic().forecast(["DE"], midnight))  # to be read
+    Archive().put(
+        Feed("s", signal="average", server="http://s"), Synthetic().forecast(["DE"], midnight)
+    )  # to be read
     found = {}
     exec(compile(code, page, "exec"), found)
     for name, value in found.items():
