@@ -95,14 +95,14 @@ def test_a_round_that_overruns_is_a_reason(midnight):
 
 def test_a_turn_that_came_to_nothing_is_a_reason(midnight, grid):  # noqa: F811
     machine = Machine(midnight)
-    plain, broken = grid._reply, []  # noqa: SLF001
+    plain, only_once = grid._reply, min(grid.get_node_ids())  # noqa: SLF001  its one turn is in round 1
 
     def breaking(message):
-        if message.content.config_records.get("config", {}).get("server-round") == 1 and not broken:
-            broken.append(message.metadata.dst_node_id)
-            grid.kill(broken[0])
+        server_round = message.content.config_records.get("config", {}).get("server-round")
+        if server_round == 1 and message.metadata.dst_node_id == only_once:
+            grid.kill(only_once)
             reply = plain(message)
-            grid._dead.discard(broken[0])  # noqa: SLF001  it is there again
+            grid._dead.discard(only_once)  # noqa: SLF001  it is there again
             return reply
         return plain(message)
 
