@@ -45,7 +45,7 @@ def test_every_check_is_documented(capsys, monkeypatch):
     monkeypatch.setenv("LOWCARB_FINISH_BY", "2026-03-01T00:00Z")
     arguments = ["--location", "DE", "--location", "Mars", "--json"]
     answers = [run(capsys, "doctor", *arguments), run(capsys, "doctor", "--source", "synthetic", *arguments)]
-    page = (Path(__file__).parent.parent / "docs" / "doctor.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parent.parent / "docs" / "how-to" / "doctor.md").read_text(encoding="utf-8")
     documented = re.findall(r"`([a-z-]+)(?: \.\.\.)?`", page)
     for name in {name for answer in answers for name in checks(answer)}:
         assert name.split()[0] in documented

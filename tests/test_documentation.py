@@ -15,7 +15,7 @@ from lowcarb_scheduler.forecasts.synthetic import Synthetic
 from lowcarb_scheduler.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = PAGES[0].read_text(encoding="utf-8")
 
 
@@ -61,7 +61,7 @@ def test_there_are_commands():
 
 
 def test_every_setting_is_documented_as_it_is_described():
-    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `([a-z-]+)` \| (.*?) \|$", page, flags=re.MULTILINE))
     described = {name.replace("_", "-"): field.description for name, field in Settings.model_fields.items()}
     assert rows == described

@@ -262,7 +262,7 @@ def test_pandas_reads_it_and_a_trace_file_is_made_of_it(archive, tmp_path):
 
 
 def test_what_the_documentation_shows_works(archive):
-    page = (Path(__file__).parent.parent / "docs" / "archive.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parent.parent / "docs" / "how-to" / "archive.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     own = Archive(clock=VirtualClock(NOW))
     own.put(FEED, issue(NOW, [1.5, 2.5]))

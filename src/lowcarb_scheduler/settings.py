@@ -98,7 +98,7 @@ ClockName = Annotated[str, BeforeValidator(_clock)]
 
 
 class Settings(BaseSettings):
-    """What a run is told; ``docs/settings.md`` lists each name.
+    """What a run is told; ``docs/reference/settings.md`` lists each name.
 
     Build one with :meth:`load`.
     """
