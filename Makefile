@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint soak clean
+.PHONY: demo test lint docs soak clean
 
 demo: $(STAMP)  ## a real Flower simulation that waits for clean hours, and what it saved
 	$(BIN)/lowcarb demo
@@ -19,11 +19,14 @@ lint: $(STAMP)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(STAMP)  ## the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 soak: $(STAMP)  ## long property runs
 	$(BIN)/pytest -m soak
 
 clean:  ## remove what the other targets made
-	rm -rf .venv build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf .venv build dist runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,0 +1,81 @@
+"""The commands, written from the program itself: ``<!-- commands -->`` in a page becomes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+import typer
+
+from lowcarb_scheduler.cli.app import app
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MARK = "<!-- commands -->"
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put the commands where the page asks for them."""
+    return markdown.replace(MARK, "\n".join(_lines())) if MARK in markdown else markdown
+
+
+def commands() -> Iterator[tuple[click.Context, click.Command]]:
+    """Return every command with its context, groups by their members."""
+    yield from _walk(typer.main.get_command(app), None, "lowcarb")
+
+
+def _walk(
+    command: click.Command, above: click.Context | None, name: str
+) -> Iterator[tuple[click.Context, click.Command]]:
+    context = click.Context(command, info_name=name, parent=above)
+    if not hasattr(command, "commands"):
+        yield context, command
+        return
+    for child in command.commands.values():
+        if not child.hidden:
+            yield from _walk(child, context, child.name or "")
+
+
+def _lines() -> Iterator[str]:
+    for context, command in commands():
+        pieces = " ".join(command.collect_usage_pieces(context))
+        yield f"## {context.command_path}\n"
+        yield f"{_text(command.help)}\n"
+        yield f"```text\n{context.command_path} {pieces}\n```\n"
+        rows = [row for parameter in command.get_params(context) if (row := _row(parameter, context))]
+        if rows:
+            yield "| option | | |\n|---|---|---|"
+            yield from rows
+            yield ""
+        if command.epilog:
+            yield f"```text\n{_plain(command.epilog)}\n```\n"
+
+
+def _row(parameter: click.Parameter, context: click.Context) -> str | None:
+    record = parameter.get_help_record(context)
+    if "--help" in parameter.opts:
+        return None
+    if record is None:  # an argument
+        return f"| `{parameter.make_metavar(context)}` | {_text(getattr(parameter, 'help', ''))} | required |"
+    names, _ = record
+    notes = []
+    if parameter.required:
+        notes.append("required")
+    if parameter.multiple:
+        notes.append("repeatable")
+    default = parameter.get_default(context, call=False)
+    if default is not None and default is not False and not callable(default) and default != ():
+        notes.append(f"default `{default}`")
+    help_text = _text(getattr(parameter, "help", ""))
+    return f"| `{names.replace('|', ' or ')}` | {help_text} | {', '.join(notes)} |"
+
+
+def _text(text: str | None) -> str:
+    """Return text of a help page as text of a Markdown cell."""
+    return " ".join((text or "").split()).replace("|", "\\|").replace("[", "\\[").replace("<", "&lt;")
+
+
+def _plain(text: str) -> str:
+    """Return an epilog without the mark by which click keeps its lines."""
+    return text.replace("\b", "").strip("\n")
