@@ -187,7 +187,8 @@ class CarbonRun:
 
     def name_of(self, node_id: int) -> str:
         """Return the name of a node that outlives the run; nothing for one that is not there."""
-        return self._alive[node_id].key if node_id in self._alive else ""
+        known = self._alive.get(node_id) or self._found.get(node_id)
+        return known.key if known else ""
 
     def find(self, keys: Collection[str], grid: Grid) -> list[int]:
         """Return the nodes of these names after a restart, waiting for those that are still registering."""

@@ -204,19 +204,26 @@ class CarbonAwareMixin:
         self._lowcarb_messages = messages
         return messages
 
-    def _lowcarb_told(self, replies: Iterable[Message]) -> tuple[dict[int, Any], dict[int, str]]:
-        """Take our record out of good replies; return it by node id, and why the other replies failed."""
+    def _lowcarb_told(
+        self, run: CarbonRun, replies: Iterable[Message]
+    ) -> tuple[list[Message], dict[int, Any], dict[int, str]]:
+        """Take our record out of good replies; return it by node id, and why the other replies failed.
+
+        Replies come in any order, and sums of floats depend on it. They are returned by the names of their
+        nodes, so that a run that goes on ends with the weights it would have ended with.
+        """
         asked = {m.metadata.message_id: m.metadata.dst_node_id for m in self._lowcarb_messages}
         self._lowcarb_messages = ()
+        of_nodes = [(asked.get(r.metadata.reply_to_message_id, r.metadata.src_node_id), r) for r in replies]
+        of_nodes.sort(key=lambda each: run.name_of(each[0]))
         done: dict[int, Mapping[str, Any] | None] = {}
         failed: dict[int, str] = {}
-        for reply in replies:
-            node_id = asked.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
+        for node_id, reply in of_nodes:
             if reply.has_content():
                 done[node_id] = take(reply)
             else:
                 failed[node_id] = one_line(reply.error.reason or f"error {reply.error.code}")
-        return done, failed
+        return [reply for _, reply in of_nodes], done, failed
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -234,10 +241,10 @@ class CarbonAwareMixin:
         progress = self._lowcarb_progress
         if progress.is_done(server_round, Stage.TRAINED):
             return progress.arrays, progress.metrics(server_round, Stage.TRAINED)
-        done, failed = self._lowcarb_told(received)
+        in_order, done, failed = self._lowcarb_told(run, received)
         self._lowcarb_done = list(done)
         run.train_ended(done, failed)
-        arrays, metrics = inner.aggregate_train(server_round, received)
+        arrays, metrics = inner.aggregate_train(server_round, in_order)
         progress.train_ended(server_round, arrays, metrics, sorted(map(run.name_of, done)))
         return arrays, metrics
 
@@ -271,16 +278,18 @@ class CarbonAwareMixin:
         """Take our record out of the replies, let the strategy aggregate, and close the round."""
         inner: Any = super()
         received = list(replies)
-        run = self._lowcarb_run
-        if run is not None and run.has_ended:
+        if (run := self._lowcarb_run) is None:
+            unplanned: MetricRecord | None = inner.aggregate_evaluate(server_round, received)
+            return unplanned
+        progress = self._lowcarb_progress
+        if run.has_ended:
             return None
-        if run is not None and self._lowcarb_progress.is_done(server_round, Stage.EVALUATED):
-            return self._lowcarb_progress.metrics(server_round, Stage.EVALUATED)
-        done, failed = self._lowcarb_told(received)
-        metrics: MetricRecord | None = inner.aggregate_evaluate(server_round, received)
-        if run is not None:
-            run.evaluated(server_round, done, failed, metrics)
-            self._lowcarb_progress.evaluated(server_round, metrics)
+        if progress.is_done(server_round, Stage.EVALUATED):
+            return progress.metrics(server_round, Stage.EVALUATED)
+        in_order, done, failed = self._lowcarb_told(run, received)
+        metrics: MetricRecord | None = inner.aggregate_evaluate(server_round, in_order)
+        run.evaluated(server_round, done, failed, metrics)
+        progress.evaluated(server_round, metrics)
         return metrics
 
 
