@@ -210,7 +210,7 @@ APPS = {
 
 
 class ScriptedGrid(InMemoryGrid):
-    """A Grid that shows other nodes at each exchange, as a script says."""
+    """A Grid that shows other nodes at each exchange, as a script says; they answer in their order."""
 
     def __init__(self, app, configs, script):
         super().__init__(app, configs)
@@ -222,7 +222,7 @@ class ScriptedGrid(InMemoryGrid):
     def send_and_receive(self, messages, *, timeout=None):
         replies = super().send_and_receive(messages, timeout=timeout)
         self.script.pop(0)
-        return replies
+        return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
 
 
 @pytest.fixture
