@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import time
 from datetime import UTC, datetime
 
 import pytest
+
+os.environ["TZ"] = "UTC"  # what a command prints must not depend on where the tests run
+time.tzset()
 
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     """Run each test in an empty folder, without settings from outside, its own archive, and no meter."""
-    import os
-    import sys
-
     monkeypatch.setitem(sys.modules, "codecarbon", None)  # what it sees of this machine is not of a test
 
     monkeypatch.chdir(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -85,7 +86,9 @@ def test_what_there_is_is_listed_by_source_and_place(archived, archive, web):
     answer = archived("list")
     *_, feed, header, de, fr = answer.out.splitlines()
     assert feed == "web, signal average, from http://server"
-    assert header.split() == ["location", "forecasts", "first", "last", "history", "until", "size"]
+    utc = "(UTC)"
+    titles = ["location", "forecasts", "first", utc, "last", utc, "history", "until", utc, "size"]
+    assert header.split() == titles
     now = ["2026-03-02", "00:00"]
     assert de.split() == ["DE", "2", "2026-03-01", "19:00", *now, "2.0", "d", *now, "0.00", "MB"]
     assert fr.split() == ["FR", "1", *["2026-03-01", "19:00"] * 2, "0.0", "d", "0.00", "MB"]
@@ -175,7 +178,7 @@ def test_each_source_is_asked_by_its_names_of_a_place(archived, archive, monkeyp
         (["--source", "web"], "--location: no place is named, and none of web is kept"),
         (
             ["--source", "web", "--location", "DE", "--days", "61"],
-            "--days: 61 days are more than the archive keeps",
+            "--days: 61 is more than the archive keeps",
         ),
         (["--source", "web", "--location", "DE", "--days", "0"], "--days"),
         (["--source", "oracle", "--location", "DE"], "'oracle' is unknown"),
@@ -289,7 +292,7 @@ def test_what_is_old_is_dropped(archived, filled):
     assert document["actuals"] > 0
     assert [each.issues for each in filled.holdings()] == [1, 1]  # those of this moment
     answer = archived("prune")
-    assert answer.out.startswith("dropped 0 issues and 0 actual values older than 60 days; ")
+    assert answer.out.startswith("dropped 0 forecasts and 0 actual values older than 60 days; ")
 
 
 @pytest.mark.parametrize("days", [-1, 99_999_999_999])
@@ -343,6 +346,7 @@ def test_a_plan_is_corrected_and_extended_by_what_is_kept(archived, capsys, tmp_
     assert (answer.code, answer.err) == (0, "")
     assert "28.0 days of history, 28 past forecasts" in answer.out
     assert "2026-03-05 00:00 UTC" in answer.out  # the forecast reaches one day, the deadline is three away
+    assert re.search(r"; changes the forecast by [+-]\d+\.\d % on average; extends it by 2 d\b", answer.out)
 
 
 def test_what_plan_rests_on_is_said_when_the_source_fails(archived, capsys, tmp_path, web):

@@ -268,3 +268,14 @@ def test_a_bad_job_names_its_file(tradeoff, tmp_path):
     answer = tradeoff(rounds=0)
     assert answer.code == 2
     assert f"{tmp_path / 'job.json'}: rounds: " in answer.line
+
+
+def test_where_waiting_pays_to_the_end_there_is_no_knee_and_the_end_is_advised(tmp_path, capsys):
+    rows = [f"DE,2026-03-02T{hour:02}:00Z,{500 - 10 * hour}" for hour in range(24)]
+    job = write_job(
+        tmp_path, clients=[{"id": f"s{k}", "location": "DE", "power_watts": 1000} for k in range(4)]
+    )
+    answer = run(capsys, "tradeoff", "--job", job, "--forecast", write_forecast(tmp_path, rows))
+    assert "knee" not in [row[-1] for row in table(answer)]
+    assert facts(answer)["knee"].strip().startswith("none: later hours buy no less")
+    assert answer.out.splitlines()[-1].endswith("--patience 1.0000")

@@ -69,6 +69,25 @@ def test_an_archive_tells_its_size_and_days_of_history(midnight):
     assert "MB; days of history: DE 1.5" in check.detail
 
 
+@pytest.mark.parametrize(
+    ("days", "source", "state"),
+    [
+        (2, "watttime", "warning"), (4, "watttime", "ok"), (2, "traces,watttime", "warning"),
+        (2, "synthetic", "ok"), (None, "watttime", "warning"), (None, "traces", "ok"),
+    ],
+)  # fmt: skip
+def test_less_history_than_can_stand_in_for_a_forecast_is_a_warning(midnight, days, source, state):
+    if days is not None:
+        hours = [to_us(midnight - timedelta(days=5)) + HOUR_US * h for h in range(24 * days)]
+        archive = Archive(Path("kept"), clock=VirtualClock(midnight))
+        table = IntensityTable.from_points({"DE": (hours, [1.0] * len(hours))})
+        archive.put_actual(Feed("watttime", "marginal", "http://server"), table)
+    check = check_archive(settings(archive_dir="kept", source=source), VirtualClock(midnight))
+    assert check.state == state
+    if state == "warning":
+        assert check.fix == "to fill it: lowcarb archive fetch --days 28"
+
+
 def test_no_archive_is_a_warning(midnight):
     assert check_archive(settings(archive_dir="none"), VirtualClock(midnight)).state == "warning"
 

@@ -73,7 +73,10 @@ def test_the_knee_is_where_waiting_stops_to_pay():
     bent = front((0.0, 2, 80), (0.25, 4, 50), (0.5, 6, 48), (1.0, 10, 45))
     assert bent.knee.finish == NOW + hours_of(4)
     assert front((0.0, 2, 80)).knee.finish == NOW + hours_of(2)
-    assert front((0.0, 0, 80), (0.5, 5, 60), (1.0, 10, 40)).knee.finish == NOW
+    straight = front((0.0, 0, 80), (0.5, 5, 60), (1.0, 10, 40))
+    assert straight.knee.finish == NOW
+    assert bent.has_knee
+    assert not straight.has_knee
 
 
 def test_people_ask_how_soon_a_saving_can_be_had_and_what_an_hour_buys():

@@ -13,8 +13,9 @@ import typer
 
 from lowcarb_scheduler._version import __version__
 from lowcarb_scheduler.cli import archive, demo, doctor, forecast, open_now, plan, report, status, tradeoff
+from lowcarb_scheduler.cli.help import Command, examples
 from lowcarb_scheduler.cli.output import fail, log
-from lowcarb_scheduler.errors import LowcarbError
+from lowcarb_scheduler.errors import LowcarbError, near_miss
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,19 +29,21 @@ app = typer.Typer(
     name="lowcarb",
     help="Makes any Flower app wait for clean electricity.",
     epilog="Exit codes: 0 done; 1 the answer is no; 2 bad input. Every command has --json.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("demo")(demo.command)
-app.command("forecast")(forecast.command)
-app.command("plan")(plan.command)
-app.command("tradeoff")(tradeoff.command)
+for name, command, lines in (
+    ("demo", demo.command, demo.EXAMPLES),
+    ("forecast", forecast.command, forecast.EXAMPLES),
+    ("plan", plan.command, plan.EXAMPLES),
+    ("tradeoff", tradeoff.command, tradeoff.EXAMPLES),
+    ("status", status.command, status.EXAMPLES),
+    ("open-now", open_now.command, open_now.EXAMPLES),
+    ("report", report.command, report.EXAMPLES),
+    ("doctor", doctor.command, doctor.EXAMPLES),
+):
+    app.command(name, cls=Command, epilog=examples(lines))(command)
 app.add_typer(archive.app, name="archive")
-app.command("status")(status.command)
-app.command("open-now")(open_now.command)
-app.command("report")(report.command)
-app.command("doctor")(doctor.command)
 
 
 @app.callback(invoke_without_command=True)
@@ -65,7 +68,9 @@ def run(argv: Sequence[str] | None) -> int:
     try:
         code = _invoke(arguments, as_json)
         sys.stdout.flush()
-    except (BrokenPipeError, SystemExit):  # rich and click turn a closed pipe into SystemExit
+    except (BrokenPipeError, SystemExit) as stop:  # rich and click turn a closed pipe into SystemExit(1)
+        if isinstance(stop, SystemExit) and not stop.code:
+            return 0  # a completion script was shown or installed, or words were completed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
     return code
@@ -73,6 +78,8 @@ def run(argv: Sequence[str] | None) -> int:
 
 def _invoke(arguments: list[str], as_json: bool) -> int:
     """Run one command; answer every error with one line, or one document."""
+    if not sys.stdout.isatty():
+        app.rich_markup_mode = None  # help in a pipe is plain text
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="lowcarb", standalone_mode=False)
     except LowcarbError as error:
@@ -96,10 +103,17 @@ def _invoke(arguments: list[str], as_json: bool) -> int:
 
 def _usage(error: click.UsageError) -> str:
     """Return what is wrong with the arguments, on one line."""
+    if isinstance(error, click.NoSuchOption):
+        near = near_miss(error.option_name, error.possibilities or ())
+        hint = f"Did you mean {near}? " if near else ""
+        return f"No such option {error.option_name}. {hint}See {_path(error)} --help"
     sentences = re.split(r"(?<=[.?])\s+", error.format_message().strip())
     once = " ".join(" ".join(dict.fromkeys(sentences)).split())  # click and typer both suggest a name
-    path = error.ctx.command_path if error.ctx else "lowcarb"
-    return f"{once.rstrip('.')}; see {path} --help"
+    return f"{once.rstrip('.')}; see {_path(error)} --help"
+
+
+def _path(error: click.UsageError) -> str:
+    return error.ctx.command_path if error.ctx else "lowcarb"
 
 
 def _kind(error: LowcarbError) -> str:

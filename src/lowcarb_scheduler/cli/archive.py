@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from lowcarb_scheduler.cli import output
+from lowcarb_scheduler.cli import completion, output
+from lowcarb_scheduler.cli.help import Command, examples
 from lowcarb_scheduler.cli.options import Json, SdkSignal, SdkUrl, Source
+from lowcarb_scheduler.cli.times import Times, Utc
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.report import wording
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from rich.console import Console
 
     from lowcarb_scheduler.forecasts.archive import Archive, Holding
     from lowcarb_scheduler.forecasts.archived import WebSource
@@ -33,7 +38,12 @@ ArchiveDir = Annotated[
 ]
 Location = Annotated[
     list[str] | None,
-    typer.Option("--location", metavar="L", help="A place. Repeatable. Default: all there are."),
+    typer.Option(
+        "--location",
+        metavar="L",
+        autocompletion=completion.locations,
+        help="A place. Repeatable. Default: all there are.",
+    ),
 ]
 
 
@@ -43,8 +53,8 @@ def _archive(context: typer.Context) -> None:
         print(context.get_help())
 
 
-@app.command("list")
-def show(archive_dir: ArchiveDir = None, as_json: Json = False) -> None:
+@app.command("list", cls=Command, epilog=examples(["lowcarb archive list"]))
+def show(archive_dir: ArchiveDir = None, utc: Utc = False, as_json: Json = False) -> None:
     """Show of which places there is what."""
     archive = _opened(settings := _settings(archive_dir=archive_dir))
     holdings = archive.holdings()
@@ -59,29 +69,35 @@ def show(archive_dir: ArchiveDir = None, as_json: Json = False) -> None:
         return
     screen = output.console()
     output.print_title(
-        screen, f"{archive.path}, {size / _MEGABYTE:.1f} MB, keeps {settings.archive_days} days"
+        screen,
+        f"{archive.path}, {size / _MEGABYTE:.1f} MB, keeps {wording.counted(settings.archive_days, 'day')}",
     )
     if not holdings:
         output.print_line(screen, "it is empty; next: lowcarb archive fetch --days 28 --location L")
         return
-    columns = [
-        output.Column("location"), output.Column("forecasts", right=True), output.Column("first"),
-        output.Column("last"), output.Column("history", right=True), output.Column("until"),
-        output.Column("size", right=True),
-    ]  # fmt: skip
     for feed, of_feed in groupby(holdings, key=lambda each: each.feed):
         output.print_line(screen, f"{feed.source}, signal {feed.signal}, from {feed.server}")
-        output.print_table(screen, columns, [_row(each) for each in of_feed])
+        _print_holdings(screen, list(of_feed), Times.of(utc))
 
 
-def _row(holding: "Holding") -> tuple[str, ...]:
-    """Return a holding as people read it."""
-    first, last, until = (
-        "" if time is None else wording.instant(time.replace(second=0))
-        for time in (holding.first_issued, holding.last_issued, holding.actual_until)
-    )
-    history, size = f"{holding.actual_hours / 24:.1f} d", f"{holding.size_bytes / _MEGABYTE:.2f} MB"
-    return holding.location, str(holding.issues), first, last, history, until, size
+def _print_holdings(screen: "Console", holdings: "Sequence[Holding]", times: Times) -> None:
+    def column(title: str, whens: "Iterable[datetime | None]") -> tuple[str, list[str]]:
+        return times.column(title, [when and when.replace(second=0) for when in whens])
+
+    first, firsts = column("first", (each.first_issued for each in holdings))
+    last, lasts = column("last", (each.last_issued for each in holdings))
+    until, untils = column("until", (each.actual_until for each in holdings))
+    columns = [
+        output.Column("location"), output.Column("forecasts", right=True), output.Column(first),
+        output.Column(last), output.Column("history", right=True), output.Column(until),
+        output.Column("size", right=True),
+    ]  # fmt: skip
+    rows = [
+        (each.location, each.issues, firsts[k], lasts[k], f"{each.actual_hours / 24:.1f} d", untils[k],
+         f"{each.size_bytes / _MEGABYTE:.2f} MB")
+        for k, each in enumerate(holdings)
+    ]  # fmt: skip
+    output.print_table(screen, columns, rows)
 
 
 def _document(holding: "Holding") -> dict[str, Any]:
@@ -89,7 +105,12 @@ def _document(holding: "Holding") -> dict[str, Any]:
     return {**document.pop("feed"), **document}
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    epilog=examples(
+        ["lowcarb archive fetch --days 28 --location GB --location London --source uk-carbon-intensity"]
+    ),
+)
 def fetch(
     days: Annotated[int, typer.Option(min=1, metavar="N", help="How far back.")] = 28,
     location: Location = None,
@@ -105,7 +126,7 @@ def fetch(
 
     settings = _settings(archive_dir=archive_dir, source=source, sdk_url=sdk_url, sdk_signal=sdk_signal)
     if days > settings.archive_days:
-        problem = f"{days} days are more than the archive keeps, {settings.archive_days}"
+        problem = f"{days} is more than the archive keeps, {settings.archive_days}"
         raise InputError("--days", problem, "ask for fewer, or set LOWCARB_ARCHIVE_DAYS")
     archive, clock = _opened(settings), SystemClock()
     archive.check()
@@ -122,7 +143,9 @@ def fetch(
         output.write_document({**document, "locations": [asdict(each) for each in filled]})
     else:
         screen = output.console()
-        output.print_title(screen, f"the last {days} days, kept in {archive.path}")
+        output.print_title(
+            screen, f"the last {'day' if days == 1 else f'{days} days'}, kept in {archive.path}"
+        )
         columns = [
             output.Column("source"), output.Column("location", whole=True),
             output.Column("history", right=True), output.Column("past forecasts", right=True),
@@ -178,7 +201,10 @@ def _names(
     return {place: names.get(source.name, {}).get(place, place) for place in places}
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    epilog=examples(["lowcarb archive export --forecasts forecasts.csv --actuals actuals.csv --location GB"]),
+)
 def export(
     forecasts: Annotated[
         Path | None, typer.Option("--forecasts", metavar="FILE", help="Write forecasts: .csv or .parquet.")
@@ -225,7 +251,7 @@ def export(
         )
 
 
-@app.command()
+@app.command(cls=Command, epilog=examples(["lowcarb archive prune --days 90"]))
 def prune(
     days: Annotated[
         int | None,
@@ -244,7 +270,10 @@ def prune(
         document = {"issues": issues, "actuals": steps, "size_bytes": size}
         output.write_document({"schema_version": SCHEMA_VERSION, "days": keep, **document})
         return
-    dropped = f"dropped {issues} issues and {steps} actual values older than {keep} days"
+    dropped = (
+        f"dropped {wording.counted(issues, 'forecast')} and {wording.counted(steps, 'actual value')} "
+        f"older than {wording.counted(keep, 'day')}"
+    )
     output.print_line(output.console(), f"{dropped}; {archive.path} takes {size / _MEGABYTE:.1f} MB")
 
 

@@ -1,12 +1,14 @@
 """``lowcarb demo``: a real Flower simulation on a virtual clock."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.options import Json
+
+EXAMPLES: Final = ("lowcarb demo", "lowcarb demo --run-dir runs/again --json")
 
 
 def command(

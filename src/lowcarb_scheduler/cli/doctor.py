@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from lowcarb_scheduler.cli import output
+from lowcarb_scheduler.cli import completion, output
 from lowcarb_scheduler.cli.options import Json, SdkSignal, SdkUrl, Source, Traces
 from lowcarb_scheduler.documents import SCHEMA_VERSION
+from lowcarb_scheduler.report import wording
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from lowcarb_scheduler.doctor.check import Check
 
+EXAMPLES: Final = ("lowcarb doctor", "lowcarb doctor --location DE --source synthetic")
 EXIT_FAULT: Final = 1
 _SIGNS: Final = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "fault": ("✗", "red")}
 _NAME_WIDTH: Final = 28
@@ -24,7 +26,12 @@ _NAME_WIDTH: Final = 28
 def command(
     location: Annotated[
         list[str] | None,
-        typer.Option("--location", metavar="L", help="A place to look up as well. Repeatable."),
+        typer.Option(
+            "--location",
+            metavar="L",
+            autocompletion=completion.locations,
+            help="A place to look up as well. Repeatable.",
+        ),
     ] = None,
     source: Source = None,
     sdk_url: SdkUrl = None,
@@ -82,4 +89,5 @@ def _verdict(states: "Counter[str]") -> str:
     faults, warnings = states["fault"], states["warning"]
     if not faults and not warnings:
         return "all is well"
-    return f"{faults} fault(s) that would spoil a run, {warnings} warning(s)"
+    spoil = "fault that would spoil a run" if faults == 1 else "faults that would spoil a run"
+    return f"{faults} {spoil}, {wording.counted(warnings, 'warning')}"

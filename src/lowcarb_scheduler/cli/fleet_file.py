@@ -120,6 +120,9 @@ def read_fleet_file(path: Path) -> Cells:
         reason = str(error).strip().splitlines()[0]
         raise InputError("fleet", f"is not readable CSV ({reason})", "correct it there", file) from None
     for column in frame.columns:
+        if len(frame.columns) == 1 and ";" in column:
+            fix = "separate columns by commas, and write decimals with a point"
+            raise InputError("fleet", "its columns are separated by semicolons", fix, file)
         if column not in COLUMNS:
             raise unknown_name(str(column), column, COLUMNS).within(file)
     for column in NAMES:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from lowcarb_scheduler.cli import output
+from lowcarb_scheduler.cli import completion, output
 from lowcarb_scheduler.cli.options import Json, Plot, SdkSignal, SdkUrl, Source, Traces, configured_source
+from lowcarb_scheduler.cli.times import Times, Utc
 from lowcarb_scheduler.clock import parse_duration, parse_time
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.cli.look import Look
 
+EXAMPLES: Final = (
+    "lowcarb forecast --location DE --location FR --source synthetic",
+    "lowcarb forecast --location DE --source synthetic --duration 90m --until 2d",
+    "lowcarb forecast --location GB --source uk-carbon-intensity --corrected --watch --every 30m",
+)
 EXIT_MISSING: Final = 1
 EVERY: Final = timedelta(minutes=5)  # no source makes new forecasts more often
 MOST_RARELY: Final = timedelta(days=1)
@@ -40,7 +46,12 @@ def _until(text: str) -> datetime | timedelta:
 def command(
     location: Annotated[
         list[str],
-        typer.Option("--location", metavar="L", help="A place, as the source calls it. Repeatable."),
+        typer.Option(
+            "--location",
+            metavar="L",
+            autocompletion=completion.locations,
+            help="A place, as the source calls it. Repeatable.",
+        ),
     ],
     duration: Annotated[
         timedelta | None,
@@ -65,6 +76,7 @@ def command(
     sdk_signal: SdkSignal = None,
     traces: Traces = None,
     plot: Plot = None,
+    utc: Utc = False,
     as_json: Json = False,
 ) -> None:
     """Show what is known now about the carbon intensity of places."""
@@ -79,24 +91,24 @@ def command(
     asked = configured_source(source, sdk_url, sdk_signal, traces)
     places = tuple(dict.fromkeys(location))
     question = Question(asked, places, Settings.load().timeout, duration, corrected, until)
-    clock = SystemClock()
+    clock, times = SystemClock(), Times.of(utc)
     if watch:
         from lowcarb_scheduler.cli.watch import watch as repeat
 
         def page(screen: "Console") -> None:
             found = look(question, clock)
-            _show(screen, found, plot)
+            _show(screen, found, plot, times)
             for line in (*found.remarks, *found.unanswered()):
                 output.print_line(screen, line)
 
-        repeat(page, every or EVERY, clock)
+        repeat(page, every or EVERY, clock, times)
         return
     found = look(question, clock)
     if as_json:
         _draw(found, plot)
         output.write_document(_document(found))
     else:
-        _show(output.console(), found, plot)
+        _show(output.console(), found, plot, times)
     unanswered = list(found.unanswered())
     for line in (*found.remarks, *unanswered):
         output.log(f"lowcarb: {line}")
@@ -104,11 +116,11 @@ def command(
         raise typer.Exit(EXIT_MISSING)
 
 
-def _show(screen: "Console", found: "Look", plot: Path | None) -> None:
+def _show(screen: "Console", found: "Look", plot: Path | None, times: Times) -> None:
     from lowcarb_scheduler.cli.forecast_text import show
 
     _draw(found, plot)
-    show(screen, found)
+    show(screen, found, times)
     if plot is not None:
         output.print_facts(screen, [("drawn", str(plot))])
 

@@ -18,25 +18,28 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lowcarb_scheduler.cli.look import Look
+    from lowcarb_scheduler.cli.times import Times
 
 _SPARKS: Final = 18  # bars in the small line of a location
 _MINUTE: Final = timedelta(minutes=1)
-_NEAR: Final = timedelta(days=6)  # a time this near is told by its weekday
 
 
-def show(screen: Console, look: Look) -> None:
+def show(screen: Console, look: Look, times: Times) -> None:
     """Print what was found."""
     table = look.intensity
     output.print_title(screen, wording.labels(table.source, table.signal, table.synthetic))
-    generated = f"{wording.instant(look.forecast.generated_at)} UTC"
-    output.print_facts(screen, [("generated", generated), ("unit", "gCO2eq/kWh; times are UTC")])
-    _print_locations(screen, look)
+    generated, zone = (
+        times.instant(look.forecast.generated_at),
+        times.names(look.now, max(look.now, table.end)),
+    )
+    output.print_facts(screen, [("generated", generated), ("unit", f"gCO2eq/kWh; times are {zone}")])
+    _print_locations(screen, look, times)
     if look.duration is not None:
         output.print_title(screen, f"cleanest {format_duration(look.duration)} from now on")
-        _print_windows(screen, look)
+        _print_windows(screen, look, times)
 
 
-def _print_locations(screen: Console, look: Look) -> None:
+def _print_locations(screen: Console, look: Look, times: Times) -> None:
     table, now = look.intensity, look.now
     edges, now_us = table.edges_us, to_us(now)
     ends, current = edges[1:], table.integrate(now_us, now_us + 1) * HOUR_US
@@ -53,9 +56,9 @@ def _print_locations(screen: Console, look: Look) -> None:
         else:
             low, high = int(np.nanargmin(values)), int(np.nanargmax(values))
             row = [
-                name, _whole(current[column]), _whole(values[low]), _hour(edges[low], now),
-                _whole(values[high]), _hour(edges[high], now),
-                wording.sparkline(means[:, column].tolist()), _hour(ends[~np.isnan(values)][-1], now),
+                name, _whole(current[column]), _whole(values[low]), _hour(edges[low], now, times),
+                _whole(values[high]), _hour(edges[high], now, times),
+                wording.sparkline(means[:, column].tolist()), _hour(ends[~np.isnan(values)][-1], now, times),
             ]  # fmt: skip
         rows.append([*row, grounds[column]] if with_grounds else row)
     columns = [
@@ -86,7 +89,7 @@ def _grounds(look: Look, name: str) -> str:
     return ", ".join(parts)
 
 
-def _print_windows(screen: Console, look: Look) -> None:
+def _print_windows(screen: Console, look: Look, times: Times) -> None:
     rows = []
     for name, window in look.windows.items():
         if window is None:
@@ -95,8 +98,8 @@ def _print_windows(screen: Console, look: Look) -> None:
         at_once = window.start == look.now
         now_g = window.now_g_per_kwh
         rows.append(
-            [name, "now" if at_once else _hour(to_us(window.start), look.now),
-             _hour(to_us(window.end), look.now), wording.significant(window.g_per_kwh),
+            [name, "now" if at_once else _hour(to_us(window.start), look.now, times),
+             _hour(to_us(window.end), look.now, times), wording.significant(window.g_per_kwh),
              wording.UNKNOWN if now_g is None else wording.significant(now_g), wording.percent(window.saving)]
         )  # fmt: skip
     columns = [
@@ -107,10 +110,8 @@ def _print_windows(screen: Console, look: Look) -> None:
     output.print_table(screen, columns, rows)
 
 
-def _hour(us: int, now: datetime) -> str:
-    """Write a time by its weekday where it is near, for example ``Thu 11:00``, else ``9 Mar 11:00``."""
-    when = from_us(us)
-    return f"{when:%a %H:%M}" if abs(when - now) < _NEAR else f"{when.day} {when:%b %H:%M}"
+def _hour(us: int, now: datetime, times: Times) -> str:
+    return times.weekday(from_us(us), now)
 
 
 def _whole(g_per_kwh: float) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from lowcarb_scheduler.clock import HOUR_US
 from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError, one_line
 from lowcarb_scheduler.forecasts.correction import HISTORY, ISSUES_EVERY
+from lowcarb_scheduler.report import wording
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,7 +49,7 @@ class Past:
             return "nothing: there is no history"
         known = ~np.isnan(self.actual.values).all(axis=1)
         days = float(np.diff(self.actual.edges_us)[known].sum() / (24 * HOUR_US))
-        return f"{days:.1f} days of history, {len(self.issues)} past forecasts"
+        return f"{days:.1f} days of history, {wording.counted(len(self.issues), 'past forecast')}"
 
 
 def past_of(

@@ -84,7 +84,7 @@ def read_inputs(
         return Inputs(read.job, _from_file(forecast, read))
     actual = read_table(history, "--history")
     known = _from_file(forecast, read, actual.locations)
-    return Inputs(read.job, _corrected(read.job, known, Past(actual)), str(Past(actual)))
+    return _learned(read.job, known, Past(actual))
 
 
 def _from_file(path: Path, read: "JobFile", stand_ins: Sequence[str] = ()) -> "IntensityTable":
@@ -135,7 +135,7 @@ def _from_source(
         log(
             f"lowcarb: no forecast for {one_line(name)}: {one_line(known.missing[name])}; its history is used"
         )
-    return Inputs(job, _corrected(job, _complete(known, stand_ins), past), str(past))
+    return _learned(job, _complete(known, stand_ins), past)
 
 
 def _complete(known: "Forecast", stand_ins: Sequence[str] = ()) -> "IntensityTable":
@@ -144,6 +144,25 @@ def _complete(known: "Forecast", stand_ins: Sequence[str] = ()) -> "IntensityTab
     if missing:
         raise ForecastUnavailableError(missing, known.intensity.locations)
     return known.intensity
+
+
+def _learned(job: "Job", known: "IntensityTable", past: "Past") -> Inputs:
+    """Return what is to be expected, and what the past has made of the forecast."""
+    import numpy as np
+
+    from lowcarb_scheduler.clock import format_duration, to_us
+
+    expected = _corrected(job, known, past)
+    did, common = [str(past)], (to_us(job.now), to_us(min(known.end, expected.end)))
+    if common[0] < common[1]:
+        said, learned = (table.align(job.fleet.locations).integrate(*common) for table in (known, expected))
+        both = ~np.isnan(said + learned)  # by location: where the forecast has no gap
+        if said[both].sum() > 0:
+            change = 100 * (learned[both].sum() / said[both].sum() - 1)
+            did.append(f"changes the forecast by {change:+.1f} % on average")
+    if expected.end > known.end:
+        did.append(f"extends it by {format_duration(expected.end - max(known.end, job.now))}")
+    return Inputs(job, expected, "; ".join(did))
 
 
 def _corrected(job: "Job", intensity: "IntensityTable", past: "Past") -> "IntensityTable":

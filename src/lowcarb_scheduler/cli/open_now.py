@@ -8,6 +8,7 @@ from lowcarb_scheduler.cli.status import RunDir, folder_of
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import NothingHeldError
 
+EXAMPLES: Final = ("lowcarb open-now runs/2026-01-31T18-00-00Z-42",)
 _SECONDS: Final = 5  # within which a hold looks, and a little more
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from lowcarb_scheduler.cli import completion
 from lowcarb_scheduler.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +34,12 @@ Plot = Annotated[
 ]
 Source = Annotated[
     str | None,
-    typer.Option("--source", metavar="NAME", help="Who is asked, or several in order: a,b [LOWCARB_SOURCE]."),
+    typer.Option(
+        "--source",
+        metavar="NAME",
+        autocompletion=completion.sources,
+        help="Who is asked, or several in order: a,b [LOWCARB_SOURCE].",
+    ),
 ]
 SdkUrl = Annotated[
     str | None,
@@ -41,7 +47,12 @@ SdkUrl = Annotated[
 ]
 SdkSignal = Annotated[
     str | None,
-    typer.Option("--sdk-signal", metavar="SIGNAL", help="average, marginal or unknown [LOWCARB_SDK_SIGNAL]."),
+    typer.Option(
+        "--sdk-signal",
+        metavar="SIGNAL",
+        autocompletion=completion.signals,
+        help="average, marginal or unknown [LOWCARB_SDK_SIGNAL].",
+    ),
 ]
 Traces = Annotated[
     Path | None,

@@ -2,17 +2,24 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
 from lowcarb_scheduler.cli.options import Json, Plot, SdkSignal, SdkUrl, Source, Traces
+from lowcarb_scheduler.cli.times import Times, Utc
 from lowcarb_scheduler.report import wording
 
 if TYPE_CHECKING:
     from lowcarb_scheduler.planning.job import Job, Plan
+
+EXAMPLES: Final = (
+    "lowcarb plan --job job.toml --source synthetic",
+    "lowcarb plan --job job.toml --forecast forecast.csv --history history.csv --plot plan.png",
+    "lowcarb plan --job job.toml --source synthetic --patience 0.5 --json",
+)
 
 
 def command(
@@ -28,6 +35,7 @@ def command(
     sdk_signal: SdkSignal = None,
     traces: Traces = None,
     plot: Plot = None,
+    utc: Utc = False,
     as_json: Json = False,
 ) -> None:
     """Plan which client trains in which round, and when each round opens."""
@@ -44,10 +52,10 @@ def command(
     if as_json:
         output.write_document(planned.to_dict())
     else:
-        _show(planned, asked, corrected_by, plot)
+        _show(planned, asked, corrected_by, plot, Times.of(utc))
 
 
-def _show(plan: "Plan", job: "Job", corrected_by: str | None, plot: Path | None) -> None:
+def _show(plan: "Plan", job: "Job", corrected_by: str | None, plot: Path | None, times: Times) -> None:
     from lowcarb_scheduler.accounting import jain_index
 
     screen = output.console()
@@ -62,8 +70,8 @@ def _show(plan: "Plan", job: "Job", corrected_by: str | None, plot: Path | None)
             ("lower bound", bound if plan.gap is None else f"{bound} (gap {wording.percent(plan.gap)})"),
             ("run now", f"{wording.mass(plan.run_now_emissions_g)} (random clients, back-to-back from now)"),
             ("saving", wording.percent(plan.saving)),
-            ("finish", f"{wording.instant(plan.finish)} UTC"),
-            ("deadline", f"{wording.instant(job.finish_by)} UTC"),
+            ("finish", times.instant(plan.finish)),
+            ("deadline", times.instant(job.finish_by)),
             ("turns", f"{turns.min()} to {turns.max()} a client, Jain's index {jain_index(turns):.3f}"),
             (
                 "power",
@@ -71,21 +79,23 @@ def _show(plan: "Plan", job: "Job", corrected_by: str | None, plot: Path | None)
             ),
             ("intensity", wording.labels(plan.source, plan.signal, plan.synthetic)),
             *([("corrected by", corrected_by)] if corrected_by else []),
-            ("known until", f"{wording.instant(plan.forecast_until)} UTC"),
+            ("known until", times.instant(plan.forecast_until)),
         ],
     )
+    opens, opened = times.column("opens", [planned.opens_at for planned in plan.rounds])
+    closes, closed = times.column("closes", [planned.closes_at for planned in plan.rounds])
     columns = [
         output.Column("round", right=True),
-        output.Column("opens (UTC)"),
-        output.Column("closes (UTC)"),
+        output.Column(opens),
+        output.Column(closes),
         output.Column("clients by location"),
         output.Column("CO2eq", right=True),
     ]
     rows = [
         (
             number,
-            wording.instant(planned.opens_at),
-            wording.instant(planned.closes_at),
+            opened[number - 1],
+            closed[number - 1],
             wording.counts(Counter(fleet.locations[k] for k in fleet.location_index[seats])),
             wording.mass(planned.emissions_g),
         )

@@ -1,21 +1,25 @@
 """``lowcarb report``: the page of a run, made from its ledger."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.options import Json
+from lowcarb_scheduler.cli.times import Times, Utc
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.report import wording
 
 if TYPE_CHECKING:
     from lowcarb_scheduler.ledger import RunSummary
 
+EXAMPLES: Final = ("lowcarb report runs/demo",)
+
 
 def command(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder with the run's ledger.jsonl.")],
+    utc: Utc = False,
     as_json: Json = False,
 ) -> None:
     """Write report.html from the ledger of a run, and say what it saved."""
@@ -52,10 +56,10 @@ def command(
             }
         )
     else:
-        _show(run, wording.labels(*labels), page)
+        _show(run, wording.labels(*labels), page, Times.of(utc))
 
 
-def _show(run: "RunSummary", labels: str, page: Path) -> None:
+def _show(run: "RunSummary", labels: str, page: Path, times: Times) -> None:
     screen = output.console()
     turns = run.turns.values()
     output.print_title(screen, f"Run {run.started['run_id']}: {run.status}, {len(run.rounds)} rounds")
@@ -71,7 +75,7 @@ def _show(run: "RunSummary", labels: str, page: Path) -> None:
                 "evaluated",
                 f"{wording.energy(run.evaluation_energy_kwh)}, {wording.mass(run.evaluation_g)} CO2eq",
             ),
-            ("finish", f"{wording.instant(run.finish)} UTC"),
+            ("finish", times.instant(run.finish)),
             (
                 "turns",
                 f"{min(turns, default=0)} to {max(turns, default=0)} a client, Jain's index {run.jain:.3f}",

@@ -1,13 +1,14 @@
 """``lowcarb status``: what a run is waiting for, read from its ledger alone."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from lowcarb_scheduler import clock
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.options import Json
+from lowcarb_scheduler.cli.times import Times, Utc
 from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.report import wording
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.cli.run_state import RunState
 
+EXAMPLES: Final = ("lowcarb status runs/demo", "lowcarb status runs/demo --utc --json")
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder with the run's ledger.jsonl.")]
 
 
-def command(run_dir: RunDir, as_json: Json = False) -> None:
+def command(run_dir: RunDir, utc: Utc = False, as_json: Json = False) -> None:
     """Say what a run is waiting for, until when and why, and how far it is."""
     from lowcarb_scheduler.cli.run_state import RunState
 
@@ -28,7 +30,7 @@ def command(run_dir: RunDir, as_json: Json = False) -> None:
     if as_json:
         output.write_document(_document(run_dir, run))
     else:
-        _show(run, clock.SystemClock().now())
+        _show(run, clock.SystemClock().now(), Times.of(utc))
 
 
 def folder_of(run_dir: Path) -> Path:
@@ -61,13 +63,13 @@ def _document(run_dir: Path, run: "RunState") -> dict[str, object]:
     }
 
 
-def _show(run: "RunState", now: "datetime") -> None:
+def _show(run: "RunState", now: "datetime", times: Times) -> None:
     screen = output.console()
     which = f" round {run.round_number}" if run.state in ("holding", "training") else ""
     output.print_title(screen, f"Run {run.run_id}: {run.state}{which}")
     facts = [("rounds done", f"{run.rounds_done} of {run.rounds}")]
     if run.opens_at is not None and run.state != "gone":
-        opens = f"{wording.instant(run.opens_at)} UTC"
+        opens = times.instant(run.opens_at)
         if run.opens_at > now and not run.is_virtual:
             opens += f", in {format_duration(run.opens_at - now)}"
         facts.append(("opened" if run.state == "training" else "next opening", opens))
@@ -77,18 +79,23 @@ def _show(run: "RunState", now: "datetime") -> None:
         of = f"{wording.mass(run.saves_g)} of {wording.mass(run.at_once_g)} CO2eq, in this round"
         facts.append(("waiting saves", of))
     if run.finish is not None:
-        facts.append(("finish" if run.round_number is None else "planned finish", _finish(run)))
+        facts.append(("finish" if run.round_number is None else "planned finish", _finish(run, times)))
     facts.append(("process", _process(run)))
-    facts.append(("last event", f"{wording.instant(run.last_event_at)} UTC"))
+    facts.append(("last event", times.instant(run.last_event_at)))
     if run.degraded:
         last = run.degraded[-1]
-        facts.append(("degraded", f"{len(run.degraded)} time(s), the last: {last['what']}: {last['why']}"))
+        facts.append(
+            (
+                "degraded",
+                f"{wording.counted(len(run.degraded), 'time')}, the last: {last['what']}: {last['why']}",
+            )
+        )
     output.print_facts(screen, facts)
 
 
-def _finish(run: "RunState") -> str:
+def _finish(run: "RunState", times: Times) -> str:
     assert run.finish is not None  # shown only then
-    text = f"{wording.instant(run.finish)} UTC"
+    text = times.instant(run.finish)
     if run.finish_by is None:
         return text
     side = "after" if run.is_late else "before"

@@ -11,6 +11,7 @@ import typer
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
 from lowcarb_scheduler.cli.options import Json, Plot, SdkSignal, SdkUrl, Source, Traces
+from lowcarb_scheduler.cli.times import Times, Utc
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError, SavingUnreachableError
 from lowcarb_scheduler.report import wording
@@ -24,9 +25,14 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.planning.job import Job
     from lowcarb_scheduler.planning.tradeoff import Frontier, FrontierPoint
 
+EXAMPLES: Final = (
+    "lowcarb tradeoff --job job.toml --source synthetic --plot front.png",
+    "lowcarb tradeoff --job job.toml --source synthetic --saving 15%",
+)
 HOUR: Final = timedelta(hours=1)
 MOST_POINTS: Final = 1_000
 KNEE_RULE: Final = "farthest below the straight line from first to last; the next hours buy less than average"
+NO_KNEE: Final = "none: later hours buy no less than the first, so wait to the end or as long as you can"
 _DIGITS: Final = 4  # decimals of a patience that people read and type
 
 
@@ -59,6 +65,7 @@ def command(
     sdk_signal: SdkSignal = None,
     traces: Traces = None,
     plot: Plot = None,
+    utc: Utc = False,
     as_json: Json = False,
 ) -> None:
     """Show what waiting buys: finish against emissions, from the earliest finish to the deadline."""
@@ -77,19 +84,22 @@ def command(
         "--job": job, "--forecast": forecast, "--history": history, "--source": source,
         "--sdk-url": sdk_url, "--sdk-signal": sdk_signal, "--traces": traces,
     }  # fmt: skip
-    facts = _facts(front, asked, intensity)
+    times = Times.of(utc)
+    facts = _facts(front, asked, intensity, times)
     if corrected_by:
         facts.append(("corrected by", corrected_by))
     if saving is not None and answer is not None:
         least = f"the earliest finish that saves at least {100 * saving:g} %"
-        facts.append(("asked", f"{least}: {_described(answer)}; {points} values of patience were tried"))
+        facts.append(
+            ("asked", f"{least}: {_described(answer, times)}; {points} values of patience were tried")
+        )
     if plot is not None:
         facts.append(("drawn", str(plot)))
     screen = output.console()
     output.print_title(screen, wording.work(asked))
-    _print_points(screen, front, asked, answer)
+    _print_points(screen, front, asked, answer, times)
     output.print_facts(screen, facts)
-    output.print_line(screen, f"next: {_next_command(inputs, answer or front.knee)}")
+    output.print_line(screen, f"next: {_next_command(inputs, answer or _advised(front))}")
 
 
 def _front(job: "Job", intensity: "IntensityTable", points: int) -> "Frontier":
@@ -129,10 +139,13 @@ def _document(
     return document if answer is None else {**document, "answer": asdict(answer)}
 
 
-def _print_points(screen: "Console", front: "Frontier", job: "Job", answer: "FrontierPoint | None") -> None:
+def _print_points(
+    screen: "Console", front: "Frontier", job: "Job", answer: "FrontierPoint | None", times: Times
+) -> None:
+    finish, finishes = times.column("finish", [point.finish for point in front.points])
     columns = [
         output.Column("patience", right=True, whole=True),
-        output.Column("finish (UTC)", whole=True),
+        output.Column(finish, whole=True),
         output.Column("hours later", right=True),
         output.Column("CO2eq", right=True, whole=True),
         output.Column("saving", right=True),
@@ -141,36 +154,44 @@ def _print_points(screen: "Console", front: "Frontier", job: "Job", answer: "Fro
         output.Column(""),
     ]
     rows = []
-    for point in front.points:
+    named = (("knee", front.knee if front.has_knee else None), ("asked", answer))
+    for k, point in enumerate(front.points):
         later = (point.finish - front.points[0].finish) / HOUR
         # Nothing is known of an hour that is not over by the deadline.
         buys = wording.mass(front.hour_buys_g(point.finish)) if point.finish + HOUR <= job.finish_by else ""
-        marks = [name for name, marked in (("knee", front.knee), ("asked", answer)) if point == marked]
+        marks = [name for name, marked in named if point == marked]
         rows.append(
-            (_patience(point), wording.instant(point.finish), f"{later:.1f}",
+            (_patience(point), finishes[k], f"{later:.1f}",
              wording.mass(point.emissions_g, 4), wording.percent(point.saving),
              wording.percent(point.gap, 2), buys, ", ".join(marks))
         )  # fmt: skip
     output.print_table(screen, columns, rows)
 
 
-def _facts(front: "Frontier", job: "Job", intensity: "IntensityTable") -> list[tuple[str, str]]:
-    knee = f"{_described(front.knee)}: {KNEE_RULE}"
+def _facts(front: "Frontier", job: "Job", intensity: "IntensityTable", times: Times) -> list[tuple[str, str]]:
+    knee = f"{_described(front.knee, times)}: {KNEE_RULE}"
     if len(front.points) == 1:
-        knee = f"{_described(front.knee)}: waiting longer buys nothing"
+        knee = f"{_described(front.knee, times)}: waiting longer buys nothing"
+    elif not front.has_knee:
+        knee = NO_KNEE
     run_now = wording.mass(front.run_now_emissions_g)
     return [
         ("run now", f"{run_now} CO2eq expected (random clients, back-to-back from now)"),
-        ("deadline", f"{wording.instant(job.finish_by)} UTC"),
+        ("deadline", times.instant(job.finish_by)),
         ("intensity", wording.labels(intensity.source, intensity.signal, intensity.synthetic)),
-        ("known until", f"{wording.instant(intensity.end)} UTC"),
+        ("known until", times.instant(intensity.end)),
         ("knee", knee),
     ]
 
 
-def _described(point: "FrontierPoint") -> str:
+def _described(point: "FrontierPoint", times: Times) -> str:
     saves = wording.percent(point.saving)
-    return f"{wording.instant(point.finish)} UTC (patience {_patience(point)}, saves {saves})"
+    return f"{times.instant(point.finish)} (patience {_patience(point)}, saves {saves})"
+
+
+def _advised(front: "Frontier") -> "FrontierPoint":
+    """Return where to stop if nothing was asked for: where waiting pays to the end, the end."""
+    return front.knee if front.has_knee else front.points[-1]
 
 
 def _patience(point: "FrontierPoint") -> str:

@@ -14,7 +14,7 @@ from lowcarb_scheduler.settings import ENVIRONMENT_PREFIX, SECRETS, Settings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_NO_SETTINGS: Final = frozenset({"SECRETS_DIR", "TRACEBACK"})  # variables of ours that are none
+_NO_SETTINGS: Final = frozenset({"SECRETS_DIR", "TRACEBACK", "UTC"})  # variables of ours that are none
 
 
 class Configuration(NamedTuple):

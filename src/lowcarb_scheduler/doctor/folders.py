@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from lowcarb_scheduler.doctor.check import Check
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.forecasts.archive import Archive
+from lowcarb_scheduler.forecasts.climatology import LEAST_DAYS
 from lowcarb_scheduler.ledger import FILE_NAME, read_ledger
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 RUNS: Final = Path("runs")  # where runs go that are given no folder
 LEAST_FREE_BYTES: Final = 100_000_000
+FETCH: Final = "lowcarb archive fetch --days 28"
+NEVER_KEPT: Final = {"", "synthetic", "traces"}
 _MOST_LISTED: Final = 6  # locations
 _MEGABYTE: Final = 1e6
 
@@ -66,7 +69,7 @@ def check_archive(settings: Settings, clock: Clock) -> Check:
         if not path.exists():
             _free_bytes(path.parent)
             problem = f"{path} is not there yet: the first run learns nothing from the past"
-            return Check("archive", "ok", problem, "to fill it: lowcarb archive fetch --days 28")
+            return Check("archive", _thin(settings), problem, f"to fill it: {FETCH}")
         archive.check()
         for holding in archive.holdings():
             days[holding.location] = max(holding.actual_hours / 24, days.get(holding.location, 0.0))
@@ -80,7 +83,16 @@ def check_archive(settings: Settings, clock: Clock) -> Check:
     listed = [f"{one_line(name, 40)} {known:.1f}" for name, known in sorted(days.items())]
     history = ", ".join(listed[:_MOST_LISTED]) or "none"
     more = f" and {len(listed) - _MOST_LISTED} more" if len(listed) > _MOST_LISTED else ""
-    return Check("archive", "ok", f"{path}, {size:.1f} MB; days of history: {history}{more}")
+    holds = f"{path}, {size:.1f} MB; days of history: {history}{more}"
+    if min(days.values(), default=0) < LEAST_DAYS:
+        holds = f"{holds}; with less than {LEAST_DAYS} nothing stands in for a forecast that fails"
+        return Check("archive", _thin(settings), holds, f"to fill it: {FETCH}")
+    return Check("archive", "ok", holds)
+
+
+def _thin(settings: Settings) -> State:
+    """Return how grave a lack of history is: of no account where no source is asked that is kept."""
+    return "warning" if set((settings.source or "").split(",")) - NEVER_KEPT else "ok"
 
 
 def _free_bytes(folder: Path) -> int:

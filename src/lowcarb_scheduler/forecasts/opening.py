@@ -54,6 +54,9 @@ def named_sources(settings: Settings) -> tuple[str, ...]:
     if settings.source is None:
         return ()
     names = [name.strip() for name in settings.source.split(",")]
+    if not all(names):
+        fix = f"write for example {SOURCES[0]},{SOURCES[-1]}"
+        raise InputError("source", f"{settings.source!r:.80} has no name beside a comma", fix)
     for name in names:
         if names.count(name) > 1:
             raise InputError("source", f"{name!r} stands twice", "name each source once")

@@ -272,7 +272,10 @@ def _parse(raw: pd.DataFrame) -> pd.DataFrame:
         if given.count(column) > 1 or (column in COLUMNS and column not in given):
             found = ", ".join(str(name)[:40] for name in raw.columns[:12]) or "none"
             state = "stands twice" if column in given else "is missing"
-            raise InputError(column, f"the column {state} (found: {found})", f"write {_HEADER}")
+            fix = f"write {_HEADER}"
+            if len(given) == 1 and ";" in given[0]:
+                fix = f"separate columns by commas, and write decimals with a point: {_HEADER}"
+            raise InputError(column, f"the column {state} (found: {found})", fix)
     raw = raw.set_axis(given, axis="columns")
     if raw.empty:
         raise InputError("time", "the file has no rows", "give at least one value")

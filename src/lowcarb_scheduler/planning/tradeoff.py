@@ -95,6 +95,11 @@ class Frontier:
         below = (emissions_g[0] - emissions_g) / span_g - (finish_us - finish_us[0]) / span_us
         return self.points[int(np.argmax(np.round(below, 12)))]
 
+    @property
+    def has_knee(self) -> bool:
+        """Whether a point lies below that line; if none does, later hours buy no less than the first."""
+        return self.knee != self.points[0]
+
     def earliest_saving(self, saving: float) -> FrontierPoint | None:
         """Return the earliest point that saves at least this part of the run-now emissions, if there is one.
 

@@ -87,6 +87,7 @@ def picture_of_front(front: Frontier, finish_by: datetime | None = None) -> Fron
     bounds_g = np.array([point.lower_bound_g for point in points])
     unit_g, unit = wording.mass_unit(max(float(np.abs(emissions_g).max()), abs(run_now_g or 0.0)))
     saving = "" if knee.saving is None else f", {wording.percent(knee.saving)} below run-now"
+    name = "knee" if front.has_knee or len(points) == 1 else "no knee, earliest"
     return FrontPicture(
         finishes=tuple(point.finish for point in points),
         emissions=emissions_g / unit_g,
@@ -96,7 +97,7 @@ def picture_of_front(front: Frontier, finish_by: datetime | None = None) -> Fron
         who_saves=points[0].saving,
         unit=unit,
         knee=points.index(knee),
-        knee_says=f"knee: {wording.instant(knee.finish)}\n{wording.mass(knee.emissions_g)}{saving}",
+        knee_says=f"{name}: {wording.instant(knee.finish)}\n{wording.mass(knee.emissions_g)}{saving}",
         end=points[-1].finish if finish_by is None else max(points[-1].finish, finish_by),
         finish_by=finish_by,
     )

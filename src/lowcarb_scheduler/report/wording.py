@@ -63,10 +63,14 @@ def energy(kwh: float | None) -> str:
 
 
 def instant(when: datetime | None) -> str:
-    """Write a time in UTC to the minute, for example ``2026-01-31 18:00``; seconds only where there are."""
+    """Write a time in UTC, for example ``2026-01-31 18:00``."""
     if when is None:
         return UNKNOWN
-    when = to_utc(when, "when")
+    return to_minute(to_utc(when, "when"))
+
+
+def to_minute(when: datetime) -> str:
+    """Write a time as its own zone has it, to the minute; seconds only where there are."""
     return when.strftime("%Y-%m-%d %H:%M:%S" if when.second else "%Y-%m-%d %H:%M")
 
 
@@ -90,6 +94,11 @@ def work(job: Job) -> str:
     clients, places = len(job.fleet), len(job.fleet.locations)
     size = f"{job.rounds} rounds of {job.clients_per_round} clients"
     return f"{size}, from {clients} clients at {places} locations"
+
+
+def counted(number: int, noun: str) -> str:
+    """Write how many there are of something, for example ``1 day`` or ``28 days``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def counts(by_name: Mapping[str, int]) -> str:
