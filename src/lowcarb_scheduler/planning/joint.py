@@ -24,7 +24,7 @@ import numpy as np
 from lowcarb_scheduler.planning.assignment import Assignment, assign, assign_aggregated
 from lowcarb_scheduler.planning.certificate import bound_by_client_g
 from lowcarb_scheduler.planning.exact import solve_exactly
-from lowcarb_scheduler.planning.relaxation import Relaxation
+from lowcarb_scheduler.planning.relaxation import Relaxation, fill_cost_g
 
 if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import Floats, Ints
@@ -208,13 +208,28 @@ class _Search:
         if slots.tobytes() in self.seen:
             return
         self.seen.add(slots.tobytes())
+        costs_g = self.model.round_costs_g(slots)
+        if self._hopeless(costs_g):
+            return
         method = assign if self.best else assign_aggregated  # the first one has to bring prices
-        found = method(self.model.seating, self.model.round_costs_g(slots), self.prices_g)
+        found = method(self.model.seating, costs_g, self.prices_g)
         if found is None or (self.best is not None and found.emissions_g >= self.best.emissions_g):
             return
         if self.best is None and found.prices_g is not None and not self.prices_g.any():
             self.prices_g = found.prices_g
         self.best, self.slots = found, slots
+
+    def _hopeless(self, costs_g: Floats) -> bool:
+        """Return whether no seats at these costs are better than the best: prices tell sooner than seats."""
+        if self.best is None or not np.isfinite(costs_g).all():
+            return False
+        seating, best_g = self.model.seating, self.best.emissions_g
+        return any(
+            fill_cost_g(seating, costs_g - prices_g).sum() + prices_g @ self.relaxation.owed(prices_g)
+            > best_g + _CERTAIN * abs(best_g)
+            for prices_g in (self.best.prices_g, self.prices_g)
+            if prices_g is not None
+        )
 
     def prefer(self, slots: Ints) -> None:
         """Take these openings if the seats found are as clean there: nobody waits for nothing."""

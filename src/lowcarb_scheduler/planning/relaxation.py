@@ -145,6 +145,10 @@ class Relaxation:
         boundary = last
         for r in range(rounds, 0, -1):  # back along the earliest boundaries that attain the least sum
             boundary = int(np.argmax(best[r] <= best[r, boundary]))
+            if len(self.spans) == 1:
+                boundary -= int(self.spans[0])
+                chosen[r - 1] = boundary
+                continue
             starts = boundary - self.spans
             inside = np.flatnonzero((starts >= 0) & (starts < slots))
             sums = best[r - 1, starts[inside]] + phi_g[inside, starts[inside]]
