@@ -2,66 +2,116 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lowcarb_scheduler.cli import main
 from lowcarb_scheduler.forecasts.archive import Archive, Feed
 from lowcarb_scheduler.forecasts.synthetic import Synthetic
 from lowcarb_scheduler.settings import Settings
+from page_blocks import blocks, commands, parse, play, same
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-README = PAGES[0].read_text(encoding="utf-8")
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "examples").rglob("*.md")),
+]
+TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
+README = TEXTS["README.md"]
+TUTORIAL = TEXTS["docs/tutorial/ten-minutes.md"]
 
 
-def blocks(text, language):
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+def every(*languages):
+    """Return page and block, for each block of some languages."""
+    return [
+        pytest.param(page, block, id=f"{page}-{k}")
+        for page, text in TEXTS.items()
+        for k, block in enumerate(blocks(text, *languages))
+    ]
 
 
-CODE = [(page.name, code) for page in PAGES for code in blocks(page.read_text(encoding="utf-8"), "python")]
-
-
-@pytest.mark.parametrize(("page", "code"), CODE, ids=lambda text: text.split("\n")[0][:40])
-def test_python_on_the_pages_runs_and_its_tests_pass(page, code, midnight):
+@pytest.mark.parametrize(("page", "block"), every("python"))
+def test_python_on_the_pages_runs_and_its_tests_pass(page, block, midnight):
     Archive().put(
         Feed("s", signal="average", server="http://s"), Synthetic().forecast(["DE"], midnight)
     )  # to be read
     found = {}
-    exec(compile(code, page, "exec"), found)
+    exec(compile(block.text, page, "exec"), found)
     for name, value in found.items():
         if name.startswith("test_"):
             value()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_toml_is_toml_and_its_settings_are_settings(page):
-    for text in blocks(page.read_text(encoding="utf-8"), "toml"):
-        document = tomllib.loads(text)
-        config = document.get("tool", {}).get("flwr", {}).get("app", {}).get("config", {})
-        Settings.load(run_config=config)
+@pytest.mark.parametrize(("page", "block"), every("toml"))
+def test_toml_is_toml_and_its_settings_are_settings(page, block):
+    document = tomllib.loads(block.text)
+    config = document.get("tool", {}).get("flwr", {}).get("app", {}).get("config", {})
+    Settings.load(run_config=config)
+
+
+@pytest.mark.parametrize(("page", "block"), every("json"))
+def test_json_is_json(page, block):
+    json.loads(block.text)
+
+
+@pytest.mark.parametrize(("page", "block"), every("yaml"))
+def test_compose_files_name_images_that_exist_and_settings_that_are(page, block):
+    for service in yaml.safe_load(block.text)["services"].values():
+        image = service["image"].rsplit(":", 1)[0]
+        assert image in ("ghcr.io/green-software-foundation/carbon-aware-sdk", "my-flower-app")
+        given = dict(service.get("environment", {}))
+        for name in [name for name in given if name.startswith("LOWCARB_")]:
+            assert name.removeprefix("LOWCARB_").lower() in Settings.model_fields
+
+
+LINES = [(page, line) for page, text in TEXTS.items() for line in commands(text)]
+
+
+@pytest.mark.parametrize(("page", "line"), LINES)
+def test_commands_on_the_pages_exist_with_their_options(page, line):
+    for folder in ("docs", "runs"):  # where pictures are drawn
+        Path(folder).mkdir()
+    parse(line)
+
+
+def test_there_are_commands():
+    assert len({line.split()[1] for _, line in LINES}) >= 8
+
+
+def test_unknown_options_would_be_found():
+    with pytest.raises(Exception, match=r"(?i)no such option"):
+        parse("lowcarb plan --job job.toml --no-such-option")
 
 
 COMMANDS = re.findall(r"^    lowcarb (.*)$", README, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "report" not in c])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "report" not in c and "backtest" not in c])
 def test_commands_in_the_readme_work(command, monkeypatch, capsys, tmp_path):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     assert main(shlex.split(command, comments=True)) == 0
     assert capsys.readouterr().out
 
 
-def test_there_are_commands():
-    assert len(COMMANDS) >= 4
+def test_the_tutorial_prints_what_it_shows(monkeypatch, tmp_path):
+    monkeypatch.setenv("LOWCARB_UTC", "1")
+    monkeypatch.setenv("PWD", str(tmp_path))
+    played = play(TUTORIAL)
+    assert len(played) == len(commands(TUTORIAL)) + 1
+    for step, printed in played:
+        mend = "python tests/page_blocks.py docs/tutorial/ten-minutes.md"
+        assert same(step.shown, printed), "\n".join([step.command, *printed, f"to mend it: {mend}"])
 
 
 def test_every_setting_is_documented_as_it_is_described():
-    page = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
+    page = TEXTS["docs/reference/settings.md"]
     rows = dict(re.findall(r"^\| `([a-z-]+)` \| (.*?) \|$", page, flags=re.MULTILINE))
     described = {name.replace("_", "-"): field.description for name, field in Settings.model_fields.items()}
     assert rows == described
