@@ -6,7 +6,7 @@ training time: 1 kW for 1 h at 100 g/kWh is 100 g.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -79,6 +79,47 @@ def run_now_g(
     ends_us = opens_us[:, None] + durations[classes % len(durations)]
     integrals = intensity.integrate(opens_us[:, None], ends_us, classes // len(durations) - 1)
     return clients_per_round / len(columns) * (integrals @ kilowatts)
+
+
+class Waterfall(NamedTuple):
+    """What lies between run-now and realised [gCO2eq]; the four add up to the difference of the two."""
+
+    choice_of_clients_g: float
+    choice_of_time_g: float
+    forecast_error_g: float
+    overruns_g: float
+
+
+def waterfall(
+    run_now_g: ArrayLike,
+    at_once_g: ArrayLike,
+    expected_g: ArrayLike,
+    as_planned_g: ArrayLike,
+    realised_g: ArrayLike,
+) -> Waterfall:
+    """Split the way from run-now to realised into four changes.
+
+    Of every round, with K its energy [kWh], the same all the way from the second step on ::
+
+        run-now       random clients at run-now's time, on actual intensity
+        + clients     K x mean intensity of the round's clients at run-now's time, actual    - run-now
+        + time        K x mean intensity expected for the planned windows                    - the above
+        + forecast    K x mean intensity of the planned windows, actual                      - the above
+        + overruns    realised: the windows that really were, by those who really trained    - the above
+
+    Parameters
+    ----------
+    run_now_g, at_once_g, expected_g, as_planned_g, realised_g : array_like of float, shape (R,)
+        The five levels of each round, in this order [gCO2eq].
+
+    Returns
+    -------
+    Waterfall
+        Sums over the rounds. What one step adds the next begins with, so nothing is counted twice and
+        nothing is left over.
+    """
+    levels = np.array([run_now_g, at_once_g, expected_g, as_planned_g, realised_g], dtype=np.float64)
+    return Waterfall(*np.diff(levels, axis=0).sum(axis=1).tolist())
 
 
 def saving(emitted_g: float | None, baseline_g: float | None) -> float | None:

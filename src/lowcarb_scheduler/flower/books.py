@@ -157,7 +157,8 @@ class Books:
         self.current, self.opened = opened, opened.number
         kwh = sum(Turn.of(profile, window).energy_kwh for profile, window in opened.members.values())
         mean = opened.planned_g / kwh if opened.planned_g is not None and kwh > 0 else None
-        nodes = [{"id": p.key, "location": p.location} for p, _ in opened.members.values()]
+        nodes = [{"id": profile.key, "location": profile.location, "starts_at": starts, "ends_at": ends}
+                 for profile, (starts, ends) in opened.members.values()]  # fmt: skip
         self._ledger.append(
             "round_opened", round=opened.number, opened_at=opened.opened_at, held_s=held,
             planned_opens_at=planned_opens_at, nodes=nodes, planned_g=opened.planned_g, mean_g_per_kwh=mean,

@@ -291,6 +291,7 @@ class Course:
             power_assumed=bool(plan.fleet.power_assumed.any()), min_turns=int(turns.min()),
             max_turns=int(turns.max()), windows=windows,
             grid_from=self.schedule.grid_from if self.schedule else None,
+            target_finish=self.schedule.target_finish if self.schedule else None,
             finish_by=self.schedule.finish_by if self.schedule else None,
         )  # fmt: skip
         if not self._announced and self.schedule:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.flower.profiles import Profile
     from lowcarb_scheduler.flower.telemetry import Said
-    from lowcarb_scheduler.intensity import IntensityTable
+    from lowcarb_scheduler.intensity import Floats, IntensityTable
 
 _HOUR: Final = timedelta(hours=1)
 
@@ -146,20 +146,23 @@ class Turn:
 
 
 def realised_g(turns: Sequence[Turn], actual: IntensityTable) -> float | None:
-    """Return what turns have emitted [gCO2eq]; None where actual intensity has a gap.
+    """Return what turns have emitted [gCO2eq]; None where actual intensity has a gap."""
+    return _sum_g(emitted_g(turns, actual))
+
+
+def emitted_g(turns: Sequence[Turn], actual: IntensityTable) -> Floats:
+    """Return what each turn has emitted [gCO2eq], NaN where actual intensity has a gap.
 
     Measured energy is taken to be drawn evenly over a turn.
     """
-    turns = [turn for turn in turns if turn.energy_kwh != 0]  # those emit nothing wherever they are
-    if not turns:
-        return 0.0
     columns = actual.columns([turn.location or UNKNOWN_PLACE for turn in turns])
     starts = np.array([to_us(turn.started_at) for turn in turns], dtype=np.int64)
     ends = np.array([to_us(turn.ended_at) for turn in turns], dtype=np.int64)
     ends = np.maximum(ends, starts + 1)  # what took no time at all has still an energy
     hours = (ends - starts) * (MICROSECOND / _HOUR)
-    watts = np.array([turn.energy_kwh for turn in turns]) * 1000 / hours
-    return _sum_g(emissions_g(actual, columns, watts, starts, ends))
+    kwh = np.array([turn.energy_kwh for turn in turns], dtype=np.float64)
+    # Without energy nothing is emitted, whatever is known of the place.
+    return np.where(kwh == 0, 0.0, emissions_g(actual, columns, kwh * 1000 / hours, starts, ends))
 
 
 def expected_g(
@@ -195,18 +198,24 @@ def expected_g(
     if not turns:
         return 0.0
     everyone = {**{turn.key: Node(turn.location, turn.power_watts, None) for turn in turns}, **nodes}
-    planned = sum((everyone[turn.key].turn(round_duration) for turn in turns), timedelta(0))
-    took = sum((turn.ended_at - turn.started_at for turn in turns), timedelta(0))
+    stretch = stretch_of(turns, everyone, round_duration)
     usual_kwh = sum(turn.usual_kwh for turn in turns)
     drawn = sum(turn.energy_kwh for turn in turns) / usual_kwh if usual_kwh > 0 else 1.0
     lengths = [node.turn(round_duration) // MICROSECOND for node in everyone.values()]
-    stretch = took / planned if planned else 1.0
     durations = np.maximum(np.round(np.array(lengths, dtype=np.int64) * stretch), 1).astype(np.int64)
     columns = actual.columns([node.place for node in everyone.values()])
     watts = np.array([node.power_watts for node in everyone.values()])
     opens = np.array([to_us(opens_at)], dtype=np.int64)
     grams = _sum_g(run_now_g(actual, columns, watts, durations, opens, len(turns)))
     return None if grams is None else grams * drawn
+
+
+def stretch_of(turns: Sequence[Turn], nodes: Mapping[str, Node], round_duration: timedelta) -> float:
+    """Return how many times as long as planned turns took, all together; 1 where none was planned."""
+    usual = [nodes[turn.key].turn(round_duration) if turn.key in nodes else round_duration for turn in turns]
+    planned = sum(usual, timedelta(0))
+    took = sum((turn.ended_at - turn.started_at for turn in turns), timedelta(0))
+    return took / planned if planned else 1.0
 
 
 @dataclass(slots=True)
