@@ -16,8 +16,16 @@ def test_a_run_has_its_rounds_its_first_plan_and_its_deadline():
     assert (shown.start, shown.end.hour, shown.finish_by.hour) == (START, 6, 6)
 
 
-def test_the_cleanest_location_is_the_first_row():
-    assert gantt_of_run(run_events()).locations == ("FR", "DE")
+def test_rows_run_from_east_to_west_and_end_with_places_nobody_knows():
+    bar = RoundBar(
+        1, START, START.replace(hour=1), dict.fromkeys(("US", "here", "KR", "52.5,13.4", "there"), 1)
+    )
+    table = IntensityTable.from_points({"here": ([0], [9.0]), "there": ([0], [3.0])})
+    table = table.relaid(
+        np.array([START.timestamp(), START.timestamp() + 7200]) * 1e6, table.locations, table.values
+    )
+    shown = arrange(list(bar.clients), table, (bar,), (), None, None)
+    assert shown.locations == ("KR", "52.5,13.4", "US", "there", "here")  # the cleaner one first
 
 
 def test_a_round_that_took_no_time_has_a_picture():
@@ -30,9 +38,14 @@ def test_a_run_without_closed_rounds_has_no_picture():
 
 
 def test_actuals_cover_the_forecast_and_only_where_they_are():
-    table = known_intensity(run_events())
+    events = [e for e in run_events() if e["event"] != "actual"]
+    about = {"source": "traces", "signal": "average", "synthetic": False}
+    for hour in (0, 2, 3):
+        seen = {name: values[hour : hour + 1] for name, values in ACTUAL.items()}
+        events.append(event(hour + 1, "actual", **record(seen, hour), **about))
+    table = known_intensity(events)
     hours = {name: table.values[:, k] for k, name in enumerate(table.locations)}
-    for name in ("DE", "FR"):  # rounds ran in hours 0, 2 and 3
+    for name in ("DE", "FR"):
         expected = [ACTUAL[name][h] if h in (0, 2, 3) else FORECAST[name][h] for h in range(6)]
         np.testing.assert_array_equal(hours[name], expected)
 

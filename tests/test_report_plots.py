@@ -5,7 +5,7 @@ import io
 import pytest
 
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.report.plots import plot_metric, plot_run, save
+from lowcarb_scheduler.report.plots import picture_of_run, save
 from report_ledger import run_events
 
 
@@ -15,19 +15,29 @@ def svg(figure) -> str:
     return buffer.getvalue().decode()
 
 
+def run_picture():
+    return picture_of_run(run_events()).figure()
+
+
 def texts(figure) -> str:
     found = figure.findobj(lambda artist: hasattr(artist, "get_text"))
     return " ".join(" ".join(text.get_text() for text in found).split())  # a legend may be wrapped
 
 
 def test_a_run_is_drawn_with_rounds_locations_and_deadline():
-    shown = texts(plot_run(run_events()))
-    for part in ("FR", "DE", "What 3 rounds did", "deadline 2026-03-02 06:00", "dashed: the first plan"):
+    shown = texts(run_picture())
+    for part in (
+        "FR",
+        "DE",
+        "When and where 3 rounds ran",
+        "deadline 2026-03-02 06:00",
+        "dashed: the first plan",
+    ):
         assert part in shown
 
 
 def test_equal_runs_give_equal_bytes():
-    assert svg(plot_run(run_events())) == svg(plot_run(run_events()))
+    assert svg(run_picture()) == svg(run_picture())
 
 
 def test_names_are_neither_formulas_nor_markup():
@@ -35,24 +45,20 @@ def test_names_are_neither_formulas_nor_markup():
     for event in events:
         for node in event.get("nodes", []):
             node["location"] = r"$\frac{<script>\n" + "x" * 10_000
-    picture = svg(plot_run(events))
+    picture = svg(picture_of_run(events).figure())
     assert "<script>" not in picture
     assert len(picture) < 300_000
-
-
-def test_a_metric_is_drawn_by_round():
-    assert "accuracy" in texts(plot_metric("accuracy", {1: 0.1, 2: 0.5}))
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
 def test_pictures_are_saved_by_suffix(tmp_path, kind):
     file = tmp_path / f"run.{kind}"
-    save(plot_run(run_events()), file)
+    save(run_picture(), file)
     first = file.read_bytes()
-    save(plot_run(run_events()), file)
+    save(run_picture(), file)
     assert file.read_bytes() == first
 
 
 def test_a_file_that_cannot_be_written_is_bad_input(tmp_path):
     with pytest.raises(InputError, match="cannot be written"):
-        save(plot_metric("m", {1: 1.0}), tmp_path / "none" / "run.png")
+        save(run_picture(), tmp_path / "none" / "run.png")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
@@ -12,21 +14,27 @@ from lowcarb_scheduler.clock import EPOCH, HOUR_US, MICROSECOND, to_us
 from lowcarb_scheduler.errors import MissingExtraError, one_line
 
 try:
+    import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 except ImportError:
     raise MissingExtraError("matplotlib", "report") from None
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from datetime import datetime
 
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
     from lowcarb_scheduler.intensity import IntensityTable
 
 UNIT: Final = "gCO2eq/kWh"
 INK, NO_VALUE, DEADLINE, PLANNED, LINE = "#1b1b1b", "#dedede", "#c2185b", "#e06c00", "#0b4f8a"
+SOFT, FAINT = "#5c655e", "#9aa39c"  # what stands beside the subject, and what it is compared with
+ON_HEAT, BOX = "#1c1c1c", "#ffffff"  # on a heat map, which looks the same in light and dark
 WIDTH_IN: Final = 11.0
+PAGE_IN, NARROW_IN = 9.0, 4.2  # on a page, where letters are to be larger, and on a phone
 DAY_US: Final = 24 * HOUR_US  # matplotlib counts time in days since 1970
 _LONGEST_NAME, _LONGEST_LABELS, _LONGEST_LEGEND = 24, 120, 160  # characters
 _DAY: Final = timedelta(days=1)
@@ -38,9 +46,37 @@ _WIDER: Final = 1.6  # how much more room a date takes than a time of day
 _COLOURS: Final = "cividis"  # perceptually even, the same for the colour-blind
 
 
-def new_figure(height_in: float) -> Figure:
-    """Return an empty figure of the one width, built without pyplot."""
-    return Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+def new_figure(height_in: float, width_in: float = WIDTH_IN) -> Figure:
+    """Return an empty figure, built without pyplot."""
+    return Figure(figsize=(width_in, height_in), layout="constrained")
+
+
+@contextmanager
+def writing(salt: str = "lowcarb", text: str = "path") -> Iterator[None]:
+    """Write figures so that equal ones give equal files; names in them are those of the salt."""
+    with matplotlib.rc_context({"svg.hashsalt": salt, "svg.fonttype": text}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing")  # a name in a script the font lacks
+        yield
+
+
+def is_narrow(axes: Axes) -> bool:
+    """Return whether a picture is drawn for a phone."""
+    figure = axes.get_figure(root=True)
+    return figure is not None and float(figure.get_figwidth()) <= NARROW_IN
+
+
+def clean(axes: Axes, values: Literal["x", "y"] = "y") -> None:
+    """Leave of the frame what is needed: faint lines to read values by, on the axis that has them."""
+    axes.grid(axis=values, color=NO_VALUE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(labelsize=8, colors=INK)
+
+
+def whole_numbers(axis: Axis, most: int) -> None:
+    """Put ticks on whole numbers, at most so many."""
+    axis.set_major_locator(MaxNLocator(most, integer=True))
 
 
 def head(axes: Axes, title: str, labels: str) -> None:
@@ -89,9 +125,12 @@ def heat_map(figure: Figure, axes: Axes, table: IntensityTable) -> None:
     high = max(float(values.max()), low + 1.0) if values.count() else 1.0
     edges = table.edges_us / DAY_US
     mesh = axes.pcolormesh(edges, rows, values, cmap=_COLOURS, vmin=low, vmax=high, rasterized=True)
-    bar = figure.colorbar(mesh, ax=axes, pad=0.01, fraction=0.03, aspect=30)
-    bar.set_label(UNIT, fontsize=8)
-    bar.ax.tick_params(labelsize=8)
+    if is_narrow(axes):
+        bar = figure.colorbar(mesh, ax=axes, location="bottom", pad=0.02, aspect=40)
+    else:
+        bar = figure.colorbar(mesh, ax=axes, pad=0.01, fraction=0.03, aspect=30)
+    bar.set_label(UNIT, fontsize=8, color=INK)
+    bar.ax.tick_params(labelsize=8, colors=INK)
     bar.outline.set_visible(False)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from lowcarb_scheduler.clock import parse_time
 from lowcarb_scheduler.intensity import IntensityTable
+from lowcarb_scheduler.report.longitudes import longitude
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -42,7 +43,7 @@ class Gantt:
     Parameters
     ----------
     locations : tuple of str, length L
-        The rows: cleanest first where intensity is known.
+        The rows: from east to west, then those that lie nobody knows where, cleanest first.
     intensity : IntensityTable or None
         Its columns are ``locations``; None where nothing is known [gCO2eq/kWh].
     start, end : datetime
@@ -89,11 +90,9 @@ def gantt_of_run(events: Sequence[Mapping[str, Any]]) -> Gantt | None:
     Gantt or None
         None where no round has closed yet.
     """
-    started = events[0]
     nodes: dict[int, Counter[str]] = {}
     rounds: list[RoundBar] = []
     outlines: tuple[RoundBar, ...] = ()
-    finish_by = started["finish_by"]
     for event in events:
         match event["event"]:
             case "planned" if not outlines:
@@ -108,13 +107,18 @@ def gantt_of_run(events: Sequence[Mapping[str, Any]]) -> Gantt | None:
                 opens_at, closes_at = _time(event, "opens_at"), _time(event, "closes_at")
                 number = event["round"]
                 rounds.append(RoundBar(number, opens_at, closes_at, nodes.get(number, Counter())))
-            case "run_finished":
-                finish_by = event["finish_by"]
     if not rounds:
         return None
     names = tuple(dict.fromkeys(name for r in (*rounds, *outlines) for name in r.clients))
-    deadline = parse_time(finish_by, "finish_by") if finish_by else None
-    return arrange(names, known_intensity(events), tuple(rounds), outlines, started["at"], deadline)
+    known, finish_by = known_intensity(events), deadline_of(events)
+    return arrange(names, known, tuple(rounds), outlines, events[0]["at"], finish_by)
+
+
+def deadline_of(events: Sequence[Mapping[str, Any]]) -> datetime | None:
+    """Return when a run had to be over, as it said last; None where it did not have to."""
+    ended = next((event for event in reversed(events) if event["event"] == "run_finished"), events[0])
+    finish_by = ended["finish_by"]
+    return parse_time(finish_by, "finish_by") if finish_by else None
 
 
 def known_intensity(events: Iterable[Mapping[str, Any]]) -> IntensityTable | None:
@@ -188,9 +192,15 @@ def arrange(
         known = hours.sum(axis=0)
         sums = (np.nan_to_num(shown.values) * hours).sum(axis=0)
         means |= {name: sums[k] / known[k] for k, name in enumerate(kept) if known[k]}
-    rows = tuple(sorted(kept, key=lambda name: (means[name], name)))
+    rows = tuple(sorted(kept, key=lambda name: (_west(name), means[name], name)))
     table = shown.align(rows) if shown is not None else None
     return Gantt(rows, table, start, end, rounds, outlines, finish_by, len(names) - len(rows))
+
+
+def _west(location: str) -> float:
+    """Return how far west a location lies [degrees], beyond all where that is not known."""
+    east = longitude(location)
+    return np.inf if east is None else -east
 
 
 def _time(entry: Mapping[str, Any], key: str) -> datetime:

@@ -6,7 +6,6 @@ figures give equal files.
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -14,27 +13,28 @@ import numpy as np
 from lowcarb_scheduler.errors import InputError, MissingExtraError
 from lowcarb_scheduler.report import wording
 from lowcarb_scheduler.report.canvas import (
+    BOX,
     DEADLINE,
     INK,
-    LINE,
+    NARROW_IN,
     NO_VALUE,
+    ON_HEAT,
     PLANNED,
     WIDTH_IN,
     day,
-    explain,
-    head,
     heat_map,
     new_figure,
     short_name,
     time_axis,
+    writing,
 )
 from lowcarb_scheduler.report.gantt import gantt_of_plan, gantt_of_run, labels_of
+from lowcarb_scheduler.report.longitudes import longitude
+from lowcarb_scheduler.report.picture import Picture
 
 try:
-    import matplotlib
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
-    from matplotlib.ticker import MaxNLocator
 except ImportError:
     raise MissingExtraError("matplotlib", "report") from None
 
@@ -51,8 +51,9 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.planning.job import Plan
     from lowcarb_scheduler.report.gantt import Gantt, RoundBar
 
-_CHARACTER_PT: Final = 4.6  # width of a digit at the size of the small print
-_SMALL: Final[dict[str, Any]] = {"ha": "center", "va": "center", "fontsize": 7.5, "color": INK}
+_CHARACTER_PT: Final = 4.2  # width of a digit at the size of the small print
+_SMALL: Final[dict[str, Any]] = {"ha": "center", "va": "center", "fontsize": 6.5}
+_PLOT_SHARE: Final = 0.78  # of the width of a picture: what is left for time
 _RASTER_FROM: Final = 2_000  # bars; more are drawn as pixels, so that a page stays light
 
 
@@ -78,35 +79,25 @@ def plot_plan(
     if plan.saving is not None:
         title += f", {wording.percent(plan.saving)} below run-now"
     labels = wording.labels(plan.source, plan.signal, plan.synthetic)
-    return _draw_gantt(gantt_of_plan(plan, intensity, now, finish_by), title, labels)
+    return _picture(gantt_of_plan(plan, intensity, now, finish_by), title, labels).figure()
 
 
-def plot_run(events: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Draw what a run did, from the events of its ledger; dashed where its first plan had the rounds.
+def picture_of_run(events: Sequence[Mapping[str, Any]]) -> Picture | None:
+    """Gather what a run did, from the events of its ledger; dashed where its first plan had the rounds.
 
     Returns
     -------
-    matplotlib.figure.Figure or None
+    Picture or None
         None where no round has closed yet.
     """
     gantt = gantt_of_run(events)
     if gantt is None:
         return None
-    title = f"What {len(gantt.rounds)} rounds did"
-    return _draw_gantt(gantt, title, wording.labels(*labels_of(events)))
-
-
-def plot_metric(name: str, values: Mapping[int, float]) -> Figure:
-    """Draw one metric by round."""
-    figure = new_figure(2.4)
-    axes = figure.subplots()
-    axes.plot(list(values), list(values.values()), color=LINE, linewidth=1.6, marker="o", markersize=3)
-    axes.set_xlabel("round")
-    axes.set_ylabel(short_name(name))
-    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
-    axes.grid(axis="y", color=NO_VALUE, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
+    return _picture(
+        gantt,
+        f"When and where {wording.counted(len(gantt.rounds), 'round')} ran",
+        wording.labels(*labels_of(events)),
+    )
 
 
 def save(figure: Figure, file: Path | BinaryIO, kind: str | None = None) -> None:
@@ -119,8 +110,7 @@ def save(figure: Figure, file: Path | BinaryIO, kind: str | None = None) -> None
     """
     kind = kind or str(file).rpartition(".")[2].lower()
     undated: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
-    with matplotlib.rc_context({"svg.hashsalt": "lowcarb"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph .* missing")  # a name in a script the font lacks
+    with writing():
         try:
             figure.savefig(file, format=kind, metadata=undated, dpi=150, facecolor="white")
         except OSError as error:
@@ -131,9 +121,18 @@ def save(figure: Figure, file: Path | BinaryIO, kind: str | None = None) -> None
 # -- drawing -----------------------------------------------------------------------------------------------
 
 
-def _draw_gantt(gantt: Gantt, title: str, labels: str) -> Figure:
-    height = len(gantt.locations)
-    figure = new_figure(1.7 + 0.32 * height)
+def _picture(gantt: Gantt, title: str, labels: str) -> Picture:
+    most = max([1, *(count for bar in gantt.rounds for count in bar.clients.values())])
+
+    def draw(width_in: float) -> Figure:
+        return _draw_gantt(gantt, most, width_in)
+
+    return Picture("rounds", title, labels, tuple(_legend(gantt, most)), draw)
+
+
+def _draw_gantt(gantt: Gantt, most: int, width_in: float) -> Figure:
+    height, is_wide = len(gantt.locations), width_in > NARROW_IN
+    figure = new_figure(1.2 + (0.32 if width_in == WIDTH_IN else 0.27) * height, width_in)
     axes = figure.subplots()
     left, right = day(gantt.start), day(gantt.end)
     axes.add_patch(Rectangle((left, -0.5), right - left, height, facecolor=NO_VALUE))
@@ -141,20 +140,20 @@ def _draw_gantt(gantt: Gantt, title: str, labels: str) -> Figure:
         heat_map(figure, axes, gantt.intensity)
     rows = {name: row for row, name in enumerate(gantt.locations)}
     bars = _seats(gantt.rounds, rows)
-    most = max((count for _, _, count in bars), default=1)
-    points_a_day = 0.78 * WIDTH_IN * 72 / (right - left)
-    _add_boxes(
-        axes, [(bar, row, 0.3 + 0.4 * count / most) for bar, row, count in bars],
-        facecolor="white", edgecolor=INK, linewidth=0.7,
-    )  # fmt: skip
+    points_a_day = _PLOT_SHARE * width_in * 72 / (right - left)
     _add_boxes(
         axes, [(bar, row, 0.92) for bar, row, _ in _seats(gantt.outlines, rows)],
-        facecolor="none", edgecolor=PLANNED, linewidth=0.9, linestyle=(0, (2, 1.5)),
+        facecolor="none", edgecolor=PLANNED, linewidth=1.1 if is_wide else 0.6,
+        linestyle=(0, (2, 1.5)),
+    )  # fmt: skip
+    _add_boxes(
+        axes, [(bar, row, 0.3 + 0.4 * count / most) for bar, row, count in bars],
+        facecolor=BOX, edgecolor=ON_HEAT, linewidth=0.7 if is_wide else 0.3,
     )  # fmt: skip
     for bar, row, count in bars:
         opens, closes = day(bar.opens_at), day(bar.closes_at)
-        if (closes - opens) * points_a_day > _CHARACTER_PT * len(str(count)) + 1:
-            axes.text((opens + closes) / 2, row, str(count), **_SMALL)
+        if (closes - opens) * points_a_day > _CHARACTER_PT * len(str(count)) + 0.4:
+            axes.text((opens + closes) / 2, row, str(count), color=ON_HEAT, **_SMALL)
     _number_rounds(axes, gantt.rounds, points_a_day)
     if gantt.finish_by is not None and gantt.finish_by <= gantt.end:
         axes.axvline(day(gantt.finish_by), color=DEADLINE, linewidth=2)
@@ -162,10 +161,8 @@ def _draw_gantt(gantt: Gantt, title: str, labels: str) -> Figure:
     axes.set_ylim(height - 0.5, -1.3)
     margin = (right - left) * 0.005
     axes.set_xlim(left - margin, right + margin)
-    time_axis(axes, gantt.start, gantt.end, most=14)
+    time_axis(axes, gantt.start, gantt.end, most=14 if is_wide else 4)
     axes.spines[:].set_visible(False)
-    head(axes, title, labels)
-    explain(axes, _legend(gantt, most))
     return figure
 
 
@@ -192,13 +189,15 @@ def _number_rounds(axes: Axes, rounds: Sequence[RoundBar], points_a_day: float) 
         half = _CHARACTER_PT * len(str(bar.number)) / points_a_day / 2
         middle = (left + right) / 2
         if middle - half > free_from:
-            axes.text(middle, -0.95, str(bar.number), **_SMALL)
+            axes.text(middle, -0.95, str(bar.number), color=INK, **_SMALL)
             free_from = middle + half + 2.5 / points_a_day
 
 
 def _legend(gantt: Gantt, most: int) -> list[str]:
-    boxes = f"boxes: how many clients train there (most: {most})"
-    parts = [f"time (UTC, {gantt.start.year}); above: rounds", boxes]
+    parts = [f"bars on top: rounds (time: UTC, {gantt.start.year})"]
+    if any(longitude(name) is not None for name in gantt.locations):
+        parts.append("rows: locations from east to west")
+    parts.append(f"boxes: how many clients train there (most: {most})")
     if gantt.outlines:
         parts.append("dashed: the first plan")
     if gantt.intensity is None:
