@@ -119,3 +119,12 @@ def test_every_setting_is_documented_as_it_is_described():
 
 def test_the_readme_is_short():
     assert len(README.splitlines()) <= 150
+
+
+def test_the_error_that_is_shown_is_what_a_command_prints(capsys):
+    (shown,) = (json.loads(block.text) for block in blocks(TEXTS["docs/reference/errors.md"], "json"))
+    job = (ROOT / "examples" / "job.toml").read_text(encoding="utf-8")
+    Path("examples").mkdir()
+    Path("examples/job.toml").write_text(job.replace("patience = 1.0", "patience = 3"), encoding="utf-8")
+    assert main(["plan", "--job", "examples/job.toml", "--source", "synthetic", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out) == shown

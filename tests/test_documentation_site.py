@@ -81,10 +81,14 @@ def test_every_command_and_option_is_in_the_reference(site):
 
 
 def test_every_error_is_in_the_reference(site):
+    page = site["reference/errors.html"]
     named = {each for each in vars(errors).values() if isinstance(each, type)}
     for error in named & {each for each in named if issubclass(each, errors.LowcarbError)}:
         if error is not errors.LowcarbError:
-            assert error.__name__ in site["reference/errors.html"].anchors
+            assert error.__name__ in page.anchors
+    kinds = re.findall(r"Kind <code>(\w+)</code>", page.text)
+    assert "plan_infeasible" in kinds
+    assert len(kinds) == len(set(kinds)) > 3
 
 
 def test_docstrings_hold_no_marks_of_another_language(site):

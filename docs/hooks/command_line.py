@@ -48,8 +48,8 @@ def _lines() -> Iterator[str]:
             yield "| option | | |\n|---|---|---|"
             yield from rows
             yield ""
-        if command.epilog:
-            yield f"```text\n{_plain(command.epilog)}\n```\n"
+        if lines := _examples(command.epilog):
+            yield "```sh\n" + "\n".join(lines) + "\n```\n"
 
 
 def _row(parameter: click.Parameter, context: click.Context) -> str | None:
@@ -62,8 +62,6 @@ def _row(parameter: click.Parameter, context: click.Context) -> str | None:
     notes = []
     if parameter.required:
         notes.append("required")
-    if parameter.multiple:
-        notes.append("repeatable")
     default = parameter.get_default(context, call=False)
     if default is not None and default is not False and not callable(default) and default != ():
         notes.append(f"default `{default}`")
@@ -76,6 +74,6 @@ def _text(text: str | None) -> str:
     return " ".join((text or "").split()).replace("|", "\\|").replace("[", "\\[").replace("<", "&lt;")
 
 
-def _plain(text: str) -> str:
-    """Return an epilog without the mark by which click keeps its lines."""
-    return text.replace("\b", "").strip("\n")
+def _examples(epilog: str | None) -> list[str]:
+    """Return the command lines of an epilog."""
+    return [line.strip() for line in (epilog or "").splitlines() if line.strip().startswith("lowcarb")]

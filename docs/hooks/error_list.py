@@ -25,7 +25,7 @@ def _lines() -> Iterator[str]:
         base = error.__mro__[1].__name__
         yield f"### {error.__name__} {{ #{error.__name__} }}\n"
         yield f"{first}\n"
-        yield f"Kind `{_kind(error)}`, exit code {error.exit_code}; a subclass of `{base}`.\n"
+        yield f"Kind `{_kind(error.__new__(error))}`, exit code {error.exit_code}; a subclass of `{base}`.\n"
         carried = _parameters(error)
         if carried:
             yield "| carries | |\n|---|---|"
