@@ -14,6 +14,8 @@ from lowcarb_scheduler.flower.gazetteer import Gazetteer
 from lowcarb_scheduler.flower.profiles import Place, Profiles, read_places
 from lowcarb_scheduler.testing import InMemoryGrid
 
+MINUTE = timedelta(minutes=1)
+
 
 @pytest.fixture
 def look():
@@ -34,7 +36,7 @@ def test_a_node_says_who_and_where_it_is(look):
     said = {"name": "hospital-a", "location": "DE", "power-watts": 250, "duration-minutes": 20.0}
     (profile,), notes = look([said])
     assert (profile.key, profile.location, profile.power_watts) == ("hospital-a", "DE", 250.0)
-    assert profile.duration == timedelta(minutes=20)
+    assert profile.duration == 20 * MINUTE
     assert not profile.power_assumed
     assert notes == []
 
@@ -77,7 +79,7 @@ def test_a_location_that_cannot_be_is_replaced_and_noted_once(look, location):
     assert len(notes) == 1
 
 
-@pytest.mark.parametrize("minutes", [0.0, -5.0, float("nan"), 1e9])
+@pytest.mark.parametrize("minutes", [0.0, -5.0, 1e-9, float("nan"), 1e9, 1e300])
 def test_a_duration_that_cannot_be_is_dropped_and_noted_once(look, minutes):
     (profile,), notes = look([{"partition-id": 0, "location": "DE", "duration-minutes": minutes}])
     assert profile.duration is None
@@ -298,6 +300,18 @@ def test_reads_both_forms_of_a_locations_file():
     assert read_places(Path("l.toml")) == {"0": Place("DE"), "site-b": Place("FR", 250.0)}
 
 
+@pytest.mark.parametrize(("file", "minutes"), [(Place("FR", None, 45 * MINUTE), 45), (Place("FR"), 20)])
+def test_how_long_a_turn_takes_is_told_by_the_file_and_else_by_the_node(look, file, minutes):
+    said = {"partition-id": 0, "location": "DE", "duration-minutes": 20.0}
+    (profile,), _ = look([said], places={"0": file})
+    assert profile.duration == minutes * MINUTE
+
+
+def test_a_locations_file_may_tell_how_long_a_turn_takes():
+    Path("l.toml").write_text('a = { location = "DE", duration-minutes = 20 }\n', encoding="utf-8")
+    assert read_places(Path("l.toml")) == {"a": Place("DE", None, 20 * MINUTE)}
+
+
 @pytest.mark.parametrize(
     ("text", "field"),
     [
@@ -307,6 +321,8 @@ def test_reads_both_forms_of_a_locations_file():
         ('0 = { location = "DE", watts = 5 }', "0.watts"),
         ('0 = { location = "DE", power-watts = -5 }', "0.power-watts"),
         ('0 = { location = "DE", power-watts = nan }', "0.power-watts"),
+        ('0 = { location = "DE", duration-minutes = 0 }', "0.duration-minutes"),
+        ('0 = { location = "DE", duration-minutes = "20" }', "0.duration-minutes"),
     ],
 )
 def test_a_bad_locations_file_names_file_and_entry(text, field):

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Final
 
 MOST_POWER_WATTS: Final = 1e6
+_LEAST_DURATION: Final = timedelta(seconds=1)
 _MOST_DURATION: Final = timedelta(days=7)
 _LONGEST_NAME: Final = 100
 _COORDINATES: Final = re.compile(r"\s*(-?\d{1,3}(?:\.\d{1,20})?)\s*,\s*(-?\d{1,3}(?:\.\d{1,20})?)\s*")
@@ -37,11 +38,12 @@ def power_of(claim: object) -> float | None:
 
 
 def duration_of(claim: object) -> timedelta | None:
-    """Return a duration of at most a week, from a number of minutes."""
+    """Return a duration from a second to a week, from a number of minutes."""
     minutes = finite_number(claim)
-    if minutes is None or not 0 < minutes <= _MOST_DURATION.total_seconds() / 60:
+    if minutes is None or abs(minutes) > _MOST_DURATION.total_seconds() / 60:
         return None
-    return timedelta(minutes=minutes)
+    duration = timedelta(minutes=minutes)
+    return duration if duration >= _LEAST_DURATION else None
 
 
 def coordinates_of(name: str) -> tuple[float, float] | None:

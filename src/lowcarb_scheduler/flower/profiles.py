@@ -32,7 +32,7 @@ _QUERY_TIMEOUT_S: Final = 60.0
 _MOST_QUERIES: Final = 3  # to a node that does not answer
 _MOST_NAMED: Final = 3  # nodes in a note
 Value = TypeVar("Value")
-_PLACE_KEYS: Final = ("location", "power-watts")
+_PLACE_KEYS: Final = ("location", "power-watts", "duration-minutes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,7 @@ class Place:
 
     location: str
     power_watts: float | None = None
+    duration: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,8 @@ def read_places(path: Path) -> dict[str, Place]:
     """Read a locations file.
 
     TOML, one entry a node by name or partition-id: ``0 = "DE"`` or
-    ``hospital-a = { location = "DE", power-watts = 250 }``. What sources call a place stands there too, see
-    :func:`lowcarb_scheduler.forecasts.names.read_names`.
+    ``hospital-a = { location = "DE", power-watts = 250, duration-minutes = 20 }``. What sources call
+    a place stands there too, see :func:`lowcarb_scheduler.forecasts.names.read_names`.
 
     Raises
     ------
@@ -106,7 +107,11 @@ def _place(node: str, entry: Any, file: str) -> Place:
         raise InputError(node, "has no location", fix, file)
     if watts is not None and power_of(watts) is None:
         raise InputError(f"{node}.power-watts", f"{watts!r} is not from 0 to 1e6", "give watts", file)
-    return Place(location, power_of(watts))
+    minutes = entry.get("duration-minutes")
+    if minutes is not None and duration_of(minutes) is None:
+        problem = f"{minutes!r} is not from a second to a week"
+        raise InputError(f"{node}.duration-minutes", problem, "give minutes", file)
+    return Place(location, power_of(watts), duration_of(minutes))
 
 
 class Registered(NamedTuple):
@@ -228,13 +233,16 @@ class Profiles:
         watts = place.power_watts if place else None
         if watts is None:
             watts = self._checked(key, claims, "power-watts", power_of, "a power")
+        duration = place.duration if place else None
+        if duration is None:
+            duration = self._checked(key, claims, "duration-minutes", duration_of, "a duration")
         return Profile(
             node_id=node_id,
             key=key,
             location=self._place_of(node_id, key, place),
             power_watts=self._default_power_watts if watts is None else watts,
             power_assumed=watts is None,
-            duration=self._checked(key, claims, "duration-minutes", duration_of, "a duration"),
+            duration=duration,
         )
 
     def _free_key(self, name: str, node_id: int, taken: Collection[str]) -> str:
