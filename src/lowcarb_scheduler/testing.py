@@ -13,7 +13,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -78,6 +78,10 @@ class InMemoryGrid(Grid):
         """Disconnect a node; what is sent to it comes back as an error that does not say whose it is."""
         self._dead.add(node_id)
 
+    def revive(self, node_id: int) -> None:
+        """Connect a node again that was disconnected."""
+        self._dead.discard(node_id)
+
     def get_node_ids(self) -> Iterable[int]:
         """Return the nodes that are connected."""
         return [node_id for node_id in self._contexts if node_id not in self._dead]
@@ -136,9 +140,15 @@ class InMemoryGrid(Grid):
 
 
 def _as_sent(message: Message) -> Message:
-    """Return a message as it is when it is pushed: strategies use one config record again and again."""
+    """Return a message as it arrives, with records of its own: strategies send the same ones to all."""
     sent = copy(message)
-    records = message.content.items()
-    content = {key: ConfigRecord(dict(r)) if isinstance(r, ConfigRecord) else r for key, r in records}
+    content: dict[str, Any] = {key: _own(record) for key, record in message.content.items()}
     sent.__dict__["_content"] = RecordDict(content)
     return sent
+
+
+def _own(record: Any) -> Any:
+    """Return a record that can be changed without changing this one; the values in it are never changed."""
+    own = copy(record)
+    own.__dict__["_data"] = dict(record)
+    return own
