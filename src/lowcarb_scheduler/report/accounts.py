@@ -7,23 +7,31 @@ known is None, never a part dressed as the whole.
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from dataclasses import dataclass, field, replace
+from math import isfinite, nan
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
 
 from lowcarb_scheduler import accounting
+from lowcarb_scheduler.accounting import known_sum
+from lowcarb_scheduler.flower.profiles import UNKNOWN_PLACE
+from lowcarb_scheduler.flower.turns import Turn, emitted_g
 from lowcarb_scheduler.ledger import RunSummary, summarise
+from lowcarb_scheduler.report.beginning import RunFront, Stand, front_of
 from lowcarb_scheduler.report.gantt import Labels, labels_of
+from lowcarb_scheduler.report.hindsight import Hindsight, Rules, hindsight_of
+from lowcarb_scheduler.report.levels import Levels, levels_of
+from lowcarb_scheduler.report.record import Record, Worked
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
 
-    from lowcarb_scheduler.planning.tradeoff import Frontier
+    from lowcarb_scheduler.intensity import Floats, IntensityTable
 
-NOWHERE: Final = "unknown"  # the place of nodes of which nobody says where they are
+__all__ = ["Accounts", "RunFront", "Sci", "Share", "Stand", "Step", "account"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,42 +106,6 @@ class Sci:
 
 
 @dataclass(frozen=True, slots=True)
-class Stand:
-    """A point beside the front: where something was over, and what it emitted.
-
-    Parameters
-    ----------
-    name : str
-        ``run-now``, ``planned`` or ``realised``.
-    finish : datetime
-        When its last round closes.
-    emissions_g : float
-        What it emits [gCO2eq].
-    """
-
-    name: str
-    finish: datetime
-    emissions_g: float
-
-
-@dataclass(frozen=True, slots=True)
-class RunFront:
-    """What could be chosen when the run began, and where it stood in the end.
-
-    Parameters
-    ----------
-    frontier : Frontier
-        Plans for some values of patience, on what was expected at the start.
-    stands : tuple of Stand
-        Run-now, as expected then; and once the run has completed, what it planned and realised where that
-        is known.
-    """
-
-    frontier: Frontier
-    stands: tuple[Stand, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Accounts:
     """The accounts of a run. Emissions are of training unless a phase says otherwise.
 
@@ -145,6 +117,10 @@ class Accounts:
         What its intensities are.
     planned_g, realised_g, run_now_g, hindsight_g : float or None
         The four numbers [gCO2eq].
+    hindsight : Hindsight or None
+        The plan behind that number.
+    levels : tuple of Levels
+        What the waterfall rests on, a round each; NaN is not known.
     planned_of : str
         The rounds of which the planned emissions are known, for example ``rounds 2-50``; empty where they
         are known of all, or of none.
@@ -175,6 +151,8 @@ class Accounts:
     sci: Sci
     without_actuals: int
     front: RunFront | None
+    hindsight: Hindsight | None = None
+    levels: tuple[Levels, ...] = ()
     planned_of: str = ""
     planned_of_g: float | None = None
 
@@ -191,44 +169,115 @@ class Accounts:
 def account(events: Sequence[Mapping[str, Any]]) -> Accounts:
     """Return the accounts of a run.
 
+    All figures are computed again from the turns and the newest actual intensity of the ledger, so those of
+    rounds, locations and clients agree with each other to the last digit.
+
     Parameters
     ----------
     events : sequence of mapping
         What :func:`~lowcarb_scheduler.ledger.read_ledger` returns.
     """
-    run = summarise(events)
-    done = [event for event in events if event["event"] == "node_done"]
-    evaluated = [event for event in events if event["event"] == "node_evaluated"]
-    kwh, realised_g = run.energy_kwh, run.realised_g
+    record, run = Record.of(events), summarise(events)
+    levels = [_levels(worked, record.actual) for worked in record.rounds]
+    evaluation = [_Emitted.of(worked.evaluated, record.actual) for worked in record.rounds]
+    run = replace(run, rounds=tuple(
+        replace(r, realised_g=_known(own.realised_g), run_now_g=_known(own.run_now_g),
+                evaluation_g=_known(float(emitted.grams.sum())))
+        for r, own, emitted in zip(run.rounds, levels, evaluation, strict=True)
+    ))  # fmt: skip
+    trained = _Emitted.of([turn for worked in record.rounds for turn in worked.turns], record.actual)
+    evaluated = _Emitted.of([turn for worked in record.rounds for turn in worked.evaluated], record.actual)
+    rules = Rules.of(record) if record.rounds else None
+    realised_g, kwh = run.realised_g, run.energy_kwh
+    best = hindsight_of(record) if realised_g is not None else None
+    is_part = run.planned_g is None and any(r.planned_g is not None for r in run.rounds)
+    planned = [r for r in run.rounds if r.planned_g is not None] if is_part else []
     return Accounts(
         run=run,
         labels=labels_of(events),
         planned_g=run.planned_g,
         realised_g=realised_g,
         run_now_g=run.run_now_g,
-        hindsight_g=None,
-        waterfall=(),
-        by_phase=(
-            _share("train", done, realised_g),
-            _share("evaluate", evaluated, run.evaluation_g),
-        ),
-        by_location=_shares(done, "location"),
-        by_client=_shares(done, "id"),
+        hindsight_g=None if best is None else best.emissions_g,
+        waterfall=_waterfall(levels),
+        by_phase=(trained.share("train"), evaluated.share("evaluate")),
+        by_location=trained.by(lambda turn: turn.location or UNKNOWN_PLACE),
+        by_client=trained.by(lambda turn: turn.key),
         sci=Sci(kwh, None if realised_g is None or not kwh else realised_g / kwh, len(run.rounds)),
         without_actuals=sum(r.realised_g is None for r in run.rounds),
-        front=None,
+        front=None
+        if rules is None
+        else front_of(record, rules, {r.number: r.realised_g for r in run.rounds}),
+        hindsight=best,
+        levels=tuple(levels),
+        planned_of=_rounds_named([r.number for r in planned]),
+        planned_of_g=known_sum(r.planned_g for r in planned),
     )
 
 
-def _shares(turns: Sequence[Mapping[str, Any]], key: str) -> tuple[Share, ...]:
-    by_name: dict[str, list[Mapping[str, Any]]] = {}
-    for turn in turns:
-        by_name.setdefault(turn[key] or NOWHERE, []).append(turn)
-    return tuple(_share(name, own, None) for name, own in sorted(by_name.items()))
+def _levels(worked: Worked, actual: IntensityTable | None) -> Levels:
+    return Levels(nan, nan, nan, nan, nan) if actual is None else levels_of(worked, actual)
 
 
-def _share(name: str, turns: Sequence[Mapping[str, Any]], emissions_g: float | None) -> Share:
-    basis: Counter[str] = Counter()
-    for turn in turns:
-        basis[turn["energy_basis"]] += turn["energy_kwh"]
-    return Share(name, len(turns), sum(basis.values()), emissions_g, dict(basis))
+def _known(grams: float) -> float | None:
+    return grams if isfinite(grams) else None
+
+
+def _waterfall(levels: Sequence[Levels]) -> tuple[Step, ...]:
+    """Return the bars; none where a level of a round is not known."""
+    if not levels or not np.isfinite(levels).all():
+        return ()
+    by_level = np.array(levels).T
+    change = accounting.waterfall(*by_level)
+    run_now_g, realised_g = float(by_level[0].sum()), float(by_level[-1].sum())
+    return (
+        Step("run-now", run_now_g, "level"),
+        Step("choice of clients", change.choice_of_clients_g, "change"),
+        Step("choice of time", change.choice_of_time_g, "change"),
+        Step("forecast error", change.forecast_error_g, "change"),
+        Step("overruns", change.overruns_g, "change"),
+        Step("realised", realised_g, "level"),
+    )
+
+
+def _rounds_named(numbers: Sequence[int]) -> str:
+    """Name rounds, for example ``rounds 2-50`` or ``rounds 1, 4-6``."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    named = ", ".join("-".join(map(str, part)) for part in parts)
+    return f"round{'s' if len(numbers) > 1 else ''} {named}" if parts else ""
+
+
+class _Emitted(NamedTuple):
+    """Turns, and what each has emitted [gCO2eq]; NaN is not known."""
+
+    turns: Sequence[Turn]
+    grams: Floats
+
+    @classmethod
+    def of(cls, turns: Sequence[Turn], actual: IntensityTable | None) -> _Emitted:
+        """Charge turns."""
+        unknown = np.full(len(turns), nan)
+        return cls(turns, unknown if actual is None else emitted_g(turns, actual))
+
+    def share(self, name: str) -> Share:
+        """Return all of it under one name."""
+        basis: dict[str, float] = {}
+        for turn in self.turns:
+            basis[turn.basis] = basis.get(turn.basis, 0.0) + turn.energy_kwh
+        kwh = dict(sorted(basis.items()))
+        return Share(name, len(self.turns), sum(kwh.values(), 0.0), _known(float(self.grams.sum())), kwh)
+
+    def by(self, name_of: Callable[[Turn], str]) -> tuple[Share, ...]:
+        """Return who has what of it, by name."""
+        places: dict[str, list[int]] = {}
+        for place, turn in enumerate(self.turns):
+            places.setdefault(name_of(turn), []).append(place)
+        return tuple(
+            _Emitted([self.turns[place] for place in own], self.grams[own]).share(name)
+            for name, own in sorted(places.items())
+        )

@@ -1,0 +1,219 @@
+"""What a ledger says of the rounds that have closed, gathered in one pass: who was to train, and who did."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lowcarb_scheduler.clock import parse_time
+from lowcarb_scheduler.flower.turns import Node, Turn, took, update_nodes
+from lowcarb_scheduler.intensity import IntensityTable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+class Member(NamedTuple):
+    """Who was to train in a round, and when."""
+
+    key: str
+    location: str | None
+    starts_at: datetime
+    ends_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """One round.
+
+    Parameters
+    ----------
+    number : int
+        The round, from 1.
+    opens_at, closes_at : datetime
+        When it really opened and closed.
+    run_now_at : datetime
+        When it would have opened had no round waited.
+    length : timedelta
+        How long a round was planned.
+    planned_g : float or None
+        What was expected when it opened [gCO2eq].
+    members : tuple of Member
+        Who was to train.
+    turns, evaluated : tuple of Turn
+        Who has trained, and evaluated.
+    nodes : mapping of str to Node
+        Everyone who was there when it closed, by key.
+    """
+
+    number: int
+    opens_at: datetime
+    closes_at: datetime
+    run_now_at: datetime
+    length: timedelta
+    planned_g: float | None
+    members: tuple[Member, ...]
+    turns: tuple[Turn, ...]
+    evaluated: tuple[Turn, ...]
+    nodes: Mapping[str, Node]
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The first plan of several rounds, and what it rested on.
+
+    Parameters
+    ----------
+    planned : mapping
+        Its ``planned`` event.
+    forecast, actual : IntensityTable or None
+        What was known of intensity.
+    nodes : mapping of str to Node
+        Who was there, by key.
+    turns : mapping of str to int
+        Turns they had completed.
+    """
+
+    planned: Mapping[str, Any]
+    forecast: IntensityTable | None
+    actual: IntensityTable | None
+    nodes: Mapping[str, Node]
+    turns: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a ledger says.
+
+    Parameters
+    ----------
+    started : mapping
+        Its ``run_started`` event.
+    rounds : tuple of Worked
+        Those that have closed, in order.
+    actual : IntensityTable or None
+        The newest that is known of actual intensity.
+    beginning : Beginning or None
+        None where rounds were never planned together.
+    has_completed : bool
+        Whether all rounds were done.
+    """
+
+    started: Mapping[str, Any]
+    rounds: tuple[Worked, ...]
+    actual: IntensityTable | None
+    beginning: Beginning | None
+    has_completed: bool
+
+    @property
+    def started_at(self) -> datetime:
+        """When the run began."""
+        return began(self.started)
+
+    @classmethod
+    def of(cls, events: Iterable[Mapping[str, Any]]) -> Record:
+        """Gather what the events of a ledger say."""
+        reading = _Reading()
+        for event in events:
+            reading.read(event)
+        return reading.record()
+
+
+def began(started: Mapping[str, Any]) -> datetime:
+    """Return when a run began, from its ``run_started`` event."""
+    at = started.get("started_at")
+    return started["at"] if at is None else parse_time(at, "started_at")
+
+
+class _Reading:
+    """What has been read so far."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, datetime] = {}  # thousands of nodes share a few
+        self._nodes: dict[str, Node] = {}
+        self._snapshot: Mapping[str, Node] | None = None
+        self._turns: list[Turn] = []
+        self._done: Counter[str] = Counter()
+        self._evaluated: dict[int, list[Turn]] = {}
+        self._opened: Mapping[str, Any] = {}
+        self._rounds: list[Worked] = []
+        self._actual: IntensityTable | None = None
+        self._forecast: IntensityTable | None = None
+        self._started: Mapping[str, Any] = {}
+        self._run_now_at: datetime | None = None
+        self._beginning: Beginning | None = None
+        self._has_completed = False
+
+    def read(self, event: Mapping[str, Any]) -> None:
+        match event["event"]:
+            case "run_started":
+                self._started, self._run_now_at = event, began(event)
+            case "nodes":
+                update_nodes(self._nodes, event)
+                self._snapshot = None
+            case "forecast":
+                self._forecast = IntensityTable.from_record(event)
+            case "actual":
+                self._learn(IntensityTable.from_record(event))
+            case "planned" if self._beginning is None and event["grid_from"] is not None:
+                self._beginning = Beginning(
+                    event, self._forecast, self._actual, self._everyone(), dict(self._done)
+                )
+            case "round_opened":
+                self._opened, self._turns = event, []
+            case "node_done":
+                self._turns.append(Turn.from_event(event))
+            case "node_evaluated":
+                self._evaluated.setdefault(event["round"], []).append(Turn.from_event(event))
+            case "round_closed":
+                self._close(event)
+            case "run_finished":
+                self._has_completed = event["status"] == "completed"
+
+    def _learn(self, new: IntensityTable) -> None:
+        """Take what really happened; of another signal than before, it is not comparable with that."""
+        same = self._actual is not None and self._actual.signal == new.signal
+        self._actual = new.fill(self._actual) if same and self._actual is not None else new
+
+    def _everyone(self) -> Mapping[str, Node]:
+        """Return the nodes as they are now; as long as nobody joins or leaves it is one mapping."""
+        if self._snapshot is None:
+            self._snapshot = dict(self._nodes)
+        return self._snapshot
+
+    def _close(self, event: Mapping[str, Any]) -> None:
+        assert self._run_now_at is not None  # every ledger begins with run_started
+        number = event["round"]
+        self._rounds.append(
+            Worked(
+                number=number,
+                opens_at=parse_time(event["opens_at"], "opens_at"),
+                closes_at=parse_time(event["closes_at"], "closes_at"),
+                run_now_at=self._run_now_at,
+                length=timedelta(seconds=event["round_duration_s"]),
+                planned_g=event["planned_g"],
+                members=tuple(
+                    Member(m["id"], m["location"], self._time(m["starts_at"]), self._time(m["ends_at"]))
+                    for m in self._opened["nodes"]
+                ),
+                turns=tuple(self._turns),
+                evaluated=(),
+                nodes=self._everyone(),
+            )
+        )
+        self._done.update(turn.key for turn in self._turns)
+        self._run_now_at += took(event)
+
+    def _time(self, text: str) -> datetime:
+        if (when := self._times.get(text)) is None:
+            when = self._times[text] = parse_time(text, "starts_at")
+        return when
+
+    def record(self) -> Record:
+        actual = self._actual
+        if actual is not None and self._forecast is not None and actual.signal != self._forecast.signal:
+            actual = None  # it is not what was planned on
+        rounds = tuple(replace(r, evaluated=tuple(self._evaluated.get(r.number, ()))) for r in self._rounds)
+        return Record(self._started, rounds, actual, self._beginning, self._has_completed)
