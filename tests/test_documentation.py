@@ -128,3 +128,14 @@ def test_the_error_that_is_shown_is_what_a_command_prints(capsys):
     Path("examples/job.toml").write_text(job.replace("patience = 1.0", "patience = 3"), encoding="utf-8")
     assert main(["plan", "--job", "examples/job.toml", "--source", "synthetic", "--json"]) == 2
     assert json.loads(capsys.readouterr().out) == shown
+
+
+def test_the_four_changed_lines_are_the_same_everywhere():
+    shown = [
+        block.text
+        for text in TEXTS.values()
+        for block in blocks(text, "diff")
+        if "# server_app.py" in block.text
+    ]
+    assert len(shown) >= 4
+    assert set(shown) == {shown[0]}

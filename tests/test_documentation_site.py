@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -55,6 +56,16 @@ def site(tmp_path_factory):
 def test_every_page_of_docs_is_in_it(site):
     for path in (ROOT / "docs").rglob("*.md"):
         assert str(path.relative_to(ROOT / "docs").with_suffix(".html")) in site
+
+
+def test_every_notebook_is_in_it_with_what_it_drew(site):
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        drawn = sum(
+            "image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", [])
+        )
+        page = site[f"notebooks/{path.stem}.html"]
+        assert len([asked for asked in page.asks if asked.endswith(".png") and path.stem in asked]) == drawn
 
 
 def test_it_asks_no_other_server(site):
