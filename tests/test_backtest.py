@@ -7,52 +7,26 @@ from datetime import timedelta
 from itertools import combinations, pairwise
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowcarb_scheduler import backtest
+from backtest_world import BEGIN, DAY, HOUR, PLACES, SETTING, trace_rows
 from lowcarb_scheduler.accounting import emissions_g
-from lowcarb_scheduler.backtest import History, Setting, follow, instance
+from lowcarb_scheduler.backtest import METHODS, History, follow, instance, methods
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, LowcarbError
 from lowcarb_scheduler.intensity import IntensityTable
 from lowcarb_scheduler.planning.planner import plan
 
-HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-PLACES = ("DE", "FR", "GB")
-SETTING = Setting("tiny", PLACES, 6, 2, 9, HOUR)
-DAYS = 45
-
 
 @pytest.fixture(scope="module")
 def begin():
-    return pd.Timestamp("2026-01-01T00:00Z").to_pydatetime()
+    return BEGIN
 
 
 @pytest.fixture(scope="module")
-def frames(begin):
-    """Return actuals and daily issues as rows of trace files."""
-    rng = np.random.default_rng(1)
-    hours = np.arange(DAYS * 24)
-    swing = np.cos((hours[:, None] - 5 * np.arange(3)) * np.pi / 12)
-    truth = 300 + 100 * swing + np.cumsum(rng.normal(0, 6, (len(hours), 3)), axis=0) * 0.3
-    index = pd.date_range(begin, periods=len(hours), freq="h")
-    actual = pd.DataFrame(truth, index=index, columns=PLACES)
-    issues = []
-    for day in range(DAYS - 4):
-        part = slice(day * 24, day * 24 + 72)
-        made = pd.DataFrame(truth[part] + rng.normal(0, 25, (72, 3)), index=index[part], columns=PLACES)
-        issues.append(_rows(made).assign(issued_at=index[day * 24]))
-    return _rows(actual), pd.concat(issues)
-
-
-def _rows(frame):
-    return (
-        frame.melt(ignore_index=False, var_name="location", value_name="g_per_kwh")
-        .rename_axis("time")
-        .reset_index()
-    )
+def frames():
+    return trace_rows()
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +66,7 @@ def test_a_cheating_planner_finds_nothing_to_cheat_with(history, case):
             assert table.start.timestamp() <= job.now.timestamp()
         assert known.history.end <= job.now
         plans.append(plan(job, known.history.fill(known.forecast)))
-        return backtest.ours_decide(job, known, previous)
+        return methods.ours_decide(job, known, previous)
 
     for world in (history, altered):
         follow(case, world, cheat, every=None)
@@ -104,19 +78,19 @@ def test_a_cheating_planner_finds_nothing_to_cheat_with(history, case):
 @pytest.mark.parametrize("factor", [1.0, 2.5])
 def test_nobody_beats_the_bound_and_everybody_gets_the_same_turns(history, begin, seed, factor):
     case = instance(SETTING, seed, 3, factor, (begin + 30 * DAY, begin + 36 * DAY))
-    outcomes = {name: method(case, history) for name, method in backtest.METHODS.items()}
+    outcomes = {name: method(case, history) for name, method in METHODS.items()}
     grams = {name: outcome.emissions_g for name, outcome in outcomes.items()}
     assert grams["bound"] == min(grams.values())
     assert grams["perfect"] <= 1.001 * min(grams[name] for name in ("one-shot", "rolling", "ours"))
     assert grams["ours"] < grams["run-now"]
-    for name in ("one-shot", "rolling", "ours", "perfect"):
+    for name in ("flwr-lowcarb-2022", "one-shot", "rolling", "ours", "perfect"):
         assert set(outcomes[name].turns) == {3}
 
 
 def test_without_slack_moving_rounds_in_time_saves_nothing(history, begin):
     case = instance(SETTING, 0, 3, 1.0, (begin + 30 * DAY, begin + 36 * DAY))
     moved, at_once = (
-        method(case, history).emissions_g for method in (backtest.temporal_only, backtest.run_now)
+        method(case, history).emissions_g for method in (methods.temporal_only, methods.run_now)
     )
     assert moved == pytest.approx(at_once)
 
@@ -126,7 +100,7 @@ def test_a_round_that_has_begun_is_not_changed(history, case):
 
     def decide(job, known, previous):
         asked.append((job.now, job.rounds, job.not_before))
-        return backtest.ours_decide(job, known, previous)
+        return methods.ours_decide(job, known, previous)
 
     outcome = follow(case, history, decide, every=3 * HOUR)
     assert [now for now, _, _ in asked] == [case.start + k * 3 * HOUR for k in range(len(asked))]
@@ -136,14 +110,14 @@ def test_a_round_that_has_begun_is_not_changed(history, case):
 
 
 def test_emissions_are_charged_with_what_happened(history, case):
-    outcome = backtest.perfect(case, history)
+    outcome = methods.perfect(case, history)
     planned = plan(case.job(case.start, SETTING.rounds), history.actual)
     assert outcome.emissions_g == pytest.approx(planned.emissions_g)
     doubled = replace(history, actual=history.actual.relaid(
         history.actual.edges_us, PLACES, 2 * history.actual.values
     ))  # fmt: skip
-    assert backtest.run_now(case, doubled).emissions_g == pytest.approx(
-        2 * backtest.run_now(case, history).emissions_g
+    assert methods.run_now(case, doubled).emissions_g == pytest.approx(
+        2 * methods.run_now(case, history).emissions_g
     )
     columns = history.actual.columns(case.fleet.locations)[case.fleet.location_index][planned.seats]
     watts = case.fleet.power_watts[planned.seats]
@@ -166,7 +140,7 @@ def test_the_cheapest_windows_are_those_of_brute_force(data):
     length = data.draw(st.integers(1, min(3, hours)))
     values = np.array(data.draw(st.lists(st.integers(-5, 20), min_size=hours, max_size=hours)), dtype=float)
     most = hours // length
-    found = backtest._cheapest_windows(values[:, None], length, most)[:, 0]  # noqa: SLF001
+    found = methods._cheapest_windows(values[:, None], length, most)[:, 0]  # noqa: SLF001
     for count in range(most + 1):
         costs = [
             sum(values[s : s + length].sum() for s in starts)
@@ -187,7 +161,7 @@ def test_rounds_of_parts_of_hours_are_refused():
             replace(SETTING, round_duration=timedelta(minutes=minutes))
 
 
-@pytest.mark.parametrize("method", [backtest.run_now, backtest.bound])
+@pytest.mark.parametrize("method", [methods.run_now, methods.bound])
 def test_what_did_not_happen_is_not_charged(history, case, method):
     unknown = history.actual.values.copy()
     unknown[30 * 24 :] = np.nan
@@ -214,7 +188,7 @@ def test_a_turn_uses_one_kilowatt_hour(begin, history):
     case = instance(
         replace(SETTING, round_duration=2 * HOUR), 0, 1, 2.0, (begin + 30 * DAY, begin + 36 * DAY)
     )
-    for method in (backtest.run_now, backtest.bound, backtest.perfect):
+    for method in (methods.run_now, methods.bound, methods.perfect):
         assert method(case, replace(history, actual=flat)).emissions_g == pytest.approx(18 * 100.0)
 
 

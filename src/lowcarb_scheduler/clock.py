@@ -73,6 +73,11 @@ class VirtualClock:
         self._now = max(self._now, to_utc(when, "when"))
 
 
+def cpu_seconds() -> float:
+    """Return the CPU time of this process so far [s], which a busy machine does not change."""
+    return time.process_time()
+
+
 def to_utc(when: datetime, field: str) -> datetime:
     """Return ``when`` in UTC.
 

@@ -12,7 +12,18 @@ import click
 import typer
 
 from lowcarb_scheduler._version import __version__
-from lowcarb_scheduler.cli import archive, demo, doctor, forecast, open_now, plan, report, status, tradeoff
+from lowcarb_scheduler.cli import (
+    archive,
+    backtest,
+    demo,
+    doctor,
+    forecast,
+    open_now,
+    plan,
+    report,
+    status,
+    tradeoff,
+)
 from lowcarb_scheduler.cli.help import Command, examples
 from lowcarb_scheduler.cli.output import fail, log
 from lowcarb_scheduler.errors import LowcarbError, near_miss
@@ -37,6 +48,7 @@ for name, command, lines in (
     ("forecast", forecast.command, forecast.EXAMPLES),
     ("plan", plan.command, plan.EXAMPLES),
     ("tradeoff", tradeoff.command, tradeoff.EXAMPLES),
+    ("backtest", backtest.command, backtest.EXAMPLES),
     ("status", status.command, status.EXAMPLES),
     ("open-now", open_now.command, open_now.EXAMPLES),
     ("report", report.command, report.EXAMPLES),

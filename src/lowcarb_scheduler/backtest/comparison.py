@@ -1,0 +1,224 @@
+"""All methods on the same instances: means, standard errors, paired differences, capture.
+
+Instances are independent of each other, so they are replayed in as many processes as there are to spare. The
+result does not depend on how many that is, but for the seconds of planning.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from math import sqrt
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from lowcarb_scheduler.accounting import jain_index
+from lowcarb_scheduler.backtest.instance import CADENCE, instance
+from lowcarb_scheduler.backtest.methods import METHODS
+from lowcarb_scheduler.clock import cpu_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from datetime import datetime, timedelta
+
+    from lowcarb_scheduler.backtest.history import History
+    from lowcarb_scheduler.backtest.instance import Instance, Outcome, Setting
+    from lowcarb_scheduler.intensity import Floats
+
+BASELINE, BOUND, OURS = "run-now", "bound", "ours"
+_WITHOUT_TURNS: Final = (BASELINE, BOUND)  # an expectation, and a relaxation
+_Followed = dict[str, "tuple[Outcome, float]"]  # by method, with its CPU seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a method came to with one deadline, over all instances.
+
+    Parameters
+    ----------
+    method : str
+        Its name.
+    emissions_g : float
+        Mean [gCO2eq].
+    reduction, reduction_se : float
+        Mean part of run-now's emissions that is avoided, and its standard error; None of a single instance.
+    difference, difference_se : float or None
+        Mean of its reduction less that of *ours* on the same instance, and its standard error; None where
+        *ours* was not replayed.
+    capture : float or None
+        Mean reduction over the mean reduction of the bound: a ratio of means. None where the bound avoids
+        nothing.
+    jain : float or None
+        Mean of Jain's index of turns; None where clients are random, or a bound.
+    min_turns, max_turns : int or None
+        Fewest and most turns of any client in any instance.
+    plan_seconds : float
+        Mean CPU time of one instance [s].
+    """
+
+    method: str
+    emissions_g: float
+    reduction: float
+    reduction_se: float | None
+    difference: float | None
+    difference_se: float | None
+    capture: float | None
+    jain: float | None
+    min_turns: int | None
+    max_turns: int | None
+    plan_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The scores of all methods by deadline.
+
+    Parameters
+    ----------
+    setting : Setting
+        What kind of job was replayed.
+    seeds : int
+        How many instances by deadline.
+    period : (datetime, datetime)
+        Where they lie: none starts before, none ends after.
+    cadence : timedelta
+        How often plans were revised.
+    scores : dict of float to tuple of Score
+        By deadline in back-to-back times, methods in the order of ``METHODS``.
+    """
+
+    setting: Setting
+    seeds: int
+    period: tuple[datetime, datetime]
+    cadence: timedelta
+    scores: dict[float, tuple[Score, ...]]
+
+
+def compare(
+    history: History,
+    setting: Setting,
+    deadlines: Sequence[float],
+    seeds: int,
+    period: tuple[datetime, datetime],
+    methods: Sequence[str] = tuple(METHODS),
+    cadence: timedelta = CADENCE,
+    jobs: int = 1,
+    done: Callable[[], None] = lambda: None,
+) -> Comparison:
+    """Replay methods on the same instances.
+
+    Parameters
+    ----------
+    history : History
+        What happened, and what was forecast.
+    setting : Setting
+        What kind of job.
+    deadlines : sequence of float
+        In back-to-back times of its rounds.
+    seeds : int
+        How many instances with each deadline.
+    period : (datetime, datetime)
+        None starts before, none ends after.
+    methods : sequence of str
+        Names from ``METHODS``; run-now and the bound are always replayed.
+    cadence : timedelta
+        How often methods that revise their plan do so.
+    jobs : int
+        How many processes.
+    done : callable
+        Called after each instance.
+
+    Raises
+    ------
+    InputError
+        If what happened is not known in the period.
+    """
+    names = tuple(name for name in METHODS if name in methods or name in _WITHOUT_TURNS)
+    cases = {
+        (factor, seed): instance(
+            setting, seed, seeds, factor, (period[0], period[1] - factor * setting.back_to_back), cadence
+        )
+        for factor in deadlines
+        for seed in range(seeds)
+    }
+    # Far deadlines take longest: begun first, no process is left alone with one at the end.
+    order = sorted(cases, key=lambda key: (-key[0], key[1]))
+    found: dict[tuple[float, int], _Followed] = {}
+    for key, followed in zip(
+        order, _replayed(history, [cases[key] for key in order], names, jobs), strict=True
+    ):
+        found[key] = followed
+        done()
+    scores = {factor: _scores([found[factor, seed] for seed in range(seeds)], names) for factor in deadlines}
+    return Comparison(setting, seeds, period, cadence, scores)
+
+
+def _replayed(
+    history: History, cases: Sequence[Instance], names: Sequence[str], jobs: int
+) -> Iterator[_Followed]:
+    """Yield what each method came to on each instance, in their order."""
+    if jobs == 1:
+        yield from (_follow_all(case, history, names) for case in cases)
+        return
+    # A fresh interpreter each: forking beside the thread that draws a progress bar could hang.
+    context = get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(cases)), context, _Worker.begin, (history, names)) as pool:
+        yield from pool.map(_Worker.follow_all, cases)
+
+
+class _Worker:
+    """What a process keeps between instances, so that it is sent once."""
+
+    history: History
+    names: Sequence[str]
+
+    @classmethod
+    def begin(cls, history: History, names: Sequence[str]) -> None:
+        cls.history, cls.names = history, names
+
+    @classmethod
+    def follow_all(cls, case: Instance) -> _Followed:
+        return _follow_all(case, cls.history, cls.names)
+
+
+def _follow_all(case: Instance, history: History, names: Iterable[str]) -> _Followed:
+    followed = {}
+    for name in names:
+        began = cpu_seconds()
+        outcome = METHODS[name](case, history)
+        followed[name] = outcome, cpu_seconds() - began
+    return followed
+
+
+def _scores(instances: Sequence[_Followed], names: Sequence[str]) -> tuple[Score, ...]:
+    emitted = {name: np.array([each[name][0].emissions_g for each in instances]) for name in names}
+    reductions = {name: 1.0 - grams / emitted[BASELINE] for name, grams in emitted.items()}
+    possible = float(reductions[BOUND].mean())
+    scores = []
+    for name in names:
+        turns = [each[name][0].turns for each in instances] if name not in _WITHOUT_TURNS else []
+        against = reductions[name] - reductions[OURS] if OURS in reductions else None
+        reduction = float(reductions[name].mean())
+        scores.append(
+            Score(
+                method=name,
+                emissions_g=float(emitted[name].mean()),
+                reduction=reduction,
+                reduction_se=_standard_error(reductions[name]),
+                difference=None if against is None else float(against.mean()),
+                difference_se=None if against is None else _standard_error(against),
+                capture=reduction / possible if possible > 0 else None,
+                jain=float(np.mean([jain_index(each) for each in turns])) if turns else None,
+                min_turns=min(int(each.min()) for each in turns) if turns else None,
+                max_turns=max(int(each.max()) for each in turns) if turns else None,
+                plan_seconds=float(np.mean([each[name][1] for each in instances])),
+            )
+        )
+    return tuple(scores)
+
+
+def _standard_error(values: Floats) -> float | None:
+    """Return the standard error of a mean, None of one value."""
+    return float(values.std(ddof=1)) / sqrt(len(values)) if len(values) > 1 else None

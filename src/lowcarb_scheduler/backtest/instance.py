@@ -1,0 +1,164 @@
+"""What is replayed: the size of a job, and one such job with its clients, start and deadline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pandas as pd
+
+from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.planning.fleet import Fleet
+from lowcarb_scheduler.planning.job import Job
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from lowcarb_scheduler.intensity import Ints
+
+HOUR: Final = timedelta(hours=1)
+CADENCE: Final = timedelta(hours=6)
+KWH_A_TURN: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What kind of job is replayed.
+
+    Parameters
+    ----------
+    name : str
+        How tables call it.
+    locations : tuple of str
+        Where clients may be.
+    clients, clients_per_round, rounds : int
+        The size of the job.
+    round_duration : timedelta
+        Length of a round, and of a client's turn in it: whole hours.
+    """
+
+    name: str
+    locations: tuple[str, ...]
+    clients: int
+    clients_per_round: int
+    rounds: int
+    round_duration: timedelta
+
+    def __post_init__(self) -> None:
+        if not self.locations or len(set(self.locations)) < len(self.locations):
+            problem = "has a name twice" if self.locations else "is empty"
+            raise InputError("locations", problem, "name each place once, at least one")
+        for field in ("clients", "clients_per_round", "rounds"):
+            if getattr(self, field) < 1:
+                raise InputError(field, f"{getattr(self, field)} is not positive", "give at least 1")
+        if self.clients_per_round > self.clients:
+            problem = f"{self.clients_per_round} is more than the {self.clients} clients"
+            raise InputError("clients_per_round", problem, "give at most as many as there are clients")
+        if self.round_duration < HOUR or self.round_duration % HOUR:
+            problem = f"{self.round_duration} is not a whole number of hours"
+            raise InputError("round_duration", problem, "give for example timedelta(hours=1)")
+
+    @property
+    def back_to_back(self) -> timedelta:
+        """How long the rounds take without waiting."""
+        return self.rounds * self.round_duration
+
+
+_ZONES: Final = (
+    "DE", "FR", "GB", "NL", "ES", "PL", "IT", "SE", "US-CAL-CISO", "US-TEX-ERCO", "US-MIDA-PJM", "US-NY-NYIS",
+    "AU-NSW", "AU-VIC", "KR", "CL-SEN", "BR-CS", "DK", "FI", "NO", "PT", "US-MIDW-MISO", "US-NW-PACE", "ZA",
+)  # fmt: skip
+SETTINGS: Final = {
+    "main": Setting("main", _ZONES[:16], 100, 10, 50, HOUR),
+    "small": Setting("small", _ZONES[:8], 20, 5, 20, HOUR),
+    "large": Setting("large", _ZONES, 400, 40, 50, 2 * HOUR),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One job to be replayed.
+
+    Parameters
+    ----------
+    setting : Setting
+        Its size.
+    fleet : Fleet
+        Who is where.
+    start, finish_by : datetime
+        When it begins, and its deadline.
+    cadence : timedelta
+        How often methods that revise their plan do so.
+    """
+
+    setting: Setting
+    fleet: Fleet
+    start: datetime
+    finish_by: datetime
+    cadence: timedelta = CADENCE
+
+    def job(
+        self, now: datetime, rounds: int, not_before: datetime | None = None, turns: Ints | None = None
+    ) -> Job:
+        """Return what remains to be planned; rounds open at full hours after the start, for every method."""
+        fleet = self.fleet if turns is None else replace(self.fleet, turns_done=turns)
+        return Job(
+            fleet, now, self.finish_by, rounds, self.setting.clients_per_round, self.setting.round_duration,
+            not_before=not_before, grid_from=self.start, start_step=HOUR, target_finish=self.finish_by,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What following a method came to.
+
+    Parameters
+    ----------
+    emissions_g : float
+        Under actual intensity [gCO2eq].
+    turns : ndarray of int64, shape (C,)
+        How often each client trained; all zero where clients are random or a bound.
+    """
+
+    emissions_g: float
+    turns: Ints
+
+    def __post_init__(self) -> None:
+        if np.isnan(self.emissions_g):
+            problem = "is not known of all hours until the deadline"
+            raise InputError("actual", problem, "give starts that end within the trace, and fill its gaps")
+
+
+def instance(
+    setting: Setting,
+    seed: int,
+    seeds: int,
+    factor: float,
+    period: tuple[datetime, datetime],
+    cadence: timedelta = CADENCE,
+) -> Instance:
+    """Return one of several instances whose starts are spread evenly over a period.
+
+    Parameters
+    ----------
+    setting : Setting
+        What kind of job.
+    seed, seeds : int
+        Which one of how many; it places the clients and the start, the latter in its own part of the period.
+    factor : float
+        The deadline, in back-to-back makespans.
+    period : (datetime, datetime)
+        All starts are in it.
+    cadence : timedelta
+        How often methods that revise their plan do so.
+    """
+    rng = np.random.default_rng(seed)
+    places = rng.choice(setting.locations, setting.clients)
+    ids = [f"c{k:04}" for k in range(setting.clients)]
+    watts = 1000.0 * KWH_A_TURN / (setting.round_duration / HOUR)
+    fleet = Fleet.from_frame(pd.DataFrame({"id": ids, "location": places, "power_watts": watts}))
+    hours = (period[1] - period[0]) // HOUR
+    start = period[0] + HOUR * int((seed + rng.random()) / seeds * hours)
+    return Instance(setting, fleet, start, start + factor * setting.back_to_back, cadence)

@@ -1,0 +1,206 @@
+"""The methods that are compared: how each decides who trains when, and what that has really emitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from lowcarb_scheduler.accounting import emissions_g, run_now_g
+from lowcarb_scheduler.backtest.history import History, Known
+from lowcarb_scheduler.backtest.instance import HOUR, Instance, Outcome
+from lowcarb_scheduler.backtest.rule_2022 import chosen_by_rule_2022, owed_turns
+from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, from_us, to_us
+from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.forecasts.correction import correct_forecast
+from lowcarb_scheduler.planning.job import Job, Plan
+from lowcarb_scheduler.planning.planner import plan
+from lowcarb_scheduler.policy import replan
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
+
+Method = Callable[[Instance, History], Outcome]
+Decide = Callable[[Job, Known, Plan | None], Plan]
+
+
+def run_now(case: Instance, history: History) -> Outcome:
+    """Train random clients back-to-back: their exact expectation."""
+    fleet, round_us = case.fleet, case.setting.round_duration // MICROSECOND
+    grams = run_now_g(
+        history.actual, _columns(case, history)[fleet.location_index], fleet.power_watts,
+        np.full(len(fleet), round_us), _back_to_back_us(case), case.setting.clients_per_round,
+    )  # fmt: skip
+    return Outcome(float(grams.sum()), np.zeros(len(fleet), np.int64))
+
+
+def bound(case: Instance, history: History) -> Outcome:
+    """Put each client in its own cleanest windows, knowing the future and no rounds: nobody can emit less."""
+    fleet, setting = case.fleet, case.setting
+    starts_us = np.arange(to_us(case.start), to_us(case.finish_by) + 1, HOUR_US)
+    length = setting.round_duration // HOUR
+    hourly = history.actual.integrate(starts_us[:-1], starts_us[1:])[:, _columns(case, history)]
+    most = -(-setting.rounds * setting.clients_per_round // setting.clients)
+    costs = np.diff(_cheapest_windows(hourly, length, most), axis=0)[:, fleet.location_index]
+    everybody, extra = divmod(setting.rounds * setting.clients_per_round, setting.clients)
+    total = costs[:everybody].sum() + (np.sort(costs[everybody])[:extra].sum() if extra else 0.0)
+    return Outcome(float(total * 1e-3 * fleet.power_watts[0]), np.zeros(len(fleet), np.int64))
+
+
+def perfect(case: Instance, history: History) -> Outcome:
+    """Follow the joint plan, knowing the future."""
+    planned = plan(case.job(case.start, case.setting.rounds), history.actual)
+    return _charged(case, history, planned.seats, planned.starts_us, planned.ends_us)
+
+
+def one_shot(case: Instance, history: History) -> Outcome:
+    """Follow the joint plan on what is expected at the start, never revised."""
+    return follow(case, history, ours_decide, every=None)
+
+
+def rolling(case: Instance, history: History) -> Outcome:
+    """Follow the joint plan on plain forecasts, revised again and again, and climatology beyond them."""
+    return follow(case, history, plain_decide, case.cadence)
+
+
+def ours(case: Instance, history: History) -> Outcome:
+    """Do what a run does: :func:`~lowcarb_scheduler.replan`, again and again."""
+    return follow(case, history, ours_decide, case.cadence)
+
+
+def temporal_only(case: Instance, history: History) -> Outcome:
+    """Move rounds of random clients in time: planned like ours, in one place that is the fleet's mean."""
+    shares = np.bincount(case.fleet.location_index) / len(case.fleet)
+
+    def mean(table: IntensityTable) -> IntensityTable:
+        return table.relaid(
+            table.edges_us, ("fleet",), table.align(case.fleet.locations).values @ shares[:, None]
+        )
+
+    one_place = replace(
+        case.fleet, locations=("fleet",), location_index=np.zeros(len(case.fleet), dtype=np.int64)
+    )
+    issues = history.between(case.start, case.finish_by).issues
+    of_fleet = History(
+        mean(history.actual), tuple((at, mean(table)) for at, table in issues), history.actual_delay
+    )
+    return follow(replace(case, fleet=one_place), of_fleet, ours_decide, case.cadence)
+
+
+def flwr_lowcarb_2022(case: Instance, history: History) -> Outcome:
+    """Choose clients by the rule of 2022, back-to-back: it knew no deadline."""
+    setting, round_us = case.setting, case.setting.round_duration // MICROSECOND
+    owed, taken = owed_turns(case), np.zeros(len(case.fleet), np.int64)
+    seats = np.empty((setting.rounds, setting.clients_per_round), np.int64)
+    for number in range(setting.rounds):
+        now = case.start + number * setting.round_duration
+        forecast = history.known(now).forecast
+        seats[number] = chosen_by_rule_2022(case, forecast, now, taken, owed, setting.rounds - number)
+        taken[seats[number]] += 1
+    starts_us = np.broadcast_to(_back_to_back_us(case)[:, None], seats.shape)
+    return _charged(case, history, seats, starts_us, starts_us + round_us)
+
+
+METHODS: Final[Mapping[str, Method]] = {
+    "run-now": run_now,
+    "temporal-only": temporal_only,
+    "flwr-lowcarb-2022": flwr_lowcarb_2022,
+    "one-shot": one_shot,
+    "rolling": rolling,
+    "ours": ours,
+    "perfect": perfect,
+    "bound": bound,
+}
+
+
+def ours_decide(job: Job, known: Known, previous: Plan | None) -> Plan:
+    """Decide as a run does."""
+    return replan(job, known.forecast, known.history, known.past_forecasts, previous)
+
+
+def plain_decide(job: Job, known: Known, previous: Plan | None) -> Plan:
+    """Decide on the forecast as it is."""
+    forecast = known.forecast.align(job.fleet.locations)
+    usual = correct_forecast(
+        forecast.align(()).align(job.fleet.locations), known.history, job.now, job.finish_by
+    )
+    now_on = forecast.slice(job.now, job.finish_by)
+    return plan(job, usual if now_on is None else now_on.fill(usual))
+
+
+def follow(case: Instance, history: History, decide: Decide, every: timedelta | None) -> Outcome:
+    """Follow a planner through time; a round that has begun is not changed any more.
+
+    Parameters
+    ----------
+    case : Instance
+        The job.
+    history : History
+        Of which the planner is shown what was known by then.
+    decide : callable
+        Plans the remaining rounds; it is given the job, what is known, and the plan so far.
+    every : timedelta or None
+        How often it is asked; None asks once.
+
+    Raises
+    ------
+    InputError
+        If it broke a rule of the job, or what happened is not known.
+    """
+    now, free_from, left = case.start, case.start, case.setting.rounds
+    turns = np.zeros(len(case.fleet), np.int64)
+    emitted, previous = 0.0, None
+    while left:
+        planned = decide(case.job(now, left, max(now, free_from), turns), history.known(now), previous)
+        begun = left if every is None else int((planned.opens_us < to_us(now + every)).sum())
+        outcome = _charged(
+            case, history, planned.seats[:begun], planned.starts_us[:begun], planned.ends_us[:begun]
+        )
+        emitted, turns = emitted + outcome.emissions_g, turns + outcome.turns
+        if begun:
+            free_from = from_us(planned.closes_us[begun - 1])
+        left, now, previous = left - begun, now + (every or HOUR), planned
+    if free_from > case.finish_by or np.ptp(turns) > 1:
+        raise InputError("decide", "broke the deadline or the turns", "obey the job")
+    return Outcome(emitted, turns)
+
+
+# -- accounts ----------------------------------------------------------------------------------------------
+
+
+def _charged(case: Instance, history: History, seats: Ints, starts_us: Ints, ends_us: Ints) -> Outcome:
+    """Return what turns have really emitted; all of shape (R, n)."""
+    fleet = case.fleet
+    columns = _columns(case, history)[fleet.location_index[seats]]
+    grams = emissions_g(history.actual, columns, fleet.power_watts[seats], starts_us, ends_us)
+    return Outcome(float(grams.sum()), np.bincount(seats.ravel(), minlength=len(fleet)))
+
+
+def _back_to_back_us(case: Instance) -> Ints:
+    """Return when rounds open that do not wait [µs since 1970 UTC], shape (R,)."""
+    round_us = case.setting.round_duration // MICROSECOND
+    return to_us(case.start) + np.arange(case.setting.rounds, dtype=np.int64) * round_us
+
+
+def _columns(case: Instance, history: History) -> Ints:
+    return history.actual.columns(case.fleet.locations)
+
+
+def _cheapest_windows(hourly: Floats, length: int, most: int) -> Floats:
+    """Return the least cost of 0, 1, ... ``most`` windows that do not overlap; shape (most + 1, L).
+
+    Windows of ``length`` hours that begin at full hours; by dynamic programming over hours.
+    """
+    window = np.concatenate([np.zeros((1, hourly.shape[1])), np.cumsum(hourly, axis=0)])
+    window = window[length:] - window[:-length]
+    best = np.full((most + 1, *hourly.shape), np.inf)
+    best = np.concatenate([best, best[:, :1]], axis=1)  # by hour until which windows may last
+    best[0] = 0.0
+    for count in range(1, most + 1):
+        ending = best[count - 1, :-length] + window
+        best[count, length:] = np.minimum.accumulate(ending, axis=0)
+    return best[:, -1]
