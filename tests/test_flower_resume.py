@@ -220,6 +220,42 @@ def crashed(monkeypatch, strategy, grid, **more):
     strategy._lowcarb_progress._ledger._file.close()  # noqa: SLF001  its process has ended, and its lock with it
 
 
+class Ending(VirtualClock):
+    """A virtual clock whose process ends at some time."""
+
+    def __init__(self, now, ends_at):
+        super().__init__(now)
+        self._ends_at = ends_at
+
+    def sleep_until(self, when):
+        if when >= self._ends_at:
+            raise Crash
+        super().sleep_until(when)
+
+
+def test_killed_twice_in_a_hold_it_knows_no_forecast_before_its_time(killed, monkeypatch):
+    """A virtual clock is set back to the checkpoint, the ledger is not: it has a forecast of later."""
+
+    def last_line(copy):
+        text = (copy / "ledger.jsonl").read_text("utf-8") if (copy / "ledger.jsonl").exists() else ""
+        return json.loads(text.splitlines()[-1]) if text else {"event": ""}
+
+    ahead = {}  # of the checkpoint
+    for copy in killed["copies"]:
+        if (end := last_line(copy))["event"] == "forecast" and end["at"] > Checkpoint(copy).read()["at"]:
+            ahead[parse_time(end["at"], "at")] = copy
+    opened_at = events("round_opened", killed["folder"])[0]["at"]
+    at = max(at for at in ahead if at < opened_at)
+    fresh(RUN, ahead[at])
+    again = make_aware(
+        killed["midnight"], FedAdam(), clients_per_round=3, clock=Ending(killed["midnight"], at)
+    )
+    crashed(monkeypatch, again, make_grid(), evaluate_fn=Losses())
+    start(make_adam(killed["midnight"]), make_grid(), evaluate_fn=Losses())
+    assert summarise(read_ledger(RUN)).resumed == 2
+    assert figures(RUN) == figures(killed["folder"])
+
+
 STRATEGIES = {
     "FedAvg": lambda: FedAvg(),
     "FedAvgM": lambda: FedAvgM(server_momentum=0.9),

@@ -112,7 +112,7 @@ class CarbonRun:
         self._alive: dict[int, Profile] = {}
         self._found: dict[int, Profile] = {}  # who evaluates after a restart
         self._evaluation_began = self._started
-        self._arrivals = Arrivals(clock, self._virtual, self._course, self._outlook)
+        self._arrivals = Arrivals(clock, self._virtual, self._course, self._outlook, ledger)
         self._latest: Latest | None = None
         self.has_ended = False
         self._has_source = source is not None
@@ -154,7 +154,9 @@ class CarbonRun:
         number, stage = progress.place
         self._first_round = max(number + 1, 1)
         if memory is not None:
-            self._outlook.recall(resumption.events(), memory["outlook"])
+            # A virtual clock was set back to the checkpoint: what was learnt later is not known yet.
+            known = (event for event in resumption.events() if event["at"] <= resumption.at)
+            self._outlook.recall(known, memory["outlook"])
             self._books.recall(resumption.events(), memory["turns"])
             nodes = {key: node.features for key, node in self._books.nodes.items()}
             self._course.recall(memory["course"], nodes)
