@@ -23,6 +23,7 @@ from lowcarb_scheduler.report.gantt import Labels, labels_of
 from lowcarb_scheduler.report.hindsight import Hindsight, Rules, hindsight_of
 from lowcarb_scheduler.report.levels import Levels, levels_of
 from lowcarb_scheduler.report.record import Record, Worked
+from lowcarb_scheduler.report.tables import tables_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -77,6 +78,11 @@ class Share:
     energy_kwh: float
     emissions_g: float | None
     basis: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def mean_g_per_kwh(self) -> float | None:
+        """Intensity that the energy was drawn at, on average [gCO2eq/kWh]; None where it is not known."""
+        return None if self.emissions_g is None or not self.energy_kwh else self.emissions_g / self.energy_kwh
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +168,11 @@ class Accounts:
         return accounting.saving(self.realised_g, self.run_now_g)
 
     def tables(self) -> Mapping[str, pd.DataFrame]:
-        """Return the tables that are written as CSV, by name; each has columns signal and source."""
-        return {}
+        """Return the tables that are written as CSV, by name; each has columns source, signal and synthetic.
+
+        ``numbers``, ``waterfall``, ``rounds``, ``phases``, ``locations``, ``clients``, ``sci`` and ``front``.
+        """
+        return tables_of(self)
 
 
 def account(events: Sequence[Mapping[str, Any]]) -> Accounts:
