@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.errors import InputError, MissingExtraError, one_line
@@ -20,6 +20,7 @@ from lowcarb_scheduler.report.gantt import deadline_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from lowcarb_scheduler.report.accounts import Accounts
@@ -41,6 +42,15 @@ class Number:
     says: str
 
 
+class Mishap(NamedTuple):
+    """What did not go as it should: when, what, why, and what was done instead."""
+
+    at: datetime
+    what: str
+    why: str
+    so: str
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """What the page shows, before it is written.
@@ -57,10 +67,10 @@ class Page:
         What its intensities are.
     facts : sequence of (str, str)
         What the numbers are.
-    failures : sequence of mapping
-        The ``node_failed`` events that are shown.
+    mishaps : sequence of Mishap
+        What did not go as it should, in order.
     more_failures : int
-        How many are not.
+        How many failures of nodes are not among them.
     most_clients : int
         How many the table of clients has at most; of a larger fleet the CSV has them.
     """
@@ -70,7 +80,7 @@ class Page:
     numbers: Sequence[Number]
     labels: str
     facts: Sequence[tuple[str, str]]
-    failures: Sequence[Mapping[str, Any]]
+    mishaps: Sequence[Mishap]
     more_failures: int
     most_clients: int = MOST_CLIENTS
 
@@ -127,13 +137,17 @@ def gather(events: Sequence[Mapping[str, Any]]) -> Page:
 
     accounts = account(events)
     failures = [event for event in events if event["event"] == "node_failed"]
+    mishaps = [
+        *(Mishap(e["at"], e["what"], e["why"], e["consequence"]) for e in accounts.run.degraded),
+        *map(_failure, failures[:MOST_FAILURES]),
+    ]
     return Page(
         accounts=accounts,
         pictures=pictures_of_run(events, accounts),
         numbers=_numbers(accounts),
         labels=wording.labels(*accounts.labels),
         facts=facts_of(accounts, deadline_of(events)),
-        failures=failures[:MOST_FAILURES],
+        mishaps=sorted(mishaps, key=lambda mishap: mishap.at),
         more_failures=max(0, len(failures) - MOST_FAILURES),
     )
 
@@ -162,6 +176,11 @@ def render(page: Page) -> str:
     }
     template = resources.files("lowcarb_scheduler.report").joinpath("report.html").read_text("utf-8")
     return environment.from_string(template).render(page=page, accounts=page.accounts, run=page.accounts.run)
+
+
+def _failure(event: Mapping[str, Any]) -> Mishap:
+    what = f"node {event['id']} at {event['location'] or 'an unknown location'}"
+    return Mishap(event["at"], what, event["reason"], f"round {event['round']} went on without it")
 
 
 def _numbers(accounts: Accounts) -> list[Number]:
