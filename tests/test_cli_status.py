@@ -82,6 +82,19 @@ def test_a_hold_says_until_when_why_and_what_it_saves(capsys, written):
     assert facts["process"].strip() == "alive"
 
 
+def test_a_run_that_waits_for_nodes_says_so(capsys, written):
+    run_dir = written("hold_started")  # and then too many have left
+    line = "1 of 3 nodes are connected, 2 are needed; waiting for more until 2026-03-02 04:00:00 UTC at most"
+    awaited = {**event(1, "nodes_awaited", round=2, until=at(4), reason=line), "at": at(1)}
+    with (run_dir / "ledger.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(awaited) + "\n")
+    document = run(capsys, "status", run_dir, "--json").document
+    found = [document[name] for name in ("state", "round", "why", "saves_g")]
+    assert found == ["waiting for nodes", 2, line, None]
+    assert run(capsys, "status", run_dir).out.startswith("Run 7: waiting for nodes\n")
+    assert "the run is waiting for nodes" in run(capsys, "open-now", run_dir).err
+
+
 def test_of_another_state_no_wait_is_claimed(capsys, written):
     document = run(capsys, "status", written("round_opened"), "--json").document
     assert document["why"] is document["saves_g"] is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
@@ -293,7 +294,9 @@ def test_too_few_nodes_are_waited_for_as_long_as_there_is_slack(midnight, on_lat
     assert not named(events, "round_opened")
 
 
-def test_nodes_that_come_while_there_is_slack_are_in_time(midnight):
+def test_nodes_that_come_while_there_is_slack_are_in_time(midnight, caplog):
+    caplog.set_level(logging.INFO, "flwr")
+
     class Waiting(Machine):
         def sleep_until(self, when):
             super().sleep_until(when)
@@ -305,3 +308,7 @@ def test_nodes_that_come_while_there_is_slack_are_in_time(midnight):
     run(machine, None, 4, grid=grid, finish_by=40 * HOUR)
     end = named(read_ledger(RUN), "run_finished")[0]
     assert (end["status"], end["late"], len(end["rounds"])) == ("completed", False, 4)
+    (awaited,) = named(read_ledger(RUN), "nodes_awaited")
+    assert awaited["reason"].startswith("1 of 2 nodes are connected, 2 are needed; waiting for more until")
+    lines = [line for line in caplog.messages if "waiting for more" in line]
+    assert 5 * 4 <= len(lines) <= 5 * 4 + 1  # every quarter of an hour

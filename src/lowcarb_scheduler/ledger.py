@@ -45,9 +45,9 @@ _KNOWLEDGE: Final = frozenset({"actual", "degraded", "forecast", "nodes", "run_r
 _RESUMED: Final = b'"event": "run_resumed"'
 
 Event = Literal[
-    "run_started", "run_resumed", "nodes", "forecast", "planned", "hold_started", "open_now", "degraded",
-    "round_opened", "node_done", "node_failed", "node_evaluated", "round_closed", "actual", "evaluated",
-    "checkpoint", "run_finished",
+    "run_started", "run_resumed", "nodes_awaited", "nodes", "forecast", "planned", "hold_started", "open_now",
+    "degraded", "round_opened", "node_done", "node_failed", "node_evaluated", "round_closed", "actual",
+    "evaluated", "checkpoint", "run_finished",
 ]  # fmt: skip
 
 

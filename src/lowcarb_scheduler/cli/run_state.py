@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HOLDING = "holding"
+AWAITING = "waiting for nodes"
 GONE = "gone"
 
 
@@ -25,8 +26,8 @@ class RunState:
     run_id : str
         Flower's name of it.
     state : str
-        ``preparing``, ``holding``, ``training``, ``gone`` (its process ended without closing the ledger), or
-        how it has ended: ``completed``, ``stopped``, ``failed`` or ``out of time``.
+        ``preparing``, ``waiting for nodes``, ``holding``, ``training``, ``gone`` (its process ended without
+        closing the ledger), or how it has ended: ``completed``, ``stopped``, ``failed`` or ``out of time``.
     is_alive : bool or None
         Whether its process holds the ledger; None where that cannot be told.
     round_number : int or None
@@ -36,7 +37,7 @@ class RunState:
     opens_at : datetime or None
         When that round opens or has opened.
     why : str or None
-        Why it is held.
+        Why it is held, or which nodes it waits for.
     held_g, at_once_g : float or None
         What its training would emit then, and would if it opened when the hold began [gCO2eq].
     finish : datetime or None
@@ -86,13 +87,15 @@ class RunState:
         """Return what the events of a run say of it."""
         started, state = events[0], "preparing"
         planned = held = opened = ended = None
-        finish_by, done = started["finish_by"], 0
+        finish_by, done, why = started["finish_by"], 0, None
         for event in events:
             match event["event"]:
                 case "planned":
                     planned, finish_by = event, event.get("finish_by", finish_by)
+                case "nodes_awaited":
+                    held, state, why = None, AWAITING, event["reason"]
                 case "hold_started":
-                    held, state = event, HOLDING
+                    held, state, why = event, HOLDING, event["reason"]
                 case "open_now":
                     state = "preparing"
                 case "round_opened":
@@ -120,7 +123,7 @@ class RunState:
             rounds=started["rounds"],
             rounds_done=done,
             opens_at=_time(opens_at),
-            why=held["reason"] if held else None,
+            why=why if held or state == AWAITING else None,
             held_g=held.get("planned_g") if held else None,
             at_once_g=held.get("at_once_g") if held else None,
             finish=_time(finish),

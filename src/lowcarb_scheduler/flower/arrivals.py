@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from lowcarb_scheduler.clock import SystemClock
 from lowcarb_scheduler.errors import PlanInfeasibleError
+from lowcarb_scheduler.flower import wording
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.flower.course import Course
     from lowcarb_scheduler.flower.outlook import Outlook
+    from lowcarb_scheduler.ledger import Ledger
 
 logger = logging.getLogger("flwr")
 
 POLL: Final = timedelta(seconds=2)
 REGISTERING: Final = timedelta(seconds=60)  # as long as nodes take that start when the run does
+_LOG_EVERY: Final = timedelta(minutes=15)
 
 
 class Arrivals:
@@ -38,11 +41,13 @@ class Arrivals:
         Knows how long waiting makes no round late.
     outlook : Outlook
         Takes notes of nodes that did not come.
+    ledger : Ledger
+        Takes ``nodes_awaited``.
     """
 
-    def __init__(self, clock: Clock, virtual: bool, course: Course, outlook: Outlook) -> None:
+    def __init__(self, clock: Clock, virtual: bool, course: Course, outlook: Outlook, ledger: Ledger) -> None:
         self._clock: Clock = SystemClock() if virtual else clock
-        self._virtual, self._course, self._outlook = virtual, course, outlook
+        self._virtual, self._course, self._outlook, self._ledger = virtual, course, outlook, ledger
         self._in_vain_with = 0  # nodes
 
     def looks(self) -> Iterator[None]:
@@ -80,15 +85,19 @@ class Arrivals:
             If too few come.
         """
         needed_until, wanted_until = self._limits(number, is_first)
-        said = False
+        said: int | None = None
+        next_line = self._clock.now()
         while (there := _count(grid)) < wanted:
             enough = there >= at_least
             limit = wanted_until if enough else needed_until
             if self._clock.now() >= limit or (enough and there == self._in_vain_with):
                 break
-            if not said:
-                logger.info("lowcarb: %d of %d nodes are connected, waiting for more", there, wanted)
-                said = True
+            if (now := self._clock.now()) >= next_line or there != said:
+                line = wording.nodes_awaited(there, wanted, at_least, limit)
+                if there != said:
+                    self._ledger.append("nodes_awaited", round=number, until=limit, reason=line)
+                logger.info("lowcarb: %s", line)
+                said, next_line = there, now + _LOG_EVERY
             self._clock.sleep_until(min(limit, self._clock.now() + POLL))
         if there < at_least:
             schedule = self._course.schedule

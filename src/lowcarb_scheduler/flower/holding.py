@@ -66,6 +66,7 @@ class Holding:
             Sees at every wake who is there and what is forecast, and plans anew where that has changed. It
             is told whether the time has come, and returns whether there are enough nodes to go on with.
         """
+        self._announced = None  # nodes may have been waited for since
 
         def opening() -> datetime:
             now = self._clock.now()

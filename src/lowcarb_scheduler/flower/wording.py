@@ -58,6 +58,12 @@ def hold_reason(planned_g: float | None, at_once_g: float | None) -> str:
     )
 
 
+def nodes_awaited(there: int, wanted: int, at_least: int, until: datetime) -> str:
+    """Return for how many nodes a round waits, and until when."""
+    needed = f", {at_least} are needed" if there < at_least else ""
+    return f"{there} of {wanted} nodes are connected{needed}; waiting for more until {instant(until)} at most"
+
+
 def summary_lines(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
     """Return the block a run ends with, from its ``run_finished`` event."""
 
