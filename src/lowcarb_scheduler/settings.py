@@ -166,6 +166,12 @@ class Settings(BaseSettings):
     max_location_share: float = Field(
         1.0, gt=0, le=1, description="largest part of a round from one location, above 0 to 1 (default)"
     )
+    mix_rounds: int | None = Field(
+        None,
+        ge=1,
+        description="in every so many rounds everybody trains equally often (with equal turns), for data "
+        "that differs by place; default: in the whole run",
+    )
     max_hold: Duration | None = Field(
         None, description="longest time one round is held; default: as long as the deadline allows"
     )

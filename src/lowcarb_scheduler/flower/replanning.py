@@ -167,6 +167,7 @@ def job_of(
         stagger=settings.stagger,
         max_location_share=settings.max_location_share,
         bounds_count_done=True,
+        mix_rounds=settings.mix_rounds if settings.participation == "equal" else None,
     )
 
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.settings import Settings
 
 _ANOTHER: Final = "give another run-dir, or leave it out"
-_OF_THE_JOB: Final = ("clients_per_round", "finish_by", "max_location_share", "participation", "patience",
-                      "round_duration", "stagger")  # fmt: skip
+_OF_THE_JOB: Final = ("clients_per_round", "finish_by", "max_location_share", "mix_rounds", "participation",
+                      "patience", "round_duration", "stagger")  # fmt: skip
 
 
 def job_of(

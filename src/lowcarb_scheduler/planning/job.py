@@ -66,6 +66,9 @@ class Job:
     bounds_count_done : bool
         Whether bounds on turns include those done before, and turns that are equal give way to
         ``max_location_share``, as the rounds that remain of a run need it.
+    mix_rounds : int, optional
+        In every so many rounds turns are shared out equally anew, for data that differs from place to place.
+        Default: in all rounds together.
 
     Raises
     ------
@@ -89,6 +92,7 @@ class Job:
     max_location_share: float = 1.0
     seed: int = 0
     bounds_count_done: bool = False
+    mix_rounds: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("now", "finish_by", "not_before", "grid_from", "target_finish"):
@@ -96,6 +100,10 @@ class Job:
                 object.__setattr__(self, name, to_utc(when, name))
         for name in ("rounds", "clients_per_round"):
             _check_whole(name, getattr(self, name), least=1)
+        if self.mix_rounds is not None:
+            _check_whole("mix_rounds", self.mix_rounds, least=1)
+            if self.participation != "equal":
+                raise InputError("mix_rounds", "shares turns out equally", 'leave participation "equal"')
         _check_whole("seed", self.seed, least=0)
         for name, low in (("patience", True), ("max_location_share", False)):
             _check_fraction(name, getattr(self, name), zero_allowed=low)

@@ -21,6 +21,7 @@ from lowcarb_scheduler.planning.grid import Grid
 from lowcarb_scheduler.planning.groups import Classes, Groups
 from lowcarb_scheduler.planning.job import Plan
 from lowcarb_scheduler.planning.joint import GOOD_ENOUGH, Solution, solve
+from lowcarb_scheduler.planning.mixing import blocks_of, plan_in_blocks
 from lowcarb_scheduler.planning.model import Model
 from lowcarb_scheduler.planning.participation import decide_turns, location_cap
 from lowcarb_scheduler.planning.windows import Windows
@@ -51,7 +52,7 @@ def plan(job: Job, intensity: IntensityTable) -> Plan:
     Returns
     -------
     Plan
-        With a certified lower bound. Equal input gives an equal plan.
+        With a certified lower bound, unless its rounds are mixed. Equal input gives an equal plan.
 
     Raises
     ------
@@ -61,6 +62,8 @@ def plan(job: Job, intensity: IntensityTable) -> Plan:
         If a location of the fleet has no forecast in the job's time.
     """
     problem = Problem.of(job, intensity)
+    if len(blocks_of(job)) > 1:
+        return plan_in_blocks(job, intensity, problem.target_us(), plan)
     return problem.plan_by(problem.target_us())[0]
 
 

@@ -155,6 +155,8 @@ def tradeoff(
     """
     if isinstance(points, bool) or not isinstance(points, int) or points < 2:
         raise InputError("points", f"{points!r} is not a whole number >= 2", "give 12, for example")
+    if job.mix_rounds is not None:
+        raise InputError("mix_rounds", "has no certified front", "leave it out of tradeoff")
     problem = Problem.of(job, intensity)
     patiences = np.linspace(0.0, 1.0, points).tolist()
     plans: list[Plan] = []
