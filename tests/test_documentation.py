@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import yaml
 from lowcarb_scheduler.cli import main
 from lowcarb_scheduler.forecasts.archive import Archive, Feed
 from lowcarb_scheduler.forecasts.synthetic import Synthetic
+from lowcarb_scheduler.forecasts.traces import read_points
 from lowcarb_scheduler.settings import Settings
 from page_blocks import blocks, commands, parse, play, same
 
@@ -139,3 +143,39 @@ def test_the_four_changed_lines_are_the_same_everywhere():
     ]
     assert len(shown) >= 4
     assert set(shown) == {shown[0]}
+
+
+LANGUAGES = {"console", "csv", "diff", "json", "python", "sh", "text", "toml", "yaml"}
+
+
+def test_no_block_is_of_a_language_that_nothing_checks():
+    assert {block.language for text in TEXTS.values() for block in blocks(text)} <= LANGUAGES
+
+
+@pytest.mark.parametrize(("page", "block"), every("csv"))
+def test_csv_is_a_trace(page, block):
+    Path("trace.csv").write_text(block.text, encoding="utf-8")
+    assert len(read_points(Path("trace.csv"))) == len(block.text.splitlines()) - 1
+
+
+@pytest.mark.parametrize(("page", "block"), every("diff"))
+def test_what_a_diff_puts_in_is_python(page, block):
+    new = "\n".join(line[2:] for line in block.text.splitlines() if line.startswith(("+", "  ")))
+    compile(new, page, "exec")
+
+
+FLOWER = re.compile(r"^(?:\$ )?(flower-superlink|flower-supernode|flwr run) (.*)$", flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("program", ["flower-superlink", "flower-supernode", "flwr run"])
+def test_options_of_flower_on_the_pages_exist(program):
+    lines = "\n".join(text.replace("\\\n", "") for text in TEXTS.values())
+    calls = " ".join(rest for name, rest in FLOWER.findall(lines) if name == program)
+    name, *command = program.split()
+    known = subprocess.run(
+        [Path(sys.executable).parent / name, *command, "--help"],
+        capture_output=True, text=True, check=True, timeout=60, env={**os.environ, "COLUMNS": "200"},
+    ).stdout  # fmt: skip
+    used = set(re.findall(r" (--[a-z-]+)", f" {calls}"))
+    assert used
+    assert used <= set(re.findall(r"--[a-z-]+", known))
