@@ -63,7 +63,7 @@ def _row(parameter: click.Parameter, context: click.Context) -> str | None:
     if parameter.required:
         notes.append("required")
     default = parameter.get_default(context, call=False)
-    if default is not None and default is not False and not callable(default) and default != ():
+    if default not in (None, False, "", ()) and not callable(default):
         notes.append(f"default `{default}`")
     help_text = _text(getattr(parameter, "help", ""))
     return f"| `{names.replace('|', ' or ')}` | {help_text} | {', '.join(notes)} |"
