@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint docs soak clean
+.PHONY: demo test lint docs notebooks soak clean
 
 demo: $(STAMP)  ## a real Flower simulation that waits for clean hours, and what it saved
 	$(BIN)/lowcarb demo
@@ -21,6 +21,9 @@ lint: $(STAMP)  ## style and types
 
 docs: $(STAMP)  ## the documentation as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebooks: $(STAMP)  ## run the notebooks again, and keep what they show
+	$(BIN)/python notebooks/execute.py
 
 soak: $(STAMP)  ## long property runs
 	$(BIN)/pytest -m soak
