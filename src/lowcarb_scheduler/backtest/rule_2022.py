@@ -63,12 +63,15 @@ def chosen_by_rule_2022(
     opens_us = to_us(now) + HOUR_US * np.arange(LONGEST // timedelta(hours=1))
     columns = forecast.columns(fleet.locations)[fleet.location_index]
     grams = forecast.integrate(opens_us, opens_us + length_us)[:, columns].T  # (C, openings)
-    hours = np.maximum(1, np.rint(len(opens_us) * taken / np.maximum(owed, 1)))
-    window = np.where(np.arange(len(opens_us)) < hours[:, None], grams, np.nan)
-    window[:, 0] = np.nan_to_num(window[:, 0])  # nothing is known of it: as good as any
-    now_g = window[:, 0]
-    to_come = now_g - np.nanmin(window, axis=1)
-    skipped = now_g > np.nanpercentile(window, SKIPPED_ABOVE, axis=1)
+    hours = np.maximum(1, np.rint(len(opens_us) * taken / np.maximum(owed, 1)).astype(np.int64))
+    now_g = np.nan_to_num(grams[:, 0])  # where nothing is known, now is as good as any time
+    to_come, skipped = np.zeros(len(fleet)), np.zeros(len(fleet), dtype=bool)
+    for length in np.unique(hours):
+        alike = hours == length
+        window = np.column_stack([now_g[alike], grams[alike, 1:length]])
+        to_come[alike] = now_g[alike] - np.nanmin(window, axis=1)
+        percentile = np.nanpercentile if np.isnan(window).any() else np.percentile  # the former is slow
+        skipped[alike] = now_g[alike] > percentile(window, SKIPPED_ABOVE, axis=1)
     left = owed - taken
     tie = np.random.default_rng([int(taken.sum()), to_us(case.start) // HOUR_US]).random(len(fleet))
     order = np.lexsort((tie, to_come, skipped, left < rounds_left, left < 1))
