@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import click
-import typer
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # importing typer warns of what will be gone in Click 9
+    import typer
 
 from lowcarb_scheduler.cli.app import app
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mkdocs.structure.files import Files
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_LINK_TO_PAGE = re.compile(r"\]\(\.\./docs/")
+_LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
 
 def _notebooks(config: MkDocsConfig) -> list[Path]:
@@ -48,12 +48,22 @@ def _cells(path: Path, pictures: dict[str, bytes]) -> Iterator[str]:
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            yield _LINK_TO_PAGE.sub("](../", source)
+            yield _LINK.sub(_link, source)
         elif cell["cell_type"] == "code" and source.strip():
             yield f"```python\n{source}\n```"
             for output in cell["outputs"]:
                 yield from _output(output, path.stem, pictures)
-    yield f"The notebook is [{path.name}](../../notebooks/{path.name})."
+    yield f"This is `notebooks/{path.name}`."
+
+
+def _link(found: re.Match[str]) -> str:
+    """Return a link between notebooks, or to a page, as the site has it; else the path in the repository."""
+    text, target, anchor = found.group(1), found.group(2), found.group(3) or ""
+    if target.endswith(".ipynb"):
+        return f"[{text}]({target.removesuffix('.ipynb')}.md{anchor})"
+    if target.startswith("../docs/"):
+        return f"[{text}](../{target.removeprefix('../docs/')}{anchor})"
+    return f"{text} (`{target.removeprefix('../')}`)"
 
 
 def _output(output: dict[str, Any], stem: str, pictures: dict[str, bytes]) -> Iterator[str]:
