@@ -158,6 +158,13 @@ class FromScratch(Strategy):
         pass
 
 
+class ReadOnly(FromScratch):
+    """A strategy whose sampling nobody can change."""
+
+    fraction_train = property(lambda self: 1.0)
+    min_available_nodes = property(lambda self: 2)
+
+
 def fixed_server(**sampling):
     return flower.DifferentialPrivacyServerSideFixedClipping(FedAvg(**sampling), 0.1, 1.0, PER_ROUND)
 
@@ -200,6 +207,7 @@ BUILT = {
     "a subclass": Subclass,
     "its own start()": OwnStart,
     "from scratch": FromScratch,
+    "read-only sampling": ReadOnly,
 }
 APPS = {
     "FedXgbBagging": make_tree_app,

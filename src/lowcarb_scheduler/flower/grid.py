@@ -7,7 +7,7 @@ makes them take all of these, and a count of polls turns the endless wait into a
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from flwr.serverapp import Grid
@@ -160,8 +160,10 @@ def pinned_sampling(strategy: Any, phase: str, nodes: int) -> Iterator[None]:
             nowhere = getattr(layer, "fraction_evaluate", None) == 0
             for name, value in pins.items():
                 if hasattr(layer, name) and not (name == "fraction_evaluate" and nowhere):
-                    saved.append((layer, name, getattr(layer, name)))
-                    setattr(layer, name, value)
+                    before = getattr(layer, name)
+                    with suppress(AttributeError):  # a property; what it makes of the nodes is checked after
+                        setattr(layer, name, value)
+                        saved.append((layer, name, before))
         yield
     finally:
         for layer, name, value in saved:
