@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.random import Generator
 
 START, HOUR = datetime(2026, 3, 2, tzinfo=UTC), timedelta(hours=1)
-ROUNDS = (10, 50)
+ROUNDS = (3, 10, 50)
 DEADLINES = (1.5, 2.0, 4.0)  # times the mean back-to-back time
 
 
@@ -67,10 +67,11 @@ LAWS = {
 
 
 class Outcome(NamedTuple):
-    """A run: in time without waiting; late with it; parts of its slack it has waited; when rounds opened."""
+    """A run: in time without waiting; late with it; its slack, and parts of it waited; when rounds opened."""
 
     could: bool
     late: bool
+    slack: timedelta
     half: float
     used: float
     openings: list[datetime]
@@ -97,7 +98,7 @@ def simulate(durations, settings) -> Outcome:
     slack = finish_by - sum(durations, timedelta(0))
     could = slack >= timedelta(0)
     parts = (half / slack, waited / slack) if slack > timedelta(0) else (0.0, 0.0)
-    return Outcome(could, could and now > START + finish_by, *parts, openings)
+    return Outcome(could, could and now > START + finish_by, slack, *parts, openings)
 
 
 def sample(law, rounds, rng):
@@ -112,7 +113,11 @@ def cell(task):
     told = [settings_of(finish_by, confidence, is_told) for is_told in (False, True)]
     outcomes = [simulate(sample(law, rounds, rng), told[k % 2]) for k in range(runs)]
     could = [outcome for outcome in outcomes if outcome.could]
-    half, used = (float(np.mean([getattr(o, name) for o in could])) for name in ("half", "used"))
+    slacks = [max(outcome.slack / HOUR, 1e-9) for outcome in could]
+    half, used = (
+        float(np.average([getattr(outcome, name) for outcome in could], weights=slacks))
+        for name in ("half", "used")
+    )
     return task, len(could), sum(outcome.late for outcome in outcomes), half, used
 
 
