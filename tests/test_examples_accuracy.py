@@ -1,8 +1,7 @@
-"""The accuracy study: all schedules do the same work with the same data, and its figures are what they say."""
+"""The accuracy study: all schedules do the same work with the same data; figures are what they say."""
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
