@@ -62,7 +62,8 @@ def run_events(actual: bool = True, finished: bool = True, synthetic: bool = Fal
         event(
             0, "planned", round=1, reason="start", basis="forecast", finish=at(4), target_finish=at(6),
             emissions_g=1200.0, lower_bound_g=1190.0, run_now_emissions_g=1500.0, saving=0.2,
-            power_assumed=True, jain=0.9, min_turns=1, max_turns=2, windows=windows,
+            power_assumed=True, jain=0.9, min_turns=1, max_turns=2, windows=windows, grid_from=at(0),
+            finish_by=at(6),
         ),
         event(
             0, "degraded", what="forecast", why="the source did not answer", consequence="last good forecast"
@@ -74,14 +75,16 @@ def run_events(actual: bool = True, finished: bool = True, synthetic: bool = Fal
         done = [node for node in nodes if (number, node["id"]) != FAILED]
         planned = float(sum(FORECAST[node["location"]][hour] for node in nodes))
         realised = float(sum(ACTUAL[node["location"]][hour] for node in done)) if actual else None
-        figures = {"planned_g": planned, "realised_g": realised, "run_now_g": 560.0 if actual else None}
+        run_now = len(done) * sum(ACTUAL[place][number - 1] for place in CLIENTS.values()) / len(CLIENTS)
+        figures = {"planned_g": planned, "realised_g": realised, "run_now_g": run_now if actual else None}
         totals.append({"round": number, **figures})
         events += [
             event(hour, "hold_started", round=number, until=at(hour), seconds=3600 * hour, reason="cleaner"),
             event(
                 hour, "round_opened", round=number, opened_at=at(hour), held_s=1800.0 * hour,
                 planned_opens_at=at(hour),
-                nodes=nodes, planned_g=planned, mean_g_per_kwh=planned / 2,
+                nodes=[{**node, "starts_at": at(hour), "ends_at": at(hour + 1)} for node in nodes],
+                planned_g=planned, mean_g_per_kwh=planned / 2,
             ),
         ]  # fmt: skip
         events += [
@@ -97,12 +100,13 @@ def run_events(actual: bool = True, finished: bool = True, synthetic: bool = Fal
                 event(hour + 1, "node_failed", round=3, id="site-c", location="FR", reason="no reply")
             )
         if actual:
-            seen = {name: values[hour : hour + 1] for name, values in ACTUAL.items()}
-            events.append(event(hour + 1, "actual", **record(seen, hour), **about))
+            seen = {name: values[: hour + 1] for name, values in ACTUAL.items()}
+            events.append(event(hour + 1, "actual", **record(seen), **about))
         events += [
             event(
                 hour + 1, "round_closed", round=number, opens_at=at(hour), closes_at=at(hour + 1),
-                nodes_done=len(done), nodes_failed=2 - len(done), energy_kwh=float(len(done)), **figures,
+                round_duration_s=3600, nodes_done=len(done), nodes_failed=2 - len(done),
+                energy_kwh=float(len(done)), **figures,
             ),
             event(hour + 1, "evaluated", round=number, where="server", metrics={"accuracy": number / 4}),
         ]  # fmt: skip

@@ -47,7 +47,7 @@ _RESUMED: Final = b'"event": "run_resumed"'
 Event = Literal[
     "run_started", "run_resumed", "nodes_awaited", "nodes", "forecast", "planned", "hold_started", "open_now",
     "degraded", "round_opened", "node_done", "node_failed", "node_evaluated", "round_closed", "actual",
-    "evaluated", "checkpoint", "run_finished",
+    "evaluated", "checkpoint", "run_finished", "refreshed",
 ]  # fmt: skip
 
 
@@ -382,10 +382,9 @@ def summarise(events: Iterable[Mapping[str, Any]]) -> RunSummary:
                     evaluation[event["round"]] = dict(event)
             case "run_finished":
                 status = event["status"]
-                for late in event["rounds"]:
-                    closed[late["round"]].update(late)
-                    if late["round"] in evaluation:
-                        evaluation[late["round"]]["realised_g"] = late["evaluation_g"]
+                _settle(event["rounds"], closed, evaluation)
+            case "refreshed":
+                _settle(event["rounds"], closed, evaluation)
     rounds = tuple(
         RoundSummary(
             number=number,
@@ -407,3 +406,15 @@ def summarise(events: Iterable[Mapping[str, Any]]) -> RunSummary:
     return RunSummary(
         started, rounds, turns, tuple(degraded), first_plan, status, dict(energy_by_basis), resumed
     )
+
+
+def _settle(
+    late: Iterable[Mapping[str, Any]],
+    closed: dict[int, dict[str, Any]],
+    evaluation: dict[int, dict[str, Any]],
+) -> None:
+    """Enter what was learned of rounds after they had closed."""
+    for figures in late:
+        closed[figures["round"]].update(figures)
+        if figures["round"] in evaluation:
+            evaluation[figures["round"]]["realised_g"] = figures["evaluation_g"]

@@ -17,6 +17,7 @@ from lowcarb_scheduler.report import wording
 from lowcarb_scheduler.report.accounts import account
 from lowcarb_scheduler.report.facts import basis_of, facts_of
 from lowcarb_scheduler.report.gantt import deadline_of
+from lowcarb_scheduler.report.tables import write_tables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -128,6 +129,7 @@ def write_report(run_dir: Path) -> Path:
     from lowcarb_scheduler.report.pictures import write_pictures
 
     write_pictures(page.pictures, folder)
+    write_tables(page.accounts, folder)
     return path
 
 

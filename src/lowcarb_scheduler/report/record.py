@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lowcarb_scheduler.clock import parse_time
+from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.flower.turns import Node, Turn, took, update_nodes
 from lowcarb_scheduler.intensity import IntensityTable
 
@@ -119,6 +120,23 @@ class Record:
         for event in events:
             reading.read(event)
         return reading.record()
+
+    @classmethod
+    def read(cls, events: Iterable[Mapping[str, Any]], file: str) -> Record:
+        """Gather what the events of a file say.
+
+        Raises
+        ------
+        InputError
+            If they are not as this version writes them.
+        """
+        try:
+            return cls.of(events)
+        except InputError as error:
+            raise error.within(file) from None
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            problem = f"holds an event this version does not write ({type(error).__name__}: {error})"
+            raise InputError("ledger", problem, "use the version that wrote it", file) from error
 
 
 def began(started: Mapping[str, Any]) -> datetime:
