@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lowcarb_scheduler.clock import parse_time, to_us
+from lowcarb_scheduler.clock import from_us, parse_time, to_us
 from lowcarb_scheduler.report import wording
 from lowcarb_scheduler.report.canvas import (
     DAY_US,
@@ -147,7 +147,11 @@ def _draw(choice: Choice, width_in: float) -> Figure:
     clean(axes)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    first, last = choice.rounds[0][0], choice.rounds[-1][1]
-    time_axis(axes, first, last, most=14 if width_in > NARROW_IN else 4)
+    time_axis(
+        axes,
+        from_us(choice.edges_us[0]),
+        from_us(choice.edges_us[-1]),
+        most=14 if width_in > NARROW_IN else 4,
+    )
     axes.set_ylabel(UNIT, fontsize=8.5, color=INK)
     return figure

@@ -35,10 +35,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LONGEST_LINE: Final = 150  # characters
+_WORDS_IN: Final = 0.9  # what heading and explanation take of a file's height
+_EDGE: Final = {"w_pad": 0.12, "h_pad": 0.1}  # inches left free around what stands in a file
 _ROLES: Final[Mapping[str, str]] = {
     INK: "ink", SOFT: "soft", FAINT: "faint", NO_VALUE: "grid", LINE: "accent", PLANNED: "planned",
     DEADLINE: "deadline",
 }  # fmt: skip
+_TAG: Final = re.compile(r"<[^>]+>")  # in text, both brackets are escaped
 _NAME: Final = re.compile(r' id="([^"]*)"')
 _COLOUR: Final = re.compile(r"\b(fill|stroke): (#[0-9a-f]{6})\b")
 
@@ -75,8 +78,11 @@ class Picture:
     def figure(self) -> Figure:
         """Return it as it stands in a file, with its heading and what it says."""
         figure = self.draw(WIDTH_IN)
-        head(figure.axes[0], self.title, self.labels)
-        says = textwrap.fill("; ".join(self.says), _LONGEST_LINE).replace("$", r"\$")
+        figure.set_figheight(figure.get_figheight() + _WORDS_IN)
+        if (layout := figure.get_layout_engine()) is not None:
+            layout.set(**_EDGE)
+        head(figure.axes[0], _plain(self.title), self.labels)
+        says = _plain(textwrap.fill("; ".join(self.says), _LONGEST_LINE))
         figure.supxlabel(says, fontsize=8, color=INK)
         return figure
 
@@ -99,11 +105,20 @@ def element(svg: str, variant: str, label: str) -> str:
     view = re.search(r'viewBox="[^"]*"', svg[start:])
     assert view is not None  # matplotlib writes one
     body = svg[svg.index("<g ", start) :].rstrip()  # not its defs before, whose style would be the page's
-    body = _COLOUR.sub(lambda match: f"{match[1]}: {_colour(match[2])}", body)
     used = set(re.findall(r"#([\w.]+)", body))
-    body = _NAME.sub(lambda match: match[0] if match[1] in used else "", body)
+
+    def of_the_page(tag: re.Match[str]) -> str:
+        named = _NAME.sub(lambda name: name[0] if name[1] in used else "", tag[0])
+        return _COLOUR.sub(lambda colour: f"{colour[1]}: {_colour(colour[2])}", named)
+
+    body = _TAG.sub(of_the_page, body)
     opening = f'<svg class="{variant}" {view[0]} role="img" aria-label="{escape(label)}" '
     return f'{opening}xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">{body}'
+
+
+def _plain(text: str) -> str:
+    """Return text that matplotlib takes for no formula."""
+    return text.replace("$", r"\$")
 
 
 def _colour(colour: str) -> str:

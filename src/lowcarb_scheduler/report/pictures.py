@@ -58,3 +58,4 @@ def write_pictures(pictures: Iterable[Picture], folder: Path) -> None:
         figure = picture.figure()
         for kind in KINDS:
             save(figure, folder / f"{picture.name}.{kind}")
+            figure.set_layout_engine("none")  # all stands where it is to be; to find that out takes longest

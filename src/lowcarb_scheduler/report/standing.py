@@ -77,8 +77,5 @@ def _draw(front: RunFront, finish_by: datetime | None, width_in: float) -> Figur
     axes.set_xlim(day(start) - room, day(end) + room)
     time_axis(axes, start, end, most=14 if width_in > NARROW_IN else 4)
     axes.set_ylabel(f"emissions of training [{unit}CO2eq]", fontsize=8.5, color=INK)
-    figure.legend(
-        loc="outside upper left", ncols=4 if width_in > NARROW_IN else 2, frameon=False, fontsize=8.5,
-        labelcolor=INK, handletextpad=0.4, columnspacing=1.4,
-    )  # fmt: skip
+    axes.legend(loc="best", frameon=False, fontsize=8.5, labelcolor=INK)
     return figure

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from lowcarb_scheduler.accounting import jain_index
+from lowcarb_scheduler.report import wording
 from lowcarb_scheduler.report.canvas import (
     INK,
     LINE,
@@ -31,7 +32,7 @@ def picture_of_turns(turns: Mapping[str, int], labels: str) -> Picture | None:
     if not turns:
         return None
     counts, jain = sorted(turns.values()), jain_index(list(turns.values()))
-    title = f"{len(turns)} clients completed {_from_to(counts[0], counts[-1])}"
+    title = _title(counts)
     fair = f"Jain's index {jain:.3f} (1: all alike; {1 / len(turns):.3f}: one client took every turn)"
     if len(turns) <= MOST_CLIENTS:
         bars = sorted(turns.items(), key=_natural)
@@ -42,9 +43,12 @@ def picture_of_turns(turns: Mapping[str, int], labels: str) -> Picture | None:
     return Picture("turns", title, labels, says, lambda w: _draw_numbers(numbers, w))
 
 
-def _from_to(least: int, most: int) -> str:
-    turns = f"{least}" if least == most else f"{least} to {most}"
-    return f"{turns} turn{'' if most == 1 else 's'} each"
+def _title(counts: Sequence[int]) -> str:
+    """Say how many turns sorted ``counts`` are from and to."""
+    least, most = counts[0], counts[-1]
+    turns = wording.counted(most, "turn") if least == most else f"{least} to {wording.counted(most, 'turn')}"
+    each = " each" if len(counts) > 1 else ""
+    return f"{wording.counted(len(counts), 'client')} completed {turns}{each}"
 
 
 def _natural(item: tuple[str, int]) -> list[str | int]:
@@ -53,10 +57,10 @@ def _natural(item: tuple[str, int]) -> list[str | int]:
 
 
 def _draw_clients(bars: Sequence[tuple[str, int]], width_in: float) -> Figure:
-    figure = new_figure(0.6 + 0.2 * len(bars), width_in)
+    figure = new_figure(0.6 + 0.17 * len(bars), width_in)
     axes = figure.subplots()
     rows = range(len(bars))
-    axes.barh(rows, [count for _, count in bars], height=0.62, color=LINE)
+    axes.barh(rows, [count for _, count in bars], height=0.5, color=LINE)
     axes.set_yticks(rows, labels=[short_name(name) for name, _ in bars])
     axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.set_xlim(0, max(1, *(count for _, count in bars)) * 1.02)

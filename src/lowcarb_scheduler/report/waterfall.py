@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.report.accounts import Step
 
 _HALF: Final = 0.31  # of a row: half the height of a bar
+_NOTHING: Final = 1e-9  # of run-now: what is left of rounding
 _ROOM: Final = {True: 1.16, False: 1.34}  # on a wide and on a narrow picture: for what stands beside bars
 
 
@@ -61,6 +62,8 @@ def _draw(steps: Sequence[Step], width_in: float) -> Figure:
 
 
 def _says(step: Step, base_g: float, unit_g: float, unit: str) -> str:
+    if abs(step.change_g) < _NOTHING * abs(base_g):
+        return "0"
     value = wording.significant(abs(step.change_g) / unit_g)
     if step.kind == "level":
         return f"{'−' if step.change_g < 0 else ''}{value} {unit}"
