@@ -104,7 +104,7 @@ def test_commands_in_the_readme_work(command, monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().out
 
 
-def test_the_tutorial_prints_what_it_shows(monkeypatch, tmp_path):
+def test_the_tutorial_prints_what_it_shows(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("LOWCARB_UTC", "1")
     monkeypatch.setenv("PWD", str(tmp_path))
     played = play(TUTORIAL)
@@ -112,6 +112,9 @@ def test_the_tutorial_prints_what_it_shows(monkeypatch, tmp_path):
     for step, printed in played:
         mend = "python tests/page_blocks.py docs/tutorial/ten-minutes.md"
         assert same(step.shown, printed), "\n".join([step.command, *printed, f"to mend it: {mend}"])
+    capsys.readouterr()
+    assert main(["status", "runs/first", "--json"]) == 0
+    assert_documented("status", capsys.readouterr().out)
 
 
 def test_every_setting_is_documented_as_it_is_described():
@@ -179,3 +182,43 @@ def test_options_of_flower_on_the_pages_exist(program):
     used = set(re.findall(r" (--[a-z-]+)", f" {calls}"))
     assert used
     assert used <= set(re.findall(r"--[a-z-]+", known))
+
+
+def keys_of(document, plain=("locations", "missing")):
+    """Return all keys in a document, those of mappings by location left out."""
+    if isinstance(document, list):
+        return set().union(*map(keys_of, document))
+    if not isinstance(document, dict):
+        return set()
+    inside = [
+        value.values() if key in plain and isinstance(value, dict) else [value]
+        for key, value in document.items()
+    ]
+    return set(document).union(*(keys_of(each) for values in inside for each in values))
+
+
+DOCUMENTS = [
+    "plan --job examples/job.toml --source synthetic",
+    "tradeoff --job examples/job.toml --source synthetic --saving 1%",
+    "forecast --location DE --source synthetic --corrected",
+    "doctor --location DE --source synthetic",
+    "archive list",
+]
+
+
+@pytest.mark.parametrize("command", DOCUMENTS)
+def test_keys_of_documents_are_documented(command, capsys, tmp_path):
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    assert main([*shlex.split(command), "--json"]) == 0
+    assert_documented(command, capsys.readouterr().out)
+
+
+def assert_documented(command, printed):
+    common, *sections = TEXTS["docs/reference/json.md"].split("\n## ")
+    (section,) = [each for each in sections if f"lowcarb {command} ".startswith(each.splitlines()[0] + " ")]
+    rows = re.findall(r"^\| (`.*?) \|", section, flags=re.MULTILINE)
+    shared = re.findall(r"^\| (`.*?) \|", common, flags=re.MULTILINE)
+    named, given = ({key for row in each for key in re.findall(r"`(\w+)`", row)} for each in (rows, shared))
+    found = keys_of(json.loads(printed)) - {"schema_version"}
+    assert named <= found
+    assert found <= named | given
