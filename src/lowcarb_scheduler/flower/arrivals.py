@@ -6,7 +6,7 @@ import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from lowcarb_scheduler.clock import SystemClock
+from lowcarb_scheduler.clock import EPOCH, SystemClock
 from lowcarb_scheduler.errors import PlanInfeasibleError
 from lowcarb_scheduler.flower import wording
 
@@ -25,7 +25,8 @@ logger = logging.getLogger("flwr")
 
 POLL: Final = timedelta(seconds=2)
 REGISTERING: Final = timedelta(seconds=60)  # as long as nodes take that start when the run does
-_LOG_EVERY: Final = timedelta(minutes=15)
+_SAY_CHANGES: Final = timedelta(minutes=1)  # no more often than this
+_SAY_EVERY: Final = timedelta(minutes=15)  # where nothing changes
 
 
 class Arrivals:
@@ -49,6 +50,8 @@ class Arrivals:
         self._clock: Clock = SystemClock() if virtual else clock
         self._virtual, self._course, self._outlook, self._ledger = virtual, course, outlook, ledger
         self._in_vain_with = 0  # nodes
+        self._said: tuple[int, int] | None = None  # of which round, with how many
+        self._said_at = EPOCH
 
     def looks(self) -> Iterator[None]:
         """Yield at every look at nodes that are still registering, the last time when that takes too long."""
@@ -58,7 +61,7 @@ class Arrivals:
             self._clock.sleep_until(min(until, self._clock.now() + POLL))
         yield
 
-    def available(self, grid: Grid, wanted: int, is_first: bool) -> int:
+    def available(self, number: int, grid: Grid, wanted: int, is_first: bool) -> int:
         """Wait a while before the first round for nodes that a strategy wants to be there when it samples.
 
         Returns
@@ -66,9 +69,12 @@ class Arrivals:
         int
             How many there are.
         """
+        until = self._clock.now() + REGISTERING
         for _ in self.looks() if is_first else (None,):
             if (there := _count(grid)) >= wanted:
                 return there
+            if is_first:
+                self._say(number, there, wanted, there, until)
         why = f"{there} of {wanted} that the strategy wants to be available are connected"
         self._outlook.degrade("nodes", why, "it samples from those there are")
         return there
@@ -85,19 +91,12 @@ class Arrivals:
             If too few come.
         """
         needed_until, wanted_until = self._limits(number, is_first)
-        said: int | None = None
-        next_line = self._clock.now()
         while (there := _count(grid)) < wanted:
             enough = there >= at_least
             limit = wanted_until if enough else needed_until
             if self._clock.now() >= limit or (enough and there == self._in_vain_with):
                 break
-            if (now := self._clock.now()) >= next_line or there != said:
-                line = wording.nodes_awaited(there, wanted, at_least, limit)
-                if there != said:
-                    self._ledger.append("nodes_awaited", round=number, until=limit, reason=line)
-                logger.info("lowcarb: %s", line)
-                said, next_line = there, now + _LOG_EVERY
+            self._say(number, there, wanted, at_least, limit)
             self._clock.sleep_until(min(limit, self._clock.now() + POLL))
         if there < at_least:
             schedule = self._course.schedule
@@ -107,6 +106,17 @@ class Arrivals:
             self._in_vain_with = there
             fix = "those there are train; lower lowcarb-clients-per-round to wait for none"
             self._outlook.degrade("nodes", f"{there} of {wanted} are connected", fix)
+
+    def _say(self, number: int, there: int, wanted: int, at_least: int, until: datetime) -> None:
+        """Say now and then for how many nodes is waited, and until when."""
+        now, said = self._clock.now(), (number, there)
+        if now < self._said_at + (_SAY_EVERY if said == self._said else _SAY_CHANGES):
+            return
+        self._said, self._said_at = said, now
+        line = wording.nodes_awaited(there, wanted, at_least, until)
+        logger.info("lowcarb: %s", line)
+        if not self._virtual:  # here it is real time that passes
+            self._ledger.append("nodes_awaited", round=number, until=until, reason=line)
 
     def _limits(self, number: int, is_first: bool) -> tuple[datetime, datetime]:
         """Return until when the nodes that are needed are waited for, and those that are wanted."""

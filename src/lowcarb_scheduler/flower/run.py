@@ -390,7 +390,7 @@ class CarbonRun:
 
     def await_available(self, number: int, grid: Grid, wanted: int) -> int:
         """Wait a while for nodes that a strategy wants to be there when it samples; return how many are."""
-        return self._arrivals.available(grid, wanted, number == self._first_round)
+        return self._arrivals.available(number, grid, wanted, number == self._first_round)
 
     def _look(self, number: int, grid: Grid, clients: int, is_new: bool = False) -> None:
         """See who is there and what is forecast; plan anew if the plan does not stand any more."""
