@@ -40,6 +40,8 @@ class InMemoryGrid(Grid):
         What each node runs.
     node_configs : sequence of mapping
         One a node: its ``node_config``.
+    run_config : mapping, optional
+        What the ClientApp sees as its ``run_config``.
 
     Attributes
     ----------
@@ -47,10 +49,15 @@ class InMemoryGrid(Grid):
         Every message pushed, in order.
     """
 
-    def __init__(self, app: ClientApp, node_configs: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        app: ClientApp,
+        node_configs: Sequence[Mapping[str, Any]],
+        run_config: Mapping[str, Any] | None = None,
+    ) -> None:
         # A Message outside a Flower process has no identity of its own.
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
-        self._app = app
+        self._app, self._run_config = app, dict(run_config or {})
         self._contexts: dict[int, Context] = {}
         self._registered: dict[int, NodeInfo] = {}
         self._dead: set[int] = set()
@@ -70,7 +77,7 @@ class InMemoryGrid(Grid):
             What it was registered with at the SuperLink, as with ``flwr supernode register``.
         """
         node_id = _FIRST_NODE_ID + len(self._contexts)
-        self._contexts[node_id] = Context(1, node_id, dict(node_config), RecordDict(), {})
+        self._contexts[node_id] = Context(1, node_id, dict(node_config), RecordDict(), self._run_config)
         self._registered[node_id] = NodeInfo(node_id=node_id, name=name, location=location)
         return node_id
 
