@@ -309,7 +309,7 @@ def test_nodes_that_come_while_there_is_slack_are_in_time(midnight, caplog):
     end = named(read_ledger(RUN), "run_finished")[0]
     assert (end["status"], end["late"], len(end["rounds"])) == ("completed", False, 4)
     awaited = named(read_ledger(RUN), "nodes_awaited")
-    assert awaited[-1]["reason"].startswith("1 of 2 nodes are connected, 2 are needed; waiting for more until")
+    assert awaited[-1]["reason"].startswith("1 of 2 nodes are connected, 2 are needed; waiting for more")
     lines = [line for line in caplog.messages if "waiting for more" in line]
     assert len(lines) == len(awaited)
     assert 5 * 4 <= len(lines) <= 5 * 4 + 1  # every quarter of an hour
