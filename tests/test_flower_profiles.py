@@ -190,6 +190,13 @@ def test_many_lies_are_few_lines(look):
     assert all("2000 nodes: '0', '1', '2', ..." in note and len(note) < 120 for note in notes)
 
 
+def test_many_lies_of_all_kinds_are_few_lines_too(look):
+    configs = [{"partition-id": k, "location": f"{k / 100:.2f},0.00"} for k in range(500)]
+    _, notes = look(configs, default_location="germanynorth", source=Atlas({"fiji": (-17.7, 178.0)}))
+    assert len(notes) == 11
+    assert notes[-1] == "490 more node(s) say what cannot be, the defaults are used"
+
+
 # -- coordinates --------------------------------------------------------------------------------------------
 
 

@@ -31,6 +31,7 @@ UNKNOWN_PLACE: Final = "unknown"  # where a node is of which nobody says where i
 _QUERY_TIMEOUT_S: Final = 60.0
 _MOST_QUERIES: Final = 3  # to a node that does not answer
 _MOST_NAMED: Final = 3  # nodes in a note
+_MOST_NOTES: Final = 10  # at one look: each liar may tell another lie
 Value = TypeVar("Value")
 _PLACE_KEYS: Final = ("location", "power-watts", "duration-minutes")
 
@@ -214,12 +215,19 @@ class Profiles:
             profile = self._profile(node_id, taken)
             taken.add(profile.key)
             self._known[node_id] = profile
-        for doubt, keys in self._doubts.items():
+        self._note_doubts()
+
+    def _note_doubts(self) -> None:
+        """Say what cannot be, and who claims it."""
+        doubts = list(self._doubts.items())
+        self._doubts.clear()
+        for doubt, keys in doubts[:_MOST_NOTES]:
             named = ", ".join(map(repr, keys[:_MOST_NAMED]))
             who = f"node {named}" if len(keys) == 1 else f"{len(keys)} nodes: {named}"
             more = ", ..." if len(keys) > _MOST_NAMED else ""
             self._note(f"{doubt} ({who}{more})")
-        self._doubts.clear()
+        if others := {key for _, keys in doubts[_MOST_NOTES:] for key in keys}:
+            self._note(f"{len(others)} more node(s) say what cannot be, the defaults are used")
 
     def _profile(self, node_id: int, taken: Collection[str]) -> Profile:
         claims, registered = self._claims.get(node_id, {}), self._registered_as(node_id)
