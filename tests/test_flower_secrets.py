@@ -87,10 +87,17 @@ class Echo(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_):
+        """Print no traceback, which would be taken for ours: who asked may have given up by now."""
+
+
 @pytest.fixture
 def address():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
-    server.daemon_threads, server.asked = True, count()
+    server = Server(("127.0.0.1", 0), Echo)
+    server.asked = count()
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"127.0.0.1:{server.server_port}"
     server.shutdown()
