@@ -144,9 +144,8 @@ def _flwr(words: list[str]) -> list[str]:
     Returns its log; ``...`` stands for lines of Flower's own, and those that name this folder.
     """
     path = ROOT / "examples" / "quickstart-numpy"
-    declared = tomllib.loads((path / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]["app"][
-        "config"
-    ]
+    project = tomllib.loads((path / "pyproject.toml").read_text(encoding="utf-8"))
+    declared = project["tool"]["flwr"]["app"]["config"]
     changed = tomllib.loads(re.sub(r"\s+(?=[a-z-]+=)", "\n", words[words.index("--run-config") + 1]))
     assert changed.keys() <= declared.keys()  # Flower refuses others
     nodes = int(words[words.index("--federation-config") + 1].removeprefix("num-supernodes="))

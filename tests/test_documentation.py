@@ -148,7 +148,7 @@ def test_the_four_changed_lines_are_the_same_everywhere():
     assert set(shown) == {shown[0]}
 
 
-LANGUAGES = {"console", "csv", "diff", "json", "python", "sh", "text", "toml", "yaml"}
+LANGUAGES = {"bash", "console", "csv", "diff", "json", "python", "sh", "text", "toml", "yaml"}
 
 
 def test_no_block_is_of_a_language_that_nothing_checks():

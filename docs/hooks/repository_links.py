@@ -1,4 +1,4 @@
-"""Links to files of the repository that are no pages: named by their path, and checked."""
+"""Links to files of the repository outside ``docs/``: to the page of a notebook, or named by their path."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger("mkdocs.hooks.repository_links")
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: Any, **_: Any) -> str:
-    """Replace a link that leads out of ``docs/`` by its text and the path, as a site has no such file."""
+    """Replace a link out of ``docs/``, which no site has, by one to a page or by its path."""
     if page.file.abs_src_path is None:
         return markdown
     docs = Path(config.docs_dir)
@@ -29,6 +29,9 @@ def on_page_markdown(markdown: str, *, page: Page, config: Any, **_: Any) -> str
         path = target.relative_to(docs.parent).as_posix()
         if not target.exists():
             log.warning("%s links to %s, which does not exist", page.file.src_path, path)
+        elif target.suffix == ".ipynb":
+            up = "../" * page.file.src_path.count("/")
+            return f"[{text}]({up}{path.removesuffix('.ipynb')}.md)"
         return f"`{path}`" if text.strip("`") in (path, link) else f"{text} (`{path}`)"
 
     return _LINK.sub(named, markdown)
