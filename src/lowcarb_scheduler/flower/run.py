@@ -19,7 +19,7 @@ from lowcarb_scheduler.flower.course import Course
 from lowcarb_scheduler.flower.dispatch import DispatchGrid
 from lowcarb_scheduler.flower.dropouts import Dropouts
 from lowcarb_scheduler.flower.gazetteer import Gazetteer
-from lowcarb_scheduler.flower.holding import Holding
+from lowcarb_scheduler.flower.hold import Holding
 from lowcarb_scheduler.flower.lineup import line_up
 from lowcarb_scheduler.flower.outlook import Outlook
 from lowcarb_scheduler.flower.profiles import Profiles
