@@ -2,6 +2,7 @@
 
     python benchmarks/capture.py DATA [--settings main small large] [--deadlines 1 2 4 8] [--seeds 20]
         [--from 2023-07-01] [--to 2023-12-28] [--methods ours fading ...] [--cadence 6] [--delay 0]
+        [--json FILE]
 
 DATA holds ``actual.parquet`` (region, time, g_per_kwh) and ``forecast.parquet`` (the same with issued_at).
 The protocol is that of :mod:`lowcarb_scheduler.backtest`. For each method: the mean saving over random
@@ -15,6 +16,7 @@ value of waiting).
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -107,6 +109,7 @@ def main() -> None:
     parser.add_argument("--cadence", type=float, default=6, help="hours between plans")
     parser.add_argument("--delay", type=float, default=0, help="hours until actual intensity is known")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write the numbers there, too")
     told = parser.parse_args()
     load(told.data, told.delay)
     begin, end = (datetime.fromisoformat(text).replace(tzinfo=UTC) for text in (told.begin, told.end))
@@ -114,6 +117,7 @@ def main() -> None:
           f"actuals {told.delay:g} h late")  # fmt: skip
     print(f"{'setting':8}{'deadline':>9}  {'method':12}{'saving %':>9}{'capture':>9}"
           f"{'- fading (se)':>18}{'CPU s':>8}")  # fmt: skip
+    found = []
     with Pool(told.jobs) as pool:
         for name in told.settings:
             for factor in told.deadlines:
@@ -123,21 +127,30 @@ def main() -> None:
                     cadence=told.cadence * HOUR,
                 )  # fmt: skip
                 rows = pool.map(run, [(name, factor, seed) for seed in range(told.seeds)], chunksize=1)
-                report(name, factor, told.methods, rows)
+                found += report(name, factor, told.methods, rows)
+    if told.json:
+        document = {"from": told.begin, "to": told.end, "seeds": told.seeds, "rows": found}
+        told.json.write_text(json.dumps(document), encoding="utf-8")
 
 
-def report(name, factor, methods, rows) -> None:
+def report(name, factor, methods, rows):
     now, most = (np.array([row[method][0] for row in rows]) for method in ("run-now", "bound"))
     cuts = {method: 100 * (1 - np.array([row[method][0] for row in rows]) / now) for method in methods}
     possible = 100 * (1 - most / now).mean()
+    found = []
     for method, cut in cuts.items():
+        row = {"setting": name, "deadline": factor, "method": method, "saving": float(cut.mean()),
+               "capture": float(cut.mean() / possible)}  # fmt: skip
         against = ""
         if "fading" in cuts and method != "fading":
             gain = cut - cuts["fading"]
-            against = f"{gain.mean():+.2f} ({gain.std(ddof=1) / np.sqrt(len(gain)):.2f})"
+            row["gain"], row["gain_se"] = float(gain.mean()), float(gain.std(ddof=1) / np.sqrt(len(gain)))
+            against = f"{row['gain']:+.2f} ({row['gain_se']:.2f})"
+        found.append(row)
         seconds = np.mean([row[method][1] for row in rows])
         print(f"{name:8}{factor:>8g}x  {method:12}{cut.mean():9.2f}{cut.mean() / possible:9.3f}"
               f"{against:>18}{seconds:8.2f}", flush=True)  # fmt: skip
+    return found
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """How often waiting makes a run late that would have been in time back-to-back: at most 1 in 100 is promised.
 
     python benchmarks/deadline_coverage.py [--runs 500] [--confidence 0.99] [--through-flower 24]
+        [--json FILE]
 
 Every run waits before each of its rounds until the last moment that it is allowed to, which no plan can
 outdo: this is the worst there can be. What it may wait is asked of the code that a run in Flower asks, round
@@ -15,6 +16,7 @@ Grid, with intensities that fall until the deadline, and says how they compare.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import tempfile
 import time
@@ -125,7 +127,7 @@ def table(runs, confidence):
     logging.getLogger("flwr").setLevel(logging.WARNING)
     tasks = [(*key, runs, confidence) for key in product(LAWS, ROUNDS, DEADLINES)]
     print("durations      rounds  deadline   runs  in time  late   late %  95 % below  used half-way, all")
-    late, total = 0, 0
+    late, total, found = 0, 0, []
     with ProcessPoolExecutor() as pool:
         for (law, rounds, deadline, count, _), could, bad, half, used in pool.map(cell, tasks):
             most = beta.ppf(0.95, bad + 1, count - bad)
@@ -135,7 +137,10 @@ def table(runs, confidence):
                 flush=True,
             )
             late, total = late + bad, total + count
+            found.append({"durations": law, "rounds": rounds, "deadline": deadline, "runs": count,
+                          "in_time_without": could, "late": bad, "half": half, "used": used})  # fmt: skip
     print(f"{late} of {total} runs are late for waiting: {late / total:.2%}; promised: {1 - confidence:.2%}")
+    return found
 
 
 # -- the same through a strategy -----------------------------------------------------------------------------
@@ -210,9 +215,14 @@ def main():
     parser.add_argument("--runs", type=int, default=500, help="in a row of the table")
     parser.add_argument("--confidence", type=float, default=0.99)
     parser.add_argument("--through-flower", type=int, default=24, help="runs through a strategy")
+    parser.add_argument("--json", type=Path, help="write the numbers there, too")
     options = parser.parse_args()
     began = time.perf_counter()
-    table(options.runs, options.confidence)
+    found = table(options.runs, options.confidence)
+    if options.json:
+        options.json.write_text(
+            json.dumps({"confidence": options.confidence, "rows": found}), encoding="utf-8"
+        )
     if options.through_flower:
         through_flower(options.through_flower, options.confidence)
     print(f"{time.perf_counter() - began:.0f} s")

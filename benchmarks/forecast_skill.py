@@ -1,7 +1,7 @@
 """How wrong forecasts are on real traces, by lead: as they come, corrected, and what is usual.
 
     python benchmarks/forecast_skill.py DATA [--from 2023-07-01] [--to 2023-12-28] [--zones DE FR ...]
-        [--delay 0] [--plot week.png]
+        [--delay 0] [--plot week.png] [--json FILE]
 
 DATA holds ``actual.parquet`` (region, time, g_per_kwh) and ``forecast.parquet`` (the same with issued_at).
 Every few days, at hours spread over the day, each method says what it expects of the next eight days
@@ -14,6 +14,7 @@ without a past issue.
 from __future__ import annotations
 
 import argparse
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -98,18 +99,21 @@ def print_table(errors, scale, title):
     for name, row in roots.items():
         cells = [f"{f'{x:.{digits}f} ({x / f:.3f})':>15}" for x, f in zip(row, roots["faded"], strict=True)]
         print(f"{name:14}" + "".join(cells))
+    return {name: [float(x) for x in row] for name, row in roots.items()}
 
 
 def print_gain(errors):
     """Print how much the correction lowers the error against fading, with its standard error over times."""
-    ratios = []
+    ratios, found = [], []
     for low, high in LEADS:
         ours, theirs = (errors[name][:, low:high].mean(axis=(1, 2)) for name in ("corrected", "faded"))
         ratio = np.sqrt(ours.mean() / theirs.mean())
         # the delta method for a ratio of means
         spread = np.std(ours / ours.mean() - theirs / theirs.mean(), ddof=1) / np.sqrt(len(ours))
+        found.append({"percent": float(100 * (ratio - 1)), "error": float(50 * ratio * spread)})
         ratios.append(f"{f'{100 * (ratio - 1):+.1f} ({100 * ratio * spread / 2:.1f}) %':>15}")
     print(f"{'gain (se)':14}" + "".join(ratios))
+    return found
 
 
 def draw(history, begin, path):
@@ -161,6 +165,7 @@ def main() -> None:
     parser.add_argument("--zones", nargs="+", default=list(SETTINGS["large"].locations))
     parser.add_argument("--delay", type=float, default=0, help="hours until actual intensity is known")
     parser.add_argument("--plot", type=Path, help="draw the first whole week")
+    parser.add_argument("--json", type=Path, help="write the numbers there, too")
     told = parser.parse_args()
     begin, end = (datetime.fromisoformat(text).replace(tzinfo=UTC) for text in (told.begin, told.end))
     frames = read_points(told.data / "actual.parquet"), read_points(told.data / "forecast.parquet")
@@ -171,11 +176,16 @@ def main() -> None:
     print(
         f"{told.begin} .. {told.end}, {len(told.zones)} zones, {asked} times, actuals {told.delay:g} h late"
     )
-    print_table(errors, np.ones(len(told.zones)), "root mean square error, gCO2eq/kWh (multiple of faded)")
-    print_gain(errors)
+    title = "root mean square error, gCO2eq/kWh (multiple of faded)"
+    plain = print_table(errors, np.ones(len(told.zones)), title), print_gain(errors)
     mean = np.nanmean(history.actual.values, axis=0)
-    print_table(errors, mean, "the same relative to each zone's mean")
-    print_gain({name: rows / mean**2 for name, rows in errors.items()})
+    scaled = {name: rows / mean**2 for name, rows in errors.items()}
+    relative = print_table(errors, mean, "the same relative to each zone's mean"), print_gain(scaled)
+    if told.json:
+        document = {"from": told.begin, "to": told.end, "zones": told.zones, "times": asked, "leads": LEADS}
+        for name, (roots, gain) in (("g_per_kwh", plain), ("relative", relative)):
+            document[name] = {"rmse": roots, "gain": gain}
+        told.json.write_text(json.dumps(document), encoding="utf-8")
     if told.plot:
         draw(history, begin, told.plot)
 

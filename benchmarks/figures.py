@@ -1,0 +1,189 @@
+"""Make the figures of README and docs: numbers in docs/figures, and from them the tables on the pages.
+
+    python benchmarks/figures.py [DATA] [--only NAME ...] [--tables] [--check]
+
+``docs/figures/NAME.json`` is what a command has found; it says which, and what that rests on. Tables on pages
+stand between ``<!-- figures: NAME -->`` and ``<!-- end -->`` and are written from these files; ``--tables``
+does only that, ``--check`` says where a page differs.
+
+Figures on made-up intensities or durations need nothing. Those on real traces need DATA, a folder with
+``actual.parquet`` (region, time, g_per_kwh) and ``forecast.parquet`` (the same with issued_at), and are left
+as they are without it. Ours are hourly actuals of 2022 and 2023 from Electricity Maps' Data Portal (ODbL;
+one download a zone and year, which ``lowcarb archive import`` reads), and one 96-hour forecast a day by a
+time-series model without weather data (nesl/CarbonX on GitHub, BSD-3-Clause, commit 47723d3).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parent.parent
+FIGURES = ROOT / "docs" / "figures"
+REAL = "real traces"
+BLOCK = re.compile(r"(<!-- figures: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+class Figure(NamedTuple):
+    """One file of numbers, and maybe a picture: what it rests on, and the command that writes it."""
+
+    name: str
+    rests_on: str
+    command: Callable[[Path | None, Path], list[str]]
+    to_stdout: bool = False
+
+
+def _backtest(data: Path | None, out: Path) -> list[str]:
+    return [
+        str(Path(sys.executable).parent / "lowcarb"), "backtest", "--actual", f"{data}/actual.parquet",
+        "--forecast", f"{data}/forecast.parquet", "--signal", "average", "--setting", "main",
+        "--seeds", "20", "--deadlines", "1,2,4,8", "--from", "2023-07-01", "--to", "2023-12-28", "--json",
+    ]  # fmt: skip
+
+
+def _skill(data: Path | None, out: Path) -> list[str]:
+    week = ROOT / "docs" / "explanation" / "forecast-week.png"
+    return [*_benchmark("forecast_skill"), str(data), "--json", str(out), "--plot", str(week)]
+
+
+def _capture(data: Path | None, out: Path) -> list[str]:
+    return [*_benchmark("capture"), str(data), "--methods", "ours", "fading", "--json", str(out)]
+
+
+def _coverage(data: Path | None, out: Path) -> list[str]:
+    return [*_benchmark("deadline_coverage"), "--runs", "4000", "--through-flower", "0", "--json", str(out)]
+
+
+def _accuracy(data: Path | None, out: Path) -> list[str]:
+    return [sys.executable, str(ROOT / "examples" / "accuracy" / "run.py"), "--out", str(out.parent)]
+
+
+def _benchmark(name: str) -> list[str]:
+    return [sys.executable, str(ROOT / "benchmarks" / f"{name}.py")]
+
+
+ALL = (
+    Figure("accuracy", "synthetic intensities, real digits", _accuracy),
+    Figure("deadline-coverage", "made-up durations", _coverage),
+    Figure("backtest", REAL, _backtest, to_stdout=True),
+    Figure("forecast-skill", REAL, _skill),
+    Figure("capture", REAL, _capture),
+)
+
+
+def make(figure: Figure, data: Path | None) -> None:
+    """Run the command of a figure, and note in its file what it was and what it rests on."""
+    out = FIGURES / f"{figure.name}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    command = figure.command(data, out)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE if figure.to_stdout else None)
+    found = json.loads(done.stdout if figure.to_stdout else out.read_text(encoding="utf-8"))
+    told = [Path(part).name if "/" in part and part != str(data) else part for part in command]
+    said = " ".join("DATA" if part == str(data) else part for part in told)
+    document = {"figure": figure.name, "rests_on": figure.rests_on, "command": said, **found}
+    out.write_text(json.dumps(document) + "\n", encoding="utf-8")
+
+
+# -- tables --------------------------------------------------------------------------------------------------
+
+
+def read(name: str) -> dict[str, Any]:
+    """Return the numbers of a figure."""
+    found: dict[str, Any] = json.loads((FIGURES / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _savings(columns: dict[str, str]) -> str:
+    """Return reductions by deadline."""
+    lines = ["| deadline, in back-to-back times | " + " | ".join(columns.values()) + " |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    for entry in read("backtest")["deadlines"]:
+        by_method = {score["method"]: score for score in entry["methods"]}
+        factor = entry["deadline"]
+        name = "1 (no waiting, only choosing who)" if factor == 1 else f"{factor:g}"
+        cells = [f"{100 * by_method[method]['reduction']:.1f}" for method in columns]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _readme() -> str:
+    return _savings(
+        {
+            "flwr-lowcarb-2022": "the rule of 2022",
+            "one-shot": "planned once",
+            "ours": "replanned every 6 h",
+            "perfect": "with perfect information",
+        }
+    )
+
+
+def _limits() -> str:
+    return _savings({"ours": "saves, %", "perfect": "with perfect information, %"})
+
+
+def _accuracy_table() -> str:
+    sys.path.insert(0, str(ROOT / "examples" / "accuracy"))
+    from accuracy_study.evidence import table
+
+    return table(read("accuracy"))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "savings": _readme,
+    "savings-limits": _limits,
+    "accuracy": _accuracy_table,
+}
+
+
+def pages() -> list[Path]:
+    """Return the pages that may hold tables."""
+    return [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("examples/**/*.md"))]
+
+
+def rewritten(text: str) -> str:
+    """Return a page with its tables as the numbers have them."""
+
+    def table(match: re.Match[str]) -> str:
+        return f"{match[1]}{TABLES[match[2]]()}\n{match[4]}"
+
+    return BLOCK.sub(table, text)
+
+
+def main() -> None:
+    """Make what can be made, then write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, nargs="?", help="folder with trace files")
+    parser.add_argument("--only", nargs="+", choices=[figure.name for figure in ALL])
+    parser.add_argument("--tables", action="store_true", help="only write the tables again")
+    parser.add_argument("--check", action="store_true", help="only say which pages differ")
+    told = parser.parse_args()
+    for figure in () if told.tables or told.check else ALL:
+        if told.only and figure.name not in told.only:
+            continue
+        if figure.rests_on == REAL and told.data is None:
+            print(f"{figure.name}: skipped, it rests on real traces: make figures DATA=folder")
+            continue
+        print(f"{figure.name}: {figure.rests_on} ...", flush=True)
+        make(figure, told.data)
+    differ = []
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        if (new := rewritten(text)) != text:
+            differ.append(str(page.relative_to(ROOT)))
+            if not told.check:
+                page.write_text(new, encoding="utf-8")
+    if differ:
+        print("differs:" if told.check else "written:", ", ".join(differ))
+    sys.exit(1 if told.check and differ else 0)
+
+
+if __name__ == "__main__":
+    main()
