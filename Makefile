@@ -4,8 +4,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+LOWEST_PYTHON ?= $(shell command -v python3.11 || echo $(PYTHON))
 
-.PHONY: demo test lint docs notebooks soak clean
+.PHONY: demo test lint docs notebooks wheel lowest soak clean
 
 demo: $(STAMP)  ## a real Flower simulation that waits for clean hours, and what it saved
 	$(BIN)/lowcarb demo
@@ -25,11 +26,20 @@ docs: $(STAMP)  ## the documentation as a site, in site/
 notebooks: $(STAMP)  ## run the notebooks again, and keep what they show
 	$(BIN)/python notebooks/execute.py
 
+wheel:  ## what would be published, in a clean environment of its own
+	PYTHON=$(PYTHON) .ci/wheel
+
+lowest:  ## the tests with the lowest versions that the package admits
+	PYTHON=$(LOWEST_PYTHON) .ci/lowest
+
+figures: $(STAMP)  ## every number and picture of README and docs; DATA=folder with trace files for the real ones
+	$(BIN)/python benchmarks/figures.py $(DATA)
+
 soak: $(STAMP)  ## long property runs
 	$(BIN)/pytest -m soak
 
 clean:  ## remove what the other targets made
-	rm -rf .venv build dist runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf .venv .venv-lowest build dist runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
