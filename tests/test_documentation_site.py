@@ -14,7 +14,7 @@ import pytest
 import typer
 
 import lowcarb_scheduler
-from lowcarb_scheduler import errors
+from lowcarb_scheduler import backtest, errors, testing
 from lowcarb_scheduler.cli.app import app
 
 ROOT = Path(__file__).parent.parent
@@ -81,6 +81,10 @@ def test_every_public_name_is_in_the_reference(site):
     shown = set().union(*(page.anchors for name, page in site.items() if name.startswith("reference/api")))
     for name in set(lowcarb_scheduler.__all__) - {"__version__"}:
         assert f"lowcarb_scheduler.{name}" in shown
+    tools = site["reference/api-tools.html"]
+    for module in (backtest, testing):
+        for name in module.__all__:
+            assert re.search(rf'id="{module.__name__}\.(\w+\.)?{name}"|<code>{name}</code>', tools.text), name
 
 
 def test_every_command_and_option_is_in_the_reference(site):
