@@ -105,8 +105,11 @@ def progress(what: str, steps: int) -> Iterator[Callable[[], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     screen = console(stderr=True)
+    if not screen.is_terminal:  # rich before 14.3 would leave an empty line
+        yield lambda: None
+        return
     columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+    with Progress(*columns, console=screen, transient=True) as bar:
         task = bar.add_task("", total=steps)
         yield lambda: bar.advance(task)
 
