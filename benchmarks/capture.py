@@ -26,7 +26,8 @@ from pathlib import Path
 import numpy as np
 
 from lowcarb_scheduler import correct_forecast, plan, replan
-from lowcarb_scheduler.backtest import METHODS, SETTINGS, History, follow, instance, ours_decide, plain_decide
+from lowcarb_scheduler.backtest import METHODS, SETTINGS, History, follow, instance
+from lowcarb_scheduler.backtest.methods import ours_decide, plain_decide
 from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.forecasts.traces import read_points
 

@@ -86,10 +86,23 @@ def make(figure: Figure, data: Path | None) -> None:
     command = figure.command(data, out)
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE if figure.to_stdout else None)
     found = json.loads(done.stdout if figure.to_stdout else out.read_text(encoding="utf-8"))
-    told = [Path(part).name if "/" in part and part != str(data) else part for part in command]
-    said = " ".join("DATA" if part == str(data) else part for part in told)
+    said = _said(command, data)
     document = {"figure": figure.name, "rests_on": figure.rests_on, "command": said, **found}
     out.write_text(json.dumps(document) + "\n", encoding="utf-8")
+
+
+def _said(command: list[str], data: Path | None) -> str:
+    """Return a command as a reader would type it: no folder of this machine."""
+    words = []
+    for part in command:
+        if data is not None and part.startswith(str(data)):
+            words.append(f"DATA{part.removeprefix(str(data))}")
+        elif part == sys.executable:
+            words.append("python")
+        else:
+            words.append(part.removeprefix(f"{ROOT}/") if part.startswith(str(ROOT)) else part)
+    words[0] = Path(words[0]).name
+    return " ".join(words)
 
 
 # -- tables --------------------------------------------------------------------------------------------------
