@@ -1,4 +1,4 @@
-"""``lowcarb archive``: what sources have said, kept on disk: list, fetch, export, prune."""
+"""``lowcarb archive``: what sources have said, kept on disk: list, fetch, import, export, prune."""
 
 from dataclasses import asdict
 from datetime import timedelta
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 EXIT_MISSING: Final = 1
 _MEGABYTE: Final = 1e6
 
-app = typer.Typer(help="What sources have said, kept on disk: list, fetch, export, prune.")
+app = typer.Typer(help="What sources have said, kept on disk: list, fetch, import, export, prune.")
 
 ArchiveDir = Annotated[
     str | None,  # a path would hide that it is none
@@ -249,6 +249,65 @@ def export(
         output.print_line(
             screen, f"{kind}: {file['rows']} rows of {', '.join(file['locations'])} in {file['path']}"
         )
+
+
+@app.command(
+    "import",
+    cls=Command,
+    epilog=examples(
+        ["lowcarb archive import DE_2023_hourly.csv FR_2023_hourly.csv --to actual.parquet",
+         "lowcarb archive import Carbon_Intensity_Data.csv"]
+    ),
+)  # fmt: skip
+def import_files(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="CSV of Electricity Maps, CSV or JSON of NESO, or traces."),
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--to", metavar="FILE", help="Write a trace file: .csv or .parquet. Default: the archive."
+        ),
+    ] = None,
+    factor: Annotated[
+        str, typer.Option(metavar="F", help="Which intensity of Electricity Maps: direct or lifecycle.")
+    ] = "direct",
+    signal: Annotated[
+        str, typer.Option(metavar="SIGNAL", help="What a trace file measures: average, marginal, unknown.")
+    ] = "unknown",
+    archive_dir: ArchiveDir = None,
+    as_json: Json = False,
+) -> None:
+    """Take in what happened from files that were downloaded: for a backtest, or as history."""
+    from lowcarb_scheduler.cli.importing import into_archive, read_all, write_trace
+
+    downloads = read_all(files, factor, signal)
+    if to is not None:
+        told = write_trace(downloads, to)
+        where = str(to)
+    else:
+        settings = _settings(archive_dir=archive_dir)
+        archive = _opened(settings)
+        told = into_archive(downloads, archive, settings.archive_days)
+        where = str(archive.path)
+    if as_json:
+        output.write_document(
+            {"schema_version": SCHEMA_VERSION, "path": where, "locations": [asdict(each) for each in told]}
+        )
+        return
+    screen = output.console()
+    output.print_title(screen, f"kept in {where}")
+    columns = [
+        output.Column("location", whole=True), output.Column("source"), output.Column("signal"),
+        output.Column("from (UTC)"), output.Column("to (UTC)"), output.Column("known, h", right=True),
+    ]  # fmt: skip
+    rows = [
+        (each.location, each.source, each.signal, wording.instant(each.first), wording.instant(each.last),
+         f"{each.hours:g}")
+        for each in told
+    ]  # fmt: skip
+    output.print_table(screen, columns, rows)
 
 
 @app.command(cls=Command, epilog=examples(["lowcarb archive prune --days 90"]))
