@@ -149,10 +149,71 @@ def _accuracy_table() -> str:
     return table(read("accuracy"))
 
 
+def _skill_table() -> str:
+    found = read("forecast-skill")
+    leads = [f"{low} h" if high == low + 1 else f"{low}-{high - 1} h" for low, high in found["leads"]]
+    names = {
+        "raw": "raw",
+        "faded": "faded",
+        "unlearned": "corrected, no past issues",
+        "corrected": "**corrected**",
+        "climatology": "climatology alone",
+        "persistence": "persistence",
+    }
+    rmse = found["g_per_kwh"]["rmse"]
+    lines = ["| | " + " | ".join(leads) + " |", "|---" * (len(leads) + 1) + "|"]
+    for method, name in names.items():
+        cells = [
+            f"{own:.1f}" + ("" if method == "faded" else f" ({own / faded:.2f})")
+            for own, faded in zip(rmse[method], rmse["faded"], strict=True)
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _capture_table() -> str:
+    found = read("capture")
+    about = {"main": "main: 100 clients, 16 zones", "small": "small: 20 clients, 8 zones",
+             "large": "large: 400 clients, 24 zones"}  # fmt: skip
+    lines = [
+        "| setting | deadline | corrected: saving, capture | faded: saving, capture"
+        " | paired difference (standard error) |",
+        "|---|---|---|---|---|",
+    ]
+    by_case: dict[tuple[str, float], dict[str, Any]] = {}
+    for row in found["rows"]:
+        by_case.setdefault((row["setting"], row["deadline"]), {})[row["method"]] = row
+    for (setting, deadline), methods in by_case.items():
+        own, faded = methods["ours"], methods["fading"]
+        told = [f"{each['saving']:.1f}, {each['capture']:.3f}" for each in (own, faded)]
+        lines.append(
+            f"| {about[setting]} | {deadline:g}x | {told[0]} | {told[1]} |"
+            f" {own['gain']:+.1f} ({own['gain_se']:.1f}) |"
+        )
+    return "\n".join(lines)
+
+
+def _coverage_table() -> str:
+    rows = read("deadline-coverage")["rows"]
+    rounds = sorted({row["rounds"] for row in rows})
+    lines = ["| durations | " + " | ".join(f"{number} rounds" for number in rounds) + " |",
+             "|---" * (len(rounds) + 1) + "|"]  # fmt: skip
+    for law in dict.fromkeys(row["durations"] for row in rows):
+        cells = []
+        for number in rounds:
+            of = [row for row in rows if (row["durations"], row["rounds"]) == (law, number)]
+            cells.append(", ".join(f"{100 * row['late'] / row['in_time_without']:.2f}" for row in of) + " %")
+        lines.append(f"| {law} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "savings": _readme,
     "savings-limits": _limits,
     "accuracy": _accuracy_table,
+    "forecast-skill": _skill_table,
+    "capture": _capture_table,
+    "deadline-coverage": _coverage_table,
 }
 
 
