@@ -42,7 +42,7 @@ def picture_of_standing(front: RunFront, finish_by: datetime | None, labels: str
     says = [
         f"line: plans of the start, from back-to-back ({wording.mass(first.emissions_g)}) to the most patient"
         f" ({wording.mass(last.emissions_g)})",
-        "by when the last round closes (UTC)",
+        "by when the last round closes (UTC), all in the energy that was drawn",
     ]
     if any(stand.name == "run-now" for stand in front.stands):
         says.append("run-now: random clients, back-to-back")
