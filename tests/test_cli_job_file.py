@@ -142,3 +142,8 @@ def test_a_hundred_thousand_clients_are_read_as_columns(fleet):
     rows = "\n".join(f"c{k},DE,{k % 9},30" for k in range(100_000))
     read = fleet(f"id,location,power_watts,duration_minutes\n{rows}\n")
     assert len(read) == 100_000
+
+
+def test_rounds_may_be_mixed(read):
+    assert read(TOML).mix_rounds is None
+    assert read(TOML.replace("participation = [0, 3]", "mix_rounds = 2")).mix_rounds == 2

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 REQUIRED: Final = ("finish_by", "rounds", "clients_per_round")
 OPTIONAL: Final = (
     "now", "round_duration_minutes", "start_step_minutes", "patience", "participation", "stagger",
-    "max_location_share", "clients", "fleet",
+    "max_location_share", "mix_rounds", "clients", "fleet",
 )  # fmt: skip
 _KEY_OF_FIELD: Final = {"round_duration": "round_duration_minutes", "start_step": "start_step_minutes"}
 
@@ -152,6 +152,7 @@ def _job(document: Mapping[str, Any], path: Path, clock: Clock, patience: float 
         participation=given.get("participation", "equal"),
         stagger=stagger,
         max_location_share=given.get("max_location_share", 1.0),
+        mix_rounds=given.get("mix_rounds"),
     )
     return JobFile(job, cells, "now" in given)
 
