@@ -49,6 +49,7 @@ def test_where_too_little_is_known_there_is_no_picture(without):
 def test_it_is_drawn_with_a_bar_a_round(width_in):
     picture = picture_of_choice(choice(run_events()), "made up")
     axes = picture.draw(width_in).axes[0]
-    assert len(axes.lines) == len(OPENS)
+    (bars,) = axes.collections
+    assert len(bars.get_segments()) == len(OPENS)
     assert axes.get_ylabel() == "gCO2eq/kWh"
     assert axes.get_ylim()[0] == 0

@@ -142,8 +142,8 @@ def _draw(choice: Choice, width_in: float) -> Figure:
     edges = choice.edges_us / DAY_US
     axes.stairs(choice.high, edges, baseline=choice.low, fill=True, color=NO_VALUE)
     axes.stairs(choice.mean, edges, baseline=None, color=SOFT, linewidth=1.2)
-    for opens, closes, mean in choice.rounds:
-        axes.plot([day(opens), day(closes)], [mean, mean], color=LINE, linewidth=3.4, solid_capstyle="butt")
+    opens, closes, means = zip(*choice.rounds, strict=True)
+    axes.hlines(means, [*map(day, opens)], [*map(day, closes)], color=LINE, linewidth=3.4, capstyle="butt")
     clean(axes)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))

@@ -181,11 +181,12 @@ def _add_boxes(axes: Axes, boxes: Sequence[tuple[RoundBar, int, float]], **style
 
 
 def _number_rounds(axes: Axes, rounds: Sequence[RoundBar], points_a_day: float) -> None:
-    """Write the rounds' numbers above them, as many as fit."""
+    """Draw the rounds above all, and write their numbers there, as many as fit."""
+    spans = [day(bar.opens_at) for bar in rounds], [day(bar.closes_at) for bar in rounds]
+    axes.hlines([-0.62] * len(rounds), *spans, color=INK, linewidth=2, capstyle="butt")
     free_from = -np.inf
     for bar in rounds:
         left, right = day(bar.opens_at), day(bar.closes_at)
-        axes.plot([left, right], [-0.62, -0.62], color=INK, linewidth=2, solid_capstyle="butt")
         half = _CHARACTER_PT * len(str(bar.number)) / points_a_day / 2
         middle = (left + right) / 2
         if middle - half > free_from:
