@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -783,7 +781,6 @@ t.start(t.make_aware(datetime(2026, 3, 2, tzinfo=UTC), FedAvgM(server_momentum=0
 """
 
 
-@pytest.mark.flower
 @pytest.mark.parametrize("where", ["hold", "training", "between", "line"])
 def test_killed_by_the_system(midnight, where):
     script = SCRIPT.format(tests=str(Path(__file__).parent), where=where)
@@ -797,50 +794,3 @@ def test_killed_by_the_system(midnight, where):
     assert min(rounds_of(grid)) == (2 if where == "between" else 3)
     resumed = events("run_resumed")[0]
     assert (resumed["cut_bytes"] > 0) == (where == "line")
-
-
-def who_writes(path):
-    """Return the process that holds a file open."""
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            if link.readlink() == path:
-                return int(link.parts[2])
-        except OSError:  # not ours, or gone
-            continue
-    raise AssertionError(f"nobody writes {path}")
-
-
-@pytest.mark.flower
-@pytest.mark.enable_socket
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds the process of the ServerApp in /proc")
-def test_a_real_serverapp_that_is_killed_goes_on_when_flwr_run_is_called_again(tmp_path):
-    pytest.importorskip("ray")
-    pytest.importorskip("sklearn")
-    from lowcarb_scheduler.demo.federation import federation, tail
-    from lowcarb_scheduler.demo.runner import APP, NODES
-
-    rounds, ledger, log = 12, tmp_path / "run" / "ledger.jsonl", tmp_path / "log"
-    config = {
-        "num-server-rounds": rounds, "lowcarb-finish-by": "36h", "lowcarb-run-dir": str(ledger.parent),
-        "lowcarb-locations": str(APP / "locations.toml"), "results-file": str(tmp_path / "results.json"),
-    }  # fmt: skip
-
-    def closed():
-        return ledger.read_text("utf-8").count('"event": "round_closed"') if ledger.exists() else 0
-
-    with federation(tmp_path / "flower", NODES) as local:
-        process = local.run(APP, config, log)
-        while closed() < 2 and process.poll() is None:
-            time.sleep(0.02)
-        os.kill(who_writes(ledger), signal.SIGKILL)
-        process.kill()  # it only shows the log
-        process.wait()
-        assert 2 <= closed() < rounds, tail(log, 40)
-        assert local.run(APP, config, log).wait(240) == 0, tail(log, 40)
-    run = summarise(read_ledger(ledger.parent))
-    assert (run.status, run.resumed, len(run.rounds)) == ("completed", 1, rounds)
-    assert sum(run.turns.values()) == 6 * rounds
-    accuracy = json.loads((tmp_path / "results.json").read_text("utf-8"))["accuracy"]
-    assert sorted(map(int, accuracy)) == list(range(rounds + 1))
-    assert accuracy[str(rounds)] > accuracy["0"] + 0.2
-    assert "going on with the run of" in log.read_text("utf-8")

@@ -3,7 +3,7 @@
     python examples/deployment/run.py [RUN_DIR]
 
 Starts a SuperLink and three SuperNodes on loopback, each told where it is and what it draws; writes a trace
-file in which electricity becomes clean within two minutes; runs the app of ``examples/quickstart-numpy`` on
+file in which electricity becomes clean within a minute; runs the app of ``examples/quickstart-numpy`` on
 them, in real time; and reads the ledger. Everything it has started is gone afterwards.
 """
 
@@ -59,10 +59,10 @@ class Deployment:
         ]  # fmt: skip
         self.nodes[name] = start(command, self.home, self.home / f"{name}.log")
 
-    def run(self, run_config: Mapping[str, object]) -> subprocess.Popen[bytes]:
-        """Start ``flwr run``; its output goes to ``run.log``, and the process ends with the run."""
+    def run(self, run_config: Mapping[str, object], log: str = "run.log") -> subprocess.Popen[bytes]:
+        """Start ``flwr run``; its output goes to a file, and the process ends with the run."""
         command = [script("flwr"), "run", str(APP), LINK, "--stream", "--run-config", _toml(run_config)]
-        return start(command, self.home, self.home / "run.log")
+        return start(command, self.home, self.home / log)
 
     def stop(self, run_id: str) -> None:
         """Ask the SuperLink to stop a run, as ``flwr stop`` does."""
@@ -91,19 +91,14 @@ def deployment(home: Path) -> Iterator[Deployment]:
                 stop(process)
 
 
-def write_trace(path: Path, *clean_at: datetime) -> None:
-    """Write a trace by the minute: dirty but for the minutes that begin then."""
-    times = [clean_at[0] + minute * MINUTE for minute in range(-10, 60)]
+def write_trace(path: Path, clean_at: datetime) -> None:
+    """Write a trace by the minute: dirty but for the two minutes that begin then."""
     lines = ["location,time,g_per_kwh"]
     for place in sorted({place for _, place, _ in SITES}):
-        lines += [f"{place},{format_time(time)},{CLEAN if time in clean_at else DIRTY}" for time in times]
+        for minute in range(-40, 60):
+            grams = CLEAN if minute in (0, 1) else DIRTY
+            lines.append(f"{place},{format_time(clean_at + minute * MINUTE)},{grams}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def full_minute(earliest: datetime) -> datetime:
-    """Return the first full minute from a time on."""
-    floor = earliest.replace(second=0, microsecond=0)
-    return floor if floor == earliest else floor + MINUTE
 
 
 def settings(run_dir: Path, traces: Path, **changes: object) -> dict[str, object]:
@@ -131,9 +126,9 @@ def main(run_dir: Path) -> int:
     with deployment(run_dir / "flower") as running:
         for name, location, watts in SITES:
             running.join(name, location, watts)
-        clean_at = full_minute(datetime.now(UTC) + timedelta(seconds=40))
+        clean_at = datetime.now(UTC) + timedelta(seconds=40)
         write_trace(run_dir / "trace.csv", clean_at)
-        print(f"three SuperNodes are starting; electricity is clean from {clean_at:%H:%M} UTC")
+        print(f"three SuperNodes are starting; electricity is clean from {clean_at:%H:%M:%S} UTC")
         process = running.run(settings(run_dir, run_dir / "trace.csv"))
         began = time.monotonic()
         while process.poll() is None and time.monotonic() - began < TIMEOUT_S:
