@@ -42,10 +42,22 @@ class Figure(NamedTuple):
 
 
 def _backtest(data: Path | None, out: Path) -> list[str]:
+    return _replay(data, "main", "20", "1,2,4,8")
+
+
+def _backtest_small(data: Path | None, out: Path) -> list[str]:
+    return _replay(data, "small", "20", "1,2,4")
+
+
+def _backtest_large(data: Path | None, out: Path) -> list[str]:
+    return _replay(data, "large", "6", "1,2,4")
+
+
+def _replay(data: Path | None, setting: str, seeds: str, deadlines: str) -> list[str]:
     return [
         str(Path(sys.executable).parent / "lowcarb"), "backtest", "--actual", f"{data}/actual.parquet",
-        "--forecast", f"{data}/forecast.parquet", "--signal", "average", "--setting", "main",
-        "--seeds", "20", "--deadlines", "1,2,4,8", "--from", "2023-07-01", "--to", "2023-12-28", "--json",
+        "--forecast", f"{data}/forecast.parquet", "--signal", "average", "--setting", setting,
+        "--seeds", seeds, "--deadlines", deadlines, "--from", "2023-07-01", "--to", "2023-12-28", "--json",
     ]  # fmt: skip
 
 
@@ -74,6 +86,8 @@ ALL = (
     Figure("accuracy", "synthetic intensities, real digits", _accuracy),
     Figure("deadline-coverage", "made-up durations", _coverage),
     Figure("backtest", REAL, _backtest, to_stdout=True),
+    Figure("backtest-small", REAL, _backtest_small, to_stdout=True),
+    Figure("backtest-large", REAL, _backtest_large, to_stdout=True),
     Figure("forecast-skill", REAL, _skill),
     Figure("capture", REAL, _capture),
 )
@@ -140,6 +154,34 @@ def _readme() -> str:
 
 def _limits() -> str:
     return _savings({"ours": "saves, %", "perfect": "with perfect information, %"})
+
+
+def _methods(name: str) -> str:
+    """Return all of a backtest by method: reduction (standard error), capture, and the difference to ours."""
+    found = read(name)
+    entries, setting = found["deadlines"], found["setting"]
+    heads = [f"{entry['deadline']:g}x: %, capture" for entry in entries]
+    heads += [f"{entry['deadline']:g}x: less ours" for entry in entries]
+    lines = [
+        f"{setting['clients']} clients at {len(setting['locations'])} locations,"
+        f" {setting['rounds']} rounds of {setting['clients_per_round']}, {setting['round_duration_minutes'] / 60:g} h each;"
+        f" {found['seeds']} starts by deadline, {found['from'][:10]} to {found['to'][:10]}:", "",
+        "| method | " + " | ".join([*heads, "turns", "plan, CPU s"]) + " |", "|---" * (len(heads) + 3) + "|",
+    ]  # fmt: skip
+    for scores in zip(*(entry["methods"] for entry in entries), strict=True):
+        cells = [f"{_points(each, 'reduction')}, {round(each['capture'], 2) + 0.0:.2f}" for each in scores]
+        cells += ["" if each["method"] == "ours" else _points(each, "difference", "+") for each in scores]
+        turns = sorted({each[key] for each in scores for key in ("min_turns", "max_turns")} - {None})
+        seconds = ", ".join(f"{each['plan_seconds']:.1f}" for each in scores)
+        cells += [" to ".join(str(turn) for turn in turns), seconds]
+        lines.append(f"| {scores[0]['method']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _points(score: dict[str, Any], key: str, sign: str = "") -> str:
+    """Return a part in points with its standard error, where that is more than rounding."""
+    shown, error = f"{round(100 * score[key], 1) + 0.0:{sign}.1f}", score[f"{key}_se"]
+    return f"{shown} ({100 * error:.1f})" if error and error > 1e-9 else shown
 
 
 def _accuracy_table() -> str:
@@ -210,6 +252,9 @@ def _coverage_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "savings": _readme,
     "savings-limits": _limits,
+    "methods-main": lambda: _methods("backtest"),
+    "methods-small": lambda: _methods("backtest-small"),
+    "methods-large": lambda: _methods("backtest-large"),
     "accuracy": _accuracy_table,
     "forecast-skill": _skill_table,
     "capture": _capture_table,
