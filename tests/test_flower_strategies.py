@@ -453,6 +453,40 @@ def test_a_hook_that_leaves_the_mixin_out_is_noted(midnight):
     assert "has to call that of super()" in noted[0]["consequence"]
 
 
+class Addressing(FedAvg):
+    """A strategy that sends its messages to other nodes than the grid shows, or more than one to each."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+
+    def configure_train(self, server_round, arrays, config, grid):
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        if self.way == "twice":
+            again = [Message(m.content, m.metadata.dst_node_id, MessageType.TRAIN) for m in messages]
+            return [*messages, *again]
+        if self.way == "others":
+            elsewhere = [101 + k for k in range(NODES)]
+            return [Message(messages[0].content, node_id, MessageType.TRAIN) for node_id in elsewhere]
+        return messages[: {"one": 1, "nobody": 0}[self.way]]
+
+
+@pytest.mark.parametrize(
+    ("way", "fix"),
+    [
+        ("one", "lowcarb-clients-per-round = 1"),
+        ("nobody", "one message to each node of the grid"),
+        ("twice", "one message to each node of the grid"),
+        ("others", "one message to each node of the grid"),
+    ],
+)
+def test_a_strategy_that_trains_others_than_planned_is_told_what_to_do(way, fix, aware):
+    grid = InMemoryGrid(make_app(), CONFIGS)
+    with pytest.raises(PlanMismatchError, match=fix):
+        run(aware(Addressing(way)), grid, initial_arrays(""))
+    assert not trained(grid)
+
+
 # -- no wait without end --------------------------------------------------------------------------------
 
 

@@ -170,6 +170,23 @@ def pinned_sampling(strategy: Any, phase: str, nodes: int) -> Iterator[None]:
             setattr(layer, name, value)
 
 
+def check_addressed(strategy: str, planned: Sequence[int], addressed: Sequence[int]) -> None:
+    """Check that a strategy sends each planned node one message, and no other node any.
+
+    Raises
+    ------
+    PlanMismatchError
+        If it does not.
+    """
+    if sorted(addressed) == sorted(planned):
+        return
+    if 0 < len(addressed) < len(planned):
+        fix = f"if it trains no more at a time, lowcarb-clients-per-round = {len(addressed)}"
+    else:
+        fix = "it has to send one message to each node of the grid that it is given"
+    raise PlanMismatchError(strategy, sorted(planned), sorted(addressed), fix)
+
+
 class Sampling(NamedTuple):
     """How a strategy samples the nodes of a round by itself.
 

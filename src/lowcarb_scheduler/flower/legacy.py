@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 from flwr.server.client_manager import ClientManager
 from flwr.server.strategy import Strategy
 
-from lowcarb_scheduler.errors import InputError, PlanMismatchError, one_line
-from lowcarb_scheduler.flower.grid import GridBefore, Polls, Sampling, pinned_sampling
+from lowcarb_scheduler.errors import InputError, one_line
+from lowcarb_scheduler.flower.grid import GridBefore, Polls, Sampling, check_addressed, pinned_sampling
 from lowcarb_scheduler.flower.setup import Setup
 from lowcarb_scheduler.flower.strategy import close_books
 
@@ -109,10 +109,7 @@ class CarbonAwareLegacy(Strategy):
                 server_round=server_round, parameters=parameters,
                 client_manager=_ScopedManager(client_manager, clients.proxies(nodes), self._name),
             )  # fmt: skip
-        addressed = sorted(_node_id(proxy) for proxy, _ in instructions)
-        if addressed != sorted(nodes):
-            fix = "a strategy that trains one client at a time needs lowcarb-clients-per-round = 1"
-            raise PlanMismatchError(self._name, sorted(nodes), addressed, fix)
+        check_addressed(self._name, nodes, [_node_id(proxy) for proxy, _ in instructions])
         return instructions
 
     def aggregate_fit(self, server_round: int, results: Any, failures: Any) -> Any:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from lowcarb_scheduler.errors import InputError, PlanMismatchError, one_line
+from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.flower.arguments import divided
-from lowcarb_scheduler.flower.grid import Sampling, ScopedGrid, layers, pinned_sampling
+from lowcarb_scheduler.flower.grid import Sampling, ScopedGrid, check_addressed, layers, pinned_sampling
 from lowcarb_scheduler.flower.progress import Stage
 from lowcarb_scheduler.flower.setup import Setup
 from lowcarb_scheduler.flower.signals import ending_in_order
@@ -191,10 +191,7 @@ class CarbonAwareMixin:
         with pinned_sampling(self, "train", len(nodes)):
             scope = ScopedGrid(grid, nodes, name)
             sent = list(inner.configure_train(server_round, arrays, config, scope))
-        addressed = sorted(message.metadata.dst_node_id for message in sent)
-        if addressed != sorted(nodes):
-            fix = "a strategy that trains one node at a time needs lowcarb-clients-per-round = 1"
-            raise PlanMismatchError(name, sorted(nodes), addressed, fix)
+        check_addressed(name, nodes, [message.metadata.dst_node_id for message in sent])
         return self._lowcarb_sent(run, sent)
 
     def _lowcarb_sent(self, run: CarbonRun, messages: list[Message]) -> list[Message]:
