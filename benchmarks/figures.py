@@ -130,9 +130,14 @@ def read(name: str) -> dict[str, Any]:
 
 def _savings(columns: dict[str, str]) -> str:
     """Return reductions by deadline."""
-    lines = ["| deadline, in back-to-back times | " + " | ".join(columns.values()) + " |"]
+    found = read("backtest")
+    lines = [
+        f"| deadline, in back-to-back times; {found['seeds']} starts each | "
+        + " | ".join(columns.values())
+        + " |"
+    ]
     lines.append("|---" * (len(columns) + 1) + "|")
-    for entry in read("backtest")["deadlines"]:
+    for entry in found["deadlines"]:
         by_method = {score["method"]: score for score in entry["methods"]}
         factor = entry["deadline"]
         name = "1 (no waiting, only choosing who)" if factor == 1 else f"{factor:g}"
@@ -144,7 +149,7 @@ def _savings(columns: dict[str, str]) -> str:
 def _readme() -> str:
     return _savings(
         {
-            "flwr-lowcarb-2022": "the rule of 2022",
+            "flwr-lowcarb-2022": "flwr-lowcarb, 2022",
             "one-shot": "planned once",
             "ours": "replanned every 6 h",
             "perfect": "with perfect information",
@@ -164,7 +169,8 @@ def _methods(name: str) -> str:
     heads += [f"{entry['deadline']:g}x: less ours" for entry in entries]
     lines = [
         f"{setting['clients']} clients at {len(setting['locations'])} locations,"
-        f" {setting['rounds']} rounds of {setting['clients_per_round']}, {setting['round_duration_minutes'] / 60:g} h each;"
+        f" {setting['rounds']} rounds of {setting['clients_per_round']},"
+        f" {setting['round_duration_minutes'] / 60:g} h each;"
         f" {found['seeds']} starts by deadline, {found['from'][:10]} to {found['to'][:10]}:", "",
         "| method | " + " | ".join([*heads, "turns", "plan, CPU s"]) + " |", "|---" * (len(heads) + 3) + "|",
     ]  # fmt: skip
