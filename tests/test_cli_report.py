@@ -83,13 +83,15 @@ def test_without_actuals_nothing_is_claimed(capsys, unsettled):
 def test_what_happened_can_be_asked_for_later(capsys, unsettled, run_dir, actual):
     arguments = "report", unsettled, *REFRESH, actual, "--signal", "average", "--json"
     document = run(capsys, *arguments).document
-    assert document["refreshed"] == {"lacking": [1, 2, 3], "learned": [1, 2, 3]}
+    assert document["refreshed"] == {"lacking": [1, 2, 3], "learned": [1, 2, 3], "has_news": True}
     settled = run(capsys, "report", run_dir, "--json").document
     for number in ("planned_g", "realised_g", "run_now_g", "waterfall", "by_location"):
         assert document[number] == settled[number]
     assert document["hindsight_g"] < settled["hindsight_g"]  # it may choose hours after the run, too
+    assert document["hindsight_until"] > settled["hindsight_until"]
     lines = len(read_ledger(unsettled))
-    assert run(capsys, *arguments).document["refreshed"] == {"lacking": [], "learned": []}
+    nothing = {"lacking": [], "learned": [], "has_news": False}
+    assert run(capsys, *arguments).document["refreshed"] == nothing
     assert "nothing to fetch" in run(capsys, "report", unsettled, "--refresh").out
     assert len(read_ledger(unsettled)) == lines
 
@@ -101,6 +103,16 @@ def test_a_source_is_asked_only_to_refresh(capsys, unsettled, actual):
     answer = run(capsys, "report", unsettled, "--refresh", "--source", "synthetic", "--signal", "average")
     assert answer.code == 2
     assert "--signal" in answer.line
+
+
+def test_hours_after_the_run_are_asked_for_and_stop_nobody(capsys, run_dir, actual):
+    before = run(capsys, "report", run_dir, "--refresh")  # the run's file is not known
+    assert before.code == 0
+    assert "hindsight knows no more hours: traces:" in before.err
+    answer = run(capsys, "report", run_dir, *REFRESH, actual, "--signal", "average")
+    assert "hindsight knows more hours now" in answer.out
+    assert facts_of(answer.out)["hindsight"].startswith("936 g")
+    assert facts_of(answer.out)["realised"].startswith("1.21 kg")
 
 
 def test_who_is_to_be_asked_must_be_known(capsys, unsettled):

@@ -16,8 +16,8 @@ from lowcarb_scheduler.ledger import FILE_NAME, Ledger, read_ledger, summarise
 from lowcarb_scheduler.report.accounts import account
 from lowcarb_scheduler.report.refresh import refresh, told_settings
 from lowcarb_scheduler.testing import InMemoryGrid
-from random_run import random_run
-from report_ledger import START, run_events, write_ledger
+from random_run import Truth, random_run
+from report_ledger import ACTUAL, START, run_events, write_ledger
 
 
 class Asked:
@@ -85,6 +85,23 @@ def test_what_is_not_there_yet_appends_nothing_and_a_part_is_kept(unsettled):
     assert 0 < len(part.learned) < len(lacking)
     rest = refresh(run_dir, Asked(truth), clock)
     assert rest.lacking == rest.learned == part.unknown
+
+
+def test_hindsight_learns_the_hours_it_may_choose(tmp_path):
+    run_dir = write_ledger(tmp_path / "run", run_events())
+    source, clock = Asked(Truth(ACTUAL), signal="average"), VirtualClock(START + timedelta(hours=5))
+    assert refresh(run_dir, source, clock).has_news  # the fifth hour; the sixth is to come
+    part = account(read_ledger(run_dir)).hindsight
+    assert part.known_until == START + timedelta(hours=5)
+    assert not refresh(run_dir, source, clock).lacks_hours
+    clock.sleep_until(START + timedelta(days=2))
+    found = refresh(run_dir, source, clock)
+    assert (found.lacking, found.lacks_hours, found.has_news) == ((), True, True)
+    assert not refresh(run_dir, source, clock).lacks_hours
+    accounts = account(read_ledger(run_dir))
+    assert accounts.hindsight.known_until == START + timedelta(hours=6)  # the deadline
+    assert accounts.hindsight_g <= part.emissions_g <= account(run_events()).hindsight_g
+    assert accounts.realised_g == account(run_events()).realised_g
 
 
 def test_a_figure_that_was_known_does_not_change(unsettled):
@@ -232,6 +249,6 @@ def test_a_run_without_a_source_has_no_front_and_no_number(tmp_path):
 
 def test_a_place_that_nobody_forecasts_stands_in_no_one_s_way(tmp_path):
     events = run_events()
-    record = next(event for event in events if event["event"] == "forecast")
-    del record["g_per_kwh"]["FR"]
+    forecast = next(event for event in events if event["event"] == "forecast")
+    forecast["g_per_kwh"] = {"DE": forecast["g_per_kwh"]["DE"]}
     assert account(events).front is not None

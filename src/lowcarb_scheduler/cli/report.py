@@ -11,7 +11,7 @@ from lowcarb_scheduler.cli.report_text import show
 from lowcarb_scheduler.cli.status import RunDir, folder_of
 from lowcarb_scheduler.cli.times import Times, Utc
 from lowcarb_scheduler.documents import SCHEMA_VERSION
-from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.errors import InputError, LowcarbError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,10 +83,16 @@ def _refresh(folder: Path, options: "Mapping[str, Any]", signal: str | None) -> 
     from lowcarb_scheduler.report.refresh import refresh, told_settings
 
     found = refresh(folder, None)
-    if not found.lacking:
+    if not found.lacks_hours:
         return found
-    source = _open(told_settings(read_ledger(folder)[0], options), signal)
-    found = refresh(folder, source)
+    source = None
+    try:
+        source = _open(told_settings(read_ledger(folder)[0], options), signal)
+        found = refresh(folder, source)
+    except LowcarbError as error:
+        if found.lacking or options["source"] is not None:
+            raise
+        output.log(output.shown(f"hindsight knows no more hours: {error}"))
     for fault in getattr(source, "faults", ()):
         output.log(output.shown(f"{fault.what}: {fault.why}"))
     return found
@@ -122,6 +128,7 @@ def _document(
         "realised_g": accounts.realised_g,
         "run_now_g": accounts.run_now_g,
         "hindsight_g": accounts.hindsight_g,
+        "hindsight_until": None if accounts.hindsight is None else accounts.hindsight.known_until,
         "saving": accounts.saving,
         "planned_of": accounts.planned_of or None,
         "planned_of_g": accounts.planned_of_g,
@@ -158,6 +165,7 @@ def _document(
         "max_turns": max(turns, default=None),
         "refreshed": None if refreshed is None else {
             "lacking": list(refreshed.lacking), "learned": list(refreshed.learned),
+            "has_news": refreshed.has_news,
         },
     }  # fmt: skip
 

@@ -59,6 +59,8 @@ def show(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed | No
 
 def _refreshed(found: Refreshed) -> str:
     """Say what came of asking."""
+    if not found.lacking and found.has_news:
+        return "Nothing was lacking of the rounds; hindsight knows more hours now."
     if not found.lacking:
         return "There was nothing to fetch: all that happened is known."
     learned = f"Actual intensity of {len(found.learned)} of {len(found.lacking)} rounds that lacked it"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lowcarb_scheduler.clock import MICROSECOND, SystemClock
+from lowcarb_scheduler.clock import MICROSECOND, SystemClock, from_us, to_us
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.flower.plausible import plausible
 from lowcarb_scheduler.flower.profiles import UNKNOWN_PLACE
@@ -58,10 +58,16 @@ class Refreshed:
         The rounds of which something was not known before.
     learned : tuple of int
         Those of them of which all is known now.
+    lacks_hours : bool
+        Whether there were hours that hindsight may choose and does not know.
+    has_news : bool
+        Whether anything was entered.
     """
 
     lacking: tuple[int, ...]
-    learned: tuple[int, ...]
+    learned: tuple[int, ...] = ()
+    lacks_hours: bool = False
+    has_news: bool = False
 
     @property
     def unknown(self) -> tuple[int, ...]:
@@ -103,7 +109,10 @@ def told_settings(started: Mapping[str, Any], options: Mapping[str, Any]) -> Set
 
 
 def refresh(run_dir: Path, source: ForecastSource | None, clock: Clock | None = None) -> Refreshed:
-    """Ask for the actual intensity of rounds of which it is not known, and enter it in the ledger.
+    """Ask for actual intensity that a run's accounts lack, and enter it in the ledger.
+
+    They lack it where a round has no realised or run-now emissions, or where hindsight does not know an hour
+    that it may choose.
 
     Parameters
     ----------
@@ -129,26 +138,27 @@ def refresh(run_dir: Path, source: ForecastSource | None, clock: Clock | None = 
     before = figures_of(record)
     lacking = tuple(number for number, figures in before.items() if not figures.are_known)
     places = _places(record)
-    if not lacking or source is None or not places:
-        return Refreshed(lacking, ())
+    lacks_hours = bool(lacking) or _lacks_hours(record, places, clock)
+    if not lacks_hours or source is None or not places:
+        return Refreshed(lacking, (), lacks_hours)
     start, end = _period(record, [worked for worked in record.rounds if worked.number in lacking], clock)
     new = plausible(source.actual(places, start, end))
     _check_labels(new, events)
-    told = new.slice(start, end)
+    told = _lacking(new.slice(start, end), record.actual)
     if told is None:
-        return Refreshed(lacking, ())
-    told = _lacking(told, record.actual)
+        return Refreshed(lacking, (), lacks_hours)
     known = replace(record, actual=told if record.actual is None else told.fill(record.actual))
     after = figures_of(known)
-    if all(asdict(after[number]) == asdict(before[number]) for number in lacking):
-        return Refreshed(lacking, ())
     ledger = Ledger(run_dir, clock, goes_on=True)
     try:
         ledger.append("actual", **told.to_record())
-        ledger.append("refreshed", rounds=[{"round": number, **asdict(after[number])} for number in lacking])
+        if any(asdict(after[number]) != asdict(before[number]) for number in lacking):
+            rounds = [{"round": number, **asdict(after[number])} for number in lacking]
+            ledger.append("refreshed", rounds=rounds)
     finally:
         ledger.close()
-    return Refreshed(lacking, tuple(number for number in lacking if after[number].are_known))
+    learned = tuple(number for number in lacking if after[number].are_known)
+    return Refreshed(lacking, learned, lacks_hours, has_news=True)
 
 
 def figures_of(record: Record) -> dict[int, Figures]:
@@ -170,14 +180,31 @@ def figures_of(record: Record) -> dict[int, Figures]:
     }
 
 
-def _lacking(told: IntensityTable, known: IntensityTable | None) -> IntensityTable:
-    """Return of a table what was not known: a figure that was given once does not change."""
-    if known is None:
-        return told
-    inside = (known.edges_us > told.edges_us[0]) & (known.edges_us < told.edges_us[-1])
-    edges_us = np.union1d(told.edges_us, known.edges_us[inside])
-    is_known = ~np.isnan(known.sampled(edges_us, told.locations))
-    return told.relaid(edges_us, told.locations, np.where(is_known, np.nan, told.sampled(edges_us)))
+def _lacks_hours(record: Record, places: Sequence[str], clock: Clock) -> bool:
+    """Return whether actual intensity is not known of an hour that hindsight may choose, and that is past."""
+    if record.actual is None or not record.rounds:
+        return False
+    rules = Rules.of(record)
+    start, end = rules.grid_from, min(rules.target_finish, clock.now())
+    if start >= end:
+        return False
+    known = record.actual.integrate(to_us(start), to_us(end), record.actual.columns(places))
+    return bool(np.isnan(known).any())
+
+
+def _lacking(told: IntensityTable | None, known: IntensityTable | None) -> IntensityTable | None:
+    """Return of a table what was not known, None where that is nothing: what was given once stays."""
+    if told is None:
+        return None
+    if known is not None:
+        inside = (known.edges_us > told.edges_us[0]) & (known.edges_us < told.edges_us[-1])
+        edges_us = np.union1d(told.edges_us, known.edges_us[inside])
+        is_known = ~np.isnan(known.sampled(edges_us, told.locations))
+        told = told.relaid(edges_us, told.locations, np.where(is_known, np.nan, told.sampled(edges_us)))
+    steps = np.flatnonzero(np.isfinite(told.values).any(axis=1))
+    if not len(steps):
+        return None
+    return told.slice(from_us(told.edges_us[steps[0]]), from_us(told.edges_us[steps[-1] + 1]))
 
 
 def _period(record: Record, rounds: Sequence[Worked], clock: Clock) -> tuple[datetime, datetime]:
