@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from math import sqrt
 
@@ -11,6 +12,7 @@ import pytest
 from backtest_world import BEGIN, DAY, HOUR, PLACES, SETTING, trace_rows
 from lowcarb_scheduler.accounting import jain_index
 from lowcarb_scheduler.backtest import METHODS, History, compare, instance
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
 
 PERIOD = BEGIN + 30 * DAY, BEGIN + 38 * DAY
 QUICK = "one-shot", "ours", "flwr-lowcarb-2022"
@@ -108,3 +110,18 @@ def test_plans_are_revised_as_often_as_asked(history, monkeypatch):
     monkeypatch.setitem(METHODS, "ours", spy)
     compare(history, SETTING, (2.0,), 1, PERIOD, ("ours",), cadence=3 * HOUR)
     assert asked == [3 * HOUR]
+
+
+def test_an_error_comes_back_whole_from_another_process(history):
+    unknown = replace(history, issues=history.issues[-1:])
+    for jobs in (1, 2):
+        with pytest.raises(ForecastUnavailableError, match="nothing is known yet") as caught:
+            compare(unknown, SETTING, (1.0,), 2, PERIOD, ("ours",), jobs=jobs)
+        assert caught.value.missing == dict.fromkeys(PLACES, "nothing is known yet")
+        assert caught.value.exit_code == 1
+
+
+def test_every_error_can_be_handed_on():
+    for error in (InputError("a", "b", "c", "d"), ForecastUnavailableError({"DE": "gone"})):
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), str(again), again.data()) == (type(error), str(error), error.data())

@@ -53,9 +53,19 @@ class LowcarbError(Exception):
 
     exit_code: ClassVar[int] = 1
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors are built of what they carry, not of their message; one process hands them to another whole.
+        return _restored, (type(self), self.args, self.__dict__)
+
     def data(self) -> dict[str, Any]:
         """Return what the error carries, as JSON-ready values beside ``kind`` and ``message``."""
         return {}
+
+
+def _restored(kind: type[LowcarbError], args: tuple[Any, ...], carried: dict[str, Any]) -> LowcarbError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(carried)
+    return error
 
 
 class InputError(LowcarbError):
