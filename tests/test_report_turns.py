@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from lowcarb_scheduler.report.turns import MOST_CLIENTS, picture_of_turns
+from lowcarb_scheduler.report.facts import MOST_CLIENTS
+from lowcarb_scheduler.report.turns import picture_of_turns
 
 
 def drawn(turns):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.report import wording
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.ledger import RunSummary
     from lowcarb_scheduler.report.accounts import Accounts, Sci
+
+MOST_CLIENTS: Final = 30  # bars or rows, one a client; a larger fleet is shown by how many had so many turns
 
 
 def facts_of(accounts: Accounts, finish_by: datetime | None) -> list[tuple[str, str]]:

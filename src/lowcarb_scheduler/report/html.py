@@ -15,7 +15,7 @@ from lowcarb_scheduler.errors import InputError, MissingExtraError, one_line
 from lowcarb_scheduler.ledger import FILE_NAME, read_ledger
 from lowcarb_scheduler.report import wording
 from lowcarb_scheduler.report.accounts import account
-from lowcarb_scheduler.report.facts import basis_of, facts_of
+from lowcarb_scheduler.report.facts import MOST_CLIENTS, basis_of, facts_of
 from lowcarb_scheduler.report.gantt import deadline_of
 from lowcarb_scheduler.report.tables import write_tables
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 REPORT_NAME: Final = "report.html"
 FOLDER_NAME: Final = "report"  # of its pictures and tables
-MOST_CLIENTS: Final = 30
 MOST_FAILURES: Final = 20
 
 

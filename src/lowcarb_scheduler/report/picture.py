@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-_LONGEST_LINE: Final = 150  # characters
+_LONGEST_LINE: Final = 165  # characters
 _WORDS_IN: Final = 0.9  # what heading and explanation take of a file's height
 _EDGE: Final = {"w_pad": 0.12, "h_pad": 0.1}  # inches left free around what stands in a file
 _ROLES: Final[Mapping[str, str]] = {

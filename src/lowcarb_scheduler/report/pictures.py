@@ -47,7 +47,7 @@ def pictures_of_run(events: Sequence[Mapping[str, Any]], accounts: Accounts) -> 
 
 
 def write_pictures(pictures: Iterable[Picture], folder: Path) -> None:
-    """Write each picture as PNG and as SVG; the folder is made when it is missing.
+    """Write each picture as PNG and as SVG into a folder that is there.
 
     Raises
     ------

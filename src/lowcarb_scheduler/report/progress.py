@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 MOST_METRICS: Final = 4
 _LONGEST_NAME: Final = 40
+_VERB: Final = {
+    "realised": "emitted",
+    "planned": "been planned to emit (actual intensity is not known for all)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +102,6 @@ def picture_of_progress(progress: Progress, number: int, labels: str) -> Picture
     return Picture(
         f"progress-{number}", title, labels, tuple(says), lambda width_in: _draw(progress, width_in)
     )
-
-
-_VERB: Final = {
-    "realised": "emitted",
-    "planned": "been planned to emit (actual intensity is not known for all)",
-}
 
 
 def _rank(name: str) -> tuple[bool, str]:

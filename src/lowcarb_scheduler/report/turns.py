@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from lowcarb_scheduler.accounting import jain_index
 from lowcarb_scheduler.report import wording
@@ -17,14 +17,13 @@ from lowcarb_scheduler.report.canvas import (
     short_name,
     whole_numbers,
 )
+from lowcarb_scheduler.report.facts import MOST_CLIENTS
 from lowcarb_scheduler.report.picture import Picture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from matplotlib.figure import Figure
-
-MOST_CLIENTS: Final = 30  # bars, one a client; a larger fleet is shown by how many had so many turns
 
 
 def picture_of_turns(turns: Mapping[str, int], labels: str) -> Picture | None:
