@@ -72,11 +72,12 @@ def test_no_two_parts_of_the_page_have_one_name():
     assert len(names) == len(set(names))
 
 
-def test_pictures_stand_beside_the_page_as_png_and_svg(tmp_path):
+def test_pictures_and_tables_stand_beside_the_page(tmp_path):
     run_dir = write_report(write_ledger(tmp_path / "run", run_events())).parent
     names = {file.name for file in (run_dir / FOLDER_NAME).iterdir()}
     for name in ("rounds", "chosen", "progress-1", "turns"):
         assert {f"{name}.png", f"{name}.svg"} <= names
+    assert {"numbers.csv", "mishaps.csv"} <= names
 
 
 def test_equal_ledgers_give_equal_pages():
@@ -145,7 +146,7 @@ def test_very_many_failures_are_counted():
     events = run_events()
     failed = next(e for e in events if e["event"] == "node_failed")
     events[5:5] = [failed] * (MOST_FAILURES + 9)
-    assert "10 more failed turns are in the ledger" in words(events)
+    assert "10 more failed turns are in report/mishaps.csv" in words(events)
 
 
 def test_a_negative_saving_is_shown_as_it_is():

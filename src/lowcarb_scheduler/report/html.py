@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final
 
 from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.errors import InputError, MissingExtraError, one_line
@@ -17,14 +18,15 @@ from lowcarb_scheduler.report import wording
 from lowcarb_scheduler.report.accounts import account
 from lowcarb_scheduler.report.facts import MOST_CLIENTS, basis_of, facts_of
 from lowcarb_scheduler.report.gantt import deadline_of
+from lowcarb_scheduler.report.mishaps import mishaps_of, table_of_mishaps
 from lowcarb_scheduler.report.tables import write_tables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
     from pathlib import Path
 
     from lowcarb_scheduler.report.accounts import Accounts
+    from lowcarb_scheduler.report.mishaps import Mishap
     from lowcarb_scheduler.report.picture import Picture
 
 REPORT_NAME: Final = "report.html"
@@ -40,15 +42,6 @@ class Number:
     emissions_g: float | None
     part: float
     says: str
-
-
-class Mishap(NamedTuple):
-    """What did not go as it should: when, what, why, and what was done instead."""
-
-    at: datetime
-    what: str
-    why: str
-    so: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +62,6 @@ class Page:
         What the numbers are.
     mishaps : sequence of Mishap
         What did not go as it should, in order.
-    more_failures : int
-        How many failures of nodes are not among them.
     most_clients : int
         How many the table of clients has at most; of a larger fleet the CSV has them.
     """
@@ -81,8 +72,17 @@ class Page:
     labels: str
     facts: Sequence[tuple[str, str]]
     mishaps: Sequence[Mishap]
-    more_failures: int
     most_clients: int = MOST_CLIENTS
+
+    @property
+    def shown_mishaps(self) -> list[Mishap]:
+        """Those that the page has room for: of failures of nodes only the first."""
+        number = accumulate(mishap.of_node for mishap in self.mishaps)
+        return [
+            mishap
+            for mishap, failures in zip(self.mishaps, number, strict=True)
+            if not mishap.of_node or failures <= MOST_FAILURES
+        ]
 
 
 def write_report(run_dir: Path) -> Path:
@@ -128,7 +128,8 @@ def write_report(run_dir: Path) -> Path:
     from lowcarb_scheduler.report.pictures import write_pictures
 
     write_pictures(page.pictures, folder)
-    write_tables(page.accounts, folder)
+    mishaps = table_of_mishaps(page.mishaps, page.accounts.labels)
+    write_tables({**page.accounts.tables(), "mishaps": mishaps}, folder)
     return path
 
 
@@ -137,19 +138,14 @@ def gather(events: Sequence[Mapping[str, Any]]) -> Page:
     from lowcarb_scheduler.report.pictures import pictures_of_run
 
     accounts = account(events)
-    failures = [event for event in events if event["event"] == "node_failed"]
-    mishaps = [
-        *(Mishap(e["at"], e["what"], e["why"], e["consequence"]) for e in accounts.run.degraded),
-        *map(_failure, failures[:MOST_FAILURES]),
-    ]
+    mishaps = mishaps_of(events)
     return Page(
         accounts=accounts,
         pictures=pictures_of_run(events, accounts),
         numbers=_numbers(accounts),
         labels=wording.labels(*accounts.labels),
         facts=facts_of(accounts, deadline_of(events)),
-        mishaps=sorted(mishaps, key=lambda mishap: mishap.at),
-        more_failures=max(0, len(failures) - MOST_FAILURES),
+        mishaps=mishaps,
     )
 
 
@@ -177,11 +173,6 @@ def render(page: Page) -> str:
     }
     template = resources.files("lowcarb_scheduler.report").joinpath("report.html").read_text("utf-8")
     return environment.from_string(template).render(page=page, accounts=page.accounts, run=page.accounts.run)
-
-
-def _failure(event: Mapping[str, Any]) -> Mishap:
-    what = f"node {event['id']} at {event['location'] or 'an unknown location'}"
-    return Mishap(event["at"], what, event["reason"], f"round {event['round']} went on without it")
 
 
 def _numbers(accounts: Accounts) -> list[Number]:

@@ -43,8 +43,8 @@ def tables_of(accounts: Accounts) -> dict[str, pd.DataFrame]:
     }
 
 
-def write_tables(accounts: Accounts, folder: Path) -> list[Path]:
-    """Write the tables of a run as CSV files into a folder that is there.
+def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
+    """Write tables as CSV files into a folder that is there.
 
     Times are UTC, numbers unrounded, and what is not known is empty. Names that came from outside are written
     so that no spreadsheet takes them for a formula.
@@ -55,7 +55,7 @@ def write_tables(accounts: Accounts, folder: Path) -> list[Path]:
         If one cannot be written.
     """
     paths = []
-    for name, table in accounts.tables().items():
+    for name, table in tables.items():
         path = folder / f"{name}.csv"
         unfinished = path.with_suffix(".csv.new")
         try:
