@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
 from itertools import combinations, product
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from lowcarb_scheduler.clock import HOUR_US
 from lowcarb_scheduler.report.accounts import account
-from lowcarb_scheduler.report.hindsight import Rules, hindsight_of, job_of
+from lowcarb_scheduler.report.hindsight import Rules, hindsight_of, job_of, without_fine_stagger
 from lowcarb_scheduler.report.record import Record
 from random_run import random_run
 from report_ledger import ACTUAL, run_events
@@ -103,3 +105,14 @@ def test_turns_that_took_longer_than_a_round_fill_it():
     record, best = hindsight(events)
     assert (job_of(record, Rules.of(record)).fleet.durations_us <= HOUR_US).all()
     assert best is not None
+
+
+def test_a_grid_of_minutes_is_not_searched_for_staggered_starts():
+    events = run_events()
+    events[0]["settings"] = {"stagger": True}
+    record = Record.of(events)
+    rules = Rules.of(record)
+    for length, is_staggered in ((rules.length, True), (timedelta(minutes=59), False)):
+        job = job_of(record, replace(rules, length=length, finish_by=rules.grid_from + timedelta(hours=6)))
+        assert without_fine_stagger(job, record.actual).stagger is is_staggered
+    assert account(events).hindsight_g <= 966

@@ -21,6 +21,7 @@ from lowcarb_scheduler.planning.fleet import Fleet
 from lowcarb_scheduler.planning.job import Job
 from lowcarb_scheduler.planning.tradeoff import tradeoff
 from lowcarb_scheduler.policy import looked_ahead
+from lowcarb_scheduler.report.hindsight import without_fine_stagger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,7 +104,7 @@ def front_of(record: Record, rules: Rules, realised_g: Mapping[int, float | None
     try:
         job = _job_at_the_start(record, begun, rules, rounds[0].length, drawn)
         expected = _expected(job, begun, begun.forecast)
-        frontier = tradeoff(job, expected, POINTS)
+        frontier = tradeoff(without_fine_stagger(job, expected), expected, POINTS)
     except LowcarbError:
         return None  # the run found a way around what was in its way; a front has none
     back_to_back = rules.grid_from + job.rounds * rounds[0].length

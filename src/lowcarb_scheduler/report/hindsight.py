@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, parse_time
+from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, parse_time, to_us
 from lowcarb_scheduler.errors import LowcarbError
 from lowcarb_scheduler.flower.profiles import UNKNOWN_PLACE
 from lowcarb_scheduler.planning.fleet import Fleet
+from lowcarb_scheduler.planning.grid import start_step_us
 from lowcarb_scheduler.planning.job import Job
 from lowcarb_scheduler.planning.planner import plan
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.planning.job import Plan
     from lowcarb_scheduler.report.record import Record
 
+_MOST_SLOTS: Final = 300  # openings up to which clients that may start apart are planned so
 _EMPTY: Final = "\x00empty seat"  # no node is called so: what nodes say of themselves is printable
 
 
@@ -112,7 +114,8 @@ def hindsight_of(record: Record) -> Hindsight | None:
         known = record.actual.slice(rules.grid_from, rules.finish_by)
         if known is None:
             return None
-        return Hindsight(plan(job, _with_empty_seats(known, job.fleet)), known.end)
+        table = _with_empty_seats(known, job.fleet)
+        return Hindsight(plan(without_fine_stagger(job, table), table), known.end)
     except LowcarbError:
         return None  # no plan fits the hours that are known
 
@@ -139,6 +142,15 @@ def job_of(record: Record, rules: Rules) -> Job:
         stagger=rules.stagger,
         max_location_share=share,
     )
+
+
+def without_fine_stagger(job: Job, intensity: IntensityTable) -> Job:
+    """Return a job whose clients start together where the grid is so fine that seeking would take minutes.
+
+    Such a plan obeys the rules of stagger, too; it may only miss a little of what that buys.
+    """
+    slots = (to_us(job.finish_by) - job.opens_from_us) // start_step_us(job, intensity)
+    return replace(job, stagger=job.stagger and slots <= _MOST_SLOTS)
 
 
 def _largest_share(record: Record, seats: int) -> float:
