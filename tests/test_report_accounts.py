@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
@@ -11,10 +12,12 @@ import pandas as pd
 import pytest
 
 from lowcarb_scheduler.accounting import waterfall
+from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.report.accounts import account
 from lowcarb_scheduler.report.tables import write_tables
 from random_run import hours_of, random_run
-from report_ledger import run_events
+from report_ledger import run_events, write_ledger
+from report_world import large_events
 
 SEEDS = range(25)
 CHANGES = "choice of clients", "choice of time", "forecast error", "overruns"
@@ -215,3 +218,13 @@ def test_a_turn_that_drew_nothing_emits_nothing_wherever_it_is():
     unknown = {share.name: share for share in account(events).by_location}["unknown"]
     assert (unknown.turns, unknown.energy_kwh, unknown.emissions_g) == (1, 0.0, 0.0)
     assert replace(unknown, energy_kwh=0.0).mean_g_per_kwh is None
+
+
+@pytest.mark.parametrize(("clients", "seconds"), [(100, 1.0), (10_000, 5.0)])
+def test_accounts_take_seconds(tmp_path, clients, seconds):
+    events = read_ledger(write_ledger(tmp_path / "run", large_events(clients=clients)))
+    began = time.process_time()
+    accounts = account(events)
+    assert time.process_time() - began < 2 * seconds  # of a machine that may be busy
+    assert len(accounts.waterfall) == 6
+    assert accounts.hindsight_g < accounts.realised_g < accounts.run_now_g
