@@ -7,7 +7,6 @@ import typer
 
 from lowcarb_scheduler.cli import completion, output
 from lowcarb_scheduler.cli.options import Json, SdkSignal, SdkUrl, Source, Traces
-from lowcarb_scheduler.cli.report_text import show
 from lowcarb_scheduler.cli.status import RunDir, folder_of
 from lowcarb_scheduler.cli.times import Times, Utc
 from lowcarb_scheduler.documents import SCHEMA_VERSION
@@ -74,6 +73,8 @@ def command(
     if as_json:
         output.write_document(_document(accounts, page, folder / FOLDER_NAME, refreshed))
     else:
+        from lowcarb_scheduler.cli.report_text import show
+
         show(accounts, page, folder / FOLDER_NAME, refreshed, Times.of(utc))
 
 
