@@ -488,6 +488,24 @@ def test_a_hold_is_no_longer_for_being_killed_in_it(midnight, monkeypatch):
     assert parse_time(events("round_opened")[0]["opened_at"], "opened_at") <= midnight + 2 * HOUR
 
 
+class Blind(Hours):
+    """A source that does not know what happened, so that a plan stands."""
+
+    def forecast(self, locations, now):
+        return Forecast(super().actual(locations, now, now + 48 * HOUR), now)
+
+    def actual(self, locations, start, end):
+        raise OSError("not known")
+
+
+def test_nor_is_that_of_a_later_round_whose_plan_stands(midnight, monkeypatch):
+    """It holds the second round from 10:00 to 12:00, ends at 10:30, and is started again at 10:40."""
+    told = {"working": HOUR, "source": Blind(), "finish_by": 48 * HOUR}
+    run_until(monkeypatch, Machine(midnight, ends_at=midnight + 10.5 * HOUR), **told)
+    run_until(monkeypatch, Machine(midnight + 10 * HOUR + 40 * MINUTE), **told)
+    assert [event["held_s"] for event in events("round_opened")[:2]] == [9 * 3600, 2 * 3600]
+
+
 def test_killed_in_training_the_round_opens_again_at_once(midnight, monkeypatch):
     """Its second round opens at 6:00; it ends at 6:20, and is started again at 6:25."""
     run_until(monkeypatch, Machine(midnight, ends_at=midnight + 6 * HOUR + 20 * MINUTE))

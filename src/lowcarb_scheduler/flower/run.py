@@ -23,6 +23,7 @@ from lowcarb_scheduler.flower.hold import Holding
 from lowcarb_scheduler.flower.lineup import line_up
 from lowcarb_scheduler.flower.outlook import Outlook
 from lowcarb_scheduler.flower.profiles import Profiles
+from lowcarb_scheduler.flower.progress import Stage
 from lowcarb_scheduler.flower.telemetry import Said, believe, is_asked
 
 if TYPE_CHECKING:
@@ -162,6 +163,8 @@ class CarbonRun:
             self._course.recall(memory["course"], nodes)
             self._were_there = set(nodes)
             self._dropouts, self._asked = Dropouts(*memory["dropouts"]), memory["asked"]
+            if stage is Stage.OVER and (self._asked is None or self._asked[0] != number + 1):
+                self._asked = number + 1, resumption.at  # the next one was asked for when this was written
             if memory["latest"] is not None:
                 opened_at, planned = memory["latest"]
                 self._course.round_over(resumption.at - opened_at, planned)
