@@ -16,10 +16,11 @@ from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.report.accounts import account
 from lowcarb_scheduler.report.tables import write_tables
 from random_run import hours_of, random_run
-from report_ledger import run_events, write_ledger
+from report_ledger import at, run_events, write_ledger
 from report_world import large_events
 
 SEEDS = range(25)
+TRAINED = "round_opened", "node_done", "round_closed"
 CHANGES = "choice of clients", "choice of time", "forecast error", "overruns"
 
 
@@ -208,6 +209,27 @@ def test_a_run_that_did_nothing_has_accounts():
     assert accounts.realised_g is accounts.hindsight_g is accounts.front is None
     assert (accounts.by_location, accounts.waterfall, accounts.without_actuals) == ((), (), 0)
     assert set(accounts.tables()) >= {"rounds", "numbers", "waterfall"}
+
+
+def test_a_run_that_is_over_before_its_last_window_has_a_waterfall():
+    events = run_events()
+    last = next(event for event in events if event["event"] == "round_opened" and event["round"] == 3)
+    for member in last["nodes"]:
+        member["ends_at"] = at(6)  # of hours 4 and 5 nothing is known
+    for event in events:
+        if event["event"] == "round_closed":
+            event["round_duration_s"] = 3 * 3600.0
+    accounts = account(events)
+    assert accounts.waterfall
+    assert sum(changes(accounts).values()) == pytest.approx(accounts.realised_g - accounts.run_now_g)
+
+
+def test_rounds_that_were_run_twice_count_once():
+    events = run_events()
+    again = [event for event in events if event.get("round") == 1 and event["event"] in TRAINED]
+    accounts = account([*events[:-1], *again, events[-1]])
+    assert accounts.realised_g == account(events).realised_g
+    assert [r.number for r in accounts.run.rounds] == [1, 2, 3]
 
 
 def test_a_turn_that_drew_nothing_emits_nothing_wherever_it_is():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import nan
+from math import isnan, nan
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from lowcarb_scheduler.flower.profiles import UNKNOWN_PLACE
 from lowcarb_scheduler.flower.turns import expected_g, realised_g, stretch_of
 
 if TYPE_CHECKING:
-    from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
+    from lowcarb_scheduler.intensity import IntensityTable, Ints
     from lowcarb_scheduler.report.record import Worked
 
 
@@ -32,7 +32,7 @@ class Levels(NamedTuple):
         By them when they were to train, as expected when the round opened; on actual intensity where nothing
         was expected, so that what nobody forecast has no forecast error.
     as_planned_g : float
-        The same on actual intensity.
+        The same on actual intensity; as far as turns went, where they were shorter and the rest is not known.
     realised_g : float
         By those who really trained, when they did.
     """
@@ -65,15 +65,18 @@ def _planned_levels(worked: Worked, actual: IntensityTable, kwh: float) -> tuple
         return nan, nan, nan  # energy without a power: nobody knows who was to draw how much of it
     drawn = kwh / planned_kwh
     columns = actual.columns([member.location or UNKNOWN_PLACE for member in worked.members])
-    as_planned = drawn * _total_g(actual, columns, watts, starts_us, ends_us)
+    lengths_us, stretch = ends_us - starts_us, stretch_of(worked.turns, worked.nodes, worked.length)
+
+    def within_g(opens_us: Ints, stretch: float) -> float:
+        """Charge the same energy in windows of other lengths."""
+        durations_us = np.maximum(np.round(lengths_us * stretch), 1).astype(np.int64)
+        power_watts = watts * lengths_us / durations_us
+        grams = emissions_g(actual, columns, power_watts, opens_us, opens_us + durations_us)
+        return drawn * float(grams.sum())
+
+    at_once = within_g(np.full(len(starts_us), to_us(worked.run_now_at), dtype=np.int64), stretch)
+    as_planned = within_g(starts_us, 1.0)
+    if isnan(as_planned) and stretch < 1:  # a run that is over early does not know how its last window ends
+        as_planned = within_g(starts_us, stretch)
     expected = as_planned if worked.planned_g is None else drawn * worked.planned_g
-    stretch = stretch_of(worked.turns, worked.nodes, worked.length)
-    durations_us = np.maximum(np.round((ends_us - starts_us) * stretch), 1).astype(np.int64)
-    stretched_watts = watts * (ends_us - starts_us) / durations_us
-    opens_us = np.full(len(starts_us), to_us(worked.run_now_at), dtype=np.int64)
-    at_once = drawn * _total_g(actual, columns, stretched_watts, opens_us, opens_us + durations_us)
     return at_once, expected, as_planned
-
-
-def _total_g(actual: IntensityTable, columns: Ints, watts: Floats, starts_us: Ints, ends_us: Ints) -> float:
-    return float(emissions_g(actual, columns, watts, starts_us, ends_us).sum())

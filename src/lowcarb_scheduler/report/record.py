@@ -156,7 +156,7 @@ class _Reading:
         self._done: Counter[str] = Counter()
         self._evaluated: dict[int, list[Turn]] = {}
         self._opened: Mapping[str, Any] = {}
-        self._rounds: list[Worked] = []
+        self._rounds: dict[int, Worked] = {}  # of a number that was run twice the last one counts
         self._actual: IntensityTable | None = None
         self._forecast: IntensityTable | None = None
         self._started: Mapping[str, Any] = {}
@@ -181,6 +181,7 @@ class _Reading:
                 )
             case "round_opened":
                 self._opened, self._turns = event, []
+                self._evaluated.pop(event["round"], None)
             case "node_done":
                 self._turns.append(Turn.from_event(event))
             case "node_evaluated":
@@ -204,22 +205,20 @@ class _Reading:
     def _close(self, event: Mapping[str, Any]) -> None:
         assert self._run_now_at is not None  # every ledger begins with run_started
         number = event["round"]
-        self._rounds.append(
-            Worked(
-                number=number,
-                opens_at=parse_time(event["opens_at"], "opens_at"),
-                closes_at=parse_time(event["closes_at"], "closes_at"),
-                run_now_at=self._run_now_at,
-                length=timedelta(seconds=event["round_duration_s"]),
-                planned_g=event["planned_g"],
-                members=tuple(
-                    Member(m["id"], m["location"], self._time(m["starts_at"]), self._time(m["ends_at"]))
-                    for m in self._opened["nodes"]
-                ),
-                turns=tuple(self._turns),
-                evaluated=(),
-                nodes=self._everyone(),
-            )
+        self._rounds[number] = Worked(
+            number=number,
+            opens_at=parse_time(event["opens_at"], "opens_at"),
+            closes_at=parse_time(event["closes_at"], "closes_at"),
+            run_now_at=self._run_now_at,
+            length=timedelta(seconds=event["round_duration_s"]),
+            planned_g=event["planned_g"],
+            members=tuple(
+                Member(m["id"], m["location"], self._time(m["starts_at"]), self._time(m["ends_at"]))
+                for m in self._opened["nodes"]
+            ),
+            turns=tuple(self._turns),
+            evaluated=(),
+            nodes=self._everyone(),
         )
         self._done.update(turn.key for turn in self._turns)
         self._run_now_at += took(event)
@@ -233,5 +232,8 @@ class _Reading:
         actual = self._actual
         if actual is not None and self._forecast is not None and actual.signal != self._forecast.signal:
             actual = None  # it is not what was planned on
-        rounds = tuple(replace(r, evaluated=tuple(self._evaluated.get(r.number, ()))) for r in self._rounds)
+        rounds = tuple(
+            replace(worked, evaluated=tuple(self._evaluated.get(number, ())))
+            for number, worked in sorted(self._rounds.items())
+        )
         return Record(self._started, rounds, actual, self._beginning, self._has_completed)

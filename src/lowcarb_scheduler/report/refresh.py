@@ -217,6 +217,7 @@ def _period(record: Record, rounds: Sequence[Worked], clock: Clock) -> tuple[dat
         stretch = max(stretch_of(worked.turns, worked.nodes, worked.length), 1.0)
         ends += [worked.closes_at, worked.run_now_at + stretch * worked.length]
         ends += [turn.ended_at for turn in (*worked.turns, *worked.evaluated)]
+        ends += [min(member.ends_at, clock.now()) for member in worked.members]
         starts += [turn.started_at for turn in (*worked.turns, *worked.evaluated)]
     start = min(starts)
     return start, max(*ends, start + MICROSECOND)
