@@ -126,7 +126,7 @@ def main(run_dir: Path) -> int:
     with deployment(run_dir / "flower") as running:
         for name, location, watts in SITES:
             running.join(name, location, watts)
-        clean_at = datetime.now(UTC) + timedelta(seconds=40)
+        clean_at = datetime.now(UTC) + timedelta(seconds=60)
         write_trace(run_dir / "trace.csv", clean_at)
         print(f"three SuperNodes are starting; electricity is clean from {clean_at:%H:%M:%S} UTC")
         process = running.run(settings(run_dir, run_dir / "trace.csv"))
