@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,7 @@ import pytest
 from cli_files import run
 from lowcarb_scheduler.demo import runner
 from lowcarb_scheduler.errors import MissingExtraError
+from report_ledger import run_events, write_ledger
 
 
 @pytest.fixture
@@ -45,3 +49,20 @@ def test_a_missing_extra_names_the_command_that_brings_it(capsys, monkeypatch):
     assert answer.code == 2
     assert "pip install 'lowcarb-scheduler[demo]'" in answer.line
     assert run(capsys, "demo", "--json").document["error"]["kind"] == "missing_extra"
+
+
+def test_a_simulation_that_breaks_off_is_one_line_with_its_log(capsys, monkeypatch):
+    class Broken:
+        """Like ``flwr run`` of a simulation that could not start: it exits with 0 all the same."""
+
+        def run(self, _app, config, log):
+            write_ledger(Path(config["lowcarb-run-dir"]), run_events()[:1])
+            log.parent.mkdir(exist_ok=True)
+            log.write_text("Exit Code: 700\n", encoding="utf-8")
+            return subprocess.Popen([sys.executable, "-c", ""])
+
+    monkeypatch.setattr(runner, "federation", lambda *_: nullcontext(Broken()))
+    answer = run(capsys, "demo")
+    assert answer.code == 1
+    assert "the simulation did not complete (unfinished)" in answer.line
+    assert answer.line.endswith("carbon-aware.log: Exit Code: 700")

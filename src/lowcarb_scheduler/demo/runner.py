@@ -72,6 +72,7 @@ def run_demo(console: Console, run_dir: Path) -> dict[str, Any]:
         follow = _follow(console, run_dir)
         with console.status("Flower is starting ..."):
             _complete(local.run(APP, config, log), log, follow)
+        _check_completed(run_dir, log)
         log = flower / "plain.log"
         with console.status("The same with plain FedAvg, for comparison ..."):
             plain = {"lowcarb-enabled": False, "results-file": str(plain_results)}
@@ -129,6 +130,13 @@ def _complete(process: subprocess.Popen[bytes], log: Path, look: Callable[[], No
     look()
     if process.returncode:
         raise RunFailedError("flwr run failed", tail(log), str(log))
+
+
+def _check_completed(run_dir: Path, log: Path) -> None:
+    """Refuse a run that broke off: ``flwr run`` says nothing of a simulation that could not start."""
+    status = summarise(read_ledger(run_dir)).status
+    if status != "completed":
+        raise RunFailedError(f"the simulation did not complete ({status})", tail(log), str(log))
 
 
 def _follow(console: Console, run_dir: Path) -> Callable[[], None]:
