@@ -1,6 +1,6 @@
 """What being carbon-aware costs: time a round beside plain FedAvg, many nodes, memory of many rounds.
 
-    python benchmarks/flower_overhead.py [--rounds 20] [--nodes 10000] [--memory-rounds 140]
+    python benchmarks/flower_overhead.py [--rounds 20] [--nodes 10000] [--memory-rounds R]
 
 Everything runs in this process on an in-memory Grid, with a virtual clock and made-up intensities, so no
 network and no waiting is in the figures. Seconds are CPU time, which is wall time where nothing else runs;
@@ -27,6 +27,7 @@ from flwr.serverapp.strategy import FedAvg
 from lowcarb_scheduler import CarbonClientApp, Synthetic, VirtualClock, carbon_aware
 from lowcarb_scheduler.flower import replanning
 from lowcarb_scheduler.flower.run import CarbonRun
+from lowcarb_scheduler.forecasts.correction import HISTORY
 from lowcarb_scheduler.forecasts.synthetic import zones
 from lowcarb_scheduler.testing import InMemoryGrid
 
@@ -177,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--nodes", type=int, default=10_000)
-    parser.add_argument("--memory-rounds", type=int, default=140)
+    parser.add_argument("--memory-rounds", type=int, default=2 * HISTORY // (12 * HOUR) + 28)
     given = parser.parse_args()
     logging.getLogger("flwr").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as name:
