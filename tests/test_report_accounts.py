@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
@@ -242,11 +241,8 @@ def test_a_turn_that_drew_nothing_emits_nothing_wherever_it_is():
     assert replace(unknown, energy_kwh=0.0).mean_g_per_kwh is None
 
 
-@pytest.mark.parametrize(("clients", "seconds"), [(100, 1.0), (10_000, 5.0)])
-def test_accounts_take_seconds(tmp_path, clients, seconds):
-    events = read_ledger(write_ledger(tmp_path / "run", large_events(clients=clients)))
-    began = time.process_time()
-    accounts = account(events)
-    assert time.process_time() - began < 2 * seconds  # of a machine that may be busy
+@pytest.mark.parametrize("clients", [100, 10_000])
+def test_accounts_of_large_runs(tmp_path, clients):
+    accounts = account(read_ledger(write_ledger(tmp_path / "run", large_events(clients=clients))))
     assert len(accounts.waterfall) == 6
     assert accounts.hindsight_g < accounts.realised_g < accounts.run_now_g
