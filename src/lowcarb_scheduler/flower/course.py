@@ -296,7 +296,8 @@ class Course:
         )  # fmt: skip
         if not self._announced and self.schedule:
             self._announced = True
-            for line in wording.plan_lines(decision, self.schedule, self.latest_opening(number)):
+            latest, mixes = self.latest_opening(number), self._settings.mix_rounds is not None
+            for line in wording.plan_lines(decision, self.schedule, latest, mixes):
                 logger.info("lowcarb: %s", line)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.flower.profiles import UNKNOWN_PLACE
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.flower.deadline import Schedule
     from lowcarb_scheduler.flower.replanning import Decision
+    from lowcarb_scheduler.planning.job import Plan
+
+_ONE_SIDED: Final = 0.7  # of the locations that random clients would bring to a round: fewer are worth a word
 
 
 def instant(when: datetime) -> str:
@@ -21,8 +26,22 @@ def instant(when: datetime) -> str:
     return f"{when:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def plan_lines(decision: Decision, schedule: Schedule, latest: datetime | None) -> list[str]:
-    """Return the block that stands before the first hold: plan, finish, expected saving, assumptions."""
+def plan_lines(
+    decision: Decision, schedule: Schedule, latest: datetime | None, mixes: bool = False
+) -> list[str]:
+    """Return the block that stands before the first hold: plan, finish, expected saving, assumptions.
+
+    Parameters
+    ----------
+    decision : Decision
+        The first plan.
+    schedule : Schedule
+        Its deadline, and the length of a round.
+    latest : datetime or None
+        Until when waiting for the first round is allowed.
+    mixes : bool
+        Whether turns are shared out anew in every few rounds.
+    """
     plan, fleet = decision.plan, decision.plan.fleet
     places = len(set(fleet.locations) - {UNKNOWN_PLACE})
     lines = [
@@ -39,6 +58,8 @@ def plan_lines(decision: Decision, schedule: Schedule, latest: datetime | None) 
             f"expected {plan.emissions_g:,.0f} gCO2eq, {plan.saving:.1%} less than the"
             f" {plan.run_now_emissions_g:,.0f} g of random clients back-to-back"
         )
+    if not mixes and (one_sided := _one_sided(plan)):
+        lines.append(one_sided)
     numbers = "SYNTHETIC numbers, " if plan.synthetic else ""
     assumed = int(fleet.power_assumed.sum())
     lines.append(
@@ -46,6 +67,23 @@ def plan_lines(decision: Decision, schedule: Schedule, latest: datetime | None) 
         f" of {len(fleet)} clients; energy is power times time where nodes do not measure it"
     )
     return lines
+
+
+def _one_sided(plan: Plan) -> str | None:
+    """Return a warning if rounds hear of far fewer locations than rounds of random clients would."""
+    fleet, seats = plan.fleet, plan.seats.shape[1]
+    locations = fleet.location_index[plan.seats]
+    heard = float(np.mean([len(np.unique(round_locations)) for round_locations in locations]))
+    others = len(fleet) - np.bincount(fleet.location_index, minlength=len(fleet.locations))
+    drawn = np.arange(seats)
+    absent = np.clip((others[:, None] - drawn) / (len(fleet) - drawn), 0, 1).prod(axis=1)
+    usual = float((1 - absent).sum())
+    if heard >= _ONE_SIDED * usual:
+        return None
+    return (
+        f"a round has clients of {heard:.1f} locations, of random ones {usual:.1f}; where data differ by"
+        " place set lowcarb-mix-rounds and lowcarb-max-location-share"
+    )
 
 
 def hold_reason(planned_g: float | None, at_once_g: float | None) -> str:
