@@ -41,9 +41,8 @@ def main() -> None:
             events = read_ledger(run)
             accounts, files = seconds(account, events), seconds(write_report, run)
             sizes = [(run / name).stat().st_size / 1e6 for name in (FILE_NAME, "report.html")]
-        print(
-            f"{told.rounds:>6} {clients:>8} {sizes[0]:>10.1f} {accounts:>11.2f} {files:>8.2f} {sizes[1]:>8.2f}"
-        )
+        row = f"{told.rounds:>6} {clients:>8} {sizes[0]:>10.1f} {accounts:>11.2f} {files:>8.2f}"
+        print(f"{row} {sizes[1]:>8.2f}", flush=True)
 
 
 if __name__ == "__main__":
