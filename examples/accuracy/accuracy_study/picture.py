@@ -19,6 +19,9 @@ STYLES = {
     "patience 0, mixed": ("#0b4f8a", ":"),
     "patience 0.5, mixed": ("#0b4f8a", "--"),
     "patience 1, mixed": ("#0b4f8a", "-"),
+    "patience 0, spread": ("#00806b", ":"),
+    "patience 0.5, spread": ("#00806b", "--"),
+    "patience 1, spread": ("#00806b", "-"),
     "region after region": ("#9a9a9a", "-"),
 }
 

@@ -205,12 +205,14 @@ def ours(world: World, patience: float, **settings: Any) -> Followed:
 
 
 MIXED: Final = {"mix_rounds": 10, "max_location_share": 0.2}
+SPREAD: Final = {"mix_rounds": 10, "max_location_share": 0.1}  # every client of a round from another region
 SCHEDULES: Final[dict[str, Callable[[World], Followed]]] = {
     "plain FedAvg": plain,
     "plain FedAvg, drawn again": plain_again,
     "the rule of 2022": rule_2022,
     **{f"patience {p:g}": partial(ours, patience=p) for p in (0.0, 0.5, 1.0)},
     **{f"patience {p:g}, mixed": partial(ours, patience=p, **MIXED) for p in (0.0, 0.5, 1.0)},
+    **{f"patience {p:g}, spread": partial(ours, patience=p, **SPREAD) for p in (0.0, 0.5, 1.0)},
     "region after region": region_after_region,
 }
 
