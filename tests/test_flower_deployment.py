@@ -87,9 +87,31 @@ def open_now(run_dir):
     )
 
 
+def staggered_settings(folder):
+    """Return the run-config of a round of a minute in which a turn takes six seconds."""
+    places = {name: place for name, place, _ in example.SITES}
+    lines = [f'{name} = {{ location = "{place}", duration-minutes = 0.1 }}' for name, place in places.items()]
+    (folder / "quick.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_crossing_traces(folder / "crossing.csv", datetime.now(UTC))
+    return example.settings(
+        folder / "staggered", folder / "crossing.csv", num_server_rounds=1, lowcarb_clients_per_round=3,
+        lowcarb_round_duration="1m", lowcarb_stagger="true", lowcarb_patience="0",
+        lowcarb_locations=str(folder / "quick.toml"),
+    )  # fmt: skip
+
+
+def write_crossing_traces(path, begin):
+    """Write a trace in which the north gets dirtier and the south cleaner, all the time."""
+    lines = ["location,time,g_per_kwh"]
+    for minute in range(-10, 60):
+        time_ = (begin + minute * example.MINUTE).isoformat()
+        lines += [f"north,{time_},{200 + 5 * minute}", f"south,{time_},{600 - 8 * minute}"]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def faulty(script, folder):
-    """Two runs with holds of half an hour: one meets every fault, the other is stopped.
+    """Three runs: one with holds of half an hour meets every fault, one is stopped, one is staggered.
 
     Of the first one an operator ends the holds. In that of its second round a SuperNode and the ServerApp are
     killed, and a SuperNode joins; then the run is started again. A SuperNode that was killed counts as
@@ -110,6 +132,7 @@ def faulty(script, folder):
             running.join(*site)
         example.write_trace(traces, datetime.now(UTC) + 1800 * SECOND)
         process, other = start(run_dir, "run.log"), start(stopped, "stopped.log")
+        third = running.run(staggered_settings(folder), "staggered.log")
         happens("hold_started", round=1)
         open_now(run_dir)
         held = happens("hold_started", stopped)
@@ -130,6 +153,7 @@ def faulty(script, folder):
         happens("run_finished")
         code = process.wait(60)
         stop(other)
+        third.wait(60)
     log = (home / "resumed.log").read_text("utf-8")
     return {"run_dir": run_dir, "code": code, "log": log, "stopped": stopped, "asked_at": asked_at,
             "ended": ended, "held": held}  # fmt: skip
@@ -186,6 +210,17 @@ def test_the_example_waits_for_clean_electricity(script, faulty):
     assert found.rounds[0].held > 5 * SECOND
     assert found.saving > 0.5
     assert "all waited" in (run_dir.parent / "example.log").read_text(encoding="utf-8")
+
+
+def test_staggered_nodes_start_when_the_plan_says(faulty, folder):
+    events = read_ledger(folder / "staggered")
+    assert summarise(events).status == "completed", tail(faulty["run_dir"] / "flower" / "staggered.log", 40)
+    (opened,) = (event for event in events if event["event"] == "round_opened")
+    planned = {node["id"]: parse_time(node["starts_at"], "starts_at") for node in opened["nodes"]}
+    done = {e["id"]: parse_time(e["started_at"], "started_at") for e in events if e["event"] == "node_done"}
+    assert planned["hospital-c"] - planned["hospital-a"] > 40 * SECOND  # the south gets cleaner
+    assert done.keys() == planned.keys()
+    assert all(timedelta(0) <= done[name] - planned[name] < 20 * SECOND for name in planned)
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are looked up in /proc")

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("ray")
 pytest.importorskip("sklearn")
 
+from lowcarb_scheduler.clock import parse_time
 from lowcarb_scheduler.demo.federation import federation, tail
 from lowcarb_scheduler.demo.runner import APP, NODES
 from lowcarb_scheduler.ledger import read_ledger, summarise
@@ -19,7 +20,7 @@ TIMEOUT_S = 240
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Return the folder of a carbon-aware run of the embedded app: four rounds in eight hours."""
+    """Return the folder of two runs of the embedded app: four rounds in twelve hours, and staggered ones."""
     folder = tmp_path_factory.mktemp("simulation")
     config = {
         "num-server-rounds": 4,
@@ -28,10 +29,21 @@ def finished(tmp_path_factory):
         "lowcarb-locations": str(APP / "locations.toml"),
         "results-file": str(folder / "results.json"),
     }
+    places = (APP / "locations.toml").read_text(encoding="utf-8")
+    (folder / "quick.toml").write_text(places.replace(" }", ", duration-minutes = 20 }"), encoding="utf-8")
+    staggered = {
+        **config,
+        "num-server-rounds": 2,
+        "lowcarb-stagger": True,
+        "lowcarb-run-dir": str(folder / "staggered"),
+        "lowcarb-locations": str(folder / "quick.toml"),
+        "results-file": str(folder / "staggered.json"),
+    }
     with federation(folder / "flower", NODES) as local:
-        log = folder / "run.log"
-        code = local.run(APP, config, log).wait(TIMEOUT_S)
-    assert code == 0, tail(log, 40)
+        for name, told in (("run", config), ("staggered", staggered)):
+            log = folder / f"{name}.log"
+            code = local.run(APP, told, log).wait(TIMEOUT_S)
+            assert code == 0, tail(log, 40)
     return folder
 
 
@@ -64,3 +76,20 @@ def test_the_log_says_plan_hold_and_saving(finished):
     log = (finished / "run.log").read_text(encoding="utf-8")
     for words in ("planned finish", "SYNTHETIC numbers", "holding round", "saving against run-now"):
         assert words in log
+
+
+def test_staggered_clients_start_when_the_plan_says(finished):
+    events = read_ledger(finished / "staggered")
+    assert summarise(events).status == "completed"
+    done = {
+        (e["round"], e["id"]): parse_time(e["started_at"], "") for e in events if e["event"] == "node_done"
+    }
+    planned = {
+        (event["round"], node["id"]): parse_time(node["starts_at"], "starts_at")
+        for event in events
+        if event["event"] == "round_opened"
+        for node in event["nodes"]
+    }
+    assert len(planned) == 12
+    assert any(planned[key] != planned[other] for key in planned for other in planned if key[0] == other[0])
+    assert done == planned
