@@ -79,11 +79,11 @@ def test_places_of_a_file_are_completed_whatever_their_case(tmp_path):
     assert completion.locations(context, "d") == []
 
 
-def test_the_script_of_completion_is_shown(capsys, monkeypatch):
-    monkeypatch.setattr("shellingham.detect_shell", lambda: ("bash", "/bin/bash"))
+def test_the_script_of_completion_is_shown():
+    told = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # make runs this in sh
     code = "import sys\nfrom lowcarb_scheduler.cli import main\nsys.exit(main(['--show-completion', 'bash']))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=told)
+    assert done.returncode == 0, done.stderr
     assert "_LOWCARB_COMPLETE=complete_bash" in done.stdout
 
 

@@ -378,8 +378,8 @@ def test_files_and_made_up_numbers_are_not_kept(tmp_path):
     ("source", "problem"),
     [
         ("uk", "'uk' is unknown"),
-        ("", "is unknown"),
-        ("uk-carbon-intensity,", "'' is unknown"),
+        ("", "names no source"),
+        ("uk-carbon-intensity,", "has no name beside a comma"),
         ("uk-carbon-intensity,electricity", "'electricity' is unknown; did you mean electricity-maps"),
         ("uk-carbon-intensity,uk-carbon-intensity", "stands twice"),
         ("uk-carbon-intensity,synthetic", "made-up numbers are never mixed"),

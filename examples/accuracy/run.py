@@ -12,6 +12,7 @@ where clients are, what they know, and when the run starts. Without files intens
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -83,10 +84,15 @@ def follow(study: Study, seed: int, name: str) -> dict[str, Any]:
     }
 
 
+def _quiet() -> None:
+    """Let Flower's log say nothing but errors, in the processes that train."""
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+
+
 def conduct(study: Study, jobs: int) -> dict[str, Any]:
     """Return the results of a study: every schedule, every seed."""
     seeds = range(study.seeds)
-    with ProcessPoolExecutor(jobs) as pool:
+    with ProcessPoolExecutor(jobs, initializer=_quiet) as pool:
         asked = {(name, seed): pool.submit(follow, study, seed, name) for seed in seeds for name in SCHEDULES}
         for number, each in enumerate(asked.values(), start=1):
             each.result()

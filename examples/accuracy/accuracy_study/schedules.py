@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import tempfile
 from collections import defaultdict
@@ -219,7 +218,6 @@ SCHEDULES: Final[dict[str, Callable[[World], Followed]]] = {
 
 def _followed(world: World, strategy: FedAvg) -> Followed:
     """Train with a strategy; as if its rounds did not wait."""
-    logging.getLogger("flwr").setLevel(logging.ERROR)
     grid, setting = world.grid(), world.case.setting
     nodes = {node_id: k for k, node_id in enumerate(sorted(grid.get_node_ids()))}
     found: list[int] = []

@@ -55,8 +55,9 @@ def named_sources(settings: Settings) -> tuple[str, ...]:
         return ()
     names = [name.strip() for name in settings.source.split(",")]
     if not all(names):
+        problem = "has no name beside a comma" if "," in settings.source else "names no source"
         fix = f"write for example {SOURCES[0]},{SOURCES[-1]}"
-        raise InputError("source", f"{settings.source!r:.80} has no name beside a comma", fix)
+        raise InputError("source", f"{settings.source!r:.80} {problem}", fix)
     for name in names:
         if names.count(name) > 1:
             raise InputError("source", f"{name!r} stands twice", "name each source once")
