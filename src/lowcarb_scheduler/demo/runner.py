@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from rich.box import HEAVY_HEAD
 from rich.table import Table
 
 from lowcarb_scheduler.accounting import saving
@@ -88,7 +89,7 @@ def run_demo(console: Console, run_dir: Path) -> dict[str, Any]:
     }
     found["report"] = str(write_report(run_dir))
     console.print()
-    console.print(_table(found))
+    console.print(_table(found, drawn=console.is_terminal))
     console.print("Accuracy is of one run each; plain FedAvg draws its clients anew, and reached 90 to 94 %.")
     console.print(f"Report: {found['report']}", soft_wrap=True)
     return found
@@ -216,8 +217,9 @@ def _figures(summary: RunSummary) -> dict[str, Any]:
     }
 
 
-def _table(found: dict[str, Any]) -> Table:
-    table = Table(title="20 rounds, 24 sites; synthetic intensities, power x time", title_justify="left")
+def _table(found: dict[str, Any], drawn: bool) -> Table:
+    title = "20 rounds, 24 sites; synthetic intensities, power x time"
+    table = Table(title=title, title_justify="left", box=HEAVY_HEAD if drawn else None)
     table.add_column("")
     for name in ("gCO2eq", "saving", "accuracy"):
         table.add_column(name, justify="right")
