@@ -88,20 +88,20 @@ def open_now(run_dir):
 
 
 def staggered_settings(folder):
-    """Return the run-config of a round of a minute in which a turn takes six seconds."""
+    """Return the run-config of a round of two minutes in which a turn takes six seconds."""
     places = {name: place for name, place, _ in example.SITES}
     lines = [f'{name} = {{ location = "{place}", duration-minutes = 0.1 }}' for name, place in places.items()]
     (folder / "quick.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
     write_crossing_traces(folder / "crossing.csv", datetime.now(UTC))
     return example.settings(
         folder / "staggered", folder / "crossing.csv", num_server_rounds=1, lowcarb_clients_per_round=3,
-        lowcarb_round_duration="1m", lowcarb_stagger="true", lowcarb_patience="0",
+        lowcarb_round_duration="2m", lowcarb_stagger="true", lowcarb_patience="0",
         lowcarb_locations=str(folder / "quick.toml"),
     )  # fmt: skip
 
 
 def write_crossing_traces(path, begin):
-    """Write a trace in which the north gets dirtier and the south cleaner, all the time."""
+    """Write a trace in which the north gets dirtier and the south cleaner, minute by minute."""
     lines = ["location,time,g_per_kwh"]
     for minute in range(-10, 60):
         time_ = (begin + minute * example.MINUTE).isoformat()
