@@ -78,7 +78,7 @@ def test_on_a_terminal_each_check_has_a_sign(capsys, monkeypatch):
         assert run(capsys, "doctor", "--source", "synthetic", "--location", "Mars").code == 1
         shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", paper.getvalue())
         for sign, name in (("✓", "python"), ("!", "source synthetic"), ("✗", "location Mars")):
-            assert re.search(rf"{sign} {name} ", shown)
+            assert re.search(rf"{sign} +{name} ", shown)
         assert ("\x1b[31m" in paper.getvalue()) == (not no_colour)
 
 
