@@ -11,7 +11,7 @@ import numpy as np
 from lowcarb_scheduler.clock import from_us, to_us, to_utc
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, near_miss
 from lowcarb_scheduler.forecasts.correction import HISTORY
-from lowcarb_scheduler.intensity import IntensityTable
+from lowcarb_scheduler.forecasts.traces import table_of_points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from lowcarb_scheduler.intensity import Signal
+    from lowcarb_scheduler.intensity import IntensityTable, Signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +89,7 @@ class History:
             If a location is missing in one of them.
         """
         happened = table_of(actual, locations, "actual", signal)
-        issues = forecast[forecast["location"].isin(locations)]
-        _check_places(issues, forecast, locations, "forecast")
-        return cls(
-            happened,
-            tuple(
-                (cast("pd.Timestamp", issued_at).to_pydatetime(), _table(rows, locations, signal))
-                for issued_at, rows in issues.groupby("issued_at")
-            ),
-            actual_delay,
-        )
+        return cls(happened, issues_of(forecast, locations, signal), actual_delay)
 
     def __post_init__(self) -> None:
         in_order = sorted(self.issues, key=lambda issue: issue[0])
@@ -149,24 +140,33 @@ def table_of(
     InputError
         If a location is missing.
     """
+    return table_of_points(_of_places(rows, locations, field), signal).align(locations)
+
+
+def issues_of(
+    rows: pd.DataFrame, locations: Sequence[str], signal: Signal = "unknown"
+) -> tuple[tuple[datetime, IntensityTable], ...]:
+    """Return the rows of a trace file of forecasts as tables with these columns, by when they were issued.
+
+    Raises
+    ------
+    InputError
+        If a location is missing.
+    """
+    issues = _of_places(rows, locations, "forecast").groupby("issued_at")
+    return tuple(
+        (cast("pd.Timestamp", issued_at).to_pydatetime(), table_of_points(own, signal).align(locations))
+        for issued_at, own in issues
+    )
+
+
+def _of_places(rows: pd.DataFrame, locations: Sequence[str], field: str) -> pd.DataFrame:
+    """Return the rows of locations; refuse rows that lack one of them."""
     own = rows[rows["location"].isin(locations)]
-    _check_places(own, rows, locations, field)
-    return _table(own, locations, signal)
-
-
-def _check_places(own: pd.DataFrame, rows: pd.DataFrame, locations: Sequence[str], field: str) -> None:
-    """Refuse rows that lack a location."""
     there = set(own["location"].unique())
     for name in locations:
         if name not in there:
             near = near_miss(name, map(str, rows["location"].unique()))
             fix = f"did you mean {near}?" if near else "leave it out of the setting"
             raise InputError("location", f"{name} is missing in the {field}", fix)
-
-
-def _table(rows: pd.DataFrame, locations: Sequence[str], signal: Signal) -> IntensityTable:
-    points = {
-        str(name): (own["time"].to_numpy("datetime64[us]").astype(np.int64), own["g_per_kwh"].to_numpy())
-        for name, own in rows.groupby("location", observed=True)
-    }
-    return IntensityTable.from_points(points, signal, "traces").align(locations)
+    return own

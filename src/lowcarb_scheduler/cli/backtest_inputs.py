@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
-from lowcarb_scheduler.backtest.history import History, table_of
+from lowcarb_scheduler.backtest.history import History, issues_of, table_of
 from lowcarb_scheduler.backtest.naive import NAIVE, naive_issues
 from lowcarb_scheduler.clock import HOUR_US, format_duration, format_time, from_us, parse_time, to_us
 from lowcarb_scheduler.errors import InputError
@@ -101,7 +101,7 @@ def read_replay(
     else:
         issued = _forecast_rows(forecast, wanted)
         try:
-            history = History.from_frames(rows, issued, setting.locations, delay, measured)
+            history = History(happened, issues_of(issued, setting.locations, measured), delay)
         except InputError as error:
             raise error.within(forecast) from None
     first, last = history.issues[0][0], history.issues[-1][1].end

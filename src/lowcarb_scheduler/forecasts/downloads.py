@@ -24,16 +24,15 @@ import pandas as pd
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.forecasts.electricity_maps import NAME as ELECTRICITY_MAPS
 from lowcarb_scheduler.forecasts.series import MAX_G_PER_KWH
-from lowcarb_scheduler.forecasts.traces import ISSUE, read_points
+from lowcarb_scheduler.forecasts.traces import ISSUE, read_points, table_of_points
 from lowcarb_scheduler.forecasts.uk_carbon_intensity import NAME as UK
 from lowcarb_scheduler.forecasts.uk_carbon_intensity import UkCarbonIntensity
-from lowcarb_scheduler.intensity import IntensityTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from lowcarb_scheduler.intensity import Signal
+    from lowcarb_scheduler.intensity import IntensityTable, Signal
 
 Factor = Literal["direct", "lifecycle"]
 NATIONAL: Final = "GB"
@@ -113,11 +112,7 @@ def _from_trace(path: Path, signal: Signal) -> Download:
     rows = read_points(path, "file")
     if ISSUE in rows:
         raise InputError(ISSUE, "what happened was not issued", "give a trace of what happened")
-    points = {
-        str(name): (own["time"].to_numpy("datetime64[us]").astype(np.int64), own["g_per_kwh"].to_numpy())
-        for name, own in rows.groupby("location", observed=True)
-    }
-    return Download(IntensityTable.from_points(points, signal, "traces"), path.name)
+    return Download(table_of_points(rows, signal), path.name)
 
 
 def _from_csv(path: Path, factor: Factor) -> _Rows:
@@ -208,18 +203,13 @@ def _table(rows: _Rows) -> IntensityTable:
     places = rows.location.astype(str).str.strip()
     if (places == "").any():
         raise InputError("location", f"row {int(np.argmax(places == '')) + 1}: is empty", "name the location")
-    frame = pd.DataFrame({"place": places, "time": times.dt.as_unit("us"), "value": values})
-    frame = frame.drop_duplicates(["place", "time"], keep="last")
-    points = {
-        str(name): (
-            own["time"].to_numpy("datetime64[us]").astype(np.int64),
-            own["value"].to_numpy(np.float64),
-        )
-        for name, own in frame.groupby("place", sort=True)
-    }
-    if not any(np.isfinite(own).any() for _, own in points.values()):
+    frame = pd.DataFrame(
+        {"location": places, "time": times.dt.as_unit("us"), "g_per_kwh": values.astype(float)}
+    )
+    frame = frame.drop_duplicates(["location", "time"], keep="last")
+    if not np.isfinite(frame["g_per_kwh"]).any():
         raise InputError("g_per_kwh", "has no value at all", "give a file with values")
-    return IntensityTable.from_points(points, "average", rows.source)
+    return table_of_points(frame, "average", rows.source)
 
 
 def merged(tables: Sequence[IntensityTable]) -> IntensityTable:

@@ -195,6 +195,15 @@ def read_table(path: Path, field: str = "forecast", signal: Signal = "unknown") 
     return IntensityTable.from_points(newest, signal, "traces")
 
 
+def table_of_points(rows: pd.DataFrame, signal: Signal, source: str = "traces") -> IntensityTable:
+    """Return rows of ``location``, ``time`` and ``g_per_kwh``, none of them twice, as a table."""
+    points = {
+        str(name): (own["time"].to_numpy("datetime64[us]").astype(np.int64), own["g_per_kwh"].to_numpy())
+        for name, own in rows.groupby("location", observed=True)
+    }
+    return IntensityTable.from_points(points, signal, source)
+
+
 def read_points(path: Path, field: str = "forecast") -> pd.DataFrame:
     """Read the rows of a trace file.
 
