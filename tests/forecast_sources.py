@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from lowcarb_scheduler.clock import to_us
+from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError
 from lowcarb_scheduler.forecasts.series import MAX_G_PER_KWH
 from lowcarb_scheduler.forecasts.source import Forecast
@@ -27,6 +27,21 @@ class Machine:
 
     def sleep_until(self, when):
         self._now = max(self._now, when)
+
+    def work(self, duration):
+        self._now += duration
+
+
+class Flat:
+    """A source for which it is 100 g/kWh, always and everywhere."""
+
+    def forecast(self, locations, now):
+        return Forecast(self.actual(locations, now, now + 96 * HOUR), now)
+
+    def actual(self, locations, start, end):
+        edges = np.arange(to_us(start) // HOUR_US, to_us(end) // HOUR_US + 2) * HOUR_US
+        values = np.full((len(edges) - 1, len(locations)), 100.0)
+        return IntensityTable(edges, tuple(locations), values, "average", "flat")
 
 
 class Web:

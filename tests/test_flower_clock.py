@@ -12,6 +12,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 from flwr.superlink.grid import HttpGrid
 
+from forecast_sources import Machine
 from lowcarb_scheduler import CarbonClientApp, Synthetic, carbon_aware
 from lowcarb_scheduler.clock import parse_time
 from lowcarb_scheduler.errors import InputError
@@ -21,22 +22,6 @@ from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 RUN = Path("run")
-
-
-class Machine:
-    """A clock that passes when somebody sleeps or works; to the scheduler it is a system clock."""
-
-    def __init__(self, now):
-        self._now = now
-
-    def now(self):
-        return self._now
-
-    def sleep_until(self, when):
-        self._now = max(self._now, when)
-
-    def work(self, duration):
-        self._now += duration
 
 
 def make_grid(machine, minutes, says=None):

@@ -17,8 +17,8 @@ from flwr.serverapp.strategy import (
     FedXgbCyclic,
 )
 
+from forecast_sources import Flat
 from lowcarb_scheduler import CarbonClientApp, Forecast, IntensityTable, Synthetic, carbon_aware
-from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.errors import InputError, PlanInfeasibleError, PlanMismatchError
 from lowcarb_scheduler.flower.client import QUERY
 from lowcarb_scheduler.ledger import read_ledger, summarise
@@ -161,18 +161,6 @@ def test_without_a_source_rounds_open_at_once_and_it_says_so(aware, grid):
     assert events("degraded")[0]["why"] == "no source is named"
     end = events("run_finished")[0]
     assert (end["planned_g"], end["realised_g"], end["run_now_g"], end["saving"]) == (None,) * 4
-
-
-class Flat:
-    """A source for which it is 100 g/kWh, always and everywhere."""
-
-    def forecast(self, locations, now):
-        return Forecast(self.actual(locations, now, now + 96 * HOUR), now)
-
-    def actual(self, locations, start, end):
-        edges = np.arange(to_us(start) // HOUR_US, to_us(end) // HOUR_US + 2) * HOUR_US
-        values = np.full((len(edges) - 1, len(locations)), 100.0)
-        return IntensityTable(edges, tuple(locations), values, "average", "flat")
 
 
 class Breaking:

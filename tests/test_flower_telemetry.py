@@ -15,8 +15,8 @@ from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import FedAvg
 
-from lowcarb_scheduler import CarbonClientApp, Forecast, IntensityTable, carbon_aware, carbon_mod
-from lowcarb_scheduler.clock import HOUR_US, to_us
+from forecast_sources import Flat, Machine
+from lowcarb_scheduler import CarbonClientApp, Forecast, carbon_aware, carbon_mod
 from lowcarb_scheduler.flower.client import QUESTION, RECORD
 from lowcarb_scheduler.flower.telemetry import Said, believe
 from lowcarb_scheduler.ledger import read_ledger, summarise
@@ -32,34 +32,6 @@ TRAIN, EVALUATE = MessageType.TRAIN, MessageType.EVALUATE
 def _wait_for_no_nodes(monkeypatch):
     """Do not wait, in real time, for nodes that never come."""
     monkeypatch.setattr("lowcarb_scheduler.flower.arrivals.REGISTERING", timedelta(0))
-
-
-class Machine:
-    """A clock that passes when somebody sleeps or works; to the scheduler it is a system clock."""
-
-    def __init__(self, now):
-        self._now = now
-
-    def now(self):
-        return self._now
-
-    def sleep_until(self, when):
-        self._now = max(self._now, when)
-
-    def work(self, duration):
-        self._now += duration
-
-
-class Flat:
-    """A source for which it is 100 g/kWh, always and everywhere."""
-
-    def forecast(self, locations, now):
-        return Forecast(self.actual(locations, now, now + 96 * HOUR), now)
-
-    def actual(self, locations, start, end):
-        edges = np.arange(to_us(start) // HOUR_US, to_us(end) // HOUR_US + 2) * HOUR_US
-        values = np.full((len(edges) - 1, len(locations)), 100.0)
-        return IntensityTable(edges, tuple(locations), values, "average", "flat")
 
 
 def fill(app, machine=None, mods=None):

@@ -262,6 +262,10 @@ class IntensityTable:
             edges, locations, np.where(np.isnan(values), other.sampled(edges, locations), values)
         )
 
+    def over(self, older: IntensityTable | None) -> IntensityTable:
+        """Return the table with its gaps filled from an older one, if there is one of the same signal."""
+        return self if older is None or older.signal != self.signal else self.fill(older)
+
     def sampled(self, edges_us: Ints, locations: Sequence[str] | None = None) -> Floats:
         """Return the values at the beginning of other steps [gCO2eq/kWh], NaN where there is none.
 

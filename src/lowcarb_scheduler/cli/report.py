@@ -56,9 +56,7 @@ def command(
 
     The pictures, and every table as CSV, go into the folder report/ beside the page.
     """
-    from lowcarb_scheduler.ledger import read_ledger
-    from lowcarb_scheduler.report.accounts import account
-    from lowcarb_scheduler.report.html import FOLDER_NAME, write_report
+    from lowcarb_scheduler.report.html import FOLDER_NAME, read_page, write_page
 
     options = {"source": source, "sdk_url": sdk_url, "sdk_signal": sdk_signal, "traces": traces}
     folder = folder_of(run_dir)
@@ -68,8 +66,8 @@ def command(
     elif given := [name for name, value in {**options, "signal": signal}.items() if value is not None]:
         option = f"--{given[0].replace('_', '-')}"
         raise InputError(option, "is asked only to refresh", "add --refresh")
-    page = write_report(folder)
-    accounts = account(read_ledger(folder))
+    shown = read_page(folder)
+    page, accounts = write_page(shown, folder), shown.accounts
     if as_json:
         output.write_document(_document(accounts, page, folder / FOLDER_NAME, refreshed))
     else:

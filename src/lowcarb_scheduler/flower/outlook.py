@@ -280,9 +280,7 @@ class Outlook:
             if event["event"] == "forecast":
                 self._recall_forecast(event)
             elif event["event"] == "actual":
-                new = IntensityTable.from_record(event)
-                same = self.actual is not None and self.actual.signal == new.signal
-                self.actual = new.fill(self.actual) if same and self.actual is not None else new
+                self.actual = IntensityTable.from_record(event).over(self.actual)
         if self._known and self.actual and self._known.intensity.signal != self.actual.signal:
             self.actual = None
         self._places = tuple(memory["places"])

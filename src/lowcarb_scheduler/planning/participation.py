@@ -99,7 +99,12 @@ def _remaining(job: Job, least: int, most: int, seats: int) -> Turns:
 
 def location_cap(job: Job) -> int:
     """Return the most clients of one location in a round, at least one."""
-    return max(1, floor(job.max_location_share * job.clients_per_round + 1e-9))
+    return most_of_one_location(job.max_location_share, job.clients_per_round)
+
+
+def most_of_one_location(share: float, seats: int) -> int:
+    """Return how many seats of a round are at most such a part of it, at least one."""
+    return max(1, floor(share * seats + 1e-9))
 
 
 def crowded(job: Job, turns: Ints) -> Ints:

@@ -23,6 +23,7 @@ from lowcarb_scheduler.flower.profiles import UNKNOWN_PLACE
 from lowcarb_scheduler.planning.fleet import Fleet
 from lowcarb_scheduler.planning.grid import start_step_us
 from lowcarb_scheduler.planning.job import Job
+from lowcarb_scheduler.planning.participation import most_of_one_location
 from lowcarb_scheduler.planning.planner import plan
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def job_of(record: Record, rules: Rules) -> Job:
     share = min(max(rules.max_location_share, _largest_share(record, seats)), 1.0)
     fleet = _fleet(record, rules)
     if empty:
-        places = ceil(empty / max(1, int(share * seats + 1e-9)))
+        places = ceil(empty / most_of_one_location(share, seats))
         fleet = _with_clients_of_no_power(fleet, empty, places, len(seated) * seats - sum(seated))
     # Who has done less owes the difference: so everybody does as many turns as it really did.
     fleet = replace(fleet, turns_done=fleet.turns_done.max() - fleet.turns_done)

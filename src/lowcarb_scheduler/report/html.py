@@ -19,6 +19,7 @@ from lowcarb_scheduler.report.accounts import account
 from lowcarb_scheduler.report.facts import MOST_CLIENTS, basis_of, facts_of
 from lowcarb_scheduler.report.gantt import deadline_of
 from lowcarb_scheduler.report.mishaps import mishaps_of, table_of_mishaps
+from lowcarb_scheduler.report.record import as_written
 from lowcarb_scheduler.report.tables import write_tables
 
 if TYPE_CHECKING:
@@ -105,17 +106,18 @@ def write_report(run_dir: Path) -> Path:
     MissingExtraError
         If matplotlib or jinja2 is not installed.
     """
-    events, ledger = read_ledger(run_dir), str(run_dir / FILE_NAME)
-    try:
-        page = gather(events)
-    except MissingExtraError:
-        raise
-    except InputError as error:
-        raise error.within(ledger) from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        problem = f"holds an event this version does not write ({type(error).__name__}: {error})"
-        fix = "use the version that wrote it"
-        raise InputError("ledger", problem, fix, ledger) from error
+    return write_page(read_page(run_dir), run_dir)
+
+
+def read_page(run_dir: Path) -> Page:
+    """Return what the page of a run shows, from its ledger; raises as :func:`write_report`."""
+    events = read_ledger(run_dir)
+    with as_written(str(run_dir / FILE_NAME)):
+        return gather(events)
+
+
+def write_page(page: Page, run_dir: Path) -> Path:
+    """Write a page, its pictures and its tables into the folder of its run; raises as :func:`write_report`."""
     path, folder = run_dir / REPORT_NAME, run_dir / FOLDER_NAME
     unfinished = path.with_suffix(".html.new")
     try:

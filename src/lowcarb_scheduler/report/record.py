@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lowcarb_scheduler.clock import parse_time
-from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.errors import InputError, MissingExtraError
 from lowcarb_scheduler.flower.turns import Node, Turn, took, update_nodes
 from lowcarb_scheduler.intensity import IntensityTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 
 class Member(NamedTuple):
@@ -121,22 +122,25 @@ class Record:
             reading.read(event)
         return reading.record()
 
-    @classmethod
-    def read(cls, events: Iterable[Mapping[str, Any]], file: str) -> Record:
-        """Gather what the events of a file say.
 
-        Raises
-        ------
-        InputError
-            If they are not as this version writes them.
-        """
-        try:
-            return cls.of(events)
-        except InputError as error:
-            raise error.within(file) from None
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            problem = f"holds an event this version does not write ({type(error).__name__}: {error})"
-            raise InputError("ledger", problem, "use the version that wrote it", file) from error
+@contextmanager
+def as_written(file: str) -> Iterator[None]:
+    """Refuse events of a ledger that are not as this version writes them, and name the file.
+
+    Raises
+    ------
+    InputError
+        If they are not.
+    """
+    try:
+        yield
+    except MissingExtraError:
+        raise
+    except InputError as error:
+        raise error.within(file) from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        problem = f"holds an event this version does not write ({type(error).__name__}: {error})"
+        raise InputError("ledger", problem, "use the version that wrote it", file) from error
 
 
 def began(started: Mapping[str, Any]) -> datetime:
@@ -174,7 +178,7 @@ class _Reading:
             case "forecast":
                 self._forecast = IntensityTable.from_record(event)
             case "actual":
-                self._learn(IntensityTable.from_record(event))
+                self._actual = IntensityTable.from_record(event).over(self._actual)
             case "planned" if self._beginning is None and event["grid_from"] is not None:
                 self._beginning = Beginning(
                     event, self._forecast, self._actual, self._everyone(), dict(self._done)
@@ -190,11 +194,6 @@ class _Reading:
                 self._close(event)
             case "run_finished":
                 self._has_completed = event["status"] == "completed"
-
-    def _learn(self, new: IntensityTable) -> None:
-        """Take what really happened; of another signal than before, it is not comparable with that."""
-        same = self._actual is not None and self._actual.signal == new.signal
-        self._actual = new.fill(self._actual) if same and self._actual is not None else new
 
     def _everyone(self) -> Mapping[str, Node]:
         """Return the nodes as they are now; as long as nobody joins or leaves it is one mapping."""

@@ -20,7 +20,7 @@ from lowcarb_scheduler.flower.turns import Figures, expected_g, realised_g, stre
 from lowcarb_scheduler.ledger import FILE_NAME, Ledger, is_in_use, read_ledger
 from lowcarb_scheduler.report.gantt import labels_of
 from lowcarb_scheduler.report.hindsight import Rules
-from lowcarb_scheduler.report.record import Record
+from lowcarb_scheduler.report.record import Record, as_written
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -134,7 +134,8 @@ def refresh(run_dir: Path, source: ForecastSource | None, clock: Clock | None = 
     events, file = read_ledger(run_dir), str(run_dir / FILE_NAME)
     if is_in_use(run_dir):
         raise InputError("ledger", "a run is still writing it", "wait until it has ended", file)
-    record = Record.read(events, file)
+    with as_written(file):
+        record = Record.of(events)
     before = figures_of(record)
     lacking = tuple(number for number, figures in before.items() if not figures.are_known)
     places = _places(record)
