@@ -29,7 +29,7 @@ from lowcarb_scheduler import correct_forecast, plan, replan
 from lowcarb_scheduler.backtest import METHODS, SETTINGS, History, follow, instance
 from lowcarb_scheduler.backtest.methods import ours_decide, plain_decide
 from lowcarb_scheduler.clock import HOUR_US, to_us
-from lowcarb_scheduler.forecasts.traces import read_points
+from lowcarb_scheduler.forecasts.sources.traces import read_points
 
 HOUR = timedelta(hours=1)
 

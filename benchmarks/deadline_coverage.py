@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.stats import beta
 
-from lowcarb_scheduler.flower.course import Course
+from lowcarb_scheduler.scheduling.replanner import Replanner
 from lowcarb_scheduler.settings import Settings
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def settings_of(finish_by, confidence=0.99, is_told=True):
 
 def simulate(durations, settings) -> Outcome:
     """Run rounds of these durations, each after the longest wait that is allowed."""
-    course, finish_by = Course(settings, len(durations), START, None, None), settings.finish_by
+    course, finish_by = Replanner(settings, len(durations), START, None, None), settings.finish_by
     now, waited, half, openings = START, timedelta(0), timedelta(0), []
     for number, took in enumerate(durations, start=1):
         latest = course.latest_opening(number)

@@ -25,10 +25,10 @@ from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from lowcarb_scheduler import CarbonClientApp, Synthetic, VirtualClock, carbon_aware
-from lowcarb_scheduler.flower import replanning
-from lowcarb_scheduler.flower.run import CarbonRun
-from lowcarb_scheduler.forecasts.correction import HISTORY
-from lowcarb_scheduler.forecasts.synthetic import zones
+from lowcarb_scheduler.flower.session import Session
+from lowcarb_scheduler.forecasts.bias_correction import HISTORY
+from lowcarb_scheduler.forecasts.sources.synthetic import zones
+from lowcarb_scheduler.scheduling import policy
 from lowcarb_scheduler.testing import InMemoryGrid
 
 NOW, HOUR = datetime(2026, 3, 2, tzinfo=UTC), timedelta(hours=1)
@@ -122,14 +122,14 @@ def timed(owner, name):
 
 def many_nodes(folder, nodes, rounds):
     """Print what profiles and plans of a large fleet take."""
-    with timed(CarbonRun, "open_round") as opening_s:
+    with timed(Session, "open_round") as opening_s:
         strategy = aware(folder / "many", clients_per_round=100)
         run(strategy, make_grid(nodes), rounds, parameters=10)
     first, later = opening_s[0], opening_s[1:]
     print(f"{nodes:,} nodes, 100 a round, {rounds} rounds: profiles and plan")
     print(f"  first round    {first:7.3f} s, its nodes asked who they are")
     print(f"  later rounds   {np.mean(later):7.3f} s, at most {max(later):.3f} s  (to hold: at most 2 s)")
-    with timed(replanning, "replan") as planning_s:
+    with timed(policy, "replan") as planning_s:
         patient = {"patience": 1.0, "finish_by": 3 * rounds * HOUR}
         strategy = aware(folder / "patient", clients_per_round=100, **patient)
         run(strategy, make_grid(nodes), rounds, parameters=10)

@@ -24,7 +24,7 @@ from capture import faded
 from lowcarb_scheduler import correct_forecast
 from lowcarb_scheduler.backtest import SETTINGS, History
 from lowcarb_scheduler.clock import HOUR_US, to_us
-from lowcarb_scheduler.forecasts.traces import read_points
+from lowcarb_scheduler.forecasts.sources.traces import read_points
 
 HOUR = timedelta(hours=1)
 AHEAD = 192  # hours

@@ -13,13 +13,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from lowcarb_scheduler.accounting.attribution import account
 from lowcarb_scheduler.ledger import FILE_NAME, read_ledger
-from lowcarb_scheduler.report.accounts import account
 from lowcarb_scheduler.report.html import write_report
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the maker of ledgers that tests use
-from report_ledger import write_ledger
-from report_world import large_events
+from support.report_ledger import write_ledger
+from support.report_world import large_events
 
 
 def seconds(call, *arguments):

@@ -34,4 +34,4 @@ def midnight() -> datetime:
 @pytest.fixture
 def one_at_a_time(monkeypatch):
     """Send one request after the other, so that on a virtual clock what happens when is determined."""
-    monkeypatch.setattr("lowcarb_scheduler.forecasts.web.exchange.CONCURRENCY", 1)
+    monkeypatch.setattr("lowcarb_scheduler.forecasts.http.batch.CONCURRENCY", 1)

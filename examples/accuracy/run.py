@@ -35,10 +35,10 @@ from lowcarb_scheduler.backtest import SETTINGS, instance
 from lowcarb_scheduler.clock import parse_time
 from lowcarb_scheduler.documents import to_json
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.forecasts.traces import Traces
+from lowcarb_scheduler.forecasts.sources.traces import Traces
 
 if TYPE_CHECKING:
-    from lowcarb_scheduler.forecasts.source import ForecastSource
+    from lowcarb_scheduler.forecasts.base import ForecastSource
 
 
 class Study(NamedTuple):

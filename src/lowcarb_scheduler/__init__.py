@@ -21,51 +21,51 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.flower.client import CarbonClientApp, carbon_mod
     from lowcarb_scheduler.flower.legacy import carbon_aware_legacy
     from lowcarb_scheduler.flower.strategy import CarbonAwareFedAvg, CarbonAwareMixin, carbon_aware
-    from lowcarb_scheduler.forecasts.carbon_aware_sdk import CarbonAwareSdk
-    from lowcarb_scheduler.forecasts.correction import correct_forecast
-    from lowcarb_scheduler.forecasts.electricity_maps import ElectricityMaps
-    from lowcarb_scheduler.forecasts.source import Forecast, ForecastSource
-    from lowcarb_scheduler.forecasts.synthetic import Synthetic
-    from lowcarb_scheduler.forecasts.traces import Traces
-    from lowcarb_scheduler.forecasts.uk_carbon_intensity import UkCarbonIntensity
-    from lowcarb_scheduler.forecasts.watttime import WattTime
+    from lowcarb_scheduler.forecasts.base import Forecast, ForecastSource
+    from lowcarb_scheduler.forecasts.bias_correction import correct_forecast
+    from lowcarb_scheduler.forecasts.sources.carbon_aware_sdk import CarbonAwareSdk
+    from lowcarb_scheduler.forecasts.sources.electricity_maps import ElectricityMaps
+    from lowcarb_scheduler.forecasts.sources.synthetic import Synthetic
+    from lowcarb_scheduler.forecasts.sources.traces import Traces
+    from lowcarb_scheduler.forecasts.sources.uk_carbon_intensity import UkCarbonIntensity
+    from lowcarb_scheduler.forecasts.sources.watttime import WattTime
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.planning.fleet import Fleet
     from lowcarb_scheduler.planning.job import Job, Plan
+    from lowcarb_scheduler.planning.pareto import Frontier, tradeoff
     from lowcarb_scheduler.planning.planner import plan
-    from lowcarb_scheduler.planning.tradeoff import Frontier, tradeoff
-    from lowcarb_scheduler.policy import replan
+    from lowcarb_scheduler.scheduling.policy import replan
 
 _HOME = {
     "CarbonAwareFedAvg": "flower.strategy",
     "CarbonAwareMixin": "flower.strategy",
-    "CarbonAwareSdk": "forecasts.carbon_aware_sdk",
+    "CarbonAwareSdk": "forecasts.sources.carbon_aware_sdk",
     "CarbonClientApp": "flower.client",
-    "ElectricityMaps": "forecasts.electricity_maps",
+    "ElectricityMaps": "forecasts.sources.electricity_maps",
     "Fleet": "planning.fleet",
-    "Forecast": "forecasts.source",
-    "ForecastSource": "forecasts.source",
+    "Forecast": "forecasts.base",
+    "ForecastSource": "forecasts.base",
     "ForecastUnavailableError": "errors",
-    "Frontier": "planning.tradeoff",
+    "Frontier": "planning.pareto",
     "InputError": "errors",
     "IntensityTable": "intensity",
     "Job": "planning.job",
     "LowcarbError": "errors",
     "Plan": "planning.job",
     "PlanInfeasibleError": "errors",
-    "Synthetic": "forecasts.synthetic",
+    "Synthetic": "forecasts.sources.synthetic",
     "SystemClock": "clock",
-    "Traces": "forecasts.traces",
-    "UkCarbonIntensity": "forecasts.uk_carbon_intensity",
+    "Traces": "forecasts.sources.traces",
+    "UkCarbonIntensity": "forecasts.sources.uk_carbon_intensity",
     "VirtualClock": "clock",
-    "WattTime": "forecasts.watttime",
+    "WattTime": "forecasts.sources.watttime",
     "carbon_aware": "flower.strategy",
     "carbon_aware_legacy": "flower.legacy",
     "carbon_mod": "flower.client",
-    "correct_forecast": "forecasts.correction",
+    "correct_forecast": "forecasts.bias_correction",
     "plan": "planning.planner",
-    "replan": "policy",
-    "tradeoff": "planning.tradeoff",
+    "replan": "scheduling.policy",
+    "tradeoff": "planning.pareto",
 }
 
 __all__ = [

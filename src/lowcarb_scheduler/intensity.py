@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
 
+
+_SHORTEST_STEP_US: Final = HOUR_US // 60
+
+
+MAX_G_PER_KWH: Final = 3_000.0  # no grid emits more; such a number is an error of unit
+
 Signal = Literal["average", "marginal", "unknown"]
 SIGNALS: Final = get_args(Signal)
 
@@ -350,3 +356,35 @@ def _close(times_us: Ints, end_us: int | None = None) -> Ints:
         step = int(np.median(np.diff(times_us))) if len(times_us) > 1 else _SOLE_POINT_US
         end_us = int(times_us[-1]) + step
     return np.append(times_us, np.int64(end_us))
+
+
+def without_preference(
+    known: IntensityTable | None, locations: Sequence[str], start: datetime, end: datetime
+) -> IntensityTable:
+    """Return one constant intensity for places of which nothing is known: it favours no place and no time.
+
+    It is the mean of the known places, so that a place nobody forecasts is neither sought nor shunned; 1
+    where nothing at all is known.
+    """
+    finite = np.zeros(0) if known is None else known.values[np.isfinite(known.values)]
+    values = np.full((1, len(locations)), finite.mean() if finite.size else 1.0)
+    labels = (known.signal, known.source, known.synthetic) if known else ("unknown", "none", False)
+    edges = np.array([to_us(start), to_us(end)], dtype=np.int64)
+    return IntensityTable(edges, tuple(locations), values, *labels)
+
+
+def sanitize(table: IntensityTable) -> IntensityTable:
+    """Return a table with a gap wherever a value cannot be: no hold is based on such a number.
+
+    Steps shorter than a minute are taken together: no grid is metered so finely, and the possible openings of
+    rounds follow from the steps. Begin and end stay: what was asked for may begin within a step.
+    """
+    edges_us = table.edges_us
+    if np.diff(edges_us).min() < _SHORTEST_STEP_US:
+        first_us, last_us = edges_us[0], edges_us[-1]
+        inner_us = np.unique(edges_us // _SHORTEST_STEP_US * _SHORTEST_STEP_US)
+        inner_us = inner_us[(inner_us > first_us) & (inner_us < last_us)]
+        edges_us = np.concatenate(([first_us], inner_us, [last_us]))
+    values = table.sampled(edges_us)
+    values = np.where((values >= 0) & (values <= MAX_G_PER_KWH), values, np.nan)
+    return table.relaid(edges_us, table.locations, values)

@@ -20,8 +20,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from lowcarb_scheduler import accounting
-from lowcarb_scheduler.accounting import jain_index, known_sum
+from lowcarb_scheduler.accounting.emissions import jain_index, known_sum, saving
 from lowcarb_scheduler.clock import Clock, parse_time
 from lowcarb_scheduler.documents import to_json
 from lowcarb_scheduler.errors import InputError
@@ -317,7 +316,7 @@ class RunSummary:
     @property
     def saving(self) -> float | None:
         """Part of the run-now emissions that was avoided."""
-        return accounting.saving(self.realised_g, self.run_now_g)
+        return saving(self.realised_g, self.run_now_g)
 
     @property
     def energy_kwh(self) -> float:

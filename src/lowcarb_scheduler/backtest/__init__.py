@@ -12,11 +12,9 @@ the mean saving of a method over the mean saving of that bound.
 """
 
 from lowcarb_scheduler.backtest.comparison import Comparison, Score, compare
-from lowcarb_scheduler.backtest.history import History, Known
-from lowcarb_scheduler.backtest.instance import SETTINGS, Instance, Outcome, Setting, instance
-from lowcarb_scheduler.backtest.methods import METHODS, follow
-from lowcarb_scheduler.backtest.naive import NAIVE, naive_issues
-from lowcarb_scheduler.backtest.rule_2022 import chosen_by_rule_2022
+from lowcarb_scheduler.backtest.history import NAIVE, History, Known, naive_issues
+from lowcarb_scheduler.backtest.methods import METHODS, chosen_by_rule_2022, follow
+from lowcarb_scheduler.backtest.scenario import SETTINGS, Instance, Outcome, Setting, instance
 
 __all__ = [
     "METHODS",

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from lowcarb_scheduler.accounting import jain_index
-from lowcarb_scheduler.backtest.instance import CADENCE, instance
+from lowcarb_scheduler.accounting.emissions import jain_index
 from lowcarb_scheduler.backtest.methods import METHODS
+from lowcarb_scheduler.backtest.scenario import CADENCE, instance
 from lowcarb_scheduler.clock import cpu_seconds
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from lowcarb_scheduler.backtest.history import History
-    from lowcarb_scheduler.backtest.instance import Instance, Outcome, Setting
+    from lowcarb_scheduler.backtest.scenario import Instance, Outcome, Setting
     from lowcarb_scheduler.intensity import Floats
 
 BASELINE, BOUND, OURS = "run-now", "bound", "ours"

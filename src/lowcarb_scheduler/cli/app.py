@@ -12,19 +12,8 @@ import click
 import typer
 
 from lowcarb_scheduler._version import __version__
-from lowcarb_scheduler.cli import (
-    archive,
-    backtest,
-    demo,
-    doctor,
-    forecast,
-    open_now,
-    plan,
-    report,
-    status,
-    tradeoff,
-)
-from lowcarb_scheduler.cli.help import Command, examples
+from lowcarb_scheduler.cli import archive, backtest, demo, doctor, forecast, plan, report, status, tradeoff
+from lowcarb_scheduler.cli.options import Command, examples
 from lowcarb_scheduler.cli.output import fail, log
 from lowcarb_scheduler.errors import LowcarbError, near_miss
 
@@ -50,7 +39,7 @@ for name, command, lines in (
     ("tradeoff", tradeoff.command, tradeoff.EXAMPLES),
     ("backtest", backtest.command, backtest.EXAMPLES),
     ("status", status.command, status.EXAMPLES),
-    ("open-now", open_now.command, open_now.EXAMPLES),
+    ("open-now", status.release, status.RELEASE_EXAMPLES),
     ("report", report.command, report.EXAMPLES),
     ("doctor", doctor.command, doctor.EXAMPLES),
 ):

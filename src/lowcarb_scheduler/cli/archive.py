@@ -1,30 +1,39 @@
 """``lowcarb archive``: what sources have said, kept on disk: list, fetch, import, export, prune."""
 
-from dataclasses import asdict
-from datetime import timedelta
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
+import numpy as np
 import typer
 
-from lowcarb_scheduler.cli import completion, output
-from lowcarb_scheduler.cli.help import Command, examples
-from lowcarb_scheduler.cli.options import Json, SdkSignal, SdkUrl, Source
-from lowcarb_scheduler.cli.times import Times, Utc
+from lowcarb_scheduler.cli import options, output
+from lowcarb_scheduler.cli.options import Command, Json, SdkSignal, SdkUrl, Source, examples
+from lowcarb_scheduler.cli.output import Times, Utc
+from lowcarb_scheduler.clock import HOUR_US, SystemClock, from_us
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError, one_line
-from lowcarb_scheduler.report import wording
+from lowcarb_scheduler.forecasts.archive.database import Feed
+from lowcarb_scheduler.forecasts.base import checked_signal, unknown_name
+from lowcarb_scheduler.forecasts.series import columns_of
+from lowcarb_scheduler.forecasts.sources.importers import merged, read_download
+from lowcarb_scheduler.forecasts.sources.traces import TraceWriter
+from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from datetime import datetime
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rich.console import Console
 
-    from lowcarb_scheduler.forecasts.archive import Archive, Holding
-    from lowcarb_scheduler.forecasts.archived import WebSource
-    from lowcarb_scheduler.forecasts.back_fill import Filled
+    from lowcarb_scheduler.forecasts.archive.backfill import Filled
+    from lowcarb_scheduler.forecasts.archive.cached_source import WebSource
+    from lowcarb_scheduler.forecasts.archive.database import Archive, Holding
+    from lowcarb_scheduler.forecasts.sources.importers import Download, Factor
+    from lowcarb_scheduler.intensity import IntensityTable, Signal
     from lowcarb_scheduler.settings import Settings
 
 EXIT_MISSING: Final = 1
@@ -41,7 +50,7 @@ Location = Annotated[
     typer.Option(
         "--location",
         metavar="L",
-        autocompletion=completion.locations,
+        autocompletion=options.locations,
         help="A place. Repeatable. Default: all there are.",
     ),
 ]
@@ -70,7 +79,8 @@ def show(archive_dir: ArchiveDir = None, utc: Utc = False, as_json: Json = False
     screen = output.console()
     output.print_title(
         screen,
-        f"{archive.path}, {size / _MEGABYTE:.1f} MB, keeps {wording.counted(settings.archive_days, 'day')}",
+        f"{archive.path}, {size / _MEGABYTE:.1f} MB, "
+        f"keeps {formatting.counted(settings.archive_days, 'day')}",
     )
     if not holdings:
         output.print_line(screen, "it is empty; next: lowcarb archive fetch --days 28 --location L")
@@ -80,8 +90,8 @@ def show(archive_dir: ArchiveDir = None, utc: Utc = False, as_json: Json = False
         _print_holdings(screen, list(of_feed), Times.of(utc))
 
 
-def _print_holdings(screen: "Console", holdings: "Sequence[Holding]", times: Times) -> None:
-    def column(title: str, whens: "Iterable[datetime | None]") -> tuple[str, list[str]]:
+def _print_holdings(screen: Console, holdings: Sequence[Holding], times: Times) -> None:
+    def column(title: str, whens: Iterable[datetime | None]) -> tuple[str, list[str]]:
         return times.column(title, [when and when.replace(second=0) for when in whens])
 
     first, firsts = column("first", (each.first_issued for each in holdings))
@@ -100,7 +110,7 @@ def _print_holdings(screen: "Console", holdings: "Sequence[Holding]", times: Tim
     output.print_table(screen, columns, rows)
 
 
-def _document(holding: "Holding") -> dict[str, Any]:
+def _document(holding: Holding) -> dict[str, Any]:
     document = asdict(holding)
     return {**document.pop("feed"), **document}
 
@@ -122,7 +132,7 @@ def fetch(
 ) -> None:
     """Ask sources for the past, so that a first run has something to learn from."""
     from lowcarb_scheduler.clock import SystemClock
-    from lowcarb_scheduler.forecasts.back_fill import back_fill, steps
+    from lowcarb_scheduler.forecasts.archive.backfill import back_fill, steps
 
     settings = _settings(archive_dir=archive_dir, source=source, sdk_url=sdk_url, sdk_signal=sdk_signal)
     if days > settings.archive_days:
@@ -165,10 +175,10 @@ def fetch(
         raise typer.Exit(EXIT_MISSING)
 
 
-def _web_sources(settings: "Settings") -> "list[WebSource]":
+def _web_sources(settings: Settings) -> list[WebSource]:
     """Open the sources that are named, each for itself."""
-    from lowcarb_scheduler.forecasts.archived import WebSource
-    from lowcarb_scheduler.forecasts.opening import SOURCES, named_sources, open_source
+    from lowcarb_scheduler.forecasts.archive.cached_source import WebSource
+    from lowcarb_scheduler.forecasts.registry import SOURCES, named_sources, open_source
 
     opened = []
     for name in named_sources(settings):
@@ -183,12 +193,12 @@ def _web_sources(settings: "Settings") -> "list[WebSource]":
 
 
 def _names(
-    source: "WebSource", settings: "Settings", archive: "Archive", places: "Sequence[str] | None"
+    source: WebSource, settings: Settings, archive: Archive, places: Sequence[str] | None
 ) -> dict[str, str]:
     """Return what a source calls the places named; by default those of which the archive holds something."""
-    from lowcarb_scheduler.forecasts.archive import Feed
-    from lowcarb_scheduler.forecasts.names import read_names
-    from lowcarb_scheduler.forecasts.opening import SOURCES
+    from lowcarb_scheduler.forecasts.archive.database import Feed
+    from lowcarb_scheduler.forecasts.base import read_names
+    from lowcarb_scheduler.forecasts.registry import SOURCES
 
     if not places:
         feed = Feed(source.name, source.signal, source.server)
@@ -228,7 +238,7 @@ def export(
     """Write trace files, as the source traces and the backtest read them."""
     if forecasts is None and actuals is None:
         raise InputError("--forecasts", "no file is named", "give --forecasts FILE, --actuals FILE, or both")
-    from lowcarb_scheduler.forecasts.archive_export import choose, export_actuals, export_forecasts
+    from lowcarb_scheduler.forecasts.archive.export import choose, export_actuals, export_forecasts
 
     archive = _opened(_settings(archive_dir=archive_dir))
     wanted = {"source": source, "signal": signal, "server": server}
@@ -280,8 +290,6 @@ def import_files(
     as_json: Json = False,
 ) -> None:
     """Take in what happened from files that were downloaded: for a backtest, or as history."""
-    from lowcarb_scheduler.cli.importing import into_archive, read_all, write_trace
-
     downloads = read_all(files, factor, signal)
     if to is not None:
         told = write_trace(downloads, to)
@@ -303,8 +311,8 @@ def import_files(
         output.Column("from (UTC)"), output.Column("to (UTC)"), output.Column("known, h", right=True),
     ]  # fmt: skip
     rows = [
-        (each.location, each.source, each.signal, wording.instant(each.first), wording.instant(each.last),
-         f"{each.hours:g}")
+        (each.location, each.source, each.signal,
+         formatting.instant(each.first), formatting.instant(each.last), f"{each.hours:g}")
         for each in told
     ]  # fmt: skip
     output.print_table(screen, columns, rows)
@@ -330,19 +338,19 @@ def prune(
         output.write_document({"schema_version": SCHEMA_VERSION, "days": keep, **document})
         return
     dropped = (
-        f"dropped {wording.counted(issues, 'forecast')} and {wording.counted(steps, 'actual value')} "
-        f"older than {wording.counted(keep, 'day')}"
+        f"dropped {formatting.counted(issues, 'forecast')} and {formatting.counted(steps, 'actual value')} "
+        f"older than {formatting.counted(keep, 'day')}"
     )
     output.print_line(output.console(), f"{dropped}; {archive.path} takes {size / _MEGABYTE:.1f} MB")
 
 
-def _settings(**options: Any) -> "Settings":
+def _settings(**options: Any) -> Settings:
     from lowcarb_scheduler.settings import Settings
 
     return Settings.load(options=options)
 
 
-def _opened(settings: "Settings") -> "Archive":
+def _opened(settings: Settings) -> Archive:
     """Return the archive.
 
     Raises
@@ -350,9 +358,93 @@ def _opened(settings: "Settings") -> "Archive":
     InputError
         If the settings want none.
     """
-    from lowcarb_scheduler.forecasts.opening import open_archive
+    from lowcarb_scheduler.forecasts.registry import open_archive
 
     archive = open_archive(settings)
     if archive is None:
         raise InputError("archive-dir", "is none: nothing is kept", "set LOWCARB_ARCHIVE_DIR to a folder")
     return archive
+
+
+# -- What ``archive import`` does with downloaded files -----------------------------------------------------
+
+_FACTORS = "direct", "lifecycle"
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What was taken in of a location.
+
+    Parameters
+    ----------
+    location, source, signal : str
+        What it is.
+    first, last : datetime
+        Where it begins and ends.
+    hours : float
+        For how long it is known [h].
+    """
+
+    location: str
+    source: str
+    signal: str
+    first: datetime
+    last: datetime
+    hours: float
+
+
+def read_all(files: Sequence[Path], factor: str, signal: str) -> list[Download]:
+    """Read files, in their order.
+
+    Raises
+    ------
+    InputError
+        If one of them cannot be read, or no such factor or signal exists.
+    """
+    if factor not in _FACTORS:
+        raise unknown_name("--factor", factor, _FACTORS)
+    measured = checked_signal(cast("Signal", signal))
+    return [read_download(file, cast("Factor", factor), measured) for file in files]
+
+
+def write_trace(downloads: Sequence[Download], path: Path) -> list[Imported]:
+    """Write one trace file of all of them; where they overlap, the first counts.
+
+    Raises
+    ------
+    InputError
+        If they measure different signals, or the file cannot be written.
+    """
+    whole = merged([each.table for each in downloads])
+    with TraceWriter(path, issued=False, field="--to") as writer:
+        for location, series in columns_of(whole).items():
+            writer.add(location, [(0, series)])
+    return list(_told(whole))
+
+
+def into_archive(downloads: Sequence[Download], archive: Archive, keep_days: int) -> list[Imported]:
+    """Keep all of them as history.
+
+    Raises
+    ------
+    InputError
+        If one of them is older than anything the archive keeps, or it cannot be written.
+    """
+    oldest = SystemClock().now() - timedelta(days=keep_days)
+    for each in downloads:
+        if each.table.end <= oldest:
+            problem = f"ends {each.table.end:%Y-%m-%d}, and the archive keeps {keep_days} days"
+            fix = "give --to FILE for a backtest, or set LOWCARB_ARCHIVE_DAYS"
+            raise InputError("--to", problem, fix)
+    told: list[Imported] = []
+    for each in downloads:
+        archive.put_actual(Feed(each.table.source, each.table.signal, each.server), each.table)
+        told += _told(each.table)
+    return told
+
+
+def _told(table: IntensityTable) -> Iterator[Imported]:
+    for location, series in columns_of(table).items():
+        edges = np.append(series.times_us, series.end_us)
+        hours = float(np.diff(edges)[~np.isnan(series.values)].sum() / HOUR_US)
+        yield Imported(location, table.source, table.signal, from_us(edges[0]), from_us(edges[-1]), hours)

@@ -1,24 +1,37 @@
 """``lowcarb backtest``: what methods would have saved on history."""
 
-from dataclasses import asdict
-from datetime import timedelta
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from os import cpu_count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
+import numpy as np
 import typer
 
+from lowcarb_scheduler.backtest import SETTINGS, Setting
+from lowcarb_scheduler.backtest.history import NAIVE, History, issues_of, naive_issues, table_of
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.options import Json, Plot
+from lowcarb_scheduler.clock import HOUR_US, format_duration, format_time, from_us, parse_time, to_us
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.report import wording
+from lowcarb_scheduler.forecasts.base import checked_signal, unknown_name
+from lowcarb_scheduler.forecasts.bias_correction import HISTORY
+from lowcarb_scheduler.forecasts.sources.traces import ISSUE, read_points
+from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
     from rich.console import Console
 
     from lowcarb_scheduler.backtest import Comparison, Score
-    from lowcarb_scheduler.cli.backtest_inputs import Replay
+    from lowcarb_scheduler.intensity import Signal
 
 EXAMPLES: Final = (
     "lowcarb backtest --actual actual.parquet --forecast forecast.parquet --from 2023-07-01 --to 2023-12-28",
@@ -47,7 +60,7 @@ def _deadlines(text: str) -> tuple[float, ...]:
 def _methods(text: str) -> tuple[str, ...]:
     """Read a list of methods."""
     from lowcarb_scheduler.backtest import METHODS
-    from lowcarb_scheduler.forecasts.source import unknown_name
+    from lowcarb_scheduler.forecasts.base import unknown_name
 
     for name in _list(text):
         if name not in METHODS:
@@ -112,8 +125,6 @@ def command(
     asked = _deadlines(deadlines), _methods(methods), _hours(cadence, "--cadence", _HOUR)
     late = _hours(delay, "--delay", timedelta(0))
     from lowcarb_scheduler.backtest import compare
-    from lowcarb_scheduler.cli.backtest_inputs import read_replay
-    from lowcarb_scheduler.cli.setting_file import read_setting
 
     what = read_setting(setting)
     replay = read_replay(actual, forecast, what, asked[0], since, until, late, signal)
@@ -123,8 +134,8 @@ def command(
             jobs or cpu_count() or 1, done,
         )  # fmt: skip
     if plot is not None:
-        from lowcarb_scheduler.report.backtest import plot_backtest
-        from lowcarb_scheduler.report.plots import save
+        from lowcarb_scheduler.report.charts import plot_backtest
+        from lowcarb_scheduler.report.rounds import save
 
         save(plot_backtest(found, _labels(replay)), plot)
     if as_json:
@@ -135,12 +146,12 @@ def command(
         output.print_line(output.console(), f"drawn: {plot}")
 
 
-def _labels(replay: "Replay") -> str:
-    measured = wording.labels(replay.actual, replay.history.actual.signal, synthetic=False)
+def _labels(replay: Replay) -> str:
+    measured = formatting.labels(replay.actual, replay.history.actual.signal, synthetic=False)
     return f"{measured}; forecast: {replay.forecast}"
 
 
-def _document(found: "Comparison", replay: "Replay") -> dict[str, Any]:
+def _document(found: Comparison, replay: Replay) -> dict[str, Any]:
     table, setting = replay.history.actual, found.setting
     return {
         "schema_version": SCHEMA_VERSION,
@@ -167,12 +178,12 @@ def _document(found: "Comparison", replay: "Replay") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _print(screen: "Console", found: "Comparison", replay: "Replay") -> None:
+def _print(screen: Console, found: Comparison, replay: Replay) -> None:
     setting = found.setting
     output.print_title(
         screen,
         f"{setting.name}: {setting.rounds} rounds of {setting.clients_per_round} of {setting.clients}, "
-        f"{len(setting.locations)} locations; {wording.counted(found.seeds, 'start')} by deadline",
+        f"{len(setting.locations)} locations; {formatting.counted(found.seeds, 'start')} by deadline",
     )
     columns = [
         output.Column("deadline", right=True, whole=True), output.Column("method", whole=True),
@@ -184,7 +195,7 @@ def _print(screen: "Console", found: "Comparison", replay: "Replay") -> None:
     rows = [_row(factor, score) for factor, scores in found.scores.items() for score in scores]
     output.print_table(screen, columns, rows)
     facts = {
-        "period": f"{wording.instant(found.period[0])} to {wording.instant(found.period[1])} UTC",
+        "period": f"{formatting.instant(found.period[0])} to {formatting.instant(found.period[1])} UTC",
         "intensity": _labels(replay),
         "revised": f"every {found.cadence / _HOUR:g} h; actual intensity is known "
                    f"{replay.history.actual_delay / _HOUR:g} h after each hour",
@@ -194,7 +205,7 @@ def _print(screen: "Console", found: "Comparison", replay: "Replay") -> None:
     output.print_facts(screen, list(facts.items()))
 
 
-def _row(factor: float, score: "Score") -> tuple[str, ...]:
+def _row(factor: float, score: Score) -> tuple[str, ...]:
     def percent(part: float | None, error: float | None, sign: str = "") -> str:
         if part is None:
             return ""
@@ -212,3 +223,213 @@ def _row(factor: float, score: "Score") -> tuple[str, ...]:
         "" if score.capture is None else f"{score.capture:.3f}",
         "" if score.jain is None else f"{score.jain:.3f}", turns, f"{score.plan_seconds:.2f}",
     )  # fmt: skip
+
+
+# -- What a backtest is asked about: traces, and the part of them in which instances lie --------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What is replayed, and where it came from.
+
+    Parameters
+    ----------
+    history : History
+        What happened, and what was forecast.
+    period : (datetime, datetime)
+        No instance starts before, none ends after.
+    actual, forecast : str
+        The names of the files, or how the forecasts were made.
+    """
+
+    history: History
+    period: tuple[datetime, datetime]
+    actual: str
+    forecast: str
+
+
+def read_replay(
+    actual: Path,
+    forecast: str,
+    setting: Setting,
+    deadlines: Sequence[float],
+    since: str | None,
+    until: str | None,
+    delay: timedelta,
+    signal: str,
+) -> Replay:
+    """Read traces and refuse what no backtest can rest on.
+
+    Parameters
+    ----------
+    actual : Path
+        The trace of what happened.
+    forecast : str
+        The trace of forecasts, or ``climatology`` or ``persistence``.
+    setting : Setting
+        What kind of job.
+    deadlines : sequence of float
+        In back-to-back times.
+    since, until : str or None
+        The period: times, or days in UTC. By default all that the traces allow.
+    delay : timedelta
+        How late the actual intensity of an hour is known.
+    signal : str
+        What the numbers measure.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read or lacks something, or the period is too short.
+    """
+    measured = checked_signal(cast("Signal", signal))
+    rows = read_points(actual, "--actual")
+    if ISSUE in rows:
+        problem = "what happened was not issued"
+        raise InputError(ISSUE, problem, "give it as --forecast, and what happened as --actual", str(actual))
+    try:
+        happened = table_of(rows, setting.locations, "actual", measured)
+    except InputError as error:
+        raise error.within(str(actual)) from None
+    begins, ends = happened.start, happened.end
+    wanted = _time(since, "--from"), _time(until, "--to")
+    if forecast in NAIVE:
+        history = History(happened, naive_issues(happened, forecast, delay), delay)
+        if not history.issues:
+            problem = "has less than three days, too few for a forecast"
+            raise InputError("--actual", problem, "give a longer trace", str(actual))
+    else:
+        issued = _forecast_rows(forecast, wanted)
+        try:
+            history = History(happened, issues_of(issued, setting.locations, measured), delay)
+        except InputError as error:
+            raise error.within(forecast) from None
+    first, last = history.issues[0][0], history.issues[-1][1].end
+    earliest, latest = max(first, begins + _HOUR + delay), min(ends, last)
+    start, end = wanted[0] or max(first, begins + HISTORY), wanted[1] or latest
+    if start < earliest:
+        problem = f"{format_time(start)} is before anything was known, {format_time(earliest)}"
+        raise InputError("--from", problem, "give a later time")
+    if end > latest:
+        which = "the actual intensity" if ends <= last else "the last forecast"
+        raise InputError("--to", f"{format_time(end)} is after {which} ends, {format_time(latest)}",
+                         "give an earlier time")  # fmt: skip
+    start = from_us(-(-to_us(start) // HOUR_US) * HOUR_US)
+    _check_length(setting, deadlines, start, end)
+    _check_gaps(history, start, end, actual)
+    shown = history.between(start, end)
+    kind = f"{forecast} of the past of the same file" if forecast in NAIVE else Path(forecast).name
+    return Replay(shown, (start, end), actual.name, kind)
+
+
+def _forecast_rows(forecast: str, wanted: tuple[datetime | None, datetime | None]) -> pd.DataFrame:
+    """Return the rows of a trace of forecasts, without issues that no planner will be shown."""
+    path = Path(forecast)
+    if path.suffix.lower() not in (".csv", ".parquet"):
+        error = unknown_name("--forecast", forecast, NAIVE)
+        raise InputError("--forecast", error.problem, f"{error.fix}, or give a .csv or .parquet file")
+    issued = read_points(path, "--forecast")
+    if ISSUE not in issued:
+        problem = "is missing: it does not say when a forecast was made"
+        raise InputError(ISSUE, problem, "add it, or give --forecast climatology", str(path))
+    start, end = wanted
+    chosen = issued
+    if start is not None:
+        chosen = chosen[chosen[ISSUE] >= start - HISTORY]
+    if end is not None:
+        chosen = chosen[chosen[ISSUE] <= end]
+    if chosen.empty:
+        raise InputError("--forecast", "has no issue in the period", "give another period or file", str(path))
+    return chosen
+
+
+def _time(text: str | None, field: str) -> datetime | None:
+    """Read a time with an offset, or a day in UTC."""
+    if text is None:
+        return None
+    try:
+        return datetime.strptime(text.strip(), "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        return parse_time(text, field)
+
+
+def _check_length(setting: Setting, deadlines: Sequence[float], start: datetime, end: datetime) -> None:
+    longest = max(deadlines) * setting.back_to_back
+    if end - start < longest + _HOUR:
+        have = format_duration(max(end - start, timedelta(0)))
+        problem = f"from {format_time(start)} there are {have}, and a deadline of {max(deadlines):g} takes"
+        fix = "give a longer trace or period, or nearer --deadlines"
+        raise InputError("--to", f"{problem} {format_duration(longest)}", fix)
+
+
+def _check_gaps(history: History, start: datetime, end: datetime, file: Path) -> None:
+    """Refuse gaps in what is charged."""
+    table: Any = history.actual.slice(start, end)
+    steps, columns = np.nonzero(np.isnan(table.values))
+    if len(steps):
+        where, when = table.locations[columns[0]], format_time(from_us(table.edges_us[steps[0]]))
+        problem = f"{where} has no value at {when}, and {len(steps)} are missing in all"
+        fix = "fill the gaps, choose another period, or leave the place out of the setting"
+        raise InputError("g_per_kwh", problem, fix, str(file))
+
+
+# -- SETTING: what kind of job a backtest replays, by name or from a TOML file ------------------------------
+
+KEYS: Final = ("locations", "clients", "clients_per_round", "rounds", "round_duration_minutes")
+_MOST: Final = {"clients": 1_000_000, "clients_per_round": 1_000_000, "rounds": 100_000,
+                "round_duration_minutes": 10_080}  # fmt: skip
+_FIELD: Final = {"round_duration": "round_duration_minutes"}
+
+
+def read_setting(given: str) -> Setting:
+    """Return a setting by its name, or from a file.
+
+    Parameters
+    ----------
+    given : str
+        ``main``, ``small``, ``large``, or the path of a TOML file with the keys ``locations``, ``clients``,
+        ``clients_per_round``, ``rounds`` and ``round_duration_minutes``.
+
+    Raises
+    ------
+    InputError
+        If there is none of that name, or the file is wrong; names file, field and fix.
+    """
+    if given in SETTINGS:
+        return SETTINGS[given]
+    path = Path(given)
+    if path.suffix.lower() != ".toml":
+        error = unknown_name("--setting", given, SETTINGS)
+        raise InputError(error.field, error.problem, f"{error.fix}, or give a .toml file")
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError("--setting", f"{path} cannot be read ({error.strerror})", "give a file") from None
+    except ValueError as error:
+        raise InputError("--setting", f"{path} is not TOML ({error})", "correct it there") from None
+    try:
+        return _setting(document, path.stem)
+    except InputError as error:
+        raise InputError(_FIELD.get(error.field, error.field), error.problem, error.fix, str(path)) from None
+
+
+def _setting(document: Mapping[str, Any], name: str) -> Setting:
+    for key in document:
+        if key not in KEYS:
+            raise unknown_name(key, key, KEYS)
+    for key in KEYS:
+        if key not in document:
+            raise InputError(key, "is missing", f"add {key} to the setting")
+    locations = document["locations"]
+    if not isinstance(locations, list) or not all(isinstance(each, str) and each for each in locations):
+        raise InputError("locations", "is not a list of names", 'give for example ["DE", "FR"]')
+    numbers = {key: _number(document[key], key) for key in KEYS[1:]}
+    minutes = numbers.pop("round_duration_minutes")
+    return Setting(name, tuple(locations), **numbers, round_duration=timedelta(minutes=minutes))
+
+
+def _number(value: object, key: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST[key]:
+        problem = f"{value!r} is not a whole number from 1 to {_MOST[key]}"
+        raise InputError(key, problem, "give for example 60" if "minutes" in key else "give for example 10")
+    return value

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from lowcarb_scheduler.cli import completion, output
+from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.options import Json, SdkSignal, SdkUrl, Source, Traces
 from lowcarb_scheduler.documents import SCHEMA_VERSION
-from lowcarb_scheduler.report import wording
+from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lowcarb_scheduler.doctor.check import Check
+    from lowcarb_scheduler.doctor.checks import Check
 
 EXAMPLES: Final = ("lowcarb doctor", "lowcarb doctor --location DE --source synthetic")
 EXIT_FAULT: Final = 1
@@ -29,7 +29,7 @@ def command(
         typer.Option(
             "--location",
             metavar="L",
-            autocompletion=completion.locations,
+            autocompletion=options.locations,
             help="A place to look up as well. Repeatable.",
         ),
     ] = None,
@@ -41,7 +41,7 @@ def command(
 ) -> None:
     """Check everything a run needs, and say how to mend what is wrong."""
     from lowcarb_scheduler.clock import SystemClock
-    from lowcarb_scheduler.doctor.examination import examine
+    from lowcarb_scheduler.doctor.run import examine
 
     options = {"source": source, "sdk_url": sdk_url, "sdk_signal": sdk_signal, "traces": traces}
     checks: list[Check] = []
@@ -90,4 +90,4 @@ def _verdict(states: "Counter[str]") -> str:
     if not faults and not warnings:
         return "all is well"
     spoil = "fault that would spoil a run" if faults == 1 else "faults that would spoil a run"
-    return f"{faults} {spoil}, {wording.counted(warnings, 'warning')}"
+    return f"{faults} {spoil}, {formatting.counted(warnings, 'warning')}"

@@ -1,22 +1,37 @@
 """``lowcarb forecast``: what is known now about the hours to come."""
 
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+import numpy as np
 import typer
 
-from lowcarb_scheduler.cli import completion, output
+from lowcarb_scheduler.cli import options, output
+from lowcarb_scheduler.cli.inputs import FORECAST_SHARE, Past, past_of, remarks, within
 from lowcarb_scheduler.cli.options import Json, Plot, SdkSignal, SdkUrl, Source, Traces, configured_source
-from lowcarb_scheduler.cli.times import Times, Utc
-from lowcarb_scheduler.clock import parse_duration, parse_time
+from lowcarb_scheduler.cli.output import Times, Utc
+from lowcarb_scheduler.clock import HOUR_US, format_duration, from_us, parse_duration, parse_time, to_us
 from lowcarb_scheduler.documents import SCHEMA_VERSION
-from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, LowcarbError, one_line
+from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, expect
+from lowcarb_scheduler.forecasts.window import cleanest_windows
+from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
     from rich.console import Console
 
-    from lowcarb_scheduler.cli.look import Look
+    from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.forecasts.base import Forecast, ForecastSource
+    from lowcarb_scheduler.forecasts.bias_correction import Expectation
+    from lowcarb_scheduler.forecasts.window import Window
+    from lowcarb_scheduler.intensity import IntensityTable
 
 EXAMPLES: Final = (
     "lowcarb forecast --location DE --location FR --source synthetic",
@@ -49,7 +64,7 @@ def command(
         typer.Option(
             "--location",
             metavar="L",
-            autocompletion=completion.locations,
+            autocompletion=options.locations,
             help="A place, as the source calls it. Repeatable.",
         ),
     ],
@@ -84,18 +99,16 @@ def command(
         raise InputError("--watch", "has no end, and --json prints one document", "leave one of them out")
     if every is not None and not watch:
         raise InputError("--every", "is given without --watch", "add --watch")
-    from lowcarb_scheduler.cli.look import Question, look
     from lowcarb_scheduler.clock import SystemClock
     from lowcarb_scheduler.settings import Settings
 
     asked = configured_source(source, sdk_url, sdk_signal, traces)
     places = tuple(dict.fromkeys(location))
-    question = Question(asked, places, Settings.load().timeout, duration, corrected, until)
+    question = ForecastQuery(asked, places, Settings.load().timeout, duration, corrected, until)
     clock, times = SystemClock(), Times.of(utc)
     if watch:
-        from lowcarb_scheduler.cli.watch import watch as repeat
 
-        def page(screen: "Console") -> None:
+        def page(screen: Console) -> None:
             found = look(question, clock)
             _show(screen, found, plot, times)
             for line in (*found.remarks, *found.unanswered()):
@@ -116,8 +129,7 @@ def command(
         raise typer.Exit(EXIT_MISSING)
 
 
-def _show(screen: "Console", found: "Look", plot: Path | None, times: Times) -> None:
-    from lowcarb_scheduler.cli.forecast_text import show
+def _show(screen: Console, found: ForecastResult, plot: Path | None, times: Times) -> None:
 
     _draw(found, plot)
     show(screen, found, times)
@@ -125,10 +137,10 @@ def _show(screen: "Console", found: "Look", plot: Path | None, times: Times) -> 
         output.print_facts(screen, [("drawn", str(plot))])
 
 
-def _draw(found: "Look", plot: Path | None) -> None:
+def _draw(found: ForecastResult, plot: Path | None) -> None:
     if plot is not None:
-        from lowcarb_scheduler.report.outlook import plot_forecast
-        from lowcarb_scheduler.report.plots import save
+        from lowcarb_scheduler.report.intensity import plot_forecast
+        from lowcarb_scheduler.report.rounds import save
 
         figure = plot_forecast(
             found.forecast, found.now, found.expectation, found.windows, found.intensity.end
@@ -136,10 +148,10 @@ def _draw(found: "Look", plot: Path | None) -> None:
         save(figure, plot)
 
 
-def _document(found: "Look") -> dict[str, Any]:
+def _document(found: ForecastResult) -> dict[str, Any]:
     """Return what was found: the raw points, whole, or else the expectation, each with its origin."""
     from lowcarb_scheduler.clock import to_us
-    from lowcarb_scheduler.forecasts.correction import ORIGINS
+    from lowcarb_scheduler.forecasts.bias_correction import ORIGINS
 
     forecast, expectation = found.forecast, found.expectation
     table = forecast.intensity if expectation is None else expectation.intensity
@@ -171,3 +183,299 @@ def _document(found: "Look") -> dict[str, Any]:
             for name, window in {**dict.fromkeys(forecast.missing), **found.windows}.items()
         }  # fmt: skip
     return document
+
+
+# -- One look at a source: its forecast, what is to be expected, and the cleanest windows -------------------
+
+FARTHEST: Final = timedelta(days=366)
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastQuery:
+    """What is asked.
+
+    Parameters
+    ----------
+    source : ForecastSource
+        Who is asked.
+    locations : tuple of str
+        The places, each once.
+    timeout : timedelta
+        The most it may take.
+    duration : timedelta or None
+        Of the windows; None where none are asked for.
+    corrected : bool
+        Whether the forecast is corrected and extended by history.
+    until : datetime or timedelta or None
+        How far it looks; by default as far as the forecast.
+    """
+
+    source: ForecastSource
+    locations: tuple[str, ...]
+    timeout: timedelta
+    duration: timedelta | None = None
+    corrected: bool = False
+    until: datetime | timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastResult:
+    """What was found.
+
+    Parameters
+    ----------
+    now : datetime
+        When it was asked for.
+    forecast : Forecast
+        As the source gave it.
+    expectation : Expectation or None
+        What is made of it.
+    intensity : IntensityTable
+        What to validate_report, as far as was asked [gCO2eq/kWh].
+    duration : timedelta or None
+        How long the windows are.
+    windows : mapping of str to Window or None
+        The cleanest of each location; None where each touches a gap.
+    remarks : tuple of str
+        What else is worth knowing, one line each.
+    """
+
+    now: datetime
+    forecast: Forecast
+    expectation: Expectation | None
+    intensity: IntensityTable
+    duration: timedelta | None
+    windows: Mapping[str, Window | None]
+    remarks: tuple[str, ...]
+
+    def unanswered(self) -> Iterator[str]:
+        """Yield what is missing, one line each."""
+        for name, why in self.forecast.missing.items():
+            yield f"no forecast for {one_line(name)}: {one_line(why)}"
+        for name, window in self.windows.items():
+            if window is None and self.duration is not None:
+                yield f"no gap-free window of {format_duration(self.duration)} for {one_line(name)}"
+
+
+def look(question: ForecastQuery, clock: Clock) -> ForecastResult:
+    """Ask the source.
+
+    Raises
+    ------
+    InputError
+        If a name cannot be, or the end is over.
+    ForecastUnavailableError
+        If not one location has a forecast.
+    """
+    now = clock.now()
+    until = _look_until(question, now)
+    forecast = _forecast(question, now)
+    expectation, past = None, Past()
+    if question.corrected:
+        past = past_of(question.source, question.locations, now, now + question.timeout, clock)
+        expectation = expect(
+            forecast.intensity.align(question.locations), past.actual, now, until or forecast.intensity.end,
+            past.issues, tuple(forecast.last_good),
+        )  # fmt: skip
+    intensity = forecast.intensity if expectation is None else expectation.intensity
+    if until is not None:
+        intensity = intensity.slice(intensity.start, until) or intensity
+    windows = {} if question.duration is None else cleanest_windows(intensity, question.duration, now, until)
+    told = tuple(remarks(question.source, forecast, past))
+    return ForecastResult(now, forecast, expectation, intensity, question.duration, windows, told)
+
+
+def _look_until(question: ForecastQuery, now: datetime) -> datetime | None:
+    """Return how far to look."""
+    if question.until is None:
+        return None
+    ahead = question.until if isinstance(question.until, timedelta) else question.until - now
+    if not timedelta(0) < ahead <= FARTHEST:
+        problem = "is over" if ahead <= timedelta(0) else "is more than a year ahead"
+        raise InputError("--until", problem, "give a time to come, or a duration such as 48h")
+    return now + ahead
+
+
+def _forecast(question: ForecastQuery, now: datetime) -> Forecast:
+    """Return the forecast; where several names were given as one, say how to give them."""
+    listed = getattr(question.source, "locations", None)
+    for name in question.locations:
+        if "," in name and isinstance(listed, tuple) and name not in listed:
+            raise InputError("--location", f"{one_line(name)!r} is no place the source knows", _apart(name))
+    source = question.source
+    if question.corrected:
+        source = within(source, question.timeout * FORECAST_SHARE)
+    try:
+        forecast = source.forecast(question.locations, now)
+    except ForecastUnavailableError as error:
+        raise ForecastUnavailableError(_hinted(error.missing), error.available) from None
+    return replace(forecast, missing=_hinted(forecast.missing))
+
+
+def _hinted(missing: Mapping[str, str]) -> dict[str, str]:
+    return {name: f"{why}; {_apart(name)}" if "," in name else why for name, why in missing.items()}
+
+
+def _apart(name: str) -> str:
+    parts = [part.strip() for part in name.split(",") if part.strip()]
+    options = " ".join(f"--location {one_line(part)}" for part in parts)
+    return f"to name several, repeat the option: {options}"
+
+
+# -- A look at a source as people read it: what is expected, on what grounds, and the cleanest windows ------
+
+_SPARKS: Final = 18  # bars in the small line of a location
+_MINUTE: Final = timedelta(minutes=1)
+
+
+def show(screen: Console, look: ForecastResult, times: Times) -> None:
+    """Print what was found."""
+    table = look.intensity
+    output.print_title(screen, formatting.labels(table.source, table.signal, table.synthetic))
+    generated, zone = (
+        times.instant(look.forecast.generated_at),
+        times.names(look.now, max(look.now, table.end)),
+    )
+    output.print_facts(screen, [("generated", generated), ("unit", f"gCO2eq/kWh; times are {zone}")])
+    _print_locations(screen, look, times)
+    if look.duration is not None:
+        output.print_title(screen, f"cleanest {format_duration(look.duration)} from now on")
+        _print_windows(screen, look, times)
+
+
+def _print_locations(screen: Console, look: ForecastResult, times: Times) -> None:
+    table, now = look.intensity, look.now
+    edges, now_us = table.edges_us, to_us(now)
+    ends, current = edges[1:], table.integrate(now_us, now_us + 1) * HOUR_US
+    first = max(now_us, int(edges[0]))
+    bins = np.linspace(first, max(int(edges[-1]), first + _SPARKS), _SPARKS + 1).astype(np.int64)
+    means = table.integrate(bins[:-1], bins[1:]) * HOUR_US / np.diff(bins)[:, None]
+    grounds = [_grounds(look, name) for name in table.locations]
+    with_grounds = look.expectation is not None or bool(look.forecast.last_good)
+    rows = []
+    for column, name in enumerate(table.locations):
+        values = np.where(ends > now_us, table.values[:, column], np.nan)
+        if np.isnan(values).all():
+            row = [name, "", "", "", "", "", "", "over" if look.expectation is None else ""]
+        else:
+            low, high = int(np.nanargmin(values)), int(np.nanargmax(values))
+            row = [
+                name, _whole(current[column]), _whole(values[low]), _hour(edges[low], now, times),
+                _whole(values[high]), _hour(edges[high], now, times),
+                formatting.sparkline(means[:, column].tolist()),
+                _hour(ends[~np.isnan(values)][-1], now, times),
+            ]  # fmt: skip
+        rows.append([*row, grounds[column]] if with_grounds else row)
+    columns = [
+        output.Column("location"), output.Column("now", right=True), output.Column("min", right=True),
+        output.Column("at"), output.Column("max", right=True), output.Column("at"),
+        output.Column("from now on", whole=True), output.Column("until"),
+    ]  # fmt: skip
+    if with_grounds:
+        columns.append(output.Column("rests on"))
+    output.print_table(screen, columns, rows)
+
+
+def _grounds(look: ForecastResult, name: str) -> str:
+    """Say what the values of a location rest on, and for how long."""
+    age = (look.now - look.forecast.issued_at(name)) // _MINUTE * _MINUTE
+    if look.expectation is None:
+        last_good = f"last good, {format_duration(age)} old"
+        return last_good if name in look.forecast.last_good else "forecast"
+    table = look.expectation.intensity
+    hours = np.diff(table.edges_us) / HOUR_US
+    own = look.expectation.origin[:, table.locations.index(name)]
+    parts = []
+    for origin in (*ORIGINS[1:], ORIGINS[0]):
+        share = float(hours[own == ORIGINS.index(origin)].sum())
+        said = f"last good ({format_duration(age)} old)" if origin == "last good" else origin
+        if share:
+            parts.append(f"{said} {share:.0f} h" if share >= 1 else f"{said} under 1 h")
+    return ", ".join(parts)
+
+
+def _print_windows(screen: Console, look: ForecastResult, times: Times) -> None:
+    rows = []
+    for name, window in look.windows.items():
+        if window is None:
+            rows.append([name, "none", "", "", "", ""])
+            continue
+        at_once = window.start == look.now
+        now_g = window.now_g_per_kwh
+        rows.append(
+            [name, "now" if at_once else _hour(to_us(window.start), look.now, times),
+             _hour(to_us(window.end), look.now, times), formatting.significant(window.g_per_kwh),
+             formatting.UNKNOWN if now_g is None else formatting.significant(now_g),
+             formatting.percent(window.saving)]
+        )  # fmt: skip
+    columns = [
+        output.Column("location"), output.Column("start"), output.Column("end"),
+        output.Column("g/kWh", right=True), output.Column("if started now", right=True),
+        output.Column("less", right=True),
+    ]  # fmt: skip
+    output.print_table(screen, columns, rows)
+
+
+def _hour(us: int, now: datetime, times: Times) -> str:
+    return times.weekday(from_us(us), now)
+
+
+def _whole(g_per_kwh: float) -> str:
+    return "" if np.isnan(g_per_kwh) else f"{g_per_kwh:.0f}"
+
+
+# -- Showing something again and again: in place on a terminal, one below the other in a pipe ---------------
+
+
+def repeat(show: Callable[[Console], None], every: timedelta, clock: Clock, times: Times) -> None:
+    """Show something until the user stops it.
+
+    When it fails later than the first time, what was shown before stays, with the reason below it.
+
+    Parameters
+    ----------
+    show : callable
+        Prints it on a console; raises LowcarbError where there is nothing to show.
+    every : timedelta
+        From one time to the next.
+    clock : Clock
+        Tells the time, and sleeps.
+    times : Times
+        How times are shown.
+    """
+    screen = output.console()
+    with suppress(KeyboardInterrupt):
+        if not screen.is_terminal:
+            _repeat(show, lambda text: _write(screen, text), every, clock, times)
+            return
+        from rich.live import Live
+        from rich.text import Text
+
+        with Live(console=screen, auto_refresh=False, vertical_overflow="visible") as live:
+            _repeat(show, lambda text: live.update(Text.from_ansi(text), refresh=True), every, clock, times)
+
+
+def _repeat(
+    show: Callable[[Console], None], put: Callable[[str], None], every: timedelta, clock: Clock, times: Times
+) -> None:
+    shown = ""
+    while True:
+        asked_at = clock.now()
+        said = f"asked at {times.instant(asked_at)}, every {format_duration(every)}; Ctrl-C ends"
+        page = output.console()
+        try:
+            with page.capture() as capture:
+                show(page)
+            shown = capture.get()
+        except LowcarbError as error:
+            if not shown:
+                raise
+            said = f"{said}\nthis time in vain: {one_line(str(error))}"
+        put(f"{shown}{said}")
+        clock.sleep_until(asked_at + every)
+
+
+def _write(screen: Console, text: str) -> None:
+    """Print one of several pages."""
+    screen.file.write(f"{text}\n\n")
+    screen.file.flush()

@@ -4,24 +4,34 @@ The intensity comes from a file, alone or corrected and extended by a history, o
 may know of the past itself.
 """
 
-# No `from __future__ import annotations`: typer reads the annotations of options as it runs.
+from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
+import numpy as np
 import typer
 
 from lowcarb_scheduler.cli.options import configured_source
 from lowcarb_scheduler.cli.output import log
-from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, one_line
+from lowcarb_scheduler.clock import HOUR_US
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, LowcarbError, one_line
+from lowcarb_scheduler.forecasts.bias_correction import HISTORY, ISSUES_EVERY
+from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
-    from lowcarb_scheduler.cli.history import Past
-    from lowcarb_scheduler.cli.job_file import JobFile
-    from lowcarb_scheduler.forecasts.source import Forecast
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from lowcarb_scheduler.cli.files import JobFile
+    from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.forecasts.base import Forecast, ForecastSource
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.planning.job import Job
+
 
 JobPath = Annotated[Path, typer.Option("--job", metavar="JOB", help="What to plan: TOML or JSON.")]
 ForecastPath = Annotated[
@@ -37,8 +47,8 @@ HistoryPath = Annotated[
 class Inputs(NamedTuple):
     """A job, what is expected at the places of its clients, and by what a forecast was corrected to that."""
 
-    job: "Job"
-    intensity: "IntensityTable"
+    job: Job
+    intensity: IntensityTable
     corrected_by: str | None = None
 
 
@@ -70,10 +80,9 @@ def read_inputs(
     ForecastUnavailableError
         If a client's location has neither forecast nor history.
     """
-    from lowcarb_scheduler.cli.history import Past
-    from lowcarb_scheduler.cli.job_file import read_job
+    from lowcarb_scheduler.cli.files import read_job
     from lowcarb_scheduler.clock import SystemClock
-    from lowcarb_scheduler.forecasts.traces import read_table
+    from lowcarb_scheduler.forecasts.sources.traces import read_table
 
     if history is not None and forecast is None:
         raise InputError("--history", "is given without a forecast", "give --forecast FILE too")
@@ -87,9 +96,9 @@ def read_inputs(
     return _learned(read.job, known, Past(actual))
 
 
-def _from_file(path: Path, read: "JobFile", stand_ins: Sequence[str] = ()) -> "IntensityTable":
+def _from_file(path: Path, read: JobFile, stand_ins: Sequence[str] = ()) -> IntensityTable:
     """Return the newest issue at or before the job's now, as it is; history may stand in for a location."""
-    from lowcarb_scheduler.forecasts.traces import Traces
+    from lowcarb_scheduler.forecasts.sources.traces import Traces
 
     try:
         file = Traces(path)
@@ -106,13 +115,12 @@ def _from_file(path: Path, read: "JobFile", stand_ins: Sequence[str] = ()) -> "I
 
 
 def _from_source(
-    read: "JobFile", source: str | None, sdk_url: str | None, sdk_signal: str | None, traces: Path | None
+    read: JobFile, source: str | None, sdk_url: str | None, sdk_signal: str | None, traces: Path | None
 ) -> Inputs:
     """Return what a source lets expect now, corrected and extended by what it knows of the past.
 
     Made-up numbers are taken as they are: there is nothing to learn from them.
     """
-    from lowcarb_scheduler.cli.history import FORECAST_SHARE, Past, past_of, remarks, within
     from lowcarb_scheduler.clock import SystemClock
     from lowcarb_scheduler.settings import Settings
 
@@ -138,7 +146,7 @@ def _from_source(
     return _learned(job, _complete(known, stand_ins), past)
 
 
-def _complete(known: "Forecast", stand_ins: Sequence[str] = ()) -> "IntensityTable":
+def _complete(known: Forecast, stand_ins: Sequence[str] = ()) -> IntensityTable:
     """Return the intensity of a forecast that leaves no location out for which nothing stands in."""
     missing = {location: why for location, why in known.missing.items() if location not in stand_ins}
     if missing:
@@ -146,7 +154,7 @@ def _complete(known: "Forecast", stand_ins: Sequence[str] = ()) -> "IntensityTab
     return known.intensity
 
 
-def _learned(job: "Job", known: "IntensityTable", past: "Past") -> Inputs:
+def _learned(job: Job, known: IntensityTable, past: Past) -> Inputs:
     """Return what is to be expected, and what the past has made of the forecast."""
     import numpy as np
 
@@ -165,16 +173,114 @@ def _learned(job: "Job", known: "IntensityTable", past: "Past") -> Inputs:
     return Inputs(job, expected, "; ".join(did))
 
 
-def _corrected(job: "Job", intensity: "IntensityTable", past: "Past") -> "IntensityTable":
+def _corrected(job: Job, intensity: IntensityTable, past: Past) -> IntensityTable:
     """Return what is expected until the deadline.
 
     A one-off plan rests on it as it is: the value of waiting that ``replan`` adds counts on plans to come,
     and would cost the bound its proof.
     """
-    from lowcarb_scheduler.forecasts.correction import correct_forecast
-    from lowcarb_scheduler.policy import looked_ahead
+    from lowcarb_scheduler.forecasts.bias_correction import correct_forecast
+    from lowcarb_scheduler.planning.job import looked_ahead
 
     known = intensity.align(job.fleet.locations)
     if job.finish_by <= job.now:
         return known  # planning says why there is no plan
     return correct_forecast(known, past.actual, job.now, looked_ahead(job), past.issues)
+
+
+# -- What a source knows of the past, of which a forecast is corrected and extended -------------------------
+
+FORECAST_SHARE: Final = 0.9  # of the time limit: a server that hangs must not hide what is kept of the past
+_ACTUAL_SHARE: Final = 2 / 3  # of what is left then; past forecasts have the rest
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What happened, and what was forecast before.
+
+    Parameters
+    ----------
+    actual : IntensityTable or None
+        What happened.
+    issues : sequence of IntensityTable
+        Past forecasts, oldest first.
+    without : str or None
+        Why nothing is known of what happened.
+    """
+
+    actual: IntensityTable | None = None
+    issues: Sequence[IntensityTable] = ()
+    without: str | None = None
+
+    def __str__(self) -> str:
+        """Say how much it is."""
+        if self.actual is None:
+            return "nothing: there is no history"
+        known = ~np.isnan(self.actual.values).all(axis=1)
+        days = float(np.diff(self.actual.edges_us)[known].sum() / (24 * HOUR_US))
+        return f"{days:.1f} days of history, {formatting.counted(len(self.issues), 'past forecast')}"
+
+
+def past_of(
+    source: ForecastSource, locations: Sequence[str], now: datetime, ends: datetime, clock: Clock
+) -> Past:
+    """Ask a source for the past, in the time that is left.
+
+    Parameters
+    ----------
+    source : ForecastSource
+        Who is asked.
+    locations : sequence of str
+        The places.
+    now : datetime
+        The past ends there.
+    ends : datetime
+        When the answer has to be there.
+    clock : Clock
+        Tells how long that is.
+    """
+    start = now - HISTORY
+    try:
+        left = _left(ends, clock)
+        actual = within(source, left * _ACTUAL_SHARE).actual(locations, start, now)
+    except ForecastUnavailableError as error:
+        return Past(without=next(iter(error.missing.values()), str(error)))
+    except LowcarbError as error:
+        return Past(without=str(error))
+    if not hasattr(source, "past_forecasts"):
+        return Past(actual)
+    try:
+        limited = within(source, _left(ends, clock))
+        issues = limited.past_forecasts(locations, start, now, ISSUES_EVERY)  # type: ignore[attr-defined]
+    except LowcarbError:
+        return Past(actual)  # what happened corrects it too, if less well
+    return Past(actual, [issue.intensity for issue in issues])
+
+
+def within(source: ForecastSource, limit: timedelta) -> ForecastSource:
+    """Return a source whose calls take at most so long, where it can be limited."""
+    limited = getattr(source, "within", None)
+    return source if limited is None else limited(limit)
+
+
+def _left(ends: datetime, clock: Clock) -> timedelta:
+    """Return how much time is left.
+
+    Raises
+    ------
+    ForecastUnavailableError
+        If there is none.
+    """
+    if (left := ends - clock.now()) <= timedelta(0):
+        raise ForecastUnavailableError({"all": "the forecast took all the time there was"})
+    return left
+
+
+def remarks(source: ForecastSource, forecast: Forecast, past: Past) -> Iterator[str]:
+    """Yield what is worth knowing of where numbers came from, one line each."""
+    for fault in getattr(source, "faults", ()):
+        yield f"{fault.what}: {fault.why}"
+    for name, why in forecast.last_good.items():
+        yield f"the forecast for {one_line(name)} is the last good one: {one_line(why)}"
+    if past.without is not None:
+        yield f"not corrected, there is no history: {one_line(past.without)}"

@@ -1,19 +1,68 @@
 """Options that several commands share, and the forecast source they name."""
 
-# No `from __future__ import annotations` in the modules of commands: typer reads annotations as it runs.
+from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from typer.core import TyperCommand
 
-from lowcarb_scheduler.cli import completion
 from lowcarb_scheduler.errors import InputError
 
 if TYPE_CHECKING:
-    from lowcarb_scheduler.forecasts.source import ForecastSource
+    from collections.abc import Sequence
+
+    import click
+
+    from lowcarb_scheduler.forecasts.base import ForecastSource
+
 
 PLOT_FORMATS: Final = (".pdf", ".png", ".svg")
+
+
+# -- What a shell completes beside commands and options: sources, signals and places, without asking the web
+
+
+def sources(incomplete: str) -> list[str]:
+    """Return the sources that may be meant, after a comma too."""
+    from lowcarb_scheduler.forecasts.registry import SOURCES
+
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in SOURCES if name.startswith(last)]
+
+
+def signals(incomplete: str) -> list[str]:
+    """Return the signals that may be meant."""
+    from lowcarb_scheduler.intensity import SIGNALS
+
+    return [name for name in SIGNALS if name.startswith(incomplete)]
+
+
+def locations(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the places that may be meant: of a source on this machine, and of the archive."""
+    from lowcarb_scheduler.errors import LowcarbError
+
+    try:
+        names = set(_places(context.params))
+    except (LowcarbError, OSError):
+        return []  # the command itself will say what is wrong
+    return sorted(name for name in names if name.lower().startswith(incomplete.lower()))
+
+
+def _places(given: Mapping[str, Any]) -> Iterator[str]:
+    from lowcarb_scheduler.forecasts.registry import named_sources, open_archive, open_source
+    from lowcarb_scheduler.settings import Settings
+
+    options = {name: given.get(name) for name in ("source", "traces", "archive_dir")}
+    settings = Settings.load(options=options)
+    for name in named_sources(settings):
+        if name in ("synthetic", "traces"):
+            yield from getattr(open_source(name, settings), "locations", ())
+    archive = open_archive(settings)
+    if archive is not None and archive.path.exists():
+        yield from (holding.location for holding in archive.holdings())
 
 
 def _plot_file(path: Path | None) -> Path | None:
@@ -37,7 +86,7 @@ Source = Annotated[
     typer.Option(
         "--source",
         metavar="NAME",
-        autocompletion=completion.sources,
+        autocompletion=sources,
         help="Who is asked, or several in order: a,b [LOWCARB_SOURCE].",
     ),
 ]
@@ -50,7 +99,7 @@ SdkSignal = Annotated[
     typer.Option(
         "--sdk-signal",
         metavar="SIGNAL",
-        autocompletion=completion.signals,
+        autocompletion=signals,
         help="average, marginal or unknown [LOWCARB_SDK_SIGNAL].",
     ),
 ]
@@ -62,7 +111,7 @@ Traces = Annotated[
 
 def configured_source(
     source: str | None, sdk_url: str | None, sdk_signal: str | None, traces: Path | None
-) -> "ForecastSource":
+) -> ForecastSource:
     """Open the source that options, environment or ``.env`` name, or several in order, with its archive.
 
     Raises
@@ -70,7 +119,7 @@ def configured_source(
     InputError
         If none is named, or what is named cannot be opened.
     """
-    from lowcarb_scheduler.forecasts.opening import SOURCES, open_sources
+    from lowcarb_scheduler.forecasts.registry import SOURCES, open_sources
     from lowcarb_scheduler.settings import Settings
 
     settings = Settings.load(
@@ -81,3 +130,28 @@ def configured_source(
         fix = f"give --source or set LOWCARB_SOURCE: {', '.join(SOURCES)}"
         raise InputError("--source", "no forecast source is named", fix)
     return opened
+
+
+# -- How a command's help looks: drawn on a terminal, plain in a pipe, with examples at its end -------------
+
+_PARAGRAPH = "\n\n"  # what typer makes a line each of
+
+
+def examples(lines: Sequence[str]) -> str:
+    """Return the end of a command's help."""
+    return _PARAGRAPH.join(("Examples:", *lines))
+
+
+class Command(TyperCommand):
+    """A command whose examples stand a line each, in plain text too."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        """Return the help; in plain text typer leaves a backslash before each bracket of its own."""
+        return super().get_help(ctx).replace("\\[", "[")
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples as they are, so that they can be copied."""
+        if self.epilog:
+            title, *lines = self.epilog.split(_PARAGRAPH)
+            formatter.write(f"\n{title}\n")
+            formatter.write("".join(f"  {line}\n" for line in lines))

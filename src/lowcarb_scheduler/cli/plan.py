@@ -9,8 +9,8 @@ import typer
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
 from lowcarb_scheduler.cli.options import Json, Plot, SdkSignal, SdkUrl, Source, Traces
-from lowcarb_scheduler.cli.times import Times, Utc
-from lowcarb_scheduler.report import wording
+from lowcarb_scheduler.cli.output import Times, Utc
+from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
     from lowcarb_scheduler.planning.job import Job, Plan
@@ -46,7 +46,7 @@ def command(
     )
     planned = plan(asked, intensity)
     if plot is not None:
-        from lowcarb_scheduler.report.plots import plot_plan, save
+        from lowcarb_scheduler.report.rounds import plot_plan, save
 
         save(plot_plan(planned, intensity, asked.now, asked.finish_by), plot)
     if as_json:
@@ -56,20 +56,23 @@ def command(
 
 
 def _show(plan: "Plan", job: "Job", corrected_by: str | None, plot: Path | None, times: Times) -> None:
-    from lowcarb_scheduler.accounting import jain_index
+    from lowcarb_scheduler.accounting.emissions import jain_index
 
     screen = output.console()
     fleet, turns = plan.fleet, plan.turns
     clients, assumed = len(fleet), int(fleet.power_assumed.sum())
-    output.print_title(screen, wording.work(job))
-    bound = wording.mass(plan.lower_bound_g)
+    output.print_title(screen, formatting.work(job))
+    bound = formatting.mass(plan.lower_bound_g)
     output.print_facts(
         screen,
         [
-            ("emissions", f"{wording.mass(plan.emissions_g)} CO2eq expected"),
-            ("lower bound", bound if plan.gap is None else f"{bound} (gap {wording.percent(plan.gap)})"),
-            ("run now", f"{wording.mass(plan.run_now_emissions_g)} (random clients, back-to-back from now)"),
-            ("saving", wording.percent(plan.saving)),
+            ("emissions", f"{formatting.mass(plan.emissions_g)} CO2eq expected"),
+            ("lower bound", bound if plan.gap is None else f"{bound} (gap {formatting.percent(plan.gap)})"),
+            (
+                "run now",
+                f"{formatting.mass(plan.run_now_emissions_g)} (random clients, back-to-back from now)",
+            ),
+            ("saving", formatting.percent(plan.saving)),
             ("finish", times.instant(plan.finish)),
             ("deadline", times.instant(job.finish_by)),
             ("turns", f"{turns.min()} to {turns.max()} a client, Jain's index {jain_index(turns):.3f}"),
@@ -77,7 +80,7 @@ def _show(plan: "Plan", job: "Job", corrected_by: str | None, plot: Path | None,
                 "power",
                 f"assumed for {assumed} of {clients} clients" if assumed else "as the clients state it",
             ),
-            ("intensity", wording.labels(plan.source, plan.signal, plan.synthetic)),
+            ("intensity", formatting.labels(plan.source, plan.signal, plan.synthetic)),
             *([("corrected by", corrected_by)] if corrected_by else []),
             ("known until", times.instant(plan.forecast_until)),
         ],
@@ -96,8 +99,8 @@ def _show(plan: "Plan", job: "Job", corrected_by: str | None, plot: Path | None,
             number,
             opened[number - 1],
             closed[number - 1],
-            wording.counts(Counter(fleet.locations[k] for k in fleet.location_index[seats])),
-            wording.mass(planned.emissions_g),
+            formatting.counts(Counter(fleet.locations[k] for k in fleet.location_index[seats])),
+            formatting.mass(planned.emissions_g),
         )
         for number, (planned, seats) in enumerate(zip(plan.rounds, plan.seats, strict=True), start=1)
     ]

@@ -1,24 +1,31 @@
 """``lowcarb report``: the page and the tables of a run, made from its ledger."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
-from lowcarb_scheduler.cli import completion, output
+from lowcarb_scheduler.accounting import emissions
+from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.options import Json, SdkSignal, SdkUrl, Source, Traces
+from lowcarb_scheduler.cli.output import Column, Times, Utc
 from lowcarb_scheduler.cli.status import RunDir, folder_of
-from lowcarb_scheduler.cli.times import Times, Utc
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError, LowcarbError
+from lowcarb_scheduler.report import formatting
+from lowcarb_scheduler.report.html import basis_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lowcarb_scheduler.forecasts.source import ForecastSource
+    from rich.console import Console
+
+    from lowcarb_scheduler.accounting.attribution import Accounts, Share
+    from lowcarb_scheduler.accounting.refresh import Refreshed
+    from lowcarb_scheduler.forecasts.base import ForecastSource
     from lowcarb_scheduler.intensity import Signal
-    from lowcarb_scheduler.report.accounts import Accounts, Share
-    from lowcarb_scheduler.report.refresh import Refreshed
     from lowcarb_scheduler.settings import Settings
 
 EXAMPLES: Final = (
@@ -45,7 +52,7 @@ def command(
         typer.Option(
             "--signal",
             metavar="SIGNAL",
-            autocompletion=completion.signals,
+            autocompletion=options.signals,
             help="What the file of --traces measures: average or marginal. A file does not say.",
         ),
     ] = None,
@@ -71,15 +78,13 @@ def command(
     if as_json:
         output.write_document(_document(accounts, page, folder / FOLDER_NAME, refreshed))
     else:
-        from lowcarb_scheduler.cli.report_text import show
-
         show(accounts, page, folder / FOLDER_NAME, refreshed, Times.of(utc))
 
 
-def _refresh(folder: Path, options: "Mapping[str, Any]", signal: str | None) -> "Refreshed":
+def _refresh(folder: Path, options: Mapping[str, Any], signal: str | None) -> Refreshed:
     """Ask for what the ledger lacks; where that is nothing, no source has to be named."""
+    from lowcarb_scheduler.accounting.refresh import refresh, told_settings
     from lowcarb_scheduler.ledger import read_ledger
-    from lowcarb_scheduler.report.refresh import refresh, told_settings
 
     found = refresh(folder, None)
     if not found.lacks_hours:
@@ -97,23 +102,21 @@ def _refresh(folder: Path, options: "Mapping[str, Any]", signal: str | None) -> 
     return found
 
 
-def _open(settings: "Settings", signal: str | None) -> "ForecastSource | None":
+def _open(settings: Settings, signal: str | None) -> ForecastSource | None:
     """Open the sources of the settings; of a file it is told what it measures."""
-    from lowcarb_scheduler.forecasts.opening import arranged, open_sources
+    from lowcarb_scheduler.forecasts.registry import arranged, open_sources
 
     source = open_sources(settings)
     if signal is None:
         return source
     if settings.source != "traces" or settings.traces is None:
         raise InputError("--signal", "is told of a file alone", "give it with --source traces")
-    from lowcarb_scheduler.forecasts.traces import Traces as File
+    from lowcarb_scheduler.forecasts.sources.traces import Traces as File
 
     return arranged([File(settings.traces, cast("Signal", signal), settings.traces_actual)], settings)
 
 
-def _document(
-    accounts: "Accounts", page: Path, tables: Path, refreshed: "Refreshed | None"
-) -> dict[str, object]:
+def _document(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed | None) -> dict[str, object]:
     run, sci, front = accounts.run, accounts.sci, accounts.front
     turns = run.turns.values()
     return {
@@ -169,9 +172,143 @@ def _document(
     }  # fmt: skip
 
 
-def _shares(shares: "Sequence[Share]", of: str) -> list[dict[str, object]]:
+def _shares(shares: Sequence[Share], of: str) -> list[dict[str, object]]:
     return [
         {of: share.name, "turns": share.turns, "energy_kwh": share.energy_kwh,
          "energy_by_basis": dict(share.basis), "emissions_g": share.emissions_g}
         for share in shares
     ]  # fmt: skip
+
+
+# -- What ``lowcarb report`` tells people: the four numbers, what lies between two of them, and where -------
+
+MOST_LOCATIONS: Final = 40
+
+
+def show(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed | None, times: Times) -> None:
+    """Print what a run comes to."""
+    screen, run = output.console(), accounts.run
+    output.print_title(screen, f"Run {run.started['run_id']}: {run.status}, {len(run.rounds)} rounds")
+    if refreshed is not None:
+        output.print_line(screen, _refreshed(refreshed))
+    labels = formatting.labels(*accounts.labels)
+    _show_numbers(screen, accounts, labels)
+    if accounts.waterfall:
+        _show_waterfall(screen, accounts, labels)
+    if accounts.by_location:
+        _show_locations(screen, accounts.by_location, labels)
+    turns = run.turns.values()
+    output.print_facts(
+        screen,
+        [
+            ("saving", formatting.percent(accounts.saving)),
+            ("energy", f"{formatting.energy(run.energy_kwh)} ({basis_of(run.energy_by_basis)})"),
+            (
+                "evaluated",
+                f"{formatting.energy(run.evaluation_energy_kwh)}, {formatting.mass(run.evaluation_g)} CO2eq",
+            ),
+            (
+                "SCI",
+                f"{formatting.mass(accounts.sci.g_per_round)} a round; embodied emissions are not counted",
+            ),
+            ("finish", times.instant(run.finish)),
+            (
+                "turns",
+                f"{min(turns, default=0)} to {max(turns, default=0)} a client, Jain's index {run.jain:.3f}",
+            ),
+            ("report", str(page)),
+            ("tables", str(tables)),
+        ],
+    )
+
+
+def _refreshed(found: Refreshed) -> str:
+    """Say what came of asking."""
+    if not found.lacking and found.has_news:
+        return "Nothing was lacking of the rounds; hindsight knows more hours now."
+    if not found.lacking:
+        return "There was nothing to fetch: all that happened is known."
+    learned = f"Actual intensity of {len(found.learned)} of {len(found.lacking)} rounds that lacked it"
+    return f"{learned} is known now." if found.learned else f"{learned} could be had; try again later."
+
+
+def _show_numbers(screen: Console, accounts: Accounts, labels: str) -> None:
+    actual, run_now_g = "on actual intensity", accounts.run_now_g
+    lacking = f"not known of {accounts.without_actuals} round(s)"
+    lacking = f"actual intensity is {lacking}; --refresh asks for it" if accounts.without_actuals else ""
+    no_best = "no plan fits the hours whose actual intensity is known"
+    planned_g, of = accounts.planned_g, "when each round opened"
+    if accounts.planned_of:
+        planned_g, of = accounts.planned_of_g, f"of {accounts.planned_of} alone; no others had a forecast"
+    rows = [
+        ("run-now", run_now_g, None, "the same work by random clients, back-to-back, " + actual),
+        ("planned", planned_g, None, f"on the forecast {of}"),
+        ("realised", accounts.realised_g, accounts.saving, lacking or actual),
+        (
+            "hindsight",
+            accounts.hindsight_g,
+            emissions.saving(accounts.hindsight_g, run_now_g),
+            lacking or (no_best if accounts.hindsight_g is None else "the best plan of somebody who knew"),
+        ),
+    ]
+    output.print_line(screen, f"Emissions of training: {labels}")
+    output.print_table(
+        screen,
+        [Column("number"), Column("CO2eq", right=True), Column("saving", right=True), Column("what it is")],
+        [
+            (name, formatting.mass(grams), "" if saving is None else formatting.percent(saving), what)
+            for name, grams, saving, what in rows
+        ],
+    )
+
+
+def _show_waterfall(screen: Console, accounts: Accounts, labels: str) -> None:
+    run_now_g = accounts.run_now_g
+    rows = []
+    for step in accounts.waterfall:
+        part = step.change_g / run_now_g if run_now_g else None
+        sign = "+" if step.kind == "change" and step.change_g > 0 else ""
+        rows.append(
+            (
+                step.name,
+                sign + formatting.mass(step.change_g),
+                "" if part is None else sign + formatting.percent(part),
+            )
+        )
+    output.print_line(screen, f"From run-now to realised: {labels}")
+    columns = [Column("step"), Column("CO2eq", right=True), Column("of run-now", right=True)]
+    output.print_table(screen, columns, rows)
+
+
+def _show_locations(screen: Console, shares: Sequence[Share], labels: str) -> None:
+    """Print the locations with most energy first."""
+    order = sorted(shares, key=lambda share: (-share.energy_kwh, share.name))
+    hidden = len(order) - MOST_LOCATIONS
+    output.print_line(
+        screen,
+        f"By location: {labels}" + (f"; {hidden} more are in the tables" if hidden > 0 else ""),
+    )
+    output.print_table(
+        screen,
+        [
+            Column("location"),
+            Column("turns", right=True),
+            Column("energy", right=True),
+            Column("rests on"),
+            Column("CO2eq", right=True),
+            Column("g/kWh", right=True),
+        ],
+        [
+            (
+                share.name,
+                share.turns,
+                formatting.energy(share.energy_kwh),
+                basis_of(share.basis),
+                formatting.mass(share.emissions_g),
+                formatting.UNKNOWN
+                if share.mean_g_per_kwh is None
+                else formatting.significant(share.mean_g_per_kwh),
+            )
+            for share in order[:MOST_LOCATIONS]
+        ],
+    )

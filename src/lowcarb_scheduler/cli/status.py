@@ -1,22 +1,25 @@
 """``lowcarb status``: what a run is waiting for, read from its ledger alone."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from lowcarb_scheduler import clock
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.options import Json
-from lowcarb_scheduler.cli.times import Times, Utc
-from lowcarb_scheduler.clock import format_duration
+from lowcarb_scheduler.cli.output import Times, Utc
+from lowcarb_scheduler.clock import format_duration, parse_time
 from lowcarb_scheduler.documents import SCHEMA_VERSION
-from lowcarb_scheduler.report import wording
+from lowcarb_scheduler.errors import NothingHeldError
+from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
-
-    from lowcarb_scheduler.cli.run_state import RunState
 
 EXAMPLES: Final = ("lowcarb status runs/demo", "lowcarb status runs/demo --utc --json")
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder with the run's ledger.jsonl.")]
@@ -24,8 +27,6 @@ RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder with the
 
 def command(run_dir: RunDir, utc: Utc = False, as_json: Json = False) -> None:
     """Say what a run is waiting for, until when and why, and how far it is."""
-    from lowcarb_scheduler.cli.run_state import RunState
-
     run = RunState.read(folder_of(run_dir))
     if as_json:
         output.write_document(_document(run_dir, run))
@@ -40,7 +41,7 @@ def folder_of(run_dir: Path) -> Path:
     return run_dir.parent if run_dir.name == FILE_NAME else run_dir
 
 
-def _document(run_dir: Path, run: "RunState") -> dict[str, object]:
+def _document(run_dir: Path, run: RunState) -> dict[str, object]:
     return {
         "schema_version": SCHEMA_VERSION,
         "run_dir": str(run_dir),
@@ -63,7 +64,7 @@ def _document(run_dir: Path, run: "RunState") -> dict[str, object]:
     }
 
 
-def _show(run: "RunState", now: "datetime", times: Times) -> None:
+def _show(run: RunState, now: datetime, times: Times) -> None:
     screen = output.console()
     which = f" round {run.round_number}" if run.state in ("holding", "training") else ""
     output.print_title(screen, f"Run {run.run_id}: {run.state}{which}")
@@ -76,7 +77,7 @@ def _show(run: "RunState", now: "datetime", times: Times) -> None:
     if run.why is not None:
         facts.append(("why", run.why))
     if run.saves_g is not None:
-        of = f"{wording.mass(run.saves_g)} of {wording.mass(run.at_once_g)} CO2eq, in this round"
+        of = f"{formatting.mass(run.saves_g)} of {formatting.mass(run.at_once_g)} CO2eq, in this round"
         facts.append(("waiting saves", of))
     if run.finish is not None:
         facts.append(("finish" if run.round_number is None else "planned finish", _finish(run, times)))
@@ -87,13 +88,13 @@ def _show(run: "RunState", now: "datetime", times: Times) -> None:
         facts.append(
             (
                 "degraded",
-                f"{wording.counted(len(run.degraded), 'time')}, the last: {last['what']}: {last['why']}",
+                f"{formatting.counted(len(run.degraded), 'time')}, the last: {last['what']}: {last['why']}",
             )
         )
     output.print_facts(screen, facts)
 
 
-def _finish(run: "RunState", times: Times) -> str:
+def _finish(run: RunState, times: Times) -> str:
     assert run.finish is not None  # shown only then
     text = times.instant(run.finish)
     if run.finish_by is None:
@@ -102,7 +103,177 @@ def _finish(run: "RunState", times: Times) -> str:
     return f"{text}, {format_duration(abs(run.finish_by - run.finish))} {side} the deadline"
 
 
-def _process(run: "RunState") -> str:
+def _process(run: RunState) -> str:
     if run.state == "gone":
         return "ended without closing its ledger; start it again with this run-dir to go on"
     return {True: "alive", False: "ended", None: "unknown: this file system has no locks"}[run.is_alive]
+
+
+# -- What a run is doing, as its ledger has it --------------------------------------------------------------
+
+HOLDING = "holding"
+AWAITING = "waiting for nodes"
+GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """What a run is doing.
+
+    Parameters
+    ----------
+    run_id : str
+        Flower's name of it.
+    state : str
+        ``preparing``, ``waiting for nodes``, ``holding``, ``training``, ``gone`` (its process ended without
+        closing the ledger), or how it has ended: ``completed``, ``stopped``, ``failed`` or ``out of time``.
+    is_alive : bool or None
+        Whether its process holds the ledger; None where that cannot be told.
+    round_number : int or None
+        The round that is held or trains, or opens next.
+    rounds, rounds_done : int
+        How many there are to be, and are over.
+    opens_at : datetime or None
+        When that round opens or has opened.
+    why : str or None
+        Why it is held, or which nodes it waits for.
+    held_g, at_once_g : float or None
+        What its training would emit then, and would if it opened when the hold began [gCO2eq].
+    finish : datetime or None
+        When the last round is planned to be over, or was.
+    finish_by : datetime or None
+        The deadline.
+    degraded : sequence of mapping
+        What went wrong so far.
+    last_event_at : datetime
+        The last sign of life in the ledger.
+    is_virtual : bool
+        Whether its clock jumps.
+    """
+
+    run_id: str
+    state: str
+    is_alive: bool | None
+    round_number: int | None
+    rounds: int
+    rounds_done: int
+    opens_at: datetime | None
+    why: str | None
+    held_g: float | None
+    at_once_g: float | None
+    finish: datetime | None
+    finish_by: datetime | None
+    degraded: Sequence[Mapping[str, Any]]
+    last_event_at: datetime
+    is_virtual: bool
+
+    @classmethod
+    def read(cls, run_dir: Path) -> RunState:
+        """Read the ledger of a run.
+
+        Raises
+        ------
+        InputError
+            If there is none, or a line in it is not one of ours.
+        """
+        from lowcarb_scheduler.ledger import is_in_use, read_ledger
+
+        events = read_ledger(run_dir)
+        return cls.of(events, is_in_use(run_dir))
+
+    @classmethod
+    def of(cls, events: Sequence[Mapping[str, Any]], is_alive: bool | None) -> RunState:
+        """Return what the events of a run say of it."""
+        started, state = events[0], "preparing"
+        planned = held = opened = ended = None
+        finish_by, done, why = started["finish_by"], 0, None
+        for event in events:
+            match event["event"]:
+                case "planned":
+                    planned, finish_by = event, event.get("finish_by", finish_by)
+                case "nodes_awaited":
+                    held, state, why = None, AWAITING, event["reason"]
+                case "hold_started":
+                    held, state, why = event, HOLDING, event["reason"]
+                case "open_now":
+                    state = "preparing"
+                case "round_opened":
+                    opened, held, state = event, None, "training"
+                case "round_closed":
+                    done, opened, state = event["round"], None, "preparing"
+                case "run_resumed":
+                    held = opened = ended = None
+                    state = "preparing"
+                case "run_finished":
+                    ended, held, state = event, None, event["status"]
+                    finish_by = event["finish_by"]
+        if ended is None and is_alive is False:
+            state = GONE
+        current = opened or held
+        number = current["round"] if current else done + 1 if ended is None else None
+        windows = {w["round"]: w["opens_at"] for w in planned["windows"]} if planned else {}
+        opens_at = held["until"] if held else opened["opened_at"] if opened else windows.get(number)
+        finish = ended["finish"] if ended else planned["finish"] if planned else None
+        return cls(
+            run_id=str(started["run_id"]),
+            state=state,
+            is_alive=False if ended else is_alive,
+            round_number=number,
+            rounds=started["rounds"],
+            rounds_done=done,
+            opens_at=_time(opens_at),
+            why=why if held or state == AWAITING else None,
+            held_g=held.get("planned_g") if held else None,
+            at_once_g=held.get("at_once_g") if held else None,
+            finish=_time(finish),
+            finish_by=_time(finish_by),
+            degraded=[event for event in events if event["event"] == "degraded"],
+            last_event_at=events[-1]["at"],
+            is_virtual=started["clock"] == "virtual",
+        )
+
+    @property
+    def saves_g(self) -> float | None:
+        """What waiting saves of this round's emissions [gCO2eq]."""
+        if self.held_g is None or self.at_once_g is None:
+            return None
+        return self.at_once_g - self.held_g
+
+    @property
+    def is_late(self) -> bool | None:
+        """Whether the last round is or was over after the deadline; None where either is not known."""
+        if self.finish is None or self.finish_by is None:
+            return None
+        return self.finish > self.finish_by
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else parse_time(text, "time")
+
+
+# -- ``lowcarb open-now``: lets a held round start, without killing the run ---------------------------------
+
+RELEASE_EXAMPLES: Final = ("lowcarb open-now runs/2026-01-31T18-00-00Z-42",)
+_SECONDS: Final = 5  # within which a hold looks, and a little more
+
+
+def release(run_dir: RunDir, as_json: Json = False) -> None:
+    """Let the round that is held open now; the run goes on as planned after it."""
+    from lowcarb_scheduler.flower.waiting import wish_to_open
+
+    folder = folder_of(run_dir)
+    run = RunState.read(folder)
+    if run.state != HOLDING or run.round_number is None or run.is_virtual:
+        raise NothingHeldError(str(run_dir), "on a virtual clock" if run.is_virtual else run.state)
+    wish_to_open(folder, run.round_number)
+    if as_json:
+        output.write_document(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "run_dir": str(run_dir),
+                "round": run.round_number,
+                "was_to_open_at": run.opens_at,
+            }
+        )
+    else:
+        output.print_line(output.console(), f"round {run.round_number} opens within {_SECONDS} seconds")

@@ -11,10 +11,10 @@ import typer
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
 from lowcarb_scheduler.cli.options import Json, Plot, SdkSignal, SdkUrl, Source, Traces
-from lowcarb_scheduler.cli.times import Times, Utc
+from lowcarb_scheduler.cli.output import Times, Utc
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError, SavingUnreachableError
-from lowcarb_scheduler.report import wording
+from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.planning.job import Job
-    from lowcarb_scheduler.planning.tradeoff import Frontier, FrontierPoint
+    from lowcarb_scheduler.planning.pareto import Frontier, FrontierPoint
 
 EXAMPLES: Final = (
     "lowcarb tradeoff --job job.toml --source synthetic --plot front.png",
@@ -73,8 +73,8 @@ def command(
     front = _front(asked, intensity, points)
     answer = None if saving is None else _answer(front, saving, asked)
     if plot is not None:
-        from lowcarb_scheduler.report.front import plot_tradeoff
-        from lowcarb_scheduler.report.plots import save
+        from lowcarb_scheduler.report.pareto import plot_tradeoff
+        from lowcarb_scheduler.report.rounds import save
 
         save(plot_tradeoff(front, intensity, asked.finish_by), plot)
     if as_json:
@@ -96,7 +96,7 @@ def command(
     if plot is not None:
         facts.append(("drawn", str(plot)))
     screen = output.console()
-    output.print_title(screen, wording.work(asked))
+    output.print_title(screen, formatting.work(asked))
     _print_points(screen, front, asked, answer, times)
     output.print_facts(screen, facts)
     output.print_line(screen, f"next: {_next_command(inputs, answer or _advised(front))}")
@@ -104,7 +104,7 @@ def command(
 
 def _front(job: "Job", intensity: "IntensityTable", points: int) -> "Frontier":
     """Compute the front; a person at a terminal sees how far it is."""
-    from lowcarb_scheduler.planning.tradeoff import tradeoff
+    from lowcarb_scheduler.planning.pareto import tradeoff
 
     with output.progress("planning", points) as done:
         return tradeoff(job, intensity, points, lambda *_: done())
@@ -158,12 +158,16 @@ def _print_points(
     for k, point in enumerate(front.points):
         later = (point.finish - front.points[0].finish) / HOUR
         # Nothing is known of an hour that is not over by the deadline.
-        buys = wording.mass(front.hour_buys_g(point.finish)) if point.finish + HOUR <= job.finish_by else ""
+        buys = (
+            formatting.mass(front.marginal_saving_g(point.finish))
+            if point.finish + HOUR <= job.finish_by
+            else ""
+        )
         marks = [name for name, marked in named if point == marked]
         rows.append(
             (_patience(point), finishes[k], f"{later:.1f}",
-             wording.mass(point.emissions_g, 4), wording.percent(point.saving),
-             wording.percent(point.gap, 2), buys, ", ".join(marks))
+             formatting.mass(point.emissions_g, 4), formatting.percent(point.saving),
+             formatting.percent(point.gap, 2), buys, ", ".join(marks))
         )  # fmt: skip
     output.print_table(screen, columns, rows)
 
@@ -174,18 +178,18 @@ def _facts(front: "Frontier", job: "Job", intensity: "IntensityTable", times: Ti
         knee = f"{_described(front.knee, times)}: waiting longer buys nothing"
     elif not front.has_knee:
         knee = NO_KNEE
-    run_now = wording.mass(front.run_now_emissions_g)
+    run_now = formatting.mass(front.run_now_emissions_g)
     return [
         ("run now", f"{run_now} CO2eq expected (random clients, back-to-back from now)"),
         ("deadline", times.instant(job.finish_by)),
-        ("intensity", wording.labels(intensity.source, intensity.signal, intensity.synthetic)),
+        ("intensity", formatting.labels(intensity.source, intensity.signal, intensity.synthetic)),
         ("known until", times.instant(intensity.end)),
         ("knee", knee),
     ]
 
 
 def _described(point: "FrontierPoint", times: Times) -> str:
-    saves = wording.percent(point.saving)
+    saves = formatting.percent(point.saving)
     return f"{times.instant(point.finish)} (patience {_patience(point)}, saves {saves})"
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.box import HEAVY_HEAD
 from rich.table import Table
 
-from lowcarb_scheduler.accounting import saving
+from lowcarb_scheduler.accounting.emissions import saving
 from lowcarb_scheduler.clock import format_duration, parse_time
 from lowcarb_scheduler.demo.federation import federation, stop, tail
 from lowcarb_scheduler.documents import SCHEMA_VERSION
@@ -57,7 +57,7 @@ def run_demo(console: Console, run_dir: Path) -> dict[str, Any]:
     for package, extra in _NEEDS.items():
         if find_spec(package) is None:
             raise MissingExtraError(package, extra)
-    from lowcarb_scheduler.report.gantt import labels_of
+    from lowcarb_scheduler.accounting.replay import labels_of
     from lowcarb_scheduler.report.html import write_report
 
     run_dir = run_dir.absolute()

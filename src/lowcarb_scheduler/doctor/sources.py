@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from threading import Thread
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from lowcarb_scheduler.clock import format_duration, from_us
-from lowcarb_scheduler.doctor.check import Check
-from lowcarb_scheduler.errors import InputError, one_line
-from lowcarb_scheduler.report import wording
+from lowcarb_scheduler.doctor.checks import Check
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, LowcarbError, near_miss, one_line
+from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from lowcarb_scheduler.doctor.asking import Finding
+    from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.forecasts.base import Forecast, ForecastSource
+    from lowcarb_scheduler.forecasts.http.client import ServerStats
+    from lowcarb_scheduler.intensity import Signal
     from lowcarb_scheduler.settings import Settings
 
 SKEW_WARNING: Final = timedelta(minutes=2)
@@ -38,7 +43,7 @@ _LISTS_ITSELF: Final = frozenset({"uk-carbon-intensity"})  # without asking its 
 _LISTS_FOR_ALL: Final = frozenset({"electricity-maps"})  # its list of names may be had without a token
 
 
-def answers(finding: Finding) -> bool:
+def answers(finding: SourceProbe) -> bool:
     """Return whether a source answers, be it by refusing what it was asked; also where nothing was."""
     if finding.contact is None or not finding.contact.asked:
         return True
@@ -49,14 +54,14 @@ def answers(finding: Finding) -> bool:
     return bool(said) and all(400 <= status < 500 and status not in _NOT_OURS for status in said)
 
 
-def is_refused(finding: Finding) -> bool:
+def is_refused(finding: SourceProbe) -> bool:
     """Return whether a source answers nothing but that we may not ask."""
     if finding.contact is None:
         return False
     return not _let_in(finding) and bool(finding.contact.statuses & _REFUSED)
 
 
-def check_source(finding: Finding, timeout: timedelta) -> Check:
+def check_source(finding: SourceProbe, timeout: timedelta) -> Check:
     """Check that a source answers, and how fast."""
     name = f"source {finding.name}"
     if finding.name == "synthetic":
@@ -73,13 +78,13 @@ def check_source(finding: Finding, timeout: timedelta) -> Check:
         problem = f"not asked: {finding.no_forecast or 'no place is named'}"
         return Check(name, "warning", problem, "name a place it knows")
     took = finding.took or timedelta(0)
-    said = f"{server} answers in {wording.significant(took.total_seconds(), 2)} s"
+    said = f"{server} answers in {formatting.significant(took.total_seconds(), 2)} s"
     if took > timeout * _SLOW:
         return Check(name, "warning", f"{said} of {format_duration(timeout)}", "raise LOWCARB_TIMEOUT")
     return Check(name, "ok", said)
 
 
-def check_credentials(finding: Finding, settings: Settings) -> Iterator[Check]:
+def check_credentials(finding: SourceProbe, settings: Settings) -> Iterator[Check]:
     """Check that credentials are accepted, as an answer shows."""
     needed = _CREDENTIALS.get(finding.name)
     if needed is None or finding.contact is None:
@@ -100,7 +105,7 @@ def check_credentials(finding: Finding, settings: Settings) -> Iterator[Check]:
         yield Check(name, "warning", "not checked: no answer shows it", remedy)
 
 
-def check_locations(findings: Sequence[Finding], places: Sequence[str]) -> Iterator[Check]:
+def check_locations(findings: Sequence[SourceProbe], places: Sequence[str]) -> Iterator[Check]:
     """Check that every place has a forecast from one of the sources."""
     if not places:
         fix = "give --location L, or name a locations file"
@@ -122,7 +127,7 @@ def check_locations(findings: Sequence[Finding], places: Sequence[str]) -> Itera
         yield Check("locations", "ok", f"{shown} ({len(good)} of {len(places)} have a forecast)")
 
 
-def check_forecast(finding: Finding, settings: Settings, now: datetime) -> Iterator[Check]:
+def check_forecast(finding: SourceProbe, settings: Settings, now: datetime) -> Iterator[Check]:
     """Check how old a forecast is, and how far it reaches."""
     forecast = finding.forecast
     if forecast is None or not finding.names:
@@ -144,7 +149,7 @@ def check_forecast(finding: Finding, settings: Settings, now: datetime) -> Itera
     yield Check(name, "warning", short, fix)
 
 
-def check_clock(finding: Finding) -> Iterator[Check]:
+def check_clock(finding: SourceProbe) -> Iterator[Check]:
     """Check this machine's clock against a server's."""
     if finding.contact is None or finding.contact.ahead is None:
         return
@@ -161,11 +166,11 @@ def check_clock(finding: Finding) -> Iterator[Check]:
 def check_finish_by(settings: Settings, now: datetime) -> Iterator[Check]:
     """Check that a deadline that is a time is still to come."""
     if isinstance(settings.finish_by, datetime) and settings.finish_by <= now:
-        problem = f"{wording.instant(settings.finish_by)} UTC is over"
+        problem = f"{formatting.instant(settings.finish_by)} UTC is over"
         yield Check("finish-by", "fault", problem, "give a later time, or a duration such as 48h")
 
 
-def check_signals(findings: Sequence[Finding]) -> Iterator[Check]:
+def check_signals(findings: Sequence[SourceProbe]) -> Iterator[Check]:
     """Check that sources in order can stand in for the first."""
     signals = {finding.name: finding.signal for finding in findings if finding.signal is not None}
     first, *others = signals or [""]
@@ -184,7 +189,7 @@ def places_of(settings: Settings, named: Sequence[str]) -> tuple[list[str], list
     places, faults = list(named), []
     if settings.locations is not None:
         try:
-            from lowcarb_scheduler.flower.profiles import read_places
+            from lowcarb_scheduler.scheduling.locations import read_places
 
             places += [place.location for place in read_places(settings.locations).values()]
         except InputError as error:
@@ -202,16 +207,16 @@ def unreadable_locations(error: InputError) -> Check:
     return Check("locations", "fault", f"{where}{error.problem}", error.fix)
 
 
-def _let_in(finding: Finding) -> bool:
+def _let_in(finding: SourceProbe) -> bool:
     """Return whether an answer shows that the credentials, if any, are good."""
     return finding.forecast is not None or (finding.listed and finding.name not in _LISTS_FOR_ALL)
 
 
-def _has(finding: Finding, place: str) -> bool:
+def _has(finding: SourceProbe, place: str) -> bool:
     return finding.forecast is not None and finding.names[place] in finding.forecast.intensity.locations
 
 
-def _other_name(findings: Sequence[Finding], place: str) -> str:
+def _other_name(findings: Sequence[SourceProbe], place: str) -> str:
     """Say what else a place without a forecast may be called."""
     if any(finding.knows(place) for finding in findings):
         return "the name is known; name another place or another source"
@@ -223,3 +228,125 @@ def _other_name(findings: Sequence[Finding], place: str) -> str:
             shown = ", ".join(one_line(name, 40) for name in sorted(finding.known)[:5])
             return f"{finding.name} knows {len(finding.known)} names, for example {shown}"
     return "give a name the source knows"
+
+
+# -- Asking sources what a run would ask them, all at once, and keeping what came of it ---------------------
+
+
+@dataclass
+class SourceProbe:
+    """What one source answered.
+
+    Parameters
+    ----------
+    name : str
+        What settings call it.
+    source : ForecastSource
+        Itself.
+    names : mapping of str to str
+        What it calls the places of a run, by place.
+
+    Attributes
+    ----------
+    forecast : Forecast or None
+        Of the places, under its own names.
+    known : tuple of str
+        All names it knows, where it tells.
+    listed : bool
+        Whether it told them.
+    missing : dict of str to str
+        Why a place has no forecast, under its own name.
+    no_forecast, no_names : str or None
+        Why a look-up brought nothing at all.
+    took : timedelta or None
+        How long a look-up took.
+    """
+
+    name: str
+    source: ForecastSource
+    names: Mapping[str, str]
+    forecast: Forecast | None = None
+    known: tuple[str, ...] = ()
+    listed: bool = False
+    missing: dict[str, str] = field(default_factory=dict)
+    no_forecast: str | None = None
+    no_names: str | None = None
+    took: timedelta | None = None
+
+    @property
+    def contact(self) -> ServerStats | None:
+        """What was seen of its server; None where it has none."""
+        return getattr(self.source, "contact", None)
+
+    @property
+    def signal(self) -> Signal | None:
+        """What its numbers measure; None where that is not known yet."""
+        if self.forecast is not None:
+            return self.forecast.intensity.signal
+        return getattr(self.source, "signal", None)
+
+    def knows(self, place: str) -> bool:
+        """Return whether a place is among the names it told; no server tells upper from lower case."""
+        if isinstance(getattr(self.source, "locations", None), tuple):  # a closed list is no server's
+            return self.names[place] in self.known
+        return self.names[place].casefold() in map(str.casefold, self.known)
+
+    def near(self, place: str) -> str | None:
+        """Return the name that was probably meant by one it does not know."""
+        return near_miss(self.names[place], self.known)
+
+    def ask_forecast(self, clock: Clock) -> None:
+        """Ask for the forecast of its places, as far as it may know them."""
+        asked = list(dict.fromkeys(self.names.values()))
+        closed = getattr(self.source, "locations", None)
+        if isinstance(closed, tuple):  # it may refuse a whole call for one name that is not among them
+            self.known, self.listed = closed, True
+            self.missing |= {name: "does not know it" for name in asked if name not in closed}
+            asked = [name for name in asked if name in closed]
+        if asked:
+            self._look_up(asked, clock)
+
+    def ask_names(self, clock: Clock) -> None:
+        """Ask for all names it knows, where it can tell."""
+        known_locations = getattr(self.source, "known_locations", None)
+        if known_locations is None:
+            return
+        began = clock.now()
+        try:
+            self.known, self.listed = tuple(known_locations()), True
+        except Exception as error:  # noqa: BLE001  one source that breaks must not hide the others
+            self.no_names = _reason(error)
+        if self.took is None:
+            self.took = clock.now() - began
+        if self.known and not self.names and self.contact is not None and not self.contact.asked:
+            self._look_up(self.known[:1], clock)  # a list of its own: whether it answers is not seen yet
+
+    def _look_up(self, names: Sequence[str], clock: Clock) -> None:
+        began = clock.now()
+        try:
+            self.forecast = self.source.forecast(names, began)
+            self.missing |= self.forecast.missing
+        except Exception as error:  # noqa: BLE001  see above
+            self.no_forecast = _reason(error)
+            self.missing |= getattr(error, "missing", dict.fromkeys(names, self.no_forecast))
+        self.took = clock.now() - began
+
+
+def ask(findings: Iterable[SourceProbe], clock: Clock) -> None:
+    """Ask all sources for forecasts and names, and wait for the slowest."""
+    calls: list[Callable[[Clock], None]] = []
+    for finding in findings:
+        calls += [finding.ask_forecast, finding.ask_names]
+    # Daemons: Ctrl-C ends the program at once. Sources end in time by themselves.
+    threads = [Thread(target=call, args=(clock,), daemon=True, name="lowcarb-doctor") for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _reason(error: Exception) -> str:
+    """Return why a call failed, in one line."""
+    if isinstance(error, ForecastUnavailableError) and error.missing:
+        return one_line(next(iter(error.missing.values())))
+    return one_line(str(error) if isinstance(error, LowcarbError) else f"{type(error).__name__}: {error}")

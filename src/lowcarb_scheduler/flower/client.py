@@ -32,7 +32,7 @@ PROFILE_KEYS: Final = ("location", "power-watts", "duration-minutes", "name", "p
 
 
 def profile_handler(message: Message, context: Context) -> Message:
-    """Answer ``query.lowcarb`` with what the node's configuration says of it."""
+    """Response ``query.lowcarb`` with what the node's configuration says of it."""
     known: dict[str, Any] = {
         key: context.node_config[key] for key in PROFILE_KEYS if key in context.node_config
     }

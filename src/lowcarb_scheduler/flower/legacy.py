@@ -20,8 +20,8 @@ from flwr.server.strategy import Strategy
 
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.flower.grid import GridBefore, Polls, Sampling, check_addressed, pinned_sampling
-from lowcarb_scheduler.flower.setup import Setup
-from lowcarb_scheduler.flower.strategy import close_books
+from lowcarb_scheduler.flower.session import Setup
+from lowcarb_scheduler.flower.strategy import close_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from flwr.server.criterion import Criterion
 
     from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.flower.run import CarbonRun
-    from lowcarb_scheduler.forecasts.source import ForecastSource
+    from lowcarb_scheduler.flower.session import Session
+    from lowcarb_scheduler.forecasts.base import ForecastSource
 
 
 def carbon_aware_legacy(
@@ -80,7 +80,7 @@ class CarbonAwareLegacy(Strategy):
     def __init__(self, strategy: Strategy, setup: Setup, num_rounds: int) -> None:
         self._inner, self._setup, self._num_rounds = strategy, setup, num_rounds
         self._name = type(strategy).__name__
-        self._run: CarbonRun | None = None
+        self._run: Session | None = None
         self._done: set[int] = set()
 
     # -- the hooks of Flower, in the order they are called --------------------------------------------------
@@ -161,17 +161,17 @@ class CarbonAwareLegacy(Strategy):
 
     # -- beginning and end ----------------------------------------------------------------------------------
 
-    def _begin(self, clients: _Clients) -> CarbonRun:
+    def _begin(self, clients: _Clients) -> Session:
         if self._run is None:
             self._run = self._setup.begin(clients.grid or clients, self._name, self._num_rounds)
             # Nobody tells a strategy of the old API when a run breaks off.
-            self._broken_off = weakref.finalize(self, close_books, self._run, "failed")
+            self._broken_off = weakref.finalize(self, close_ledger, self._run, "failed")
         return self._run
 
     def _end_after(self, server_round: int) -> None:
         if self._run is not None and server_round >= self._num_rounds:
             self._broken_off.detach()
-            close_books(self._run, "completed")
+            close_ledger(self._run, "completed")
             self._run = None
 
     def _failed(self, failures: Iterable[Any]) -> Mapping[int, str]:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import inspect
 import logging
+from inspect import Parameter
+from types import MethodWrapperType
 from typing import TYPE_CHECKING, Any, Final
 
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from lowcarb_scheduler.errors import InputError, one_line
-from lowcarb_scheduler.flower.arguments import divided
+from lowcarb_scheduler.flower.checkpoint.resume import Stage
 from lowcarb_scheduler.flower.grid import Sampling, ScopedGrid, check_addressed, layers, pinned_sampling
-from lowcarb_scheduler.flower.progress import Stage
-from lowcarb_scheduler.flower.setup import Setup
-from lowcarb_scheduler.flower.signals import ending_in_order
+from lowcarb_scheduler.flower.session import Setup
 from lowcarb_scheduler.flower.telemetry import ask, take
+from lowcarb_scheduler.flower.waiting import ending_in_order
+from lowcarb_scheduler.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,9 +30,41 @@ if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
     from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.flower.progress import Progress
-    from lowcarb_scheduler.flower.run import CarbonRun
-    from lowcarb_scheduler.forecasts.source import ForecastSource
+    from lowcarb_scheduler.flower.checkpoint.resume import Progress
+    from lowcarb_scheduler.flower.session import Session
+    from lowcarb_scheduler.forecasts.base import ForecastSource
+
+# -- Whose a keyword is: the strategy's own, or ours --------------------------------------------------------
+
+_OURS: Final = {"context", *Settings.model_fields}
+_BY_NAME: Final = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+
+
+def divided(
+    own_init: Callable[..., None], keywords: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return which keywords belong to a strategy's own ``__init__``, and which to us.
+
+    A keyword that it does not name is ours, so that a slip of the pen is met with the nearest setting; where
+    it takes any keyword, only settings are.
+
+    Raises
+    ------
+    InputError
+        If a keyword is both.
+    """
+    # That of object says it takes anything, and takes nothing.
+    nothing = isinstance(own_init, MethodWrapperType)
+    parameters = [] if nothing else [*inspect.signature(own_init).parameters.values()]
+    named = {parameter.name for parameter in parameters if parameter.kind in _BY_NAME}
+    takes_any = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters)
+    if both := sorted(named & _OURS & set(keywords)):
+        fix = "give it to the strategy, and wrap that: carbon_aware(strategy, ...)"
+        raise InputError(both[0], "is an argument of the strategy and a setting of ours", fix)
+    theirs = {
+        name: value for name, value in keywords.items() if name in named or (takes_any and name not in _OURS)
+    }
+    return theirs, {name: value for name, value in keywords.items() if name not in theirs}
 
 
 logger = logging.getLogger("flwr")
@@ -113,7 +147,7 @@ class CarbonAwareMixin:
     """
 
     _lowcarb_setup: Setup
-    _lowcarb_run: CarbonRun | None = None
+    _lowcarb_run: Session | None = None
     _lowcarb_progress: Progress  # of that run
     _lowcarb_messages: Sequence[Message] = ()  # of the round: an error reply does not say whose it is
     _lowcarb_done: Sequence[int] = ()
@@ -156,7 +190,7 @@ class CarbonAwareMixin:
                 raise
             finally:
                 self._lowcarb_run = None
-                close_books(run, status)
+                close_ledger(run, status)
         return result
 
     def configure_train(
@@ -194,7 +228,7 @@ class CarbonAwareMixin:
         check_addressed(name, nodes, [message.metadata.dst_node_id for message in sent])
         return self._lowcarb_sent(run, sent)
 
-    def _lowcarb_sent(self, run: CarbonRun, messages: list[Message]) -> list[Message]:
+    def _lowcarb_sent(self, run: Session, messages: list[Message]) -> list[Message]:
         """Remember messages, which get their ids when they are pushed, and put our question into them."""
         if energy := run.asks(self):
             ask(messages, energy)
@@ -202,7 +236,7 @@ class CarbonAwareMixin:
         return messages
 
     def _lowcarb_told(
-        self, run: CarbonRun, replies: Iterable[Message]
+        self, run: Session, replies: Iterable[Message]
     ) -> tuple[list[Message], dict[int, Any], dict[int, str]]:
         """Take our record out of good replies; return it by node id, and why the other replies failed.
 
@@ -338,7 +372,7 @@ def _argument(
 
 
 def _with_recorded_evaluation(
-    run: CarbonRun, args: tuple[Any, ...], kwargs: dict[str, Any]
+    run: Session, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments of start() with an evaluate_fn whose metrics are taken down."""
     if kwargs.get("evaluate_fn") is not None:
@@ -349,15 +383,15 @@ def _with_recorded_evaluation(
     return args, kwargs
 
 
-def close_books(run: CarbonRun, status: str) -> None:
-    """Close the books; what has been trained is never lost to a fault of theirs."""
+def close_ledger(run: Session, status: str) -> None:
+    """Close the recorder; what has been trained is never lost to a fault of theirs."""
     try:
         run.finish(status)
     except Exception as error:  # noqa: BLE001  whatever it is, the result of the training counts more
-        logger.warning("lowcarb: the books could not be closed: %s: %s", type(error).__name__, error)
+        logger.warning("lowcarb: the recorder could not be closed: %s: %s", type(error).__name__, error)
 
 
-def _recording(evaluate_fn: Callable[..., Any], run: CarbonRun) -> Callable[..., Any]:
+def _recording(evaluate_fn: Callable[..., Any], run: Session) -> Callable[..., Any]:
     """Return an evaluate_fn whose metrics are also taken down."""
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> Any:

@@ -7,15 +7,15 @@ ConfigRecord of its own, which the strategy takes out of the reply again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from flwr.app import ConfigRecord
 
-from lowcarb_scheduler.flower.claims import MOST_POWER_WATTS, finite_number
+from lowcarb_scheduler.accounting.turns import TurnReport
 from lowcarb_scheduler.flower.client import ENERGY, QUESTION, RECORD
 from lowcarb_scheduler.flower.grid import layers
+from lowcarb_scheduler.validation import MOST_POWER_WATTS, finite_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -26,22 +26,6 @@ if TYPE_CHECKING:
 
 _HOUR: Final = timedelta(hours=1)
 _JITTER: Final = timedelta(seconds=1)  # two clocks do not agree to the millisecond
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What a node says of a turn, as far as it can be.
-
-    Parameters
-    ----------
-    duration : timedelta or None
-        How long it took; None where it does not say.
-    measured_kwh : float or None
-        What it has measured [kWh]; None where it has not. What it estimates is not asked: its power is known.
-    """
-
-    duration: timedelta | None = None
-    measured_kwh: float | None = None
 
 
 def is_asked(settings: Settings, strategy: object) -> bool:
@@ -77,9 +61,9 @@ def take(reply: Message) -> Mapping[str, Any] | None:
     return said if isinstance(said, ConfigRecord) else None
 
 
-def believe(
+def validate_report(
     said: Mapping[str, Any] | None, elapsed: timedelta, who: str, note: Callable[[str], None]
-) -> Said:
+) -> TurnReport:
     """Return what of a node's words can be: no turn is longer than the time since it was asked for.
 
     Parameters
@@ -94,17 +78,17 @@ def believe(
         Takes a line about a claim that is not believed.
     """
     if said is None:
-        return Said()
+        return TurnReport()
     seconds = finite_number(said.get("duration-s"))
     limit = elapsed + _JITTER
     if seconds is None or not 0 < seconds <= limit.total_seconds():
         note(f"node {who!r} claims a time for its turn that cannot be: the time until its reply is used")
-        return Said()
+        return TurnReport()
     duration = min(timedelta(seconds=seconds), elapsed)
     if said.get(ENERGY) != "measured":
-        return Said(duration)
+        return TurnReport(duration)
     kwh = finite_number(said.get("energy-kwh"))
     if kwh is None or not 0 < kwh <= MOST_POWER_WATTS / 1000 * (timedelta(seconds=seconds) / _HOUR):
         note(f"node {who!r} claims an energy that cannot be: power times time is used")
-        return Said(duration)
-    return Said(duration, kwh)
+        return TurnReport(duration)
+    return TurnReport(duration, kwh)

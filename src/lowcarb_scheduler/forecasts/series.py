@@ -13,8 +13,8 @@ import numpy as np
 
 from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, parse_time, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
-from lowcarb_scheduler.forecasts.source import Forecast
-from lowcarb_scheduler.intensity import IntensityTable
+from lowcarb_scheduler.forecasts.base import Forecast
+from lowcarb_scheduler.intensity import MAX_G_PER_KWH, IntensityTable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.intensity import Floats, Ints, Signal
 
-MAX_G_PER_KWH: Final = 3_000.0  # no grid emits more; such a number is an error of unit
 NEAR: Final = timedelta(days=31)  # a point further than this from where it belongs is an error
 _SHORTEST_HOLE_US: Final = 60_000_000  # lengths come cut to whole minutes: a shorter hole is none
 

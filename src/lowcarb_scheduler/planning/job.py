@@ -6,21 +6,25 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, overload
 
 import numpy as np
 
-from lowcarb_scheduler import accounting
-from lowcarb_scheduler.accounting import jain_index, run_now_g
+from lowcarb_scheduler.accounting.emissions import jain_index, run_now_g, saving
 from lowcarb_scheduler.clock import MICROSECOND, format_duration, from_us, to_us, to_utc
 from lowcarb_scheduler.documents import SCHEMA_VERSION, to_plain
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.planning.fleet import Fleet  # noqa: TC001  a part of this module to its users
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import pandas as pd
 
     from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints, Signal
+
+
+LOOKED_AHEAD: Final = timedelta(days=60)  # at least; what is further away is not planned for
 
 
 Participation = Literal["equal", "any"] | tuple[int, int]
@@ -249,7 +253,7 @@ class Plan:
         Labels of the intensity it rests on.
     forecast_until : datetime
         Where that intensity ends.
-    rests_on : mapping of str to float
+    forecast_origin : mapping of str to float
         Where the intensity came from that turns begin in (forecast, corrected, climatology, last good,
         default), as parts of all turns; empty where that is not known.
     """
@@ -267,7 +271,7 @@ class Plan:
     signal: Signal
     synthetic: bool
     forecast_until: datetime
-    rests_on: Mapping[str, float] = field(default_factory=dict)
+    forecast_origin: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def rounds(self) -> tuple[PlannedRound, ...]:
@@ -299,7 +303,7 @@ class Plan:
     @property
     def saving(self) -> float | None:
         """Part of the run-now emissions that is avoided; None where run-now is undefined or not positive."""
-        return accounting.saving(self.emissions_g, self.run_now_emissions_g)
+        return saving(self.emissions_g, self.run_now_emissions_g)
 
     @property
     def finish(self) -> datetime:
@@ -395,3 +399,14 @@ def _times(us: Ints) -> pd.Series:
     import pandas as pd
 
     return pd.Series(pd.to_datetime(us, unit="us", utc=True))
+
+
+def looked_ahead(job: Job) -> datetime:
+    """Return until when intensity is expected for a job: its deadline, or less if that is very far away.
+
+    Nothing is known of windows months from now, and steps of minutes until a deadline in a century would fill
+    any memory. Twice the time of the rounds back-to-back, and 60 days, are always looked at.
+    """
+    enough = max(LOOKED_AHEAD, 2 * job.rounds * timedelta(microseconds=job.round_us))
+    opens_from = from_us(job.opens_from_us)
+    return min(job.finish_by, opens_from + min(enough, job.finish_by - opens_from))

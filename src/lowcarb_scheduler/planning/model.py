@@ -9,10 +9,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import Floats, Ints
+    from lowcarb_scheduler.planning.aggregation import Groups
     from lowcarb_scheduler.planning.assignment import Seating
-    from lowcarb_scheduler.planning.grid import Grid
-    from lowcarb_scheduler.planning.groups import Groups
-    from lowcarb_scheduler.planning.windows import Windows
+    from lowcarb_scheduler.planning.timegrid import Grid, Windows
 
 
 @dataclass(frozen=True, slots=True, eq=False)

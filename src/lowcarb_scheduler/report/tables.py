@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from lowcarb_scheduler import accounting
+from lowcarb_scheduler.accounting import emissions
 from lowcarb_scheduler.clock import format_time
 from lowcarb_scheduler.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     import pandas as pd
 
-    from lowcarb_scheduler.report.accounts import Accounts, Share
+    from lowcarb_scheduler.accounting.attribution import Accounts, Share
+    from lowcarb_scheduler.accounting.replay import Labels
 
 BASES: Final = ("measured", "estimated", "assumed")
 _FORMULA: Final = ("=", "+", "-", "@")  # what a spreadsheet would run, if a node were called so
@@ -81,8 +84,8 @@ def _numbers(accounts: Accounts) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
         _number("run-now", "actual", run_now_g),
         _number("planned", "forecast", accounts.planned_g),
-        _number("realised", "actual", realised_g, saving=accounting.saving(realised_g, run_now_g)),
-        _number("hindsight", "actual", best_g, saving=accounting.saving(best_g, run_now_g)),
+        _number("realised", "actual", realised_g, saving=emissions.saving(realised_g, run_now_g)),
+        _number("hindsight", "actual", best_g, saving=emissions.saving(best_g, run_now_g)),
     ]
     if accounts.planned_of:
         rows.append(_number("planned", "forecast", accounts.planned_of_g, accounts.planned_of))
@@ -107,7 +110,7 @@ def _waterfall(accounts: Accounts) -> list[dict[str, Any]]:
 def _rounds(accounts: Accounts) -> list[dict[str, Any]]:
     rows = []
     for r, levels in zip(accounts.run.rounds, accounts.levels, strict=True):
-        changes = accounting.waterfall(*([level] for level in levels))._asdict()
+        changes = emissions.waterfall(*([level] for level in levels))._asdict()
         is_whole = bool(np.isfinite(list(changes.values())).all())
         rows.append(
             {
@@ -166,7 +169,7 @@ _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "waterfall": ("step", "kind", "change_g", "level_g"),
     "rounds": (
         "round", "opens_at", "closes_at", "held_s", "nodes_done", "nodes_failed", "energy_kwh", "planned_g",
-        "realised_g", "run_now_g", *accounting.Waterfall._fields, "evaluation_energy_kwh", "evaluation_g",
+        "realised_g", "run_now_g", *emissions.Waterfall._fields, "evaluation_energy_kwh", "evaluation_g",
     ),
     "phases": _of_shares("phase"),
     "locations": _of_shares("location"),
@@ -174,3 +177,42 @@ _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "sci": ("term", "value", "unit", "is"),
     "front": ("point", "patience", "finish", "emissions_g", "lower_bound_g"),
 }  # fmt: skip
+
+
+# -- What did not go as it should in a run: forecasts that did not come, nodes that did not train -----------
+
+
+class Incident(NamedTuple):
+    """One of them: when, what, why, and what was done instead."""
+
+    at: datetime
+    what: str
+    why: str
+    so: str
+    of_node: bool
+
+
+def incidents_of(events: Sequence[Mapping[str, Any]]) -> list[Incident]:
+    """Return all of a run, in order."""
+    found = []
+    for event in events:
+        match event["event"]:
+            case "degraded":
+                so = event["consequence"]
+                found.append(Incident(event["at"], event["what"], event["why"], so, of_node=False))
+            case "node_failed":
+                what = f"node {event['id']} at {event['location'] or 'an unknown location'}"
+                so = f"round {event['round']} went on without it"
+                found.append(Incident(event["at"], what, event["reason"], so, of_node=True))
+    return sorted(found, key=attrgetter("at"))
+
+
+def table_of_incidents(mishaps: Sequence[Incident], labels: Labels) -> pd.DataFrame:
+    """Return the table that is written as CSV, with signal and source of the run's intensity."""
+    import pandas as pd
+
+    rows = [
+        {"at": format_time(m.at), "what": m.what, "why": m.why, "consequence": m.so, **labels._asdict()}
+        for m in mishaps
+    ]
+    return pd.DataFrame(rows, columns=["at", "what", "why", "consequence", *labels._fields])

@@ -1,0 +1,242 @@
+"""Actual intensity that was not known when a run ended: asked for later, and entered in its ledger.
+
+What is entered is appended: an ``actual`` event with what the source said, and a ``refreshed`` event with the
+figures of the rounds that are known by it. What was known before stays as it is, and nothing is appended that
+tells nothing new.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lowcarb_scheduler.accounting.hindsight import Rules
+from lowcarb_scheduler.accounting.replay import Record, as_written, labels_of
+from lowcarb_scheduler.accounting.turns import UNKNOWN_PLACE, Figures, expected_g, realised_g, stretch_of
+from lowcarb_scheduler.clock import MICROSECOND, SystemClock, from_us, to_us
+from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.intensity import sanitize
+from lowcarb_scheduler.ledger import FILE_NAME, Ledger, is_in_use, read_ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from lowcarb_scheduler.accounting.replay import RoundRecord
+    from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.forecasts.base import ForecastSource
+    from lowcarb_scheduler.intensity import IntensityTable
+    from lowcarb_scheduler.settings import Settings
+
+SETTINGS: Final = (
+    "archive_days",
+    "archive_dir",
+    "electricity_maps_url",
+    "locations",
+    "sdk_signal",
+    "sdk_url",
+    "source",
+    "traces",
+    "traces_actual",
+    "uk_url",
+    "watttime_url",
+)  # fmt: skip  of the run, that say whom it asked
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What came of asking.
+
+    Parameters
+    ----------
+    lacking : tuple of int
+        The rounds of which something was not known before.
+    learned : tuple of int
+        Those of them of which all is known now.
+    lacks_hours : bool
+        Whether there were hours that hindsight may choose and does not know.
+    has_news : bool
+        Whether anything was entered.
+    """
+
+    lacking: tuple[int, ...]
+    learned: tuple[int, ...] = ()
+    lacks_hours: bool = False
+    has_news: bool = False
+
+    @property
+    def unknown(self) -> tuple[int, ...]:
+        """The rounds of which something is still not known."""
+        return tuple(number for number in self.lacking if number not in self.learned)
+
+
+def told_settings(started: Mapping[str, Any], options: Mapping[str, Any]) -> Settings:
+    """Return the settings by which a run's source is asked again.
+
+    Parameters
+    ----------
+    started : mapping
+        The run's ``run_started`` event, which holds no secret.
+    options : mapping
+        What is given now, and goes first.
+
+    Raises
+    ------
+    InputError
+        If no source is named, there or now.
+    """
+    from lowcarb_scheduler.forecasts.registry import SOURCES
+    from lowcarb_scheduler.settings import RUN_CONFIG_PREFIX, Settings
+
+    told = {name: started["settings"].get(name) for name in SETTINGS}
+    own = str(started.get("source") or "")
+    if set(own.split(",")) <= set(SOURCES):
+        told["source"] = own  # it may have been given in code
+    told = {name: value for name, value in told.items() if value is not None and "***" not in str(value)}
+    if options.get("source") is not None:  # another one may have no such names of places, or files
+        told = {name: told[name] for name in told if name in ("archive_days", "archive_dir", "locations")}
+    run_config = {RUN_CONFIG_PREFIX + name.replace("_", "-"): value for name, value in told.items()}
+    settings = Settings.load(options=options, run_config=run_config)
+    if settings.source is None:
+        problem = f"the run's was given in code ({own})" if own else "the run had none"
+        raise InputError("--source", problem, "name one that knows what happened, for example traces")
+    return settings
+
+
+def refresh(run_dir: Path, source: ForecastSource | None, clock: Clock | None = None) -> Refreshed:
+    """Ask for actual intensity that a run's accounts lack, and enter it in the ledger.
+
+    They lack it where a round has no realised or run-now emissions, or where hindsight does not know an hour
+    that it may choose.
+
+    Parameters
+    ----------
+    run_dir : Path
+        Folder of a run that is not being written.
+    source : ForecastSource or None
+        Who is asked; not needed where nothing is lacking.
+    clock : Clock, optional
+        Stamps the events, and says what is past.
+
+    Raises
+    ------
+    InputError
+        If a run is still writing there, or the source measures something else than the run's.
+    ForecastUnavailableError
+        If the source knows of no location.
+    """
+    clock = clock or SystemClock()
+    events, file = read_ledger(run_dir), str(run_dir / FILE_NAME)
+    if is_in_use(run_dir):
+        raise InputError("ledger", "a run is still writing it", "wait until it has ended", file)
+    with as_written(file):
+        record = Record.of(events)
+    before = figures_of(record)
+    lacking = tuple(number for number, figures in before.items() if not figures.are_known)
+    places = _places(record)
+    lacks_hours = bool(lacking) or _lacks_hours(record, places, clock)
+    if not lacks_hours or source is None or not places:
+        return Refreshed(lacking, (), lacks_hours)
+    start, end = _period(record, [worked for worked in record.rounds if worked.number in lacking], clock)
+    new = sanitize(source.actual(places, start, end))
+    _check_labels(new, events)
+    told = _lacking(new.slice(start, end), record.actual)
+    if told is None:
+        return Refreshed(lacking, (), lacks_hours)
+    known = replace(record, actual=told if record.actual is None else told.fill(record.actual))
+    after = figures_of(known)
+    ledger = Ledger(run_dir, clock, goes_on=True)
+    try:
+        ledger.append("actual", **told.to_record())
+        if any(asdict(after[number]) != asdict(before[number]) for number in lacking):
+            rounds = [{"round": number, **asdict(after[number])} for number in lacking]
+            ledger.append("refreshed", rounds=rounds)
+    finally:
+        ledger.close()
+    learned = tuple(number for number in lacking if after[number].are_known)
+    return Refreshed(lacking, learned, lacks_hours, has_news=True)
+
+
+def figures_of(record: Record) -> dict[int, Figures]:
+    """Return the emissions of each round, by number, on the newest actual intensity there is."""
+    actual = record.actual
+    if actual is None:
+        return {
+            worked.number: Figures(worked.planned_g, evaluation_g=None if worked.evaluated else 0.0)
+            for worked in record.rounds
+        }
+    return {
+        worked.number: Figures(
+            worked.planned_g,
+            realised_g(worked.turns, actual),
+            expected_g(worked.nodes, worked.turns, actual, worked.run_now_at, worked.length),
+            realised_g(worked.evaluated, actual),
+        )
+        for worked in record.rounds
+    }
+
+
+def _lacks_hours(record: Record, places: Sequence[str], clock: Clock) -> bool:
+    """Return whether actual intensity is not known of an hour that hindsight may choose, and that is past."""
+    if record.actual is None or not record.rounds:
+        return False
+    rules = Rules.of(record)
+    start, end = rules.grid_from, min(rules.target_finish, clock.now())
+    if start >= end:
+        return False
+    known = record.actual.integrate(to_us(start), to_us(end), record.actual.columns(places))
+    return bool(np.isnan(known).any())
+
+
+def _lacking(told: IntensityTable | None, known: IntensityTable | None) -> IntensityTable | None:
+    """Return of a table what was not known, None where that is nothing: what was given once stays."""
+    if told is None:
+        return None
+    if known is not None:
+        inside = (known.edges_us > told.edges_us[0]) & (known.edges_us < told.edges_us[-1])
+        edges_us = np.union1d(told.edges_us, known.edges_us[inside])
+        is_known = ~np.isnan(known.sampled(edges_us, told.locations))
+        told = told.relaid(edges_us, told.locations, np.where(is_known, np.nan, told.sampled(edges_us)))
+    steps = np.flatnonzero(np.isfinite(told.values).any(axis=1))
+    if not len(steps):
+        return None
+    return told.slice(from_us(told.edges_us[steps[0]]), from_us(told.edges_us[steps[-1] + 1]))
+
+
+def _period(record: Record, rounds: Sequence[RoundRecord], clock: Clock) -> tuple[datetime, datetime]:
+    """Return when something happened of which it is to be known what it emitted.
+
+    Hindsight may choose any hour of the run, so all that is past of its time is asked for as well.
+    """
+    starts, ends = [record.started_at], [min(Rules.of(record).finish_by, clock.now())]
+    for worked in rounds:
+        stretch = max(stretch_of(worked.turns, worked.nodes, worked.length), 1.0)
+        ends += [worked.closes_at, worked.run_now_at + stretch * worked.length]
+        ends += [turn.ended_at for turn in (*worked.turns, *worked.evaluated)]
+        ends += [min(member.ends_at, clock.now()) for member in worked.members]
+        starts += [turn.started_at for turn in (*worked.turns, *worked.evaluated)]
+    start = min(starts)
+    return start, max(*ends, start + MICROSECOND)
+
+
+def _places(record: Record) -> list[str]:
+    """Return where nodes were."""
+    nodes = {id(worked.nodes): worked.nodes for worked in record.rounds}.values()  # few, seldom changed
+    places = {node.place for there in nodes for node in there.values()}
+    places |= {turn.location or UNKNOWN_PLACE for worked in record.rounds for turn in worked.turns}
+    return sorted(places - {UNKNOWN_PLACE})
+
+
+def _check_labels(new: IntensityTable, events: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse numbers that do not mix with those of the run."""
+    source, signal, synthetic = labels_of(events)
+    if source is None:
+        return  # the run knew of no intensity at all
+    if new.signal != signal:
+        problem = f"its signal is {new.signal}, the run's {signal}: they are never mixed"
+        raise InputError("--source", problem, "name a source of the same signal")
+    if new.synthetic != synthetic:
+        raise InputError("--source", "made-up numbers are never mixed with real ones", f"name {source}")

@@ -1,0 +1,90 @@
+"""All checks in order: those that need nothing first, those that wait for servers last."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lowcarb_scheduler.doctor.checks import Check, check_extras, check_packages, check_python, check_settings
+from lowcarb_scheduler.doctor.sources import SourceProbe, ask
+from lowcarb_scheduler.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.settings import Settings
+
+
+def examine(options: Mapping[str, Any], locations: Sequence[str], clock: Clock) -> Iterator[Check]:
+    """Yield each check as soon as it is known; no fault keeps another check from being made.
+
+    Parameters
+    ----------
+    options : mapping
+        Settings given on the command line, by field name; None is not given.
+    locations : sequence of str
+        Places to look up, besides those the settings name.
+    clock : Clock
+        Tells the time.
+
+    Raises
+    ------
+    InputError
+        If an option is impossible in itself.
+    """
+    settings, found = check_settings(options)
+    yield check_python()
+    yield from check_packages()
+    yield from check_extras(settings)
+    yield from found
+    if settings is None:
+        yield Check("source", "warning", "not checked: the settings cannot be read")
+        return
+    from lowcarb_scheduler.doctor.checks import check_archive, check_run_dir
+
+    yield check_run_dir(settings)
+    yield check_archive(settings, clock)
+    yield from _check_sources(settings, locations, clock)
+
+
+def _check_sources(settings: Settings, locations: Sequence[str], clock: Clock) -> Iterator[Check]:
+    from lowcarb_scheduler.doctor import sources
+    from lowcarb_scheduler.forecasts.base import read_names
+    from lowcarb_scheduler.forecasts.registry import SOURCES, named_sources, open_source
+
+    yield from sources.check_finish_by(settings, clock.now())
+    if not settings.source:
+        fix = f"set LOWCARB_SOURCE: {', '.join(SOURCES)}"
+        yield Check("source", "warning", "none is named: rounds open at once, nothing waits", fix)
+        return
+    places, faults = sources.places_of(settings, locations)
+    yield from faults
+    called: Mapping[str, Mapping[str, str]] = {}
+    if settings.locations is not None and not faults:
+        try:
+            called = read_names(settings.locations, SOURCES)
+        except InputError as error:
+            yield sources.unreadable_locations(error)
+    try:
+        names = named_sources(settings)
+    except InputError as error:
+        yield Check("source", "fault", error.problem, error.fix)
+        return
+    findings = []
+    for name in names:
+        try:
+            source = open_source(name, settings)
+        except InputError as error:
+            yield Check(f"source {name}", "fault", f"{error.field}: {error.problem}", error.fix)
+            continue
+        own = called.get(name, {})
+        findings.append(SourceProbe(name, source, {place: own.get(place, place) for place in places}))
+    ask(findings, clock)
+    for finding in findings:
+        yield sources.check_source(finding, settings.timeout)
+        yield from sources.check_credentials(finding, settings)
+        yield from sources.check_clock(finding)
+        yield from sources.check_forecast(finding, settings, clock.now())
+    yield from sources.check_signals(findings)
+    if findings:
+        yield from sources.check_locations(findings, places)

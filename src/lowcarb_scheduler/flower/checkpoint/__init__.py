@@ -1,0 +1,1 @@
+"""Checkpoints of a run: atomic storage, encoding without pickle, and resuming."""

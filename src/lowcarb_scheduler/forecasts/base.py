@@ -1,0 +1,292 @@
+"""What a forecast source is, and what all of them check alike."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+import numpy as np
+
+from lowcarb_scheduler.clock import format_duration, format_time, to_us, to_utc
+from lowcarb_scheduler.errors import InputError, near_miss
+from lowcarb_scheduler.intensity import SIGNALS, IntensityTable
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from numpy.typing import ArrayLike
+
+    from lowcarb_scheduler.intensity import Signal
+
+MAX_AGE: Final = timedelta(hours=36)  # an older forecast is no better than history
+MAX_AHEAD: Final = timedelta(minutes=10)  # a forecast made later than this from now comes from a wrong clock
+MAX_NAME: Final = 200  # characters of a location that are sent to a server
+MOST_LISTED: Final = 12  # names that are listed although one is near
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a source says about the hours to come.
+
+    Parameters
+    ----------
+    intensity : IntensityTable
+        A column for each location that has data, in the order asked for [gCO2eq/kWh].
+    generated_at : datetime
+        When the provider made it; where locations differ, the oldest. Aware, UTC.
+    missing : mapping of str to str
+        Why each other location has none, in one plain line.
+    issued : mapping of str to datetime
+        When that of a location was made, where it is not ``generated_at``.
+    last_good : mapping of str to str
+        Of each location whose last good forecast stands in, why a fresh one could not be had.
+    """
+
+    intensity: IntensityTable
+    generated_at: datetime
+    missing: Mapping[str, str] = field(default_factory=dict)
+    issued: Mapping[str, datetime] = field(default_factory=dict)
+    last_good: Mapping[str, str] = field(default_factory=dict)
+
+    def issued_at(self, location: str) -> datetime:
+        """Return when the forecast of a location was made."""
+        return self.issued.get(location, self.generated_at)
+
+
+class Fault(NamedTuple):
+    """What did not work although there was an answer, and why."""
+
+    what: str
+    why: str
+
+
+class ForecastSource(Protocol):
+    """Anything that knows carbon intensity; a user's own needs these two methods and no base class.
+
+    What else it offers is used where it is there:
+
+    - ``locations``, a tuple of str: a closed list of names, a run asks for no others.
+    - ``known_locations()``: the names its server knows, a mapping to (latitude, longitude) or None.
+    - ``within(limit)``: the same source, with what it has learned of its server, whose calls take at most
+      ``limit``, a timedelta. A run calls it with the time until a round could open.
+    - ``past_forecasts(locations, start, end, every)``: a list of Forecast, those that were made in
+      [start, end), at most one each ``every``, the oldest first.
+    - ``issued_every``, a timedelta: how often there is a new forecast; a younger one is served from disk.
+    - ``name``: what settings call it. ``server``: where it answers. ``signal``: what its numbers measure.
+    - ``faults``, a sequence of Fault: what went wrong lately although something was returned.
+    """
+
+    def forecast(self, locations: Sequence[str], now: datetime) -> Forecast:
+        """Return what is expected, as known at ``now``.
+
+        Parameters
+        ----------
+        locations : sequence of str
+            Names as this source calls them.
+        now : datetime
+            The present. Aware. Nothing issued later is used.
+
+        Returns
+        -------
+        Forecast
+            With at least one location; the others are explained in ``missing``.
+
+        Raises
+        ------
+        ForecastUnavailableError
+            If not one location has data.
+        """
+
+    def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
+        """Return what happened in [start, end).
+
+        Parameters
+        ----------
+        locations : sequence of str
+            Names as this source calls them.
+        start, end : datetime
+            The hours asked for. Aware.
+
+        Returns
+        -------
+        IntensityTable
+            A column for each location that has data; a location without any is left out.
+
+        Raises
+        ------
+        ForecastUnavailableError
+            If not one location has data.
+        """
+
+
+def unknown_name(field: str, name: object, known: Iterable[str]) -> InputError:
+    """Return the error for a name that is not among the known ones, with the nearest one or the list."""
+    given, names = str(name)[:80], sorted(known)
+    near = near_miss(given, names)
+    hint = f"did you mean {near}?" if near else ""
+    fix = hint if near and len(names) > MOST_LISTED else f"{hint} there are {', '.join(names)}".lstrip()
+    return InputError(field, f"{given!r} is unknown", fix)
+
+
+def distinct(locations: Sequence[str]) -> tuple[str, ...]:
+    """Return the locations asked for, each once, in their order.
+
+    Raises
+    ------
+    InputError
+        If there are none, or one is not a name.
+    """
+    if isinstance(locations, str) or not all(isinstance(name, str) for name in locations):
+        raise InputError("location", f"{locations!r} is not a list of names", "give for example ['DE', 'FR']")
+    if not locations:
+        raise InputError("location", "no location was asked for", "name at least one")
+    return tuple(dict.fromkeys(locations))
+
+
+def sendable(locations: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the names that may be sent to a server, as given, and why the others are not.
+
+    Raises
+    ------
+    InputError
+        If there are no names, or one is none.
+    """
+    names, missing = [], {}
+    for name in distinct(locations):
+        if not name.strip():
+            missing[name] = "its name is empty"
+        elif len(name) > MAX_NAME:
+            missing[name] = f"its name has {len(name)} characters, more than {MAX_NAME}"
+        elif not name.isprintable():
+            missing[name] = "its name has characters that cannot be printed"
+        else:
+            names.append(name)
+    return names, missing
+
+
+def period(start: datetime, end: datetime) -> tuple[datetime, datetime]:
+    """Return the bounds of a period in UTC.
+
+    Raises
+    ------
+    InputError
+        If one has no offset, or the period is empty.
+    """
+    first, last = to_utc(start, "start"), to_utc(end, "end")
+    if first >= last:
+        raise InputError("end", f"{format_time(last)} is not after the start", "give a later end")
+    return first, last
+
+
+def checked_signal(signal: Signal) -> Signal:
+    """Return the signal if there is such a one; a source says so when it is opened, not hours later.
+
+    Raises
+    ------
+    InputError
+        If there is none of that name.
+    """
+    if signal not in SIGNALS:
+        raise unknown_name("signal", signal, SIGNALS)
+    return signal
+
+
+def age_problem(generated_at: datetime, now: datetime, max_age: timedelta = MAX_AGE) -> str | None:
+    """Return why a forecast made then is not to be trusted now, None if it is."""
+    if generated_at - now > MAX_AHEAD:
+        ahead = format_duration(generated_at - now)
+        return f"its forecast is dated {ahead} ahead, {format_time(generated_at)}: one of the clocks is wrong"
+    if now - generated_at > max_age:
+        age = format_duration(now - generated_at)
+        return f"its newest forecast is {age} old, more than {format_duration(max_age)}"
+    return None
+
+
+def has_value(
+    points: tuple[ArrayLike, ArrayLike],
+    start: datetime,
+    end: datetime | None = None,
+    ends_us: int | None = None,
+) -> bool:
+    """Return whether a location has a value anywhere in [start, end).
+
+    Parameters
+    ----------
+    points : (times_us, values)
+        As in :meth:`IntensityTable.from_points`.
+    start, end : datetime
+        The period; without an end, any time after its start.
+    ends_us : int, optional
+        Where the last value ends [µs]; by default after the median step.
+    """
+    table = IntensityTable.from_points({"": points}, ends=None if ends_us is None else {"": ends_us})
+    inside = ~np.isnan(table.values[:, 0]) & (table.edges_us[1:] > to_us(start))
+    if end is not None:
+        inside &= table.edges_us[:-1] < to_us(end)
+    return bool(inside.any())
+
+
+# -- The locations file: one reader of it, and what it says of the names that sources have for a place ------
+
+NAMES: Final = "names"  # the table of names: no node can be called so
+_FIX: Final = 'write [names.DE] and below it lines like carbon-aware-sdk = "germanywestcentral"'
+
+
+def read_locations(path: Path) -> dict[str, Any]:
+    """Return what stands in a locations file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        problem = f"{path.absolute()} cannot be read ({error.strerror})"
+        raise InputError("lowcarb-locations", problem, "give the absolute path of a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        fix = 'write lines like 0 = "DE"'
+        raise InputError("locations", f"is not TOML ({error})", fix, str(path)) from None
+
+
+def read_names(path: Path, sources: Collection[str]) -> dict[str, dict[str, str]]:
+    """Return what each source calls the places of a locations file that it calls otherwise.
+
+    Parameters
+    ----------
+    path : Path
+        The file: under ``[names.PLACE]`` lines of a source and its name for that place.
+    sources : collection of str
+        The sources there are.
+
+    Returns
+    -------
+    dict of str to dict
+        By source, its name of each place.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or names are not written like that.
+    """
+    file, names = str(path), read_locations(path).get(NAMES, {})
+    by_source: dict[str, dict[str, str]] = {}
+    for place, entry in _table(NAMES, names, file).items():
+        for source, name in _table(f"{NAMES}.{place}", entry, file).items():
+            if source not in sources:
+                raise unknown_name(f"{NAMES}.{place}", source, sources).within(file)
+            if not isinstance(name, str) or not name.strip():
+                raise InputError(f"{NAMES}.{place}.{source}", f"{name!r} is no name", _FIX, file)
+            by_source.setdefault(source, {})[place] = name
+    return by_source
+
+
+def _table(field: str, entry: object, file: str) -> Mapping[str, Any]:
+    if not isinstance(entry, dict):
+        raise InputError(field, "is not a table of names", _FIX, file)
+    return entry

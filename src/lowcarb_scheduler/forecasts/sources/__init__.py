@@ -1,0 +1,1 @@
+"""Forecast sources: web services, trace files and synthetic intensities."""

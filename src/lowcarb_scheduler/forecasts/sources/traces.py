@@ -1,0 +1,560 @@
+"""Trace files: the one reader of their format, and a source that replays them.
+
+A trace is CSV or Parquet in long form, one row a value: ``location`` (or ``region``), ``time``, ``g_per_kwh``
+[gCO2eq/kWh], and ``issued_at`` where a file holds several issues of a forecast. A value holds from its time
+to the next one of that location and issue, the last for the median step; an empty value begins a gap.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+import pandas as pd
+
+from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, format_time, from_us, parse_time, to_us, to_utc
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, MissingExtraError
+from lowcarb_scheduler.forecasts.base import (
+    Forecast,
+    age_problem,
+    checked_signal,
+    distinct,
+    has_value,
+    period,
+)
+from lowcarb_scheduler.intensity import IntensityTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
+    from types import TracebackType
+
+    from lowcarb_scheduler.forecasts.series import Series
+    from lowcarb_scheduler.intensity import Floats, Ints, Signal
+
+COLUMNS: Final = ("location", "time", "g_per_kwh")
+ISSUE: Final = "issued_at"
+_HEADER: Final = "columns location, time, g_per_kwh and, for several issues, issued_at"
+_CALLED_ALSO: Final = {"region": "location"}
+
+
+class Traces:
+    """A source that replays files.
+
+    Parameters
+    ----------
+    path : Path
+        The forecasts. A file without ``issued_at`` is one issue that counts as known at any time, and its
+        rows are the actuals too.
+    signal : {"average", "marginal", "unknown"}
+        What the numbers measure.
+    actual : Path, optional
+        What happened, where ``path`` holds issues.
+    max_age : timedelta, optional
+        A location whose newest issue is older has no forecast; by default any age will do.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read as a trace.
+    """
+
+    name: Final = "traces"
+
+    def __init__(
+        self,
+        path: Path,
+        signal: Signal = "unknown",
+        actual: Path | None = None,
+        max_age: timedelta = timedelta.max,
+    ) -> None:
+        self.path = Path(path)
+        self._signal, self._max_age = checked_signal(signal), max_age
+        self._issued, self._forecasts = _by_location(read_points(path, "traces"))
+        self._actuals = self._forecasts if not self._issued else {}
+        if actual is not None:
+            has_issues, self._actuals = _by_location(read_points(actual, "traces-actual"))
+            if has_issues:
+                raise InputError(ISSUE, "what happened was not issued", "drop the column", str(actual))
+
+    @property
+    def signal(self) -> Signal:
+        """What the numbers measure."""
+        return self._signal
+
+    @property
+    def locations(self) -> tuple[str, ...]:
+        """All names in the file of forecasts."""
+        return tuple(sorted(self._forecasts))
+
+    def forecast(self, locations: Sequence[str], now: datetime) -> Forecast:
+        """Return each location's newest issue at or before ``now``, whole.
+
+        Raises
+        ------
+        ForecastUnavailableError
+            If not one location has an issue that reaches past ``now``.
+        """
+        now = to_utc(now, "now")
+        newest, missing = {}, {}
+        for location in distinct(locations):
+            if location not in self._forecasts:
+                missing[location] = f"not in {self.path.name}"
+                continue
+            issues = self._forecasts[location]
+            issue = issues.newest(to_us(now)) if self._issued else 0
+            issued_at = from_us(issues.issued_us[issue]) if self._issued else now
+            if issue < 0:
+                missing[location] = f"the first issue is of {format_time(from_us(issues.issued_us[0]))}"
+            elif problem := age_problem(issued_at, now, self._max_age):
+                missing[location] = problem
+            elif not has_value(issues.points(issue), start=now):
+                missing[location] = f"has no value after {format_time(now)}"
+            else:
+                newest[location] = issue
+        if not newest:
+            raise ForecastUnavailableError(missing)
+        known = self._told(newest)
+        return replace(known, missing=missing) if self._issued else Forecast(known.intensity, now, missing)
+
+    def past_forecasts(
+        self, locations: Sequence[str], start: datetime, end: datetime, every: timedelta
+    ) -> list[Forecast]:
+        """Return the issues of [start, end), oldest first.
+
+        Of each location the first in every span of that length is taken, the spans counted from 1970 UTC.
+        """
+        first, last = period(start, end)
+        span_us = every // MICROSECOND
+        spans: dict[int, dict[str, int]] = defaultdict(dict)  # by location the number of its issue
+        for location in distinct(locations):
+            if self._issued and location in self._forecasts:
+                issued_us = self._forecasts[location].issued_us
+                for issue in np.flatnonzero((issued_us >= to_us(first)) & (issued_us < to_us(last))):
+                    spans[issued_us[issue] // span_us].setdefault(location, int(issue))
+        return [self._told(issues) for _, issues in sorted(spans.items())]
+
+    def _told(self, issues: Mapping[str, int]) -> Forecast:
+        """Return one issue of each of some locations, by its number."""
+        points = {location: self._forecasts[location].points(issue) for location, issue in issues.items()}
+        issued = {name: from_us(self._forecasts[name].issued_us[issue]) for name, issue in issues.items()}
+        table = IntensityTable.from_points(points, self._signal, self.name)
+        oldest = min(issued.values())
+        return Forecast(table, oldest, issued={name: at for name, at in issued.items() if at != oldest})
+
+    def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
+        """Return the recorded values in [start, end).
+
+        Raises
+        ------
+        ForecastUnavailableError
+            If not one location has a value there, or the file holds forecasts only.
+        """
+        first, last = period(start, end)
+        known, missing = {}, {}
+        for location in distinct(locations):
+            if location not in self._actuals:
+                holds = "holds forecasts only" if self._issued and not self._actuals else "does not have it"
+                missing[location] = f"{self.path.name} {holds}"
+                continue
+            points = self._actuals[location].points(0)
+            if has_value(points, first, last):
+                known[location] = points
+            else:
+                missing[location] = f"no value from {format_time(first)} to {format_time(last)}"
+        if not known:
+            raise ForecastUnavailableError(missing)
+        table = IntensityTable.from_points(known, self._signal, self.name).slice(first, last)
+        assert table is not None  # each location has a value in the period
+        return table
+
+
+def read_table(path: Path, field: str = "forecast", signal: Signal = "unknown") -> IntensityTable:
+    """Read a trace file as one table; of several issues, each location's newest.
+
+    Parameters
+    ----------
+    path : Path
+        CSV or Parquet.
+    field : str
+        The option or key that named the file, for errors.
+    signal : {"average", "marginal", "unknown"}
+        What the numbers measure.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read as a trace.
+    """
+    _, by_location = _by_location(read_points(path, field))
+    newest = {name: issues.points(len(issues.issued_us) - 1) for name, issues in by_location.items()}
+    return IntensityTable.from_points(newest, signal, "traces")
+
+
+def table_of_points(rows: pd.DataFrame, signal: Signal, source: str = "traces") -> IntensityTable:
+    """Return rows of ``location``, ``time`` and ``g_per_kwh``, none of them twice, as a table."""
+    points = {
+        str(name): (own["time"].to_numpy("datetime64[us]").astype(np.int64), own["g_per_kwh"].to_numpy())
+        for name, own in rows.groupby("location", observed=True)
+    }
+    return IntensityTable.from_points(points, signal, source)
+
+
+def read_points(path: Path, field: str = "forecast") -> pd.DataFrame:
+    """Read the rows of a trace file.
+
+    Parameters
+    ----------
+    path : Path
+        CSV or Parquet.
+    field : str
+        The option or key that named the file, for errors.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``location`` (str), ``time`` and, where the file has it, ``issued_at`` (UTC), ``g_per_kwh`` (float64,
+        NaN begins a gap); in order of location, issue and time, each of which stands once.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, a column is missing, a time has no offset, a value is not a finite number,
+        or one stands twice. It names file, column, row (the first below the header is 1) and fix.
+    """
+    path = Path(path)
+    reader = {".csv": _read_csv, ".parquet": _read_parquet}.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(field, f"{path.suffix or 'no suffix'} is no known format", "give a .csv or .parquet",
+                         str(path))  # fmt: skip
+    try:
+        raw = reader(path)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise InputError(field, f"cannot be read: {why}", "give the path of a file", str(path)) from None
+    except ValueError as error:  # not UTF-8, not Parquet, a line with too many cells
+        why = next(iter(str(error).splitlines()), "it cannot be decoded")[:200]
+        raise InputError(field, f"is not a table: {why}", f"write {path.suffix} with {_HEADER}",
+                         str(path)) from None  # fmt: skip
+    try:
+        return _parse(raw)
+    except InputError as error:
+        raise error.within(str(path)) from None
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Return the cells of a CSV as they are written."""
+    # Categories: a year of hours for many places has few distinct times, and each is then read once.
+    dtypes = defaultdict(lambda: "category", g_per_kwh="str")
+    frame = pd.read_csv(
+        path, dtype=dtypes, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig"
+    )
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the cells in excess for an index
+        raise ValueError("the rows have more cells than the header")
+    return frame
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    """Return the columns of a Parquet file with their types."""
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise MissingExtraError("pyarrow", "parquet") from None
+    try:
+        with path.open("rb") as file:
+            frame: pd.DataFrame = parquet.ParquetFile(file).read().to_pandas(ignore_metadata=True)
+    except ArrowException as error:
+        raise ValueError(str(error)) from None
+    return frame
+
+
+def _parse(raw: pd.DataFrame) -> pd.DataFrame:
+    """Turn cells into rows of a trace (see :func:`read_points`)."""
+    # pandas calls the second of two columns of a name "name.1"
+    given = [re.sub(r"\.\d+$", "", str(name).strip()) for name in raw.columns]
+    given = [_CALLED_ALSO.get(name, name) for name in given]
+    for column in (*COLUMNS, ISSUE):
+        if given.count(column) > 1 or (column in COLUMNS and column not in given):
+            found = ", ".join(str(name)[:40] for name in raw.columns[:12]) or "none"
+            state = "stands twice" if column in given else "is missing"
+            fix = f"write {_HEADER}"
+            if len(given) == 1 and ";" in given[0]:
+                fix = f"separate columns by commas, and write decimals with a point: {_HEADER}"
+            raise InputError(column, f"the column {state} (found: {found})", fix)
+    raw = raw.set_axis(given, axis="columns")
+    if raw.empty:
+        raise InputError("time", "the file has no rows", "give at least one value")
+    rows = pd.DataFrame({"location": _names(raw["location"])})
+    if ISSUE in given:
+        rows[ISSUE] = _times(raw[ISSUE])
+    rows["time"] = _times(raw["time"])
+    rows["g_per_kwh"] = _numbers(raw["g_per_kwh"])
+    key = [name for name in rows.columns if name != "g_per_kwh"]
+    rows = rows.sort_values(key, kind="stable")
+    twice = rows.duplicated(key)
+    if twice.any():
+        number = rows.index[twice][0]
+        row = rows.loc[number]
+        problem = f"row {number + 1}: {format_time(row.time)} stands twice for {row.location}"
+        raise InputError("time", problem, "give each location one value a time and issue")
+    return rows.reset_index(drop=True)
+
+
+def _each(column: pd.Series, read: Callable[[str], Any]) -> np.ndarray[Any, Any]:
+    """Apply ``read`` to each distinct text of a column; an error names the first row that has it."""
+    try:
+        codes, texts = pd.factorize(column, use_na_sentinel=False)
+    except TypeError:
+        raise InputError(str(column.name), "holds lists or other nested values", "write text") from None
+    values = []
+    for code, text in enumerate(texts):
+        try:
+            values.append(read("" if pd.isna(text) else str(text).strip()))
+        except InputError as error:
+            row = int(np.argmax(codes == code)) + 1
+            raise InputError(error.field, f"row {row}: {error.problem}", error.fix) from None
+    return np.asarray(values)[codes]
+
+
+def _names(column: pd.Series) -> pd.Series:
+    """Return locations as text."""
+
+    def read(text: str) -> str:
+        if not text:
+            raise InputError("location", "is empty", "name the location")
+        return text
+
+    return pd.Series(_each(column, read)).astype("category")
+
+
+def _times(column: pd.Series) -> pd.Series:
+    """Return times in UTC."""
+    name = str(column.name)
+    if isinstance(column.dtype, pd.DatetimeTZDtype):
+        if column.hasnans:
+            row = int(np.argmax(column.isna())) + 1
+            raise InputError(name, f"row {row}: is empty", "give each row a time")
+        years = column.dt.tz_convert("UTC").dt.year
+        if not years.between(1, 9998).all():
+            row = int(np.argmax(~years.between(1, 9998))) + 1
+            raise InputError(name, f"row {row}: is out of range", "give a time between year 1 and 9998")
+        aware: pd.Series = column.dt.tz_convert("UTC").dt.as_unit("us")
+        return aware
+    if pd.api.types.is_datetime64_dtype(column.dtype):
+        raise InputError(name, "the times have no UTC offset", "store them with a time zone, for example UTC")
+    times = pd.Series(_each(column, lambda text: to_us(parse_time(text, name))))
+    utc: pd.Series = pd.to_datetime(times, unit="us", utc=True).dt.as_unit("us")
+    return utc
+
+
+def _numbers(column: pd.Series) -> Floats:
+    """Return finite numbers, NaN where a cell is empty."""
+    name = str(column.name)
+    if pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype):
+        values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    else:
+        texts = column.astype(str).where(column.notna(), "").str.strip()
+        values = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        wrong = np.isnan(values) & (texts != "").to_numpy()
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            problem = f"row {row + 1}: {texts.iloc[row][:40]!r} is not a number"
+            raise InputError(name, problem, "write a number, or leave the cell empty for a gap")
+    if np.isinf(values).any():
+        row = int(np.argmax(np.isinf(values))) + 1
+        raise InputError(name, f"row {row}: is infinite", "write a finite number, or leave the cell empty")
+    return values
+
+
+@dataclass(frozen=True, slots=True)
+class _Issues:
+    """All issues of one location; a file without issues has one.
+
+    Parameters
+    ----------
+    issued_us : ndarray of int64, shape (I,)
+        When each was issued, increasing [µs since 1970 UTC].
+    bounds : ndarray of int64, shape (I + 1,)
+        Where its points begin and end.
+    times_us, values : ndarray, shape (P,)
+        The points [µs since 1970 UTC, gCO2eq/kWh].
+    """
+
+    issued_us: Ints
+    bounds: Ints
+    times_us: Ints
+    values: Floats
+
+    def newest(self, now_us: int) -> int:
+        """Return the number of the newest issue at or before ``now_us``, -1 if there is none."""
+        return int(np.searchsorted(self.issued_us, now_us, side="right")) - 1
+
+    def points(self, issue: int) -> tuple[Ints, Floats]:
+        """Return times and values of one issue."""
+        part = slice(self.bounds[issue], self.bounds[issue + 1])
+        return self.times_us[part], self.values[part]
+
+
+def _by_location(rows: pd.DataFrame) -> tuple[bool, dict[str, _Issues]]:
+    """Return whether the rows of :func:`read_points` have issues, and the issues by location."""
+    issued = ISSUE in rows
+    times = rows["time"].to_numpy(dtype="datetime64[us]").astype(np.int64)
+    issues = rows[ISSUE].to_numpy(dtype="datetime64[us]").astype(np.int64) if issued else np.zeros_like(times)
+    values = rows["g_per_kwh"].to_numpy()
+    codes = rows["location"].cat.codes.to_numpy()
+    by_location = {}
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    for start, end in zip(starts, [*starts[1:], len(codes)], strict=True):
+        first = np.flatnonzero(np.diff(issues[start:end], prepend=issues[start] - 1))
+        bounds = np.append(first, end - start).astype(np.int64)
+        issued_us = issues[start:end][first]
+        name = str(rows["location"].iloc[start])
+        by_location[name] = _Issues(issued_us, bounds, times[start:end], values[start:end])
+    return issued, by_location
+
+
+# -- The one writer of trace files; :mod:`lowcarb_scheduler.forecasts.sources.traces` reads them ------------
+
+
+class TraceWriter:
+    """Writes a trace file; it appears whole, or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        CSV or Parquet, by its suffix.
+    issued : bool
+        Whether it holds issues of forecasts.
+    field : str
+        The option that named the file, for errors.
+
+    Raises
+    ------
+    InputError
+        If it can be no trace, or cannot be written.
+    """
+
+    def __init__(self, path: Path, issued: bool, field: str) -> None:
+        kinds: dict[str, Callable[[Path, bool], _File]] = {".csv": _Csv, ".parquet": _Parquet}
+        self._path, self._field, self._issued = path, field, issued
+        if path.suffix.lower() not in kinds:
+            raise InputError(field, f"{path} is no trace file", "end it in .csv or .parquet")
+        self._unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        self.rows = 0
+        try:
+            self._file = kinds[path.suffix.lower()](self._unfinished, issued)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def __enter__(self) -> TraceWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._file.close()
+            if kind is None:
+                self._unfinished.replace(self._path)
+        except OSError as failure:
+            raise self._unwritable(failure) from None
+        finally:
+            self._unfinished.unlink(missing_ok=True)
+
+    def add(self, location: str, told: Sequence[tuple[int, Series]]) -> None:
+        """Write what is told of a location.
+
+        Parameters
+        ----------
+        location : str
+            Its name.
+        told : sequence of (int, Series)
+            Each with when it was issued [µs since 1970 UTC], which counts in a file of issues only.
+        """
+        if not told:
+            return
+        times, values = zip(*(_points(series) for _, series in told), strict=True)
+        lengths = [len(each) for each in times]
+        issued = np.repeat(np.array([issued_us for issued_us, _ in told], np.int64), lengths)
+        try:
+            self._file.write(location, issued, np.concatenate(times), np.concatenate(values))
+        except OSError as error:
+            raise self._unwritable(error) from None
+        self.rows += sum(lengths)
+
+    def _unwritable(self, error: OSError) -> InputError:
+        problem = f"{self._path} cannot be written ({error.strerror or error})"
+        return InputError(self._field, problem, "give a file in a folder that exists")
+
+
+class _File(Protocol):
+    def write(self, location: str, issued_us: Ints, times_us: Ints, values: Floats) -> None:
+        """Write rows of one location."""
+
+    def close(self) -> None:
+        """Finish the file."""
+
+
+class _Csv:
+    def __init__(self, path: Path, issued: bool) -> None:
+        import csv
+
+        self._stream: IO[str] = path.open("w", encoding="utf-8", newline="")
+        self._rows, self._issued = csv.writer(self._stream, lineterminator="\n"), issued
+        self._rows.writerow(["location", *(["issued_at"] if issued else []), "time", "g_per_kwh"])
+
+    def write(self, location: str, issued_us: Ints, times_us: Ints, values: Floats) -> None:
+        texts = ["" if value != value else repr(value) for value in values.tolist()]
+        times = [_written(times_us), *([_written(issued_us)] if self._issued else [])]
+        names = [location] * len(texts)
+        self._rows.writerows(zip(names, *reversed(times), texts, strict=True))
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class _Parquet:
+    def __init__(self, path: Path, issued: bool) -> None:
+        try:
+            import pyarrow as pa
+            from pyarrow import parquet
+        except ImportError:
+            raise MissingExtraError("pyarrow", "parquet") from None
+        self._pa, instant = pa, pa.timestamp("us", tz="UTC")
+        fields: list[Any] = [("location", pa.string())]
+        fields += [("issued_at", instant)] if issued else []
+        self._schema = pa.schema([*fields, ("time", instant), ("g_per_kwh", pa.float64())])
+        self._stream = path.open("wb")
+        self._writer = parquet.ParquetWriter(self._stream, self._schema)
+
+    def write(self, location: str, issued_us: Ints, times_us: Ints, values: Floats) -> None:
+        columns = {"location": [location] * len(values), "issued_at": issued_us, "time": times_us,
+                   "g_per_kwh": self._pa.array(values, from_pandas=True)}  # fmt: skip
+        arrays = [self._pa.array(columns[field.name], field.type) for field in self._schema]
+        self._writer.write_table(self._pa.Table.from_arrays(arrays, schema=self._schema))
+
+    def close(self) -> None:
+        self._writer.close()
+        self._stream.close()
+
+
+def _points(series: Series) -> tuple[Ints, Floats]:
+    """Return times and values, with a gap at the end where a reader would let the last value hold longer."""
+    times, values = series.times_us, series.values
+    step_us = int(np.median(np.diff(times))) if len(times) > 1 else HOUR_US
+    if int(times[-1]) + step_us == series.end_us:
+        return times, values
+    return np.append(times, np.int64(series.end_us)), np.append(values, np.nan)
+
+
+def _written(times_us: Ints) -> list[str]:
+    """Write times; each distinct one once, for there are few."""
+    distinct, places = np.unique(times_us, return_inverse=True)
+    texts = [format_time(from_us(time_us)) for time_us in distinct]
+    return [texts[place] for place in places]

@@ -1,0 +1,249 @@
+"""The Carbon Intensity API of Great Britain's system operator NESO [1]_ as a source; it needs no key.
+
+Where its answers are not what they seem:
+
+- Past the end of what is published it answers 200 with ``{}`` or an empty list, so a forecast may be shorter
+  than the 48 hours asked for.
+- Nothing tells when a forecast was made: it is dated to the half hour in which it was asked for.
+- Regions have no metered actuals. What the API keeps of their past is its own last estimate.
+- A region's answer is an object, although the documentation prints a list; both are read.
+
+References
+----------
+.. [1] National Energy System Operator, https://carbon-intensity.github.io/api-definitions, CC BY 4.0
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from lowcarb_scheduler.clock import MICROSECOND, SystemClock, to_utc
+from lowcarb_scheduler.errors import near_miss, one_line
+from lowcarb_scheduler.forecasts.base import period, sendable
+from lowcarb_scheduler.forecasts.http.client import Fetcher, FetchError, Request, base_url
+from lowcarb_scheduler.forecasts.http.parsing import (
+    actual_of,
+    checked_timeout,
+    floored,
+    forecast_of,
+    issue_of,
+    parts,
+    time_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    import httpx
+
+    from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.forecasts.base import Forecast
+    from lowcarb_scheduler.forecasts.http.client import Response, ServerStats
+    from lowcarb_scheduler.forecasts.http.parsing import Point
+    from lowcarb_scheduler.forecasts.series import Issue
+    from lowcarb_scheduler.intensity import IntensityTable
+
+NAME: Final = "uk-carbon-intensity"
+URL: Final = "https://api.carbonintensity.org.uk"
+REGIONS: Final = (  # by number, from 1
+    "North Scotland", "South Scotland", "North West England", "North East England", "Yorkshire",
+    "North Wales & Merseyside", "South Wales", "West Midlands", "East Midlands", "East England",
+    "South West England", "South England", "London", "South East England", "England", "Scotland", "Wales",
+)  # fmt: skip
+_NATIONAL: Final = ""  # the whole stands in no path
+_NATIONAL_NAMES: Final = ("gb", "uk", "national")
+_HALF_HOUR: Final = timedelta(minutes=30)
+_HALF_HOUR_US: Final = _HALF_HOUR // MICROSECOND
+_OUTCODE: Final = re.compile(r"[A-Z]{1,2}[0-9][A-Z0-9]?")
+_NUMBERS: Final = {
+    **{name.casefold(): number for number, name in enumerate(REGIONS, 1)},
+    **{str(number): number for number in range(1, len(REGIONS) + 1)},
+    "south yorkshire": 5,  # the documentation calls two of them otherwise than the answers do
+    "north wales, merseyside and cheshire": 6,
+}
+_HINTS: Final = {
+    404: "is the URL the root of the Carbon Intensity API?",
+    429: "the service limits requests; it publishes no rate",
+}
+
+
+class UkCarbonIntensity:
+    """The Carbon Intensity API: average intensity of Great Britain, its regions and postcodes.
+
+    A location is ``GB`` (also ``UK``, ``national``), a region by its number (1 to 17) or name (``London``),
+    or the first half of a postcode (``RG41``), in upper or lower case.
+
+    Parameters
+    ----------
+    url : str
+        Where it answers.
+    timeout : timedelta
+        The most any one call takes, whatever the server does.
+    transport : httpx.BaseTransport, optional
+        What carries the requests; by default the network, through the proxies of the environment.
+    clock : Clock, optional
+        What counts the timeout and sleeps between attempts, and tells which half hours are over; the
+        system's by default, in simulations too.
+
+    Raises
+    ------
+    InputError
+        If the URL is none.
+    """
+
+    name: Final = NAME
+    issued_every: Final = _HALF_HOUR
+    signal: Final = "average"
+
+    def __init__(
+        self,
+        url: str = URL,
+        *,
+        timeout: timedelta = timedelta(seconds=30),
+        transport: httpx.BaseTransport | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        base = base_url(url, "uk-url", URL)
+        self._fetcher = Fetcher(base, checked_timeout(timeout), self._clock, transport, _HINTS)
+
+    @property
+    def server(self) -> str:
+        """Where it answers."""
+        return self._fetcher.server
+
+    @property
+    def contact(self) -> ServerStats:
+        """What was seen of the server."""
+        return self._fetcher.contact
+
+    def within(self, limit: timedelta) -> UkCarbonIntensity:
+        """Return the same source whose calls take at most ``limit``."""
+        other: UkCarbonIntensity = copy.copy(self)
+        other._fetcher = self._fetcher.within(limit)
+        return other
+
+    def known_locations(self) -> dict[str, None]:
+        """Return the names of the whole and of the regions; postcodes are known as well, too many to list."""
+        return dict.fromkeys(("GB", *REGIONS))
+
+    def forecast(self, locations: Sequence[str], now: datetime) -> Forecast:
+        """Return the forecast from now on in half hours: 48 hours, or as much as is published.
+
+        Raises
+        ------
+        ForecastUnavailableError
+            If not one location has a forecast that reaches past ``now``.
+        """
+        now = to_utc(now, "now")
+        generated_at = floored(now, _HALF_HOUR)
+        places, missing = _places(locations)
+
+        def read(name: str, answer: Response) -> Issue:
+            return issue_of(generated_at, _points(places[name], answer, "forecast"), now)
+
+        requests = {name: _request(place, generated_at, "fw48h") for name, place in places.items()}
+        return forecast_of(self._fetcher.get_all(requests, read), missing, self.signal, NAME)
+
+    def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
+        """Return what happened in [start, end): metered for ``GB``, the provider's estimate for a region.
+
+        Raises
+        ------
+        ForecastUnavailableError
+            If not one location has a value there.
+        """
+        first, last = period(start, end)
+        places, missing = _places(locations)
+        over = self._clock.now() - _HALF_HOUR
+
+        def read(key: tuple[str, int], answer: Response) -> list[Point]:
+            place = places[key[0]]
+            if place == _NATIONAL:
+                return _points(place, answer, "actual")
+            return [point for point in _points(place, answer, "forecast") if _began_by(over, point)]
+
+        requests = {
+            (name, part): _request(place, begin, _written(until))
+            for name, place in places.items()
+            for part, (begin, until) in enumerate(parts(first, last, _HALF_HOUR))
+        }
+        answers = self._fetcher.get_all(requests, read)
+        return actual_of(answers, missing, (first, last), self.signal, NAME)
+
+
+def _places(locations: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return where the locations stand in the paths of the API, and why the others do not."""
+    names, missing = sendable(locations)
+    places = {}
+    for name in names:
+        plain = name.strip().casefold()
+        outcode = plain.upper()
+        if plain in _NATIONAL_NAMES:
+            places[name] = _NATIONAL
+        elif plain in _NUMBERS:
+            places[name] = f"/regionid/{_NUMBERS[plain]}"
+        elif _OUTCODE.fullmatch(outcode):
+            places[name] = f"/postcode/{outcode}"
+        else:
+            near = near_miss(name, REGIONS)
+            hint = f"did you mean {near}?" if near else "give GB, a region, or the first half of a postcode"
+            missing[name] = f"is no place in Great Britain; {hint}"
+    return places, missing
+
+
+def _request(place: str, begin: datetime, until: str) -> Request:
+    """Return the request for the half hours from one time until another, or for the next 48 hours."""
+    folder = "intensity" if place == _NATIONAL else "regional/intensity"
+    return Request(f"{folder}/{_written(begin)}/{until}{place}")
+
+
+def _written(when: datetime) -> str:
+    """Write a time as the API asks for it."""
+    return f"{when:%Y-%m-%dT%H:%MZ}"
+
+
+def _points(place: str, answer: Response, kind: str) -> list[Point]:
+    """Return the half hours of an answer about a place, forecast or actual."""
+    document = answer.json()
+    if not isinstance(document, dict) or (document and "data" not in document):
+        raise FetchError("answered with JSON that has no data")
+    data = document.get("data")
+    if data and place != _NATIONAL:
+        data = _of_region(place, data[0] if isinstance(data, list) else data)
+    if not data:
+        raise FetchError("the service has published nothing for that time")
+    if not isinstance(data, list):
+        raise FetchError("answered with JSON that is not a list of half hours")
+    return [_point(half_hour, kind) for half_hour in data]
+
+
+def _of_region(place: str, region: Any) -> object:
+    """Return what an answer says of the region or postcode that was asked for."""
+    if not isinstance(region, dict):
+        raise FetchError("answered with JSON that is not about a region")
+    key, asked = place.strip("/").split("/")
+    given = str(region.get(key, asked))
+    if given.casefold() != asked.casefold():
+        raise FetchError(f"asked for {key} {asked}, the service answered with {one_line(given, 40)}")
+    return region.get("data")
+
+
+def _point(half_hour: Any, kind: str) -> Point:
+    """Return one half hour; what is not one has neither time nor value."""
+    if not isinstance(half_hour, dict):
+        return None, None, None
+    intensity = half_hour.get("intensity")
+    return half_hour.get("from"), intensity.get(kind) if isinstance(intensity, dict) else None, _HALF_HOUR_US
+
+
+def _began_by(when: datetime, point: Point) -> bool:
+    """Return whether a point began by a time; later half hours of a region are not over, but forecasts."""
+    try:
+        return time_of(point[0], "from") <= when
+    except FetchError:
+        return True  # it is dropped where all such points are

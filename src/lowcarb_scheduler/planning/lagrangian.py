@@ -1,0 +1,329 @@
+"""The Lagrangian relaxation of a plan: a lower bound, and the rounds that attain it.
+
+Put a price lambda_g on every turn of group g. Then rounds no longer compete for turns, and what remains is to
+fill each candidate round j as cheaply as the prices allow, and to choose R of them that do not overlap::
+
+    phi[j]    = min sum_g (c[j, g] - lambda_g) x_g    over n seats, room and caps: cheapest first
+    D[r][t]   = min(D[r][t-1], min over j over by t of D[r-1][slot_j] + phi[j])
+    L(lambda) = D[R][M] + sum_g lambda_g X_g,    X_g = the most turns of g where lambda_g < 0, else the least
+
+L bounds every plan from below, whatever the prices [1]_. With stagger a candidate is a slot and a span; spans
+are told apart only so far, and one stands for all up to the next: it takes the time of the shortest and
+offers the windows of the longest, which keeps L a bound.
+
+.. [1] M. L. Fisher, The Lagrangian relaxation method for solving integer programming problems, Management
+       Science 27 (1981) 1-18.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lowcarb_scheduler.intensity import Floats, Ints
+    from lowcarb_scheduler.planning.assignment import Seating
+    from lowcarb_scheduler.planning.model import Model
+
+_CELLS: Final = 1_000_000  # candidates x groups up to which every span is told apart
+
+
+class Relaxed(NamedTuple):
+    """What the relaxation makes of some prices."""
+
+    bound_g: float  # L
+    slots: Ints  # (R,) openings that attain it
+    short: Ints  # (G,) turns owed less turns taken: a subgradient of L
+
+
+class Relaxation:
+    """Evaluates L of a model at any prices.
+
+    Parameters
+    ----------
+    model : Model
+        The problem.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        grid, last = model.windows.grid, model.windows.last_boundary
+        self.spans = _spans(model)
+        longest = np.append(self.spans[1:] - 1, last)
+        slots = np.tile(np.arange(len(grid), dtype=np.int64), len(self.spans))
+        boundaries = np.minimum(slots + np.repeat(longest, len(grid)), last)
+        self.integrals = model.windows.cheapest(slots, boundaries)
+        costs_g = model.costs_g(self.integrals)
+        possible = np.isfinite(costs_g)
+        self.fits = (slots + np.repeat(self.spans, len(grid)) <= last) & _fills(model.seating, possible)
+        self.fits &= ~self._dominated()
+        finite = costs_g[possible]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+        dear = high + 10.0 * (high - low) + abs(high)  # stands for "cannot train"; any number keeps L a bound
+        self.costs_g = costs_g if possible.all() else np.where(possible, costs_g, dear)
+
+    def _dominated(self) -> NDArray[np.bool_]:
+        """Return where a shorter span in its place offers every class as clean a window, shape (J,)."""
+        grid = self.model.windows.grid
+        integrals = self.integrals.reshape(len(self.spans), len(grid), -1)
+        dominated = np.zeros(integrals.shape[:2], dtype=bool)
+        dominated[1:] = (integrals[1:] == integrals[:-1]).all(axis=2)
+        later = np.diff(self.spans) == 1
+        dominated[1:, :-1] |= later[:, None] & (integrals[1:, :-1] == integrals[:-1, 1:]).all(axis=2)
+        return dominated.ravel()
+
+    @property
+    def every_span(self) -> bool:
+        """Whether every span of a round is a candidate of its own."""
+        return not self.model.windows.stagger or bool(self.spans[0] + len(self.spans) > self.spans[-1])
+
+    def evaluate(self, prices_g: Floats) -> Relaxed:
+        """Return L and where it is attained; ``prices_g`` [gCO2eq] has shape (G,)."""
+        owed = self.owed(prices_g)
+        value, chosen = self.choose(self.fill_g(prices_g))
+        taken = fill(self.model.seating, self.costs_g[chosen] - prices_g).sum(axis=0)
+        return Relaxed(value + float(prices_g @ owed), chosen % len(self.model.windows.grid), owed - taken)
+
+    def fill_g(self, prices_g: Floats) -> Floats:
+        """Return phi, shape (J,) [gCO2eq]; infinite where a candidate cannot be filled."""
+        return np.where(self.fits, fill_cost_g(self.model.seating, self.costs_g - prices_g), np.inf)
+
+    def owed(self, prices_g: Floats) -> Ints:
+        """Return the turns of each group that make lambda X least, shape (G,)."""
+        seating = self.model.seating
+        return seating.members * np.where(prices_g < 0, seating.most, seating.least)
+
+    def least_with(self, prices_g: Floats) -> Floats:
+        """Return, for each candidate, a lower bound on every plan that has it, shape (J,) [gCO2eq].
+
+        L with the candidate forced in: the best rounds before it, and as the mirror image those after it.
+        """
+        rounds, last = self.model.rounds, self.model.windows.last_boundary
+        slots = np.tile(np.arange(len(self.model.windows.grid)), len(self.spans))
+        ends = slots + np.repeat(self.spans, len(self.model.windows.grid))
+        phi_g = self.fill_g(prices_g)
+        before = self._tabulate(slots, ends, phi_g)
+        after = self._tabulate(last - ends, last - slots, phi_g)
+        least = np.full(len(phi_g), np.inf)
+        inside = np.minimum(ends, last)
+        for r in range(rounds):
+            np.minimum(least, before[r, slots] + after[rounds - 1 - r, last - inside], out=least)
+        return least + phi_g + float(prices_g @ self.owed(prices_g))
+
+    def _tabulate(self, slots: Ints, ends: Ints, phi_g: Floats) -> Floats:
+        """Return D for candidates that may end anywhere, shape (R + 1, M + 1)."""
+        best = np.full((self.model.rounds + 1, self.model.windows.last_boundary + 1), np.inf)
+        best[0] = 0.0
+        use = np.isfinite(phi_g)
+        slots, ends, phi_g = slots[use], ends[use], phi_g[use]
+        for r in range(1, len(best)):
+            np.minimum.at(best[r], ends, best[r - 1, slots] + phi_g)
+            np.minimum.accumulate(best[r], out=best[r])
+        return best
+
+    def choose(self, phi_g: Floats) -> tuple[float, Ints]:
+        """Return the least sum of R candidates that do not overlap, and them in order: the programme D."""
+        rounds, slots, last = (
+            self.model.rounds,
+            len(self.model.windows.grid),
+            self.model.windows.last_boundary,
+        )
+        phi_g = phi_g.reshape(len(self.spans), slots)
+        best = np.full((rounds + 1, last + 1), np.inf)
+        best[0] = 0.0
+        for r in range(1, rounds + 1):
+            row = best[r]
+            for span, cost in zip(self.spans, phi_g, strict=True):
+                stop = min(slots, last + 1 - span)
+                ends = row[span : span + stop]
+                np.minimum(ends, best[r - 1, :stop] + cost[:stop], out=ends)
+            np.minimum.accumulate(row, out=row)
+        chosen = np.empty(rounds, dtype=np.int64)
+        boundary = last
+        for r in range(rounds, 0, -1):  # back along the earliest boundaries that attain the least sum
+            boundary = int(np.argmax(best[r] <= best[r, boundary]))
+            if len(self.spans) == 1:
+                boundary -= int(self.spans[0])
+                chosen[r - 1] = boundary
+                continue
+            starts = boundary - self.spans
+            inside = np.flatnonzero((starts >= 0) & (starts < slots))
+            sums = best[r - 1, starts[inside]] + phi_g[inside, starts[inside]]
+            span = int(inside[np.argmin(sums)])
+            boundary = int(starts[span])
+            chosen[r - 1] = span * slots + boundary
+        return float(best[rounds, last]), chosen
+
+
+def fill_cost_g(seating: Seating, reduced_g: Floats) -> Floats:
+    """Return the cost of filling candidate rounds with the cheapest clients, shape (J,) [gCO2eq].
+
+    Parameters
+    ----------
+    seating : Seating
+        Rules, of which turns are left out.
+    reduced_g : ndarray of float64, shape (J, G)
+        Cost of a client of each group, less the price of its turn [gCO2eq].
+    """
+    order, taken = _cheapest_first(seating, reduced_g, "quicksort")  # which of equals is taken costs the same
+    cost: Floats = np.einsum("jg,jg->j", np.take_along_axis(reduced_g, order, axis=1), taken)
+    return cost
+
+
+def fill(seating: Seating, reduced_g: Floats) -> Ints:
+    """Return the cheapest clients of candidate rounds, counts of shape (J, G); as :func:`fill_cost_g`."""
+    order, taken = _cheapest_first(seating, reduced_g, "stable")
+    counts = np.zeros(reduced_g.shape, dtype=np.int64)
+    np.put_along_axis(counts, order, taken, axis=1)
+    return counts
+
+
+def _cheapest_first(
+    seating: Seating, reduced_g: Floats, kind: Literal["quicksort", "stable"]
+) -> tuple[Ints, Ints]:
+    """Return groups in order of cost, and how many clients of each are taken; both (J, at most G)."""
+    room = seating.room
+    # In whatever order, so many groups fill a round; the others need not be sorted.
+    enough = int(np.searchsorted(np.cumsum(np.sort(room)), seating.seats)) + 1
+    if seating.capped or enough >= 0.7 * len(room):
+        order = np.argsort(reduced_g, axis=1, kind=kind)
+    else:
+        some = np.argpartition(reduced_g, enough - 1, axis=1)[:, :enough]
+        some.sort(axis=1)  # ties go to the first group
+        within = np.argsort(np.take_along_axis(reduced_g, some, axis=1), axis=1, kind=kind)
+        order = np.take_along_axis(some, within, axis=1)
+    left = room[order]
+    if seating.capped:
+        left = _capped(left, seating.location.astype(np.int32)[order], seating.location_cap)
+    taken: Ints = np.clip(seating.seats - (np.cumsum(left, axis=1) - left), 0, left)
+    return order, taken
+
+
+def _capped(room: Ints, location: NDArray[np.int32], cap: int) -> Ints:
+    """Return what is left of room where the groups before it in its row share a location's cap."""
+    narrow = location.astype(np.int16) if location.max() < np.iinfo(np.int16).max else location
+    by_place = np.argsort(narrow, axis=1, kind="stable")  # sorting 16 bits is five times as fast
+    place, room = np.take_along_axis(location, by_place, axis=1), np.take_along_axis(room, by_place, axis=1)
+    before = np.cumsum(room, axis=1) - room
+    begins = np.concatenate([np.ones((len(place), 1), bool), place[:, 1:] != place[:, :-1]], axis=1)
+    before_place = np.maximum.accumulate(np.where(begins, before, -1), axis=1)
+    left = np.empty_like(room)
+    np.put_along_axis(left, by_place, np.clip(cap - (before - before_place), 0, room), axis=1)
+    return left
+
+
+def _fills(seating: Seating, possible: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return where enough clients can train to take every seat, shape (J,)."""
+    if possible.all():
+        return np.ones(len(possible), dtype=bool)
+    order = np.argsort(seating.location, kind="stable")
+    place = seating.location[order]
+    first = np.flatnonzero(np.concatenate([[True], place[1:] != place[:-1]]))
+    by_place = np.add.reduceat((possible * seating.room)[:, order], first, axis=1)
+    enough: NDArray[np.bool_] = np.minimum(by_place, seating.location_cap).sum(axis=1) >= seating.seats
+    return enough
+
+
+def _spans(model: Model) -> Ints:
+    """Return the spans of rounds that the relaxation tells apart [slots]."""
+    width, last = model.windows.grid.width, model.windows.last_boundary
+    if not model.windows.stagger:
+        return np.array([width], dtype=np.int64)
+    every = np.arange(width, last + 1, dtype=np.int64)
+    cells = _CELLS // 2 if model.seating.capped else _CELLS  # caps make filling so much slower
+    most = max(6, cells // (len(model.windows.grid) * len(model.groups)))
+    if len(every) <= most:
+        return every
+    growing = np.unique(np.rint(np.geomspace(1, len(every), most)).astype(np.int64)) - 1
+    return every[growing]
+
+
+# -- A lower bound for fleets whose powers all differ, client by client -------------------------------------
+# Groups are then buckets of neighbouring powers, and L at their mean powers bounds nothing. But any price
+# for any client gives a bound, so take prices that are linear in power between the buckets' means, lambda_c
+# = alpha + beta p_c, and bound phi by its dual at the buckets' own thresholds tau, which are mu where no
+# location's cap binds::
+#
+#     phi[j] >= n mu_j - sum_l cap (mu_j - tau_jl) + sum_c min(0, p_c I_j - lambda_c - tau_jl)
+#
+# Inside a segment of powers the last sum runs over those with p_c (I_j - beta) < alpha + tau: the first or
+# the last of the sorted powers, one binary search and two prefix sums away.
+
+
+def bound_by_client_g(relaxation: Relaxation, prices_g: Floats) -> float:
+    """Return a lower bound on every plan, each client at its own power [gCO2eq].
+
+    Parameters
+    ----------
+    relaxation : Relaxation
+        Of a model whose groups hold clients of different power.
+    prices_g : ndarray of float64, shape (G,)
+        Prices of a turn at each group's mean power [gCO2eq].
+    """
+    model = relaxation.model
+    groups, seating = model.groups, model.seating
+    seat_price, place_price = _thresholds(relaxation, prices_g)
+    phi = seating.seats * seat_price
+    if seating.capped:
+        phi = phi - seating.location_cap * (seat_price[:, None] - place_price).sum(axis=1)
+    owed = 0.0
+    last = np.cumsum(groups.size)
+    edges = np.append(np.flatnonzero(np.diff(groups.stratum, prepend=-1)), len(groups))
+    for low, high in pairwise(edges):
+        kilowatts = groups.member_kilowatts[last[low] - groups.size[low] : last[high - 1]][::-1]
+        nodes, prices = groups.kilowatts[low:high][::-1], prices_g[low:high][::-1]
+        integral = relaxation.integrals[:, groups.klass[low]]
+        tau = place_price[:, seating.location[low]] if seating.capped else seat_price
+        for alpha, beta, part in _segments(nodes, prices, kilowatts):
+            price = alpha + beta * part
+            owed += float((price * np.where(price < 0, groups.most[low], groups.least[low])).sum())
+            phi = phi + _negative_part(part, integral - beta, alpha + tau)
+    phi = np.where(relaxation.fits, phi, np.inf)
+    return relaxation.choose(phi)[0] + owed
+
+
+def _thresholds(relaxation: Relaxation, prices_g: Floats) -> tuple[Floats, Floats]:
+    """Return mu (J,) and tau (J, locations): costs of the last seat of a round, and of a place in it."""
+    seating = relaxation.model.seating
+    reduced = relaxation.costs_g - prices_g
+    taken = fill(seating, reduced)
+    seat_price = np.where(taken > 0, reduced, -np.inf).max(axis=1)
+    if not seating.capped:
+        return seat_price, np.empty((len(reduced), 0))
+    place_price = np.repeat(seat_price[:, None], int(seating.location.max()) + 1, axis=1)
+    refused = np.where(taken < seating.room, reduced, np.inf)
+    for g, place in enumerate(seating.location):
+        place_price[:, place] = np.minimum(place_price[:, place], refused[:, g])
+    return seat_price, place_price
+
+
+def _segments(nodes: Floats, prices: Floats, kilowatts: Floats) -> list[tuple[float, float, Floats]]:
+    """Return (alpha, beta, powers) of each stretch between neighbouring nodes; all ascending in power."""
+    distinct = np.concatenate([[True], np.diff(nodes) > 0])
+    nodes, prices = nodes[distinct], prices[distinct]
+    if len(nodes) == 1:
+        return [(float(prices[0]), 0.0, kilowatts)]
+    slopes = np.diff(prices) / np.diff(nodes)
+    cuts = np.searchsorted(kilowatts, nodes[1:-1])
+    parts = np.split(kilowatts, cuts)
+    alphas = prices[:-1] - slopes * nodes[:-1]
+    return [(float(a), float(b), part) for a, b, part in zip(alphas, slopes, parts, strict=True)]
+
+
+def _negative_part(kilowatts: Floats, slope: Floats, offset: Floats) -> Floats:
+    """Return sum over powers p of min(0, p slope - offset), for each slope and offset; shape of those."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cut = np.searchsorted(kilowatts, offset / slope)  # powers below it are negative where slope > 0
+    total = np.concatenate([[0.0], np.cumsum(kilowatts)])
+    flat = np.isinf(slope)  # nobody trains in a gap
+    slope = np.where(flat, 0.0, slope)
+    below = slope * total[cut] - offset * cut
+    above = slope * (total[-1] - total[cut]) - offset * (len(kilowatts) - cut)
+    level = np.minimum(0.0, -offset) * len(kilowatts)
+    value = np.where(slope > 0, below, np.where(slope < 0, above, level))
+    result: Floats = np.where(flat, 0.0, np.minimum(value, 0.0))
+    return result

@@ -1,0 +1,1 @@
+"""Scheduling decisions of a run: deadline, replanning, selection and records. Knows no Flower."""

@@ -1,0 +1,368 @@
+"""What a run knows of carbon intensity: the newest good forecast, earlier ones, and what really happened.
+
+No fault of a source gets past this module. It is noted in the open, and the run goes on with what it has:
+of each place a fresh forecast, else the last good one while it is no older than 36 hours, else nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+
+from lowcarb_scheduler.clock import HOUR_US, format_time, from_us, parse_time, to_us
+from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError, near_miss, one_line
+from lowcarb_scheduler.forecasts.archive.cached_source import at_hand
+from lowcarb_scheduler.forecasts.backoff import Backoff
+from lowcarb_scheduler.forecasts.base import MAX_AGE, Forecast, age_problem
+from lowcarb_scheduler.forecasts.bias_correction import HISTORY, ISSUES_EVERY
+from lowcarb_scheduler.intensity import IntensityTable, sanitize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from lowcarb_scheduler.forecasts.base import ForecastSource
+
+# -- Numbers that a run may wait for, and those that stand for what nobody knows ----------------------------
+
+
+logger = logging.getLogger("flwr")
+
+_RECHECK: Final = timedelta(hours=2)  # actuals this recent are asked for again: providers revise them
+_BRIEFLY: Final = timedelta(seconds=2)  # a look-up that has less time is not worth beginning
+_MOST_NAMED: Final = 5  # places in a line
+_INSTEAD: Final = {
+    "archive": "nothing is kept, and what was kept before is not used",
+    "actual intensity": "what it is missing for is not called realised",
+}
+
+
+class Journal(Protocol):
+    """Takes what is worth keeping: see :class:`lowcarb_scheduler.ledger.Ledger`."""
+
+    def append(self, event: Any, **data: object) -> None:
+        """Keep an event."""
+
+
+class IntensityFeed:
+    """The intensity known to a run.
+
+    Parameters
+    ----------
+    source : ForecastSource or None
+        Where it comes from; None knows nothing.
+    journal : Journal
+        Takes ``forecast``, ``actual`` and ``degraded`` events.
+    spare : callable, optional
+        Returns how long the run can wait now without a round being late; None if that does not matter.
+    """
+
+    def __init__(
+        self,
+        source: ForecastSource | None,
+        journal: Journal,
+        spare: Callable[[], timedelta | None] = lambda: None,
+    ) -> None:
+        self._source, self._journal, self._spare = source, journal, spare
+        self._known: Forecast | None = None
+        self._past: list[Forecast] = []
+        self._past_of: set[str] = set()  # places whose past forecasts were looked up
+        self._forecasts, self._actuals = Backoff(), Backoff()
+        self._places: tuple[str, ...] = ()
+        self._noted: set[tuple[str, str]] = set()
+        self._own_past_since: datetime | None = None  # what is on disk of later times is known to the run
+        self.actual: IntensityTable | None = None
+
+    @property
+    def forecast(self) -> IntensityTable | None:
+        """The newest good forecast of each place, or None."""
+        return self._known.intensity if self._known else None
+
+    @property
+    def last_good(self) -> tuple[str, ...]:
+        """The places whose forecast is not fresh but the last good one."""
+        return tuple(self._known.last_good) if self._known else ()
+
+    @property
+    def past_forecasts(self) -> list[IntensityTable]:
+        """Earlier forecasts, of which corrections are learned, about one every six hours."""
+        known = self.forecast or self.actual
+        tables = [past.intensity for past in self._past]
+        return [table for table in tables if known is not None and table.signal == known.signal]
+
+    def close(self) -> None:
+        """Ask the source no more."""
+        self._source = None
+
+    def degrade(self, what: str, why: str, consequence: str) -> None:
+        """Note a fault in log and ledger, once for each cause."""
+        if (what, why) not in self._noted:
+            self._noted.add((what, why))
+            logger.warning("lowcarb: %s: %s; %s", what, why, consequence)
+            self._journal.append("degraded", what=what, why=why, consequence=consequence)
+
+    # -- forecasts -----------------------------------------------------------------------------------------
+
+    def refresh(self, places: Iterable[str], now: datetime) -> bool:
+        """Ask for a forecast of these places if one is due; return whether what is known has changed."""
+        new_places = set(places) - set(self._places)
+        self._places = tuple(sorted(new_places.union(self._places)))
+        before = self._known
+        self._forget_old(now)
+        due = self._forecasts.due(now) or (new_places and not self._forecasts.failures)
+        source = self._limited(or_briefly=not self._forecasts.failures) if due and self._places else None
+        if source is not None:
+            self._look(source, now)
+            self._learn_past(now)
+            if self.actual is None:
+                self.learn_actual(now - HISTORY, now)
+        return self._known is not before
+
+    def _look(self, source: ForecastSource, now: datetime) -> None:
+        """Ask for a forecast."""
+        try:
+            answer = _checked(source.forecast(self._askable(), now), now)
+            self._accept(answer)
+            fresh = set(answer.intensity.locations) - set(answer.last_good)
+        except Exception as error:  # noqa: BLE001  a fault of a source, whoever wrote it, stops no training
+            use = "the last good forecast is used" if self._known else "history, or no waiting, is used"
+            self.degrade("forecast", _line(error), use)
+            fresh = set()
+        self._forecasts.asked(now, answered=bool(fresh))
+        self._note_faults()
+
+    def _askable(self) -> tuple[str, ...]:
+        """Return the places to ask for: a source with a closed list of names is asked for no others."""
+        listed = getattr(self._source, "locations", None)
+        if not isinstance(listed, tuple):
+            return self._places
+        for place in self._places:
+            if place not in listed:
+                near = near_miss(place, listed)
+                hint = f"; did you mean {near}?" if near else ""
+                self.degrade(f"forecast of {place}", f"the source does not know it{hint}", "no preference")
+        return tuple(place for place in self._places if place in listed) or self._places
+
+    def _accept(self, answer: Forecast) -> None:
+        """Take what is newer than what is known; an older issue, as of a replica that lags, is no news."""
+        last, issue = self._known, sanitize(answer.intensity)
+        if last is not None and last.intensity.signal != issue.signal:
+            last = None
+        kept = [] if last is None else [p for p in last.intensity.locations if not _newer(answer, last, p)]
+        taken = [place for place in issue.locations if place not in kept]
+        stale = {**answer.missing, **answer.last_good}
+        there = [*taken, *kept]
+        self._note_stale(stale, answer, kept)
+        if not taken:
+            return
+        if self.actual is not None and self.actual.signal != issue.signal:
+            self._drop_actual(self.actual.signal, issue.signal)
+        intensity, issued = issue.align(taken), {place: answer.issued_at(place) for place in taken}
+        if last is not None and kept:
+            intensity = intensity.fill(last.intensity.align(kept))
+            issued |= {place: last.issued_at(place) for place in kept}
+        missing = {place: why for place, why in stale.items() if place not in there}
+        last_good = {place: why for place, why in stale.items() if place in there}
+        self._known = Forecast(intensity, min(issued.values()), missing, issued, last_good)
+        self._remember(taken)
+        made = {"generated_at": self._known.generated_at, "issued_at": issued}
+        self._journal.append(
+            "forecast", **made, missing=missing, last_good=last_good, **intensity.to_record()
+        )
+
+    def _note_stale(self, stale: Mapping[str, str], answer: Forecast, kept: list[str]) -> None:
+        """Note which places have no fresh forecast, those with one reason together."""
+        good: dict[str, list[str]] = {}
+        none: dict[str, list[str]] = {}
+        for place, why in stale.items():
+            group = good if place in kept or place in answer.last_good else none
+            group.setdefault(why, []).append(place)
+        for why, places in good.items():
+            issued = [answer.issued_at(place) for place in places if place in answer.last_good]
+            of = f", of {format_time(min(issued))}," if issued else ""
+            self.degrade(f"forecast of {_named(places)}", why, f"the last good forecast{of} is used")
+        for why, places in none.items():
+            self.degrade(f"forecast of {_named(places)}", why, "history, or no preference, is used")
+
+    def _forget_old(self, now: datetime) -> None:
+        """Drop the forecasts of places whose last good one is too old by now."""
+        if (known := self._known) is None:
+            return
+        old = [place for place in known.intensity.locations if now - known.issued_at(place) > MAX_AGE]
+        if old:
+            self._known = _without(known, old)
+            why = "its last good forecast is more than 36 hours old"
+            self.degrade(f"forecast of {_named(old)}", why, "history, or no preference, is used")
+
+    # -- what corrections are learned from -----------------------------------------------------------------
+
+    def _learn_past(self, now: datetime) -> None:
+        """Look up the past forecasts of places for which that was not done; on disk, not over the web."""
+        new = [place for place in self._askable() if place not in self._past_of]
+        if not new:
+            return
+        self._past_of |= set(new)
+        try:
+            until = min(now, self._own_past_since or now)
+            past = at_hand(self._source, new, until - HISTORY, until, ISSUES_EVERY)
+            past = [replace(issue, intensity=sanitize(issue.intensity)) for issue in past]
+        except Exception as error:  # noqa: BLE001  see _look
+            self.degrade("past forecasts", _line(error), "corrections are learned from those to come")
+            return
+        self._past = sorted([*self._past, *past], key=lambda issue: issue.generated_at)
+        self._note_faults()
+
+    def _remember(self, places: Sequence[str]) -> None:
+        """Keep the newest forecast of these places among the past ones, if the last of them is old enough."""
+        assert self._known is not None  # it was taken a moment ago
+        newest = max(self._known.issued_at(place) for place in places)
+        if not self._past or newest - self._past[-1].generated_at >= ISSUES_EVERY:
+            self._past = [issue for issue in self._past if newest - issue.generated_at <= HISTORY]
+            self._past.append(Forecast(self._known.intensity.align(places), newest))
+
+    # -- what happened -------------------------------------------------------------------------------------
+
+    def learn_actual(self, since: datetime, now: datetime, last_chance: bool = False) -> None:
+        """Ask what really happened since a time, or since it was last known, if that is due.
+
+        At the last chance it is also asked when it was asked a moment ago, unless it failed then.
+        """
+        due = self._actuals.due(now) or (last_chance and not self._actuals.failures)
+        source = self._limited() if due and self._places else None
+        if source is None:
+            return
+        start = self._unknown_from(since, now)
+        try:
+            new = sanitize(source.actual(self._askable(), start, now))
+            self._note_faults()
+            self._actuals.asked(now, answered=True)
+            if self.forecast is not None and new.signal != self.forecast.signal:
+                self._drop_actual(new.signal, self.forecast.signal)
+                return
+            self.actual = new if self.actual is None else new.fill(self.actual)
+        except Exception as error:  # noqa: BLE001  see refresh
+            self._actuals.asked(now, answered=False)
+            self.degrade("actual intensity", _line(error), _INSTEAD["actual intensity"])
+            return
+        if known := new.slice(start, now):
+            self._journal.append("actual", **known.to_record())
+
+    def _unknown_from(self, since: datetime, now: datetime) -> datetime:
+        """Return from when on a place's actual intensity is not known, or is so new that it may change."""
+        if self.actual is None:
+            return since
+        recent = max(since, self.actual.end - _RECHECK)
+        hours = np.arange(to_us(since), to_us(recent), HOUR_US, dtype=np.int64)
+        if not len(hours):
+            return recent
+        known = np.isfinite(self.actual.sampled(np.append(hours, hours[-1] + 1), self._askable())).all(axis=1)
+        return recent if known.all() else from_us(hours[int(np.argmin(known))])
+
+    def _drop_actual(self, actual: str, forecast: str) -> None:
+        """Forget actuals of another signal than the forecast's: they are not comparable."""
+        self.actual = None
+        why = f"its signal is {actual}, the forecast's {forecast}"
+        self.degrade("actual intensity", why, "it is left out of account")
+
+    # -- what a checkpoint keeps ---------------------------------------------------------------------------
+
+    def memory(self) -> dict[str, Any]:
+        """Return what the ledger does not say: which places are asked for, and when they were last."""
+        paces = {"forecasts": self._forecasts, "actuals": self._actuals}
+        asked = {name: pace.asked_at for name, pace in paces.items() if not pace.failures}
+        return {"places": list(self._places), "asked": asked}
+
+    def recall(self, events: Iterable[Mapping[str, Any]], memory: Mapping[str, Any]) -> None:
+        """Restore what is known from a ledger and what :meth:`memory` said."""
+        for event in events:
+            if event["event"] == "forecast":
+                self._recall_forecast(event)
+            elif event["event"] == "actual":
+                self.actual = IntensityTable.from_record(event).over(self.actual)
+        if self._known and self.actual and self._known.intensity.signal != self.actual.signal:
+            self.actual = None
+        self._places = tuple(memory["places"])
+        for name, pace in (("forecasts", self._forecasts), ("actuals", self._actuals)):
+            pace.asked_at = memory["asked"].get(name)
+
+    def _recall_forecast(self, event: Mapping[str, Any]) -> None:
+        intensity, last = IntensityTable.from_record(event), self._known
+        issued = {place: parse_time(at, "issued_at") for place, at in event["issued_at"].items()}
+        generated_at = parse_time(event["generated_at"], "generated_at")
+        self._known = Forecast(intensity, generated_at, event["missing"], issued, event["last_good"])
+        self._own_past_since = self._own_past_since or event["at"]
+        taken = [p for p in intensity.locations if last is None or last.issued.get(p) != issued[p]]
+        if taken:
+            self._remember(taken)
+
+    # -- asking --------------------------------------------------------------------------------------------
+
+    def _limited(self, or_briefly: bool = False) -> ForecastSource | None:
+        """Return the source, to be asked without a round being late for it; None if there is no time.
+
+        It gets half of what the run can spare. Where nothing can be spared the run is late as it is, and it
+        may still be asked briefly: who trains can be chosen then, too.
+        """
+        spare = self._spare()
+        if spare is None or self._source is None:
+            return self._source
+        if spare >= _BRIEFLY:
+            return _within(self._source, spare / 2)
+        return _within(self._source, _BRIEFLY) if or_briefly and spare <= timedelta(0) else None
+
+    def _note_faults(self) -> None:
+        """Note what did not work for a source although it answered."""
+        for fault in getattr(self._source, "faults", ()):
+            self.degrade(fault.what, fault.why, _INSTEAD.get(fault.what, "the next source is asked"))
+
+
+def _within(source: ForecastSource, limit: timedelta) -> ForecastSource:
+    """Return a source whose calls take at most so long, if it can be told."""
+    limited: ForecastSource = source.within(limit) if hasattr(source, "within") else source
+    return limited
+
+
+def _newer(answer: Forecast, last: Forecast, place: str) -> bool:
+    """Return whether an answer has a newer forecast of a place."""
+    return place in answer.intensity.locations and answer.issued_at(place) > last.issued_at(place)
+
+
+def _checked(answer: Forecast, now: datetime) -> Forecast:
+    """Return a forecast without the places of which the time of making is implausible.
+
+    Raises
+    ------
+    ForecastUnavailableError
+        If none is left.
+    """
+    ages = {place: age_problem(answer.issued_at(place), now) for place in answer.intensity.locations}
+    wrong = {place: why for place, why in ages.items() if why}
+    good = _without(answer, wrong)
+    missing = {**answer.missing, **wrong}
+    if good is None:
+        raise ForecastUnavailableError(missing)
+    return replace(good, missing=missing)
+
+
+def _without(known: Forecast, places: Collection[str]) -> Forecast | None:
+    """Return a forecast without some places, None if none is left."""
+    issued = {place: known.issued_at(place) for place in known.intensity.locations if place not in places}
+    if not issued:
+        return None
+    last_good = {place: why for place, why in known.last_good.items() if place in issued}
+    table = known.intensity.align(list(issued))
+    return Forecast(table, min(issued.values()), known.missing, issued, last_good)
+
+
+def _named(places: Sequence[str]) -> str:
+    """Return places as one short list."""
+    return ", ".join(places[:_MOST_NAMED]) + (", ..." if len(places) > _MOST_NAMED else "")
+
+
+def _line(error: Exception) -> str:
+    """Return an error as one short line."""
+    return one_line(str(error) if isinstance(error, LowcarbError) else f"{type(error).__name__}: {error}")

@@ -1,0 +1,122 @@
+"""What a run says in Flower's log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lowcarb_scheduler.accounting.turns import UNKNOWN_PLACE
+from lowcarb_scheduler.clock import format_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+    from lowcarb_scheduler.planning.job import Plan
+    from lowcarb_scheduler.scheduling.policy import Decision
+    from lowcarb_scheduler.scheduling.schedule import Schedule
+
+_ONE_SIDED: Final = 0.7  # of the locations that random clients would bring to a round: fewer are worth a word
+
+
+def instant(when: datetime) -> str:
+    """Write a time for people, to the second."""
+    return f"{when:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def plan_lines(
+    decision: Decision, schedule: Schedule, latest: datetime | None, mixes: bool = False
+) -> list[str]:
+    """Return the block that stands before the first hold: plan, finish, expected saving, assumptions.
+
+    Parameters
+    ----------
+    decision : Decision
+        The first plan.
+    schedule : Schedule
+        Its deadline, and the length of a round.
+    latest : datetime or None
+        Until when waiting for the first round is allowed.
+    mixes : bool
+        Whether turns are shared out anew in every few rounds.
+    """
+    plan, fleet = decision.plan, decision.plan.fleet
+    places = len(set(fleet.locations) - {UNKNOWN_PLACE})
+    lines = [
+        f"{len(plan.opens_us)} rounds of {plan.seats.shape[1]} out of {len(fleet)} clients"
+        f" in {places} location(s), {format_duration(schedule.round_duration)} each",
+        f"planned finish {instant(plan.finish)}, deadline {instant(schedule.finish_by)}",
+    ]
+    if not decision.on_forecast:
+        return [*lines, "rounds open at once; the warnings above say why"]
+    if latest is not None and latest + len(plan.opens_us) * schedule.round_duration < schedule.finish_by:
+        lines.append(f"waits until {instant(latest)} at most: the rest is kept for rounds that take longer")
+    if plan.saving is not None:
+        lines.append(
+            f"expected {plan.emissions_g:,.0f} gCO2eq, {plan.saving:.1%} less than the"
+            f" {plan.run_now_emissions_g:,.0f} g of random clients back-to-back"
+        )
+    if not mixes and (one_sided := _one_sided(plan)):
+        lines.append(one_sided)
+    numbers = "SYNTHETIC numbers, " if plan.synthetic else ""
+    assumed = int(fleet.power_assumed.sum())
+    lines.append(
+        f"assumes: {plan.source} forecasts ({numbers}{plan.signal} signal); power assumed for {assumed}"
+        f" of {len(fleet)} clients; energy is power times time where nodes do not measure it"
+    )
+    return lines
+
+
+def _one_sided(plan: Plan) -> str | None:
+    """Return a warning if rounds hear of far fewer locations than rounds of random clients would."""
+    fleet, seats = plan.fleet, plan.seats.shape[1]
+    locations = fleet.location_index[plan.seats]
+    heard = float(np.mean([len(np.unique(round_locations)) for round_locations in locations]))
+    others = len(fleet) - np.bincount(fleet.location_index, minlength=len(fleet.locations))
+    drawn = np.arange(seats)
+    absent = np.clip((others[:, None] - drawn) / (len(fleet) - drawn), 0, 1).prod(axis=1)
+    usual = float((1 - absent).sum())
+    if heard >= _ONE_SIDED * usual:
+        return None
+    return (
+        f"a round has clients of {heard:.1f} locations, of random ones {usual:.1f}; where data differ by"
+        " place set lowcarb-mix-rounds and lowcarb-max-location-share"
+    )
+
+
+def hold_reason(planned_g: float | None, at_once_g: float | None) -> str:
+    """Return why a round is held, and what that saves [gCO2eq]."""
+    if at_once_g is None or planned_g is None or planned_g >= at_once_g:
+        return "the rounds that remain are cleaner together if it waits"
+    return (
+        "its clients' grids are cleaner then, "
+        f"{planned_g:,.1f} g instead of {at_once_g:,.1f} g if it opened now"
+    )
+
+
+def nodes_awaited(there: int, wanted: int, at_least: int, until: datetime) -> str:
+    """Return for how many nodes a round waits, and until when."""
+    needed = f", {at_least} are needed" if there < at_least else ""
+    return f"{there} of {wanted} nodes are connected{needed}; waiting for more until {instant(until)} at most"
+
+
+def summary_lines(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
+    """Return the block a run ends with, from its ``run_finished`` event."""
+
+    def grams(name: str) -> str:
+        return "unknown" if summary[name] is None else f"{summary[name]:,.0f} g"
+
+    saving = "unknown" if summary["saving"] is None else f"{summary['saving']:.1%}"
+    bases = [f"{kwh:.3f} {name}" for name, kwh in sorted(summary["energy_by_basis"].items())]
+    return [
+        f"run {summary['status']}, {len(summary['rounds'])} round(s)",
+        f"run-now {grams('run_now_g')}, planned {grams('planned_g')}, realised {grams('realised_g')}",
+        f"saving against run-now: {saving}",
+        f"training {summary['energy_kwh']:.3f} kWh ({', '.join(bases) or 'no turn'});"
+        f" evaluation {summary['evaluation_energy_kwh']:.3f} kWh, {grams('evaluation_g')}",
+        f"{summary['min_turns']} to {summary['max_turns']} turns a client,"
+        f" Jain's index {summary['jain']:.3f}",
+        f"next: lowcarb report {run_dir.absolute()}",
+    ]

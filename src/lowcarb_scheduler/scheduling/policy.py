@@ -1,0 +1,329 @@
+"""Replanning: what strategy and backtest call at every decision.
+
+correction -> value of waiting -> plan -> keep the previous plan unless the new one is worth the change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pandas as pd
+
+from lowcarb_scheduler.accounting.emissions import emissions_g
+from lowcarb_scheduler.accounting.turns import UNKNOWN_PLACE
+from lowcarb_scheduler.clock import to_us
+from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError, PlanInfeasibleError, one_line
+from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, expect
+from lowcarb_scheduler.intensity import without_preference
+from lowcarb_scheduler.planning.fairness import crowded, fill_evenly, location_cap
+from lowcarb_scheduler.planning.fleet import Fleet
+from lowcarb_scheduler.planning.job import Job, looked_ahead
+from lowcarb_scheduler.planning.option_value import value_of_waiting
+from lowcarb_scheduler.planning.planner import plan
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime, timedelta
+
+    from lowcarb_scheduler.accounting.turns import Profile
+    from lowcarb_scheduler.forecasts.bias_correction import Expectation
+    from lowcarb_scheduler.intensity import IntensityTable
+    from lowcarb_scheduler.planning.job import Plan
+    from lowcarb_scheduler.scheduling.intensity_feed import IntensityFeed
+    from lowcarb_scheduler.scheduling.schedule import Schedule
+    from lowcarb_scheduler.settings import Settings
+
+WORTH_CHANGING: Final = 0.001  # part of the expected emissions a new plan must avoid to replace the last
+WORTH_WAITING: Final = 0.005  # part a later plan must avoid to be preferred to the soonest
+
+
+def replan(
+    job: Job,
+    forecast: IntensityTable,
+    history: IntensityTable | None = None,
+    past_forecasts: Sequence[IntensityTable] = (),
+    previous: Plan | None = None,
+    *,
+    last_good: Collection[str] = (),
+    default: Collection[str] = (),
+) -> Plan:
+    """Plan the remaining rounds on what is known now, to be planned again when more is known.
+
+    Parameters
+    ----------
+    job : Job
+        The rounds that remain.
+    forecast : IntensityTable
+        The newest forecast.
+    history : IntensityTable, optional
+        What really happened; nothing later than ``job.now`` is looked at.
+    past_forecasts : sequence of IntensityTable
+        Earlier issues, from which the correction is learned.
+    previous : Plan, optional
+        The plan so far. Its last ``job.rounds`` rounds are kept if they still obey the job's rules and the
+        new plan does not avoid more than 0.1 % of their emissions: a plan does not flap.
+    last_good, default : collection of str
+        Locations whose forecast is the last good one, or stands in for one; see ``Plan.forecast_origin``.
+
+    Returns
+    -------
+    Plan
+        Its emissions are on the corrected expectation. Where there is slack the rounds are chosen with the
+        value of waiting, and the plan has no lower bound: it aims at more than today's expectation shows.
+
+    Raises
+    ------
+    PlanInfeasibleError
+        If no plan obeys the job's rules.
+    ForecastUnavailableError
+        If nothing is known of a location.
+    """
+    known = forecast.align(job.fleet.locations)
+    if job.finish_by <= job.now:
+        return plan(job, known)  # says why there is none
+    until = looked_ahead(job)
+    expectation = expect(known, history, job.now, until, past_forecasts, last_good, default)
+    expected = expectation.intensity
+    hoped = value_of_waiting(job, expected, history)
+    best = plan(job, hoped)
+    if best.closes_us[-1] > job.opens_from_us + job.rounds * job.round_us:
+        # Waiting has to be worth it, too: among plans as good as each other the one that is over first wins.
+        soonest = plan(replace(job, patience=0.0, target_finish=None), hoped)
+        best = best if _avoids(WORTH_WAITING, best, soonest) else soonest
+    kept = None if previous is None else _still_valid(previous, job, hoped, best)
+    if kept is not None and not _avoids(WORTH_CHANGING, best, kept):
+        best = kept
+    certified = np.array_equal(hoped.values, expected.values, equal_nan=True)
+    charged = _charged(best, job, expected, best.lower_bound_g if certified else None)
+    return replace(charged, forecast_origin=_origin_shares(charged, expectation))
+
+
+def _avoids(part: float, new: Plan, old: Plan) -> bool:
+    """Return whether a plan avoids more than a part of another's emissions."""
+    return new.emissions_g < old.emissions_g - part * abs(old.emissions_g)
+
+
+def _still_valid(previous: Plan, job: Job, hoped: IntensityTable, best: Plan) -> Plan | None:
+    """Return the remaining rounds of the previous plan, charged anew; None if they break a rule by now."""
+    fleet, rounds = job.fleet, job.rounds
+    if len(previous.opens_us) < rounds or previous.seats.shape[1] != job.clients_per_round:
+        return None
+    opens_us, closes_us = previous.opens_us[-rounds:], previous.closes_us[-rounds:]
+    position = np.minimum(np.searchsorted(fleet.ids, previous.fleet.ids), len(fleet) - 1)
+    present = fleet.ids[position] == previous.fleet.ids
+    seats, starts_us = position[previous.seats[-rounds:]], previous.starts_us[-rounds:]
+    ends_us = starts_us + job.durations_us[seats]
+    turns = fleet.turns_done + np.bincount(seats.ravel(), minlength=len(fleet))
+    last_us = min(max(to_us(best.finish), to_us(previous.finish)), to_us(job.finish_by))
+    obeys = (
+        present[previous.seats[-rounds:]].all()
+        and opens_us[0] >= job.opens_from_us
+        and (closes_us - opens_us >= job.round_us).all()
+        and (ends_us <= closes_us[:, None]).all()
+        and closes_us[-1] <= last_us
+        and np.ptp(turns) <= max(np.ptp(best.turns), 1)
+    )
+    if not obeys:
+        return None
+    moved = replace(
+        best,
+        fleet=fleet,
+        opens_us=opens_us,
+        closes_us=closes_us,
+        seats=seats,
+        starts_us=starts_us,
+        ends_us=ends_us,
+    )
+    charged = _charged(moved, job, hoped, best.lower_bound_g)
+    return None if np.isnan(charged.client_emissions_g).any() else charged
+
+
+def _charged(planned: Plan, job: Job, intensity: IntensityTable, lower_bound_g: float | None) -> Plan:
+    """Return a plan with the emissions it has under another intensity."""
+    fleet, seats = planned.fleet, planned.seats
+    columns = intensity.columns(fleet.locations)[fleet.location_index]
+    grams = emissions_g(
+        intensity, columns[seats], fleet.power_watts[seats], planned.starts_us, planned.ends_us
+    )
+    return replace(
+        planned,
+        client_emissions_g=grams,
+        lower_bound_g=lower_bound_g,
+        run_now_emissions_g=job.run_now_g(intensity),
+        source=intensity.source,
+        signal=intensity.signal,
+        synthetic=intensity.synthetic,
+        forecast_until=intensity.end,
+    )
+
+
+def _origin_shares(planned: Plan, expectation: Expectation) -> dict[str, float]:
+    """Return where the intensity came from that turns begin in, as parts of all turns."""
+    table, fleet = expectation.intensity, planned.fleet
+    columns = table.columns(fleet.locations)[fleet.location_index[planned.seats]]
+    steps = np.searchsorted(table.edges_us, planned.starts_us, side="right") - 1
+    turns = np.bincount(expectation.origin[steps, columns].ravel(), minlength=len(ORIGINS))
+    return {ORIGINS[k]: float(turns[k] / turns.sum()) for k in np.flatnonzero(turns)}
+
+
+# -- From who is alive and what is known to a plan: the best knowledge there is, and there is always a plan -
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A plan, and whether it rests on a forecast: if not, its emissions mean nothing."""
+
+    plan: Plan
+    on_forecast: bool
+
+
+def decide(job: Job, feed: IntensityFeed, previous: Plan | None) -> Decision:
+    """Plan the remaining rounds on the best knowledge there is.
+
+    On forecast and history if they allow it, on the job's grid of openings or else on one that begins now;
+    if not, at once. Every step down is noted.
+    """
+    known, actual = feed.forecast, feed.actual
+    job = _with_rules_that_can_be_kept(job, feed)
+    if job.grid_from == job.now or (previous is not None and not _keeps_share(previous, job)):
+        previous = None  # without slack nothing is waited for, a slot of the plan so far neither
+    if known is None and actual is not None:
+        known = actual.align(())  # its labels; the history itself is given to replan
+    if known is not None:
+        trouble = ""
+        for attempt in _attempts(job):
+            try:
+                planned = _replan(attempt, known, feed, previous)
+                _note_bounds(job, planned, feed)
+                return Decision(planned, on_forecast=True)
+            except PlanInfeasibleError as error:
+                trouble = error.reason
+            except LowcarbError as error:
+                trouble = one_line(str(error))  # whatever it is, it must not stop the training
+        feed.degrade("plan", trouble, "the next round opens at once")
+    return at_once(job, feed)
+
+
+def _with_rules_that_can_be_kept(job: Job, feed: IntensityFeed) -> Job:
+    """Return a job whose cap on locations fills a round with the nodes there are, and say what gives way."""
+    fleet, seats = job.fleet, job.clients_per_round
+    if job.max_location_share == 1:
+        return job
+    clients = np.bincount(fleet.location_index, minlength=len(fleet.locations))
+    cap = location_cap(job)
+    while np.minimum(clients, cap).sum() < min(seats, len(fleet)):
+        cap += 1
+    if cap > location_cap(job):
+        why = f"{len(fleet.locations)} location(s) cannot fill a round with {job.max_location_share:g} each"
+        feed.degrade("rules", f"max-location-share: {why}", "it gives way as little as it can")
+        job = replace(job, max_location_share=min(cap / seats, 1.0))
+    if job.participation == "equal":
+        turns = fill_evenly(fleet.turns_done, job.rounds * seats, job.rounds, job.seed)
+        for place in crowded(job, turns):
+            why = f"max-location-share leaves {fleet.locations[place]} too few seats for equal turns"
+            feed.degrade("rules", why, "nodes of other locations take more turns")
+    return job
+
+
+def _keeps_share(previous: Plan, job: Job) -> bool:
+    """Return whether no round that remains of a plan has more clients of a location than a job allows."""
+    locations = previous.fleet.location_index[previous.seats[-job.rounds :]]
+    most = max(int((locations == place).sum(axis=1).max()) for place in np.unique(locations))
+    return most <= location_cap(job)
+
+
+def _attempts(job: Job) -> Iterator[Job]:
+    """Yield a job, and what may have a plan where it has none."""
+    yield job
+    yield replace(job, grid_from=job.now)
+    if isinstance(job.participation, tuple):
+        yield replace(job, participation="equal")  # which gives way to a cap on locations
+
+
+def _note_bounds(job: Job, planned: Plan, feed: IntensityFeed) -> None:
+    """Say so where bounds on turns had to give way."""
+    if isinstance(job.participation, tuple):
+        least, most = job.participation
+        if planned.turns.min() < least or planned.turns.max() > most:
+            why = f"participation of {least} to {most} turns cannot be kept by all"
+            feed.degrade("rules", why, "the bounds give way as little as they can")
+
+
+def _replan(job: Job, known: IntensityTable, feed: IntensityFeed, previous: Plan | None) -> Plan:
+    """Replan; a place of which nothing is known is neither sought nor shunned."""
+    try:
+        return replan(job, known, feed.actual, feed.past_forecasts, previous, last_good=feed.last_good)
+    except ForecastUnavailableError as error:
+        missing = tuple(error.missing)
+        if len(missing) == len(job.fleet.locations):
+            reason = "no location has a forecast"
+            raise PlanInfeasibleError(reason, len(missing), 0, job.finish_by) from None
+        fix = "; set lowcarb-locations or lowcarb-default-location" if UNKNOWN_PLACE in missing else ""
+        what = f"intensity of {', '.join(missing)}"
+        feed.degrade(what, "nothing is known", f"it is planned at the others' mean{fix}")
+        like = known if known.locations else feed.actual
+        neutral = without_preference(like, missing, job.now, job.finish_by)
+        return replan(
+            job, known.fill(neutral), feed.actual, feed.past_forecasts, previous,
+            last_good=feed.last_good, default=missing,
+        )  # fmt: skip
+
+
+def at_once(job: Job, feed: IntensityFeed) -> Decision:
+    """Plan rounds back-to-back from now, choosing only by turns."""
+    job = _with_rules_that_can_be_kept(job, feed)
+    hurried = replace(
+        job, patience=0.0, target_finish=None, stagger=False, grid_from=job.now,
+        start_step=job.round_duration,
+    )  # fmt: skip
+    flat = without_preference(None, job.fleet.locations, job.now, hurried.finish_by)
+    try:
+        return Decision(replan(hurried, flat), on_forecast=False)
+    except PlanInfeasibleError as error:
+        feed.degrade("rules", error.reason, "turns are shared equally instead")
+        lenient = replace(hurried, participation="equal")
+        return Decision(replan(lenient, flat), on_forecast=False)
+
+
+def job_of(
+    settings: Settings, schedule: Schedule, plan_by: datetime, now: datetime, rounds: int, clients: int,
+    fleet: Fleet,
+) -> Job:  # fmt: skip
+    """Return the job of the rounds that remain; where there is no slack no slot of the grid is awaited."""
+    back_to_back = now + rounds * schedule.round_duration
+    no_slack = settings.patience == 0 or back_to_back >= min(schedule.target_finish, plan_by)
+    return Job(
+        fleet=fleet,
+        now=now,
+        finish_by=plan_by,
+        rounds=rounds,
+        clients_per_round=clients,
+        round_duration=schedule.round_duration,
+        grid_from=now if no_slack else schedule.grid_from,
+        patience=settings.patience,
+        target_finish=schedule.target_finish if settings.patience > 0 else None,
+        participation=settings.participation,
+        stagger=settings.stagger,
+        max_location_share=settings.max_location_share,
+        bounds_count_done=True,
+        mix_rounds=settings.mix_rounds if settings.participation == "equal" else None,
+    )
+
+
+def fleet_of(profiles: Iterable[Profile], turns: Mapping[str, int], round_duration: timedelta) -> Fleet:
+    """Return nodes as a fleet; a turn that claims to be longer than a round is taken to fill it."""
+    nodes = sorted(profiles, key=lambda profile: profile.key)
+    own = [p.duration if p.duration and p.duration <= round_duration else None for p in nodes]
+    frame = pd.DataFrame(
+        {
+            "id": [profile.key for profile in nodes],
+            "location": [profile.place for profile in nodes],
+            "power_watts": [profile.power_watts for profile in nodes],
+            "duration": pd.Series(own, dtype=object),
+            "turns_done": [turns[profile.key] for profile in nodes],
+        }
+    )
+    assumed = np.array([profile.power_assumed for profile in nodes], dtype=bool)
+    return replace(Fleet.from_frame(frame), power_assumed=assumed)

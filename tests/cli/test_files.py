@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from lowcarb_scheduler.cli.files import read_job
+from lowcarb_scheduler.clock import VirtualClock
+from lowcarb_scheduler.errors import InputError
+from support.cli_files import job, write_job
+
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+TOML = """
+now = 2026-03-02T13:00:00+01:00
+finish_by = "36h"
+rounds = 3
+clients_per_round = 2
+round_duration_minutes = 30
+start_step_minutes = 15
+patience = 0.5
+participation = [0, 3]
+stagger = true
+max_location_share = 0.5
+
+[[clients]]
+id = "b"
+location = "FR"
+power_watts = 450.5
+duration_minutes = 20
+turns_done = 2
+
+[[clients]]
+id = 7
+location = "DE"
+"""
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read_text(text, name="job.toml", clock=NOON):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return read_job(path, VirtualClock(clock)).job
+
+    return read_text
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    def read_fleet(text):
+        (tmp_path / "sites").mkdir(exist_ok=True)
+        (tmp_path / "sites" / "fleet.csv").write_text(text, encoding="utf-8")
+        path = write_job(tmp_path, clients=None, fleet="sites/fleet.csv")
+        return read_job(path, VirtualClock(NOON)).job.fleet
+
+    return read_fleet
+
+
+def test_toml_with_every_key(read):
+    read_job = read(TOML)
+    assert read_job.now == NOON
+    assert read_job.finish_by == NOON + timedelta(hours=36)
+    assert (read_job.rounds, read_job.clients_per_round, read_job.patience) == (3, 2, 0.5)
+    assert (read_job.round_duration, read_job.start_step) == (timedelta(minutes=30), timedelta(minutes=15))
+    assert (read_job.participation, read_job.stagger, read_job.max_location_share) == ((0, 3), True, 0.5)
+    fleet = read_job.fleet
+    assert list(fleet.ids) == ["7", "b"]
+    assert [fleet.locations[k] for k in fleet.location_index] == ["DE", "FR"]
+    np.testing.assert_array_equal(fleet.power_watts, [300, 450.5])
+    np.testing.assert_array_equal(fleet.power_assumed, [True, False])
+    np.testing.assert_array_equal(fleet.durations_us, [0, 20 * 60 * 1_000_000])
+    np.testing.assert_array_equal(fleet.turns_done, [0, 2])
+
+
+def test_a_toml_time_is_as_good_as_text(read):
+    text = TOML.replace('"36h"', "2026-03-04T00:00:00Z")
+    assert read(text).finish_by == read(TOML).finish_by
+
+
+def test_without_now_it_is_the_next_minute_of_the_clock(read):
+    text = TOML.replace("now = 2026-03-02T13:00:00+01:00", "")
+    assert read(text).now == NOON
+    late = read(text, clock=NOON + timedelta(seconds=1))
+    assert late.now == NOON + timedelta(minutes=1)
+    assert late.finish_by == late.now + timedelta(hours=36)
+
+
+def test_the_round_lasts_as_long_as_the_longest_client_where_it_is_not_given(read):
+    text = TOML.replace("round_duration_minutes = 30", "")
+    assert read(text).round_duration == timedelta(minutes=20)
+
+
+def test_json_is_known_by_its_name_or_its_beginning(read, tmp_path):
+    text = write_job(tmp_path).read_text(encoding="utf-8")
+    assert read(text, "job.json").rounds == read("\ufeff" + text, "job").rounds == job()["rounds"]
+
+
+def test_null_is_not_given(read):
+    text = """{"finish_by": "9h", "rounds": 1, "clients_per_round": 1, "round_duration_minutes": 5,
+        "patience": null, "clients": [{"id": "a", "location": "DE", "power_watts": null}]}"""
+    assert bool(read(text).fleet.power_assumed[0])
+
+
+def test_a_fleet_file_beside_the_job(fleet):
+    read = fleet("location,id,power_watts,turns_done\nFR, b,450.5,\nDE,a,,3\n")
+    assert list(read.ids) == ["a", "b"]
+    np.testing.assert_array_equal(read.power_watts, [300, 450.5])
+    np.testing.assert_array_equal(read.power_assumed, [True, False])
+    np.testing.assert_array_equal(read.turns_done, [3, 0])
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "part"),
+    [
+        ("", "fleet", "is not readable CSV"),
+        ("id,location\n", "clients", "the fleet is empty"),
+        ("id\na\n", "location", "the column is missing"),
+        ("id,location,power\na,DE,1\n", "power", "did you mean power_watts?"),
+        ("id,location\na,DE\nb,\n", "row 2, location", "is empty"),
+        ("id,location\na,DE\na,FR\n", "row 2, id", "'a' stands twice"),
+        ("id,location,power_watts\na,DE,1\nb,FR,nan\n", "row 2, power_watts", "'nan' is not a number"),
+        ("id,location,power_watts\na,DE,inf\n", "row 1, power_watts", "'inf' is not a number"),
+        ("id,location,power_watts\na,DE,3 kW\n", "row 1, power_watts", "'3 kW' is not a number"),
+        ("id,location,power_watts\na,DE,-5\n", "row 1, power_watts", "-5 is negative"),
+        ("id,location,duration_minutes\na,DE,61\n", "row 1, duration_minutes", "longer than the round"),
+        ("id,location,turns_done\na,DE,1.5\n", "row 1, turns_done", "is not whole"),
+        ("id,location\na,DE,5\n", "fleet", "is not readable CSV"),
+        ('id,location\n"a,DE\n', "fleet", "is not readable CSV"),
+        ("id,id,location\na,a,DE\n", "id.1", "is unknown"),
+    ],
+)
+def test_a_bad_fleet_file_names_file_row_and_column(fleet, text, field, part):
+    with pytest.raises(InputError) as caught:
+        fleet(text)
+    assert caught.value.file.endswith("fleet.csv")
+    assert caught.value.field == field
+    assert part in str(caught.value)
+
+
+def test_a_hundred_thousand_clients_are_read_as_columns(fleet):
+    rows = "\n".join(f"c{k},DE,{k % 9},30" for k in range(100_000))
+    read = fleet(f"id,location,power_watts,duration_minutes\n{rows}\n")
+    assert len(read) == 100_000
+
+
+def test_rounds_may_be_mixed(read):
+    assert read(TOML).mix_rounds is None
+    assert read(TOML.replace("participation = [0, 3]", "mix_rounds = 2")).mix_rounds == 2

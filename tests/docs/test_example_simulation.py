@@ -1,0 +1,30 @@
+"""Examples in real Flower: ``flwr run`` on a SuperLink that simulates nodes. This test waits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray")
+pytest.importorskip("sklearn")
+
+from lowcarb_scheduler.demo.federation import federation, tail
+from lowcarb_scheduler.ledger import read_ledger, summarise
+
+pytestmark = [pytest.mark.flower, pytest.mark.enable_socket]
+APP = Path(__file__).parents[2] / "examples" / "sklearn-digits"
+TIMEOUT_S = 240
+
+
+def test_sklearn_digits_runs_as_its_readme_says(tmp_path):
+    config = {"num-server-rounds": 2, "lowcarb-run-dir": str(tmp_path / "run")}
+    with federation(tmp_path / "flower", nodes=3) as local:
+        log = tmp_path / "run.log"
+        code = local.run(APP, config, log).wait(TIMEOUT_S)
+    assert code == 0, tail(log, 40)
+    run = summarise(read_ledger(tmp_path / "run"))
+    assert run.status == "completed"
+    assert [each.nodes for each in run.rounds] == [3, 3]
+    assert run.rounds[-1].metrics["accuracy"] > 0.7
+    assert "accuracy on unseen digits" in log.read_text(encoding="utf-8")

@@ -1,0 +1,391 @@
+"""What a checkpoint is made of: values that come back exactly, state that is named, files that are whole."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import random
+from collections import OrderedDict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAdam, FedAvg
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.flower.checkpoint.codec import CannotEncodeError, Encoder, StrategyState, decode
+from lowcarb_scheduler.flower.checkpoint.store import Checkpoint
+from lowcarb_scheduler.scheduling.replanner import plan_from_value, plan_to_value
+from support.kill_points import KillPoints
+
+RUN = Path("run")
+
+
+def there_and_back(value):
+    """Return a value after it was written as JSON and arrays."""
+    encoder = Encoder()
+    tree = json.loads(json.dumps(encoder.encode(value, "value"), allow_nan=False))
+    return decode(tree, encoder.arrays)
+
+
+# -- values ------------------------------------------------------------------------------------------------
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(max_size=20)
+KEYS = st.text() | st.integers() | st.booleans()
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(KEYS, inner),
+    max_leaves=20,
+)
+
+
+def same(one, other):
+    """Return whether two values are equal, type by type, and NaN equal to itself."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        pairs = zip(one.items(), other.items(), strict=True) if len(one) == len(other) else [((0,), (1,))]
+        return all(same(a, b) for pair in pairs for a, b in zip(*pair, strict=True))
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
+    return one == other or (one != one and other != other)
+
+
+@given(VALUES)
+def test_values_come_back_as_they_were(value):
+    assert same(there_and_back(value), value)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6, dtype=np.float16).reshape(2, 3),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.array(2.5),
+        np.zeros((0, 4), dtype=np.int8),
+        np.array([np.nan, -np.inf, -0.0]),
+        np.array(["a", "long name"]),
+        np.array([True, False]),
+        np.array([1 + 2j]),
+        np.array(["2026-03-02T00"], dtype="datetime64[h]"),
+    ],
+    ids=lambda array: str(array.dtype),
+)
+def test_arrays_come_back_to_the_bit_and_in_their_order(array):
+    back = there_and_back({"x": [array]})["x"][0]
+    assert (back.dtype, back.shape, back.flags.f_contiguous) == (
+        array.dtype, array.shape, array.flags.f_contiguous
+    )  # fmt: skip
+    assert back.tobytes() == array.tobytes()
+    assert back.flags.writeable
+
+
+def test_what_flower_and_numpy_have_comes_back_too():
+    weights = ArrayRecord(OrderedDict(b=Array(np.ones(2)), a=Array(np.zeros((2, 2), np.float32))))
+    value = {
+        "weights": weights, "metrics": MetricRecord({"loss": 0.5, "counts": [1, 2]}),
+        "config": ConfigRecord({"name": "x", "raw": b"\x00\xff"}), "scalar": np.float32(0.1),
+        "when": datetime(2026, 3, 2, 1, 2, 3, 4, tzinfo=UTC), "naive": datetime(2026, 3, 2),  # noqa: DTZ001
+        "long": timedelta(days=4000, microseconds=1), "set": {3, 1}, "ordered": OrderedDict(b=1, a=2),
+    }  # fmt: skip
+    back = there_and_back(value)
+    assert back == value
+    assert list(back["weights"]) == ["b", "a"]
+    assert isinstance(back["scalar"], np.float32)
+    assert isinstance(back["ordered"], OrderedDict)
+    assert back["weights"]["b"].data == weights["b"].data
+
+
+@pytest.mark.parametrize("bits", ["MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"])
+def test_a_generator_goes_on_where_it_was(bits):
+    generator = np.random.Generator(getattr(np.random, bits)(7))
+    generator.integers(0, 100, 5, dtype=np.int32)  # half of a buffer is used up
+    assert np.array_equal(there_and_back(generator).random(9), generator.random(9))
+    plain = random.Random(3)
+    plain.gauss(0, 1)
+    assert there_and_back(plain).gauss(0, 1) == plain.gauss(0, 1)
+
+
+def test_an_array_that_stands_twice_is_kept_once():
+    array, record = np.ones(1000), ArrayRecord([np.ones(1000)])
+    encoder = Encoder()
+    encoder.encode({"a": array, "b": [array], "r": record, "s": record.copy()}, "x")
+    assert len(encoder.arrays) == 2
+
+
+class Thing:
+    """Something that has no form."""
+
+
+@pytest.mark.parametrize(
+    "value", [Thing(), np.array([Thing()]), lambda: 1, {1: {"deep": [Thing()]}}, range(3)]
+)
+def test_what_has_no_form_is_named_and_never_pickled(value):
+    with pytest.raises(CannotEncodeError) as caught:
+        Encoder().encode(value, "model")
+    assert caught.value.path.startswith("model")
+
+
+def test_a_value_that_holds_itself_is_no_endless_loop():
+    value = []
+    value.append(value)
+    with pytest.raises(CannotEncodeError, match="holds itself"):
+        Encoder().encode(value, "x")
+
+
+@pytest.mark.parametrize("tree", [{"pickle": "x"}, {"a": 1, "b": 2}, {"array": "nowhere"}, {"generator": 5},
+                                  {"generator": {"dict": [["bit_generator", "os"]]}}])  # fmt: skip
+def test_what_no_version_writes_is_not_read(tree):
+    with pytest.raises((ValueError, TypeError, KeyError)):
+        decode(tree, {})
+
+
+def test_a_plan_comes_back_as_it_was(midnight):
+    import pandas as pd
+
+    from lowcarb_scheduler import Fleet, Job, Synthetic, plan
+
+    fleet = Fleet.from_frame(pd.DataFrame({"id": ["b", "a", "c"], "location": ["DE", "GB", "DE"]}))
+    hour = timedelta(hours=1)
+    job = Job(fleet, midnight, midnight + 12 * hour, 3, 2, hour)
+    made = plan(job, Synthetic().forecast(["DE", "GB"], midnight).intensity)
+    back = plan_from_value(there_and_back(plan_to_value(made)))
+    assert back.to_dict() == made.to_dict()
+    assert back.fleet.ids.dtype == made.fleet.ids.dtype
+    assert np.array_equal(back.fleet.location_index, made.fleet.location_index)
+
+
+# -- strategies --------------------------------------------------------------------------------------------
+
+
+def restored(strategy, other):
+    """Bring the state of a strategy into another one."""
+    state, target = StrategyState(other), StrategyState(strategy)
+    encoder = Encoder()
+    trees = target.encode(encoder)
+    state.restore(json.loads(json.dumps(trees)), encoder.arrays)
+    return trees
+
+
+def test_state_is_what_has_changed_and_configuration_stays_that_of_the_app():
+    strategy = FedAdam(eta=0.1)
+    state = StrategyState(strategy)
+    strategy.m_t, strategy.v_t = {"0": np.ones(3)}, {"0": np.full(3, 2.0)}
+    encoder = Encoder()
+    trees = state.encode(encoder)
+    assert set(trees) == {"m_t", "v_t"}
+    again = FedAdam(eta=0.7)
+    StrategyState(again).restore(trees, encoder.arrays)
+    assert np.array_equal(again.v_t["0"], np.full(3, 2.0))
+    assert again.eta == 0.7
+    strategy.m_t["0"] += 1  # in place
+    state.encode(second := Encoder())
+    assert second.arrays["strategy/m_t/0"][0] == 2.0
+
+
+def test_what_a_wrapped_strategy_has_learned_is_kept_too():
+    strategy = DifferentialPrivacyServerSideFixedClipping(FedAdam(), 0.1, 1.0, 4)
+    state = StrategyState(strategy)
+    strategy.strategy.m_t, strategy.num_sampled_clients = {"0": np.ones(2)}, 3
+    encoder = Encoder()
+    trees = state.encode(encoder)
+    assert set(trees) == {"num_sampled_clients", "strategy.m_t"}
+    again = DifferentialPrivacyServerSideFixedClipping(FedAdam(), 0.1, 1.0, 4)
+    StrategyState(again).restore(trees, encoder.arrays)
+    assert (again.num_sampled_clients, again.strategy.m_t["0"].tolist()) == (3, [1.0, 1.0])
+
+
+class Custom(FedAvg):
+    def __init__(self, **extra):
+        super().__init__()
+        vars(self).update(extra)
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [len, Thing, functools.partial(max, 1), logging.getLogger("x"), Path("here"), [min, max], {"f": print}],
+)
+def test_what_has_no_state_and_stays_the_same_is_configuration(harmless):
+    state = StrategyState(Custom(extra=harmless))
+    assert state.missing() == []
+    assert state.encode(Encoder()) == {}
+
+
+def test_what_may_have_state_that_cannot_be_seen_is_named():
+    strategy = Custom(model=Thing(), seen=[1])
+    state = StrategyState(strategy)
+    assert state.missing() == ["model (Thing)"]
+    strategy.seen.append(Thing())
+    strategy.hook = print
+    assert state.missing() == ["model (Thing)", "seen/1 (Thing)", "hook (builtin_function_or_method)"]
+    assert state.encode(Encoder()) == {}
+
+
+class Accountant:
+    """Keeps its state itself, as those of Flower do."""
+
+    def __init__(self):
+        self.spent = []
+
+    def state_dict(self):
+        return {"spent": list(self.spent)}
+
+    def load_state_dict(self, state):
+        self.spent = state["spent"]
+
+
+def test_what_keeps_its_state_itself_is_asked_for_it():
+    strategy = Custom(accountant=Accountant())
+    state = StrategyState(strategy)
+    strategy.accountant.spent += [0.5, float("inf")]
+    assert state.missing() == []
+    again = Custom(accountant=Accountant())
+    StrategyState(again).restore(state.encode(Encoder()), {})
+    assert again.accountant.spent == [0.5, float("inf")]
+    with pytest.raises(ValueError, match="has the state of accountant"):
+        StrategyState(Custom()).restore(state.encode(Encoder()), {})
+
+
+def test_one_that_cannot_say_its_state_is_named():
+    class Broken(Accountant):
+        def state_dict(self):
+            raise RuntimeError("no backend")
+
+    assert StrategyState(Custom(accountant=Broken())).missing() == ["accountant (Broken: no backend)"]
+
+
+# -- files -------------------------------------------------------------------------------------------------
+
+
+def write(number):
+    checkpoint = Checkpoint(RUN)
+    kept = {"model": checkpoint.keep("model", {"w/0": np.full(5, float(number)), "w/1": np.arange(number)})}
+    checkpoint.commit({"number": number, "arrays": kept})
+    return checkpoint
+
+
+def read(run_dir=RUN):
+    checkpoint = Checkpoint(run_dir)
+    state = checkpoint.read()
+    return state["number"], checkpoint.arrays(state["arrays"]["model"])
+
+
+def test_killed_at_any_step_of_a_write_there_is_one_state_and_its_arrays(monkeypatch):
+    write(1)
+    points = KillPoints(RUN, Path("copies"))
+    with monkeypatch.context() as patch:
+        points.watch(patch)
+        write(2)
+    found = []
+    for copy in points.found:
+        number, arrays = read(copy)
+        assert arrays["w/0"].tolist() == [float(number)] * 5
+        found.append(number)
+    assert found == sorted(found)  # once the new one is there the old one is not
+    assert found.count(1) >= 4
+    assert found.count(2) >= 2
+
+
+def test_old_arrays_and_leftovers_are_removed_and_equal_arrays_are_not_written_again():
+    write(1)
+    first = {path.name: path.stat().st_mtime_ns for path in (RUN / "checkpoint").glob("*.npz")}
+    (RUN / "checkpoint" / "model-dead.npz.new").write_bytes(b"torn")
+    write(1)
+    assert {path.name: path.stat().st_mtime_ns for path in (RUN / "checkpoint").glob("*.npz")} == first
+    write(2)
+    names = sorted(path.name for path in (RUN / "checkpoint").iterdir())
+    assert len(names) == 2
+    assert names[1] == "state.json"
+    assert names[0] not in first
+
+
+def arrays_file():
+    return next((RUN / "checkpoint").glob("*.npz"))
+
+
+def _cut(path, to):
+    path.write_bytes(path.read_bytes()[:to])
+
+
+def _flip(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_a_cut_file_is_refused_with_one_line(part):
+    write(3)
+    for path in (arrays_file(), RUN / "checkpoint" / "state.json"):
+        whole = path.read_bytes()
+        _cut(path, min(int(len(whole) * part), len(whole) - 2))  # the last is a newline
+        with pytest.raises(InputError) as caught:
+            read()
+        assert str(path) in str(caught.value)
+        assert "another run-dir" in str(caught.value)
+        assert "\n" not in str(caught.value)
+        path.write_bytes(whole)
+
+
+def test_any_flipped_bit_is_refused():
+    write(3)
+    for path in (arrays_file(), RUN / "checkpoint" / "state.json"):
+        whole = path.read_bytes()
+        content = read()
+        for at in range(0, len(whole), 7):
+            _flip(path, at)
+            try:
+                number, arrays = read()
+            except InputError:
+                pass
+            else:  # a bit that says nothing, as of a date in the zip file
+                assert number == content[0]
+                assert all(np.array_equal(arrays[name], content[1][name]) for name in content[1])
+            path.write_bytes(whole)
+
+
+def test_arrays_that_are_not_there_or_another_runs_are_refused():
+    write(3)
+    path = arrays_file()
+    name = path.name
+    other = Checkpoint(Path("other"))
+    other.keep("model", {"w/0": np.zeros(5)})
+    path.write_bytes(next(Path("other/checkpoint").iterdir()).read_bytes())
+    with pytest.raises(InputError, match="does not hold what was written"):
+        read()
+    path.unlink()
+    with pytest.raises(InputError, match=f"{name}: checkpoint: is not there"):
+        read()
+
+
+def test_a_pickle_in_the_place_of_arrays_is_not_opened():
+    write(3)
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, ("pwned",)
+
+    with arrays_file().open("wb") as out:
+        np.savez(out, x=np.array([Evil()], dtype=object))
+    with pytest.raises(InputError, match="is torn"):
+        read()
+    assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("", "is torn"), ("[]", "is not a checkpoint"), ('{"v": 1}', "is not a checkpoint"),
+     ('{"v": 9, "state": {}}', "has version 9, not 1"),
+     ('{"v": 1, "sha256": "", "state": {}}', "does not hold"), ("\xff", "is torn")],
+)  # fmt: skip
+def test_what_is_no_state_is_refused(text, problem):
+    write(1)
+    Checkpoint(RUN).path.write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match=problem):
+        read()

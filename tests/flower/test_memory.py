@@ -1,0 +1,114 @@
+"""What a run keeps in memory does not grow with the rounds that are done, beyond a few numbers a round."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg
+
+from lowcarb_scheduler import CarbonClientApp, IntensityTable, carbon_aware
+from lowcarb_scheduler.accounting.turns import Profile, TurnReport
+from lowcarb_scheduler.clock import HOUR_US, VirtualClock, to_us
+from lowcarb_scheduler.ledger import Ledger
+from lowcarb_scheduler.scheduling.recorder import Round, RunRecorder
+from lowcarb_scheduler.testing import InMemoryGrid
+
+HOUR = timedelta(hours=1)
+RUN = Path("run")
+BOOKS_BYTES = 256  # a round, at most: five numbers, and a place among the others
+RUN_BYTES = 2048  # a round, at most, with Flower's own record of its metrics
+
+
+class NoActuals:
+    """An feed that learns what happened when the run is over, and not before."""
+
+    actual: IntensityTable | None = None
+
+    def learn_actual(self, since, now, last_chance=False):
+        if last_chance:
+            edges = np.arange(to_us(since), to_us(now) + HOUR_US + 1, HOUR_US)
+            self.actual = IntensityTable(edges, ("DE",), np.full((len(edges) - 1, 1), 100.0), "average", "x")
+
+    def degrade(self, *_):
+        raise AssertionError("nothing goes wrong here")
+
+
+def test_books_keep_a_few_numbers_a_round_however_many_nodes_it_had(midnight, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    clock = VirtualClock(midnight)
+    ledger = Ledger(RUN, clock)
+    ledger.append("run_started")
+    recorder = RunRecorder(ledger, NoActuals(), midnight)
+    profiles = [Profile(k, f"node-{k}", "DE", 1000.0, False, None) for k in range(4)]
+    recorder.add_nodes([p.key for p in profiles], [p.key for p in profiles])
+    recorder.meet(profiles)
+    rounds, used = 2000, {}
+    tracemalloc.start()
+    for number in range(1, rounds + 1):
+        opened_at = clock.now()
+        window = (opened_at, opened_at + HOUR)
+        members = {p.node_id: (p, window) for p in profiles}
+        recorder.open(Round(number, opened_at, window[1], members, 400.0), timedelta(0), opened_at)
+        clock.sleep_until(window[1])
+        recorder.train_ended({p.node_id: (window, TurnReport()) for p in profiles}, {})
+        recorder.evaluated(number, [(p, window, TurnReport()) for p in profiles], 0, {"score": 0.5})
+        recorder.close(clock.now(), HOUR)
+        if number in (200, rounds):
+            gc.collect()
+            used[number] = tracemalloc.get_traced_memory()[0]
+    growth = (used[rounds] - used[200]) / (rounds - 200)
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    summary = recorder.finish("completed", clock.now(), None)
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    ledger.close()
+    assert growth < BOOKS_BYTES
+    size = (RUN / "ledger.jsonl").stat().st_size
+    assert size > 3_000_000
+    assert peak < size / 2  # it is read a round at a time
+    assert summary["realised_g"] == pytest.approx(rounds * 400.0)
+    assert summary["run_now_g"] == pytest.approx(rounds * 400.0)
+    assert summary["evaluation_g"] == pytest.approx(rounds * 400.0)
+
+
+@pytest.mark.parametrize("rounds", [24, pytest.param(2000, marks=pytest.mark.soak)])
+def test_a_whole_run_keeps_a_few_numbers_a_round(midnight, monkeypatch, caplog, rounds):
+    caplog.set_level("ERROR", "flwr")  # pytest remembers every line
+    monkeypatch.setattr("lowcarb_scheduler.flower.waiting.REGISTERING", timedelta(0))
+    app = CarbonClientApp()
+
+    @app.train()
+    def train(message, context):
+        reply = {"arrays": message.content["arrays"], "metrics": MetricRecord({"num-examples": 1})}
+        return Message(RecordDict(reply), reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message, context):
+        return Message(RecordDict({"metrics": MetricRecord({"num-examples": 1})}), reply_to=message)
+
+    grid = InMemoryGrid(app, [{"partition-id": k, "location": "DE"} for k in range(20)])
+    used = {}
+
+    class Watching(FedAvg):
+        def aggregate_evaluate(self, server_round, replies):
+            grid.sent.clear()  # the grid of a test remembers everything
+            if server_round in (rounds // 3, rounds - 1):
+                gc.collect()
+                used[server_round] = tracemalloc.get_traced_memory()[0]
+            return super().aggregate_evaluate(server_round, replies)
+
+    strategy = carbon_aware(
+        Watching(), clock=VirtualClock(midnight), clients_per_round=10, round_duration=HOUR, run_dir=RUN
+    )
+    tracemalloc.start()
+    strategy.start(grid, ArrayRecord([np.zeros(3)]), num_rounds=rounds)
+    tracemalloc.stop()
+    first, last = sorted(used)
+    assert (used[last] - used[first]) / (last - first) < RUN_BYTES

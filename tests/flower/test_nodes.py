@@ -1,0 +1,345 @@
+"""Profiles: what nodes say, what the server's file says, and what is believed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from lowcarb_scheduler import CarbonClientApp, Synthetic
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
+from lowcarb_scheduler.flower.nodes import LocationResolver, Profiles
+from lowcarb_scheduler.scheduling.locations import Place, read_places
+from lowcarb_scheduler.testing import InMemoryGrid
+
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def look():
+    """Return a function that gives the profiles of nodes with these configurations, and the notes."""
+
+    def profiles(configs, places=None, default_location=None, app=None, source=None, registered=()):
+        notes = []
+        grid = InMemoryGrid(app or CarbonClientApp(), configs)
+        for config, name, location in registered:
+            grid.join(config, name, location)
+        known = Profiles(places or {}, LocationResolver(source), default_location, 300.0, notes.append)
+        return list(known.of(grid, list(grid.get_node_ids())).values()), notes
+
+    return profiles
+
+
+def test_a_node_says_who_and_where_it_is(look):
+    said = {"name": "hospital-a", "location": "DE", "power-watts": 250, "duration-minutes": 20.0}
+    (profile,), notes = look([said])
+    assert (profile.key, profile.location, profile.power_watts) == ("hospital-a", "DE", 250.0)
+    assert profile.duration == 20 * MINUTE
+    assert not profile.power_assumed
+    assert notes == []
+
+
+def test_the_servers_file_overrules_the_node(look):
+    places = {"0": Place("FR", 100.0), "b": Place("ES")}
+    profiles, _ = look(
+        [{"partition-id": 0, "location": "DE", "power-watts": 250}, {"name": "b", "power-watts": 250}], places
+    )
+    assert [(p.location, p.power_watts) for p in profiles] == [("FR", 100.0), ("ES", 250.0)]
+
+
+def test_defaults_are_marked(look):
+    (profile,), _ = look([{"partition-id": 7}], default_location="DE")
+    assert (profile.key, profile.location, profile.power_watts) == ("7", "DE", 300.0)
+    assert profile.power_assumed
+
+
+def test_a_node_without_our_client_gets_what_the_server_knows(look):
+    from flwr.clientapp import ClientApp
+
+    (profile,), notes = look([{"location": "DE"}], app=ClientApp())
+    assert (profile.key, profile.location) == ("101", None)
+    assert "1 node(s) did not answer" in notes[0]
+
+
+@pytest.mark.parametrize("watts", [float("nan"), float("inf"), -1.0, 1e12, "much", True])
+def test_a_power_that_cannot_be_is_replaced_and_noted_once(look, watts):
+    (profile,), notes = look([{"partition-id": 0, "location": "DE", "power-watts": watts}])
+    assert (profile.power_watts, profile.power_assumed) == (300.0, True)
+    assert len(notes) == 1
+
+
+@pytest.mark.parametrize(
+    "location", ["x" * 10_000, "<script>alert(1)</script>", "[red]DE", "=cmd", "D\nE", "", 5]
+)
+def test_a_location_that_cannot_be_is_replaced_and_noted_once(look, location):
+    (profile,), notes = look([{"partition-id": 0, "location": location}], default_location="FR")
+    assert profile.location == "FR"
+    assert len(notes) == 1
+
+
+@pytest.mark.parametrize("minutes", [0.0, -5.0, 1e-9, float("nan"), 1e9, 1e300])
+def test_a_duration_that_cannot_be_is_dropped_and_noted_once(look, minutes):
+    (profile,), notes = look([{"partition-id": 0, "location": "DE", "duration-minutes": minutes}])
+    assert profile.duration is None
+    assert len(notes) == 1
+
+
+def test_two_nodes_of_one_name_are_counted_apart(look):
+    profiles, notes = look([{"name": "a", "location": "DE"}, {"name": "a", "location": "DE"}])
+    assert len({p.key for p in profiles}) == 2
+    assert notes == ["'a' is the name of another node, it is counted apart (node 'a@102')"]
+
+
+def test_entries_that_no_node_answers_to_are_known():
+    grid = InMemoryGrid(CarbonClientApp(), [{"partition-id": 0}])
+    places = {"0": Place("DE"), "supernode-1": Place("FR")}
+    profiles = Profiles(places, LocationResolver(None), None, 300.0, lambda _: None)
+    profiles.of(grid, list(grid.get_node_ids()))
+    assert profiles.unmatched() == ["supernode-1"]
+
+
+def test_power_may_be_spelt_as_in_a_job():
+    Path("l.toml").write_text('0 = { location = "DE", power_watts = 250 }\n', encoding="utf-8")
+    assert read_places(Path("l.toml")) == {"0": Place("DE", 250.0)}
+
+
+def test_each_node_is_asked_once():
+    grid = InMemoryGrid(CarbonClientApp(), [{"location": "DE"}])
+    profiles = Profiles({}, LocationResolver(None), None, 300.0, lambda _: None)
+    for _ in range(3):
+        profiles.of(grid, list(grid.get_node_ids()))
+    assert len(grid.sent) == 1
+
+
+def test_a_silent_node_is_asked_three_times_and_planned_with_defaults():
+    from flwr.clientapp import ClientApp
+
+    grid = InMemoryGrid(ClientApp(), [{"location": "FR"}])
+    profiles = Profiles({}, LocationResolver(None), "DE", 300.0, lambda _: None)
+    for _ in range(6):
+        (profile,) = profiles.of(grid, list(grid.get_node_ids())).values()
+        assert (profile.location, profile.power_watts, profile.power_assumed) == ("DE", 300.0, True)
+        assert profile.duration is None
+    assert len(grid.sent) == 3
+    assert {message.metadata.ttl for message in grid.sent} == {60.0}  # nobody answers a question of yesterday
+
+
+def test_a_node_that_left_is_forgotten_and_asked_anew():
+    grid = InMemoryGrid(CarbonClientApp(), [{"name": "a"}, {"name": "b"}])
+    profiles = Profiles({}, LocationResolver(None), None, 300.0, lambda _: None)
+    assert len(profiles.of(grid, [101, 102])) == 2
+    assert [p.key for p in profiles.of(grid, [102]).values()] == ["b"]
+    assert [p.key for p in profiles.of(grid, [101, 102]).values()] == ["a", "b"]
+    assert [message.metadata.dst_node_id for message in grid.sent] == [101, 102, 101]
+
+
+# -- the order of who is believed --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "registered", "said", "default", "where"),
+    [
+        ("FR", "GB", "ES", "PL", "FR"),
+        (None, "GB", "ES", "PL", "GB"),
+        (None, "", "ES", "PL", "ES"),
+        (None, "", None, "PL", "PL"),
+        (None, "", None, None, None),
+        (None, "<b>GB</b>", "ES", "PL", "ES"),
+        (None, "Atlantis", "ES", "PL", "ES"),  # a place the source does not know is none
+        (None, "Atlantis", "Lemuria", "PL", "PL"),
+        (None, "", "Lemuria", None, None),
+        ("Mu", "GB", "ES", "PL", "Mu"),  # who runs the server is not corrected
+        (None, "", "es", None, "ES"),
+    ],
+)
+def test_who_is_believed_about_a_location(look, file, registered, said, default, where):
+    config = {"partition-id": 0} | ({"location": said} if said else {})
+    places = {"0": Place(file)} if file else {}
+    (profile,), _ = look([], places, default, source=Synthetic(), registered=[(config, "", registered)])
+    assert profile.location == where
+
+
+def test_a_registered_name_is_the_nodes_own(look):
+    """Who only says so does not get the name, the place or the turns of the node registered with it."""
+    configs = [{"name": "hospital-a", "location": "DE"}]
+    registered = [({"name": "x", "location": "ES"}, "hospital-a", "")]
+    profiles, notes = look(configs, registered=registered)
+    assert [(p.node_id, p.key) for p in profiles] == [(101, "hospital-a@101"), (102, "hospital-a")]
+    assert notes == ["'hospital-a' is the name of another node, it is counted apart (node 'hospital-a@101')"]
+
+
+def test_places_that_are_unknown_are_noted_with_what_was_meant(look):
+    configs = [
+        {"partition-id": k, "location": name} for k, name in enumerate(("DE", "westurope", "Mu", "Mu"))
+    ]
+    _, notes = look(configs, source=Synthetic())
+    assert notes == [
+        "location 'westurope' is not known to the source (did you mean westeurope?), it is passed over"
+        " (node '1')",
+        "location 'Mu' is not known to the source, it is passed over (2 nodes: '2', '3')",
+    ]
+
+
+def test_many_lies_are_few_lines(look):
+    configs = [{"partition-id": k, "power-watts": -1.0, "location": "=cmd"} for k in range(2000)]
+    profiles, notes = look(configs, default_location="DE")
+    assert {(p.location, p.power_watts) for p in profiles} == {("DE", 300.0)}
+    assert len(notes) == 2
+    assert all("2000 nodes: '0', '1', '2', ..." in note and len(note) < 120 for note in notes)
+
+
+def test_many_lies_of_all_kinds_are_few_lines_too(look):
+    configs = [{"partition-id": k, "location": f"{k / 100:.2f},0.00"} for k in range(500)]
+    _, notes = look(configs, default_location="germanynorth", source=Atlas({"fiji": (-17.7, 178.0)}))
+    assert len(notes) == 11
+    assert notes[-1] == "490 more node(s) say what cannot be, the defaults are used"
+
+
+# -- coordinates --------------------------------------------------------------------------------------------
+
+
+class Atlas:
+    """A source that tells where its locations are, after some calls that fail."""
+
+    PLACES: ClassVar = {
+        "germanywestcentral": (50.11, 8.68),  # Frankfurt
+        "germanynorth": (53.55, 10.0),  # Hamburg
+        "westeurope": (52.37, 4.9),  # Amsterdam
+        "fiji": (-17.7, 178.0),
+    }
+
+    def __init__(self, places=None, failures=0):
+        self.places, self.failures, self.calls = self.PLACES if places is None else places, failures, 0
+
+    def known_locations(self):
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise ForecastUnavailableError({"https://sdk.example": "does not answer"})
+        return self.places
+
+
+@pytest.mark.parametrize(
+    ("coordinates", "place"),
+    [
+        ("52.52,13.40", "germanynorth"),  # Berlin: 255 km
+        (" 50.1 , 8.7 ", "germanywestcentral"),
+        ("52,5", "westeurope"),
+        ("-18.0,-179.5", "fiji"),  # across the date line
+        ("40.4,-3.7", None),  # Madrid: more than 500 km
+        ("90,0", None),
+        ("91,0", None),
+        ("0,181", None),
+        ("999,999", None),
+    ],
+)
+@pytest.mark.parametrize("told_by", ["node", "operator", "file", "default"])
+def test_coordinates_lead_to_the_nearest_location(look, coordinates, place, told_by):
+    config = {"partition-id": 0} | ({"location": coordinates} if told_by == "node" else {})
+    registered = [(config, "", coordinates if told_by == "operator" else "")]
+    places = {"0": Place(coordinates)} if told_by == "file" else {}
+    default = coordinates if told_by == "default" else None
+    (profile,), notes = look([], places, default, source=Atlas(), registered=registered)
+    assert profile.location == place
+    assert len(notes) == (place is None)
+
+
+def test_too_far_is_said_with_the_distance(look):
+    _, notes = look([{"partition-id": 0, "location": "40.4,-3.7"}], source=Atlas(), default_location="GB")
+    assert notes == [
+        "location '40.4,-3.7' is 1,447 km from germanywestcentral, the nearest location of the source, it is"
+        " passed over (node '0')"
+    ]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [None, Synthetic(), Atlas({}), Atlas({"a": None}), Atlas({"a": (None, None), "b": ("x", 1), "c": 5})],
+)
+def test_without_coordinates_of_the_source_the_default_is_used(look, source):
+    (profile,), notes = look([{"location": "52.5,13.4"}], default_location="DE", source=source)
+    assert profile.location == "DE"
+    assert "the source does not say where its locations are" in notes[0]
+
+
+def test_a_source_that_does_not_answer_is_asked_again_at_the_next_look():
+    source, notes = Atlas(failures=2), []
+    grid = InMemoryGrid(CarbonClientApp(), [{"location": "52.5,13.4"}, {"location": "50,9"}])
+    profiles = Profiles({}, LocationResolver(source), "FR", 300.0, notes.append)
+    seen = [[p.location for p in profiles.of(grid, [101, 102]).values()] for _ in range(4)]
+    assert seen == [["FR", "FR"], ["FR", "FR"], *[["germanynorth", "germanywestcentral"]] * 2]
+    assert source.calls == 3
+    assert len(grid.sent) == 2  # the nodes themselves are not
+    assert "does not answer" in notes[0]
+
+
+def test_a_source_that_never_answers_is_asked_three_times():
+    source = Atlas(failures=99)
+    grid = InMemoryGrid(CarbonClientApp(), [{"location": "52.5,13.4"}])
+    profiles = Profiles({}, LocationResolver(source), "FR", 300.0, lambda _: None)
+    for _ in range(9):
+        profiles.of(grid, [101])
+    assert source.calls == 3
+
+
+@pytest.mark.parametrize(("default", "calls"), [("FR", 1), (None, 0)])
+def test_a_source_is_asked_for_its_names_only_where_that_changes_something(look, default, calls):
+    source = Atlas()
+    look([{"name": "a", "location": "westeurope"}, {"name": "b"}], default_location=default, source=source)
+    assert source.calls == calls
+
+
+def test_a_list_with_all_coordinates_decides_on_names(look):
+    configs = [{"name": "a", "location": "WestEurope"}, {"name": "b", "location": "atlantis"}]
+    profiles, _ = look(configs, default_location="germanynorth", source=Atlas())
+    assert [p.location for p in profiles] == ["westeurope", "germanynorth"]
+    partial = Atlas({**Atlas.PLACES, "London": None})  # of a source that knows postcodes, too
+    profiles, _ = look(configs, default_location="germanynorth", source=partial)
+    assert [p.location for p in profiles] == ["WestEurope", "atlantis"]
+
+
+def test_reads_both_forms_of_a_locations_file():
+    Path("l.toml").write_text(
+        '0 = "DE"\n"site-b" = { location = "FR", power-watts = 250 }\n[names.DE]\ntraces = "D"',
+        encoding="utf-8",
+    )
+    assert read_places(Path("l.toml")) == {"0": Place("DE"), "site-b": Place("FR", 250.0)}
+
+
+@pytest.mark.parametrize(("file", "minutes"), [(Place("FR", None, 45 * MINUTE), 45), (Place("FR"), 20)])
+def test_how_long_a_turn_takes_is_told_by_the_file_and_else_by_the_node(look, file, minutes):
+    said = {"partition-id": 0, "location": "DE", "duration-minutes": 20.0}
+    (profile,), _ = look([said], places={"0": file})
+    assert profile.duration == minutes * MINUTE
+
+
+def test_a_locations_file_may_tell_how_long_a_turn_takes():
+    Path("l.toml").write_text('a = { location = "DE", duration-minutes = 20 }\n', encoding="utf-8")
+    assert read_places(Path("l.toml")) == {"a": Place("DE", None, 20 * MINUTE)}
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("0 = ", "locations"),
+        ("0 = 5", "0"),
+        ("0 = { power-watts = 5 }", "0"),
+        ('0 = { location = "DE", watts = 5 }', "0.watts"),
+        ('0 = { location = "DE", power-watts = -5 }', "0.power-watts"),
+        ('0 = { location = "DE", power-watts = nan }', "0.power-watts"),
+        ('0 = { location = "DE", duration-minutes = 0 }', "0.duration-minutes"),
+        ('0 = { location = "DE", duration-minutes = "20" }', "0.duration-minutes"),
+    ],
+)
+def test_a_bad_locations_file_names_file_and_entry(text, field):
+    Path("l.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        read_places(Path("l.toml"))
+    assert (caught.value.file, caught.value.field) == ("l.toml", field)
+
+
+def test_a_locations_file_that_is_not_there():
+    with pytest.raises(InputError) as caught:
+        read_places(Path("nowhere.toml"))
+    assert str(Path("nowhere.toml").absolute()) in str(caught.value)

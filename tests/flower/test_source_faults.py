@@ -1,0 +1,170 @@
+"""A run on web sources: what one run learned serves the next, and no fault of a source makes it late."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg
+
+from lowcarb_scheduler import CarbonClientApp, carbon_aware, replan
+from lowcarb_scheduler.clock import parse_time
+from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.ledger import read_ledger
+from lowcarb_scheduler.scheduling import policy
+from lowcarb_scheduler.settings import Settings
+from lowcarb_scheduler.testing import InMemoryGrid
+from support.forecast_sources import DAY, HOUR, NOW, Machine, Web
+
+SECOND = timedelta(seconds=1)
+PLACES = ("DE", "FR", "GB")
+
+
+class Tide(Web):
+    """A source by which the night is dirty and the day is clean."""
+
+    def _table(self, places, start, end):
+        table = super()._table(places, start, end)
+        hours = table.edges_us[:-1] // 3_600_000_000 % 24
+        values = np.where((hours < 6) | (hours >= 18), 400.0, 100.0)[:, None] + np.zeros(len(places))
+        return table.relaid(table.edges_us, table.locations, values)
+
+
+@pytest.fixture(autouse=True)
+def _wait_for_no_nodes(monkeypatch):
+    monkeypatch.setattr("lowcarb_scheduler.flower.waiting.REGISTERING", timedelta(0))
+
+
+@pytest.fixture
+def clock():
+    return Machine(NOW)
+
+
+def train(clock, source, run_dir="run", rounds=4, **settings):
+    """Run rounds of exactly an hour, and return the ledger."""
+    app = CarbonClientApp()
+    worked = set()
+
+    @app.train()
+    def train(message, context):
+        number = message.content["config"]["server-round"]
+        if number not in worked:
+            worked.add(number)
+            clock.sleep_until(clock.now() + HOUR)
+        arrays = ArrayRecord(message.content["arrays"].to_numpy_ndarrays())
+        return Message(
+            RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})}), reply_to=message
+        )
+
+    grid = InMemoryGrid(app, [{"partition-id": k, "location": PLACES[k % 3]} for k in range(6)])
+    given = {"clients_per_round": 2, "round_duration": HOUR, "run_dir": Path(run_dir), "finish_by": 24 * HOUR}
+    strategy = carbon_aware(FedAvg(fraction_evaluate=0.0), source=source, clock=clock, **given | settings)
+    strategy.start(grid, ArrayRecord([np.zeros(2)]), num_rounds=rounds)
+    return read_ledger(Path(run_dir))
+
+
+def named(events, name):
+    return [event for event in events if event["event"] == name]
+
+
+def test_what_one_run_has_learned_serves_the_next(clock):
+    first = train(clock, Tide(clock=clock))
+    assert any(event["held_s"] for event in named(first, "round_opened"))
+    down = Tide(clock=clock)
+    down.down = "answered 503"
+    second = train(clock, down, run_dir="second")
+    (event,) = named(second, "forecast")
+    assert event["last_good"] == dict.fromkeys(PLACES, "answered 503")
+    assert named(second, "planned")[0]["basis"] == "forecast"
+    faults = {event["what"]: event for event in named(second, "degraded")}
+    assert "the last good forecast, of" in faults["forecast of DE, FR, GB"]["consequence"]
+    assert faults["actual intensity"]["consequence"] == "what it is missing for is not called realised"
+    assert len(named(second, "round_closed")) == 4
+
+
+def test_corrections_are_learned_from_the_archive(clock, monkeypatch):
+    given = []
+
+    def spy(job, forecast, history=None, past_forecasts=(), previous=None, **labels):
+        given.append((len(past_forecasts), history))
+        return replan(job, forecast, history, past_forecasts, previous, **labels)
+
+    monkeypatch.setattr(policy, "replan", spy)
+    train(clock, Tide(clock=clock))
+    assert given[0][0] == 1
+    clock.sleep_until(NOW + 3 * DAY)
+    train(clock, Tide(clock=clock), run_dir="second")
+    assert given[-1][0] >= 3
+    assert given[-1][1].start <= NOW + 3 * DAY - 28 * DAY
+
+
+def test_an_archive_that_cannot_be_used_stops_nothing(clock, tmp_path):
+    (tmp_path / "file").touch()
+    events = train(clock, Tide(clock=clock), archive_dir=tmp_path / "file")
+    assert len(named(events, "round_closed")) == 4
+    assert any(event["held_s"] for event in named(events, "round_opened"))
+    assert [event["what"] for event in named(events, "degraded")] == ["archive"]
+
+
+def test_without_an_archive_nothing_is_kept(clock, tmp_path):
+    train(clock, Tide(clock=clock), archive_dir="none")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("slack_s", [3, 10, 45, 3600])
+@pytest.mark.parametrize("patience", [0.0, 1.0])
+@pytest.mark.parametrize("good_calls", [0, 2])
+def test_a_source_that_hangs_makes_no_job_late(clock, slack_s, patience, good_calls):
+    class Hanging(Tide):
+        def _begin(self, *what):
+            self.takes = HOUR if len(self.asked) >= good_calls else timedelta(0)
+            return super()._begin(*what)
+
+    source = Hanging(clock=clock)
+    finish_by = NOW + 4 * HOUR + slack_s * SECOND
+    events = train(clock, source, finish_by=finish_by, patience=patience)
+    closed = named(events, "round_closed")
+    assert len(closed) == 4
+    assert all(one["closes_at"] <= other["opens_at"] for one, other in pairwise(closed))
+    assert source.asked  # it was given a chance
+    assert parse_time(closed[-1]["closes_at"], "closes_at") <= finish_by
+
+
+def test_the_locations_file_names_places_for_a_source_given_in_code(clock, tmp_path):
+    path = tmp_path / "locations.toml"
+    path.write_text('0 = "here"\n[names.here]\nmine = "DE"\n', encoding="utf-8")
+    source = Tide("mine", places=set(PLACES), clock=clock)
+    events = train(clock, source, locations=path)
+    assert set(named(events, "forecast")[0]["g_per_kwh"]) == {*PLACES, "here"}
+    assert "here" not in source.asked[0][1]
+    assert named(events, "run_started")[0]["source"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"source": "uk"}, "lowcarb-source: 'uk' is unknown"),
+        (
+            {"source": "carbon-aware-sdk"},
+            "lowcarb-sdk-url: is not set; set lowcarb-sdk-url in the run-config",
+        ),
+        (
+            {"source": "electricity-maps"},
+            "electricity-maps-token: is not set; set LOWCARB_ELECTRICITY_MAPS_TOKEN",
+        ),
+        ({"source": "synthetic", "locations": "bad.toml"}, "bad.toml: names.DE: 'uk' is unknown"),
+    ],
+)
+def test_what_cannot_be_opened_fails_before_anything_trains(settings, error):
+    Path("bad.toml").write_text('[names.DE]\nuk = "DE"\n', encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        carbon_aware(FedAvg(), **settings)
+    assert error in str(caught.value)
+
+
+def test_there_is_a_setting_for_each_thing_tested_here():
+    assert {"archive_dir", "archive_days", "traces_actual", "locations"} <= set(Settings.model_fields)

@@ -1,0 +1,316 @@
+"""Electricity Maps: what the client asks, and what it makes of the answers."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from lowcarb_scheduler.clock import VirtualClock
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
+from lowcarb_scheduler.forecasts.registry import open_source
+from lowcarb_scheduler.forecasts.sources.electricity_maps import URL, ElectricityMaps
+from lowcarb_scheduler.settings import Settings
+from support.openapi_check import Document, examples
+
+NOW = datetime(2026, 3, 10, 14, 25, 30, 250_000, tzinfo=UTC)
+BEGUN = datetime(2026, 3, 10, 14, tzinfo=UTC)  # the hour that is running
+UPDATED = "2026-03-10T14:07:41.336Z"
+HOUR = timedelta(hours=1)
+TOKEN = "tok-0123456789"
+VARIABLE = "LOWCARB_ELECTRICITY_MAPS_TOKEN"
+
+
+def points(*values, start=BEGUN):
+    return [
+        {"carbonIntensity": value, "datetime": (start + k * HOUR).strftime("%Y-%m-%dT%H:%M:%S.000Z")}
+        for k, value in enumerate(values)
+    ]
+
+
+def forecast(*values, zone="DE", **changes):
+    made = {"zone": zone, "forecast": points(*values), "updatedAt": UPDATED,
+            "temporalGranularity": "hourly", **changes}  # fmt: skip
+    return {key: value for key, value in made.items() if value is not ...}
+
+
+class Server:
+    """Answers by zone (``None`` for any); checks each request against the document."""
+
+    def __init__(self, answers):
+        self.answers = answers if isinstance(answers, dict) and None in answers else {None: answers}
+        self.document = Document("electricity-maps")
+
+    def __call__(self, request):
+        self.document.check_request(request)
+        answer = self.answers.get(request.url.params.get("zone"), self.answers[None])
+        if callable(answer):
+            answer = answer(request)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer if isinstance(answer, httpx.Response) else httpx.Response(200, json=answer)
+
+    def source(self, token=TOKEN, **options):
+        options = {"transport": httpx.MockTransport(self), "clock": VirtualClock(NOW), **options}
+        return ElectricityMaps(token, **options)
+
+    def asked(self):
+        """Return path and query of all requests."""
+        return sorted(str(request.url).removeprefix(URL) for request in self.document.requests)
+
+    def why(self, zone="DE"):
+        with pytest.raises(ForecastUnavailableError) as error:
+            self.source().forecast([zone], NOW)
+        return error.value.missing[zone]
+
+
+def column(table, zone):
+    """Return [(hours after the running one, value)] of one zone; None begins a gap."""
+    return [((point["time"] - BEGUN) / HOUR, point["g_per_kwh"]) for point in table.to_points()[zone]]
+
+
+# -- what it asks ------------------------------------------------------------------------------------------
+
+
+def test_each_zone_is_a_request_with_the_token_and_the_longest_horizon():
+    server = Server({None: forecast(1, 2), "FR": forecast(3, 4, zone="FR")})
+    made = server.source().forecast(["DE", "FR", "DE"], NOW)
+    assert made.intensity.locations == ("DE", "FR")
+    assert server.asked() == [
+        "/v3/carbon-intensity/forecast?zone=DE&horizonHours=72",
+        "/v3/carbon-intensity/forecast?zone=FR&horizonHours=72",
+    ]
+    assert {request.headers["auth-token"] for request in server.document.requests} == {TOKEN}
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 422])
+def test_a_refusal_of_the_longest_horizon_costs_no_forecast(status):
+    def answer(request):
+        long = "horizonHours" in request.url.params
+        return httpx.Response(status, json={"error": "not in your plan"}) if long else forecast(1, 2)
+
+    server = Server({None: answer, "FR": forecast(3, 4, zone="FR")})
+    source = server.source()
+    for _ in range(2):
+        assert source.forecast(["DE", "FR"], NOW).missing == {}
+    longest = "/v3/carbon-intensity/forecast?zone=DE&horizonHours=72"
+    # 401 may be too many requests, which pass: then the longest is asked for again.
+    assert server.asked().count(longest) == (2 if status == 401 else 1)
+    assert server.asked().count("/v3/carbon-intensity/forecast?zone=DE") == 2
+
+
+def test_both_requests_keep_to_one_budget():
+    clock = VirtualClock(NOW)
+
+    def answer(request):
+        read = timedelta(seconds=request.extensions["timeout"]["read"])
+        if "horizonHours" in request.url.params:
+            clock.sleep_until(clock.now() + 0.9 * read)
+            return httpx.Response(403)
+        clock.sleep_until(clock.now() + read)
+        raise httpx.ReadTimeout("silent")
+
+    source = Server({None: answer}).source(clock=clock, timeout=timedelta(seconds=10))
+    with pytest.raises(ForecastUnavailableError):
+        source.forecast(["DE"], NOW)
+    assert clock.now() - NOW <= timedelta(seconds=10)
+
+
+def test_a_long_past_is_asked_for_by_the_week_in_whole_hours():
+    server = Server({"zone": "DE", "data": points(5)})
+    berlin = datetime.fromisoformat("2026-03-01T10:10:00.25+01:00")
+    server.source().actual(["DE"], berlin, berlin + timedelta(days=10))
+    asked = [dict(request.url.params) for request in server.document.requests]
+    assert sorted(asked, key=lambda query: query["start"]) == [
+        {"zone": "DE", "start": "2026-03-01T09:00:00Z", "end": "2026-03-08T09:00:00Z"},
+        {"zone": "DE", "start": "2026-03-08T09:00:00Z", "end": "2026-03-11T10:00:00Z"},
+    ]
+
+
+# -- forecasts and actuals ---------------------------------------------------------------------------------
+
+
+def test_a_forecast_keeps_its_points_and_when_it_was_made():
+    made = Server(forecast(412, None, 371)).source().forecast(["DE"], NOW)
+    table = made.intensity
+    assert made.generated_at == datetime.fromisoformat(UPDATED)
+    assert (table.source, table.signal, table.synthetic) == ("electricity-maps", "average", False)
+    assert column(table, "DE") == [(0, 412), (1, None), (2, 371)]
+    assert table.end == BEGUN + 3 * HOUR
+
+
+def test_each_zone_says_when_its_forecast_was_made():
+    older = "2026-03-10T13:07:00.000Z"
+    server = Server({None: forecast(1, 2), "FR": forecast(3, 4, zone="FR", updatedAt=older)})
+    made = server.source().forecast(["DE", "FR"], NOW)
+    assert made.generated_at == made.issued_at("FR") == datetime.fromisoformat(older)
+    assert made.issued_at("DE") == datetime.fromisoformat(UPDATED)
+
+
+def test_a_forecast_that_does_not_say_when_it_was_made_is_of_this_hour():
+    for undated in (forecast(1, 2, updatedAt=...), forecast(1, 2, updatedAt=None)):
+        assert Server(undated).source().forecast(["DE"], NOW).generated_at == BEGUN
+
+
+@pytest.mark.parametrize(
+    ("granularity", "minutes"),
+    [("hourly", 60), ("15_minutes", 15), ("5_minutes", 5), ("daily", 240), (None, 240), (..., 60)],
+)
+def test_the_granularity_says_how_long_a_value_holds(granularity, minutes):
+    data = [point for k, point in enumerate(points(*range(9))) if k % 4 == 0]
+    made = Server(forecast(forecast=data, temporalGranularity=granularity)).source().forecast(["DE"], NOW)
+    first, *_ = made.intensity.to_points()["DE"][1:]
+    assert first["time"] - BEGUN == timedelta(minutes=minutes)
+
+
+def test_what_was_recorded_may_be_estimated_or_null():
+    data = [
+        {**point, "zone": "DE", "isEstimated": True} for point in points(9, None, 7, start=BEGUN - 3 * HOUR)
+    ]
+    source = Server({None: {"zone": "DE", "data": data}}).source()
+    table = source.actual(["DE"], BEGUN - 2.5 * HOUR, BEGUN)
+    assert column(table, "DE") == [(-2.5, 9), (-2, None), (-1, 7)]
+    assert (table.signal, table.source) == ("average", "electricity-maps")
+
+
+def test_zones_are_known_by_name():
+    server = Server({None: {"DE": {"zoneName": "Germany"}, "FR": {"zoneName": "France", "access": ["*"]}}})
+    assert list(server.source().known_locations()) == ["DE", "FR"]
+    assert server.asked() == ["/v3/zones"]
+    with pytest.raises(ForecastUnavailableError) as error:
+        Server([1]).source().known_locations()
+    assert error.value.missing == {URL: "answered with JSON that is not zones by name"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (forecast(1, zone="FR"), "asked for it, the service answered with zone FR"),
+        (forecast(1, zone=...), "asked for it, the service answered with zone None"),
+        (forecast(1, updatedAt="yesterday"), "updatedAt: 'yesterday' is not a time"),
+        (forecast(1, updatedAt="2026-03-08T14:00:00.000Z"), "its newest forecast is 2 d 25 min old"),
+        (forecast(1, updatedAt="2026-03-10T16:00:00.000Z"), "one of the clocks is wrong"),
+        (forecast(forecast=points(1, start=BEGUN - HOUR)), "its forecast has no value after"),
+        (forecast(None), "there is no usable value: None is no plausible intensity"),
+        (forecast(), "there is no usable value: it is empty"),
+        (forecast(forecast=[3, None]), "there is no usable value: None is not a time"),
+        (forecast(forecast={}), "answered with JSON that has no list of points called forecast"),
+        ([], "answered with JSON that has no list of points called forecast"),
+        (httpx.Response(401, json={"error": "Invalid auth-token"}), f"(check {VARIABLE}; too many requests"),
+        (httpx.Response(403), f"(the plan of {VARIABLE} does not include it"),
+        (httpx.Response(404), "(there is no such zone, or nothing is known of it)"),
+        (httpx.Response(301, headers={"location": "/elsewhere"}), "which is not followed with credentials"),
+        (httpx.Response(301, headers={"location": "https://evil.org"}), "redirects to https://evil.org"),
+        (httpx.Response(200, text="<html>"), "answered with a web page; is the URL right?"),
+        (httpx.ConnectError("refused"), f"cannot connect to {URL}: refused"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_no_forecast_says_why(answer, why):
+    assert why in Server({None: answer}).why()
+
+
+# -- the document and the responses ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("example", examples("electricity-maps"), ids=str)
+def test_every_response_of_the_folder_is_as_documented_and_understood(example):
+    document = Document("electricity-maps")
+    source = ElectricityMaps(TOKEN, transport=document.transport(example.response), clock=VirtualClock(NOW))
+    zone = example.body.get("zone", "DE")
+    data = example.body.get("forecast", example.body.get("data", []))
+    pairs = [(datetime.fromisoformat(point["datetime"]), point["carbonIntensity"]) for point in data]
+    known = [value for _, value in pairs if value is not None]
+
+    def ask():
+        if example.operation == "zones":
+            return source.known_locations()
+        if example.operation == "past":
+            return source.actual([zone], BEGUN - 24 * HOUR, BEGUN)
+        return source.forecast([zone], NOW).intensity
+
+    if example.operation == "zones" and example.status == 200:
+        assert list(ask()) == list(example.body)
+    elif known:
+        table = ask()
+        assert table.values[~np.isnan(table.values)].tolist() == known
+        assert table.start == pairs[0][0]
+    else:
+        with pytest.raises(ForecastUnavailableError) as error:
+            ask()
+        (why,) = error.value.missing.values()
+        expected = "there is no usable value" if example.status == 200 else f"answered {example.status} "
+        assert expected in why
+        assert example.body.get("error", "") in why
+
+
+def test_there_is_a_response_of_every_operation():
+    found = {example.operation for example in examples("electricity-maps") if example.status == 200}
+    assert found == Document("electricity-maps").operations
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+    | st.sampled_from(["DE", "hourly", UPDATED, "2026-03-10T14:00:00.000Z", 150]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
+        st.sampled_from(["zone", "forecast", "data", "datetime", "carbonIntensity", "updatedAt",
+                         "temporalGranularity"]), inner, max_size=6),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@given(JSON, st.sampled_from(range(3)))
+def test_any_json_gives_a_table_or_a_reason(anything, depth):
+    answer = [anything, {"zone": "DE", "forecast": anything, "data": anything},
+              {"zone": "DE", "forecast": [anything], "data": [anything]}][depth]  # fmt: skip
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=json.dumps(answer).encode()))
+    source = ElectricityMaps(TOKEN, transport=transport, clock=VirtualClock(NOW))
+    calls = (
+        lambda: source.forecast(["DE"], NOW),
+        lambda: source.actual(["DE"], NOW - HOUR, NOW),
+        source.known_locations,
+    )
+    for call in calls:
+        reasons = {}
+        try:
+            call()
+        except ForecastUnavailableError as error:
+            reasons = error.missing
+        assert all(why and why.isprintable() and len(why) < 500 for why in reasons.values())
+
+
+# -- the source itself -------------------------------------------------------------------------------------
+
+
+def test_the_source_is_opened_by_name(monkeypatch):
+    with pytest.raises(InputError, match=f"electricity-maps-token: is not set; set {VARIABLE} in the env"):
+        open_source("electricity-maps", Settings.load())
+    monkeypatch.setenv(VARIABLE, TOKEN)
+    source = open_source("electricity-maps", Settings.load())
+    assert isinstance(source, ElectricityMaps)
+    assert (source.name, source.issued_every) == ("electricity-maps", HOUR)
+    assert Settings.load().electricity_maps_url == URL
+    with pytest.raises(InputError, match="LOWCARB_ELECTRICITY_MAPS_URL or give --electricity-maps-url"):
+        open_source("electricity-maps", Settings.load({"electricity_maps_url": "nowhere"}))
+
+
+@pytest.mark.parametrize("given_token", [TOKEN, SecretStr(TOKEN), f"{TOKEN}\n"])
+def test_a_token_is_text_or_a_secret(given_token):
+    server = Server(forecast(1, 2))
+    server.source(given_token).forecast(["DE"], NOW)
+    assert server.document.requests[0].headers["auth-token"] == TOKEN
+
+
+@pytest.mark.parametrize("wrong", ["", " ", None, SecretStr(""), 5, "two words", "tök", "a\nb", "a\tb"])
+def test_a_token_that_is_none_is_bad_input_and_is_not_shown(wrong):
+    with pytest.raises(InputError) as error:
+        ElectricityMaps(wrong)
+    assert VARIABLE in str(error.value)
+    assert error.value.field == "electricity-maps-token"
+    shown = wrong.get_secret_value() if isinstance(wrong, SecretStr) else str(wrong)
+    assert not shown.strip() or shown not in str(error.value)

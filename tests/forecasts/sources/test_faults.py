@@ -1,0 +1,167 @@
+"""Whatever a server does, a call keeps to its budget, and a run to its deadline, and the ledger tells."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg
+
+from lowcarb_scheduler import CarbonAwareSdk, CarbonClientApp, carbon_aware
+from lowcarb_scheduler.clock import parse_time
+from lowcarb_scheduler.errors import ForecastUnavailableError
+from lowcarb_scheduler.forecasts.sources.electricity_maps import ElectricityMaps
+from lowcarb_scheduler.forecasts.sources.uk_carbon_intensity import UkCarbonIntensity
+from lowcarb_scheduler.forecasts.sources.watttime import WattTime
+from lowcarb_scheduler.intensity import MAX_G_PER_KWH
+from lowcarb_scheduler.ledger import read_ledger
+from lowcarb_scheduler.testing import InMemoryGrid
+from support.fault_transports import FAULTS, switching
+from support.forecast_sources import Machine
+from support.openapi_check import FOLDER
+from support.sdk_server import SdkServer
+
+HOUR = timedelta(hours=1)
+BUDGET = timedelta(seconds=30)
+ROUNDS = 3
+RUN = Path("run")
+USED = {"at first": "no waiting", "mid-run": "the last good forecast is used"}
+
+
+class Timed:
+    """A source that is watched: no call may take longer than it was given."""
+
+    def __init__(self, source, clock, budget=BUDGET):
+        self._source, self._clock, self._budget = source, clock, budget
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
+
+    def within(self, limit):
+        return Timed(self._source.within(limit), self._clock, min(limit, self._budget))
+
+    def forecast(self, *args):
+        return self._timed(self._source.forecast, *args)
+
+    def actual(self, *args):
+        return self._timed(self._source.actual, *args)
+
+    def _timed(self, call, *args):
+        began = self._clock.now()
+        try:
+            return call(*args)
+        finally:
+            assert self._clock.now() - began <= self._budget
+
+
+def train(handler, clock):
+    """Run a strategy against a server and return what was trained."""
+    app = CarbonClientApp()
+    worked = set()
+
+    @app.train()
+    def train(message, context):
+        (weights,) = message.content["arrays"].to_numpy_ndarrays()
+        if (number := message.content["config"]["server-round"]) not in worked:
+            worked.add(number)
+            clock.sleep_until(clock.now() + HOUR)
+        reply = {"arrays": ArrayRecord([weights + 1]), "metrics": MetricRecord({"num-examples": 5})}
+        return Message(RecordDict(reply), reply_to=message)
+
+    grid = InMemoryGrid(
+        app, [{"partition-id": k, "location": place} for k, place in enumerate(["DE", "GB"] * 2)]
+    )
+    sdk = CarbonAwareSdk("http://sdk:8080", transport=httpx.MockTransport(handler), clock=clock)
+    strategy = carbon_aware(
+        FedAvg(fraction_evaluate=0.0), source=Timed(sdk, clock), clock=clock, finish_by=24 * HOUR + BUDGET,
+        round_duration=HOUR, clients_per_round=2, run_dir=RUN, archive_dir="none",
+    )  # fmt: skip
+    result = strategy.start(grid, ArrayRecord([np.zeros(3)]), num_rounds=ROUNDS, timeout=5)
+    return result.arrays.to_numpy_ndarrays()[0]
+
+
+def events(name):
+    return [event for event in read_ledger(RUN) if event["event"] == name]
+
+
+@pytest.mark.usefixtures("one_at_a_time")
+@pytest.mark.parametrize("since", ["at first", "mid-run"])
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_a_run_lives_through_every_fault_of_a_server(fault, since, midnight):
+    clock = Machine(midnight)
+    good = SdkServer(clock)
+    bad = fault.make(good, clock)
+    begins = midnight if since == "at first" else midnight + timedelta(minutes=20)
+    hits = []
+
+    def count(request):
+        hits.append(clock.now())
+        return bad(request)
+
+    weights = train(switching(good, count, lambda: clock.now() >= begins), clock)
+    assert weights.tolist() == [ROUNDS] * 3  # what it is without any forecast
+    (begun,), (ended,), closed = events("run_started"), events("run_finished"), events("round_closed")
+    assert hits
+    assert (ended["status"], ended["late"], len(closed)) == ("completed", False, ROUNDS)
+    assert parse_time(closed[-1]["closes_at"], "") <= parse_time(begun["finish_by"], "")
+    told = [event for event in events("degraded") if event["what"] == "forecast"]
+    if not fault.why:
+        assert not told
+        assert events("hold_started")
+        return
+    assert fault.why in told[0]["why"]
+    assert USED[since] in told[0]["consequence"]
+    if since == "at first":
+        assert not events("forecast")
+        assert bool(events("hold_started")) == bool(events("actual"))  # history is worth a wait as well
+
+
+# -- every source on the web -------------------------------------------------------------------------------
+
+NOW = datetime(2026, 3, 10, 14, 25, 30, tzinfo=UTC)
+WEB = {
+    "carbon-aware-sdk": (lambda **given: CarbonAwareSdk("http://sdk:8080", **given), "westeurope",
+                         "currentForecast-hourly"),
+    "electricity-maps": (lambda **given: ElectricityMaps("token", **given), "DE", "forecast"),
+    "uk-carbon-intensity": (UkCarbonIntensity, "GB", "nationalForecast"),
+    "watttime": (lambda **given: WattTime("user", "password", **given), "CAISO_NORTH", "forecast"),
+}  # fmt: skip
+
+
+def response(name, request):
+    """Response as a source does when all is well."""
+    file = "login" if request.url.path == "/login" else WEB[name][2]
+    return httpx.Response(200, content=(FOLDER / "responses" / name / f"{file}.json").read_bytes())
+
+
+@pytest.mark.usefixtures("one_at_a_time")
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+@pytest.mark.parametrize("name", WEB)
+def test_every_call_of_every_source_ends_in_time_with_numbers_or_a_reason(name, fault):
+    clock, (make, place, _) = Machine(NOW), WEB[name]
+    good, faulty = partial(response, name), False
+    handler = switching(good, fault.make(good, clock), lambda: faulty)
+    source = Timed(make(transport=httpx.MockTransport(handler), clock=clock), clock)
+    assert np.isfinite(source.forecast([place], NOW).intensity.values).any()
+    faulty = True
+    for call in (
+        lambda: source.forecast([place], NOW).intensity,
+        lambda: source.actual([place], NOW - 3 * HOUR, NOW),
+        lambda: source.within(BUDGET / 10).forecast([place], NOW).intensity,
+    ):
+        clock.sleep_until(clock.now() + HOUR)  # past the circuit breaker, and the life of a token
+        try:
+            values = call().values
+        except ForecastUnavailableError as error:
+            (why,) = error.missing.values()
+            assert why.isprintable()
+            assert len(why) < 500
+        else:
+            assert "clock" in fault.why or not fault.why  # not every source tells when it was made
+            assert np.nanmin(values) >= 0
+            assert np.nanmax(values) <= MAX_G_PER_KWH

@@ -1,0 +1,120 @@
+"""What only large jobs use, forced upon small ones that can be judged exactly; and a large one at last."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lowcarb_scheduler import Fleet, ForecastUnavailableError, IntensityTable, Job, PlanInfeasibleError, plan
+from lowcarb_scheduler.planning import assignment, lagrangian, planner, solver
+from lowcarb_scheduler.planning.fairness import decide_turns
+from support.exact_solver import Exact
+from support.planning_jobs import NOW, hours_of, random_job
+
+ALWAYS_CLIMB = (solver, "_SMALL", 0)
+IN_BUCKETS = [ALWAYS_CLIMB, (planner, "_APART_CELLS", 0), (planner, "_BUCKETS", (2, 2, 2))]
+SHORTCUTS = {
+    "no branch and bound": [ALWAYS_CLIMB],
+    "buckets of power": IN_BUCKETS,
+    "buckets never refined": [*IN_BUCKETS, (planner, "_REFINED_ARCS", 0)],
+    "spans told apart roughly": [ALWAYS_CLIMB, (lagrangian, "_CELLS", 0)],
+    "priced arcs": [ALWAYS_CLIMB, (assignment, "_ALL_ARCS", 0), (assignment, "EXPANDED_CELLS", 0)],
+    "few assignments": [ALWAYS_CLIMB, (solver, "_QUICK", 0), (solver, "_SLOW", 0)],
+}
+
+
+@pytest.mark.parametrize("shortcut", SHORTCUTS)
+def test_no_shortcut_breaks_a_rule_or_lifts_the_bound_above_the_optimum(shortcut, monkeypatch):
+    for module, name, value in SHORTCUTS[shortcut]:
+        monkeypatch.setattr(module, name, value)
+    excesses = []
+    for seed in range(250):
+        job, table = random_job(np.random.default_rng(3 * 10**6 + seed), stagger="spans" in shortcut or None)
+        try:
+            planned = plan(job, table)
+        except (PlanInfeasibleError, ForecastUnavailableError):
+            continue
+        exact = Exact(job, table)
+        turns = decide_turns(job)
+        bounds = turns.least.tolist(), turns.most.tolist()
+        target = exact.target(exact.earliest_finish(bounds), bounds)
+        assert exact.broken_rules(planned, target) == []
+        best_g = exact.optimum(bounds, target)
+        scale = max(abs(best_g), 1e-3)
+        assert planned.lower_bound_g <= best_g + 1e-7 * scale
+        excesses.append((planned.emissions_g - best_g) / scale)
+    assert len(excesses) > 100
+    assert np.mean(excesses) < 0.005  # noise among them: the hard case
+
+
+def wavy(places, step_minutes=15, hours=48):
+    hour = np.arange(hours * 60 // step_minutes)[:, None] * step_minutes / 60
+    phase = np.linspace(0, 24, places, endpoint=False)
+    values = np.linspace(100, 500, places) * (1 + 0.4 * np.cos(2 * np.pi * (hour - phase) / 24))
+    index = pd.date_range(NOW, periods=len(hour), freq=f"{step_minutes}min")
+    return IntensityTable.from_frame(
+        pd.DataFrame(values, index=index, columns=[f"L{k:02d}" for k in range(places)])
+    )
+
+
+def large(clients, places, watts, rounds, n, **more):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "id": [f"c{k:06d}" for k in range(clients)],
+            "location": [f"L{k:02d}" for k in rng.integers(0, places, clients)],
+            "power_watts": watts(rng, clients),
+        }
+    )
+    return Job(Fleet.from_frame(frame), now=NOW, finish_by=NOW + hours_of(48), rounds=rounds,
+               clients_per_round=n, round_duration=timedelta(minutes=30), **more)  # fmt: skip
+
+
+CLASSES = [100.0, 300.0, 450.0]
+
+
+@pytest.mark.parametrize(
+    ("watts", "more", "gap"),
+    [
+        (lambda rng, count: rng.choice(CLASSES, count), {}, 0.002),
+        (lambda rng, count: rng.uniform(50, 500, count), {}, 0.002),
+        (lambda rng, count: rng.uniform(50, 500, count), {"participation": "any"}, 0.01),
+        (lambda rng, count: rng.uniform(50, 500, count), {"participation": (0, 20)}, 0.01),
+        (lambda rng, count: rng.uniform(50, 500, count), {"max_location_share": 0.1}, 0.01),
+        (lambda rng, count: rng.choice(CLASSES, count), {"stagger": True}, 0.015),
+    ],
+)
+def test_a_large_job_is_planned_within_its_gap(watts, more, gap):
+    job, table = large(4_000, 20, watts, 40, 150, **more), wavy(20)
+    planned = plan(job, table)
+    assert 0 <= planned.gap <= gap
+    assert Exact.check_large(planned, job, table) == []
+
+
+def test_clients_that_own_cleaner_seats_draw_more_power():
+    job = large(2_000, 4, lambda rng, count: rng.uniform(50, 500, count), 20, 100)
+    planned = plan(job, wavy(4))
+    fleet = job.fleet
+    per_watt = planned.client_emissions_g / fleet.power_watts[planned.seats]
+    for place in range(4):
+        mine = fleet.location_index[planned.seats] == place
+        order = np.argsort(-fleet.power_watts[planned.seats][mine], kind="stable")
+        assert (np.diff(per_watt[mine][order]) >= -1e-12).all()
+
+
+def test_rough_spans_are_never_taken_for_a_proof():
+    rng = np.random.default_rng(4)
+    index = pd.date_range(NOW, periods=700, freq="5min")
+    table = IntensityTable.from_frame(pd.DataFrame({"A": rng.uniform(10, 500, 700)}, index=index))
+    frame = pd.DataFrame({"id": ["a"], "location": ["A"]})
+    together = Job(Fleet.from_frame(frame), now=NOW, finish_by=NOW + hours_of(58), rounds=3,
+                   clients_per_round=1, round_duration=timedelta(minutes=20))  # fmt: skip
+    best = plan(together, table)
+    staggered = plan(replace(together, stagger=True), table)  # one client a round: nothing to gain
+    assert best.gap == 0
+    assert staggered.emissions_g == pytest.approx(best.emissions_g)
+    assert staggered.lower_bound_g <= best.emissions_g * (1 + 1e-9)

@@ -1,0 +1,56 @@
+"""The picture of a backtest."""
+
+from __future__ import annotations
+
+import io
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from lowcarb_scheduler.backtest import METHODS, Comparison, Score
+from lowcarb_scheduler.report.charts import picture_of_backtest, plot_backtest
+from lowcarb_scheduler.report.rounds import save
+from support.backtest_world import BEGIN, DAY, HOUR, SETTING
+
+
+def comparison(*deadlines: float, error: float | None = 0.01) -> Comparison:
+    def score(name: str, deadline: float) -> Score:
+        reduction = {"run-now": 0.0, "bound": 0.5}.get(name, 0.2 + 0.01 * deadline)
+        return Score(name, 1e3, reduction, error, 0.0, error, reduction / 0.5, 1.0, 3, 3, 0.1)
+
+    scores = {each: tuple(score(name, each) for name in METHODS) for each in deadlines}
+    return Comparison(SETTING, 3, (BEGIN, BEGIN + 9 * DAY), 6 * HOUR, scores)
+
+
+def texts(figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
+
+
+def test_lines_go_from_the_nearest_deadline_to_the_farthest():
+    picture = picture_of_backtest(comparison(4.0, 1.0))
+    assert picture.deadlines == (1.0, 4.0)
+    assert picture.reductions["ours"] == pytest.approx([21.0, 24.0])
+    assert picture.captures["ours"] == pytest.approx([42.0, 48.0])
+    assert picture.errors["ours"] == pytest.approx([1.0, 1.0])
+
+
+def test_every_line_is_named_and_no_name_covers_another():
+    figure = plot_backtest(comparison(1.0, 2.0), "numbers from x; average intensity of the grid")
+    shown = texts(figure)
+    assert {*METHODS} - {"run-now"} <= set(shown)
+    assert any("average intensity of the grid" in text for text in shown)
+    figure.canvas.draw()
+    for axes in figure.axes:
+        name_height = 8 / 72 * figure.dpi / axes.get_window_extent().height  # of its font, a part of the axes
+        heights = sorted(text.xyann[1] for text in axes.texts if text.get_text() in METHODS)
+        assert len(heights) >= 6
+        assert all(above - below >= name_height for below, above in pairwise(heights))
+
+
+def test_one_start_and_one_deadline_are_drawn_too():
+    for kind in ("png", "svg"):
+        buffer = io.BytesIO()
+        save(plot_backtest(comparison(1.0, error=None), "x"), buffer, kind)
+        assert buffer.getvalue()
+    assert np.isnan(picture_of_backtest(comparison(1.0, error=None)).errors["ours"]).all()

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+from lowcarb_scheduler.report.figure import Picture
+from lowcarb_scheduler.report.style import BOX, INK, LINE, clean, new_figure, short_name
+
+NAME = "<b>&amp; $x$ #1b1b1b fill: #1b1b1b"
+
+
+def draw(width_in):
+    figure = new_figure(2, width_in)
+    axes = figure.subplots()
+    axes.bar([0, 1], [1, 2], color=[LINE, BOX])
+    axes.set_xticks([0], labels=[short_name(NAME, 99)], color=INK)
+    clean(axes)
+    return figure
+
+
+def picture(name="bars") -> Picture:
+    return Picture(name, f"A {NAME}", "made up", ("blue: one", f"white: {NAME}"), draw)
+
+
+def elements(shown: str):
+    return [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", shown, re.DOTALL)]
+
+
+def test_it_is_there_twice_and_each_is_well_formed():
+    wide, narrow = elements(picture().inline())
+    assert (wide.get("class"), narrow.get("class")) == ("wide", "narrow")
+    sizes = [float(one.get("viewBox").split()[2]) for one in (wide, narrow)]
+    assert sizes[0] > 2 * sizes[1]
+    assert NAME in wide.get("aria-label")
+
+
+def test_text_stays_text():
+    for one in elements(picture().inline()):
+        assert NAME in ["".join(text.itertext()) for text in one.iter("{http://www.w3.org/2000/svg}text")]
+        assert not list(one.iter("b"))
+        assert not list(one.iter("{http://www.w3.org/2000/svg}style"))  # it would be the whole page's
+
+
+def test_colours_are_the_pages_but_for_those_of_the_heat_map():
+    shown = picture().inline()
+    assert "fill: var(--accent)" in shown
+    assert "fill: var(--ink)" in shown
+    assert f"fill: {BOX}" in shown
+    assert f"fill: {LINE}" not in shown
+
+
+def test_no_name_is_given_twice_and_none_is_missing():
+    shown = picture("one").inline() + picture("two").inline()
+    names = re.findall(r' id="([^"]*)"', shown)
+    assert len(names) == len(set(names))
+    assert set(re.findall(r'(?:url\(#|href="#)([^")]*)', shown)) <= set(names)
+
+
+def test_a_file_has_the_heading_and_says_what_is_seen():
+    figure = picture().figure()
+    figure.canvas.draw()
+    texts = [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
+    assert f"A {NAME}".replace("$", r"\$") in " ".join(texts)
+    assert "made up" in texts
+    assert picture().caption == f"Blue: one. White: {NAME}. Made up."

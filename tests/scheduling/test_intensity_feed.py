@@ -1,0 +1,311 @@
+"""The feed: what is believed of a source, how often it is asked, and what remains when it fails."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lowcarb_scheduler.forecasts.base import Fault, Forecast
+from lowcarb_scheduler.intensity import IntensityTable, sanitize, without_preference
+from lowcarb_scheduler.scheduling.intensity_feed import IntensityFeed
+
+HOUR, MINUTE, DAY = timedelta(hours=1), timedelta(minutes=1), timedelta(days=1)
+
+
+class Journal(list):
+    def append(self, event, **data):
+        super().append((event, data))
+
+    def named(self, name):
+        return [data for event, data in self if event == name]
+
+
+def table(start, **columns):
+    length = max(len(values) for values in columns.values())
+    index = pd.date_range(start, periods=length, freq="h")
+    return IntensityTable.from_frame(pd.DataFrame(columns, index=index, dtype=float), source="s")
+
+
+class Source:
+    """A source whose answers a test can change."""
+
+    def __init__(self, value=100.0):
+        self.value, self.asked, self.error = value, [], None
+        self.age, self.missing = timedelta(0), {}
+
+    def forecast(self, locations, now):
+        self.asked.append(now)
+        if self.error:
+            raise self.error
+        known = {name: [self.value] * 48 for name in locations if name not in self.missing}
+        return Forecast(table(now, **known), now - self.age, self.missing)
+
+    def actual(self, locations, start, end):
+        if self.error:
+            raise self.error
+        return table(start, **dict.fromkeys(locations, [self.value] * 2))
+
+
+@pytest.fixture
+def source():
+    return Source()
+
+
+@pytest.fixture
+def journal():
+    return Journal()
+
+
+@pytest.fixture
+def feed(source, journal):
+    return IntensityFeed(source, journal)
+
+
+def test_a_source_is_asked_every_quarter_of_an_hour(feed, source, midnight):
+    for minute in range(0, 61):
+        feed.refresh(["DE"], midnight + minute * MINUTE)
+    assert len(source.asked) == 5
+
+
+def test_a_failing_source_is_asked_ever_more_rarely_and_noted_once(feed, source, journal, midnight):
+    source.error = OSError("refused")
+    for minute in range(0, 24 * 60):
+        assert not feed.refresh(["DE"], midnight + minute * MINUTE)
+    assert len(source.asked) <= 15
+    whats = [data["what"] for data in journal.named("degraded")]
+    assert whats == ["forecast", "actual intensity"]
+
+
+def test_it_recovers(feed, source, midnight):
+    source.error = OSError("refused")
+    feed.refresh(["DE"], midnight)
+    source.error = None
+    assert feed.refresh(["DE"], midnight + HOUR)
+    assert feed.forecast is not None
+
+
+def test_the_last_good_forecast_is_used_for_36_hours(feed, source, midnight):
+    feed.refresh(["DE"], midnight)
+    source.error = OSError("refused")
+    feed.refresh(["DE"], midnight + 35 * HOUR)
+    assert feed.forecast is not None
+    feed.refresh(["DE"], midnight + 38 * HOUR)
+    assert feed.forecast is None
+
+
+@pytest.mark.parametrize(("age", "good"), [(35 * HOUR, True), (37 * HOUR, False), (-5 * MINUTE, True),
+                                           (-2 * HOUR, False)])  # fmt: skip
+def test_a_forecast_of_an_implausible_age_is_refused(feed, source, midnight, age, good):
+    source.age = age
+    assert feed.refresh(["DE"], midnight) == good
+
+
+@pytest.mark.parametrize(("start_s", "end_s"), [(0, 7200), (3570, 7200), (0, 7220), (3599, 3601), (10, 20)])
+def test_a_part_of_a_minute_at_either_end_is_known(midnight, start_s, end_s):
+    start, end = midnight + timedelta(seconds=start_s), midnight + timedelta(seconds=end_s)
+    believed = sanitize(table(midnight, DE=[100, 200, 300]).slice(start, end))
+    assert (believed.start, believed.end) == (start, end)
+    assert np.isfinite(believed.values).all()
+
+
+@pytest.mark.parametrize("value", [-1.0, 3001.0, 1e300])
+def test_no_hold_rests_on_an_implausible_number(feed, source, midnight, value):
+    source.value = value
+    feed.refresh(["DE"], midnight)
+    assert np.isnan(feed.forecast.values).all()
+
+
+def test_a_place_that_goes_missing_keeps_its_last_good_forecast(feed, source, journal, midnight):
+    feed.refresh(["DE", "FR"], midnight)
+    source.missing, source.value = {"FR": "404"}, 50.0
+    feed.refresh(["DE", "FR"], midnight + HOUR)
+    values = dict(zip(feed.forecast.locations, feed.forecast.sampled(
+        np.array([0, 1]) + int((midnight + 2 * HOUR).timestamp() * 1e6))[0], strict=True))  # fmt: skip
+    assert values == {"DE": 50.0, "FR": 100.0}
+    assert journal.named("degraded")[0]["what"] == "forecast of FR"
+
+
+def test_an_unchanged_issue_is_no_change(feed, source, journal, midnight):
+    assert feed.refresh(["DE"], midnight)
+    source.age = 15 * MINUTE
+    assert not feed.refresh(["DE"], midnight + 15 * MINUTE)
+    assert len(journal.named("forecast")) == 1
+
+
+def test_a_new_place_is_asked_for_at_once(feed, source, midnight):
+    feed.refresh(["DE"], midnight)
+    assert feed.refresh(["DE", "FR"], midnight + MINUTE)
+    assert set(feed.forecast.locations) == {"DE", "FR"}
+
+
+def test_once_closed_nothing_is_asked(feed, source, midnight):
+    feed.close()
+    assert not feed.refresh(["DE"], midnight)
+    assert source.asked == []
+
+
+def test_a_place_without_preference_has_the_mean_of_the_others(midnight):
+    known = table(midnight, DE=[100.0, 200.0], FR=[np.nan, 300.0])
+    flat = without_preference(known, ["X", "Y"], midnight, midnight + HOUR)
+    np.testing.assert_array_equal(flat.values, [[200.0, 200.0]])
+    assert without_preference(None, ["X"], midnight, midnight + HOUR).values.tolist() == [[1.0]]
+
+
+# -- each place for itself ---------------------------------------------------------------------------------
+
+
+class Kept(Source):
+    """A source that tells of each place when its forecast was made, and what stands in for a fresh one."""
+
+    name = "kept"
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.ages, self.last_good, self.past, self.faults, self.limits = {}, {}, [], [], []
+
+    def forecast(self, locations, now):
+        known = super().forecast(locations, now)
+        issued = {name: now - self.ages.get(name, self.age) for name in known.intensity.locations}
+        return Forecast(known.intensity, min(issued.values()), known.missing, issued, self.last_good)
+
+    def past_forecasts(self, locations, start, end, every):
+        self.asked.append((tuple(locations), start, end, every))
+        return self.past
+
+    def within(self, limit):
+        self.limits.append(limit)
+        return self
+
+
+@pytest.fixture
+def kept():
+    return Kept()
+
+
+def test_a_place_whose_forecast_is_too_old_is_dropped_and_the_others_stay(kept, journal, midnight):
+    kept.ages = {"FR": 35 * HOUR}
+    feed = IntensityFeed(kept, journal)
+    feed.refresh(["DE", "FR"], midnight)
+    assert set(feed.forecast.locations) == {"DE", "FR"}
+    kept.error = OSError("refused")
+    assert feed.refresh(["DE", "FR"], midnight + 61 * MINUTE)
+    assert feed.forecast.locations == ("DE",)
+    assert "forecast of FR" in [data["what"] for data in journal.named("degraded")]
+    assert feed.refresh(["DE"], midnight + 38 * HOUR)
+    assert feed.forecast is None
+
+
+def test_a_column_that_is_carried_over_ages_too(feed, source, midnight):
+    feed.refresh(["DE", "FR"], midnight)
+    source.missing = {"FR": "404"}
+    for hour in range(1, 37):
+        feed.refresh(["DE", "FR"], midnight + hour * HOUR)
+        assert "FR" in feed.forecast.locations
+    feed.refresh(["DE", "FR"], midnight + 36 * HOUR + MINUTE)
+    assert feed.forecast.locations == ("DE",)
+
+
+def test_a_place_dated_wrongly_is_missing_and_the_others_count(kept, journal, midnight):
+    kept.ages = {"FR": 40 * HOUR, "GB": -HOUR}
+    feed = IntensityFeed(kept, journal)
+    feed.refresh(["DE", "FR", "GB"], midnight)
+    assert feed.forecast.locations == ("DE",)
+    (event,) = journal.named("forecast")
+    assert set(event["missing"]) == {"FR", "GB"}
+
+
+def test_the_ledger_says_which_places_are_fresh_and_which_last_good(kept, journal, midnight):
+    kept.ages, kept.last_good = {"FR": 5 * HOUR}, {"FR": "answered 503"}
+    IntensityFeed(kept, journal).refresh(["DE", "FR"], midnight)
+    (event,) = journal.named("forecast")
+    assert event["last_good"] == {"FR": "answered 503"}
+    assert event["issued_at"] == {"DE": midnight, "FR": midnight - 5 * HOUR}
+    assert event["generated_at"] == midnight - 5 * HOUR
+    (fault,) = journal.named("degraded")
+    assert (fault["what"], fault["why"]) == ("forecast of FR", "answered 503")
+    assert fault["consequence"] == "the last good forecast, of 2026-03-01T19:00:00Z, is used"
+
+
+def test_a_source_that_serves_last_good_forecasts_only_is_asked_ever_more_rarely(kept, journal, midnight):
+    kept.last_good, kept.ages = {"DE": "no answer"}, {"DE": HOUR}
+    feed = IntensityFeed(kept, journal)
+    for minute in range(24 * 60):
+        feed.refresh(["DE"], midnight + minute * MINUTE)
+    assert len([when for when in kept.asked if not isinstance(when, tuple)]) <= 15
+    assert len(journal.named("degraded")) == 1
+
+
+def test_places_with_one_reason_stand_in_one_line(feed, source, journal, midnight):
+    places = [f"P{k}" for k in range(8)]
+    source.missing = dict.fromkeys(places[:7], "answered 500")
+    feed.refresh(places, midnight)
+    assert [data["what"] for data in journal.named("degraded")] == ["forecast of P0, P1, P2, P3, P4, ..."]
+
+
+def test_what_did_not_work_although_there_was_an_answer_is_noted_once(kept, journal, midnight):
+    kept.faults = [Fault("archive", "it is locked"), Fault("forecast from x", "answered 500")]
+    feed = IntensityFeed(kept, journal)
+    for hour in range(3):
+        feed.refresh(["DE"], midnight + hour * HOUR)
+    assert [(data["what"], data["why"]) for data in journal.named("degraded")] == kept.faults
+
+
+# -- what corrections are learned from ---------------------------------------------------------------------
+
+
+def test_past_forecasts_are_looked_up_once_and_those_to_come_join_them(kept, journal, midnight):
+    kept.past = [
+        Forecast(table(midnight - 6 * k * HOUR, DE=[k] * 24), midnight - 6 * k * HOUR) for k in (3, 2, 1)
+    ]
+    feed = IntensityFeed(kept, journal)
+    for hour in range(25):
+        feed.refresh(["DE"], midnight + hour * HOUR)
+    looked_up = [asked for asked in kept.asked if isinstance(asked, tuple)]
+    assert looked_up == [(("DE",), midnight - 28 * DAY, midnight, 6 * HOUR)]
+    begins = [past.start for past in feed.past_forecasts]
+    assert begins == [midnight + 6 * k * HOUR for k in range(-3, 5)]
+    feed.refresh(["DE", "FR"], midnight + 25 * HOUR)
+    assert kept.asked[-1][0] == ("FR",)
+    feed.refresh(["DE", "FR"], midnight + 27 * DAY + 20 * HOUR)
+    assert feed.past_forecasts[0].start >= midnight - 6 * HOUR
+
+
+def test_past_forecasts_of_another_signal_are_left_out(kept, journal, midnight):
+    kept.past = [Forecast(replace(table(midnight - DAY, DE=[1.0]), signal="marginal"), midnight - DAY)]
+    feed = IntensityFeed(kept, journal)
+    feed.refresh(["DE"], midnight)
+    assert [past.signal for past in feed.past_forecasts] == ["unknown"]
+
+
+def test_past_forecasts_that_cannot_be_had_stop_nothing(kept, journal, midnight):
+    kept.past = None
+    feed = IntensityFeed(kept, journal)
+    assert feed.refresh(["DE"], midnight)
+    assert [data["what"] for data in journal.named("degraded")] == ["past forecasts"]
+
+
+# -- time --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spare_s", "limits_s"),
+    [(None, []), (3600, [1800, 1800]), (10, [5, 5]), (2, [1, 1]), (1.9, None), (0, [2]), (-7, [2])],
+)
+def test_a_look_up_gets_half_of_what_can_be_spared(kept, journal, midnight, spare_s, limits_s):
+    spare = None if spare_s is None else timedelta(seconds=spare_s)
+    feed = IntensityFeed(kept, journal, lambda: spare)
+    assert feed.refresh(["DE"], midnight) == (limits_s is not None)
+    assert kept.limits == [timedelta(seconds=s) for s in limits_s or []]
+    assert (feed.actual is not None) == (spare_s is None or spare_s >= 2)
+
+
+def test_where_nothing_can_be_spared_a_source_that_failed_is_left_alone(kept, journal, midnight):
+    feed = IntensityFeed(kept, journal, lambda: timedelta(0))
+    kept.error = OSError("refused")
+    for hour in range(5):
+        feed.refresh(["DE"], midnight + hour * HOUR)
+    assert kept.limits == [timedelta(seconds=2)]

@@ -1,0 +1,166 @@
+"""Replanning: on the expectation, with the value of waiting, and without flapping."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lowcarb_scheduler.accounting.emissions import emissions_g
+from lowcarb_scheduler.errors import ForecastUnavailableError, PlanInfeasibleError
+from lowcarb_scheduler.forecasts.bias_correction import correct_forecast
+from lowcarb_scheduler.intensity import IntensityTable
+from lowcarb_scheduler.planning.fleet import Fleet
+from lowcarb_scheduler.planning.job import LOOKED_AHEAD, Job
+from lowcarb_scheduler.scheduling.policy import replan
+
+HOUR = timedelta(hours=1)
+PLACES = ("DE", "FR", "GB")
+
+
+@pytest.fixture
+def forecast(midnight):
+    hours = np.arange(48)
+    shape = {place: 300 + 150 * np.cos((hours - 5 * k) * np.pi / 12) for k, place in enumerate(PLACES)}
+    index = pd.date_range(midnight, periods=48, freq="h")
+    return IntensityTable.from_frame(pd.DataFrame(shape, index=index), signal="average", source="test")
+
+
+@pytest.fixture
+def job(midnight):
+    clients = {"id": [f"c{k}" for k in range(6)], "location": [PLACES[k % 3] for k in range(6)]}
+    fleet = Fleet.from_frame(pd.DataFrame(clients))
+    return Job(fleet, midnight, midnight + 36 * HOUR, 6, 2, HOUR, grid_from=midnight)
+
+
+def schedule(plan):
+    return plan.opens_us.tolist(), plan.seats.tolist()
+
+
+def later(job, plan, hours):
+    """Return the job that remains after the rounds of the first hours, all of them done."""
+    now = job.now + hours * HOUR
+    done = int((plan.closes_us <= (now.timestamp() * 1e6)).sum())
+    turns = np.bincount(plan.seats[:done].ravel(), minlength=len(job.fleet))
+    fleet = replace(job.fleet, turns_done=job.fleet.turns_done + turns)
+    return replace(job, fleet=fleet, now=now, rounds=job.rounds - done)
+
+
+def test_emissions_are_on_the_expectation_not_on_the_hope(job, forecast):
+    plan = replan(job, forecast)
+    expected = correct_forecast(forecast, None, job.now, job.finish_by)
+    columns = expected.columns(job.fleet.locations)[job.fleet.location_index][plan.seats]
+    watts = job.fleet.power_watts[plan.seats]
+    grams = emissions_g(expected, columns, watts, plan.starts_us, plan.ends_us)
+    np.testing.assert_allclose(plan.client_emissions_g, grams)
+    assert plan.run_now_emissions_g == pytest.approx(job.run_now_g(expected))
+    assert plan.lower_bound_g is None  # chosen with the value of waiting
+    assert (plan.source, plan.signal) == ("test", "average")
+
+
+def test_without_slack_there_is_nothing_to_hope_for_and_a_bound(job, forecast):
+    tight = replace(job, finish_by=job.now + 6 * HOUR)
+    plan = replan(tight, forecast)
+    assert plan.gap == pytest.approx(0.0, abs=1e-9)
+
+
+def test_an_unchanged_forecast_never_changes_the_plan(job, forecast):
+    plan = replan(job, forecast)
+    for hours in range(1, 30):
+        rest = later(job, plan, hours)
+        if rest.rounds == 0 or np.any((plan.opens_us < rest.now.timestamp() * 1e6) & (
+                plan.closes_us > rest.now.timestamp() * 1e6)):  # fmt: skip
+            continue
+        again = replan(rest, forecast, previous=plan)
+        assert schedule(again) == (
+            plan.opens_us[-rest.rounds :].tolist(), plan.seats[-rest.rounds :].tolist()
+        )  # fmt: skip
+
+
+def test_a_little_better_is_not_worth_a_change_and_much_better_is(job, forecast):
+    plan = replan(job, forecast)
+    first = int(plan.opens_us[0])
+    for factor, changed in ((1.001, False), (3.0, True)):
+        values = forecast.values.copy()
+        values[(forecast.edges_us[:-1] >= first) & (forecast.edges_us[:-1] < plan.closes_us[-1])] *= factor
+        worse = IntensityTable(forecast.edges_us, forecast.locations, values, "average", "test")
+        assert (schedule(replan(job, worse, previous=plan)) != schedule(plan)) == changed
+
+
+def test_a_plan_with_a_client_that_left_is_not_kept(job, forecast):
+    plan = replan(job, forecast)
+    rest = replace(job, fleet=job.fleet.take(job.fleet.ids != "c0"))
+    again = replan(rest, forecast, previous=plan)
+    assert "c0" not in set(again.fleet.ids[again.seats.ravel()])
+    assert again.seats.shape == (6, 2)
+
+
+def test_a_plan_that_begins_in_the_past_is_not_kept(job, forecast):
+    plan = replan(job, forecast)
+    moved = replace(job, now=job.now + 30 * HOUR)
+    again = replan(moved, forecast, previous=plan)
+    assert again.rounds[0].opens_at >= moved.now
+
+
+def test_owed_turns_change_the_plan(job, forecast):
+    plan = replan(job, forecast)
+    owing = replace(job, fleet=replace(job.fleet, turns_done=np.array([0, 4, 4, 4, 4, 4])))
+    again = replan(owing, forecast, previous=plan)
+    assert int((again.seats == 0).sum()) == 5  # 12 seats; it stands four behind the other five
+    assert int((plan.seats == 0).sum()) == 2
+
+
+def test_says_what_is_missing(job, forecast):
+    with pytest.raises(ForecastUnavailableError) as caught:
+        replan(job, forecast.align(["DE", "FR"]))
+    assert list(caught.value.missing) == ["GB"]
+    with pytest.raises(PlanInfeasibleError, match="past"):
+        replan(replace(job, now=job.finish_by + HOUR, grid_from=None), forecast)
+
+
+def test_history_carries_a_plan_past_the_end_of_the_forecast(job, forecast, midnight):
+    short = forecast.slice(midnight, midnight + 4 * HOUR)
+    with pytest.raises(PlanInfeasibleError):
+        replan(job, short)
+    past = IntensityTable(forecast.edges_us - 4 * 24 * 3_600_000_000, forecast.locations, forecast.values,
+                          "average", "test")  # fmt: skip
+    longer = past.fill(moved(past, 2))
+    plan = replan(job, short, longer)
+    assert plan.finish > midnight + 6 * HOUR
+
+
+def moved(table, days):
+    """Return the table again, some days later."""
+    return IntensityTable(
+        table.edges_us + days * 24 * 3_600_000_000, table.locations, table.values, "average"
+    )
+
+
+def test_a_plan_says_what_it_rests_on(job, forecast, midnight):
+    history = forecast.relaid(forecast.edges_us - 5 * 24 * 3_600_000_000, PLACES, forecast.values - 20.0)
+    history = history.fill(
+        forecast.relaid(forecast.edges_us - 2 * 24 * 3_600_000_000, PLACES, forecast.values - 20.0)
+    )
+    short = forecast.slice(midnight, midnight + 12 * HOUR)
+    plan = replan(replace(job, max_location_share=0.5), short, history, last_good=["FR"], default=["GB"])
+    assert sum(plan.forecast_origin.values()) == pytest.approx(1.0)
+    assert set(plan.forecast_origin) <= {"forecast", "corrected", "climatology", "last good", "default"}
+    begins = plan.starts_us < midnight.timestamp() * 1e6 + 12 * 3.6e9
+    place = np.array(PLACES)[job.fleet.location_index[plan.seats]]
+    for label, name in (("last good", "FR"), ("default", "GB")):
+        assert plan.forecast_origin.get(label, 0.0) == pytest.approx((begins & (place == name)).mean())
+
+
+def test_a_deadline_in_centuries_is_planned_for_as_far_as_makes_sense(job, forecast, midnight):
+    history = forecast.relaid(forecast.edges_us - 4 * 24 * 3_600_000_000, PLACES, forecast.values)
+    history = history.fill(
+        forecast.relaid(forecast.edges_us - 2 * 24 * 3_600_000_000, PLACES, forecast.values)
+    )
+    distant = replace(job, finish_by=midnight.replace(year=9000))
+    plan = replan(distant, forecast, history)
+    assert plan.forecast_until == midnight + LOOKED_AHEAD
+    long = replace(distant, rounds=40, round_duration=2 * 24 * HOUR)
+    assert replan(long, forecast, history).forecast_until == midnight + 2 * 40 * 2 * 24 * HOUR

@@ -1,0 +1,104 @@
+"""For tests: a source that is like one on the web and does what it is told, and a clock that passes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+
+from lowcarb_scheduler.clock import HOUR_US, to_us
+from lowcarb_scheduler.errors import ForecastUnavailableError
+from lowcarb_scheduler.forecasts.base import Forecast
+from lowcarb_scheduler.intensity import MAX_G_PER_KWH, IntensityTable
+
+HOUR, MINUTE, DAY = timedelta(hours=1), timedelta(minutes=1), timedelta(days=1)
+NOW = datetime(2026, 3, 2, tzinfo=UTC)
+
+
+class Machine:
+    """A clock that passes when somebody sleeps or works; to the scheduler it is a system clock."""
+
+    def __init__(self, now):
+        self._now = now
+
+    def now(self):
+        return self._now
+
+    def sleep_until(self, when):
+        self._now = max(self._now, when)
+
+    def work(self, duration):
+        self._now += duration
+
+
+class Flat:
+    """A source for which it is 100 g/kWh, always and everywhere."""
+
+    def forecast(self, locations, now):
+        return Forecast(self.actual(locations, now, now + 96 * HOUR), now)
+
+    def actual(self, locations, start, end):
+        edges = np.arange(to_us(start) // HOUR_US, to_us(end) // HOUR_US + 2) * HOUR_US
+        values = np.full((len(edges) - 1, len(locations)), 100.0)
+        return IntensityTable(edges, tuple(locations), values, "average", "flat")
+
+
+class Web:
+    """A web source: what it says, and what it was asked.
+
+    ``value`` is what it says of every place it knows; ``down`` why it does not answer; ``takes`` how long a
+    call takes on its clock, at most its limit.
+    """
+
+    server = "http://server"
+    issued_every = HOUR
+
+    def __init__(self, name="web", signal="average", value=100.0, places=None, clock=None):
+        self.name, self.signal, self.value, self.places = name, signal, value, places
+        self.down, self.takes, self.clock, self.limit = None, timedelta(0), clock, timedelta(seconds=30)
+        self.issued_at, self.missing, self.unknown_hours = None, {}, set()
+        self.asked = []
+
+    def within(self, limit):
+        other = object.__new__(type(self))
+        other.__dict__ = {**self.__dict__, "limit": min(limit, self.limit)}
+        return other
+
+    def forecast(self, locations, now):
+        known, missing = self._begin("forecast", locations)
+        issued_at = self.issued_at or now
+        return Forecast(self._table(known, issued_at, issued_at + DAY), issued_at, missing)
+
+    def actual(self, locations, start, end):
+        known, _ = self._begin("actual", locations, start, end)
+        return self._table(known, start, end)
+
+    def _begin(self, *what):
+        self.asked.append(what)
+        if self.takes:
+            self.clock.sleep_until(self.clock.now() + min(self.takes, self.limit))
+            if self.takes > self.limit:
+                raise ForecastUnavailableError(dict.fromkeys(what[1], "no answer in time"))
+        if self.down:
+            raise ForecastUnavailableError(dict.fromkeys(what[1], self.down))
+        missing = {name: why for name, why in self.missing.items() if name in what[1]}
+        if self.places is not None:
+            missing |= {name: "it is unknown" for name in what[1] if name not in self.places}
+        known = [name for name in what[1] if name not in missing]
+        if not known:
+            raise ForecastUnavailableError(missing)
+        return known, missing
+
+    def _table(self, places, start, end):
+        edges = np.arange(to_us(start), to_us(end), HOUR // timedelta(microseconds=1))
+        edges = np.append(edges, to_us(end))
+        values = np.full((len(edges) - 1, len(places)), float(self.value))
+        for hour in self.unknown_hours:
+            values[edges[:-1] == to_us(hour)] = np.nan
+        assert not self.value > MAX_G_PER_KWH
+        return IntensityTable(edges, tuple(places), values, self.signal, self.name)
+
+    @property
+    def kinds(self):
+        """What it was asked for, in order."""
+        return [what for what, *_ in self.asked]
