@@ -9,9 +9,8 @@ import click
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # importing typer warns of what will be gone in Click 9
-    import typer
 
-from lowcarb_scheduler.cli.app import app
+from lowcarb_scheduler.cli.app import load_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +25,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def commands() -> Iterator[tuple[click.Context, click.Command]]:
     """Return every command with its context, groups by their members."""
-    yield from _walk(typer.main.get_command(app), None, "lowcarb")
+    yield from _walk(load_all(), None, "lowcarb")
 
 
 def _walk(

@@ -11,16 +11,15 @@ import click
 import pytest
 import typer
 
-from lowcarb_scheduler.cli import app as command_line
 from lowcarb_scheduler.cli import options
+from lowcarb_scheduler.cli.app import COMMANDS, load_all
 from support.cli_files import forecast_rows, run, write_forecast, write_job
 
 
 def commands() -> dict[str, click.Command]:
-    """Every command there is, by what a person types."""
-    root = typer.main.get_command(command_line.app)
+    """Return every command by the words that a person types."""
     found = {}
-    for name, command in root.commands.items():
+    for name, command in load_all().commands.items():
         inner = getattr(command, "commands", None)
         found |= {name: command} if inner is None else {f"{name} {sub}": each for sub, each in inner.items()}
     return found
@@ -36,6 +35,11 @@ def test_every_command_has_examples_and_each_can_be_typed(name):
         words = name.split()
         assert arguments[: len(words)] == words
         commands()[name].make_context(name, arguments[len(words) :])  # refuses what is no option
+
+
+def test_the_list_of_commands_shows_the_first_line_of_each_command_s_help():
+    first_lines = {name: command.help.splitlines()[0] for name, command in load_all().commands.items()}
+    assert {name: entry.help for name, entry in COMMANDS.items()} == first_lines
 
 
 @pytest.mark.parametrize("name", sorted(commands()))

@@ -11,11 +11,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import typer
 
 import lowcarb_scheduler
 from lowcarb_scheduler import backtest, errors, testing
-from lowcarb_scheduler.cli.app import app
+from lowcarb_scheduler.cli.app import load_all
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,7 +88,7 @@ def test_every_public_name_is_in_the_reference(site):
 
 def test_every_command_and_option_is_in_the_reference(site):
     text = site["reference/command-line.html"].text
-    group = typer.main.get_command(app)
+    group = load_all()
     for command in [*group.commands.values(), *group.commands["archive"].commands.values()]:
         for option in {each for parameter in command.params for each in parameter.opts} - {"--help", "-h"}:
             if option.startswith("--"):

@@ -6,14 +6,14 @@ import os
 import re
 import sys
 import traceback
-from typing import TYPE_CHECKING, Annotated, Final
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import click
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from lowcarb_scheduler._version import __version__
-from lowcarb_scheduler.cli import archive, backtest, demo, doctor, forecast, plan, report, status, tradeoff
-from lowcarb_scheduler.cli.options import Command, examples
 from lowcarb_scheduler.cli.output import fail, log
 from lowcarb_scheduler.errors import LowcarbError, near_miss
 
@@ -25,26 +25,71 @@ EXIT_INTERRUPTED: Final = 130  # what a shell reports for SIGINT
 EXIT_PIPE: Final = 141  # and for SIGPIPE
 TRACEBACK_VARIABLE: Final = "LOWCARB_TRACEBACK"
 
+
+class Entry(NamedTuple):
+    """Table row of a command: its module in ``cli/``, and its help for the list of commands."""
+
+    module: str
+    help: str
+
+
+# The list of commands is printed from this table, because importing the modules takes seconds.
+COMMANDS: Final = {
+    "demo": Entry("demo", "Run a Flower simulation that waits for clean hours."),
+    "forecast": Entry("forecast", "Show the current carbon intensity forecast for locations."),
+    "plan": Entry("plan", "Plan when each round opens and which clients train in it."),
+    "tradeoff": Entry("tradeoff", "Show how emissions fall when a job may finish later."),
+    "backtest": Entry("backtest", "Compare planning methods on historical carbon intensity."),
+    "status": Entry("status", "Show a run's progress, its next opening and the reason."),
+    "open-now": Entry("status", "Open the held round now; later rounds follow the plan."),
+    "report": Entry("report", "Write a run's report.html, charts and tables."),
+    "doctor": Entry("doctor", "Check everything that a run needs, and suggest fixes."),
+    "archive": Entry("archive", "List, fetch, import, export or prune stored intensity data."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Group whose commands are stubs from :data:`COMMANDS` until one of them is called or completed."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: TyperCommand(name, help=entry.help) for name, entry in COMMANDS.items()}
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Import the command that the arguments name; shell completion resolves commands here too."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command if name is None else self.load(name), rest
+
+    def load(self, name: str) -> click.Command:
+        """Import a command's module and replace the stub by the command."""
+        module = import_module(f"lowcarb_scheduler.cli.{COMMANDS[name].module}")
+        module.app.rich_markup_mode = self.rich_markup_mode
+        group = typer.main.get_group(module.app)
+        group.name = name
+        self.commands[name] = group.commands.get(name, group)  # archive is a group itself
+        return self.commands[name]
+
+
 app = typer.Typer(
     name="lowcarb",
+    cls=LazyGroup,
     help="Makes any Flower app wait for clean electricity.",
-    epilog="Exit codes: 0 done; 1 the answer is no; 2 bad input. Every command has --json.",
+    epilog="Exit codes: 0: done; 1: no plan or forecast, or a check failed; 2: bad input. "
+    "Every command has --json.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for name, command, lines in (
-    ("demo", demo.command, demo.EXAMPLES),
-    ("forecast", forecast.command, forecast.EXAMPLES),
-    ("plan", plan.command, plan.EXAMPLES),
-    ("tradeoff", tradeoff.command, tradeoff.EXAMPLES),
-    ("backtest", backtest.command, backtest.EXAMPLES),
-    ("status", status.command, status.EXAMPLES),
-    ("open-now", status.release, status.RELEASE_EXAMPLES),
-    ("report", report.command, report.EXAMPLES),
-    ("doctor", doctor.command, doctor.EXAMPLES),
-):
-    app.command(name, cls=Command, epilog=examples(lines))(command)
-app.add_typer(archive.app, name="archive")
+
+
+def load_all() -> LazyGroup:
+    """Return the command line with every command imported, to walk through their options."""
+    root = typer.main.get_command(app)
+    assert isinstance(root, LazyGroup)
+    for name in COMMANDS:
+        root.load(name)
+    return root
 
 
 @app.callback(invoke_without_command=True)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 EXIT_MISSING: Final = 1
 _MEGABYTE: Final = 1e6
 
-app = typer.Typer(help="What sources have said, kept on disk: list, fetch, import, export, prune.")
+app = typer.Typer(help="List, fetch, import, export or prune stored intensity data.")
 
 ArchiveDir = Annotated[
     str | None,  # a path would hide that it is none
@@ -62,7 +62,7 @@ def _archive(context: typer.Context) -> None:
         print(context.get_help())
 
 
-@app.command("list", cls=Command, epilog=examples(["lowcarb archive list"]))
+@app.command("list", cls=Command, epilog=examples("lowcarb archive list"))
 def show(archive_dir: ArchiveDir = None, utc: Utc = False, as_json: Json = False) -> None:
     """Show of which places there is what."""
     archive = _opened(settings := _settings(archive_dir=archive_dir))
@@ -118,7 +118,7 @@ def _document(holding: Holding) -> dict[str, Any]:
 @app.command(
     cls=Command,
     epilog=examples(
-        ["lowcarb archive fetch --days 28 --location GB --location London --source uk-carbon-intensity"]
+        "lowcarb archive fetch --days 28 --location GB --location London --source uk-carbon-intensity"
     ),
 )
 def fetch(
@@ -213,7 +213,7 @@ def _names(
 
 @app.command(
     cls=Command,
-    epilog=examples(["lowcarb archive export --forecasts forecasts.csv --actuals actuals.csv --location GB"]),
+    epilog=examples("lowcarb archive export --forecasts forecasts.csv --actuals actuals.csv --location GB"),
 )
 def export(
     forecasts: Annotated[
@@ -264,10 +264,8 @@ def export(
 @app.command(
     "import",
     cls=Command,
-    epilog=examples(
-        ["lowcarb archive import DE_2023_hourly.csv FR_2023_hourly.csv --to actual.parquet",
-         "lowcarb archive import Carbon_Intensity_Data.csv"]
-    ),
+    epilog=examples("lowcarb archive import DE_2023_hourly.csv FR_2023_hourly.csv --to actual.parquet",
+         "lowcarb archive import Carbon_Intensity_Data.csv"),
 )  # fmt: skip
 def import_files(
     files: Annotated[
@@ -318,7 +316,7 @@ def import_files(
     output.print_table(screen, columns, rows)
 
 
-@app.command(cls=Command, epilog=examples(["lowcarb archive prune --days 90"]))
+@app.command(cls=Command, epilog=examples("lowcarb archive prune --days 90"))
 def prune(
     days: Annotated[
         int | None,

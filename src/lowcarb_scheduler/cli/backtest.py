@@ -15,7 +15,7 @@ import typer
 from lowcarb_scheduler.backtest import SETTINGS, Setting
 from lowcarb_scheduler.backtest.history import NAIVE, History, issues_of, naive_issues, table_of
 from lowcarb_scheduler.cli import output
-from lowcarb_scheduler.cli.options import Json, Plot
+from lowcarb_scheduler.cli.options import Command, Json, Plot, examples
 from lowcarb_scheduler.clock import HOUR_US, format_duration, format_time, from_us, parse_time, to_us
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError
@@ -33,10 +33,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.backtest import Comparison, Score
     from lowcarb_scheduler.intensity import Signal
 
-EXAMPLES: Final = (
-    "lowcarb backtest --actual actual.parquet --forecast forecast.parquet --from 2023-07-01 --to 2023-12-28",
-    "lowcarb backtest --actual actual.csv --forecast climatology --setting mine.toml --plot backtest.png",
-)
+app = typer.Typer()
 MOST_SEEDS: Final = 10_000
 _HOUR: Final = timedelta(hours=1)
 
@@ -78,6 +75,14 @@ def _hours(text: str, field: str, least: timedelta) -> timedelta:
     return duration
 
 
+@app.command(
+    "backtest",
+    cls=Command,
+    epilog=examples(
+        "lowcarb backtest --actual actual.parquet --forecast forecast.parquet --from 2023-07-01",
+        "lowcarb backtest --actual actual.csv --forecast climatology --setting mine.toml --plot backtest.png",
+    ),
+)
 def command(
     actual: Annotated[
         Path, typer.Option("--actual", metavar="FILE", help="What happened: CSV or Parquet of a trace.")
@@ -121,7 +126,7 @@ def command(
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:
-    """Replay history: what each method of planning would have saved, and what was possible."""
+    """Compare planning methods on historical carbon intensity."""
     asked = _deadlines(deadlines), _methods(methods), _hours(cadence, "--cadence", _HOUR)
     late = _hours(delay, "--delay", timedelta(0))
     from lowcarb_scheduler.backtest import compare

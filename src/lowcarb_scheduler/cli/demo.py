@@ -1,23 +1,24 @@
 """``lowcarb demo``: a real Flower simulation on a virtual clock."""
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from lowcarb_scheduler.cli import output
-from lowcarb_scheduler.cli.options import Json
+from lowcarb_scheduler.cli.options import Command, Json, examples
 
-EXAMPLES: Final = ("lowcarb demo", "lowcarb demo --run-dir runs/again --json")
+app = typer.Typer()
 
 
+@app.command("demo", cls=Command, epilog=examples("lowcarb demo", "lowcarb demo --run-dir runs/again --json"))
 def command(
     run_dir: Annotated[
         Path, typer.Option("--run-dir", metavar="DIR", help="Where its ledger and report go.")
     ] = Path("runs/demo"),
     as_json: Json = False,
 ) -> None:
-    """Run a real Flower simulation that waits for clean hours, and say what it saved."""
+    """Run a Flower simulation that waits for clean hours."""
     from lowcarb_scheduler.demo.runner import run_demo
 
     document = run_demo(output.console(stderr=as_json), run_dir)

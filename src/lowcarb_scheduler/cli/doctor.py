@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from lowcarb_scheduler.cli import options, output
-from lowcarb_scheduler.cli.options import Json, SdkSignal, SdkUrl, Source, Traces
+from lowcarb_scheduler.cli.options import Command, Json, SdkSignal, SdkUrl, Source, Traces, examples
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.report import formatting
 
@@ -17,12 +17,17 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.doctor.checks import Check
 
-EXAMPLES: Final = ("lowcarb doctor", "lowcarb doctor --location DE --source synthetic")
+app = typer.Typer()
 EXIT_FAULT: Final = 1
 _SIGNS: Final = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "fault": ("✗", "red")}
 _NAME_WIDTH: Final = 28
 
 
+@app.command(
+    "doctor",
+    cls=Command,
+    epilog=examples("lowcarb doctor", "lowcarb doctor --location DE --source synthetic"),
+)
 def command(
     location: Annotated[
         list[str] | None,
@@ -39,7 +44,7 @@ def command(
     traces: Traces = None,
     as_json: Json = False,
 ) -> None:
-    """Check everything a run needs, and say how to mend what is wrong."""
+    """Check everything that a run needs, and suggest fixes."""
     from lowcarb_scheduler.clock import SystemClock
     from lowcarb_scheduler.doctor.run import examine
 

@@ -13,7 +13,17 @@ import typer
 
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.inputs import FORECAST_SHARE, Past, past_of, remarks, within
-from lowcarb_scheduler.cli.options import Json, Plot, SdkSignal, SdkUrl, Source, Traces, configured_source
+from lowcarb_scheduler.cli.options import (
+    Command,
+    Json,
+    Plot,
+    SdkSignal,
+    SdkUrl,
+    Source,
+    Traces,
+    configured_source,
+    examples,
+)
 from lowcarb_scheduler.cli.output import Times, Utc
 from lowcarb_scheduler.clock import HOUR_US, format_duration, from_us, parse_duration, parse_time, to_us
 from lowcarb_scheduler.documents import SCHEMA_VERSION
@@ -33,11 +43,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.window import Window
     from lowcarb_scheduler.intensity import IntensityTable
 
-EXAMPLES: Final = (
-    "lowcarb forecast --location DE --location FR --source synthetic",
-    "lowcarb forecast --location DE --source synthetic --duration 90m --until 2d",
-    "lowcarb forecast --location GB --source uk-carbon-intensity --corrected --watch --every 30m",
-)
+app = typer.Typer()
 EXIT_MISSING: Final = 1
 EVERY: Final = timedelta(minutes=5)  # no source makes new forecasts more often
 MOST_RARELY: Final = timedelta(days=1)
@@ -58,6 +64,15 @@ def _until(text: str) -> datetime | timedelta:
     return parse_time(text, "--until") if "-" in text or ":" in text else parse_duration(text, "--until")
 
 
+@app.command(
+    "forecast",
+    cls=Command,
+    epilog=examples(
+        "lowcarb forecast --location DE --location FR --source synthetic",
+        "lowcarb forecast --location DE --source synthetic --duration 90m --until 2d",
+        "lowcarb forecast --location GB --source uk-carbon-intensity --corrected --watch --every 30m",
+    ),
+)
 def command(
     location: Annotated[
         list[str],
@@ -94,7 +109,7 @@ def command(
     utc: Utc = False,
     as_json: Json = False,
 ) -> None:
-    """Show what is known now about the carbon intensity of places."""
+    """Show the current carbon intensity forecast for locations."""
     if watch and as_json:
         raise InputError("--watch", "has no end, and --json prints one document", "leave one of them out")
     if every is not None and not watch:

@@ -12,8 +12,6 @@ from typer.core import TyperCommand
 from lowcarb_scheduler.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import click
 
     from lowcarb_scheduler.forecasts.base import ForecastSource
@@ -137,8 +135,8 @@ def configured_source(
 _PARAGRAPH = "\n\n"  # what typer makes a line each of
 
 
-def examples(lines: Sequence[str]) -> str:
-    """Return the end of a command's help."""
+def examples(*lines: str) -> str:
+    """Return the epilog of a command's help."""
     return _PARAGRAPH.join(("Examples:", *lines))
 
 

@@ -2,26 +2,31 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
-from lowcarb_scheduler.cli.options import Json, Plot, SdkSignal, SdkUrl, Source, Traces
+from lowcarb_scheduler.cli.options import Command, Json, Plot, SdkSignal, SdkUrl, Source, Traces, examples
 from lowcarb_scheduler.cli.output import Times, Utc
 from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
     from lowcarb_scheduler.planning.job import Job, Plan
 
-EXAMPLES: Final = (
-    "lowcarb plan --job job.toml --source synthetic",
-    "lowcarb plan --job job.toml --forecast forecast.csv --history history.csv --plot plan.png",
-    "lowcarb plan --job job.toml --source synthetic --patience 0.5 --json",
+app = typer.Typer()
+
+
+@app.command(
+    "plan",
+    cls=Command,
+    epilog=examples(
+        "lowcarb plan --job job.toml --source synthetic",
+        "lowcarb plan --job job.toml --forecast forecast.csv --history history.csv --plot plan.png",
+        "lowcarb plan --job job.toml --source synthetic --patience 0.5 --json",
+    ),
 )
-
-
 def command(
     job: JobPath,
     forecast: ForecastPath = None,
@@ -38,7 +43,7 @@ def command(
     utc: Utc = False,
     as_json: Json = False,
 ) -> None:
-    """Plan which client trains in which round, and when each round opens."""
+    """Plan when each round opens and which clients train in it."""
     from lowcarb_scheduler.planning.planner import plan
 
     asked, intensity, corrected_by = read_inputs(

@@ -9,7 +9,7 @@ import typer
 
 from lowcarb_scheduler.accounting import emissions
 from lowcarb_scheduler.cli import options, output
-from lowcarb_scheduler.cli.options import Json, SdkSignal, SdkUrl, Source, Traces
+from lowcarb_scheduler.cli.options import Command, Json, SdkSignal, SdkUrl, Source, Traces, examples
 from lowcarb_scheduler.cli.output import Column, Times, Utc
 from lowcarb_scheduler.cli.status import RunDir, folder_of
 from lowcarb_scheduler.documents import SCHEMA_VERSION
@@ -28,13 +28,18 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import Signal
     from lowcarb_scheduler.settings import Settings
 
-EXAMPLES: Final = (
-    "lowcarb report runs/demo",
-    "lowcarb report runs/demo --refresh --json",
-    "lowcarb report runs/demo --refresh --source traces --traces actual.csv --signal average",
+app = typer.Typer()
+
+
+@app.command(
+    "report",
+    cls=Command,
+    epilog=examples(
+        "lowcarb report runs/demo",
+        "lowcarb report runs/demo --refresh --json",
+        "lowcarb report runs/demo --refresh --source traces --traces actual.csv --signal average",
+    ),
 )
-
-
 def command(
     run_dir: RunDir,
     refresh: Annotated[
@@ -59,9 +64,9 @@ def command(
     utc: Utc = False,
     as_json: Json = False,
 ) -> None:
-    """Write report.html, its pictures and its tables from the ledger of a run, and say what it saved.
+    """Write a run's report.html, charts and tables.
 
-    The pictures, and every table as CSV, go into the folder report/ beside the page.
+    The charts, and every table as CSV, go into the folder report/ beside the page.
     """
     from lowcarb_scheduler.report.html import FOLDER_NAME, read_page, write_page
 

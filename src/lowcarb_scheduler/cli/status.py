@@ -10,7 +10,7 @@ import typer
 
 from lowcarb_scheduler import clock
 from lowcarb_scheduler.cli import output
-from lowcarb_scheduler.cli.options import Json
+from lowcarb_scheduler.cli.options import Command, Json, examples
 from lowcarb_scheduler.cli.output import Times, Utc
 from lowcarb_scheduler.clock import format_duration, parse_time
 from lowcarb_scheduler.documents import SCHEMA_VERSION
@@ -21,12 +21,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-EXAMPLES: Final = ("lowcarb status runs/demo", "lowcarb status runs/demo --utc --json")
+app = typer.Typer()
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder with the run's ledger.jsonl.")]
 
 
+@app.command(
+    "status",
+    cls=Command,
+    epilog=examples("lowcarb status runs/demo", "lowcarb status runs/demo --utc --json"),
+)
 def command(run_dir: RunDir, utc: Utc = False, as_json: Json = False) -> None:
-    """Say what a run is waiting for, until when and why, and how far it is."""
+    """Show a run's progress, its next opening and the reason."""
     run = RunState.read(folder_of(run_dir))
     if as_json:
         output.write_document(_document(run_dir, run))
@@ -253,12 +258,12 @@ def _time(text: str | None) -> datetime | None:
 
 # -- ``lowcarb open-now``: lets a held round start, without killing the run ---------------------------------
 
-RELEASE_EXAMPLES: Final = ("lowcarb open-now runs/2026-01-31T18-00-00Z-42",)
 _SECONDS: Final = 5  # within which a hold looks, and a little more
 
 
+@app.command("open-now", cls=Command, epilog=examples("lowcarb open-now runs/2026-01-31T18-00-00Z-42"))
 def release(run_dir: RunDir, as_json: Json = False) -> None:
-    """Let the round that is held open now; the run goes on as planned after it."""
+    """Open the held round now; later rounds follow the plan."""
     from lowcarb_scheduler.flower.waiting import wish_to_open
 
     folder = folder_of(run_dir)

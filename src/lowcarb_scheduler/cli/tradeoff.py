@@ -10,7 +10,7 @@ import typer
 
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
-from lowcarb_scheduler.cli.options import Json, Plot, SdkSignal, SdkUrl, Source, Traces
+from lowcarb_scheduler.cli.options import Command, Json, Plot, SdkSignal, SdkUrl, Source, Traces, examples
 from lowcarb_scheduler.cli.output import Times, Utc
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError, SavingUnreachableError
@@ -25,10 +25,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.planning.job import Job
     from lowcarb_scheduler.planning.pareto import Frontier, FrontierPoint
 
-EXAMPLES: Final = (
-    "lowcarb tradeoff --job job.toml --source synthetic --plot front.png",
-    "lowcarb tradeoff --job job.toml --source synthetic --saving 15%",
-)
+app = typer.Typer()
 HOUR: Final = timedelta(hours=1)
 MOST_POINTS: Final = 1_000
 KNEE_RULE: Final = "farthest below the straight line from first to last; the next hours buy less than average"
@@ -49,6 +46,14 @@ def _part(text: str) -> float:
     return part
 
 
+@app.command(
+    "tradeoff",
+    cls=Command,
+    epilog=examples(
+        "lowcarb tradeoff --job job.toml --source synthetic --plot front.png",
+        "lowcarb tradeoff --job job.toml --source synthetic --saving 15%",
+    ),
+)
 def command(
     job: JobPath,
     forecast: ForecastPath = None,
@@ -68,7 +73,7 @@ def command(
     utc: Utc = False,
     as_json: Json = False,
 ) -> None:
-    """Show what waiting buys: finish against emissions, from the earliest finish to the deadline."""
+    """Show how emissions fall when a job may finish later."""
     asked, intensity, corrected_by = read_inputs(job, forecast, history, source, sdk_url, sdk_signal, traces)
     front = _front(asked, intensity, points)
     answer = None if saving is None else _answer(front, saving, asked)
