@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from lowcarb_scheduler.accounting.attribution import account
-from lowcarb_scheduler.report.html import basis_of, facts_of
+from lowcarb_scheduler.report.html import facts_of
 from support.report_ledger import START, run_events
 
 
@@ -36,14 +36,3 @@ def test_a_run_that_goes_on_says_so():
     said = facts(run_events(finished=False))
     assert said["Finish"].startswith("unfinished; the last round closed")
     assert facts(run_events()[:3])["Energy"].endswith("no turn is complete")
-
-
-@pytest.mark.parametrize(
-    ("kwh", "says"),
-    [
-        ({}, "none"), ({"measured": 0.0}, "measured"), ({"measured": 3.0}, "measured"),
-        ({"measured": 3.0, "assumed": 1.0}, "25 % assumed, 75 % measured"),
-    ],
-)  # fmt: skip
-def test_energy_says_what_it_rests_on(kwh, says):
-    assert basis_of(kwh) == says

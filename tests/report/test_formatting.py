@@ -71,3 +71,14 @@ def test_a_sparkline_spans_its_own_range_and_dots_gaps():
     assert formatting.sparkline([1.0, 2.0, float("nan"), 8.0]) == "▁▂·█"
     assert formatting.sparkline([5.0, 5.0]) == "▁▁"
     assert formatting.sparkline([float("nan")]) == ""
+
+
+@pytest.mark.parametrize(
+    ("kwh", "says"),
+    [
+        ({}, "none"), ({"measured": 0.0}, "measured"), ({"measured": 3.0}, "measured"),
+        ({"measured": 3.0, "assumed": 1.0}, "25 % assumed, 75 % measured"),
+    ],
+)  # fmt: skip
+def test_energy_says_what_it_rests_on(kwh, says):
+    assert formatting.basis(kwh) == says

@@ -15,7 +15,6 @@ from lowcarb_scheduler.cli.status import RunDir, folder_of
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError, LowcarbError
 from lowcarb_scheduler.report import formatting
-from lowcarb_scheduler.report.html import basis_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -207,7 +206,7 @@ def show(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed | No
         screen,
         [
             ("saving", formatting.percent(accounts.saving)),
-            ("energy", f"{formatting.energy(run.energy_kwh)} ({basis_of(run.energy_by_basis)})"),
+            ("energy", f"{formatting.energy(run.energy_kwh)} ({formatting.basis(run.energy_by_basis)})"),
             (
                 "evaluated",
                 f"{formatting.energy(run.evaluation_energy_kwh)}, {formatting.mass(run.evaluation_g)} CO2eq",
@@ -308,7 +307,7 @@ def _show_locations(screen: Console, shares: Sequence[Share], labels: str) -> No
                 share.name,
                 share.turns,
                 formatting.energy(share.energy_kwh),
-                basis_of(share.basis),
+                formatting.basis(share.basis),
                 formatting.mass(share.emissions_g),
                 formatting.UNKNOWN
                 if share.mean_g_per_kwh is None

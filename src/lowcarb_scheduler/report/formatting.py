@@ -62,6 +62,14 @@ def energy(kwh: float | None) -> str:
     return f"{significant(kwh)} kWh" if abs(kwh) >= 0.9995 or kwh == 0 else f"{significant(1000 * kwh)} Wh"
 
 
+def basis(kwh: Mapping[str, float]) -> str:
+    """Write the basis of energy, for example ``measured`` or ``60 % measured, 40 % assumed``."""
+    whole = sum(kwh.values())
+    if len(kwh) <= 1 or whole <= 0:
+        return ", ".join(sorted(kwh)) or "none"
+    return ", ".join(f"{percent(part / whole, 0)} {name}" for name, part in sorted(kwh.items()))
+
+
 def instant(when: datetime | None) -> str:
     """Write a time in UTC, for example ``2026-01-31 18:00``."""
     if when is None:

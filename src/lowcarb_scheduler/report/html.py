@@ -107,14 +107,6 @@ def facts_of(accounts: Accounts, finish_by: datetime | None) -> list[tuple[str, 
     ]
 
 
-def basis_of(kwh: Mapping[str, float]) -> str:
-    """Say what energy rests on, for example ``measured`` or ``60 % measured, 40 % assumed``."""
-    whole = sum(kwh.values())
-    if len(kwh) <= 1 or whole <= 0:
-        return ", ".join(sorted(kwh)) or "none"
-    return ", ".join(f"{formatting.percent(part / whole, 0)} {name}" for name, part in sorted(kwh.items()))
-
-
 def _basis(kwh: Mapping[str, float]) -> str:
     if not kwh:
         return "no turn is complete"
@@ -282,7 +274,7 @@ def render(page: Page) -> str:
         autoescape=True, finalize=finalize, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "basis": basis_of,
+        "basis": formatting.basis,
         "mass": formatting.mass,
         "percent": formatting.percent,
         "energy": formatting.energy,
