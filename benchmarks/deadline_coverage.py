@@ -153,6 +153,7 @@ def through_flower(runs, confidence):
 
     from lowcarb_scheduler import CarbonClientApp, Forecast, IntensityTable, carbon_aware
     from lowcarb_scheduler.clock import HOUR_US, parse_time, to_us
+    from lowcarb_scheduler.intensity import Provenance
     from lowcarb_scheduler.ledger import read_ledger
     from lowcarb_scheduler.testing import InMemoryGrid
 
@@ -174,7 +175,7 @@ def through_flower(runs, confidence):
             hours = np.arange(first, max(to_us(end) // HOUR_US, first + 1) + 1)
             values = 1000.0 - 10.0 * (hours[:-1] - to_us(START) // HOUR_US)
             table_ = np.repeat(values[:, None], len(locations), axis=1)
-            return IntensityTable(hours * HOUR_US, tuple(locations), table_, "average", "falling")
+            return IntensityTable(hours * HOUR_US, tuple(locations), table_, Provenance("falling", "average"))
 
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
     rounds, late, sooner = 8, 0, []

@@ -39,6 +39,39 @@ MAX_G_PER_KWH: Final = 3_000.0  # no grid emits more; such a number is an error 
 Signal = Literal["average", "marginal", "unknown"]
 SIGNALS: Final = get_args(Signal)
 
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Origin and meaning of intensity values.
+
+    Parameters
+    ----------
+    source : str or None
+        Name of the data source, several joined by ``+``; None if no intensity is known.
+    signal : {"average", "marginal", "unknown"}
+        Quantity that the provider measures. Signals are not comparable and never mixed.
+    synthetic : bool
+        Whether the values are made up.
+
+    Raises
+    ------
+    InputError
+        If there is no such signal.
+    """
+
+    source: str | None = ""
+    signal: Signal = "unknown"
+    synthetic: bool = False
+
+    def __post_init__(self) -> None:
+        if self.signal not in SIGNALS:
+            raise InputError("signal", f"{self.signal!r} is unknown", f"give one of {', '.join(SIGNALS)}")
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the three fields, as JSON documents and ledger records carry them."""
+        return {"source": self.source, "signal": self.signal, "synthetic": self.synthetic}
+
+
 _SOLE_POINT_US: Final = HOUR_US  # how long a lone point holds, where no step can be seen
 
 
@@ -56,20 +89,14 @@ class IntensityTable:
         Names of the columns, distinct.
     values : ndarray of float64, shape (T, L)
         Intensity in each step [gCO2eq/kWh]; NaN is a gap. Negative values are numbers here.
-    signal : {"average", "marginal", "unknown"}
-        What the provider measures. Signals are not comparable and never mixed.
-    source : str
-        Where the numbers come from.
-    synthetic : bool
-        Whether they are made up.
+    provenance : Provenance
+        Source and signal of the values, and whether they are synthetic.
     """
 
     edges_us: Ints
     locations: tuple[str, ...]
     values: Floats
-    signal: Signal = "unknown"
-    source: str = ""
-    synthetic: bool = False
+    provenance: Provenance = Provenance()
     _integral: Floats = field(init=False, repr=False)  # (T + 1, L) [g h / kWh], gaps counted as zero
     _gaps: Ints = field(init=False, repr=False)  # (T + 1, L) number of gaps before each edge
 
@@ -84,8 +111,6 @@ class IntensityTable:
             raise InputError("time", "is empty or not increasing", "give each time once, in order")
         if len(set(self.locations)) != len(self.locations):
             raise InputError("location", "has a name twice", "give each location one column")
-        if self.signal not in SIGNALS:
-            raise InputError("signal", f"{self.signal!r} is unknown", f"give one of {', '.join(SIGNALS)}")
         if np.isinf(values).any():
             raise InputError("g_per_kwh", "holds an infinite value", "give a finite number, or NaN for a gap")
         gaps = np.isnan(values)
@@ -113,7 +138,7 @@ class IntensityTable:
             Index: aware times, the beginning of each step. One column a location [gCO2eq/kWh], NaN a gap.
             A value holds until the next row, the last one for the median step (an hour if it is alone).
         signal, source, synthetic
-            As in the class.
+            As in :class:`Provenance`.
 
         Raises
         ------
@@ -135,15 +160,13 @@ class IntensityTable:
             raise InputError("g_per_kwh", "a value is not a number", "give numbers, NaN for a gap") from None
         times = pd.DatetimeIndex(df.index).as_unit("us").asi8
         locations = tuple(str(name) for name in df.columns)
-        return cls(_close(times), locations, values, signal, source, synthetic)
+        return cls(_close(times), locations, values, Provenance(source, signal, synthetic))
 
     @classmethod
     def from_points(
         cls,
         points: Mapping[str, tuple[ArrayLike, ArrayLike]],
-        signal: Signal = "unknown",
-        source: str = "",
-        synthetic: bool = False,
+        provenance: Provenance = Provenance(),
         ends: Mapping[str, int] | None = None,
     ) -> IntensityTable:
         """Build a table from points on a time grid of each location's own.
@@ -153,7 +176,7 @@ class IntensityTable:
         points : mapping of str to (times_us, values)
             By location: times [µs since 1970 UTC], distinct, in any order, and intensities [gCO2eq/kWh],
             NaN where a gap begins. A value holds until the location's next point.
-        signal, source, synthetic
+        provenance : Provenance
             As in the class.
         ends : mapping of str to int, optional
             Where a location's last value ends [µs]; by default after its median step.
@@ -172,9 +195,24 @@ class IntensityTable:
             step = np.searchsorted(own, edges[:-1], side="right") - 1
             inside = (step >= 0) & (step < len(values_g))
             table[inside, column] = values_g[step[inside]]
-        return cls(edges, tuple(series), table, signal, source, synthetic)
+        return cls(edges, tuple(series), table, provenance)
 
     # -- reading -------------------------------------------------------------------------------------------
+
+    @property
+    def source(self) -> str:
+        """Name of the data source."""
+        return self.provenance.source or ""
+
+    @property
+    def signal(self) -> Signal:
+        """Quantity that the provider measures."""
+        return self.provenance.signal
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the values are made up."""
+        return self.provenance.synthetic
 
     @property
     def start(self) -> datetime:
@@ -304,9 +342,7 @@ class IntensityTable:
     def to_record(self) -> dict[str, object]:
         """Return the table as it stands in a ledger: labels, edges, and one list of values a location."""
         return {
-            "source": self.source,
-            "signal": self.signal,
-            "synthetic": self.synthetic,
+            **self.provenance.to_dict(),
             "edges": [from_us(edge) for edge in self.edges_us],
             "g_per_kwh": {name: self.values[:, k] for k, name in enumerate(self.locations)},
         }
@@ -324,10 +360,10 @@ class IntensityTable:
             edges = np.array([to_us(parse_time(edge, "edges")) for edge in record["edges"]], dtype=np.int64)
             columns = [np.array(column, dtype=np.float64) for column in record["g_per_kwh"].values()]
             values = np.stack(columns, axis=1)
-            labels = record["signal"], record["source"], record["synthetic"]
+            provenance = Provenance(record["source"], record["signal"], record["synthetic"])
         except (KeyError, TypeError, ValueError, AttributeError):
             raise InputError("g_per_kwh", "is not an intensity record", "restore the ledger") from None
-        return cls(edges, tuple(record["g_per_kwh"]), values, *labels)
+        return cls(edges, tuple(record["g_per_kwh"]), values, provenance)
 
     def to_points(self) -> dict[str, list[dict[str, object]]]:
         """Return ``{location: [{"time", "g_per_kwh"}]}``, one point a step; None begins a gap.
@@ -347,7 +383,7 @@ class IntensityTable:
 
     def relaid(self, edges_us: Ints, locations: tuple[str, ...], values: Floats) -> IntensityTable:
         """Return a table with other steps, places and values under the same labels."""
-        return IntensityTable(edges_us, locations, values, self.signal, self.source, self.synthetic)
+        return IntensityTable(edges_us, locations, values, self.provenance)
 
 
 def _close(times_us: Ints, end_us: int | None = None) -> Ints:
@@ -368,9 +404,9 @@ def without_preference(
     """
     finite = np.zeros(0) if known is None else known.values[np.isfinite(known.values)]
     values = np.full((1, len(locations)), finite.mean() if finite.size else 1.0)
-    labels = (known.signal, known.source, known.synthetic) if known else ("unknown", "none", False)
+    provenance = known.provenance if known else Provenance("none")
     edges = np.array([to_us(start), to_us(end)], dtype=np.int64)
-    return IntensityTable(edges, tuple(locations), values, *labels)
+    return IntensityTable(edges, tuple(locations), values, provenance)
 
 
 def sanitize(table: IntensityTable) -> IntensityTable:

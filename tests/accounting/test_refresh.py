@@ -14,6 +14,7 @@ from lowcarb_scheduler.accounting.attribution import account
 from lowcarb_scheduler.accounting.refresh import refresh, told_settings
 from lowcarb_scheduler.clock import VirtualClock
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
+from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.ledger import FILE_NAME, Ledger, read_ledger, summarise
 from lowcarb_scheduler.testing import InMemoryGrid
 from support.random_run import Truth, random_run
@@ -37,7 +38,7 @@ class Asked:
         hours = len(next(iter(self._truth.values.values()))) if self._until is None else self._until
         edges = (START.timestamp() + 3600 * np.arange(hours + 1)) * 1e6
         values = np.array([self._truth.values[name][:hours] for name in locations]).T
-        return IntensityTable(edges, tuple(locations), values, self._signal, "traces")
+        return IntensityTable(edges, tuple(locations), values, Provenance("traces", self._signal))
 
 
 @pytest.fixture
@@ -243,7 +244,7 @@ def test_a_run_without_a_source_has_no_front_and_no_number(tmp_path):
     events = really_run(tmp_path, source=None)
     accounts = account(events)
     assert accounts.front is accounts.planned_g is accounts.realised_g is accounts.run_now_g is None
-    assert accounts.labels.source is None
+    assert accounts.provenance.source is None
     assert accounts.run.energy_kwh > 0
 
 

@@ -13,7 +13,7 @@ from lowcarb_scheduler.backtest import NAIVE, naive_issues
 from lowcarb_scheduler.backtest.history import table_of
 from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.forecasts.climatology import climatology, expected_level
-from lowcarb_scheduler.intensity import IntensityTable
+from lowcarb_scheduler.intensity import IntensityTable, Provenance
 from support.backtest_world import BEGIN, DAY, HOUR, PLACES, trace_rows
 
 
@@ -78,7 +78,9 @@ def test_climatology_is_that_of_the_product(actual):
 
 def test_half_hours_are_told_by_the_hour():
     edges = to_us(BEGIN) + np.arange(8 * 48 + 1) * (HOUR_US // 2)
-    actual = IntensityTable(edges, ("GB",), np.tile([100.0, 300.0], 8 * 24)[:, None], "average", "x")
+    actual = IntensityTable(
+        edges, ("GB",), np.tile([100.0, 300.0], 8 * 24)[:, None], Provenance("x", "average")
+    )
     for _, table in naive_issues(actual, "persistence"):
         assert (table.step, set(table.values.ravel()), table.signal) == (HOUR, {200.0}, "average")
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lowcarb_scheduler.accounting.emissions import emissions_g
 from lowcarb_scheduler.backtest import METHODS, History, follow, instance, methods
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, LowcarbError
-from lowcarb_scheduler.intensity import IntensityTable
+from lowcarb_scheduler.intensity import IntensityTable, Provenance
 from lowcarb_scheduler.planning.planner import plan
 from support.backtest_world import BEGIN, DAY, HOUR, PLACES, SETTING, trace_rows
 
@@ -183,7 +183,10 @@ def test_instances_are_spread_over_the_period_and_the_same_each_time(begin):
 
 def test_a_turn_uses_one_kilowatt_hour(begin, history):
     flat = IntensityTable(
-        history.actual.edges_us, PLACES, np.full_like(history.actual.values, 100.0), "unknown", "", False
+        history.actual.edges_us,
+        PLACES,
+        np.full_like(history.actual.values, 100.0),
+        Provenance(),
     )
     case = instance(
         replace(SETTING, round_duration=2 * HOUR), 0, 1, 2.0, (begin + 30 * DAY, begin + 36 * DAY)

@@ -10,7 +10,7 @@ from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError
 from lowcarb_scheduler.forecasts import registry as sources
 from lowcarb_scheduler.forecasts.base import Forecast
-from lowcarb_scheduler.intensity import IntensityTable
+from lowcarb_scheduler.intensity import IntensityTable, Provenance
 from support.cli_files import NOW, run
 
 HOURS = [HOUR_US * h + to_us(NOW) for h in range(48)]
@@ -25,7 +25,7 @@ class Half:
         if not known:
             raise ForecastUnavailableError(missing)
         last_good = {"FR": "the server\nhangs"} if "FR" in known else {}
-        table = IntensityTable.from_points(known, "marginal", "half")
+        table = IntensityTable.from_points(known, Provenance("half", "marginal"))
         return Forecast(table, NOW, missing, last_good=last_good)
 
     def actual(self, locations, start, end):
@@ -46,7 +46,9 @@ class Whole(Half):
         first = to_us(start) // HOUR_US
         hours = [HOUR_US * h for h in range(first, to_us(end) // HOUR_US + 1)]
         values = [150.0 + (us // HOUR_US) % 24 for us in hours]
-        return IntensityTable.from_points(dict.fromkeys(locations, (hours, values)), "marginal", "whole")
+        return IntensityTable.from_points(
+            dict.fromkeys(locations, (hours, values)), Provenance("whole", "marginal")
+        )
 
 
 class Ended(clock.VirtualClock):

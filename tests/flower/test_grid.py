@@ -13,6 +13,7 @@ from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, 
 from lowcarb_scheduler import CarbonClientApp, Forecast, IntensityTable, carbon_aware
 from lowcarb_scheduler.clock import HOUR_US, format_time, to_us
 from lowcarb_scheduler.flower.client import RECORD
+from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
 
@@ -32,7 +33,9 @@ class Tides:
         hours = np.arange(to_us(start) // HOUR_US, to_us(end) // HOUR_US + 1)
         columns = [np.where(hours % 4 == CLEAN[place], 50.0, 500.0) for place in locations]
         edges = np.append(hours, hours[-1] + 1) * HOUR_US
-        return IntensityTable(edges, tuple(locations), np.column_stack(columns), "average", "tides")
+        return IntensityTable(
+            edges, tuple(locations), np.column_stack(columns), Provenance("tides", "average")
+        )
 
 
 class Machine:

@@ -15,6 +15,7 @@ from flwr.serverapp.strategy import FedAvg
 from lowcarb_scheduler import CarbonClientApp, IntensityTable, carbon_aware
 from lowcarb_scheduler.accounting.turns import Profile, TurnReport
 from lowcarb_scheduler.clock import HOUR_US, VirtualClock, to_us
+from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.ledger import Ledger
 from lowcarb_scheduler.scheduling.recorder import Round, RunRecorder
 from lowcarb_scheduler.testing import InMemoryGrid
@@ -33,7 +34,9 @@ class NoActuals:
     def learn_actual(self, since, now, last_chance=False):
         if last_chance:
             edges = np.arange(to_us(since), to_us(now) + HOUR_US + 1, HOUR_US)
-            self.actual = IntensityTable(edges, ("DE",), np.full((len(edges) - 1, 1), 100.0), "average", "x")
+            self.actual = IntensityTable(
+                edges, ("DE",), np.full((len(edges) - 1, 1), 100.0), Provenance("x", "average")
+            )
 
     def degrade(self, *_):
         raise AssertionError("nothing goes wrong here")

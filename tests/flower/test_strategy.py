@@ -20,6 +20,7 @@ from flwr.serverapp.strategy import (
 from lowcarb_scheduler import CarbonClientApp, Forecast, IntensityTable, Synthetic, carbon_aware
 from lowcarb_scheduler.errors import InputError, PlanInfeasibleError, PlanMismatchError
 from lowcarb_scheduler.flower.client import QUERY
+from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.ledger import read_ledger, summarise
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
 from support.forecast_sources import Flat
@@ -303,7 +304,7 @@ def test_sources_whose_signals_differ_are_not_mixed_and_stop_nothing(aware, grid
     class Mixed(Synthetic):
         def actual(self, locations, start, end):
             table = super().actual(locations, start, end)
-            return IntensityTable(table.edges_us, table.locations, table.values, "unknown", "s")
+            return IntensityTable(table.edges_us, table.locations, table.values, Provenance("s", "unknown"))
 
     run(aware(source=Mixed()), grid)
     assert len(events("round_closed")) == 5
@@ -318,7 +319,7 @@ def test_a_source_with_dirty_times_stops_nothing(aware, grid):
             edges[1:-1] += 1000  # a millisecond late, all but the first
             edges = np.sort(np.append(edges, edges[3] + 1000))
             values = np.repeat(known.intensity.values, [1, 1, 1, 2, *[1] * 92], axis=0)
-            dirty = IntensityTable(edges, known.intensity.locations, values, "average", "dirty")
+            dirty = IntensityTable(edges, known.intensity.locations, values, Provenance("dirty", "average"))
             return Forecast(dirty, known.generated_at)
 
     run(aware(source=Dirty()), grid)

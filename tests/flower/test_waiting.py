@@ -18,6 +18,7 @@ from lowcarb_scheduler import CarbonClientApp, Forecast, IntensityTable, carbon_
 from lowcarb_scheduler.cli import main
 from lowcarb_scheduler.clock import HOUR_US, SystemClock, parse_time, to_us
 from lowcarb_scheduler.flower.waiting import GLANCE, WAKE, ending_in_order, hold
+from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
 
@@ -65,7 +66,7 @@ class Curve:
         for told, value in self.told.items():
             values[hour == told] = value
         table = np.repeat(values[:, None], len(locations), axis=1)
-        return IntensityTable(hours * HOUR_US, tuple(locations), table, "average", "curve")
+        return IntensityTable(hours * HOUR_US, tuple(locations), table, Provenance("curve", "average"))
 
 
 def make_app(working):

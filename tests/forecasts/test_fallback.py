@@ -18,7 +18,7 @@ from lowcarb_scheduler.forecasts.fallback import FallbackSource
 from lowcarb_scheduler.forecasts.registry import SOURCES, open_sources
 from lowcarb_scheduler.forecasts.sources.synthetic import Synthetic
 from lowcarb_scheduler.forecasts.sources.traces import Traces
-from lowcarb_scheduler.intensity import IntensityTable
+from lowcarb_scheduler.intensity import IntensityTable, Provenance
 from lowcarb_scheduler.settings import Settings
 from support.forecast_sources import DAY, HOUR, NOW, Web
 
@@ -171,7 +171,9 @@ def test_a_source_that_does_not_say_what_it_measures_is_refused_by_its_answer(fi
 
         def forecast(self, locations, now):
             edges = np.array([to_us(now), to_us(now + HOUR)])
-            made = IntensityTable(edges, tuple(locations), np.ones((1, len(locations))), "average", "x", True)
+            made = IntensityTable(
+                edges, tuple(locations), np.ones((1, len(locations))), Provenance("x", "average", True)
+            )
             return Forecast(made, now)
 
     missing = FallbackSource([first, Silent(), Made()], clock=clock).forecast(["DE", "GB"], NOW).missing

@@ -11,6 +11,7 @@ import pytest
 
 from lowcarb_scheduler import Fleet, IntensityTable, Job, Synthetic, plan, replan, tradeoff
 from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.planning.planner import blocks_of
 
 NOW, HOUR = datetime(2026, 6, 15, tzinfo=UTC), timedelta(hours=1)
@@ -83,7 +84,7 @@ def test_replanning_mixes_too():
 def test_a_block_that_gaps_leave_no_plan_gives_way():
     values = expected().values.copy()
     values[24:44] = np.nan  # the second block's time and more
-    table = IntensityTable(expected().edges_us, expected().locations, values, "average", "test")
+    table = IntensityTable(expected().edges_us, expected().locations, values, Provenance("test", "average"))
     planned = plan(job(rounds=20, mix_rounds=10, hours=48, patience=1.0), table)
     assert np.ptp(planned.turns) <= 1
     assert np.ptp(turns(planned, 0, 10)) > 1

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.report import formatting
 
 
@@ -56,11 +57,11 @@ def test_seconds_are_shown_only_where_there_are():
 
 
 def test_labels_say_synthetic_real_and_signal():
-    assert formatting.labels("synthetic", "average", True).startswith("synthetic (made-up)")
-    assert formatting.labels("uk", "unknown", False) == (
+    assert formatting.labels(Provenance("synthetic", "average", True)).startswith("synthetic (made-up)")
+    assert formatting.labels(Provenance("uk")) == (
         "numbers from uk; average or marginal: the source does not say"
     )
-    assert formatting.labels(None, "unknown", False) == "no intensity was known"
+    assert formatting.labels(Provenance(None)) == "no intensity was known"
 
 
 def test_counts_put_the_most_first():

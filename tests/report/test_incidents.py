@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lowcarb_scheduler.accounting.replay import Labels
+from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.report.tables import incidents_of, table_of_incidents, write_tables
 from support.report_ledger import at, event, run_events
 
-LABELS = Labels("traces", "average", synthetic=False)
+LABELS = Provenance("traces", "average")
 
 
 def test_what_went_wrong_is_listed_in_order():

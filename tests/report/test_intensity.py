@@ -11,7 +11,7 @@ from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.forecasts.base import Forecast
 from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, Expectation
 from lowcarb_scheduler.forecasts.window import cleanest_windows
-from lowcarb_scheduler.intensity import IntensityTable
+from lowcarb_scheduler.intensity import IntensityTable, Provenance
 from lowcarb_scheduler.report.intensity import MOST_PANELS, picture_of_forecast, plot_forecast
 from lowcarb_scheduler.report.rounds import MOST_ROWS, save
 from lowcarb_scheduler.report.style import day
@@ -25,7 +25,7 @@ def table(names, hours=FORECAST_HOURS, first=0, level=100.0) -> IntensityTable:
     times = [to_us(START) + HOUR_US * h for h in range(first, hours)]
     values = [level + 50 * abs(12 - h % 24) for h in range(first, hours)]
     points = {name: (times, np.array(values) * (1 + k)) for k, name in enumerate(names)}
-    return IntensityTable.from_points(points, "marginal", "half")
+    return IntensityTable.from_points(points, Provenance("half", "marginal"))
 
 
 def forecast(names=("DE", "FR"), **kwargs) -> Forecast:

@@ -6,7 +6,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from lowcarb_scheduler.intensity import IntensityTable
+from lowcarb_scheduler.intensity import IntensityTable, Provenance
 from lowcarb_scheduler.planning.pareto import Frontier, FrontierPoint
 from lowcarb_scheduler.report.pareto import picture_of_front, plot_tradeoff
 from lowcarb_scheduler.report.rounds import save
@@ -28,7 +28,9 @@ def front(*points: tuple[float, float], run_now_g: float | None = 2000.0, gap: f
 
 
 def table(source: str = "uk", synthetic: bool = False) -> IntensityTable:
-    return IntensityTable(np.array([0, 1]), ("GB",), np.ones((1, 1)), "average", source, synthetic)
+    return IntensityTable(
+        np.array([0, 1]), ("GB",), np.ones((1, 1)), Provenance(source, "average", synthetic)
+    )
 
 
 def texts(figure) -> str:

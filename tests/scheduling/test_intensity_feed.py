@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from lowcarb_scheduler.forecasts.base import Fault, Forecast
-from lowcarb_scheduler.intensity import IntensityTable, sanitize, without_preference
+from lowcarb_scheduler.intensity import IntensityTable, Provenance, sanitize, without_preference
 from lowcarb_scheduler.scheduling.intensity_feed import IntensityFeed
 
 HOUR, MINUTE, DAY = timedelta(hours=1), timedelta(minutes=1), timedelta(days=1)
@@ -275,7 +275,11 @@ def test_past_forecasts_are_looked_up_once_and_those_to_come_join_them(kept, jou
 
 
 def test_past_forecasts_of_another_signal_are_left_out(kept, journal, midnight):
-    kept.past = [Forecast(replace(table(midnight - DAY, DE=[1.0]), signal="marginal"), midnight - DAY)]
+    kept.past = [
+        Forecast(
+            replace(table(midnight - DAY, DE=[1.0]), provenance=Provenance("s", "marginal")), midnight - DAY
+        )
+    ]
     feed = IntensityFeed(kept, journal)
     feed.refresh(["DE"], midnight)
     assert [past.signal for past in feed.past_forecasts] == ["unknown"]

@@ -12,7 +12,7 @@ import pytest
 from lowcarb_scheduler.accounting.emissions import emissions_g
 from lowcarb_scheduler.errors import ForecastUnavailableError, PlanInfeasibleError
 from lowcarb_scheduler.forecasts.bias_correction import correct_forecast
-from lowcarb_scheduler.intensity import IntensityTable
+from lowcarb_scheduler.intensity import IntensityTable, Provenance
 from lowcarb_scheduler.planning.fleet import Fleet
 from lowcarb_scheduler.planning.job import LOOKED_AHEAD, Job
 from lowcarb_scheduler.scheduling.policy import replan
@@ -58,7 +58,7 @@ def test_emissions_are_on_the_expectation_not_on_the_hope(job, forecast):
     np.testing.assert_allclose(plan.client_emissions_g, grams)
     assert plan.run_now_emissions_g == pytest.approx(job.run_now_g(expected))
     assert plan.lower_bound_g is None  # chosen with the value of waiting
-    assert (plan.source, plan.signal) == ("test", "average")
+    assert plan.provenance == Provenance("test", "average")
 
 
 def test_without_slack_there_is_nothing_to_hope_for_and_a_bound(job, forecast):
@@ -86,7 +86,7 @@ def test_a_little_better_is_not_worth_a_change_and_much_better_is(job, forecast)
     for factor, changed in ((1.001, False), (3.0, True)):
         values = forecast.values.copy()
         values[(forecast.edges_us[:-1] >= first) & (forecast.edges_us[:-1] < plan.closes_us[-1])] *= factor
-        worse = IntensityTable(forecast.edges_us, forecast.locations, values, "average", "test")
+        worse = IntensityTable(forecast.edges_us, forecast.locations, values, Provenance("test", "average"))
         assert (schedule(replan(job, worse, previous=plan)) != schedule(plan)) == changed
 
 
@@ -126,7 +126,7 @@ def test_history_carries_a_plan_past_the_end_of_the_forecast(job, forecast, midn
     with pytest.raises(PlanInfeasibleError):
         replan(job, short)
     past = IntensityTable(forecast.edges_us - 4 * 24 * 3_600_000_000, forecast.locations, forecast.values,
-                          "average", "test")  # fmt: skip
+                          Provenance("test", "average"))  # fmt: skip
     longer = past.fill(moved(past, 2))
     plan = replan(job, short, longer)
     assert plan.finish > midnight + 6 * HOUR
@@ -135,7 +135,7 @@ def test_history_carries_a_plan_past_the_end_of_the_forecast(job, forecast, midn
 def moved(table, days):
     """Return the table again, some days later."""
     return IntensityTable(
-        table.edges_us + days * 24 * 3_600_000_000, table.locations, table.values, "average"
+        table.edges_us + days * 24 * 3_600_000_000, table.locations, table.values, Provenance("", "average")
     )
 
 

@@ -14,6 +14,7 @@ from flower.test_waiting import RUN, Curve, Machine, grid, named, opened, run  #
 from lowcarb_scheduler import IntensityTable
 from lowcarb_scheduler.accounting.turns import Profile
 from lowcarb_scheduler.clock import HOUR_US, to_us
+from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.scheduling.replanner import PlanInputs
 
@@ -25,7 +26,7 @@ def table(midnight, hours=24, first=0, change=(), places=("DE", "FR"), signal="a
     values = np.repeat(100.0 + np.arange(hours)[:, None], step, axis=0) * np.ones(len(places))
     for hour, value in change:
         values[hour] = value
-    return IntensityTable(edges, places, values, signal, "test")
+    return IntensityTable(edges, places, values, Provenance("test", signal))
 
 
 def inputs(midnight, forecast, actual=None, nodes=("a", "b"), clients=2, length=HOUR):

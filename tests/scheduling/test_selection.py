@@ -10,6 +10,7 @@ import pytest
 
 from lowcarb_scheduler import Fleet, IntensityTable, Job, plan
 from lowcarb_scheduler.clock import HOUR_US, from_us, to_us
+from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.scheduling.selection import cleanest_opening, emissions_at, select_clients
 
 NOW, HOUR = datetime(2026, 3, 2, tzinfo=UTC), timedelta(hours=1)
@@ -20,7 +21,7 @@ def table(hours=24, **curves):
     columns = {place: np.full(hours, level) for place, level in INTENSITY.items()} | curves
     edges = to_us(NOW) + np.arange(hours + 1, dtype=np.int64) * HOUR_US
     values = np.stack([np.asarray(column, dtype=float) for column in columns.values()], axis=1)
-    return IntensityTable(edges, tuple(columns), values, "average", "test")
+    return IntensityTable(edges, tuple(columns), values, Provenance("test", "average"))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError
 from lowcarb_scheduler.forecasts.base import Forecast
-from lowcarb_scheduler.intensity import MAX_G_PER_KWH, IntensityTable
+from lowcarb_scheduler.intensity import MAX_G_PER_KWH, IntensityTable, Provenance
 
 HOUR, MINUTE, DAY = timedelta(hours=1), timedelta(minutes=1), timedelta(days=1)
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
@@ -40,7 +40,7 @@ class Flat:
     def actual(self, locations, start, end):
         edges = np.arange(to_us(start) // HOUR_US, to_us(end) // HOUR_US + 2) * HOUR_US
         values = np.full((len(edges) - 1, len(locations)), 100.0)
-        return IntensityTable(edges, tuple(locations), values, "average", "flat")
+        return IntensityTable(edges, tuple(locations), values, Provenance("flat", "average"))
 
 
 class Web:
@@ -96,7 +96,7 @@ class Web:
         for hour in self.unknown_hours:
             values[edges[:-1] == to_us(hour)] = np.nan
         assert not self.value > MAX_G_PER_KWH
-        return IntensityTable(edges, tuple(places), values, self.signal, self.name)
+        return IntensityTable(edges, tuple(places), values, Provenance(self.name, self.signal))
 
     @property
     def kinds(self):

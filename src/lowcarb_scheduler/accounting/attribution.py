@@ -24,14 +24,14 @@ from lowcarb_scheduler.accounting.hindsight import (
     hindsight_of,
     levels_of,
 )
-from lowcarb_scheduler.accounting.replay import Labels, Record, RoundRecord, labels_of
+from lowcarb_scheduler.accounting.replay import Record, RoundRecord, provenance_of
 from lowcarb_scheduler.accounting.turns import UNKNOWN_PLACE, Turn, emitted_g
 from lowcarb_scheduler.ledger import RunSummary, summarise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from lowcarb_scheduler.intensity import Floats, IntensityTable
+    from lowcarb_scheduler.intensity import Floats, IntensityTable, Provenance
 
 __all__ = ["Accounts", "Outcome", "RunFront", "Sci", "Share", "Step", "account"]
 
@@ -120,7 +120,7 @@ class Accounts:
     ----------
     run : RunSummary
         What the run did.
-    labels : Labels
+    provenance : Provenance
         What its intensities are.
     planned_g, realised_g, run_now_g, hindsight_g : float or None
         The four numbers [gCO2eq].
@@ -146,7 +146,7 @@ class Accounts:
     """
 
     run: RunSummary
-    labels: Labels
+    provenance: Provenance
     planned_g: float | None
     realised_g: float | None
     run_now_g: float | None
@@ -197,7 +197,7 @@ def account(events: Sequence[Mapping[str, Any]]) -> Accounts:
     planned = [r for r in run.rounds if r.planned_g is not None] if is_part else []
     return Accounts(
         run=run,
-        labels=labels_of(events),
+        provenance=provenance_of(events),
         planned_g=run.planned_g,
         realised_g=realised_g,
         run_now_g=run.run_now_g,

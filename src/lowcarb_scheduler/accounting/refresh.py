@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lowcarb_scheduler.accounting.hindsight import Rules
-from lowcarb_scheduler.accounting.replay import Record, as_written, labels_of
+from lowcarb_scheduler.accounting.replay import Record, as_written, provenance_of
 from lowcarb_scheduler.accounting.turns import UNKNOWN_PLACE, Figures, expected_g, realised_g, stretch_of
 from lowcarb_scheduler.clock import MICROSECOND, SystemClock, from_us, to_us
 from lowcarb_scheduler.errors import InputError
@@ -232,11 +232,11 @@ def _places(record: Record) -> list[str]:
 
 def _check_labels(new: IntensityTable, events: Sequence[Mapping[str, Any]]) -> None:
     """Refuse numbers that do not mix with those of the run."""
-    source, signal, synthetic = labels_of(events)
-    if source is None:
+    known = provenance_of(events)
+    if known.source is None:
         return  # the run knew of no intensity at all
-    if new.signal != signal:
-        problem = f"its signal is {new.signal}, the run's {signal}: they are never mixed"
+    if new.signal != known.signal:
+        problem = f"its signal is {new.signal}, the run's {known.signal}: they are never mixed"
         raise InputError("--source", problem, "name a source of the same signal")
-    if new.synthetic != synthetic:
-        raise InputError("--source", "made-up numbers are never mixed with real ones", f"name {source}")
+    if new.synthetic != known.synthetic:
+        raise InputError("--source", "made-up numbers are never mixed with real ones", f"name {known.source}")

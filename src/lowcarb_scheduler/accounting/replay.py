@@ -13,7 +13,7 @@ import numpy as np
 from lowcarb_scheduler.accounting.turns import Node, Turn, took, update_nodes
 from lowcarb_scheduler.clock import parse_time
 from lowcarb_scheduler.errors import InputError, MissingExtraError
-from lowcarb_scheduler.intensity import IntensityTable
+from lowcarb_scheduler.intensity import IntensityTable, Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -261,20 +261,12 @@ def known_intensity(events: Iterable[Mapping[str, Any]]) -> IntensityTable | Non
     return _overlaid([*forecasts, *actuals])
 
 
-class Labels(NamedTuple):
-    """What numbers of intensity are: where they come from, what they measure, whether they are made up."""
-
-    source: str | None
-    signal: str
-    synthetic: bool
-
-
-def labels_of(events: Sequence[Mapping[str, Any]]) -> Labels:
-    """Return what a ledger's intensities are, as forecasts and actuals say; no source where it has none."""
+def provenance_of(events: Sequence[Mapping[str, Any]]) -> Provenance:
+    """Return the provenance of the newest intensity in a ledger, without a source if there is none."""
     known = [event for event in events if event["event"] in ("forecast", "actual")]
     if known:
-        return Labels(known[-1]["source"], known[-1]["signal"], known[-1]["synthetic"])
-    return Labels(None, "unknown", synthetic=events[0]["source"] == "synthetic")
+        return Provenance(known[-1]["source"], known[-1]["signal"], known[-1]["synthetic"])
+    return Provenance(None, synthetic=events[0]["source"] == "synthetic")
 
 
 def _overlaid(tables: Sequence[IntensityTable]) -> IntensityTable | None:

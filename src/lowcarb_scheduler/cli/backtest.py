@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from os import cpu_count
 from pathlib import Path
@@ -152,7 +152,7 @@ def command(
 
 
 def _labels(replay: Replay) -> str:
-    measured = formatting.labels(replay.actual, replay.history.actual.signal, synthetic=False)
+    measured = formatting.labels(replace(replay.history.actual.provenance, source=replay.actual))
     return f"{measured}; forecast: {replay.forecast}"
 
 
@@ -160,9 +160,7 @@ def _document(found: Comparison, replay: Replay) -> dict[str, Any]:
     table, setting = replay.history.actual, found.setting
     return {
         "schema_version": SCHEMA_VERSION,
-        "source": table.source,
-        "signal": table.signal,
-        "synthetic": table.synthetic,
+        **table.provenance.to_dict(),
         "actual": replay.actual,
         "forecast": replay.forecast,
         "setting": {

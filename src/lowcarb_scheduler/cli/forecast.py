@@ -179,9 +179,7 @@ def _document(found: ForecastResult) -> dict[str, Any]:
                 point["origin"] = ORIGINS[expectation.origin[step, column]]
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "source": table.source,
-        "signal": table.signal,
-        "synthetic": table.synthetic,
+        **table.provenance.to_dict(),
         "generated_at": forecast.generated_at,
         "locations": locations,
         "missing": forecast.missing,
@@ -346,7 +344,7 @@ _MINUTE: Final = timedelta(minutes=1)
 def show(screen: Console, look: ForecastResult, times: Times) -> None:
     """Print what was found."""
     table = look.intensity
-    output.print_title(screen, formatting.labels(table.source, table.signal, table.synthetic))
+    output.print_title(screen, formatting.labels(table.provenance))
     generated, zone = (
         times.instant(look.forecast.generated_at),
         times.names(look.now, max(look.now, table.end)),

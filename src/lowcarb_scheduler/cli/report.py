@@ -128,7 +128,7 @@ def _document(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed
         "report": str(page),
         "tables": str(tables),
         "status": run.status,
-        **accounts.labels._asdict(),
+        **accounts.provenance.to_dict(),
         "rounds": len(run.rounds),
         "planned_g": accounts.planned_g,
         "realised_g": accounts.realised_g,
@@ -195,7 +195,7 @@ def show(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed | No
     output.print_title(screen, f"Run {run.started['run_id']}: {run.status}, {len(run.rounds)} rounds")
     if refreshed is not None:
         output.print_line(screen, _refreshed(refreshed))
-    labels = formatting.labels(*accounts.labels)
+    labels = formatting.labels(accounts.provenance)
     _show_numbers(screen, accounts, labels)
     if accounts.waterfall:
         _show_waterfall(screen, accounts, labels)

@@ -134,9 +134,7 @@ def _document(
 ) -> dict[str, Any]:
     document = {
         "schema_version": SCHEMA_VERSION,
-        "source": intensity.source,
-        "signal": intensity.signal,
-        "synthetic": intensity.synthetic,
+        **intensity.provenance.to_dict(),
         "run_now_emissions_g": front.run_now_emissions_g,
         "points": [asdict(point) for point in front.points],
         "knee": asdict(front.knee),
@@ -187,7 +185,7 @@ def _facts(front: "Frontier", job: "Job", intensity: "IntensityTable", times: Ti
     return [
         ("run now", f"{run_now} CO2eq expected (random clients, back-to-back from now)"),
         ("deadline", times.instant(job.finish_by)),
-        ("intensity", formatting.labels(intensity.source, intensity.signal, intensity.synthetic)),
+        ("intensity", formatting.labels(intensity.provenance)),
         ("known until", times.instant(intensity.end)),
         ("knee", knee),
     ]

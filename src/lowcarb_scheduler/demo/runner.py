@@ -57,7 +57,7 @@ def run_demo(console: Console, run_dir: Path) -> dict[str, Any]:
     for package, extra in _NEEDS.items():
         if find_spec(package) is None:
             raise MissingExtraError(package, extra)
-    from lowcarb_scheduler.accounting.replay import labels_of
+    from lowcarb_scheduler.accounting.replay import provenance_of
     from lowcarb_scheduler.report.html import write_report
 
     run_dir = run_dir.absolute()
@@ -81,7 +81,7 @@ def run_demo(console: Console, run_dir: Path) -> dict[str, Any]:
     events = read_ledger(run_dir)
     found = {
         "schema_version": SCHEMA_VERSION,
-        **labels_of(events)._asdict(),
+        **provenance_of(events).to_dict(),
         **_figures(summarise(events)),
         "accuracy": _accuracy(aware_results),
         "plain_accuracy": _accuracy(plain_results),

@@ -10,7 +10,7 @@ import copy
 from collections import defaultdict
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.base import ForecastSource
-    from lowcarb_scheduler.intensity import IntensityTable, Signal
+    from lowcarb_scheduler.intensity import IntensityTable, Provenance, Signal
 
     Ask = Callable[[ForecastSource, list[str]], Forecast]  # a source, and its names of places
     from numpy.typing import NDArray
@@ -33,13 +33,6 @@ if TYPE_CHECKING:
 # -- Forecasts of several sources, put together as one ------------------------------------------------------
 
 _NO_REASON: Final = "no source gave a reason"
-
-
-class Labels(NamedTuple):
-    """What numbers are, of which two kinds are never mixed."""
-
-    signal: Signal
-    synthetic: bool
 
 
 class ForecastMerger:
@@ -60,11 +53,9 @@ class ForecastMerger:
         self._why: dict[str, list[str]] = defaultdict(list)
 
     @property
-    def labels(self) -> Labels | None:
-        """What the numbers are, once there are some."""
-        for part in (*self._fresh, *self._stand_ins):
-            return Labels(part.intensity.signal, part.intensity.synthetic)
-        return None
+    def provenance(self) -> Provenance | None:
+        """Provenance of the first part, None as long as there is none."""
+        return next((part.intensity.provenance for part in (*self._fresh, *self._stand_ins)), None)
 
     def lacking(self) -> list[str]:
         """Return the places without a fresh forecast, or with a hole inside it."""
@@ -116,7 +107,8 @@ class ForecastMerger:
         sources = "+".join(dict.fromkeys(part.intensity.source for part in parts))
         oldest = min(issued.values())
         others = {place: at for place, at in issued.items() if at != oldest}
-        return Forecast(replace(table, source=sources), oldest, missing, others, last_good)
+        table = replace(table, provenance=replace(table.provenance, source=sources))
+        return Forecast(table, oldest, missing, others, last_good)
 
 
 def told(answer: Forecast, names: Mapping[str, str]) -> Forecast | None:
@@ -294,7 +286,9 @@ class FallbackSource:
             share = (ends - self._clock.now()) / (len(self._sources) - position)
             by = f"{name_of(source)}: " if len(self._sources) > 1 else ""
             try:
-                answer = self._ask(source, share, list(dict.fromkeys(names.values())), gathered.labels, ask)
+                answer = self._ask(
+                    source, share, list(dict.fromkeys(names.values())), gathered.provenance, ask
+                )
             except ForecastUnavailableError as error:
                 gathered.explain(names, error.missing, by)
                 self._note(f"{kind} from {name_of(source)}", error.reasons)
@@ -304,7 +298,7 @@ class FallbackSource:
         return gathered.forecast()
 
     def _ask(
-        self, source: ForecastSource, share: timedelta, names: list[str], labels: Labels | None, ask: Ask
+        self, source: ForecastSource, share: timedelta, names: list[str], known: Provenance | None, ask: Ask
     ) -> Forecast:
         """Ask one source, within its share of the time.
 
@@ -313,14 +307,14 @@ class FallbackSource:
         ForecastUnavailableError
             If it has nothing, there is no time, or its numbers do not mix with those there are.
         """
-        signal = self.signal or (labels.signal if labels else None)
+        signal = self.signal or (known.signal if known else None)
         refusal = self._refusal(source, _signal(source), signal)
         if refusal is None and share <= timedelta(0):
             refusal = "there was no time left to ask it"
         if refusal is None:
             answer = ask(source.within(share) if hasattr(source, "within") else source, names)
             refusal = self._refusal(source, answer.intensity.signal, signal)
-            if labels is not None and answer.intensity.synthetic != labels.synthetic:
+            if known is not None and answer.intensity.synthetic != known.synthetic:
                 refusal = "made-up numbers are never mixed with real ones"
             if refusal is None:
                 return answer

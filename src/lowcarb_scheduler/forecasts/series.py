@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from lowcarb_scheduler.intensity import Floats, Ints, Signal
+    from lowcarb_scheduler.intensity import Floats, Ints, Provenance
 
 NEAR: Final = timedelta(days=31)  # a point further than this from where it belongs is an error
 _SHORTEST_HOLE_US: Final = 60_000_000  # lengths come cut to whole minutes: a shorter hole is none
@@ -135,7 +135,7 @@ class SeriesBuilder:
 
 
 def table_of(
-    known: Mapping[str, Series], missing: Mapping[str, str], signal: Signal, source: str
+    known: Mapping[str, Series], missing: Mapping[str, str], provenance: Provenance
 ) -> IntensityTable:
     """Return the series of some locations as one table.
 
@@ -148,11 +148,11 @@ def table_of(
         raise ForecastUnavailableError(missing)
     points = {location: (own.times_us, own.values) for location, own in known.items()}
     ends = {location: own.end_us for location, own in known.items()}
-    return IntensityTable.from_points(points, signal, source, ends=ends)
+    return IntensityTable.from_points(points, provenance, ends)
 
 
 def forecast_from(
-    issues: Mapping[str, Issue], missing: Mapping[str, str], signal: Signal, source: str
+    issues: Mapping[str, Issue], missing: Mapping[str, str], provenance: Provenance
 ) -> Forecast:
     """Return the issues of some locations as one forecast.
 
@@ -162,7 +162,7 @@ def forecast_from(
         With what is missing and why, where there are none.
     """
     series = {location: issue.series for location, issue in issues.items()}
-    table = table_of(series, missing, signal, source)
+    table = table_of(series, missing, provenance)
     oldest = min(issue.issued_at for issue in issues.values())
     issued = {name: issue.issued_at for name, issue in issues.items() if issue.issued_at != oldest}
     return Forecast(table, oldest, missing, issued)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints, Signal
+    from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints, Provenance
 
 
 LOOKED_AHEAD: Final = timedelta(days=60)  # at least; what is further away is not planned for
@@ -249,8 +249,8 @@ class Plan:
     run_now_emissions_g : float or None
         Expectation over random clients, back-to-back from not_before [gCO2eq]; None where a gap makes it
         undefined.
-    source, signal, synthetic
-        Labels of the intensity it rests on.
+    provenance : Provenance
+        That of the intensity it was made with.
     forecast_until : datetime
         Where that intensity ends.
     forecast_origin : mapping of str to float
@@ -267,9 +267,7 @@ class Plan:
     client_emissions_g: Floats
     lower_bound_g: float | None
     run_now_emissions_g: float | None
-    source: str
-    signal: Signal
-    synthetic: bool
+    provenance: Provenance
     forecast_until: datetime
     forecast_origin: Mapping[str, float] = field(default_factory=dict)
 
@@ -340,9 +338,7 @@ class Plan:
         turns = self.turns
         document = {
             "schema_version": SCHEMA_VERSION,
-            "source": self.source,
-            "signal": self.signal,
-            "synthetic": self.synthetic,
+            **self.provenance.to_dict(),
             "forecast_until": self.forecast_until,
             "emissions_g": self.emissions_g,
             "lower_bound_g": self.lower_bound_g,

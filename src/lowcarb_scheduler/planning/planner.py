@@ -255,9 +255,7 @@ class Problem:
             client_emissions_g=emissions_g,
             lower_bound_g=_bound_g(solution, float(emissions_g.sum())),
             run_now_emissions_g=job.run_now_g(self.intensity),
-            source=self.intensity.source,
-            signal=self.intensity.signal,
-            synthetic=self.intensity.synthetic,
+            provenance=self.intensity.provenance,
             forecast_until=self.intensity.end,
         )
 

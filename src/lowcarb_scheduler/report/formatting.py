@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from lowcarb_scheduler.intensity import Provenance
     from lowcarb_scheduler.planning.job import Job
 
 UNKNOWN: Final = "unknown"
@@ -89,12 +90,12 @@ def span(start: datetime, end: datetime) -> str:
     return f"{start:%a %H:%M} to {last}"
 
 
-def labels(source: str | None, signal: str, synthetic: bool) -> str:
-    """Say what the numbers of intensity are."""
-    if not source:
+def labels(provenance: Provenance) -> str:
+    """Describe the provenance of intensity values in words."""
+    if not provenance.source:
         return "no intensity was known"
-    kind = "synthetic (made-up) numbers" if synthetic else f"numbers from {source}"
-    return f"{kind}; {_SIGNALS.get(signal, signal)}"
+    kind = "synthetic (made-up) numbers" if provenance.synthetic else f"numbers from {provenance.source}"
+    return f"{kind}; {_SIGNALS[provenance.signal]}"
 
 
 def work(job: Job) -> str:

@@ -55,7 +55,7 @@ def pictures_of_run(events: Sequence[Mapping[str, Any]], accounts: Accounts) -> 
     accounts : Accounts
         What they come to.
     """
-    labels = formatting.labels(*accounts.labels)
+    labels = formatting.labels(accounts.provenance)
     choice = choice_of_run(events, known_intensity(events))
     found = (
         picture_of_run(events),
@@ -90,7 +90,7 @@ def facts_of(accounts: Accounts, finish_by: datetime | None) -> list[tuple[str, 
     """Return what a reader has to know of a run's numbers, as name and text."""
     run, started = accounts.run, accounts.run.started
     return [
-        ("Intensity", formatting.labels(*accounts.labels)),
+        ("Intensity", formatting.labels(accounts.provenance)),
         ("Energy", f"{formatting.energy(run.energy_kwh)} of training; {_basis(run.energy_by_basis)}"),
         ("Emissions", "energy of training times intensity, in CO2 equivalents; nothing else is counted"),
         ("Run-now", "as many rounds of random clients, back-to-back from the start of the run"),
@@ -240,7 +240,7 @@ def write_page(page: Page, run_dir: Path) -> Path:
         raise InputError("run-dir", problem, "make the folder writable") from None
 
     write_pictures(page.pictures, folder)
-    mishaps = table_of_incidents(page.mishaps, page.accounts.labels)
+    mishaps = table_of_incidents(page.mishaps, page.accounts.provenance)
     write_tables({**tables_of(page.accounts), "mishaps": mishaps}, folder)
     return path
 
@@ -253,7 +253,7 @@ def gather(events: Sequence[Mapping[str, Any]]) -> Page:
         accounts=accounts,
         pictures=pictures_of_run(events, accounts),
         numbers=_numbers(accounts),
-        labels=formatting.labels(*accounts.labels),
+        labels=formatting.labels(accounts.provenance),
         facts=facts_of(accounts, deadline_of(events)),
         mishaps=mishaps,
     )

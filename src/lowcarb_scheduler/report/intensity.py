@@ -185,7 +185,7 @@ def plot_forecast(
     time_axis(lowest, picture.start, picture.end, most=MOST_TICKS)
     lowest.set_xlabel("; ".join(_footnote(picture)), fontsize=8, color=INK)
     table = picture.intensity
-    labels = formatting.labels(table.source, table.signal, table.synthetic)
+    labels = formatting.labels(table.provenance)
     title = f"Carbon intensity [{UNIT}]: {labels}"
     figure.suptitle(short_name(title, 130), fontsize=10.5, fontweight="bold", color=INK, x=0.01, ha="left")
     figure.legend(

@@ -140,7 +140,7 @@ def plot_tradeoff(front: Frontier, intensity: IntensityTable, finish_by: datetim
     axes.grid(axis="y", color=NO_VALUE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    labels = formatting.labels(intensity.source, intensity.signal, intensity.synthetic)
+    labels = formatting.labels(intensity.provenance)
     head(axes, "What waiting buys", labels)
     explain(axes, _legend(picture))
     return figure

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lowcarb_scheduler.accounting.replay import deadline_of, entry_time, known_intensity, labels_of
+from lowcarb_scheduler.accounting.replay import deadline_of, entry_time, known_intensity, provenance_of
 from lowcarb_scheduler.errors import InputError, MissingExtraError
 from lowcarb_scheduler.report import formatting
 from lowcarb_scheduler.report.figure import Picture
@@ -249,7 +249,7 @@ def plot_plan(
     title = f"Plan: {formatting.mass(plan.emissions_g)} CO2eq in {len(plan.opens_us)} rounds"
     if plan.saving is not None:
         title += f", {formatting.percent(plan.saving)} below run-now"
-    labels = formatting.labels(plan.source, plan.signal, plan.synthetic)
+    labels = formatting.labels(plan.provenance)
     return _picture(gantt_of_plan(plan, intensity, now, finish_by), title, labels).figure()
 
 
@@ -267,7 +267,7 @@ def picture_of_run(events: Sequence[Mapping[str, Any]]) -> Picture | None:
     return _picture(
         gantt,
         f"When and where {formatting.counted(len(gantt.rounds), 'round')} ran",
-        formatting.labels(*labels_of(events)),
+        formatting.labels(provenance_of(events)),
     )
 
 

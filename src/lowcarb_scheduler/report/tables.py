@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lowcarb_scheduler.accounting.attribution import Accounts, Share
-    from lowcarb_scheduler.accounting.replay import Labels
+    from lowcarb_scheduler.intensity import Provenance
 
 BASES: Final = ("measured", "estimated", "assumed")
 _FORMULA: Final = ("=", "+", "-", "@")  # what a spreadsheet would run, if a node were called so
@@ -39,7 +39,7 @@ def tables_of(accounts: Accounts) -> dict[str, pd.DataFrame]:
         "sci": _sci(accounts),
         "front": _front(accounts),
     }
-    labels = accounts.labels._asdict()
+    labels = accounts.provenance.to_dict()
     return {
         name: pd.DataFrame([{**row, **labels} for row in listed], columns=[*_COLUMNS[name], *labels])
         for name, listed in rows.items()
@@ -207,12 +207,12 @@ def incidents_of(events: Sequence[Mapping[str, Any]]) -> list[Incident]:
     return sorted(found, key=attrgetter("at"))
 
 
-def table_of_incidents(mishaps: Sequence[Incident], labels: Labels) -> pd.DataFrame:
+def table_of_incidents(mishaps: Sequence[Incident], provenance: Provenance) -> pd.DataFrame:
     """Return the table that is written as CSV, with signal and source of the run's intensity."""
     import pandas as pd
 
     rows = [
-        {"at": format_time(m.at), "what": m.what, "why": m.why, "consequence": m.so, **labels._asdict()}
+        {"at": format_time(m.at), "what": m.what, "why": m.why, "consequence": m.so, **provenance.to_dict()}
         for m in mishaps
     ]
-    return pd.DataFrame(rows, columns=["at", "what", "why", "consequence", *labels._fields])
+    return pd.DataFrame(rows, columns=["at", "what", "why", "consequence", *provenance.to_dict()])

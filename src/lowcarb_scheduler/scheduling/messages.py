@@ -60,10 +60,11 @@ def plan_lines(
         )
     if not mixes and (one_sided := _one_sided(plan)):
         lines.append(one_sided)
-    numbers = "SYNTHETIC numbers, " if plan.synthetic else ""
+    labels = plan.provenance
+    numbers = "SYNTHETIC numbers, " if labels.synthetic else ""
     assumed = int(fleet.power_assumed.sum())
     lines.append(
-        f"assumes: {plan.source} forecasts ({numbers}{plan.signal} signal); power assumed for {assumed}"
+        f"assumes: {labels.source} forecasts ({numbers}{labels.signal} signal); power assumed for {assumed}"
         f" of {len(fleet)} clients; energy is power times time where nodes do not measure it"
     )
     return lines

@@ -152,9 +152,7 @@ def _charged(planned: Plan, job: Job, intensity: IntensityTable, lower_bound_g: 
         client_emissions_g=grams,
         lower_bound_g=lower_bound_g,
         run_now_emissions_g=job.run_now_g(intensity),
-        source=intensity.source,
-        signal=intensity.signal,
-        synthetic=intensity.synthetic,
+        provenance=intensity.provenance,
         forecast_until=intensity.end,
     )
 

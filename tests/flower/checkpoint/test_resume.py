@@ -26,6 +26,7 @@ from lowcarb_scheduler import (
 from lowcarb_scheduler.clock import HOUR_US, parse_time, to_us
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.flower.checkpoint.store import Checkpoint
+from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.ledger import Ledger, read_ledger, summarise
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
 from support.kill_points import KillPoints, cut_in_two, fresh
@@ -428,7 +429,7 @@ class Hours:
         values = [100.0 if hour % 24 in self.clean else 500.0 for hour in range(first, last - 1)]
         edges = np.arange(first, last) * HOUR_US
         table = np.repeat(np.array(values)[:, None], len(locations), axis=1)
-        return IntensityTable(edges, tuple(locations), table, "average", "hours")
+        return IntensityTable(edges, tuple(locations), table, Provenance("hours", "average"))
 
 
 class Machine:

@@ -21,7 +21,7 @@ from lowcarb_scheduler.forecasts.archive.database import FILE_NAME, Archive, Fee
 from lowcarb_scheduler.forecasts.base import Forecast
 from lowcarb_scheduler.forecasts.series import columns_of
 from lowcarb_scheduler.forecasts.sources.traces import Traces
-from lowcarb_scheduler.intensity import IntensityTable
+from lowcarb_scheduler.intensity import IntensityTable, Provenance
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
@@ -39,7 +39,7 @@ def table(start, values, locations=("DE",), step=HOUR):
     values = np.array(values, dtype=float)
     columns = np.tile(values[:, None], len(locations)) if values.ndim == 1 else values
     edges = to_us(start) + np.arange(len(columns) + 1) * (step // timedelta(microseconds=1))
-    return IntensityTable(edges, tuple(locations), columns, "marginal", "watttime")
+    return IntensityTable(edges, tuple(locations), columns, Provenance("watttime", "marginal"))
 
 
 def issue(at, values=(100.0,) * 24, locations=("DE",)):
@@ -66,7 +66,7 @@ def tables(draw, start=0):
     edges = to_us(NOW) + draw(st.integers(-5 * HOUR_US, 5 * HOUR_US)) + np.cumsum([start, *steps])
     columns = st.lists(intensities, min_size=len(steps), max_size=len(steps))
     values = np.array([draw(columns) for _ in PLACES]).T
-    return IntensityTable(edges, PLACES, values, "marginal", "watttime")
+    return IntensityTable(edges, PLACES, values, Provenance("watttime", "marginal"))
 
 
 def same(one, other):
@@ -281,14 +281,14 @@ import numpy as np
 from lowcarb_scheduler.clock import VirtualClock, to_us
 from lowcarb_scheduler.forecasts.archive.database import Archive, Feed
 from lowcarb_scheduler.forecasts.base import Forecast
-from lowcarb_scheduler.intensity import IntensityTable
+from lowcarb_scheduler.intensity import IntensityTable, Provenance
 
 now, number = datetime(2026, 3, 2, tzinfo=UTC), int(sys.argv[2])
 archive = Archive(Path(sys.argv[1]), clock=VirtualClock(now))
 for k in range(25):
     at = now + timedelta(minutes=2 * k + number)
     edges = to_us(at) + np.arange(4) * 60_000_000
-    made = IntensityTable(edges, ("DE",), np.full((3, 1), float(k)), "marginal", "watttime")
+    made = IntensityTable(edges, ("DE",), np.full((3, 1), float(k)), Provenance("watttime", "marginal"))
     archive.put(Feed("watttime", "marginal"), Forecast(made, at))
     archive.put_actual(Feed("watttime", "marginal"), made.slice(at, at + timedelta(minutes=1)))
 """

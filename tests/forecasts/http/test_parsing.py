@@ -23,6 +23,7 @@ from lowcarb_scheduler.forecasts.http.parsing import (
     past_forecasts_of,
     time_of,
 )
+from lowcarb_scheduler.intensity import Provenance
 
 NOW = datetime(2026, 3, 10, 14, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -79,7 +80,7 @@ def issue(value, made=NOW):
 
 def test_a_forecast_knows_when_each_location_had_its_own():
     older = issue(2, NOW - HOUR)
-    made = forecast_of({"A": issue(1), "B": older, "C": FetchError("gone")}, {}, "average", "x")
+    made = forecast_of({"A": issue(1), "B": older, "C": FetchError("gone")}, {}, Provenance("x", "average"))
     assert made.intensity.locations == ("A", "B")
     assert (made.issued_at("A"), made.issued_at("B")) == (NOW, NOW - HOUR)
     assert made.generated_at == NOW - HOUR
@@ -91,14 +92,16 @@ def test_past_forecasts_are_sorted_and_each_issue_comes_once():
     answers = {("A", when): issue(1, when) for when in reversed(times)}
     answers["A", times[1]] = answers["A", times[0]]  # a server that answers with an older one again
     answers |= {("B", when): FetchError("gone") for when in times}
-    found = past_forecasts_of(answers, {}, "average", "x")
+    found = past_forecasts_of(answers, {}, Provenance("x", "average"))
     assert [made.generated_at for made in found] == [times[0], times[2]]
     assert [made.missing for made in found] == [{"B": "gone"}] * 2
 
 
 def test_no_past_forecast_at_all_is_an_error_with_the_reasons():
     with pytest.raises(ForecastUnavailableError) as error:
-        past_forecasts_of({("A", NOW): FetchError("gone")}, {"": "its name is empty"}, "average", "x")
+        past_forecasts_of(
+            {("A", NOW): FetchError("gone")}, {"": "its name is empty"}, Provenance("x", "average")
+        )
     assert error.value.missing == {"A": "gone", "": "its name is empty"}
 
 
@@ -109,6 +112,6 @@ def test_actuals_are_joined_from_their_parts():
     answers = {("A", 0): hour(0, 1), ("A", 1): FetchError("late"), ("A", 2): hour(2, 3),
                ("B", 0): [], ("B", 1): FetchError("late"), ("C", 0): []}  # fmt: skip
     missing = {}
-    table = actual_of(answers, missing, (NOW, NOW + 3 * HOUR), "average", "x")
+    table = actual_of(answers, missing, (NOW, NOW + 3 * HOUR), Provenance("x", "average"))
     assert table.to_frame()["A"].dropna().tolist() == [1, 3]
     assert missing == {"B": "late", "C": "no value from 2026-03-10T14:00:00Z to 2026-03-10T17:00:00Z"}

@@ -138,7 +138,7 @@ class CachedSource:
         missing = {name: reason for name, reason in failed.items() if name not in stand_ins}
         issues |= stand_ins
         ordered = {name: issues[name] for name in names if name in issues}
-        known = forecast_from(ordered, missing, self.signal, self.name)
+        known = forecast_from(ordered, missing, self._feed.provenance)
         return replace(known, last_good={name: failed[name] for name in stand_ins})
 
     def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
@@ -169,7 +169,7 @@ class CachedSource:
                 self._sought |= {name: _Sought(begin, last) for name in lacking}
             self._actuals.asked(last, answered=bool(found))
         if kept:
-            found.append(table_of(kept, {}, self.signal, self.name))
+            found.append(table_of(kept, {}, self._feed.provenance))
         table = reduce(IntensityTable.fill, found).slice(first, last) if found else None
         known = [] if table is None else [name for name in names if name in columns_of(table)]
         if table is None or not known:

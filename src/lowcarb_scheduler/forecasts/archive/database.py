@@ -22,6 +22,7 @@ from lowcarb_scheduler.clock import MICROSECOND, SystemClock, from_us, to_us
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.forecasts.base import MAX_AGE
 from lowcarb_scheduler.forecasts.series import Issue, Series, columns_of, forecast_from
+from lowcarb_scheduler.intensity import Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -239,6 +240,11 @@ class Feed:
     signal: Signal
     server: str = ""
 
+    @property
+    def provenance(self) -> Provenance:
+        """Provenance of the tables of the feed."""
+        return Provenance(self.source, self.signal)
+
 
 @dataclass(frozen=True, slots=True)
 class Holding:
@@ -360,7 +366,7 @@ class Archive:
             for location, key in _keys(db, feed, locations).items():
                 for row in db.execute(query, (key, to_us(start), to_us(end), span_us)):
                     spans[row[0] // span_us][location] = _read(row)
-        return [forecast_from(issues, {}, feed.signal, feed.source) for _, issues in sorted(spans.items())]
+        return [forecast_from(issues, {}, feed.provenance) for _, issues in sorted(spans.items())]
 
     def issues(self, feed: Feed, location: str) -> list[Issue]:
         """Return all issues of a location, oldest first."""

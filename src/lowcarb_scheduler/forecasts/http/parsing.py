@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.forecasts.http.client import Request, Response
     from lowcarb_scheduler.forecasts.series import Series
-    from lowcarb_scheduler.intensity import IntensityTable, Signal
+    from lowcarb_scheduler.intensity import IntensityTable, Provenance
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -145,7 +145,7 @@ def series_of(points: Iterable[Point], first: datetime, last: datetime) -> Serie
 
 
 def forecast_of(
-    answers: Mapping[str, Issue | FetchError], missing: dict[str, str], signal: Signal, source: str
+    answers: Mapping[str, Issue | FetchError], missing: dict[str, str], provenance: Provenance
 ) -> Forecast:
     """Return the issues of some locations as one forecast; the reasons of the others join ``missing``.
 
@@ -160,14 +160,13 @@ def forecast_of(
             missing[name] = answer.why
         else:
             issues[name] = answer
-    return forecast_from(issues, missing, signal, source)
+    return forecast_from(issues, missing, provenance)
 
 
 def past_forecasts_of(
     answers: Mapping[tuple[str, datetime], Issue | FetchError],
     missing: Mapping[str, str],
-    signal: Signal,
-    source: str,
+    provenance: Provenance,
 ) -> list[Forecast]:
     """Return past issues, asked for by location and time, as forecasts, the oldest first.
 
@@ -183,7 +182,7 @@ def past_forecasts_of(
     why = dict(missing)
     for when in sorted(at):
         try:
-            made = forecast_of(at[when], dict(missing), signal, source)
+            made = forecast_of(at[when], dict(missing), provenance)
         except ForecastUnavailableError as error:
             why = error.missing
             continue
@@ -198,8 +197,7 @@ def actual_of(
     answers: Mapping[tuple[str, int], list[Point] | FetchError],
     missing: dict[str, str],
     bounds: tuple[datetime, datetime],
-    signal: Signal,
-    source: str,
+    provenance: Provenance,
 ) -> IntensityTable:
     """Return what was recorded in the parts of a period as one table, cut to the period.
 
@@ -211,8 +209,8 @@ def actual_of(
         Why other locations have nothing; the reasons found here join it.
     bounds : (datetime, datetime)
         The period.
-    signal, source : str
-        The labels of the table.
+    provenance : Provenance
+        That of the table.
 
     Raises
     ------
@@ -225,7 +223,7 @@ def actual_of(
             known[name] = _joined([answers[key] for key in answers if key[0] == name], *bounds)
         except FetchError as error:
             missing[name] = error.why
-    table = table_of(known, missing, signal, source).slice(*bounds)
+    table = table_of(known, missing, provenance).slice(*bounds)
     assert table is not None  # each location has a value in the period
     return table
 

@@ -46,6 +46,7 @@ from lowcarb_scheduler.forecasts.http.parsing import (
     time_of,
 )
 from lowcarb_scheduler.forecasts.series import finite
+from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.settings import secret_fix
 
 if TYPE_CHECKING:
@@ -290,7 +291,7 @@ class CarbonAwareSdk:
         names, missing = sendable(locations)
         requests = {name: Request("emissions/forecasts/current", {"location": name}) for name in names}
         answers = self._fetcher.get_all(requests, lambda name, answer: read_forecast(name, answer, now))
-        return forecast_of(answers, missing, self._signal, NAME)
+        return forecast_of(answers, missing, Provenance(NAME, self._signal))
 
     def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
         """Return what the server has recorded in [start, end).
@@ -317,7 +318,7 @@ class CarbonAwareSdk:
         silent = [name for name in names if says_nothing(answers[key] for key in answers if key[0] == name)]
         if silent:
             answers |= self._averages(silent, first, last, until)
-        return actual_of(answers, missing, (first, last), self._signal, NAME)
+        return actual_of(answers, missing, (first, last), Provenance(NAME, self._signal))
 
     def _averages(
         self, names: Sequence[str], first: datetime, last: datetime, until: datetime
@@ -378,7 +379,7 @@ class CarbonAwareSdk:
             return []
         rest = {key: request for key, request in requests.items() if key not in answers}
         answers |= self._fetcher.within(until - self._clock.now()).get_all(rest, read)
-        return past_forecasts_of(answers, missing, self._signal, NAME)
+        return past_forecasts_of(answers, missing, Provenance(NAME, self._signal))
 
     def known_locations(self) -> dict[str, tuple[float | None, float | None]]:
         """Return the names the server knows, with latitude and longitude where it tells [degrees].

@@ -34,6 +34,7 @@ from lowcarb_scheduler.forecasts.http.parsing import (
     parts,
     time_of,
 )
+from lowcarb_scheduler.intensity import Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -167,7 +168,7 @@ class ElectricityMaps:
                 if not isinstance(outcome, FetchError) and refused[name] != 401  # which may pass
             )  # fmt: skip
             answers |= again
-        return forecast_of(answers, missing, self.signal, NAME)
+        return forecast_of(answers, missing, Provenance(NAME, self.signal))
 
     def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
         """Return what the service has recorded in [start, end), its own estimates among it.
@@ -188,7 +189,7 @@ class ElectricityMaps:
             for part, (begin, until) in enumerate(parts(first, last, _HOUR))
         }
         answers = self._fetcher.get_all(requests, lambda key, answer: _points(key[0], answer, "data")[1])
-        return actual_of(answers, missing, (first, last), self.signal, NAME)
+        return actual_of(answers, missing, (first, last), Provenance(NAME, self.signal))
 
     def _request(self, zone: str) -> Request:
         """Return the request for the longest forecast that was not refused before."""

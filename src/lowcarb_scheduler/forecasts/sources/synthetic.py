@@ -34,7 +34,7 @@ import numpy as np
 
 from lowcarb_scheduler.clock import HOUR_US, from_us, to_us, to_utc
 from lowcarb_scheduler.forecasts.base import Forecast, distinct, period, unknown_name
-from lowcarb_scheduler.intensity import IntensityTable
+from lowcarb_scheduler.intensity import IntensityTable, Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,7 +162,9 @@ class Synthetic:
             values[:, column] = _regular(zone, hours) * self._weather(zone, hours, lead_hours)
         # Two decimals: the last bits of exp and cos are not the same on every machine.
         edges = np.append(hours, hours[-1] + 1) * HOUR_US
-        return IntensityTable(edges, locations, values.round(2), "average", "synthetic", synthetic=True)
+        return IntensityTable(
+            edges, locations, values.round(2), Provenance("synthetic", "average", synthetic=True)
+        )
 
     def _weather(self, zone: Zone, hours: Ints, lead_hours: Floats | None) -> Floats:
         """Return the factor of the weather, mean 1, shape of ``hours``."""

@@ -28,7 +28,7 @@ from lowcarb_scheduler.forecasts.base import (
     has_value,
     period,
 )
-from lowcarb_scheduler.intensity import IntensityTable
+from lowcarb_scheduler.intensity import IntensityTable, Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -144,7 +144,7 @@ class Traces:
         """Return one issue of each of some locations, by its number."""
         points = {location: self._forecasts[location].points(issue) for location, issue in issues.items()}
         issued = {name: from_us(self._forecasts[name].issued_us[issue]) for name, issue in issues.items()}
-        table = IntensityTable.from_points(points, self._signal, self.name)
+        table = IntensityTable.from_points(points, Provenance(self.name, self._signal))
         oldest = min(issued.values())
         return Forecast(table, oldest, issued={name: at for name, at in issued.items() if at != oldest})
 
@@ -170,7 +170,7 @@ class Traces:
                 missing[location] = f"no value from {format_time(first)} to {format_time(last)}"
         if not known:
             raise ForecastUnavailableError(missing)
-        table = IntensityTable.from_points(known, self._signal, self.name).slice(first, last)
+        table = IntensityTable.from_points(known, Provenance(self.name, self._signal)).slice(first, last)
         assert table is not None  # each location has a value in the period
         return table
 
@@ -194,7 +194,7 @@ def read_table(path: Path, field: str = "forecast", signal: Signal = "unknown") 
     """
     _, by_location = _by_location(read_points(path, field))
     newest = {name: issues.points(len(issues.issued_us) - 1) for name, issues in by_location.items()}
-    return IntensityTable.from_points(newest, signal, "traces")
+    return IntensityTable.from_points(newest, Provenance("traces", signal))
 
 
 def table_of_points(rows: pd.DataFrame, signal: Signal, source: str = "traces") -> IntensityTable:
@@ -203,7 +203,7 @@ def table_of_points(rows: pd.DataFrame, signal: Signal, source: str = "traces") 
         str(name): (own["time"].to_numpy("datetime64[us]").astype(np.int64), own["g_per_kwh"].to_numpy())
         for name, own in rows.groupby("location", observed=True)
     }
-    return IntensityTable.from_points(points, signal, source)
+    return IntensityTable.from_points(points, Provenance(source, signal))
 
 
 def read_points(path: Path, field: str = "forecast") -> pd.DataFrame:

@@ -33,6 +33,7 @@ from lowcarb_scheduler.forecasts.http.parsing import (
     parts,
     time_of,
 )
+from lowcarb_scheduler.intensity import Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,7 +148,7 @@ class UkCarbonIntensity:
             return issue_of(generated_at, _points(places[name], answer, "forecast"), now)
 
         requests = {name: _request(place, generated_at, "fw48h") for name, place in places.items()}
-        return forecast_of(self._fetcher.get_all(requests, read), missing, self.signal, NAME)
+        return forecast_of(self._fetcher.get_all(requests, read), missing, Provenance(NAME, self.signal))
 
     def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
         """Return what happened in [start, end): metered for ``GB``, the provider's estimate for a region.
@@ -173,7 +174,7 @@ class UkCarbonIntensity:
             for part, (begin, until) in enumerate(parts(first, last, _HALF_HOUR))
         }
         answers = self._fetcher.get_all(requests, read)
-        return actual_of(answers, missing, (first, last), self.signal, NAME)
+        return actual_of(answers, missing, (first, last), Provenance(NAME, self.signal))
 
 
 def _places(locations: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:

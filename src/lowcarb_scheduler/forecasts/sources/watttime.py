@@ -38,6 +38,7 @@ from lowcarb_scheduler.forecasts.http.parsing import (
 )
 from lowcarb_scheduler.forecasts.http.responses import Redaction
 from lowcarb_scheduler.forecasts.series import finite
+from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.settings import secret_fix
 
 if TYPE_CHECKING:
@@ -283,7 +284,7 @@ class WattTime:
             return issue_of(time_of(meta.get("generated_at"), "generated_at"), _points(meta, points), now)
 
         requests = {name: _request("forecast", name, {"horizon_hours": str(HORIZON_HOURS)}) for name in names}
-        return forecast_of(self._account.get_all(requests, read), missing, self.signal, NAME)
+        return forecast_of(self._account.get_all(requests, read), missing, Provenance(NAME, self.signal))
 
     def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
         """Return what WattTime has recorded in [start, end).
@@ -301,7 +302,7 @@ class WattTime:
             for part, (begin, until) in enumerate(parts(first, last, _SECOND))
         }
         answers = self._account.get_all(requests, lambda key, answer: _points(*_checked(key[0], answer)))
-        return actual_of(answers, missing, (first, last), self.signal, NAME)
+        return actual_of(answers, missing, (first, last), Provenance(NAME, self.signal))
 
     def past_forecasts(
         self, locations: Sequence[str], start: datetime, end: datetime, every: timedelta
@@ -334,7 +335,7 @@ class WattTime:
             for name in names
         }
         answers = self._account.get_all(requests, lambda key, answer: _read_past(*key, answer))
-        return past_forecasts_of(answers, missing, self.signal, NAME)
+        return past_forecasts_of(answers, missing, Provenance(NAME, self.signal))
 
 
 def _request(path: str, region: str, params: Mapping[str, str]) -> Request:
