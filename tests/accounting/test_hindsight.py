@@ -112,7 +112,10 @@ def test_a_grid_of_minutes_is_not_searched_for_staggered_starts():
     events[0]["settings"] = {"stagger": True}
     record = Record.of(events)
     rules = Rules.of(record)
-    for length, is_staggered in ((rules.length, True), (timedelta(minutes=59), False)):
-        job = job_of(record, replace(rules, length=length, finish_by=rules.grid_from + timedelta(hours=6)))
+    for length, is_staggered in ((rules.job_rules.round_duration, True), (timedelta(minutes=59), False)):
+        job_rules = replace(rules.job_rules, round_duration=length)
+        job = job_of(
+            record, replace(rules, job_rules=job_rules, finish_by=rules.grid_from + timedelta(hours=6))
+        )
         assert without_fine_stagger(job, record.actual).stagger is is_staggered
     assert account(events).hindsight_g <= 966

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.planning.fleet import Fleet
-from lowcarb_scheduler.planning.job import Job
+from lowcarb_scheduler.planning.job import Job, JobRules
 
 HOUR = timedelta(hours=1)
 
@@ -118,3 +119,18 @@ def test_a_client_longer_than_the_round_is_named(job_of):
 def test_take_keeps_only_the_locations_still_used():
     part = Fleet.from_frame(frame()).take(np.array([False, True]))
     assert (part.ids.tolist(), part.locations, part.location_index.tolist()) == (["b"], ("FR",), [0])
+
+
+def test_settings_that_are_no_rules_or_not_given_leave_the_defaults(midnight):
+    settings = {"patience": 0.5, "participation": (1, 3), "stagger": None, "source": "synthetic", "rounds": 7}
+    rules = JobRules.from_settings(settings, round_duration=HOUR, participation=None)
+    assert rules == JobRules(round_duration=HOUR, patience=0.5)
+    fleet = Fleet.from_frame(frame())
+    job = rules.job(fleet, midnight, midnight + 24 * HOUR, 2, 1, grid_from=midnight - HOUR)
+    assert (job.patience, job.participation, job.stagger) == (0.5, "equal", False)
+    assert (job.rounds, job.clients_per_round, job.grid_from) == (2, 1, midnight - HOUR)
+
+
+def test_rules_and_a_job_agree_on_every_default():
+    of_job = {field.name: field.default for field in fields(Job)}
+    assert {field.name: field.default for field in fields(JobRules)}.items() <= of_job.items()

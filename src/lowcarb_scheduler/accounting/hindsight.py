@@ -25,7 +25,7 @@ from lowcarb_scheduler.forecasts.bias_correction import correct_forecast
 from lowcarb_scheduler.intensity import without_preference
 from lowcarb_scheduler.planning.fairness import most_of_one_location
 from lowcarb_scheduler.planning.fleet import Fleet
-from lowcarb_scheduler.planning.job import Job, looked_ahead
+from lowcarb_scheduler.planning.job import JobRules, looked_ahead
 from lowcarb_scheduler.planning.pareto import tradeoff
 from lowcarb_scheduler.planning.planner import plan
 from lowcarb_scheduler.planning.timegrid import start_step_us
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.accounting.replay import InitialPlan, Record, RoundRecord
     from lowcarb_scheduler.accounting.turns import Node
     from lowcarb_scheduler.intensity import IntensityTable, Ints
-    from lowcarb_scheduler.planning.job import Participation, Plan
+    from lowcarb_scheduler.planning.job import Job, Participation, Plan
     from lowcarb_scheduler.planning.pareto import Frontier
 
 _MOST_SLOTS: Final = 300  # openings up to which clients that may start apart are planned so
@@ -52,27 +52,21 @@ class Rules:
     ----------
     grid_from : datetime
         Rounds open on ``grid_from + k * start_step``, and not before.
-    length : timedelta
-        Length of a round.
     finish_by, target_finish : datetime
         The deadline, and where patience puts the end.
-    stagger : bool
-        Whether clients may start at different times in a round.
-    max_location_share : float
-        Largest part of a round from one location.
+    job_rules : JobRules
+        Rules of the job that the run was planned with, but for participation.
     """
 
     grid_from: datetime
-    length: timedelta
     finish_by: datetime
     target_finish: datetime
-    stagger: bool
-    max_location_share: float
+    job_rules: JobRules
 
     @classmethod
     def of(cls, record: Record) -> Rules:
         """Return the rules of a run; one that did not do all its rounds had no longer than it took."""
-        told, length = record.started["settings"], record.rounds[-1].length
+        settings, length = record.started["settings"], record.rounds[-1].length
         grid_from, finish_by = record.started_at, record.rounds[-1].closes_at
         target = finish_by
         if record.beginning is not None:
@@ -82,10 +76,11 @@ class Rules:
                 finish_by = parse_time(planned["finish_by"], "finish_by")
                 target = parse_time(planned["target_finish"], "target_finish")
         back_to_back = grid_from + len(record.rounds) * length
-        return cls(
-            grid_from, length, max(finish_by, back_to_back), max(target, back_to_back),
-            told.get("stagger", False), told.get("max_location_share", 1.0),
-        )  # fmt: skip
+        # Turns are those that were taken, and the target stands for patience.
+        job_rules = JobRules.from_settings(
+            settings, round_duration=length, patience=None, participation=None, mix_rounds=None
+        )
+        return cls(grid_from, max(finish_by, back_to_back), max(target, back_to_back), job_rules)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,23 +127,15 @@ def job_of(record: Record, rules: Rules) -> Job:
     """Return the job that the run turned out to be."""
     seated = [len(worked.turns) for worked in record.rounds]
     seats, empty = max(seated), max(seated) - min(seated)
-    share = min(max(rules.max_location_share, _largest_share(record, seats)), 1.0)
+    share = min(max(rules.job_rules.max_location_share, _largest_share(record, seats)), 1.0)
     fleet = _fleet(record, rules)
     if empty:
         places = ceil(empty / most_of_one_location(share, seats))
         fleet = _with_clients_of_no_power(fleet, empty, places, len(seated) * seats - sum(seated))
     # Who has done less owes the difference: so everybody does as many turns as it really did.
     fleet = replace(fleet, turns_done=fleet.turns_done.max() - fleet.turns_done)
-    return Job(
-        fleet=fleet,
-        now=rules.grid_from,
-        finish_by=rules.finish_by,
-        rounds=len(seated),
-        clients_per_round=seats,
-        round_duration=rules.length,
-        target_finish=rules.target_finish,
-        stagger=rules.stagger,
-        max_location_share=share,
+    return replace(rules.job_rules, max_location_share=share).job(
+        fleet, rules.grid_from, rules.finish_by, len(seated), seats, target_finish=rules.target_finish
     )
 
 
@@ -181,7 +168,7 @@ def _fleet(record: Record, rules: Rules) -> Fleet:
             lengths_us[kind[turn.key]].append((turn.ended_at - turn.started_at) // MICROSECOND)
             kwh[turn.key] += turn.energy_kwh
             turns[turn.key] += 1
-    round_us = rules.length // MICROSECOND
+    round_us = (rules.job_rules.round_duration or record.rounds[-1].length) // MICROSECOND
     mean_us = {of: int(np.clip(round(np.mean(taken)), 1, round_us)) for of, taken in lengths_us.items()}
     ids = sorted(turns)
     durations_us = np.array([mean_us[kind[key]] for key in ids], dtype=np.int64)
@@ -402,20 +389,20 @@ def _job_at_the_start(
     record: Record, begun: InitialPlan, rules: Rules, length: timedelta, drawn: float
 ) -> Job:
     """Return the job as it was when the run was first planned."""
-    told, windows = record.started["settings"], begun.planned["windows"]
-    participation: Participation = _participation(record.started["participation"])
-    return Job(
-        fleet=_initial_fleet(begun.nodes, begun.turns, length // MICROSECOND, drawn),
-        now=begun.planned["at"],
-        finish_by=parse_time(begun.planned["finish_by"], "finish_by"),
-        rounds=len(windows),
-        clients_per_round=sum(windows[0]["locations"].values()),
+    windows = begun.planned["windows"]
+    job_rules = replace(
+        rules.job_rules,
         round_duration=length,
-        grid_from=rules.grid_from,
-        participation=participation,
-        stagger=rules.stagger,
-        max_location_share=told.get("max_location_share", 1.0),
+        participation=_participation(record.started["participation"]),
         bounds_count_done=True,
+    )
+    return job_rules.job(
+        _initial_fleet(begun.nodes, begun.turns, length // MICROSECOND, drawn),
+        begun.planned["at"],
+        parse_time(begun.planned["finish_by"], "finish_by"),
+        len(windows),
+        sum(windows[0]["locations"].values()),
+        grid_from=rules.grid_from,
     )
 
 

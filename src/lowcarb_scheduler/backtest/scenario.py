@@ -11,12 +11,13 @@ import pandas as pd
 
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.planning.fleet import Fleet
-from lowcarb_scheduler.planning.job import Job
+from lowcarb_scheduler.planning.job import JobRules
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from lowcarb_scheduler.intensity import Ints
+    from lowcarb_scheduler.planning.job import Job
 
 HOUR: Final = timedelta(hours=1)
 CADENCE: Final = timedelta(hours=6)
@@ -104,9 +105,10 @@ class Instance:
     ) -> Job:
         """Return what remains to be planned; rounds open at full hours after the start, for every method."""
         fleet = self.fleet if turns is None else replace(self.fleet, turns_done=turns)
-        return Job(
-            fleet, now, self.finish_by, rounds, self.setting.clients_per_round, self.setting.round_duration,
-            not_before=not_before, grid_from=self.start, start_step=HOUR, target_finish=self.finish_by,
+        rules = JobRules(round_duration=self.setting.round_duration, start_step=HOUR)
+        return rules.job(
+            fleet, now, self.finish_by, rounds, self.setting.clients_per_round,
+            not_before=not_before, grid_from=self.start, target_finish=self.finish_by,
         )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from lowcarb_scheduler.clock import Clock, parse_duration, parse_time, to_utc
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.forecasts.base import unknown_name
 from lowcarb_scheduler.planning.fleet import Fleet
-from lowcarb_scheduler.planning.job import Job
+from lowcarb_scheduler.planning.job import JobRules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lowcarb_scheduler.intensity import Floats
+    from lowcarb_scheduler.planning.job import Job
 
     Names = NDArray[np.object_]
 
@@ -322,19 +323,14 @@ def _job(document: Mapping[str, Any], path: Path, clock: Clock, patience: float 
         raise InputError("fleet", f"{given['fleet']!r} is no path", 'give for example "fleet.csv"')
     if patience is not None and not 0 <= patience <= 1:
         raise InputError("--patience", f"{patience} is not from 0 to 1", "give a number from 0 to 1")
-    job = Job(
-        to_fleet(cells, round_duration),
-        now=now,
-        finish_by=finish_by,
-        rounds=given["rounds"],
-        clients_per_round=given["clients_per_round"],
+    rules = JobRules.from_settings(
+        given,
         round_duration=round_duration,
         start_step=_minutes(given, "start_step_minutes"),
         patience=given.get("patience", 1.0) if patience is None else patience,
-        participation=given.get("participation", "equal"),
-        stagger=stagger,
-        max_location_share=given.get("max_location_share", 1.0),
-        mix_rounds=given.get("mix_rounds"),
+    )
+    job = rules.job(
+        to_fleet(cells, round_duration), now, finish_by, given["rounds"], given["clients_per_round"]
     )
     return JobFile(job, cells, "now" in given)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, overload
 
@@ -167,6 +167,64 @@ class Job:
             intensity, columns, fleet.power_watts, self.durations_us, opens_us, self.clients_per_round
         ).sum()
         return None if np.isnan(total_g) else float(total_g)
+
+
+@dataclass(frozen=True, slots=True)
+class JobRules:
+    """Rules of a job, apart from its fleet, its times and its size.
+
+    A run, its hindsight plan, a job file and a backtest build their jobs from these rules with :meth:`job`,
+    so that the same settings always mean the same job. The ledger stores them among the settings of a run.
+    Parameters are those of :class:`Job`.
+    """
+
+    round_duration: timedelta | None = None
+    start_step: timedelta | None = None
+    patience: float = 1.0
+    participation: Participation = "equal"
+    stagger: bool = False
+    max_location_share: float = 1.0
+    seed: int = 0
+    bounds_count_done: bool = False
+    mix_rounds: int | None = None
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], **changes: Any) -> JobRules:
+        """Select the rules among settings; a rule that is missing or None has its default.
+
+        Parameters
+        ----------
+        settings : mapping of str to object
+            Settings of a run, those in a ledger, or the keys of a job file.
+        **changes
+            Rules that are used instead.
+        """
+        values = {**settings, **changes}
+        names = (rule.name for rule in fields(cls))
+        return cls(**{name: values[name] for name in names if values.get(name) is not None})
+
+    def job(
+        self,
+        fleet: Fleet,
+        now: datetime,
+        finish_by: datetime,
+        rounds: int,
+        clients_per_round: int,
+        *,
+        not_before: datetime | None = None,
+        grid_from: datetime | None = None,
+        target_finish: datetime | None = None,
+    ) -> Job:
+        """Build the job that these rules make of a fleet, its times and its size.
+
+        Raises
+        ------
+        InputError
+            If a value is impossible in itself.
+        """
+        rules = {rule.name: getattr(self, rule.name) for rule in fields(self)}
+        return Job(fleet, now, finish_by, rounds, clients_per_round, not_before=not_before,
+                   grid_from=grid_from, target_finish=target_finish, **rules)  # fmt: skip
 
 
 class PlannedClient(NamedTuple):

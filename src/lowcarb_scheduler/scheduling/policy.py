@@ -19,7 +19,7 @@ from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, expect
 from lowcarb_scheduler.intensity import without_preference
 from lowcarb_scheduler.planning.fairness import crowded, fill_evenly, location_cap
 from lowcarb_scheduler.planning.fleet import Fleet
-from lowcarb_scheduler.planning.job import Job, looked_ahead
+from lowcarb_scheduler.planning.job import JobRules, looked_ahead
 from lowcarb_scheduler.planning.option_value import value_of_waiting
 from lowcarb_scheduler.planning.planner import plan
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.accounting.turns import Profile
     from lowcarb_scheduler.forecasts.bias_correction import Expectation
     from lowcarb_scheduler.intensity import IntensityTable
-    from lowcarb_scheduler.planning.job import Plan
+    from lowcarb_scheduler.planning.job import Job, Plan
     from lowcarb_scheduler.scheduling.intensity_feed import IntensityFeed
     from lowcarb_scheduler.scheduling.schedule import Schedule
     from lowcarb_scheduler.settings import Settings
@@ -292,22 +292,17 @@ def job_of(
     """Return the job of the rounds that remain; where there is no slack no slot of the grid is awaited."""
     back_to_back = now + rounds * schedule.round_duration
     no_slack = settings.patience == 0 or back_to_back >= min(schedule.target_finish, plan_by)
-    return Job(
-        fleet=fleet,
-        now=now,
-        finish_by=plan_by,
-        rounds=rounds,
-        clients_per_round=clients,
+    rules = JobRules.from_settings(
+        dict(settings),
         round_duration=schedule.round_duration,
-        grid_from=now if no_slack else schedule.grid_from,
-        patience=settings.patience,
-        target_finish=schedule.target_finish if settings.patience > 0 else None,
-        participation=settings.participation,
-        stagger=settings.stagger,
-        max_location_share=settings.max_location_share,
-        bounds_count_done=True,
         mix_rounds=settings.mix_rounds if settings.participation == "equal" else None,
+        bounds_count_done=True,
     )
+    return rules.job(
+        fleet, now, plan_by, rounds, clients,
+        grid_from=now if no_slack else schedule.grid_from,
+        target_finish=schedule.target_finish if settings.patience > 0 else None,
+    )  # fmt: skip
 
 
 def fleet_of(profiles: Iterable[Profile], turns: Mapping[str, int], round_duration: timedelta) -> Fleet:
