@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.settings import Settings
+from lowcarb_scheduler.settings import FORMER_NAMES, Settings
 
 
 def test_keyword_over_option_over_run_config_over_environment_over_file(monkeypatch):
@@ -157,16 +157,38 @@ def test_a_field_that_is_left_unset_has_its_default(monkeypatch):
     assert (settings.patience, settings.finish_by) == (1.0, None)
 
 
+@pytest.mark.parametrize(("former", "current"), FORMER_NAMES.items())
+@pytest.mark.parametrize("place", ["keywords", "options", "run_config", "environment", ".env"])
+def test_a_former_name_sets_the_renamed_setting_wherever_it_is_written(monkeypatch, former, current, place):
+    url = "http://former:8080"
+    places = {}
+    if place == "environment":
+        monkeypatch.setenv(f"LOWCARB_{former.upper()}", url)
+    elif place == ".env":
+        Path(".env").write_text(f"LOWCARB_{former.upper()}={url}\n", encoding="utf-8")
+    else:
+        key = f"lowcarb-{former.replace('_', '-')}" if place == "run_config" else former
+        places = {place: {key: url}}
+    assert getattr(Settings.load(**places), current) == url
+    assert set(Settings.origins(**places)) == {current}
+
+
+def test_the_current_name_of_a_setting_wins_over_its_former_name(monkeypatch):
+    monkeypatch.setenv("LOWCARB_SDK_URL", "http://former")
+    monkeypatch.setenv("LOWCARB_CARBON_AWARE_SDK_URL", "http://current")
+    assert Settings.load().carbon_aware_sdk_url == "http://current"
+
+
 def test_what_is_shown_holds_no_secret(monkeypatch):
     monkeypatch.setenv("LOWCARB_SDK_AUTH", "me:hush")
     for name in ("SDK", "UK", "ELECTRICITY_MAPS", "WATTTIME"):
         monkeypatch.setenv(f"LOWCARB_{name}_URL", "https://me:hush@host/prefix@home")
     shown = Settings.load().shown()
     assert "hush" not in str(shown)
-    assert shown["sdk_url"] == shown["watttime_url"] == "https://***@host/prefix@home"
+    assert shown["carbon_aware_sdk_url"] == shown["watttime_url"] == "https://***@host/prefix@home"
     assert shown["patience"] == 1.0
 
 
 def test_a_token_in_the_query_of_a_url_is_not_shown():
     shown = Settings.load({"sdk_url": "http://me:hush@sdk/x?token=hush#hush"}).shown()
-    assert shown["sdk_url"] == "http://***@sdk/x?***"
+    assert shown["carbon_aware_sdk_url"] == "http://***@sdk/x?***"

@@ -16,6 +16,7 @@ from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
     EnvSettingsSource,
+    PydanticBaseSettingsSource,
     SecretsSettingsSource,
     SettingsConfigDict,
 )
@@ -26,8 +27,11 @@ from lowcarb_scheduler.errors import InputError, near_miss
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
+    from pydantic.fields import FieldInfo
+
 RUN_CONFIG_PREFIX: Final = "lowcarb-"
 _LONGEST: Final = timedelta(days=3650)
+FORMER_NAMES: Final = {"sdk_url": "carbon_aware_sdk_url", "uk_url": "uk_carbon_intensity_url"}
 SECRETS: Final = ("electricity_maps_token", "sdk_auth", "watttime_password", "watttime_user")
 Read = TypeVar("Read")
 ENVIRONMENT_PREFIX: Final = "LOWCARB_"
@@ -97,6 +101,25 @@ OverSelect = Annotated[Literal["off", "auto"] | float, BeforeValidator(_over_sel
 ClockName = Annotated[str, BeforeValidator(_clock)]
 
 
+class _FormerNames(EnvSettingsSource):
+    """Mixin that reads a field under its former name where the current name is not set."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        value, key, is_complex = super().get_field_value(field, field_name)
+        for former, current in FORMER_NAMES.items():
+            if value is None and current == field_name:
+                value = super().get_field_value(field, former)[0]
+        return value, key, is_complex
+
+
+class _Environment(_FormerNames, EnvSettingsSource):
+    pass
+
+
+class _DotEnv(_FormerNames, DotEnvSettingsSource):
+    pass
+
+
 class Settings(BaseSettings):
     """What a run is told; ``docs/reference/settings.md`` lists each name.
 
@@ -115,7 +138,7 @@ class Settings(BaseSettings):
         "`uk-carbon-intensity`, `watttime`, or several in order, separated by commas; "
         "without one nothing waits",
     )
-    sdk_url: str | None = Field(
+    carbon_aware_sdk_url: str | None = Field(
         None,
         repr=False,  # it may hold a password
         description="where the Carbon Aware SDK WebAPI answers, for example `http://localhost:8080`",
@@ -124,7 +147,7 @@ class Settings(BaseSettings):
         "unknown",
         description="what that server is configured to give: `average`, `marginal` or `unknown` (default)",
     )
-    uk_url: str = Field(
+    uk_carbon_intensity_url: str = Field(
         "https://api.carbonintensity.org.uk",
         description="where the UK Carbon Intensity API answers; default `https://api.carbonintensity.org.uk`",
     )
@@ -240,6 +263,18 @@ class Settings(BaseSettings):
     watttime_password: SecretStr | None = Field(None, description="the password at WattTime")
 
     @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read environment and ``.env`` with former names."""
+        return init_settings, _Environment(settings_cls), _DotEnv(settings_cls), file_secret_settings
+
+    @classmethod
     def load(
         cls,
         keywords: Mapping[str, Any] | None = None,
@@ -299,8 +334,8 @@ class Settings(BaseSettings):
         """
         places = (
             ("secrets file", SecretsSettingsSource(cls, _secrets_dir())),
-            (".env", DotEnvSettingsSource(cls)),
-            ("environment", EnvSettingsSource(cls)),
+            (".env", _DotEnv(cls)),
+            ("environment", _Environment(cls)),
         )
         origins = {
             field: place for place, fields in places for field in fields() if field in cls.model_fields
@@ -333,6 +368,7 @@ class Settings(BaseSettings):
         for labels, values in places:
             for key, value in values.items():
                 field = key.replace("-", "_")
+                field = FORMER_NAMES.get(field, field)
                 if field not in cls.model_fields:
                     raise _unknown(labels[key], key, cls)
                 if field in SECRETS:

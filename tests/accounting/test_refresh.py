@@ -149,7 +149,7 @@ def told(**settings):
 def test_the_run_s_own_source_is_asked_with_its_own_address():
     started = told(source="carbon-aware-sdk", sdk_url="http://sdk:1", sdk_signal="average", archive_days=7)
     settings = told_settings(started, {})
-    assert (settings.source, settings.sdk_url, settings.sdk_signal) == (
+    assert (settings.source, settings.carbon_aware_sdk_url, settings.sdk_signal) == (
         "carbon-aware-sdk",
         "http://sdk:1",
         "average",
@@ -159,9 +159,9 @@ def test_the_run_s_own_source_is_asked_with_its_own_address():
 
 def test_what_is_given_now_goes_first_and_what_was_hidden_is_not_used(monkeypatch):
     started = told(source="carbon-aware-sdk", sdk_url="http://***@sdk:1")
-    assert told_settings(started, {}).sdk_url is None
+    assert told_settings(started, {}).carbon_aware_sdk_url is None
     monkeypatch.setenv("LOWCARB_SDK_URL", "http://user:secret@sdk:1")
-    assert told_settings(started, {}).sdk_url == "http://user:secret@sdk:1"
+    assert told_settings(started, {}).carbon_aware_sdk_url == "http://user:secret@sdk:1"
     assert told_settings(started, {"source": "uk-carbon-intensity"}).source == "uk-carbon-intensity"
 
 

@@ -25,12 +25,12 @@ def test_version(capsys):
 def test_help_names_every_command(capsys, arguments):
     answer = run(capsys, *arguments)
     assert answer.code == 0
-    for name in ("demo", "doctor", "forecast", "open-now", "plan", "report", "status", "tradeoff"):
+    for name in ("demo", "doctor", "forecast", "release", "plan", "report", "status", "tradeoff"):
         assert name in answer.out
 
 
 @pytest.mark.parametrize(
-    "name", ["demo", "doctor", "forecast", "open-now", "plan", "report", "status", "tradeoff"]
+    "name", ["demo", "doctor", "forecast", "release", "plan", "report", "status", "tradeoff"]
 )
 def test_every_command_has_help_and_json(name):
     shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "120", "NO_COLOR": "1"})
@@ -82,7 +82,7 @@ def test_a_usage_error_is_a_document_with_json(capsys):
 
 
 def raising(error):
-    def configured_source(*_arguments):
+    def configured_source(_options):
         raise error
 
     return configured_source

@@ -51,7 +51,7 @@ def backtest(files, capsys):
     def run_backtest(*options):
         given = {
             "--actual": files / "actual.csv", "--forecast": files / "forecast.csv",
-            "--setting": files / "tiny.toml", "--seeds": 2, "--deadlines": "1,2", "--jobs": 1,
+            "--scenario": files / "tiny.toml", "--seeds": 2, "--deadlines": "1,2", "--jobs": 1,
             "--methods": "ours,one-shot",
         }  # fmt: skip
         flags = [option for option in options if option in ("--json",)]
@@ -142,9 +142,9 @@ def test_a_period_may_be_days_or_times(backtest):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--setting", "mian"], "--setting: 'mian' is unknown; did you mean main?"),
-        (["--setting", "main"], "location: NL is missing in the actual"),
-        (["--setting", "gone.toml"], "--setting: gone.toml cannot be read"),
+        (["--scenario", "mian"], "--scenario: 'mian' is unknown; did you mean main?"),
+        (["--scenario", "main"], "location: NL is missing in the actual"),
+        (["--scenario", "gone.toml"], "--scenario: gone.toml cannot be read"),
         (["--methods", "ours,rollin"], "--methods: 'rollin' is unknown; did you mean rolling?"),
         (["--forecast", "climatologie"], "--forecast: 'climatologie' is unknown; did you mean climatology?"),
         (["--forecast", "gone.csv"], "--forecast: cannot be read"),
@@ -157,7 +157,7 @@ def test_a_period_may_be_days_or_times(backtest):
         (["--to", "2027-01-01"], "--to: 2027-01-01T00:00:00Z is after the last forecast ends"),
         (["--to", "2026-01-01"], "--to: from 2026-01-29T00:00:00Z there are 0 s"),
         (["--from", "yesterday"], "--from: 'yesterday' is not a time"),
-        (["--cadence", "90m"], "--cadence: '90m' is not a number of whole hours"),
+        (["--replan-every", "90m"], "--replan-every: '90m' is not a number of whole hours"),
         (["--delay", "late"], "--delay: 'late' is not a duration"),
         (["--signal", "averge"], "signal: 'averge' is unknown; did you mean average?"),
         (["--seeds", "0"], "Invalid value for '--seeds'"),
@@ -199,7 +199,7 @@ def test_a_gap_in_what_is_charged_is_named(backtest, tmp_path):
 def test_a_place_that_is_meant_is_named(backtest, tmp_path):
     setting = tmp_path / "near.toml"
     setting.write_text(SETTING.replace('"GB"', '"GBR"'), encoding="utf-8")
-    assert "GBR is missing in the actual; did you mean GB?" in backtest("--setting", setting).line
+    assert "GBR is missing in the actual; did you mean GB?" in backtest("--scenario", setting).line
 
 
 @pytest.mark.parametrize(
@@ -220,16 +220,16 @@ def test_a_place_that_is_meant_is_named(backtest, tmp_path):
 def test_a_setting_that_cannot_be_is_refused(backtest, tmp_path, was, becomes, line):
     setting = tmp_path / "wrong.toml"
     setting.write_text(SETTING.replace(was, becomes), encoding="utf-8")
-    answer = backtest("--setting", setting)
+    answer = backtest("--scenario", setting)
     assert answer.code == 2
     assert line in answer.line
     assert "wrong.toml" in answer.line
 
 
 def test_an_error_is_a_document_too(backtest):
-    document = backtest("--json", "--setting", "mian").document
+    document = backtest("--json", "--scenario", "mian").document
     assert document["error"]["kind"] == "input"
-    assert document["error"]["field"] == "--setting"
+    assert document["error"]["field"] == "--scenario"
 
 
 def test_traces_may_be_parquet(backtest, files, tmp_path):

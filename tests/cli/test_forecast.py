@@ -154,7 +154,7 @@ def test_the_synthetic_source_says_that_it_is(capsys):
     [
         ([], "--source: no forecast source is named"),
         (["--source", "oracle"], "'oracle' is unknown"),
-        (["--source", "carbon-aware-sdk"], "give --sdk-url"),
+        (["--source", "carbon-aware-sdk"], "give --carbon-aware-sdk-url"),
         (["--source", "traces"], "give --traces"),
         (["--source", "traces", "--traces", "none.csv"], "none.csv"),
         (["--source", "synthetic", "--sdk-signal", "loud"], "--sdk-signal: 'loud'"),

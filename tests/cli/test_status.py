@@ -1,4 +1,4 @@
-"""``lowcarb status`` and ``lowcarb open-now``, on ledgers cut off where a run may be looked at."""
+"""``lowcarb status`` and ``lowcarb release``, on ledgers cut off where a run may be looked at."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_run_that_waits_for_nodes_says_so(capsys, written):
     found = [document[name] for name in ("state", "round", "why", "saves_g")]
     assert found == ["waiting for nodes", 2, line, None]
     assert run(capsys, "status", run_dir).out.startswith("Run 7: waiting for nodes\n")
-    assert "the run is waiting for nodes" in run(capsys, "open-now", run_dir).err
+    assert "the run is waiting for nodes" in run(capsys, "release", run_dir).err
 
 
 def test_of_another_state_no_wait_is_claimed(capsys, written):
@@ -123,15 +123,16 @@ def test_after_a_restart_an_earlier_hold_is_over(capsys, written):
     assert run(capsys, "status", run_dir, "--json").document["state"] == "gone"
 
 
-def test_open_now_names_the_held_round_and_no_other(capsys, written):
+def test_release_names_the_held_round_and_no_other(capsys, written):
     run_dir = written("hold_started")
-    answer = run(capsys, "open-now", run_dir, "--json")
+    answer = run(capsys, "release", run_dir, "--json")
     assert answer.code == 0
     assert (answer.document["round"], answer.document["was_to_open_at"]) == (2, at(2))
     assert sorted(path.name for path in run_dir.iterdir()) == ["ledger.jsonl", WISH_NAME]
     assert not pop_release_request(run_dir, 3)  # it comes too late, and is void
     assert not (run_dir / WISH_NAME).exists()
-    assert run(capsys, "open-now", run_dir).out == "round 2 opens within 5 seconds\n"
+    for command in ("release", "open-now"):  # the former name
+        assert run(capsys, command, run_dir).out == "round 2 opens within 5 seconds\n"
     assert pop_release_request(run_dir, 2)
     assert not pop_release_request(run_dir, 2)
 
@@ -146,19 +147,19 @@ def test_open_now_names_the_held_round_and_no_other(capsys, written):
         ("hold_started", True, {"clock": "virtual"}, "on a virtual clock"),
     ],
 )
-def test_open_now_is_refused_where_nothing_is_held(capsys, written, last, alive, first, state):
+def test_release_is_refused_where_nothing_is_held(capsys, written, last, alive, first, state):
     run_dir = written(last, alive=alive, **first)
-    answer = run(capsys, "open-now", run_dir)
+    answer = run(capsys, "release", run_dir)
     assert (answer.code, answer.out) == (1, "")
     assert answer.line == (
         f"lowcarb: no round of {run_dir} is held: the run is {state}; see lowcarb status {run_dir}"
     )
-    error = run(capsys, "open-now", run_dir, "--json").document["error"]
+    error = run(capsys, "release", run_dir, "--json").document["error"]
     assert (error["kind"], error["state"]) == ("nothing_held", state)
     assert not (run_dir / WISH_NAME).exists()
 
 
-@pytest.mark.parametrize("command", ["status", "open-now"])
+@pytest.mark.parametrize("command", ["status", "release"])
 def test_a_folder_without_a_run_is_exit_2(capsys, tmp_path, command):
     answer = run(capsys, command, tmp_path)
     assert (answer.code, answer.out) == (2, "")

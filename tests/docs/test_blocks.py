@@ -226,7 +226,7 @@ def test_keys_of_a_backtest_are_documented(capsys, midnight):
         encoding="utf-8",
     )
     options = ["--seeds", "1", "--deadlines", "1", "--methods", "one-shot", "--jobs", "1", "--json"]
-    assert main(["backtest", "--actual", "actual.csv", "--setting", "tiny.toml", *options]) == 0
+    assert main(["backtest", "--actual", "actual.csv", "--scenario", "tiny.toml", *options]) == 0
     assert_documented("backtest", capsys.readouterr().out)
 
 

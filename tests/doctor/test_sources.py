@@ -91,7 +91,7 @@ def test_a_server_of_something_else_is_a_fault(answer):
     finding = Server({"": answer}).finding("uksouth")
     check = sources.check_source(finding, TIMEOUT)
     assert check.state == "fault"
-    assert "LOWCARB_SDK_URL" in check.fix
+    assert "LOWCARB_CARBON_AWARE_SDK_URL" in check.fix
     assert location_checks([finding], ["uksouth"])["locations"][0] == "warning"
 
 

@@ -83,7 +83,7 @@ def who_writes(path):
 
 def open_now(run_dir):
     subprocess.run(
-        [script_of("lowcarb"), "open-now", str(run_dir)], check=True, capture_output=True, timeout=60
+        [script_of("lowcarb"), "release", str(run_dir)], check=True, capture_output=True, timeout=60
     )
 
 

@@ -150,7 +150,7 @@ def test_the_locations_file_names_places_for_a_source_given_in_code(clock, tmp_p
         ({"source": "uk"}, "lowcarb-source: 'uk' is unknown"),
         (
             {"source": "carbon-aware-sdk"},
-            "lowcarb-sdk-url: is not set; set lowcarb-sdk-url in the run-config",
+            "lowcarb-carbon-aware-sdk-url: is not set; set lowcarb-carbon-aware-sdk-url in the run-config",
         ),
         (
             {"source": "electricity-maps"},

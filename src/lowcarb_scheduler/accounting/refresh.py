@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 SETTINGS: Final = (
     "archive_days",
     "archive_dir",
+    "carbon_aware_sdk_url",
     "electricity_maps_url",
     "locations",
     "sdk_signal",
-    "sdk_url",
     "source",
     "traces",
     "traces_actual",
-    "uk_url",
+    "uk_carbon_intensity_url",
     "watttime_url",
 )  # fmt: skip  of the run, that say whom it asked
 
@@ -89,9 +89,10 @@ def told_settings(started: Mapping[str, Any], options: Mapping[str, Any]) -> Set
         If no source is named, there or now.
     """
     from lowcarb_scheduler.forecasts.registry import SOURCES
-    from lowcarb_scheduler.settings import RUN_CONFIG_PREFIX, Settings
+    from lowcarb_scheduler.settings import FORMER_NAMES, RUN_CONFIG_PREFIX, Settings
 
-    told = {name: started["settings"].get(name) for name in SETTINGS}
+    recorded = {FORMER_NAMES.get(name, name): value for name, value in started["settings"].items()}
+    told = {name: recorded.get(name) for name in SETTINGS}
     own = str(started.get("source") or "")
     if set(own.split(",")) <= set(SOURCES):
         told["source"] = own  # it may have been given in code

@@ -31,9 +31,10 @@ class Entry(NamedTuple):
 
     module: str
     help: str
+    hidden: bool = False
 
 
-# The list of commands is printed from this table, because importing the modules takes seconds.
+# The list of commands is printed from this table, because importing all modules takes seconds.
 COMMANDS: Final = {
     "demo": Entry("demo", "Run a Flower simulation that waits for clean hours."),
     "forecast": Entry("forecast", "Show the current carbon intensity forecast for locations."),
@@ -41,7 +42,9 @@ COMMANDS: Final = {
     "tradeoff": Entry("tradeoff", "Show how emissions fall when a job may finish later."),
     "backtest": Entry("backtest", "Compare planning methods on historical carbon intensity."),
     "status": Entry("status", "Show a run's progress, its next opening and the reason."),
-    "open-now": Entry("status", "Open the held round now; later rounds follow the plan."),
+    "release": Entry("status", "Open the held round now; later rounds follow the plan."),
+    # The former name of release.
+    "open-now": Entry("status", "Open the held round now; later rounds follow the plan.", hidden=True),
     "report": Entry("report", "Write a run's report.html, charts and tables."),
     "doctor": Entry("doctor", "Check everything that a run needs, and suggest fixes."),
     "archive": Entry("archive", "List, fetch, import, export or prune stored intensity data."),
@@ -53,7 +56,9 @@ class LazyGroup(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = {name: TyperCommand(name, help=entry.help) for name, entry in COMMANDS.items()}
+        self.commands = {
+            name: TyperCommand(name, help=entry.help, hidden=entry.hidden) for name, entry in COMMANDS.items()
+        }
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -134,7 +134,9 @@ def fetch(
     from lowcarb_scheduler.clock import SystemClock
     from lowcarb_scheduler.forecasts.archive.backfill import back_fill, steps
 
-    settings = _settings(archive_dir=archive_dir, source=source, sdk_url=sdk_url, sdk_signal=sdk_signal)
+    settings = _settings(
+        archive_dir=archive_dir, source=source, carbon_aware_sdk_url=sdk_url, sdk_signal=sdk_signal
+    )
     if days > settings.archive_days:
         problem = f"{days} is more than the archive keeps, {settings.archive_days}"
         raise InputError("--days", problem, "ask for fewer, or set LOWCARB_ARCHIVE_DAYS")
@@ -178,7 +180,7 @@ def fetch(
 def _web_sources(settings: Settings) -> list[WebSource]:
     """Open the sources that are named, each for itself."""
     from lowcarb_scheduler.forecasts.archive.cached_source import WebSource
-    from lowcarb_scheduler.forecasts.registry import SOURCES, named_sources, open_source
+    from lowcarb_scheduler.forecasts.registry import named_sources, open_source
 
     opened = []
     for name in named_sources(settings):
@@ -187,8 +189,7 @@ def _web_sources(settings: Settings) -> list[WebSource]:
             raise InputError("--source", f"{name} is not kept in the archive", "name a source on the web")
         opened.append(source)
     if not opened:
-        fix = f"give --source or set LOWCARB_SOURCE: {', '.join(SOURCES)}"
-        raise InputError("--source", "no forecast source is named", fix)
+        raise options.no_source()
     return opened
 
 
@@ -342,10 +343,10 @@ def prune(
     output.print_line(output.console(), f"{dropped}; {archive.path} takes {size / _MEGABYTE:.1f} MB")
 
 
-def _settings(**options: Any) -> Settings:
+def _settings(**given: Any) -> Settings:
     from lowcarb_scheduler.settings import Settings
 
-    return Settings.load(options=options)
+    return Settings.load(options=given)
 
 
 def _opened(settings: Settings) -> Archive:

@@ -80,7 +80,7 @@ def _hours(text: str, field: str, least: timedelta) -> timedelta:
     cls=Command,
     epilog=examples(
         "lowcarb backtest --actual actual.parquet --forecast forecast.parquet --from 2023-07-01",
-        "lowcarb backtest --actual actual.csv --forecast climatology --setting mine.toml --plot backtest.png",
+        "lowcarb backtest --actual actual.csv --scenario mine.toml --plot backtest.png",
     ),
 )
 def command(
@@ -95,9 +95,11 @@ def command(
             help="Forecasts with issued_at; or climatology or persistence, made from the past of --actual.",
         ),
     ] = "climatology",
-    setting: Annotated[
+    scenario: Annotated[
         str,
-        typer.Option("--setting", metavar="S", help="What kind of job: main, small, large or a .toml file."),
+        typer.Option(
+            "--scenario", "--setting", metavar="S", help="Kind of job: main, small, large, or a TOML file."
+        ),
     ] = "main",
     seeds: Annotated[
         int, typer.Option(min=1, max=MOST_SEEDS, metavar="N", help="How many instances with each deadline.")
@@ -113,7 +115,9 @@ def command(
         typer.Option("--from", metavar="TIME", help="No instance starts before: a time, or a day in UTC."),
     ] = None,
     until: Annotated[str | None, typer.Option("--to", metavar="TIME", help="None ends after.")] = None,
-    cadence: Annotated[str, typer.Option(metavar="H", help="How often plans are revised.")] = "6h",
+    replan_every: Annotated[
+        str, typer.Option("--replan-every", "--cadence", metavar="H", help="Time between two plans.")
+    ] = "6h",
     delay: Annotated[
         str, typer.Option(metavar="H", help="How late the actual intensity of an hour is known.")
     ] = "0",
@@ -127,11 +131,11 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Compare planning methods on historical carbon intensity."""
-    asked = _deadlines(deadlines), _methods(methods), _hours(cadence, "--cadence", _HOUR)
+    asked = _deadlines(deadlines), _methods(methods), _hours(replan_every, "--replan-every", _HOUR)
     late = _hours(delay, "--delay", timedelta(0))
     from lowcarb_scheduler.backtest import compare
 
-    what = read_setting(setting)
+    what = read_scenario(scenario)
     replay = read_replay(actual, forecast, what, asked[0], since, until, late, signal)
     with output.progress("replaying", len(asked[0]) * seeds) as done:
         found = compare(
@@ -384,7 +388,7 @@ _MOST: Final = {"clients": 1_000_000, "clients_per_round": 1_000_000, "rounds": 
 _FIELD: Final = {"round_duration": "round_duration_minutes"}
 
 
-def read_setting(given: str) -> Setting:
+def read_scenario(given: str) -> Setting:
     """Return a setting by its name, or from a file.
 
     Parameters
@@ -402,14 +406,14 @@ def read_setting(given: str) -> Setting:
         return SETTINGS[given]
     path = Path(given)
     if path.suffix.lower() != ".toml":
-        error = unknown_name("--setting", given, SETTINGS)
+        error = unknown_name("--scenario", given, SETTINGS)
         raise InputError(error.field, error.problem, f"{error.fix}, or give a .toml file")
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise InputError("--setting", f"{path} cannot be read ({error.strerror})", "give a file") from None
+        raise InputError("--scenario", f"{path} cannot be read ({error.strerror})", "give a file") from None
     except ValueError as error:
-        raise InputError("--setting", f"{path} is not TOML ({error})", "correct it there") from None
+        raise InputError("--scenario", f"{path} is not TOML ({error})", "correct it there") from None
     try:
         return _setting(document, path.stem)
     except InputError as error:

@@ -48,11 +48,11 @@ def command(
     from lowcarb_scheduler.clock import SystemClock
     from lowcarb_scheduler.doctor.run import examine
 
-    options = {"source": source, "sdk_url": sdk_url, "sdk_signal": sdk_signal, "traces": traces}
+    given = options.source_options(source, sdk_url, sdk_signal, traces)
     checks: list[Check] = []
     screen = output.console(stderr=as_json)
     with _busy(screen):
-        for check in examine(options, location or [], SystemClock()):
+        for check in examine(given, location or [], SystemClock()):
             checks.append(check)
             if not as_json:
                 _print(screen, check)

@@ -117,7 +117,7 @@ def command(
     from lowcarb_scheduler.clock import SystemClock
     from lowcarb_scheduler.settings import Settings
 
-    asked = configured_source(source, sdk_url, sdk_signal, traces)
+    asked = configured_source(options.source_options(source, sdk_url, sdk_signal, traces))
     places = tuple(dict.fromkeys(location))
     question = ForecastQuery(asked, places, Settings.load().timeout, duration, corrected, until)
     clock, times = SystemClock(), Times.of(utc)

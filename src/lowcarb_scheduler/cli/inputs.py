@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import numpy as np
 import typer
@@ -23,7 +23,7 @@ from lowcarb_scheduler.forecasts.bias_correction import HISTORY, ISSUES_EVERY
 from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from datetime import datetime
 
     from lowcarb_scheduler.cli.files import JobFile
@@ -56,10 +56,7 @@ def read_inputs(
     job: Path,
     forecast: Path | None,
     history: Path | None,
-    source: str | None,
-    sdk_url: str | None,
-    sdk_signal: str | None,
-    traces: Path | None,
+    options: Mapping[str, Any],
     patience: float | None = None,
 ) -> Inputs:
     """Read a job and what is expected for the places of its clients.
@@ -68,8 +65,8 @@ def read_inputs(
     ----------
     job, forecast, history : Path
         The files; without a forecast the source is asked.
-    source, sdk_url, sdk_signal, traces
-        The options that name a source.
+    options : mapping
+        Options that choose the source.
     patience : float, optional
         Overrides the job's.
 
@@ -88,7 +85,7 @@ def read_inputs(
         raise InputError("--history", "is given without a forecast", "give --forecast FILE too")
     read = read_job(job, SystemClock(), patience)
     if forecast is None:
-        return _from_source(read, source, sdk_url, sdk_signal, traces)
+        return _from_source(read, options)
     if history is None:
         return Inputs(read.job, _from_file(forecast, read))
     actual = read_table(history, "--history")
@@ -114,9 +111,7 @@ def _from_file(path: Path, read: JobFile, stand_ins: Sequence[str] = ()) -> Inte
         raise ForecastUnavailableError(missing, error.available) from None
 
 
-def _from_source(
-    read: JobFile, source: str | None, sdk_url: str | None, sdk_signal: str | None, traces: Path | None
-) -> Inputs:
+def _from_source(read: JobFile, options: Mapping[str, Any]) -> Inputs:
     """Return what a source lets expect now, corrected and extended by what it knows of the past.
 
     Made-up numbers are taken as they are: there is nothing to learn from them.
@@ -124,7 +119,7 @@ def _from_source(
     from lowcarb_scheduler.clock import SystemClock
     from lowcarb_scheduler.settings import Settings
 
-    opened, clock = configured_source(source, sdk_url, sdk_signal, traces), SystemClock()
+    opened, clock = configured_source(options), SystemClock()
     job, timeout = read.job, Settings.load().timeout
     ends = clock.now() + timeout
     try:

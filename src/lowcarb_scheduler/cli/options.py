@@ -90,7 +90,12 @@ Source = Annotated[
 ]
 SdkUrl = Annotated[
     str | None,
-    typer.Option("--sdk-url", metavar="URL", help="Where the Carbon Aware SDK answers [LOWCARB_SDK_URL]."),
+    typer.Option(
+        "--carbon-aware-sdk-url",
+        "--sdk-url",
+        metavar="URL",
+        help="Address of the Carbon Aware SDK server [LOWCARB_CARBON_AWARE_SDK_URL].",
+    ),
 ]
 SdkSignal = Annotated[
     str | None,
@@ -107,27 +112,39 @@ Traces = Annotated[
 ]
 
 
-def configured_source(
-    source: str | None, sdk_url: str | None, sdk_signal: str | None, traces: Path | None
-) -> ForecastSource:
-    """Open the source that options, environment or ``.env`` name, or several in order, with its archive.
+def source_options(
+    source: str | None, carbon_aware_sdk_url: str | None, sdk_signal: str | None, traces: Path | None
+) -> dict[str, Any]:
+    """Return the options that choose a source as settings by field name; None is not given."""
+    return {
+        "source": source, "carbon_aware_sdk_url": carbon_aware_sdk_url, "sdk_signal": sdk_signal,
+        "traces": traces,
+    }  # fmt: skip
+
+
+def configured_source(options: Mapping[str, Any]) -> ForecastSource:
+    """Open the source, or several in fallback order, that options, environment or ``.env`` name.
 
     Raises
     ------
     InputError
-        If none is named, or what is named cannot be opened.
+        If no source is named, or a source cannot be opened.
     """
-    from lowcarb_scheduler.forecasts.registry import SOURCES, open_sources
+    from lowcarb_scheduler.forecasts.registry import open_sources
     from lowcarb_scheduler.settings import Settings
 
-    settings = Settings.load(
-        options={"source": source, "sdk_url": sdk_url, "sdk_signal": sdk_signal, "traces": traces}
-    )
-    opened = open_sources(settings)
+    opened = open_sources(Settings.load(options=options))
     if opened is None:
-        fix = f"give --source or set LOWCARB_SOURCE: {', '.join(SOURCES)}"
-        raise InputError("--source", "no forecast source is named", fix)
+        raise no_source()
     return opened
+
+
+def no_source() -> InputError:
+    """Return the error for a command that needs a source where none is named."""
+    from lowcarb_scheduler.forecasts.registry import SOURCES
+
+    fix = f"give --source or set LOWCARB_SOURCE: {', '.join(SOURCES)}"
+    return InputError("--source", "no forecast source is named", fix)
 
 
 # -- How a command's help looks: drawn on a terminal, plain in a pipe, with examples at its end -------------

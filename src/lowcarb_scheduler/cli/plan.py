@@ -8,7 +8,17 @@ import typer
 
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
-from lowcarb_scheduler.cli.options import Command, Json, Plot, SdkSignal, SdkUrl, Source, Traces, examples
+from lowcarb_scheduler.cli.options import (
+    Command,
+    Json,
+    Plot,
+    SdkSignal,
+    SdkUrl,
+    Source,
+    Traces,
+    examples,
+    source_options,
+)
 from lowcarb_scheduler.cli.output import Times, Utc
 from lowcarb_scheduler.report import formatting
 
@@ -46,9 +56,8 @@ def command(
     """Plan when each round opens and which clients train in it."""
     from lowcarb_scheduler.planning.planner import plan
 
-    asked, intensity, corrected_by = read_inputs(
-        job, forecast, history, source, sdk_url, sdk_signal, traces, patience
-    )
+    options = source_options(source, sdk_url, sdk_signal, traces)
+    asked, intensity, corrected_by = read_inputs(job, forecast, history, options, patience)
     planned = plan(asked, intensity)
     if plot is not None:
         from lowcarb_scheduler.report.rounds import plot_plan, save

@@ -69,13 +69,13 @@ def command(
     """
     from lowcarb_scheduler.report.html import FOLDER_NAME, read_page, write_page
 
-    options = {"source": source, "sdk_url": sdk_url, "sdk_signal": sdk_signal, "traces": traces}
+    given = options.source_options(source, sdk_url, sdk_signal, traces)
     folder = folder_of(run_dir)
     refreshed = None
     if refresh:
-        refreshed = _refresh(folder, options, signal)
-    elif given := [name for name, value in {**options, "signal": signal}.items() if value is not None]:
-        option = f"--{given[0].replace('_', '-')}"
+        refreshed = _refresh(folder, given, signal)
+    elif unused := [name for name, value in {**given, "signal": signal}.items() if value is not None]:
+        option = f"--{unused[0].replace('_', '-')}"
         raise InputError(option, "is asked only to refresh", "add --refresh")
     shown = read_page(folder)
     page, accounts = write_page(shown, folder), shown.accounts

@@ -256,12 +256,15 @@ def _time(text: str | None) -> datetime | None:
     return None if text is None else parse_time(text, "time")
 
 
-# -- ``lowcarb open-now``: lets a held round start, without killing the run ---------------------------------
+# -- lowcarb release ---------------------------------------------------------------------------------------
 
 _SECONDS: Final = 5  # within which a hold looks, and a little more
 
 
-@app.command("open-now", cls=Command, epilog=examples("lowcarb open-now runs/2026-01-31T18-00-00Z-42"))
+@app.command("release", cls=Command, epilog=examples("lowcarb release runs/2026-01-31T18-00-00Z-42"))
+@app.command(
+    "open-now", cls=Command, hidden=True, epilog=examples("lowcarb open-now runs/2026-01-31T18-00-00Z-42")
+)
 def release(run_dir: RunDir, as_json: Json = False) -> None:
     """Open the held round now; later rounds follow the plan."""
     from lowcarb_scheduler.flower.waiting import wish_to_open

@@ -10,7 +10,17 @@ import typer
 
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
-from lowcarb_scheduler.cli.options import Command, Json, Plot, SdkSignal, SdkUrl, Source, Traces, examples
+from lowcarb_scheduler.cli.options import (
+    Command,
+    Json,
+    Plot,
+    SdkSignal,
+    SdkUrl,
+    Source,
+    Traces,
+    examples,
+    source_options,
+)
 from lowcarb_scheduler.cli.output import Times, Utc
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError, SavingUnreachableError
@@ -74,7 +84,8 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Show how emissions fall when a job may finish later."""
-    asked, intensity, corrected_by = read_inputs(job, forecast, history, source, sdk_url, sdk_signal, traces)
+    options = source_options(source, sdk_url, sdk_signal, traces)
+    asked, intensity, corrected_by = read_inputs(job, forecast, history, options)
     front = _front(asked, intensity, points)
     answer = None if saving is None else _answer(front, saving, asked)
     if plot is not None:
@@ -85,10 +96,7 @@ def command(
     if as_json:
         output.write_document(_document(front, intensity, answer))
         return
-    inputs = {
-        "--job": job, "--forecast": forecast, "--history": history, "--source": source,
-        "--sdk-url": sdk_url, "--sdk-signal": sdk_signal, "--traces": traces,
-    }  # fmt: skip
+    inputs = {"job": job, "forecast": forecast, "history": history, **options}
     times = Times.of(utc)
     facts = _facts(front, asked, intensity, times)
     if corrected_by:
@@ -208,5 +216,10 @@ def _patience(point: "FrontierPoint") -> str:
 
 def _next_command(inputs: "Mapping[str, object]", point: "FrontierPoint") -> str:
     """Write the command that plans a point of the front."""
-    given = [word for name, value in inputs.items() if value is not None for word in (name, str(value))]
+    given = [
+        word
+        for name, value in inputs.items()
+        if value is not None
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
     return shlex.join(["lowcarb", "plan", *given, "--patience", _patience(point)])

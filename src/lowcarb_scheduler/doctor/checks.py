@@ -19,7 +19,7 @@ from lowcarb_scheduler.errors import InputError, MissingExtraError, near_miss, o
 from lowcarb_scheduler.forecasts.archive.database import Archive
 from lowcarb_scheduler.forecasts.climatology import LEAST_DAYS
 from lowcarb_scheduler.ledger import FILE_NAME, read_ledger
-from lowcarb_scheduler.settings import ENVIRONMENT_PREFIX, SECRETS, Settings
+from lowcarb_scheduler.settings import ENVIRONMENT_PREFIX, FORMER_NAMES, SECRETS, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -108,7 +108,7 @@ def check_settings(options: Mapping[str, Any]) -> Configuration:
 
 def _misspelt() -> list[Check]:
     """Return a warning for each variable that is named like a setting and is none."""
-    known = [ENVIRONMENT_PREFIX + field.upper() for field in Settings.model_fields]
+    known = [ENVIRONMENT_PREFIX + field.upper() for field in (*Settings.model_fields, *FORMER_NAMES)]
     checks = []
     for variable in sorted(os.environ):
         name = variable.upper()

@@ -29,9 +29,9 @@ _SLOW: Final = 1 / 3  # of the time limit
 _REFUSED: Final = frozenset({401, 403})
 _NOT_OURS: Final = frozenset({404, 405})  # what a server of something else answers
 _ADDRESS: Final = {
-    "carbon-aware-sdk": "LOWCARB_SDK_URL",
+    "carbon-aware-sdk": "LOWCARB_CARBON_AWARE_SDK_URL",
     "electricity-maps": "LOWCARB_ELECTRICITY_MAPS_URL",
-    "uk-carbon-intensity": "LOWCARB_UK_URL",
+    "uk-carbon-intensity": "LOWCARB_UK_CARBON_INTENSITY_URL",
     "watttime": "LOWCARB_WATTTIME_URL",
 }
 _CREDENTIALS: Final = {  # what each source may need

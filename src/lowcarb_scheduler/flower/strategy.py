@@ -21,7 +21,7 @@ from lowcarb_scheduler.flower.grid import Sampling, ScopedGrid, check_addressed,
 from lowcarb_scheduler.flower.session import Setup
 from lowcarb_scheduler.flower.telemetry import ask, take
 from lowcarb_scheduler.flower.waiting import ending_in_order
-from lowcarb_scheduler.settings import Settings
+from lowcarb_scheduler.settings import FORMER_NAMES, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 # -- Whose a keyword is: the strategy's own, or ours --------------------------------------------------------
 
-_OURS: Final = {"context", *Settings.model_fields}
+_OURS: Final = {"context", *Settings.model_fields, *FORMER_NAMES}
 _BY_NAME: Final = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 

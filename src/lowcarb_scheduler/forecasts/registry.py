@@ -121,15 +121,21 @@ def open_source(name: str, settings: Settings) -> ForecastSource:
     if name == "carbon-aware-sdk":
         from lowcarb_scheduler.forecasts.sources.carbon_aware_sdk import CarbonAwareSdk
 
-        if not settings.sdk_url:
-            raise InputError("sdk-url", "is not set", "set LOWCARB_SDK_URL or give --sdk-url")
+        if not settings.carbon_aware_sdk_url:
+            raise InputError(
+                "carbon-aware-sdk-url", "is not set",
+                "set LOWCARB_CARBON_AWARE_SDK_URL or give --carbon-aware-sdk-url",
+            )  # fmt: skip
         return CarbonAwareSdk(
-            settings.sdk_url, auth=settings.sdk_auth, signal=settings.sdk_signal, timeout=settings.timeout
+            settings.carbon_aware_sdk_url,
+            auth=settings.sdk_auth,
+            signal=settings.sdk_signal,
+            timeout=settings.timeout,
         )
     if name == "uk-carbon-intensity":
         from lowcarb_scheduler.forecasts.sources.uk_carbon_intensity import UkCarbonIntensity
 
-        return UkCarbonIntensity(settings.uk_url, timeout=settings.timeout)
+        return UkCarbonIntensity(settings.uk_carbon_intensity_url, timeout=settings.timeout)
     if name == "electricity-maps":
         from lowcarb_scheduler.forecasts.sources.electricity_maps import ElectricityMaps
 

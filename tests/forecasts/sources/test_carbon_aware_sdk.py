@@ -720,9 +720,11 @@ def test_what_is_wrong_with_the_server_stands_under_its_address():
     ["", "sdk:8080", "localhost", "ftp://sdk", "http://", "http://sdk:99999", "http://sdk/?x=1", "/x", None],
 )
 def test_a_url_that_is_none_is_bad_input(url):
-    with pytest.raises(InputError, match="LOWCARB_SDK_URL or give --sdk-url") as error:
+    with pytest.raises(
+        InputError, match="LOWCARB_CARBON_AWARE_SDK_URL or give --carbon-aware-sdk-url"
+    ) as error:
         CarbonAwareSdk(url)
-    assert error.value.field == "sdk-url"
+    assert error.value.field == "carbon-aware-sdk-url"
 
 
 @pytest.mark.parametrize(
@@ -740,7 +742,10 @@ def test_the_source_is_opened_by_name():
     assert isinstance(
         open_source("carbon-aware-sdk", Settings.load({"sdk_url": "http://sdk"})), CarbonAwareSdk
     )
-    with pytest.raises(InputError, match="sdk-url: is not set; set LOWCARB_SDK_URL or give --sdk-url"):
+    with pytest.raises(
+        InputError,
+        match="carbon-aware-sdk-url: is not set; set LOWCARB_CARBON_AWARE_SDK_URL or give --",
+    ):
         open_source("carbon-aware-sdk", Settings.load())
     with pytest.raises(InputError, match="signal: 'avg' is unknown; did you mean average"):
         CarbonAwareSdk("http://sdk", signal="avg")

@@ -328,8 +328,10 @@ def test_the_source_is_opened_by_name():
     source = open_source("uk-carbon-intensity", Settings.load())
     assert isinstance(source, UkCarbonIntensity)
     assert (source.name, source.issued_every) == ("uk-carbon-intensity", HALF_HOUR)
-    assert Settings.load().uk_url == URL
-    with pytest.raises(InputError, match="set LOWCARB_UK_URL or give --uk-url"):
+    assert Settings.load().uk_carbon_intensity_url == URL
+    with pytest.raises(
+        InputError, match="set LOWCARB_UK_CARBON_INTENSITY_URL or give --uk-carbon-intensity-url"
+    ):
         open_source("uk-carbon-intensity", Settings.load({"uk_url": "nowhere"}))
     with pytest.raises(InputError, match=r"timeout: .* is not positive"):
         UkCarbonIntensity(timeout=timedelta(0))

@@ -243,7 +243,7 @@ class CarbonAwareSdk:
         clock: Clock | None = None,
     ) -> None:
         self._signal, self._clock = checked_signal(signal), clock or SystemClock()
-        base = base_url(url, "sdk-url", "http://localhost:8080")
+        base = base_url(url, "carbon-aware-sdk-url", "http://localhost:8080")
         keyed = auth is not None or bool(base.userinfo)
         refused = (
             f"{_REFUSED}; is sdk-auth right?" if keyed else f"{_REFUSED}; the SDK asks for no credentials"

@@ -109,7 +109,7 @@ class UkCarbonIntensity:
         clock: Clock | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
-        base = base_url(url, "uk-url", URL)
+        base = base_url(url, "uk-carbon-intensity-url", URL)
         self._fetcher = Fetcher(base, checked_timeout(timeout), self._clock, transport, _HINTS)
 
     @property
