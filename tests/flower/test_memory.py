@@ -17,6 +17,7 @@ from lowcarb_scheduler.accounting.turns import Profile, TurnReport
 from lowcarb_scheduler.clock import HOUR_US, VirtualClock, to_us
 from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.ledger import Ledger
+from lowcarb_scheduler.scheduling.messages import RunLog
 from lowcarb_scheduler.scheduling.recorder import Round, RunRecorder
 from lowcarb_scheduler.testing import InMemoryGrid
 
@@ -26,31 +27,15 @@ BOOKS_BYTES = 256  # a round, at most: five numbers, and a place among the other
 RUN_BYTES = 2048  # a round, at most, with Flower's own record of its metrics
 
 
-class NoActuals:
-    """An feed that learns what happened when the run is over, and not before."""
-
-    actual: IntensityTable | None = None
-
-    def learn_actual(self, since, now, last_chance=False):
-        if last_chance:
-            edges = np.arange(to_us(since), to_us(now) + HOUR_US + 1, HOUR_US)
-            self.actual = IntensityTable(
-                edges, ("DE",), np.full((len(edges) - 1, 1), 100.0), Provenance("x", "average")
-            )
-
-    def degrade(self, *_):
-        raise AssertionError("nothing goes wrong here")
-
-
 def test_books_keep_a_few_numbers_a_round_however_many_nodes_it_had(midnight, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda _: None)
     clock = VirtualClock(midnight)
     ledger = Ledger(RUN, clock)
     ledger.append("run_started")
-    recorder = RunRecorder(ledger, NoActuals(), midnight)
+    recorder = RunRecorder(ledger, RunLog(ledger), midnight)
     profiles = [Profile(k, f"node-{k}", "DE", 1000.0, False, None) for k in range(4)]
     recorder.add_nodes([p.key for p in profiles], [p.key for p in profiles])
-    recorder.meet(profiles)
+    recorder.update_nodes(profiles)
     rounds, used = 2000, {}
     tracemalloc.start()
     for number in range(1, rounds + 1):
@@ -60,15 +45,17 @@ def test_books_keep_a_few_numbers_a_round_however_many_nodes_it_had(midnight, mo
         recorder.open(Round(number, opened_at, window[1], members, 400.0), timedelta(0), opened_at)
         clock.sleep_until(window[1])
         recorder.train_ended({p.node_id: (window, TurnReport()) for p in profiles}, {})
-        recorder.evaluated(number, [(p, window, TurnReport()) for p in profiles], 0, {"score": 0.5})
-        recorder.close(clock.now(), HOUR)
+        recorder.evaluated(number, [(p, window, TurnReport()) for p in profiles], 0, {"score": 0.5}, None)
+        recorder.close(clock.now(), HOUR, None)
         if number in (200, rounds):
             gc.collect()
             used[number] = tracemalloc.get_traced_memory()[0]
     growth = (used[rounds] - used[200]) / (rounds - 200)
+    edges = np.arange(to_us(midnight), to_us(clock.now()) + HOUR_US + 1, HOUR_US)
+    actual = IntensityTable(edges, ("DE",), np.full((len(edges) - 1, 1), 100.0), Provenance("x", "average"))
     tracemalloc.reset_peak()
     before = tracemalloc.get_traced_memory()[0]
-    summary = recorder.finish("completed", clock.now(), None)
+    summary = recorder.finish("completed", None, actual)
     peak = tracemalloc.get_traced_memory()[1] - before
     tracemalloc.stop()
     ledger.close()

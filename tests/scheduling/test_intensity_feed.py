@@ -12,6 +12,7 @@ import pytest
 from lowcarb_scheduler.forecasts.base import Fault, Forecast
 from lowcarb_scheduler.intensity import IntensityTable, Provenance, sanitize, without_preference
 from lowcarb_scheduler.scheduling.intensity_feed import IntensityFeed
+from lowcarb_scheduler.scheduling.messages import RunLog
 
 HOUR, MINUTE, DAY = timedelta(hours=1), timedelta(minutes=1), timedelta(days=1)
 
@@ -60,9 +61,13 @@ def journal():
     return Journal()
 
 
+def feed_of(source, journal):
+    return IntensityFeed(source, journal, RunLog(journal))
+
+
 @pytest.fixture
 def feed(source, journal):
-    return IntensityFeed(source, journal)
+    return feed_of(source, journal)
 
 
 def test_a_source_is_asked_every_quarter_of_an_hour(feed, source, midnight):
@@ -188,7 +193,7 @@ def kept():
 
 def test_a_place_whose_forecast_is_too_old_is_dropped_and_the_others_stay(kept, journal, midnight):
     kept.ages = {"FR": 35 * HOUR}
-    feed = IntensityFeed(kept, journal)
+    feed = feed_of(kept, journal)
     feed.refresh(["DE", "FR"], midnight)
     assert set(feed.forecast.locations) == {"DE", "FR"}
     kept.error = OSError("refused")
@@ -211,7 +216,7 @@ def test_a_column_that_is_carried_over_ages_too(feed, source, midnight):
 
 def test_a_place_dated_wrongly_is_missing_and_the_others_count(kept, journal, midnight):
     kept.ages = {"FR": 40 * HOUR, "GB": -HOUR}
-    feed = IntensityFeed(kept, journal)
+    feed = feed_of(kept, journal)
     feed.refresh(["DE", "FR", "GB"], midnight)
     assert feed.forecast.locations == ("DE",)
     (event,) = journal.named("forecast")
@@ -220,7 +225,7 @@ def test_a_place_dated_wrongly_is_missing_and_the_others_count(kept, journal, mi
 
 def test_the_ledger_says_which_places_are_fresh_and_which_last_good(kept, journal, midnight):
     kept.ages, kept.last_good = {"FR": 5 * HOUR}, {"FR": "answered 503"}
-    IntensityFeed(kept, journal).refresh(["DE", "FR"], midnight)
+    feed_of(kept, journal).refresh(["DE", "FR"], midnight)
     (event,) = journal.named("forecast")
     assert event["last_good"] == {"FR": "answered 503"}
     assert event["issued_at"] == {"DE": midnight, "FR": midnight - 5 * HOUR}
@@ -232,7 +237,7 @@ def test_the_ledger_says_which_places_are_fresh_and_which_last_good(kept, journa
 
 def test_a_source_that_serves_last_good_forecasts_only_is_asked_ever_more_rarely(kept, journal, midnight):
     kept.last_good, kept.ages = {"DE": "no answer"}, {"DE": HOUR}
-    feed = IntensityFeed(kept, journal)
+    feed = feed_of(kept, journal)
     for minute in range(24 * 60):
         feed.refresh(["DE"], midnight + minute * MINUTE)
     assert len([when for when in kept.asked if not isinstance(when, tuple)]) <= 15
@@ -248,7 +253,7 @@ def test_places_with_one_reason_stand_in_one_line(feed, source, journal, midnigh
 
 def test_what_did_not_work_although_there_was_an_answer_is_noted_once(kept, journal, midnight):
     kept.faults = [Fault("archive", "it is locked"), Fault("forecast from x", "answered 500")]
-    feed = IntensityFeed(kept, journal)
+    feed = feed_of(kept, journal)
     for hour in range(3):
         feed.refresh(["DE"], midnight + hour * HOUR)
     assert [(data["what"], data["why"]) for data in journal.named("degraded")] == kept.faults
@@ -261,17 +266,17 @@ def test_past_forecasts_are_looked_up_once_and_those_to_come_join_them(kept, jou
     kept.past = [
         Forecast(table(midnight - 6 * k * HOUR, DE=[k] * 24), midnight - 6 * k * HOUR) for k in (3, 2, 1)
     ]
-    feed = IntensityFeed(kept, journal)
+    feed = feed_of(kept, journal)
     for hour in range(25):
         feed.refresh(["DE"], midnight + hour * HOUR)
     looked_up = [asked for asked in kept.asked if isinstance(asked, tuple)]
     assert looked_up == [(("DE",), midnight - 28 * DAY, midnight, 6 * HOUR)]
-    begins = [past.start for past in feed.past_forecasts]
+    begins = [past.start for past in feed.known.past_forecasts]
     assert begins == [midnight + 6 * k * HOUR for k in range(-3, 5)]
     feed.refresh(["DE", "FR"], midnight + 25 * HOUR)
     assert kept.asked[-1][0] == ("FR",)
     feed.refresh(["DE", "FR"], midnight + 27 * DAY + 20 * HOUR)
-    assert feed.past_forecasts[0].start >= midnight - 6 * HOUR
+    assert feed.known.past_forecasts[0].start >= midnight - 6 * HOUR
 
 
 def test_past_forecasts_of_another_signal_are_left_out(kept, journal, midnight):
@@ -280,14 +285,14 @@ def test_past_forecasts_of_another_signal_are_left_out(kept, journal, midnight):
             replace(table(midnight - DAY, DE=[1.0]), provenance=Provenance("s", "marginal")), midnight - DAY
         )
     ]
-    feed = IntensityFeed(kept, journal)
+    feed = feed_of(kept, journal)
     feed.refresh(["DE"], midnight)
-    assert [past.signal for past in feed.past_forecasts] == ["unknown"]
+    assert [past.signal for past in feed.known.past_forecasts] == ["unknown"]
 
 
 def test_past_forecasts_that_cannot_be_had_stop_nothing(kept, journal, midnight):
     kept.past = None
-    feed = IntensityFeed(kept, journal)
+    feed = feed_of(kept, journal)
     assert feed.refresh(["DE"], midnight)
     assert [data["what"] for data in journal.named("degraded")] == ["past forecasts"]
 
@@ -301,15 +306,15 @@ def test_past_forecasts_that_cannot_be_had_stop_nothing(kept, journal, midnight)
 )
 def test_a_look_up_gets_half_of_what_can_be_spared(kept, journal, midnight, spare_s, limits_s):
     spare = None if spare_s is None else timedelta(seconds=spare_s)
-    feed = IntensityFeed(kept, journal, lambda: spare)
-    assert feed.refresh(["DE"], midnight) == (limits_s is not None)
+    feed = feed_of(kept, journal)
+    assert feed.refresh(["DE"], midnight, spare) == (limits_s is not None)
     assert kept.limits == [timedelta(seconds=s) for s in limits_s or []]
     assert (feed.actual is not None) == (spare_s is None or spare_s >= 2)
 
 
 def test_where_nothing_can_be_spared_a_source_that_failed_is_left_alone(kept, journal, midnight):
-    feed = IntensityFeed(kept, journal, lambda: timedelta(0))
+    feed = feed_of(kept, journal)
     kept.error = OSError("refused")
     for hour in range(5):
-        feed.refresh(["DE"], midnight + hour * HOUR)
+        feed.refresh(["DE"], midnight + hour * HOUR, timedelta(0))
     assert kept.limits == [timedelta(seconds=2)]

@@ -16,6 +16,7 @@ from lowcarb_scheduler.accounting.turns import Profile
 from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.ledger import read_ledger
+from lowcarb_scheduler.scheduling.intensity_feed import KnownIntensity
 from lowcarb_scheduler.scheduling.replanner import PlanInputs
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -31,7 +32,7 @@ def table(midnight, hours=24, first=0, change=(), places=("DE", "FR"), signal="a
 
 def inputs(midnight, forecast, actual=None, nodes=("a", "b"), clients=2, length=HOUR):
     alive = [Profile(k, key, "DE", 300.0, True, None) for k, key in enumerate(nodes)]
-    return PlanInputs.of(alive, clients, length, forecast, actual)
+    return PlanInputs.of(alive, clients, length, KnownIntensity(forecast, actual))
 
 
 @pytest.mark.parametrize(
@@ -67,10 +68,10 @@ def test_nodes_and_rounds_are_grounds_too(midnight, other, reason):
 
 def test_a_node_that_is_known_better_is_another_one(midnight):
     one, other = (Profile(1, "a", "DE", watts, True, None) for watts in (300.0, 200.0))
-    before, after = (PlanInputs.of([node], 1, HOUR, None, None) for node in (one, other))
+    before, after = (PlanInputs.of([node], 1, HOUR, KnownIntensity()) for node in (one, other))
     assert before.why_not(after, midnight, midnight) == "nodes changed"
     again = Profile(99, "a", "DE", 300.0, True, None)  # back under another id
-    assert before.why_not(PlanInputs.of([again], 1, HOUR, None, None), midnight, midnight) is None
+    assert before.why_not(PlanInputs.of([again], 1, HOUR, KnownIntensity()), midnight, midnight) is None
 
 
 def test_what_has_happened_is_news(midnight):

@@ -99,9 +99,10 @@ class Session:
         self._started = progress.started_at if progress else clock.now()
         self.progress = progress
         self._ledger = ledger
-        self._feed = IntensityFeed(source, ledger, self._spare)
-        self._replanner = Replanner(settings, rounds, self._started, self._feed, ledger, self._virtual)
-        self._recorder = RunRecorder(ledger, self._feed, self._started)
+        self._log = messages.RunLog(ledger)
+        self._feed = IntensityFeed(source, ledger, self._log)
+        self._replanner = Replanner(settings, rounds, self._started, ledger, self._log, self._virtual)
+        self._recorder = RunRecorder(ledger, self._log, self._started)
         self._dropouts = Dropouts()
         self._were_there: set[str] = set()  # before a restart
         self._first_round = 1  # since the last start
@@ -119,15 +120,15 @@ class Session:
         self._alive: dict[int, Profile] = {}
         self._found: dict[int, Profile] = {}  # who evaluates after a restart
         self._evaluation_began = self._started
-        self._arrivals = Arrivals(clock, self._virtual, self._replanner, self._feed, ledger)
+        self._arrivals = Arrivals(clock, self._virtual, self._replanner, self._log, ledger)
         self._latest: Latest | None = None
         self.has_ended = False
         self._has_source = source is not None
         if progress is not None:
-            progress.attach(ledger, self._memory, self._feed.degrade)
+            progress.attach(ledger, self._memory, self._log.warn)
         if source is None:
             unread = "" if about["run_id"] != "local" else "; no context was given, so run-config is not read"
-            self._feed.degrade(
+            self._log.warn(
                 "forecast", "no source is named", f"no waiting; set lowcarb-source to wait{unread}"
             )
 
@@ -149,7 +150,7 @@ class Session:
     def _memory(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the run."""
         return {
-            "replanner": self._replanner.memory(),
+            "replanner": self._replanner.memory(self._feed.known),
             "turns": self._recorder.memory(), "feed": self._feed.memory(),
             "latest": None if self._latest is None else list(self._latest), "asked": self._asked,
             "dropouts": [self._dropouts.asked, self._dropouts.failed],
@@ -167,7 +168,7 @@ class Session:
             self._feed.recall(known, memory["feed"])
             self._recorder.recall(resumption.events(), memory["turns"])
             nodes = {key: node.features for key, node in self._recorder.nodes.items()}
-            self._replanner.recall(memory["replanner"], nodes)
+            self._replanner.recall(memory["replanner"], nodes, self._feed.known)
             self._were_there = set(nodes)
             self._dropouts, self._asked = Dropouts(*memory["dropouts"]), memory["asked"]
             if stage is Stage.OVER and (self._asked is None or self._asked[0] != number + 1):
@@ -186,8 +187,7 @@ class Session:
         cut = f"; {self._ledger.cut} bytes of a torn line were cut" if self._ledger.cut else ""
         logger.info("lowcarb: going on with the run of %s: %s%s", messages.instant(self._started), done, cut)
         if (current := self._recorder.current) is not None:
-            closed_at = max(resumption.at, current.opened_at)
-            self._recorder.close(closed_at, self._replanner.length_of(closed_at - current.opened_at))
+            self._close(max(resumption.at, current.opened_at), current.opened_at)
 
     def _round_to_reopen(self, resumption: Resumption) -> int | None:
         """Return the round that was open when the run was killed, while its window lasts."""
@@ -222,7 +222,7 @@ class Session:
         fix = "they are not in the ledger; a configure_train() of your own has to call that of super()"
         return DispatchGrid(
             grid, self._clock, lambda: self._recorder.current,
-            lambda line: self._feed.degrade("training", line, fix),
+            lambda line: self._log.warn("training", line, fix),
         )  # fmt: skip
 
     # -- a round, in the order it happens ------------------------------------------------------------------
@@ -287,7 +287,7 @@ class Session:
     def _end(self, why: str) -> list[int]:
         """Let no more rounds open, and return nobody."""
         self.has_ended = True
-        self._feed.degrade("deadline", why, "the run stops here with what it has trained, as on-late says")
+        self._log.warn("deadline", why, "the run stops here with what it has trained, as on-late says")
         return []
 
     def _is_enough(self, number: int, grid: Grid, clients: int, at_least: int, is_due: bool) -> bool:
@@ -340,8 +340,13 @@ class Session:
         """Account for the round that is open, if one is."""
         if (current := self._recorder.current) is None:
             return
-        now = self._clock.now()
-        self._recorder.close(now, self._replanner.length_of(now - current.opened_at))
+        self._close(self._clock.now(), current.opened_at)
+
+    def _close(self, closed_at: datetime, opened_at: datetime) -> None:
+        length = self._replanner.length_of(closed_at - opened_at)
+        closed_at = max(closed_at, opened_at)
+        self._feed.learn_actual(self._started, closed_at, self._spare())
+        self._recorder.close(closed_at, length, self._feed.actual)
 
     def evaluated_here(self, number: int, metrics: Mapping[str, Any] | None) -> None:
         """Take down the metrics of an evaluation on the server."""
@@ -378,7 +383,7 @@ class Session:
             alive = {node_id: there[node_id] for node_id in done if node_id in there}
             turns = [(profile, *self._window(profile, began, now, None if self._virtual else done[node_id]))
                      for node_id, profile in alive.items()]  # fmt: skip
-            self._recorder.evaluated(number, turns, len(failed), _numbers(metrics))
+            self._recorder.evaluated(number, turns, len(failed), _numbers(metrics), self._feed.actual)
         self.close_round()
 
     def finish(self, status: str) -> None:
@@ -390,7 +395,9 @@ class Session:
         self.close_round()
         finish_by = self._replanner.schedule.finish_by if self._replanner.schedule else None
         try:
-            summary = self._recorder.finish(status, self._clock.now(), finish_by)
+            if not self._recorder.is_settled:
+                self._feed.learn_actual(self._started, self._clock.now(), self._spare(), last_chance=True)
+            summary = self._recorder.finish(status, finish_by, self._feed.actual)
         finally:
             self._ledger.close()
         for line in messages.summary_lines(summary, self._ledger.run_dir):
@@ -417,10 +424,13 @@ class Session:
         if not ids:
             return  # nobody to plan for; who waits for nodes will see
         places = {profile.location for profile in self._alive.values() if profile.location}
-        is_news = self._feed.refresh(places, self._clock.now())
+        is_news = self._feed.refresh(places, self._clock.now(), self._spare())
         if not (changed or is_new or is_news):
             return
-        there = self._alive.values(), self._recorder.turns, min(clients, len(ids)), self._clock.now()
+        there = (
+            self._alive.values(), self._recorder.turns, min(clients, len(ids)), self._clock.now(),
+            self._feed.known,
+        )  # fmt: skip
         if (reason := self._replanner.why_anew(number, *there)) is not None:
             self._replanner.plan(number, *there, reason)
             if self.progress is not None:
@@ -428,7 +438,7 @@ class Session:
 
     def _note_claim(self, line: str) -> None:
         """Note once that a node says something that cannot be."""
-        self._feed.degrade("node", line, "its turns still count")
+        self._log.warn("node", line, "its turns still count")
 
     def _note_places(self) -> None:
         """Say which nodes are nowhere, and which entries of the locations file are nobody."""
@@ -437,11 +447,11 @@ class Session:
             who = ", ".join(sorted(nowhere)[:5]) + (", ..." if len(nowhere) > 5 else "")
             why = f"nobody says where {len(nowhere)} of {len(self._alive)} node(s) are ({who})"
             fix = "set lowcarb-locations, by partition-id or name, or lowcarb-default-location"
-            self._feed.degrade("locations", why, f"carbon cannot decide when they train; {fix}")
+            self._log.warn("locations", why, f"carbon cannot decide when they train; {fix}")
         if unmatched := self._profiles.unmatched():
             named = ", ".join(unmatched[:5]) + (", ..." if len(unmatched) > 5 else "")
             use = "entries are matched by partition-id, node name or node id"
-            self._feed.degrade("locations", f"no node answers to {named} of the file", use)
+            self._log.warn("locations", f"no node answers to {named} of the file", use)
 
     def _spare(self) -> timedelta | None:
         """Return how long a look-up may take now without a round opening late; None if that is no matter."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.ledger import Ledger
     from lowcarb_scheduler.planning.job import Plan
     from lowcarb_scheduler.scheduling.intensity_feed import IntensityFeed
+    from lowcarb_scheduler.scheduling.messages import RunLog
     from lowcarb_scheduler.scheduling.replanner import Replanner
 
 # -- Waiting for nodes: never without end, and it says for whom ---------------------------------------------
@@ -54,17 +55,17 @@ class Arrivals:
         Whether it is.
     replanner : Replanner
         Knows how long waiting makes no round late.
-    feed : IntensityFeed
-        Takes notes of nodes that did not come.
+    log : RunLog
+        Takes warnings of nodes that did not come.
     ledger : Ledger
         Takes ``nodes_awaited``.
     """
 
     def __init__(
-        self, clock: Clock, virtual: bool, replanner: Replanner, feed: IntensityFeed, ledger: Ledger
+        self, clock: Clock, virtual: bool, replanner: Replanner, log: RunLog, ledger: Ledger
     ) -> None:
         self._clock: Clock = SystemClock() if virtual else clock
-        self._virtual, self._replanner, self._feed, self._ledger = virtual, replanner, feed, ledger
+        self._virtual, self._replanner, self._log, self._ledger = virtual, replanner, log, ledger
         self._in_vain_with = 0  # nodes
         self._said: tuple[int, int] | None = None  # of which round, with how many
         self._said_at = EPOCH
@@ -92,7 +93,7 @@ class Arrivals:
             if is_first:
                 self._say(number, there, wanted, there, until)
         why = f"{there} of {wanted} that the strategy wants to be available are connected"
-        self._feed.degrade("nodes", why, "it samples from those there are")
+        self._log.warn("nodes", why, "it samples from those there are")
         return there
 
     def enough(self, number: int, grid: Grid, wanted: int, at_least: int, is_first: bool) -> None:
@@ -121,7 +122,7 @@ class Arrivals:
         if there < wanted:
             self._in_vain_with = there
             fix = "those there are train; lower lowcarb-clients-per-round to wait for none"
-            self._feed.degrade("nodes", f"{there} of {wanted} are connected", fix)
+            self._log.warn("nodes", f"{there} of {wanted} are connected", fix)
 
     def _say(self, number: int, there: int, wanted: int, at_least: int, until: datetime) -> None:
         """Say now and then for how many nodes is waited, and until when."""

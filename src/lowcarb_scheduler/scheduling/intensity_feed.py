@@ -6,10 +6,9 @@ of each place a fresh forecast, else the last good one while it is no older than
 
 from __future__ import annotations
 
-import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -22,15 +21,12 @@ from lowcarb_scheduler.forecasts.bias_correction import HISTORY, ISSUES_EVERY
 from lowcarb_scheduler.intensity import IntensityTable, sanitize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from lowcarb_scheduler.forecasts.base import ForecastSource
-
-# -- Numbers that a run may wait for, and those that stand for what nobody knows ----------------------------
-
-
-logger = logging.getLogger("flwr")
+    from lowcarb_scheduler.ledger import Ledger
+    from lowcarb_scheduler.scheduling.messages import RunLog
 
 _RECHECK: Final = timedelta(hours=2)  # actuals this recent are asked for again: providers revise them
 _BRIEFLY: Final = timedelta(seconds=2)  # a look-up that has less time is not worth beginning
@@ -41,86 +37,97 @@ _INSTEAD: Final = {
 }
 
 
-class Journal(Protocol):
-    """Takes what is worth keeping: see :class:`lowcarb_scheduler.ledger.Ledger`."""
+@dataclass(frozen=True, slots=True, eq=False)
+class KnownIntensity:
+    """Carbon intensity as known at one moment.
 
-    def append(self, event: Any, **data: object) -> None:
-        """Keep an event."""
+    Parameters
+    ----------
+    forecast : IntensityTable or None
+        The newest good forecast of each location.
+    actual : IntensityTable or None
+        Actual intensity so far.
+    past_forecasts : sequence of IntensityTable
+        Earlier forecasts of the same signal, from which corrections are learned.
+    last_good : tuple of str
+        Locations whose forecast is not fresh but the last good one.
+    """
+
+    forecast: IntensityTable | None = None
+    actual: IntensityTable | None = None
+    past_forecasts: Sequence[IntensityTable] = ()
+    last_good: tuple[str, ...] = ()
 
 
 class IntensityFeed:
-    """The intensity known to a run.
+    """Forecasts and actual intensity of one run, from a source that may fail at any time.
 
     Parameters
     ----------
     source : ForecastSource or None
-        Where it comes from; None knows nothing.
-    journal : Journal
-        Takes ``forecast``, ``actual`` and ``degraded`` events.
-    spare : callable, optional
-        Returns how long the run can wait now without a round being late; None if that does not matter.
+        The source; None knows nothing.
+    ledger : Ledger
+        Takes ``forecast`` and ``actual`` events.
+    log : RunLog
+        Takes the faults of the source.
     """
 
-    def __init__(
-        self,
-        source: ForecastSource | None,
-        journal: Journal,
-        spare: Callable[[], timedelta | None] = lambda: None,
-    ) -> None:
-        self._source, self._journal, self._spare = source, journal, spare
-        self._known: Forecast | None = None
+    def __init__(self, source: ForecastSource | None, ledger: Ledger, log: RunLog) -> None:
+        self._source, self._ledger, self._log = source, ledger, log
+        self._newest: Forecast | None = None
         self._past: list[Forecast] = []
         self._past_of: set[str] = set()  # places whose past forecasts were looked up
         self._forecasts, self._actuals = Backoff(), Backoff()
         self._places: tuple[str, ...] = ()
-        self._noted: set[tuple[str, str]] = set()
         self._own_past_since: datetime | None = None  # what is on disk of later times is known to the run
         self.actual: IntensityTable | None = None
 
     @property
     def forecast(self) -> IntensityTable | None:
         """The newest good forecast of each place, or None."""
-        return self._known.intensity if self._known else None
+        return self._newest.intensity if self._newest else None
 
     @property
-    def last_good(self) -> tuple[str, ...]:
-        """The places whose forecast is not fresh but the last good one."""
-        return tuple(self._known.last_good) if self._known else ()
-
-    @property
-    def past_forecasts(self) -> list[IntensityTable]:
-        """Earlier forecasts, of which corrections are learned, about one every six hours."""
-        known = self.forecast or self.actual
+    def known(self) -> KnownIntensity:
+        """All that is known now; past forecasts stand about six hours apart."""
+        labels = self.forecast or self.actual
         tables = [past.intensity for past in self._past]
-        return [table for table in tables if known is not None and table.signal == known.signal]
+        past = [table for table in tables if labels is not None and table.signal == labels.signal]
+        last_good = tuple(self._newest.last_good) if self._newest else ()
+        return KnownIntensity(self.forecast, self.actual, past, last_good)
 
     def close(self) -> None:
         """Ask the source no more."""
         self._source = None
 
-    def degrade(self, what: str, why: str, consequence: str) -> None:
-        """Note a fault in log and ledger, once for each cause."""
-        if (what, why) not in self._noted:
-            self._noted.add((what, why))
-            logger.warning("lowcarb: %s: %s; %s", what, why, consequence)
-            self._journal.append("degraded", what=what, why=why, consequence=consequence)
-
     # -- forecasts -----------------------------------------------------------------------------------------
 
-    def refresh(self, places: Iterable[str], now: datetime) -> bool:
-        """Ask for a forecast of these places if one is due; return whether what is known has changed."""
+    def refresh(self, places: Iterable[str], now: datetime, time_left: timedelta | None = None) -> bool:
+        """Ask for a forecast of some locations if one is due; return whether the known forecast has changed.
+
+        Parameters
+        ----------
+        places : iterable of str
+            The locations. Those of earlier calls are asked for as well.
+        now : datetime
+            The present.
+        time_left : timedelta, optional
+            Time until a round would open late; without it a request may take as long as its source lets it.
+        """
         new_places = set(places) - set(self._places)
         self._places = tuple(sorted(new_places.union(self._places)))
-        before = self._known
+        before = self._newest
         self._forget_old(now)
         due = self._forecasts.due(now) or (new_places and not self._forecasts.failures)
-        source = self._limited(or_briefly=not self._forecasts.failures) if due and self._places else None
+        source = None
+        if due and self._places:
+            source = self._limited(time_left, or_briefly=not self._forecasts.failures)
         if source is not None:
             self._look(source, now)
             self._learn_past(now)
             if self.actual is None:
-                self.learn_actual(now - HISTORY, now)
-        return self._known is not before
+                self.learn_actual(now - HISTORY, now, time_left)
+        return self._newest is not before
 
     def _look(self, source: ForecastSource, now: datetime) -> None:
         """Ask for a forecast."""
@@ -129,8 +136,8 @@ class IntensityFeed:
             self._accept(answer)
             fresh = set(answer.intensity.locations) - set(answer.last_good)
         except Exception as error:  # noqa: BLE001  a fault of a source, whoever wrote it, stops no training
-            use = "the last good forecast is used" if self._known else "history, or no waiting, is used"
-            self.degrade("forecast", _line(error), use)
+            use = "the last good forecast is used" if self._newest else "history, or no waiting, is used"
+            self._log.warn("forecast", _line(error), use)
             fresh = set()
         self._forecasts.asked(now, answered=bool(fresh))
         self._note_faults()
@@ -144,12 +151,12 @@ class IntensityFeed:
             if place not in listed:
                 near = near_miss(place, listed)
                 hint = f"; did you mean {near}?" if near else ""
-                self.degrade(f"forecast of {place}", f"the source does not know it{hint}", "no preference")
+                self._log.warn(f"forecast of {place}", f"the source does not know it{hint}", "no preference")
         return tuple(place for place in self._places if place in listed) or self._places
 
     def _accept(self, answer: Forecast) -> None:
         """Take what is newer than what is known; an older issue, as of a replica that lags, is no news."""
-        last, issue = self._known, sanitize(answer.intensity)
+        last, issue = self._newest, sanitize(answer.intensity)
         if last is not None and last.intensity.signal != issue.signal:
             last = None
         kept = [] if last is None else [p for p in last.intensity.locations if not _newer(answer, last, p)]
@@ -167,12 +174,10 @@ class IntensityFeed:
             issued |= {place: last.issued_at(place) for place in kept}
         missing = {place: why for place, why in stale.items() if place not in there}
         last_good = {place: why for place, why in stale.items() if place in there}
-        self._known = Forecast(intensity, min(issued.values()), missing, issued, last_good)
+        self._newest = Forecast(intensity, min(issued.values()), missing, issued, last_good)
         self._remember(taken)
-        made = {"generated_at": self._known.generated_at, "issued_at": issued}
-        self._journal.append(
-            "forecast", **made, missing=missing, last_good=last_good, **intensity.to_record()
-        )
+        made = {"generated_at": self._newest.generated_at, "issued_at": issued}
+        self._ledger.append("forecast", **made, missing=missing, last_good=last_good, **intensity.to_record())
 
     def _note_stale(self, stale: Mapping[str, str], answer: Forecast, kept: list[str]) -> None:
         """Note which places have no fresh forecast, those with one reason together."""
@@ -184,19 +189,19 @@ class IntensityFeed:
         for why, places in good.items():
             issued = [answer.issued_at(place) for place in places if place in answer.last_good]
             of = f", of {format_time(min(issued))}," if issued else ""
-            self.degrade(f"forecast of {_named(places)}", why, f"the last good forecast{of} is used")
+            self._log.warn(f"forecast of {_named(places)}", why, f"the last good forecast{of} is used")
         for why, places in none.items():
-            self.degrade(f"forecast of {_named(places)}", why, "history, or no preference, is used")
+            self._log.warn(f"forecast of {_named(places)}", why, "history, or no preference, is used")
 
     def _forget_old(self, now: datetime) -> None:
         """Drop the forecasts of places whose last good one is too old by now."""
-        if (known := self._known) is None:
+        if (known := self._newest) is None:
             return
         old = [place for place in known.intensity.locations if now - known.issued_at(place) > MAX_AGE]
         if old:
-            self._known = _without(known, old)
+            self._newest = _without(known, old)
             why = "its last good forecast is more than 36 hours old"
-            self.degrade(f"forecast of {_named(old)}", why, "history, or no preference, is used")
+            self._log.warn(f"forecast of {_named(old)}", why, "history, or no preference, is used")
 
     # -- what corrections are learned from -----------------------------------------------------------------
 
@@ -211,28 +216,31 @@ class IntensityFeed:
             past = at_hand(self._source, new, until - HISTORY, until, ISSUES_EVERY)
             past = [replace(issue, intensity=sanitize(issue.intensity)) for issue in past]
         except Exception as error:  # noqa: BLE001  see _look
-            self.degrade("past forecasts", _line(error), "corrections are learned from those to come")
+            self._log.warn("past forecasts", _line(error), "corrections are learned from those to come")
             return
         self._past = sorted([*self._past, *past], key=lambda issue: issue.generated_at)
         self._note_faults()
 
     def _remember(self, places: Sequence[str]) -> None:
         """Keep the newest forecast of these places among the past ones, if the last of them is old enough."""
-        assert self._known is not None  # it was taken a moment ago
-        newest = max(self._known.issued_at(place) for place in places)
+        assert self._newest is not None  # it was taken a moment ago
+        newest = max(self._newest.issued_at(place) for place in places)
         if not self._past or newest - self._past[-1].generated_at >= ISSUES_EVERY:
             self._past = [issue for issue in self._past if newest - issue.generated_at <= HISTORY]
-            self._past.append(Forecast(self._known.intensity.align(places), newest))
+            self._past.append(Forecast(self._newest.intensity.align(places), newest))
 
     # -- what happened -------------------------------------------------------------------------------------
 
-    def learn_actual(self, since: datetime, now: datetime, last_chance: bool = False) -> None:
-        """Ask what really happened since a time, or since it was last known, if that is due.
+    def learn_actual(
+        self, since: datetime, now: datetime, time_left: timedelta | None = None, last_chance: bool = False
+    ) -> None:
+        """Ask for actual intensity since a time, or since it was last known, if that is due.
 
         At the last chance it is also asked when it was asked a moment ago, unless it failed then.
+        ``time_left`` is as in :meth:`refresh`.
         """
         due = self._actuals.due(now) or (last_chance and not self._actuals.failures)
-        source = self._limited() if due and self._places else None
+        source = self._limited(time_left) if due and self._places else None
         if source is None:
             return
         start = self._unknown_from(since, now)
@@ -246,10 +254,10 @@ class IntensityFeed:
             self.actual = new if self.actual is None else new.fill(self.actual)
         except Exception as error:  # noqa: BLE001  see refresh
             self._actuals.asked(now, answered=False)
-            self.degrade("actual intensity", _line(error), _INSTEAD["actual intensity"])
+            self._log.warn("actual intensity", _line(error), _INSTEAD["actual intensity"])
             return
         if known := new.slice(start, now):
-            self._journal.append("actual", **known.to_record())
+            self._ledger.append("actual", **known.to_record())
 
     def _unknown_from(self, since: datetime, now: datetime) -> datetime:
         """Return from when on a place's actual intensity is not known, or is so new that it may change."""
@@ -266,7 +274,7 @@ class IntensityFeed:
         """Forget actuals of another signal than the forecast's: they are not comparable."""
         self.actual = None
         why = f"its signal is {actual}, the forecast's {forecast}"
-        self.degrade("actual intensity", why, "it is left out of account")
+        self._log.warn("actual intensity", why, "it is left out of account")
 
     # -- what a checkpoint keeps ---------------------------------------------------------------------------
 
@@ -283,17 +291,17 @@ class IntensityFeed:
                 self._recall_forecast(event)
             elif event["event"] == "actual":
                 self.actual = IntensityTable.from_record(event).over(self.actual)
-        if self._known and self.actual and self._known.intensity.signal != self.actual.signal:
+        if self._newest and self.actual and self._newest.intensity.signal != self.actual.signal:
             self.actual = None
         self._places = tuple(memory["places"])
         for name, pace in (("forecasts", self._forecasts), ("actuals", self._actuals)):
             pace.asked_at = memory["asked"].get(name)
 
     def _recall_forecast(self, event: Mapping[str, Any]) -> None:
-        intensity, last = IntensityTable.from_record(event), self._known
+        intensity, last = IntensityTable.from_record(event), self._newest
         issued = {place: parse_time(at, "issued_at") for place, at in event["issued_at"].items()}
         generated_at = parse_time(event["generated_at"], "generated_at")
-        self._known = Forecast(intensity, generated_at, event["missing"], issued, event["last_good"])
+        self._newest = Forecast(intensity, generated_at, event["missing"], issued, event["last_good"])
         self._own_past_since = self._own_past_since or event["at"]
         taken = [p for p in intensity.locations if last is None or last.issued.get(p) != issued[p]]
         if taken:
@@ -301,23 +309,22 @@ class IntensityFeed:
 
     # -- asking --------------------------------------------------------------------------------------------
 
-    def _limited(self, or_briefly: bool = False) -> ForecastSource | None:
+    def _limited(self, time_left: timedelta | None, or_briefly: bool = False) -> ForecastSource | None:
         """Return the source, to be asked without a round being late for it; None if there is no time.
 
-        It gets half of what the run can spare. Where nothing can be spared the run is late as it is, and it
-        may still be asked briefly: who trains can be chosen then, too.
+        A request gets half of the time left: forecasts and actuals may be asked for in a row. Where no time
+        is left the run is late as it is, and a brief request still helps to choose who trains.
         """
-        spare = self._spare()
-        if spare is None or self._source is None:
+        if time_left is None or self._source is None:
             return self._source
-        if spare >= _BRIEFLY:
-            return _within(self._source, spare / 2)
-        return _within(self._source, _BRIEFLY) if or_briefly and spare <= timedelta(0) else None
+        if time_left >= _BRIEFLY:
+            return _within(self._source, time_left / 2)
+        return _within(self._source, _BRIEFLY) if or_briefly and time_left <= timedelta(0) else None
 
     def _note_faults(self) -> None:
         """Note what did not work for a source although it answered."""
         for fault in getattr(self._source, "faults", ()):
-            self.degrade(fault.what, fault.why, _INSTEAD.get(fault.what, "the next source is asked"))
+            self._log.warn(fault.what, fault.why, _INSTEAD.get(fault.what, "the next source is asked"))
 
 
 def _within(source: ForecastSource, limit: timedelta) -> ForecastSource:

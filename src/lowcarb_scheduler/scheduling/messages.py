@@ -1,7 +1,8 @@
-"""What a run says in Flower's log."""
+"""Messages of a run: its log, and the blocks of lines in it."""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -14,11 +15,50 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from lowcarb_scheduler.ledger import Ledger
     from lowcarb_scheduler.planning.job import Plan
     from lowcarb_scheduler.scheduling.policy import Decision
     from lowcarb_scheduler.scheduling.schedule import Schedule
 
+logger = logging.getLogger("flwr")
+
 _ONE_SIDED: Final = 0.7  # of the locations that random clients would bring to a round: fewer are worth a word
+
+
+class RunLog:
+    """Log of one run: information in Flower's log, warnings there and in the ledger.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Takes a ``degraded`` event for each warning.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._warned: set[tuple[str, str]] = set()
+
+    def info(self, line: str) -> None:
+        """Log a line for people."""
+        logger.info("lowcarb: %s", line)
+
+    def warn(self, what: str, why: str, consequence: str) -> None:
+        """Log that the run goes on with less than it should have, once for each cause.
+
+        Parameters
+        ----------
+        what : str
+            The part that does not work, for example ``forecast``.
+        why : str
+            The cause, on one line.
+        consequence : str
+            What the run does instead.
+        """
+        if (what, why) in self._warned:
+            return
+        self._warned.add((what, why))
+        logger.warning("lowcarb: %s: %s; %s", what, why, consequence)
+        self._ledger.append("degraded", what=what, why=why, consequence=consequence)
 
 
 def instant(when: datetime) -> str:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.bias_correction import Expectation
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.planning.job import Job, Plan
-    from lowcarb_scheduler.scheduling.intensity_feed import IntensityFeed
+    from lowcarb_scheduler.scheduling.intensity_feed import KnownIntensity
+    from lowcarb_scheduler.scheduling.messages import RunLog
     from lowcarb_scheduler.scheduling.schedule import Schedule
     from lowcarb_scheduler.settings import Settings
 
@@ -177,34 +178,34 @@ class Decision:
     on_forecast: bool
 
 
-def decide(job: Job, feed: IntensityFeed, previous: Plan | None) -> Decision:
+def decide(job: Job, known: KnownIntensity, previous: Plan | None, log: RunLog) -> Decision:
     """Plan the remaining rounds on the best knowledge there is.
 
     On forecast and history if they allow it, on the job's grid of openings or else on one that begins now;
     if not, at once. Every step down is noted.
     """
-    known, actual = feed.forecast, feed.actual
-    job = _with_rules_that_can_be_kept(job, feed)
+    job = _with_rules_that_can_be_kept(job, log)
     if job.grid_from == job.now or (previous is not None and not _keeps_share(previous, job)):
         previous = None  # without slack nothing is waited for, a slot of the plan so far neither
-    if known is None and actual is not None:
-        known = actual.align(())  # its labels; the history itself is given to replan
-    if known is not None:
+    forecast = known.forecast
+    if forecast is None and known.actual is not None:
+        forecast = known.actual.align(())  # its labels; the history itself is given to replan
+    if forecast is not None:
         trouble = ""
         for attempt in _attempts(job):
             try:
-                planned = _replan(attempt, known, feed, previous)
-                _note_bounds(job, planned, feed)
+                planned = _replan(attempt, forecast, known, previous, log)
+                _note_bounds(job, planned, log)
                 return Decision(planned, on_forecast=True)
             except PlanInfeasibleError as error:
                 trouble = error.reason
             except LowcarbError as error:
                 trouble = one_line(str(error))  # whatever it is, it must not stop the training
-        feed.degrade("plan", trouble, "the next round opens at once")
-    return at_once(job, feed)
+        log.warn("plan", trouble, "the next round opens at once")
+    return at_once(job, log)
 
 
-def _with_rules_that_can_be_kept(job: Job, feed: IntensityFeed) -> Job:
+def _with_rules_that_can_be_kept(job: Job, log: RunLog) -> Job:
     """Return a job whose cap on locations fills a round with the nodes there are, and say what gives way."""
     fleet, seats = job.fleet, job.clients_per_round
     if job.max_location_share == 1:
@@ -215,13 +216,13 @@ def _with_rules_that_can_be_kept(job: Job, feed: IntensityFeed) -> Job:
         cap += 1
     if cap > location_cap(job):
         why = f"{len(fleet.locations)} location(s) cannot fill a round with {job.max_location_share:g} each"
-        feed.degrade("rules", f"max-location-share: {why}", "it gives way as little as it can")
+        log.warn("rules", f"max-location-share: {why}", "it gives way as little as it can")
         job = replace(job, max_location_share=min(cap / seats, 1.0))
     if job.participation == "equal":
         turns = fill_evenly(fleet.turns_done, job.rounds * seats, job.rounds, job.seed)
         for place in crowded(job, turns):
             why = f"max-location-share leaves {fleet.locations[place]} too few seats for equal turns"
-            feed.degrade("rules", why, "nodes of other locations take more turns")
+            log.warn("rules", why, "nodes of other locations take more turns")
     return job
 
 
@@ -240,19 +241,21 @@ def _attempts(job: Job) -> Iterator[Job]:
         yield replace(job, participation="equal")  # which gives way to a cap on locations
 
 
-def _note_bounds(job: Job, planned: Plan, feed: IntensityFeed) -> None:
+def _note_bounds(job: Job, planned: Plan, log: RunLog) -> None:
     """Say so where bounds on turns had to give way."""
     if isinstance(job.participation, tuple):
         least, most = job.participation
         if planned.turns.min() < least or planned.turns.max() > most:
             why = f"participation of {least} to {most} turns cannot be kept by all"
-            feed.degrade("rules", why, "the bounds give way as little as they can")
+            log.warn("rules", why, "the bounds give way as little as they can")
 
 
-def _replan(job: Job, known: IntensityTable, feed: IntensityFeed, previous: Plan | None) -> Plan:
+def _replan(
+    job: Job, forecast: IntensityTable, known: KnownIntensity, previous: Plan | None, log: RunLog
+) -> Plan:
     """Replan; a place of which nothing is known is neither sought nor shunned."""
     try:
-        return replan(job, known, feed.actual, feed.past_forecasts, previous, last_good=feed.last_good)
+        return replan(job, forecast, known.actual, known.past_forecasts, previous, last_good=known.last_good)
     except ForecastUnavailableError as error:
         missing = tuple(error.missing)
         if len(missing) == len(job.fleet.locations):
@@ -260,18 +263,18 @@ def _replan(job: Job, known: IntensityTable, feed: IntensityFeed, previous: Plan
             raise PlanInfeasibleError(reason, len(missing), 0, job.finish_by) from None
         fix = "; set lowcarb-locations or lowcarb-default-location" if UNKNOWN_PLACE in missing else ""
         what = f"intensity of {', '.join(missing)}"
-        feed.degrade(what, "nothing is known", f"it is planned at the others' mean{fix}")
-        like = known if known.locations else feed.actual
+        log.warn(what, "nothing is known", f"it is planned at the others' mean{fix}")
+        like = forecast if forecast.locations else known.actual
         neutral = without_preference(like, missing, job.now, job.finish_by)
         return replan(
-            job, known.fill(neutral), feed.actual, feed.past_forecasts, previous,
-            last_good=feed.last_good, default=missing,
+            job, forecast.fill(neutral), known.actual, known.past_forecasts, previous,
+            last_good=known.last_good, default=missing,
         )  # fmt: skip
 
 
-def at_once(job: Job, feed: IntensityFeed) -> Decision:
+def at_once(job: Job, log: RunLog) -> Decision:
     """Plan rounds back-to-back from now, choosing only by turns."""
-    job = _with_rules_that_can_be_kept(job, feed)
+    job = _with_rules_that_can_be_kept(job, log)
     hurried = replace(
         job, patience=0.0, target_finish=None, stagger=False, grid_from=job.now,
         start_step=job.round_duration,
@@ -280,7 +283,7 @@ def at_once(job: Job, feed: IntensityFeed) -> Decision:
     try:
         return Decision(replan(hurried, flat), on_forecast=False)
     except PlanInfeasibleError as error:
-        feed.degrade("rules", error.reason, "turns are shared equally instead")
+        log.warn("rules", error.reason, "turns are shared equally instead")
         lenient = replace(hurried, participation="equal")
         return Decision(replan(lenient, flat), on_forecast=False)
 

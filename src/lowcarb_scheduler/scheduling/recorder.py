@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from lowcarb_scheduler.accounting.turns import Profile, TurnReport
+    from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.ledger import Ledger
-    from lowcarb_scheduler.scheduling.intensity_feed import IntensityFeed
+    from lowcarb_scheduler.scheduling.messages import RunLog
 
 Window = tuple["datetime", "datetime"]
 _MOST_FAILURES: Final = 3  # in a row, after which turns are owed no more
@@ -86,8 +87,8 @@ class RunRecorder:
     ledger : Ledger
         Takes ``nodes``, ``round_opened``, ``node_done``, ``node_failed``, ``node_evaluated``, ``evaluated``,
         ``round_closed`` and ``run_finished``.
-    feed : IntensityFeed
-        Knows the actual intensity.
+    log : RunLog
+        Takes warnings.
     started : datetime
         When the run began; run-now counts from there.
 
@@ -99,8 +100,8 @@ class RunRecorder:
         How many rounds have opened.
     """
 
-    def __init__(self, ledger: Ledger, feed: IntensityFeed, started: datetime) -> None:
-        self._ledger, self._feed, self._started = ledger, feed, started
+    def __init__(self, ledger: Ledger, log: RunLog, started: datetime) -> None:
+        self._ledger, self._log, self._started = ledger, log, started
         self.current: Round | None = None
         self.opened = 0
         self._completed: Counter[str] = Counter()
@@ -190,17 +191,17 @@ class RunRecorder:
         if self._failures[key] >= _MOST_FAILURES:
             self._credited[key] += 1
             why = f"{key} has failed {_MOST_FAILURES} times in a row"
-            self._feed.degrade("node", why, "it is asked no more often than the others")
+            self._log.warn("node", why, "it is asked no more often than the others")
 
     def evaluated(
         self, number: int, done: Sequence[tuple[Profile, Window, TurnReport]], failed: int,
-        metrics: Mapping[str, float],
+        metrics: Mapping[str, float], actual: IntensityTable | None,
     ) -> None:  # fmt: skip
         """Enter an evaluation on clients: who has evaluated when, and what it says of it."""
         turns = [Turn.of(*each) for each in sorted(done, key=lambda each: each[0].key)]
         for turn in turns:
             self._ledger.append("node_evaluated", round=number, **turn.to_event())
-        actual, kwh = self._feed.actual, sum(turn.energy_kwh for turn in turns)
+        kwh = sum(turn.energy_kwh for turn in turns)
         grams = realised_g(turns, actual) if actual is not None else None if turns else 0.0
         self._evaluation_kwh += kwh
         self._note_evaluation(number, grams)
@@ -209,14 +210,13 @@ class RunRecorder:
             nodes_failed=failed, energy_kwh=kwh, realised_g=grams,
         )  # fmt: skip
 
-    def close(self, now: datetime, round_duration: timedelta) -> None:
-        """Close the round that is open."""
+    def close(self, now: datetime, round_duration: timedelta, actual: IntensityTable | None) -> None:
+        """Close the round that is open, on the actual intensity known so far."""
         if (current := self.current) is None:
             return
         now = max(now, current.opened_at)
         figures = Figures(current.planned_g, evaluation_g=current.evaluation_g)
-        self._feed.learn_actual(self._started, now)
-        if (actual := self._feed.actual) is not None:
+        if actual is not None:
             figures.realised_g = realised_g(current.turns, actual)
             figures.run_now_g = expected_g(
                 self._nodes, current.turns, actual, self._run_now_opens_at, round_duration
@@ -231,9 +231,16 @@ class RunRecorder:
             realised_g=figures.realised_g, run_now_g=figures.run_now_g,
         )  # fmt: skip
 
-    def finish(self, status: str, now: datetime, finish_by: datetime | None) -> dict[str, Any]:
-        """Sum up, after asking once more for what was not yet known; return the ``run_finished`` event."""
-        self._settle(now)
+    @property
+    def is_settled(self) -> bool:
+        """Whether the realised emissions of every closed round are known."""
+        return all(figures.are_known for figures in self._figures.values())
+
+    def finish(
+        self, status: str, finish_by: datetime | None, actual: IntensityTable | None
+    ) -> dict[str, Any]:
+        """Sum up the run on the actual intensity known at its end; return the ``run_finished`` event."""
+        self._settle(actual)
         rounds = [{"round": number, **asdict(figures)} for number, figures in sorted(self._figures.items())]
         totals = {name: known_sum(r[name] for r in rounds)
                   for name in ("planned_g", "realised_g", "run_now_g", "evaluation_g")}  # fmt: skip
@@ -256,19 +263,16 @@ class RunRecorder:
         self._ledger.append("run_finished", **summary)
         return summary
 
-    def _settle(self, now: datetime) -> None:
-        """Learn what really happened in rounds of which it was not known when they closed."""
-        if all(figures.are_known for figures in self._figures.values()):
-            return
-        self._feed.learn_actual(self._started, now, last_chance=True)
-        if (actual := self._feed.actual) is None:
+    def _settle(self, actual: IntensityTable | None) -> None:
+        """Compute the figures that were not known when their rounds closed."""
+        if actual is None or self.is_settled:
             return
         try:
             for number, name, grams in settle(iter_ledger(self._ledger.run_dir), actual, self._started):
                 if number in self._figures and getattr(self._figures[number], name) is None:
                     setattr(self._figures[number], name, grams)
         except LowcarbError as error:
-            self._feed.degrade("ledger", str(error), "what it is missing for is not called realised")
+            self._log.warn("ledger", str(error), "what it is missing for is not called realised")
 
     def _count_energy(self, turn: Turn) -> None:
         self._energy_by_basis[turn.basis] = self._energy_by_basis.get(turn.basis, 0.0) + turn.energy_kwh

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.accounting.turns import Profile
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.ledger import Ledger
-    from lowcarb_scheduler.scheduling.intensity_feed import IntensityFeed
+    from lowcarb_scheduler.scheduling.intensity_feed import KnownIntensity
+    from lowcarb_scheduler.scheduling.messages import RunLog
     from lowcarb_scheduler.settings import Settings
 
 # -- The inputs of a plan: what it rests on. While these stand the plan stands, and does not flap ----------
@@ -58,27 +59,25 @@ class PlanInputs:
 
     @classmethod
     def of(
-        cls, alive: Iterable[Profile], clients: int, length: timedelta,
-        forecast: IntensityTable | None, actual: IntensityTable | None,
-    ) -> PlanInputs:  # fmt: skip
+        cls, alive: Iterable[Profile], clients: int, length: timedelta, known: KnownIntensity
+    ) -> PlanInputs:
         """Return the inputs of a plan that is made now."""
         nodes = {profile.key: (profile.place, profile.power_watts, profile.duration) for profile in alive}
-        return cls(nodes, clients, length, forecast, actual)
+        return cls(nodes, clients, length, known.forecast, known.actual)
 
-    def memory(self, forecast: IntensityTable | None, actual: IntensityTable | None) -> dict[str, Any]:
-        """Return what a checkpoint keeps, where that is what is known of intensity now."""
-        return {"clients": self.clients, "length": self.length, "forecast": self.forecast is forecast,
-                "actual": self.actual is actual}  # fmt: skip
+    def memory(self, known: KnownIntensity) -> dict[str, Any]:
+        """Return the part of a checkpoint that holds these inputs, where that is known of intensity now."""
+        return {"clients": self.clients, "length": self.length, "forecast": self.forecast is known.forecast,
+                "actual": self.actual is known.actual}  # fmt: skip
 
     @classmethod
     def recalled(
-        cls, memory: Mapping[str, Any], nodes: Mapping[str, Features],
-        forecast: IntensityTable | None, actual: IntensityTable | None,
-    ) -> PlanInputs:  # fmt: skip
+        cls, memory: Mapping[str, Any], nodes: Mapping[str, Features], known: KnownIntensity
+    ) -> PlanInputs:
         """Return the inputs that :meth:`memory` is of; what has been news then is news again."""
         return cls(
-            nodes, memory["clients"], memory["length"], forecast if memory["forecast"] else None,
-            actual if memory["actual"] else None,
+            nodes, memory["clients"], memory["length"], known.forecast if memory["forecast"] else None,
+            known.actual if memory["actual"] else None,
         )  # fmt: skip
 
     def why_not(self, now: PlanInputs, start: datetime, end: datetime) -> Reason | None:
@@ -157,10 +156,10 @@ class Replanner:
         How many there are to be.
     started : datetime
         When the run began.
-    feed : IntensityFeed
-        What is known of carbon intensity.
     ledger : Ledger
         Takes ``planned``.
+    log : RunLog
+        Takes warnings.
     as_planned : bool
         Whether rounds take their planned time, as on a virtual clock: until one takes longer, no time is
         kept for that.
@@ -176,11 +175,11 @@ class Replanner:
     """
 
     def __init__(
-        self, settings: Settings, rounds: int, started: datetime, feed: IntensityFeed, ledger: Ledger,
+        self, settings: Settings, rounds: int, started: datetime, ledger: Ledger, log: RunLog,
         as_planned: bool = False,
     ) -> None:  # fmt: skip
         self._settings, self._rounds, self._started = settings, rounds, started
-        self._feed, self._ledger, self._as_planned = feed, ledger, as_planned
+        self._ledger, self._log, self._as_planned = ledger, log, as_planned
         self.schedule = self._settle(settings.round_duration) if settings.round_duration else None
         self.durations = Durations(settings.round_duration)
         self.decision: Decision | None = None
@@ -267,18 +266,19 @@ class Replanner:
     # -- the plan ------------------------------------------------------------------------------------------
 
     def why_anew(
-        self, number: int, alive: Collection[Profile], turns: Mapping[str, int], clients: int, now: datetime
-    ) -> Reason | None:
+        self, number: int, alive: Collection[Profile], turns: Mapping[str, int], clients: int, now: datetime,
+        known: KnownIntensity,
+    ) -> Reason | None:  # fmt: skip
         """Return why the rounds from this one on are to be planned anew; None where the plan stands."""
         decision, schedule, slot = self.decision, self.schedule, self.opens_at(number)
         if decision is None or schedule is None or slot is None or self._inputs is None:
             return "next round"
-        index, known = self.index(number), self._feed.forecast
+        index = self.index(number)
         if len(decision.plan.opens_us) - index != self.rounds_left(number):
             return "next round"  # the first one was planned alone
-        if index > 0 and known is not None and not decision.on_forecast:
+        if index > 0 and known.forecast is not None and not decision.on_forecast:
             return "next round"  # what has kept it from resting on the forecast may be over
-        inputs = PlanInputs.of(alive, clients, schedule.round_duration, known, self._feed.actual)
+        inputs = PlanInputs.of(alive, clients, schedule.round_duration, known)
         reason = self._inputs.why_not(inputs, now, schedule.finish_by)
         if reason is not None and reason != "fresh actuals":
             return reason
@@ -298,7 +298,7 @@ class Replanner:
 
     def plan(
         self, number: int, alive: Collection[Profile], turns: Mapping[str, int], clients: int, now: datetime,
-        reason: Reason,
+        known: KnownIntensity, reason: Reason,
     ) -> None:  # fmt: skip
         """Plan the remaining rounds, and write the plan down if it is a new one.
 
@@ -314,6 +314,8 @@ class Replanner:
             How many train in a round.
         now : datetime
             The moment of planning.
+        known : KnownIntensity
+            Intensity as known at that moment.
         reason : str
             Why it is planned anew.
         """
@@ -326,7 +328,7 @@ class Replanner:
             unseen = Schedule(now, _UNSEEN_ROUND, now + _UNSEEN_ROUND, now + _UNSEEN_ROUND)
             fleet = fleet_of(alive, turns, _UNSEEN_ROUND)
             job = job_of(self._settings, unseen, unseen.finish_by, now, 1, clients, fleet)
-            self.decision = at_once(job, self._feed)
+            self.decision = at_once(job, self._log)
         else:
             if (slot := self.opens_at(number)) is not None:
                 now = schedule.on_slot(slot, now)
@@ -335,8 +337,8 @@ class Replanner:
             self._note_deadline(schedule, now, rounds)
             fleet = fleet_of(alive, turns, length)
             job = job_of(self._settings, schedule, self._planned_by, now, rounds, clients, fleet)
-            self.decision = decide(job, self._feed, previous)
-            self._inputs = PlanInputs.of(alive, clients, length, *self._known())
+            self.decision = decide(job, known, previous, self._log)
+            self._inputs = PlanInputs.of(alive, clients, length, known)
         self._planned_from = number
         if previous is None or reason == "next round" or not _same_turns(previous, self.decision.plan):
             self._write(number, reason, self.decision)
@@ -346,16 +348,13 @@ class Replanner:
         if now + rounds * schedule.round_duration > schedule.finish_by:
             why = f"{format_time(schedule.finish_by)} cannot be met any more"
             ends = "" if self._settings.on_late == "finish" else ", as many as are in time"
-            self._feed.degrade("deadline", why, f"rounds run back-to-back{ends}")
+            self._log.warn("deadline", why, f"rounds run back-to-back{ends}")
         elif not self._hurried and schedule.latest_opening(rounds, self._needed(rounds)) <= now:
             self._hurried = True
             logger.info("lowcarb: no waiting for now: the rounds that remain may need all the time there is")
 
-    def _known(self) -> tuple[IntensityTable | None, IntensityTable | None]:
-        return self._feed.forecast, self._feed.actual
-
-    def memory(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps: schedule and plan."""
+    def memory(self, known: KnownIntensity) -> dict[str, Any]:
+        """Return the part of a checkpoint that holds schedule and plan, where that is known of intensity."""
         schedule, decision = self.schedule, self.decision
         return {
             "schedule": None if schedule is None else asdict(schedule),
@@ -363,19 +362,19 @@ class Replanner:
             "on_forecast": decision is not None and decision.on_forecast,
             "planned_from": self._planned_from,
             "planned_by": self._planned_by,
-            "inputs": None if self._inputs is None else self._inputs.memory(*self._known()),
+            "inputs": None if self._inputs is None else self._inputs.memory(known),
             "seen_s": list(self.durations.seen_s),
         }
 
-    def recall(self, memory: Mapping[str, Any], nodes: Mapping[str, Features]) -> None:
-        """Restore what :meth:`memory` said, with the nodes that were there then."""
+    def recall(self, memory: Mapping[str, Any], nodes: Mapping[str, Features], known: KnownIntensity) -> None:
+        """Restore what :meth:`memory` returned, with the nodes and the intensity of then."""
         if (kept := memory["schedule"]) is not None:
             self.schedule = Schedule(**kept)
         if memory["plan"] is not None:
             self.decision = Decision(plan_from_value(memory["plan"]), memory["on_forecast"])
         self._planned_from, self._planned_by = memory["planned_from"], memory["planned_by"]
         if memory["inputs"] is not None:
-            self._inputs = PlanInputs.recalled(memory["inputs"], nodes, *self._known())
+            self._inputs = PlanInputs.recalled(memory["inputs"], nodes, known)
         self.durations = replace(self.durations, seen_s=tuple(memory["seen_s"]))
         self._as_planned = self._as_planned and not self.durations.seen_s
 
