@@ -14,6 +14,7 @@ from lowcarb_scheduler import clock
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.errors import ForecastUnavailableError
 from lowcarb_scheduler.forecasts import registry
+from lowcarb_scheduler.forecasts.base import ForecastSource
 from lowcarb_scheduler.forecasts.sources.electricity_maps import ElectricityMaps
 from support.cli_files import run
 
@@ -150,12 +151,14 @@ def test_no_secret_is_shown_though_a_server_echoes_it(capsys, monkeypatch):
 def test_everything_is_asked_at_once_so_that_it_takes_as_long_as_one_look_up(capsys, monkeypatch):
     together = threading.Barrier(4, timeout=20)  # two calls to each of two sources
 
-    class Silent:
-        def forecast(self, locations, now):
+    class Silent(ForecastSource):
+        actual = None
+
+        def forecast(self, locations, now, *, timeout=None):
             together.wait()
             raise ForecastUnavailableError(dict.fromkeys(locations, "no answer within 30 s"))
 
-        def known_locations(self):
+        def known_locations(self, *, timeout=None):
             together.wait()
             return {}
 

@@ -9,17 +9,17 @@ from lowcarb_scheduler import clock
 from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError
 from lowcarb_scheduler.forecasts import registry as sources
-from lowcarb_scheduler.forecasts.base import Forecast
+from lowcarb_scheduler.forecasts.base import Forecast, ForecastSource
 from lowcarb_scheduler.intensity import IntensityTable, Provenance
 from support.cli_files import NOW, run
 
 HOURS = [HOUR_US * h + to_us(NOW) for h in range(48)]
 
 
-class Half:
+class Half(ForecastSource):
     """A source that knows every place but Mars, and nothing of the past."""
 
-    def forecast(self, locations, now):
+    def forecast(self, locations, now, *, timeout=None):
         known = {name: (HOURS, [100.0 + h % 24 for h in range(48)]) for name in locations if name != "Mars"}
         missing = {"Mars": "the server answered 404\nNot Found"} if "Mars" in locations else {}
         if not known:
@@ -28,7 +28,7 @@ class Half:
         table = IntensityTable.from_points(known, Provenance("half", "marginal"))
         return Forecast(table, NOW, missing, last_good=last_good)
 
-    def actual(self, locations, start, end):
+    def actual(self, locations, start, end, *, timeout=None):
         raise ForecastUnavailableError(dict.fromkeys(locations, "nothing is recorded"))
 
 
@@ -38,11 +38,16 @@ class Whole(Half):
     def __init__(self, clock):
         self.clock, self.limits = clock, []
 
-    def within(self, limit):
-        self.limits.append(limit)
-        return self
+    def forecast(self, locations, now, *, timeout=None):
+        self.limits.append(timeout)
+        return super().forecast(locations, now)
 
-    def actual(self, locations, start, end):
+    def past_forecasts(self, locations, start, end, every, *, timeout=None):
+        self.limits.append(timeout)
+        return []
+
+    def actual(self, locations, start, end, *, timeout=None):
+        self.limits.append(timeout)
         first = to_us(start) // HOUR_US
         hours = [HOUR_US * h for h in range(first, to_us(end) // HOUR_US + 1)]
         values = [150.0 + (us // HOUR_US) % 24 for us in hours]
@@ -280,15 +285,15 @@ def test_all_of_it_takes_no_longer_than_the_time_limit(capsys, monkeypatch, open
     whole, began = opened["whole"], now_clock.now()
 
     def slow(call):
-        def answer(*arguments):
-            now_clock.jump(whole.limits[-1])
-            return call(*arguments)
+        def answer(*arguments, timeout):
+            now_clock.jump(timeout)
+            return call(*arguments, timeout=timeout)
 
         return answer
 
     monkeypatch.setattr(whole, "forecast", slow(whole.forecast))
     monkeypatch.setattr(whole, "actual", slow(whole.actual))
-    monkeypatch.setattr(whole, "past_forecasts", slow(lambda *_: []), raising=False)
+    monkeypatch.setattr(whole, "past_forecasts", slow(whole.past_forecasts))
     monkeypatch.setenv("LOWCARB_TIMEOUT", "30s")
     answer = run(capsys, "forecast", "--location", "DE", "--source", "whole", "--corrected")
     assert (answer.code, answer.err) == (0, "")
@@ -314,11 +319,11 @@ def test_a_source_that_cannot_be_limited_may_leave_no_time_for_history(
 def test_past_issues_are_asked_for_where_a_source_keeps_them(capsys, monkeypatch, opened):
     asked = []
 
-    def past_forecasts(locations, start, end, every):
+    def past_forecasts(locations, start, end, every, *, timeout):
         asked.append((locations, end - start, every))
         return []
 
-    monkeypatch.setattr(opened["whole"], "past_forecasts", past_forecasts, raising=False)
+    monkeypatch.setattr(opened["whole"], "past_forecasts", past_forecasts)
     assert run(capsys, "forecast", "--location", "DE", "--source", "whole", "--corrected").code == 0
     assert asked == [(("DE",), timedelta(days=28), timedelta(hours=6))]
 

@@ -11,6 +11,7 @@ import pytest
 from lowcarb_scheduler.clock import VirtualClock, format_time
 from lowcarb_scheduler.doctor import sources
 from lowcarb_scheduler.doctor.sources import SourceProbe, ask
+from lowcarb_scheduler.forecasts.base import ForecastSource
 from lowcarb_scheduler.forecasts.sources.carbon_aware_sdk import CarbonAwareSdk
 from lowcarb_scheduler.forecasts.sources.electricity_maps import ElectricityMaps
 from lowcarb_scheduler.forecasts.sources.synthetic import Synthetic
@@ -115,9 +116,11 @@ def test_a_place_the_server_refuses_is_no_fault_of_the_server():
 
 
 def test_a_source_that_breaks_hides_no_other():
-    class Broken:
-        def forecast(self, locations, now):
+    class Broken(ForecastSource):
+        def forecast(self, locations, now, *, timeout=None):
             raise ZeroDivisionError("oh")
+
+        actual = None
 
     clock = VirtualClock(NOW)
     findings = [
@@ -206,7 +209,7 @@ def test_a_list_that_everybody_gets_proves_no_token():
     assert state == "fault"
     finding = SourceProbe("electricity-maps", source, {})
     ask([finding], clock)
-    source.contact.statuses.clear()
+    source.stats.statuses.clear()
     named = replace(finding, names={"DE": "DE"})
     assert credentials(finding, electricity_maps_token="token") == [
         ("warning", "name a place with --location")

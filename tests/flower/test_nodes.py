@@ -11,6 +11,7 @@ import pytest
 from lowcarb_scheduler import CarbonClientApp, Synthetic
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
 from lowcarb_scheduler.flower.nodes import LocationResolver, Profiles
+from lowcarb_scheduler.forecasts.base import ForecastSource
 from lowcarb_scheduler.scheduling.locations import Place, read_places
 from lowcarb_scheduler.testing import InMemoryGrid
 
@@ -200,7 +201,7 @@ def test_many_lies_of_all_kinds_are_few_lines_too(look):
 # -- coordinates --------------------------------------------------------------------------------------------
 
 
-class Atlas:
+class Atlas(ForecastSource):
     """A source that tells where its locations are, after some calls that fail."""
 
     PLACES: ClassVar = {
@@ -213,7 +214,9 @@ class Atlas:
     def __init__(self, places=None, failures=0):
         self.places, self.failures, self.calls = self.PLACES if places is None else places, failures, 0
 
-    def known_locations(self):
+    forecast = actual = None
+
+    def known_locations(self, *, timeout=None):
         self.calls += 1
         if self.calls <= self.failures:
             raise ForecastUnavailableError({"https://sdk.example": "does not answer"})

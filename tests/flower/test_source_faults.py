@@ -120,9 +120,9 @@ def test_without_an_archive_nothing_is_kept(clock, tmp_path):
 @pytest.mark.parametrize("good_calls", [0, 2])
 def test_a_source_that_hangs_makes_no_job_late(clock, slack_s, patience, good_calls):
     class Hanging(Tide):
-        def _begin(self, *what):
+        def _begin(self, timeout, *what):
             self.takes = HOUR if len(self.asked) >= good_calls else timedelta(0)
-            return super()._begin(*what)
+            return super()._begin(timeout, *what)
 
     source = Hanging(clock=clock)
     finish_by = NOW + 4 * HOUR + slack_s * SECOND

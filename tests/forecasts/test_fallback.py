@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from lowcarb_scheduler.clock import VirtualClock, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
 from lowcarb_scheduler.forecasts.archive.cached_source import CachedSource
 from lowcarb_scheduler.forecasts.archive.database import Archive
-from lowcarb_scheduler.forecasts.base import Forecast, read_names
+from lowcarb_scheduler.forecasts.base import Forecast, ForecastSource, read_names
 from lowcarb_scheduler.forecasts.fallback import FallbackSource
 from lowcarb_scheduler.forecasts.registry import SOURCES, open_sources
 from lowcarb_scheduler.forecasts.sources.synthetic import Synthetic
@@ -93,7 +94,7 @@ def test_a_hole_is_filled_but_nothing_before_or_after(first, second, clock):
     first.unknown_hours = {NOW, NOW + HOUR, NOW + 5 * HOUR, NOW + 23 * HOUR}
     second.places, second.issued_at = {"DE", "FR"}, NOW - 6 * HOUR
     plain = second.forecast
-    second.forecast = lambda names, now: plain(names, now)
+    second.forecast = lambda names, now, timeout=None: plain(names, now)
     known = FallbackSource([first, second], clock=clock).forecast(["DE"], NOW)
     assert known.issued_at("DE") == known.generated_at == NOW  # the hole's filling does not make it older
     frame = known.intensity.to_frame()["DE"]
@@ -162,14 +163,16 @@ def test_the_setting_that_would_mend_it_is_named(first, second, clock, other, he
 
 
 def test_a_source_that_does_not_say_what_it_measures_is_refused_by_its_answer(first, clock):
-    class Silent:
-        def forecast(self, locations, now):
+    class Silent(ForecastSource):
+        def forecast(self, locations, now, *, timeout=None):
             return Web("silent", "marginal").forecast(locations, now)
 
-    class Made:
-        signal = "average"
+        actual = None
 
-        def forecast(self, locations, now):
+    class Made(ForecastSource):
+        signal, actual = "average", None
+
+        def forecast(self, locations, now, *, timeout=None):
             edges = np.array([to_us(now), to_us(now + HOUR)])
             made = IntensityTable(
                 edges, tuple(locations), np.ones((1, len(locations))), Provenance("x", "average", True)
@@ -240,19 +243,20 @@ def test_the_archives_faults_are_its_own(kept, tmp_path):
 @pytest.mark.parametrize("limit_s", [30, 4])
 def test_all_together_stay_within_the_time_and_the_next_has_its_share(first, second, clock, limit_s):
     first.takes = second.takes = HOUR
-    chain = FallbackSource([first, second], timeout=30 * SECOND, clock=clock).within(limit_s * SECOND)
+    chain = FallbackSource([first, second], timeout=30 * SECOND, clock=clock)
+    asked = partial(chain.forecast, ["DE", "London"], NOW, timeout=limit_s * SECOND)
     with pytest.raises(ForecastUnavailableError):
-        chain.forecast(["DE", "London"], NOW)
+        asked()
     assert clock.now() == NOW + limit_s * SECOND
     first.takes, second.takes = HOUR, limit_s / 2 * SECOND
-    assert set(chain.forecast(["DE", "London"], NOW).intensity.locations) == {"London"}
+    assert set(asked().intensity.locations) == {"London"}
     first.takes, second.takes = SECOND, (limit_s - 1) * SECOND
-    assert set(chain.forecast(["DE", "London"], NOW).missing) == set()
+    assert set(asked().missing) == set()
 
 
 def test_without_time_nobody_is_asked(first, second, clock):
     with pytest.raises(ForecastUnavailableError, match="no time left"):
-        FallbackSource([first, second], clock=clock).within(timedelta(0)).forecast(["DE"], NOW)
+        FallbackSource([first, second], clock=clock).forecast(["DE"], NOW, timeout=timedelta(0))
     assert first.asked == second.asked == []
 
 
@@ -286,8 +290,8 @@ def test_a_single_source_has_names_too_and_its_reasons_stay_plain(first, clock):
 
 
 def test_where_places_are_is_known_by_all_their_names(first, second, clock, tmp_path):
-    first.known_locations = lambda: {"DE": (51.0, 10.0), "FR": None}
-    second.known_locations = lambda: {"FR": (47.0, 2.0), "London": (51.5, -0.1)}
+    first.known_locations = lambda timeout=None: {"DE": (51.0, 10.0), "FR": None}
+    second.known_locations = lambda timeout=None: {"FR": (47.0, 2.0), "London": (51.5, -0.1)}
     kept = CachedSource(second, Archive(tmp_path, clock=clock), clock)
     names = {"uk-carbon-intensity": {"hq": "London", "lost": "Atlantis"}}
     assert FallbackSource([first, kept, Synthetic()], names, clock=clock).known_locations() == {

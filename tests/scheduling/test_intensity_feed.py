@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lowcarb_scheduler.forecasts.base import Fault, Forecast
+from lowcarb_scheduler.forecasts.base import Fault, Forecast, ForecastSource
 from lowcarb_scheduler.intensity import IntensityTable, Provenance, sanitize, without_preference
 from lowcarb_scheduler.scheduling.intensity_feed import IntensityFeed
 from lowcarb_scheduler.scheduling.messages import RunLog
@@ -31,21 +31,21 @@ def table(start, **columns):
     return IntensityTable.from_frame(pd.DataFrame(columns, index=index, dtype=float), source="s")
 
 
-class Source:
+class Source(ForecastSource):
     """A source whose answers a test can change."""
 
     def __init__(self, value=100.0):
         self.value, self.asked, self.error = value, [], None
         self.age, self.missing = timedelta(0), {}
 
-    def forecast(self, locations, now):
+    def forecast(self, locations, now, *, timeout=None):
         self.asked.append(now)
         if self.error:
             raise self.error
         known = {name: [self.value] * 48 for name in locations if name not in self.missing}
         return Forecast(table(now, **known), now - self.age, self.missing)
 
-    def actual(self, locations, start, end):
+    def actual(self, locations, start, end, *, timeout=None):
         if self.error:
             raise self.error
         return table(start, **dict.fromkeys(locations, [self.value] * 2))
@@ -172,18 +172,19 @@ class Kept(Source):
         super().__init__(*args)
         self.ages, self.last_good, self.past, self.faults, self.limits = {}, {}, [], [], []
 
-    def forecast(self, locations, now):
+    def forecast(self, locations, now, *, timeout=None):
+        self.limits += [timeout] if timeout else []
         known = super().forecast(locations, now)
         issued = {name: now - self.ages.get(name, self.age) for name in known.intensity.locations}
         return Forecast(known.intensity, min(issued.values()), known.missing, issued, self.last_good)
 
-    def past_forecasts(self, locations, start, end, every):
+    def actual(self, locations, start, end, *, timeout=None):
+        self.limits += [timeout] if timeout else []
+        return super().actual(locations, start, end)
+
+    def past_forecasts(self, locations, start, end, every, *, timeout=None):
         self.asked.append((tuple(locations), start, end, every))
         return self.past
-
-    def within(self, limit):
-        self.limits.append(limit)
-        return self
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 
 from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError
-from lowcarb_scheduler.forecasts.base import Forecast
+from lowcarb_scheduler.forecasts.base import Forecast, ForecastSource
 from lowcarb_scheduler.intensity import MAX_G_PER_KWH, IntensityTable, Provenance
 
 HOUR, MINUTE, DAY = timedelta(hours=1), timedelta(minutes=1), timedelta(days=1)
@@ -43,7 +43,7 @@ class Flat:
         return IntensityTable(edges, tuple(locations), values, Provenance("flat", "average"))
 
 
-class Web:
+class Web(ForecastSource):
     """A web source: what it says, and what it was asked.
 
     ``value`` is what it says of every place it knows; ``down`` why it does not answer; ``takes`` how long a
@@ -59,25 +59,21 @@ class Web:
         self.issued_at, self.missing, self.unknown_hours = None, {}, set()
         self.asked = []
 
-    def within(self, limit):
-        other = object.__new__(type(self))
-        other.__dict__ = {**self.__dict__, "limit": min(limit, self.limit)}
-        return other
-
-    def forecast(self, locations, now):
-        known, missing = self._begin("forecast", locations)
+    def forecast(self, locations, now, *, timeout=None):
+        known, missing = self._begin(timeout, "forecast", locations)
         issued_at = self.issued_at or now
         return Forecast(self._table(known, issued_at, issued_at + DAY), issued_at, missing)
 
-    def actual(self, locations, start, end):
-        known, _ = self._begin("actual", locations, start, end)
+    def actual(self, locations, start, end, *, timeout=None):
+        known, _ = self._begin(timeout, "actual", locations, start, end)
         return self._table(known, start, end)
 
-    def _begin(self, *what):
+    def _begin(self, timeout, *what):
         self.asked.append(what)
+        limit = self.limit if timeout is None else min(timeout, self.limit)
         if self.takes:
-            self.clock.sleep_until(self.clock.now() + min(self.takes, self.limit))
-            if self.takes > self.limit:
+            self.clock.sleep_until(self.clock.now() + min(self.takes, limit))
+            if self.takes > limit:
                 raise ForecastUnavailableError(dict.fromkeys(what[1], "no answer in time"))
         if self.down:
             raise ForecastUnavailableError(dict.fromkeys(what[1], self.down))

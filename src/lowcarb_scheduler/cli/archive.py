@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lowcarb_scheduler.forecasts.archive.backfill import Filled
-    from lowcarb_scheduler.forecasts.archive.cached_source import WebSource
     from lowcarb_scheduler.forecasts.archive.database import Archive, Holding
+    from lowcarb_scheduler.forecasts.base import ForecastSource
     from lowcarb_scheduler.forecasts.sources.importers import Download, Factor
     from lowcarb_scheduler.intensity import IntensityTable, Signal
     from lowcarb_scheduler.settings import Settings
@@ -177,15 +177,14 @@ def fetch(
         raise typer.Exit(EXIT_MISSING)
 
 
-def _web_sources(settings: Settings) -> list[WebSource]:
+def _web_sources(settings: Settings) -> list[ForecastSource]:
     """Open the sources that are named, each for itself."""
-    from lowcarb_scheduler.forecasts.archive.cached_source import WebSource
     from lowcarb_scheduler.forecasts.registry import named_sources, open_source
 
     opened = []
     for name in named_sources(settings):
         source = open_source(name, settings)
-        if not isinstance(source, WebSource):
+        if source.issued_every is None:
             raise InputError("--source", f"{name} is not kept in the archive", "name a source on the web")
         opened.append(source)
     if not opened:
@@ -194,7 +193,7 @@ def _web_sources(settings: Settings) -> list[WebSource]:
 
 
 def _names(
-    source: WebSource, settings: Settings, archive: Archive, places: Sequence[str] | None
+    source: ForecastSource, settings: Settings, archive: Archive, places: Sequence[str] | None
 ) -> dict[str, str]:
     """Return what a source calls the places named; by default those of which the archive holds something."""
     from lowcarb_scheduler.forecasts.archive.database import Feed
@@ -202,7 +201,7 @@ def _names(
     from lowcarb_scheduler.forecasts.registry import SOURCES
 
     if not places:
-        feed = Feed(source.name, source.signal, source.server)
+        feed = Feed(source.name, source.signal or "unknown", source.server)
         held = [each.location for each in archive.holdings() if each.feed == feed]
         if not held:
             fix = f"give --location L, as {source.name} or the locations file calls it"

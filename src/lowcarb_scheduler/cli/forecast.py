@@ -12,7 +12,7 @@ import numpy as np
 import typer
 
 from lowcarb_scheduler.cli import options, output
-from lowcarb_scheduler.cli.inputs import FORECAST_SHARE, Past, past_of, remarks, within
+from lowcarb_scheduler.cli.inputs import FORECAST_SHARE, Past, past_of, remarks
 from lowcarb_scheduler.cli.options import (
     Command,
     Json,
@@ -311,15 +311,13 @@ def _look_until(question: ForecastQuery, now: datetime) -> datetime | None:
 
 def _forecast(question: ForecastQuery, now: datetime) -> Forecast:
     """Return the forecast; where several names were given as one, say how to give them."""
-    listed = getattr(question.source, "locations", None)
+    listed = question.source.locations
     for name in question.locations:
-        if "," in name and isinstance(listed, tuple) and name not in listed:
+        if "," in name and listed is not None and name not in listed:
             raise InputError("--location", f"{one_line(name)!r} is no place the source knows", _apart(name))
-    source = question.source
-    if question.corrected:
-        source = within(source, question.timeout * FORECAST_SHARE)
+    timeout = question.timeout * FORECAST_SHARE if question.corrected else None
     try:
-        forecast = source.forecast(question.locations, now)
+        forecast = question.source.forecast(question.locations, now, timeout=timeout)
     except ForecastUnavailableError as error:
         raise ForecastUnavailableError(_hinted(error.missing), error.available) from None
     return replace(forecast, missing=_hinted(forecast.missing))

@@ -123,7 +123,7 @@ def _from_source(read: JobFile, options: Mapping[str, Any]) -> Inputs:
     job, timeout = read.job, Settings.load().timeout
     ends = clock.now() + timeout
     try:
-        known = within(opened, timeout * FORECAST_SHARE).forecast(job.fleet.locations, job.now)
+        known = opened.forecast(job.fleet.locations, job.now, timeout=timeout * FORECAST_SHARE)
     except InputError as error:
         raise error.within(read.cells.file) if error.field == "location" else error from None
     past = Past()
@@ -237,25 +237,16 @@ def past_of(
     start = now - HISTORY
     try:
         left = _left(ends, clock)
-        actual = within(source, left * _ACTUAL_SHARE).actual(locations, start, now)
+        actual = source.actual(locations, start, now, timeout=left * _ACTUAL_SHARE)
     except ForecastUnavailableError as error:
         return Past(without=next(iter(error.missing.values()), str(error)))
     except LowcarbError as error:
         return Past(without=str(error))
-    if not hasattr(source, "past_forecasts"):
-        return Past(actual)
     try:
-        limited = within(source, _left(ends, clock))
-        issues = limited.past_forecasts(locations, start, now, ISSUES_EVERY)  # type: ignore[attr-defined]
+        issues = source.past_forecasts(locations, start, now, ISSUES_EVERY, timeout=_left(ends, clock))
     except LowcarbError:
         return Past(actual)  # what happened corrects it too, if less well
     return Past(actual, [issue.intensity for issue in issues])
-
-
-def within(source: ForecastSource, limit: timedelta) -> ForecastSource:
-    """Return a source whose calls take at most so long, where it can be limited."""
-    limited = getattr(source, "within", None)
-    return source if limited is None else limited(limit)
 
 
 def _left(ends: datetime, clock: Clock) -> timedelta:
@@ -273,7 +264,7 @@ def _left(ends: datetime, clock: Clock) -> timedelta:
 
 def remarks(source: ForecastSource, forecast: Forecast, past: Past) -> Iterator[str]:
     """Yield what is worth knowing of where numbers came from, one line each."""
-    for fault in getattr(source, "faults", ()):
+    for fault in source.faults:
         yield f"{fault.what}: {fault.why}"
     for name, why in forecast.last_good.items():
         yield f"the forecast for {one_line(name)} is the last good one: {one_line(why)}"

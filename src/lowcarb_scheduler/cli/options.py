@@ -57,7 +57,7 @@ def _places(given: Mapping[str, Any]) -> Iterator[str]:
     settings = Settings.load(options=options)
     for name in named_sources(settings):
         if name in ("synthetic", "traces"):
-            yield from getattr(open_source(name, settings), "locations", ())
+            yield from open_source(name, settings).locations or ()
     archive = open_archive(settings)
     if archive is not None and archive.path.exists():
         yield from (holding.location for holding in archive.holdings())

@@ -101,7 +101,7 @@ def _refresh(folder: Path, options: Mapping[str, Any], signal: str | None) -> Re
         if found.lacking or options["source"] is not None:
             raise
         output.log(output.shown(f"hindsight knows no more hours: {error}"))
-    for fault in getattr(source, "faults", ()):
+    for fault in source.faults if source else ():
         output.log(output.shown(f"{fault.what}: {fault.why}"))
     return found
 

@@ -13,6 +13,7 @@ from lowcarb_scheduler.clock import format_duration, from_us
 from lowcarb_scheduler.doctor.checks import Check
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, LowcarbError, near_miss, one_line
 from lowcarb_scheduler.report import formatting
+from lowcarb_scheduler.settings import ENVIRONMENT_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,19 +29,6 @@ SKEW_FAULT: Final = timedelta(minutes=10)  # beyond it a forecast is refused as 
 _SLOW: Final = 1 / 3  # of the time limit
 _REFUSED: Final = frozenset({401, 403})
 _NOT_OURS: Final = frozenset({404, 405})  # what a server of something else answers
-_ADDRESS: Final = {
-    "carbon-aware-sdk": "LOWCARB_CARBON_AWARE_SDK_URL",
-    "electricity-maps": "LOWCARB_ELECTRICITY_MAPS_URL",
-    "uk-carbon-intensity": "LOWCARB_UK_CARBON_INTENSITY_URL",
-    "watttime": "LOWCARB_WATTTIME_URL",
-}
-_CREDENTIALS: Final = {  # what each source may need
-    "carbon-aware-sdk": ("sdk_auth",),
-    "electricity-maps": ("electricity_maps_token",),
-    "watttime": ("watttime_user", "watttime_password"),
-}
-_LISTS_ITSELF: Final = frozenset({"uk-carbon-intensity"})  # without asking its server
-_LISTS_FOR_ALL: Final = frozenset({"electricity-maps"})  # its list of names may be had without a token
 
 
 def answers(finding: SourceProbe) -> bool:
@@ -48,7 +36,7 @@ def answers(finding: SourceProbe) -> bool:
     if finding.contact is None or not finding.contact.asked:
         return True
     said = finding.contact.statuses
-    listed = finding.listed and finding.name not in _LISTS_ITSELF
+    listed = finding.listed and finding.source.listing_proves != "nothing"
     if finding.forecast is not None or (listed and said):
         return True
     return bool(said) and all(400 <= status < 500 and status not in _NOT_OURS for status in said)
@@ -68,10 +56,10 @@ def check_source(finding: SourceProbe, timeout: timedelta) -> Check:
         return Check(name, "warning", "its numbers are made up", "for a real run name a real source")
     if finding.contact is None:
         return Check(name, "ok", f"knows {len(finding.known)} locations" if finding.listed else "opened")
-    server = getattr(finding.source, "server", "the server")
+    server = finding.source.server or "the server"
     if not answers(finding):
         why = finding.no_forecast or finding.no_names or "it does not answer"
-        address = _ADDRESS.get(finding.name, "its address")
+        address = variable_of(finding.source.url_setting) if finding.source.url_setting else "its address"
         fix = f"see that it runs and that {address} is right; if it is slow raise LOWCARB_TIMEOUT"
         return Check(name, "fault", f"{server}: {why}", fix)
     if not finding.contact.asked:
@@ -86,11 +74,11 @@ def check_source(finding: SourceProbe, timeout: timedelta) -> Check:
 
 def check_credentials(finding: SourceProbe, settings: Settings) -> Iterator[Check]:
     """Check that credentials are accepted, as an answer shows."""
-    needed = _CREDENTIALS.get(finding.name)
-    if needed is None or finding.contact is None:
+    needed = finding.source.secret_settings
+    if not needed or finding.contact is None:
         return
     name = f"credentials {finding.name}"
-    variables = " and ".join(f"LOWCARB_{field.upper()}" for field in needed)
+    variables = " and ".join(map(variable_of, needed))
     given = any(getattr(settings, field) is not None for field in needed)
     if is_refused(finding):
         why = finding.no_forecast or finding.no_names or "it refuses"
@@ -207,9 +195,14 @@ def unreadable_locations(error: InputError) -> Check:
     return Check("locations", "fault", f"{where}{error.problem}", error.fix)
 
 
+def variable_of(field: str) -> str:
+    """Return the environment variable of a setting."""
+    return ENVIRONMENT_PREFIX + field.upper()
+
+
 def _let_in(finding: SourceProbe) -> bool:
     """Return whether an answer shows that the credentials, if any, are good."""
-    return finding.forecast is not None or (finding.listed and finding.name not in _LISTS_FOR_ALL)
+    return finding.forecast is not None or (finding.listed and finding.source.listing_proves == "credentials")
 
 
 def _has(finding: SourceProbe, place: str) -> bool:
@@ -276,18 +269,18 @@ class SourceProbe:
     @property
     def contact(self) -> ServerStats | None:
         """What was seen of its server; None where it has none."""
-        return getattr(self.source, "contact", None)
+        return self.source.stats
 
     @property
     def signal(self) -> Signal | None:
         """What its numbers measure; None where that is not known yet."""
         if self.forecast is not None:
             return self.forecast.intensity.signal
-        return getattr(self.source, "signal", None)
+        return self.source.signal
 
     def knows(self, place: str) -> bool:
         """Return whether a place is among the names it told; no server tells upper from lower case."""
-        if isinstance(getattr(self.source, "locations", None), tuple):  # a closed list is no server's
+        if self.source.locations is not None:  # a closed list is no server's
             return self.names[place] in self.known
         return self.names[place].casefold() in map(str.casefold, self.known)
 
@@ -298,8 +291,8 @@ class SourceProbe:
     def ask_forecast(self, clock: Clock) -> None:
         """Ask for the forecast of its places, as far as it may know them."""
         asked = list(dict.fromkeys(self.names.values()))
-        closed = getattr(self.source, "locations", None)
-        if isinstance(closed, tuple):  # it may refuse a whole call for one name that is not among them
+        closed = self.source.locations
+        if closed is not None:  # it may refuse a whole call for one name that is not among them
             self.known, self.listed = closed, True
             self.missing |= {name: "does not know it" for name in asked if name not in closed}
             asked = [name for name in asked if name in closed]
@@ -308,12 +301,12 @@ class SourceProbe:
 
     def ask_names(self, clock: Clock) -> None:
         """Ask for all names it knows, where it can tell."""
-        known_locations = getattr(self.source, "known_locations", None)
-        if known_locations is None:
-            return
         began = clock.now()
         try:
-            self.known, self.listed = tuple(known_locations()), True
+            known = self.source.known_locations()
+            if known is None:
+                return
+            self.known, self.listed = tuple(known), True
         except Exception as error:  # noqa: BLE001  one source that breaks must not hide the others
             self.no_names = _reason(error)
         if self.took is None:
@@ -328,7 +321,8 @@ class SourceProbe:
             self.missing |= self.forecast.missing
         except Exception as error:  # noqa: BLE001  see above
             self.no_forecast = _reason(error)
-            self.missing |= getattr(error, "missing", dict.fromkeys(names, self.no_forecast))
+            why = error.missing if isinstance(error, ForecastUnavailableError) else {}
+            self.missing |= dict.fromkeys(names, self.no_forecast) | dict(why)
         self.took = clock.now() - began
 
 

@@ -255,12 +255,9 @@ class LocationResolver:
     """
 
     def __init__(self, source: ForecastSource | None) -> None:
-        closed = getattr(source, "locations", None)
-        self._is_closed = isinstance(closed, tuple)
-        self._names = _by_folded_name(closed if isinstance(closed, tuple) else ())
-        within = getattr(source, "within", None)
-        limited = within(_LOOK_UP) if within else source
-        self._list: Callable[[], Mapping[str, Any]] | None = getattr(limited, "known_locations", None)
+        self._source, closed = source, source.locations if source else None
+        self._is_closed = closed is not None
+        self._names = _by_folded_name(closed or ())
         self._looked_up = 0
         self._fault = ""
         self._located: tuple[str, ...] = ()
@@ -283,11 +280,12 @@ class LocationResolver:
         """
         needed = any(coordinates_of(location) for location in (*claimed, *given))
         needed = needed or (check_names and bool(claimed) and not self._is_closed)
-        if self._list is None or not needed or (self._looked_up and not self.may_learn):
+        if self._source is None or not needed or (self._looked_up and not self.may_learn):
             return
         self._looked_up += 1
         try:
-            listed = {str(name): _degrees(where) for name, where in self._list().items()}
+            known = self._source.known_locations(timeout=_LOOK_UP) or {}
+            listed = {str(name): _degrees(where) for name, where in known.items()}
         except Exception as error:  # noqa: BLE001  a fault of a source, whoever wrote it, stops no training
             text = str(error) if isinstance(error, LowcarbError) else f"{type(error).__name__}: {error}"
             self._fault = one_line(text)

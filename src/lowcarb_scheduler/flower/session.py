@@ -23,7 +23,6 @@ from lowcarb_scheduler.flower.grid import DispatchGrid
 from lowcarb_scheduler.flower.nodes import LocationResolver, Profiles
 from lowcarb_scheduler.flower.telemetry import is_asked, validate_report
 from lowcarb_scheduler.flower.waiting import Arrivals, Wait
-from lowcarb_scheduler.forecasts.fallback import name_of
 from lowcarb_scheduler.forecasts.registry import arranged, open_sources
 from lowcarb_scheduler.ledger import Ledger
 from lowcarb_scheduler.scheduling import messages
@@ -525,7 +524,7 @@ class Setup:
         # Opened here, so that a bad setting fails before anything trains.
         # A virtual clock runs away from the time that forecasts are dated by: it does not tell their age.
         real = None if isinstance(clock, VirtualClock) else clock
-        self.source = _open_source(settings, source, real) if settings.enabled else source
+        self.source = _open_source(settings, source, real) if settings.enabled else None
         self._places = read_places(settings.locations) if settings.locations and settings.enabled else {}
 
     @classmethod
@@ -606,7 +605,7 @@ class Setup:
             "run_id": self.run_id,
             "flwr_version": version("flwr"),
             "strategy": strategy,
-            "source": None if self.source is None else name_of(self.source),
+            "source": None if self.source is None else self.source.name,
         }
         try:
             return Session(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import tomllib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 
 from lowcarb_scheduler.clock import format_duration, format_time, to_us, to_utc
 from lowcarb_scheduler.errors import InputError, near_miss
-from lowcarb_scheduler.intensity import SIGNALS, IntensityTable
+from lowcarb_scheduler.intensity import SIGNALS, IntensityTable, Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
+    from lowcarb_scheduler.forecasts.http.client import ServerStats
     from lowcarb_scheduler.intensity import Signal
 
 MAX_AGE: Final = timedelta(hours=36)  # an older forecast is no better than history
@@ -58,30 +61,63 @@ class Forecast:
 
 
 class Fault(NamedTuple):
-    """What did not work although there was an answer, and why."""
+    """Failure of one part of a call that returned something nevertheless."""
 
     what: str
     why: str
 
 
-class ForecastSource(Protocol):
-    """Anything that knows carbon intensity; a user's own needs these two methods and no base class.
+class ForecastSource(ABC):
+    """Base class of forecast sources.
 
-    What else it offers is used where it is there:
+    A source of your own implements :meth:`forecast` and :meth:`actual`; everything else has a default.
 
-    - ``locations``, a tuple of str: a closed list of names, a run asks for no others.
-    - ``known_locations()``: the names its server knows, a mapping to (latitude, longitude) or None.
-    - ``within(limit)``: the same source, with what it has learned of its server, whose calls take at most
-      ``limit``, a timedelta. A run calls it with the time until a round could open.
-    - ``past_forecasts(locations, start, end, every)``: a list of Forecast, those that were made in
-      [start, end), at most one each ``every``, the oldest first.
-    - ``issued_every``, a timedelta: how often there is a new forecast; a younger one is served from disk.
-    - ``name``: what settings call it. ``server``: where it answers. ``signal``: what its numbers measure.
-    - ``faults``, a sequence of Fault: what went wrong lately although something was returned.
+    Attributes
+    ----------
+    name : str (default: name of the class)
+        Name in settings, messages and the ledger.
+    signal : {"average", "marginal", "unknown"} or None (default: None)
+        Signal of all values; None where only an answer shows it.
+    locations : tuple of str or None (default: None)
+        Complete list of locations: a run requests no others. None where any name may be known.
+    issued_every : timedelta or None (default: None)
+        Interval at which the provider issues forecasts. A source that has one is archived: a forecast
+        younger than the interval is served from disk. None for files and other sources without a server.
+    server : str (default: "")
+        Address of the server.
+    stats : ServerStats or None (default: None)
+        Observed statuses and clock of the server; None without a server.
+    faults : sequence of Fault (default: empty)
+        Recent failures of calls that returned something nevertheless.
+    url_setting : str (default: "")
+        Field of the settings that holds the address of the server.
+    secret_settings : tuple of str (default: empty)
+        Fields of the settings that hold credentials.
+    listing_proves : {"nothing", "server", "credentials"} (default: "credentials")
+        Conclusion from a successful :meth:`known_locations`: none where the list is built in; that the server
+        answers where the list is public; that it accepts the credentials where it is not.
     """
 
-    def forecast(self, locations: Sequence[str], now: datetime) -> Forecast:
-        """Return what is expected, as known at ``now``.
+    name: str = ""
+    signal: Signal | None = None
+    locations: tuple[str, ...] | None = None
+    issued_every: timedelta | None = None
+    server: str = ""
+    stats: ServerStats | None = None
+    faults: Sequence[Fault] = ()
+    url_setting: str = ""
+    secret_settings: tuple[str, ...] = ()
+    listing_proves: Literal["nothing", "server", "credentials"] = "credentials"
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.name = cls.name or cls.__name__
+
+    @abstractmethod
+    def forecast(
+        self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
+    ) -> Forecast:
+        """Return the newest forecast that is known at ``now``.
 
         Parameters
         ----------
@@ -89,6 +125,8 @@ class ForecastSource(Protocol):
             Names as this source calls them.
         now : datetime
             The present. Aware. Nothing issued later is used.
+        timeout : timedelta, optional
+            Longest duration of the call. A run gives the time until a round could open.
 
         Returns
         -------
@@ -101,15 +139,20 @@ class ForecastSource(Protocol):
             If not one location has data.
         """
 
-    def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
-        """Return what happened in [start, end).
+    @abstractmethod
+    def actual(
+        self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
+    ) -> IntensityTable:
+        """Return the recorded intensity in [start, end).
 
         Parameters
         ----------
         locations : sequence of str
             Names as this source calls them.
         start, end : datetime
-            The hours asked for. Aware.
+            Bounds of the period. Aware.
+        timeout : timedelta, optional
+            Longest duration of the call.
 
         Returns
         -------
@@ -121,6 +164,131 @@ class ForecastSource(Protocol):
         ForecastUnavailableError
             If not one location has data.
         """
+
+    def past_forecasts(
+        self,
+        locations: Sequence[str],
+        start: datetime,
+        end: datetime,
+        every: timedelta,
+        *,
+        timeout: timedelta | None = None,
+    ) -> list[Forecast]:
+        """Return forecasts issued in [start, end), oldest first, at most one per ``every``; default: none.
+
+        Raises
+        ------
+        ForecastUnavailableError
+            If the source keeps past forecasts and none could be read.
+        """
+        return []
+
+    def known_locations(self, *, timeout: timedelta | None = None) -> Mapping[str, Any] | None:
+        """Return the names that the source lists, with (latitude, longitude) or None for each [degrees].
+
+        Returns
+        -------
+        mapping or None
+            None, the default, where the source lists no names.
+
+        Raises
+        ------
+        ForecastUnavailableError
+            If the server does not answer.
+        """
+        return None
+
+    def health(self, *, timeout: timedelta | None = None) -> str | None:
+        """Return the server's own report of its state; None, the default, where it gives none.
+
+        Raises
+        ------
+        ForecastUnavailableError
+            If the server does not answer.
+        """
+        return None
+
+    @property
+    def provenance(self) -> Provenance:
+        """Provenance of the tables of the source."""
+        return Provenance(self.name, self.signal or "unknown")
+
+    @property
+    def keeps_past_forecasts(self) -> bool:
+        """Whether the source implements :meth:`past_forecasts`."""
+        return type(self).past_forecasts is not ForecastSource.past_forecasts
+
+
+class _AdaptedSource(ForecastSource):
+    """Forecast source that wraps an object without the base class, or with methods that take no timeout."""
+
+    def __init__(self, source: Any) -> None:
+        self._source, self.name = source, type(source).__name__
+        for attribute in ("name", "signal", "locations", "issued_every", "server", "stats", "faults"):
+            if hasattr(source, attribute):
+                setattr(self, attribute, getattr(source, attribute))
+        if not isinstance(self.locations, tuple):
+            self.locations = None
+
+    def forecast(
+        self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
+    ) -> Forecast:
+        forecast: Forecast = self._call("forecast", timeout, locations, now)
+        return forecast
+
+    def actual(
+        self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
+    ) -> IntensityTable:
+        table: IntensityTable = self._call("actual", timeout, locations, start, end)
+        return table
+
+    def past_forecasts(
+        self,
+        locations: Sequence[str],
+        start: datetime,
+        end: datetime,
+        every: timedelta,
+        *,
+        timeout: timedelta | None = None,
+    ) -> list[Forecast]:
+        return self._call("past_forecasts", timeout, locations, start, end, every) or []
+
+    def known_locations(self, *, timeout: timedelta | None = None) -> Mapping[str, Any] | None:
+        known: Mapping[str, Any] | None = self._call("known_locations", timeout)
+        return known
+
+    def _call(self, method: str, timeout: timedelta | None, *arguments: object) -> Any:
+        """Call a method of the wrapped object; None where the object lacks the method."""
+        call = getattr(self._source, method, None)
+        if call is None:
+            return None
+        return call(*arguments, **({"timeout": timeout} if _takes_timeout(call) else {}))
+
+
+def adapt(source: object) -> ForecastSource:
+    """Return a source given in code as a :class:`ForecastSource`.
+
+    An object without the base class needs the methods ``forecast`` and ``actual`` only. Optional attributes
+    are read once, here.
+
+    Raises
+    ------
+    InputError
+        If the object lacks one of the two methods.
+    """
+    methods = [getattr(source, name, None) for name in ("forecast", "actual")]
+    if isinstance(source, type) or not all(map(callable, methods)):
+        shown = source.__name__ if isinstance(source, type) else type(source).__name__
+        problem = f"{shown} is not an object with the methods forecast and actual"
+        raise InputError("source", problem, "derive its class from lowcarb_scheduler.ForecastSource")
+    if isinstance(source, ForecastSource) and all(map(_takes_timeout, methods)):
+        return source
+    return _AdaptedSource(source)
+
+
+def _takes_timeout(method: Any) -> bool:
+    parameters = signature(method).parameters.values()
+    return any(each.name == "timeout" or each.kind is each.VAR_KEYWORD for each in parameters)
 
 
 def unknown_name(field: str, name: object, known: Iterable[str]) -> InputError:

@@ -6,28 +6,26 @@ never mixed: what the first source measures is what all give.
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from lowcarb_scheduler.clock import SystemClock, to_us, to_utc
 from lowcarb_scheduler.errors import ForecastUnavailableError, one_line
 from lowcarb_scheduler.forecasts.archive.cached_source import at_hand
-from lowcarb_scheduler.forecasts.base import Fault, Forecast, distinct, period
+from lowcarb_scheduler.forecasts.base import Fault, Forecast, ForecastSource, distinct, period
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.forecasts.base import ForecastSource
     from lowcarb_scheduler.intensity import IntensityTable, Provenance, Signal
 
-    Ask = Callable[[ForecastSource, list[str]], Forecast]  # a source, and its names of places
+    Ask = Callable[[ForecastSource, list[str], timedelta], Forecast]  # source, its names, time limit
     from numpy.typing import NDArray
 
 # -- Forecasts of several sources, put together as one ------------------------------------------------------
@@ -148,7 +146,7 @@ def _inside(known: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return begun & not_over
 
 
-class FallbackSource:
+class FallbackSource(ForecastSource):
     """Several sources as one.
 
     A source is asked for the places that those before it know nothing of, and for holes inside what they
@@ -178,58 +176,51 @@ class FallbackSource:
         self._sources, self._names, self._timeout = tuple(sources), names or {}, timeout
         self._clock = clock or SystemClock()
         self._faults: list[Fault] = []
+        self.name = ",".join(source.name for source in self._sources)
+        self.signal = self._sources[0].signal
+        self.locations = self._closed_list()
 
-    @property
-    def name(self) -> str:
-        """The names of all sources, as settings write them."""
-        return ",".join(map(name_of, self._sources))
-
-    @property
-    def signal(self) -> Signal | None:
-        """What all of it measures; None where the first source does not say so before it is asked."""
-        return _signal(self._sources[0])
-
-    @property
-    def locations(self) -> tuple[str, ...] | None:
-        """All places there are, if each source has a closed list."""
+    def _closed_list(self) -> tuple[str, ...] | None:
+        """Return the locations of all sources if each has a complete list of its own."""
         known: set[str] = set()
         for source in self._sources:
-            own = getattr(source, "locations", None)
-            if not isinstance(own, tuple):
+            if source.locations is None:
                 return None
-            named = self._names.get(name_of(source), {})
-            known |= set(own) - set(named) | {place for place, name in named.items() if name in own}
+            named = self._names.get(source.name, {})
+            known |= set(source.locations) - set(named)
+            known |= {place for place, name in named.items() if name in source.locations}
         return tuple(sorted(known))
 
     @property
-    def faults(self) -> list[Fault]:
-        """What did not work although there was an answer, each cause once."""
-        return self._faults + [fault for source in self._sources for fault in getattr(source, "faults", ())]
+    def faults(self) -> list[Fault]:  # type: ignore[override]  # derived, so never set
+        """Recent failures of this source and of all it asks, each cause once."""
+        return self._faults + [fault for source in self._sources for fault in source.faults]
 
-    def known_locations(self) -> dict[str, object]:
-        """Return what the sources tell of the places they know, by each of their names.
+    def known_locations(self, *, timeout: timedelta | None = None) -> dict[str, Any]:
+        """Return the locations that the sources list, by each of their names.
 
         Raises
         ------
         ForecastUnavailableError
-            If one of them does not answer: a part of the names is not all.
+            If one of the servers does not answer: a part of the names is not all.
         """
-        known: dict[str, object] = {}
+        known: dict[str, Any] = {}
+        ends = self._ends(timeout)
         for source in self._sources:
-            listed: Mapping[str, object] = getattr(source, "known_locations", dict)()
-            named = self._names.get(name_of(source), {})
+            listed = source.known_locations(timeout=ends - self._clock.now()) or {}
+            named = self._names.get(source.name, {})
             for name, where in [*((place, listed[name]) for place, name in named.items() if name in listed),
                                 *listed.items()]:  # fmt: skip
                 known.setdefault(name, where)
         return known
 
-    def within(self, limit: timedelta) -> FallbackSource:
-        """Return the same sources, of which one call takes at most ``limit`` together."""
-        other: FallbackSource = copy.copy(self)
-        other._timeout = min(limit, self._timeout)
-        return other
+    def _ends(self, timeout: timedelta | None) -> datetime:
+        """Return the time by which a call has to end."""
+        return self._clock.now() + (self._timeout if timeout is None else min(timeout, self._timeout))
 
-    def forecast(self, locations: Sequence[str], now: datetime) -> Forecast:
+    def forecast(
+        self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
+    ) -> Forecast:
         """Return each place's forecast from the first source with a fresh one, else with a last good one.
 
         Raises
@@ -238,9 +229,15 @@ class FallbackSource:
             If not one place has either.
         """
         now = to_utc(now, "now")
-        return self._gather(locations, now, "forecast", lambda source, names: source.forecast(names, now))
 
-    def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
+        def ask(source: ForecastSource, names: list[str], share: timedelta) -> Forecast:
+            return source.forecast(names, now, timeout=share)
+
+        return self._gather(locations, now, "forecast", ask, self._ends(timeout))
+
+    def actual(
+        self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
+    ) -> IntensityTable:
         """Return what happened in [start, end), of each place from the first source that knows.
 
         Raises
@@ -250,13 +247,19 @@ class FallbackSource:
         """
         first, last = period(start, end)
 
-        def ask(source: ForecastSource, names: list[str]) -> Forecast:
-            return Forecast(source.actual(names, first, last), last)
+        def ask(source: ForecastSource, names: list[str], share: timedelta) -> Forecast:
+            return Forecast(source.actual(names, first, last, timeout=share), last)
 
-        return self._gather(locations, first, "actual intensity", ask).intensity
+        return self._gather(locations, first, "actual intensity", ask, self._ends(timeout)).intensity
 
     def past_forecasts(
-        self, locations: Sequence[str], start: datetime, end: datetime, every: timedelta
+        self,
+        locations: Sequence[str],
+        start: datetime,
+        end: datetime,
+        every: timedelta,
+        *,
+        timeout: timedelta | None = None,
     ) -> list[Forecast]:
         """Return the issues of [start, end) that are at hand, oldest first.
 
@@ -265,7 +268,7 @@ class FallbackSource:
         first, last = period(start, end)
         lacking, found = list(distinct(locations)), []
         for source in self._sources:
-            if not lacking or self._refusal(source, _signal(source), self.signal):
+            if not lacking or self._refusal(source, source.signal, self.signal):
                 continue
             names = self._names_in(source, lacking)
             issues = at_hand(source, list(dict.fromkeys(names.values())), first, last, every)
@@ -274,24 +277,25 @@ class FallbackSource:
             lacking = [place for place in lacking if place not in known]
         return sorted(found, key=lambda issue: issue.generated_at)
 
-    def _gather(self, locations: Sequence[str], since: datetime, kind: str, ask: Ask) -> Forecast:
+    def _gather(
+        self, locations: Sequence[str], since: datetime, kind: str, ask: Ask, ends: datetime
+    ) -> Forecast:
         """Ask the sources in turn for what is lacking from a time on."""
         gathered = ForecastMerger(distinct(locations), since)
-        ends = self._clock.now() + self._timeout
         for position, source in enumerate(self._sources):
             lacking = gathered.lacking()
             if not lacking:
                 break
             names = self._names_in(source, lacking)
             share = (ends - self._clock.now()) / (len(self._sources) - position)
-            by = f"{name_of(source)}: " if len(self._sources) > 1 else ""
+            by = f"{source.name}: " if len(self._sources) > 1 else ""
             try:
                 answer = self._ask(
                     source, share, list(dict.fromkeys(names.values())), gathered.provenance, ask
                 )
             except ForecastUnavailableError as error:
                 gathered.explain(names, error.missing, by)
-                self._note(f"{kind} from {name_of(source)}", error.reasons)
+                self._note(f"{kind} from {source.name}", error.reasons)
             else:
                 gathered.explain(names, answer.missing, by)
                 gathered.take(answer, names)
@@ -308,11 +312,11 @@ class FallbackSource:
             If it has nothing, there is no time, or its numbers do not mix with those there are.
         """
         signal = self.signal or (known.signal if known else None)
-        refusal = self._refusal(source, _signal(source), signal)
+        refusal = self._refusal(source, source.signal, signal)
         if refusal is None and share <= timedelta(0):
             refusal = "there was no time left to ask it"
         if refusal is None:
-            answer = ask(source.within(share) if hasattr(source, "within") else source, names)
+            answer = ask(source, names, share)
             refusal = self._refusal(source, answer.intensity.signal, signal)
             if known is not None and answer.intensity.synthetic != known.synthetic:
                 refusal = "made-up numbers are never mixed with real ones"
@@ -326,27 +330,17 @@ class FallbackSource:
             return None
         if signal == expected != "unknown":
             return None
-        first = name_of(self._sources[0])
-        unknown = [name for name, its in ((name_of(source), signal), (first, expected)) if its == "unknown"]
+        first = self._sources[0].name
+        unknown = [name for name, its in ((source.name, signal), (first, expected)) if its == "unknown"]
         fix = "; set sdk-signal if you know what the SDK gives" if unknown == ["carbon-aware-sdk"] else ""
         return f"its signal is {signal}, that of {first} {expected}: they are never mixed{fix}"
 
     def _names_in(self, source: ForecastSource, places: Iterable[str]) -> dict[str, str]:
         """Return what a source calls these places."""
-        names = self._names.get(name_of(source), {})
+        names = self._names.get(source.name, {})
         return {place: names.get(place, place) for place in places}
 
     def _note(self, what: str, why: str) -> None:
         fault = Fault(what, one_line(why))
         if len(self._sources) > 1 and fault not in self._faults:
             self._faults.append(fault)
-
-
-def name_of(source: ForecastSource) -> str:
-    """Return what settings call a source; of a source of the user's own, its class."""
-    return str(getattr(source, "name", type(source).__name__))
-
-
-def _signal(source: ForecastSource) -> Signal | None:
-    """Return what a source measures, if it says so before it is asked."""
-    return getattr(source, "signal", None)

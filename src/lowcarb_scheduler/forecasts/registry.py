@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.forecasts.base import MAX_AGE, unknown_name
+from lowcarb_scheduler.forecasts.base import adapt, read_names, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,14 +16,16 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.base import ForecastSource
     from lowcarb_scheduler.settings import Settings
 
-SOURCES: Final = (
-    "carbon-aware-sdk",
-    "electricity-maps",
-    "synthetic",
-    "traces",
-    "uk-carbon-intensity",
-    "watttime",
-)
+# Class by name. Its module is named like the source, so that opening one imports no other.
+_CLASSES: Final = {
+    "carbon-aware-sdk": "CarbonAwareSdk",
+    "electricity-maps": "ElectricityMaps",
+    "synthetic": "Synthetic",
+    "traces": "Traces",
+    "uk-carbon-intensity": "UkCarbonIntensity",
+    "watttime": "WattTime",
+}
+SOURCES: Final = tuple(_CLASSES)
 
 
 def open_sources(settings: Settings, clock: Clock | None = None) -> ForecastSource | None:
@@ -67,7 +70,7 @@ def named_sources(settings: Settings) -> tuple[str, ...]:
 
 
 def arranged(
-    sources: Sequence[ForecastSource], settings: Settings, clock: Clock | None = None
+    sources: Sequence[object], settings: Settings, clock: Clock | None = None
 ) -> ForecastSource | None:
     """Return sources as one, in their order: each with its archive, by its own names of places.
 
@@ -78,16 +81,15 @@ def arranged(
     InputError
         If the locations file cannot be read.
     """
-    from lowcarb_scheduler.forecasts.archive.cached_source import CachedSource, WebSource
-    from lowcarb_scheduler.forecasts.base import read_names
-    from lowcarb_scheduler.forecasts.fallback import FallbackSource, name_of
+    from lowcarb_scheduler.forecasts.archive.cached_source import CachedSource
+    from lowcarb_scheduler.forecasts.fallback import FallbackSource
 
-    archive = open_archive(settings, clock)
+    archive, adapted = open_archive(settings, clock), [adapt(source) for source in sources]
     kept = [
-        CachedSource(source, archive, clock) if archive and isinstance(source, WebSource) else source
-        for source in sources
+        CachedSource(source, archive, clock) if archive and source.issued_every is not None else source
+        for source in adapted
     ]
-    known = {*SOURCES, *map(name_of, sources)}  # one's own may have names of places, too
+    known = {*SOURCES, *(source.name for source in adapted)}  # one's own may have names of places, too
     names = read_names(settings.locations, known) if settings.locations else {}
     if len(kept) > 1 or (kept and names):
         return FallbackSource(kept, names, settings.timeout, clock)
@@ -118,42 +120,19 @@ def open_source(name: str, settings: Settings) -> ForecastSource:
     InputError
         If there is no such source, or what it needs was not given.
     """
-    if name == "carbon-aware-sdk":
-        from lowcarb_scheduler.forecasts.sources.carbon_aware_sdk import CarbonAwareSdk
+    source: ForecastSource = source_class(name).from_settings(settings)
+    return source
 
-        if not settings.carbon_aware_sdk_url:
-            raise InputError(
-                "carbon-aware-sdk-url", "is not set",
-                "set LOWCARB_CARBON_AWARE_SDK_URL or give --carbon-aware-sdk-url",
-            )  # fmt: skip
-        return CarbonAwareSdk(
-            settings.carbon_aware_sdk_url,
-            auth=settings.sdk_auth,
-            signal=settings.sdk_signal,
-            timeout=settings.timeout,
-        )
-    if name == "uk-carbon-intensity":
-        from lowcarb_scheduler.forecasts.sources.uk_carbon_intensity import UkCarbonIntensity
 
-        return UkCarbonIntensity(settings.uk_carbon_intensity_url, timeout=settings.timeout)
-    if name == "electricity-maps":
-        from lowcarb_scheduler.forecasts.sources.electricity_maps import ElectricityMaps
+def source_class(name: str) -> Any:
+    """Return the class of a source, which declares its settings and has ``from_settings``.
 
-        token, url = settings.electricity_maps_token, settings.electricity_maps_url
-        return ElectricityMaps(token, url, timeout=settings.timeout)
-    if name == "watttime":
-        from lowcarb_scheduler.forecasts.sources.watttime import WattTime
-
-        user, password = settings.watttime_user, settings.watttime_password
-        return WattTime(user, password, settings.watttime_url, timeout=settings.timeout)
-    if name == "traces":
-        from lowcarb_scheduler.forecasts.sources.traces import Traces
-
-        if settings.traces is None:
-            raise InputError("traces", "is not set", "set LOWCARB_TRACES or give --traces, a CSV or Parquet")
-        return Traces(settings.traces, actual=settings.traces_actual, max_age=MAX_AGE)
-    if name == "synthetic":
-        from lowcarb_scheduler.forecasts.sources.synthetic import Synthetic
-
-        return Synthetic()
-    raise unknown_name("source", name, SOURCES)
+    Raises
+    ------
+    InputError
+        If no source has this name.
+    """
+    if name not in _CLASSES:
+        raise unknown_name("source", name, SOURCES)
+    module = import_module(f"lowcarb_scheduler.forecasts.sources.{name.replace('-', '_')}")
+    return getattr(module, _CLASSES[name])

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.scheduling.messages import RunLog
 
 _RECHECK: Final = timedelta(hours=2)  # actuals this recent are asked for again: providers revise them
+_NO_TIME: Final = timedelta(0)
 _BRIEFLY: Final = timedelta(seconds=2)  # a look-up that has less time is not worth beginning
 _MOST_NAMED: Final = 5  # places in a line
 _INSTEAD: Final = {
@@ -119,20 +120,20 @@ class IntensityFeed:
         before = self._newest
         self._forget_old(now)
         due = self._forecasts.due(now) or (new_places and not self._forecasts.failures)
-        source = None
-        if due and self._places:
-            source = self._limited(time_left, or_briefly=not self._forecasts.failures)
-        if source is not None:
-            self._look(source, now)
+        if self._source is None or not (due and self._places):
+            return self._newest is not before
+        limit = self._time_limit(time_left, or_briefly=not self._forecasts.failures)
+        if limit != _NO_TIME:
+            self._look(self._source, limit, now)
             self._learn_past(now)
             if self.actual is None:
                 self.learn_actual(now - HISTORY, now, time_left)
         return self._newest is not before
 
-    def _look(self, source: ForecastSource, now: datetime) -> None:
+    def _look(self, source: ForecastSource, limit: timedelta | None, now: datetime) -> None:
         """Ask for a forecast."""
         try:
-            answer = _checked(source.forecast(self._askable(), now), now)
+            answer = _checked(source.forecast(self._askable(), now, timeout=limit), now)
             self._accept(answer)
             fresh = set(answer.intensity.locations) - set(answer.last_good)
         except Exception as error:  # noqa: BLE001  a fault of a source, whoever wrote it, stops no training
@@ -144,8 +145,8 @@ class IntensityFeed:
 
     def _askable(self) -> tuple[str, ...]:
         """Return the places to ask for: a source with a closed list of names is asked for no others."""
-        listed = getattr(self._source, "locations", None)
-        if not isinstance(listed, tuple):
+        listed = self._source.locations if self._source else None
+        if listed is None:
             return self._places
         for place in self._places:
             if place not in listed:
@@ -240,12 +241,13 @@ class IntensityFeed:
         ``time_left`` is as in :meth:`refresh`.
         """
         due = self._actuals.due(now) or (last_chance and not self._actuals.failures)
-        source = self._limited(time_left) if due and self._places else None
-        if source is None:
+        if self._source is None or not (due and self._places):
+            return
+        if (limit := self._time_limit(time_left)) == _NO_TIME:
             return
         start = self._unknown_from(since, now)
         try:
-            new = sanitize(source.actual(self._askable(), start, now))
+            new = sanitize(self._source.actual(self._askable(), start, now, timeout=limit))
             self._note_faults()
             self._actuals.asked(now, answered=True)
             if self.forecast is not None and new.signal != self.forecast.signal:
@@ -309,28 +311,22 @@ class IntensityFeed:
 
     # -- asking --------------------------------------------------------------------------------------------
 
-    def _limited(self, time_left: timedelta | None, or_briefly: bool = False) -> ForecastSource | None:
-        """Return the source, to be asked without a round being late for it; None if there is no time.
+    def _time_limit(self, time_left: timedelta | None, or_briefly: bool = False) -> timedelta | None:
+        """Return how long a request may take without a round being late for it; None without a limit.
 
         A request gets half of the time left: forecasts and actuals may be asked for in a row. Where no time
         is left the run is late as it is, and a brief request still helps to choose who trains.
         """
-        if time_left is None or self._source is None:
-            return self._source
+        if time_left is None:
+            return None
         if time_left >= _BRIEFLY:
-            return _within(self._source, time_left / 2)
-        return _within(self._source, _BRIEFLY) if or_briefly and time_left <= timedelta(0) else None
+            return time_left / 2
+        return _BRIEFLY if or_briefly and time_left <= timedelta(0) else _NO_TIME
 
     def _note_faults(self) -> None:
         """Note what did not work for a source although it answered."""
-        for fault in getattr(self._source, "faults", ()):
+        for fault in self._source.faults if self._source else ():
             self._log.warn(fault.what, fault.why, _INSTEAD.get(fault.what, "the next source is asked"))
-
-
-def _within(source: ForecastSource, limit: timedelta) -> ForecastSource:
-    """Return a source whose calls take at most so long, if it can be told."""
-    limited: ForecastSource = source.within(limit) if hasattr(source, "within") else source
-    return limited
 
 
 def _newer(answer: Forecast, last: Forecast, place: str) -> bool:

@@ -32,8 +32,8 @@ def calls(source):
     yield lambda: source.forecast(["DE"], NOW)
     yield lambda: source.actual(["DE"], NOW - timedelta(days=8), NOW)
     yield source.known_locations
-    yield lambda: source.within(timedelta(seconds=5)).forecast(["DE"], NOW)
-    if hasattr(source, "past_forecasts"):
+    yield lambda: source.forecast(["DE"], NOW, timeout=timedelta(seconds=5))
+    if source.keeps_past_forecasts:
         yield lambda: source.past_forecasts(["DE"], NOW, NOW + timedelta(hours=1), timedelta(hours=1))
 
 

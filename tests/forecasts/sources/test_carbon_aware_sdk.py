@@ -565,10 +565,10 @@ def test_calls_together_keep_to_one_budget(one_at_a_time):
 
     server = Server(slow)
     for budget in (timedelta(seconds=5), timedelta(seconds=30)):
-        sdk = server.sdk(clock=clock).within(budget)
+        sdk = server.sdk(clock=clock)
         calls = (
-            lambda: sdk.actual(["a"], *hours(0, 14)),  # noqa: B023
-            lambda: sdk.past_forecasts(["a"], *hours(0, 4), timedelta(minutes=5)),  # noqa: B023
+            lambda: sdk.actual(["a"], *hours(0, 14), timeout=budget),  # noqa: B023
+            lambda: sdk.past_forecasts(["a"], *hours(0, 4), timedelta(minutes=5), timeout=budget),  # noqa: B023
         )
         for call in calls:
             began = clock.now()

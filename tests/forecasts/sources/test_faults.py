@@ -15,6 +15,7 @@ from flwr.serverapp.strategy import FedAvg
 from lowcarb_scheduler import CarbonAwareSdk, CarbonClientApp, carbon_aware
 from lowcarb_scheduler.clock import parse_time
 from lowcarb_scheduler.errors import ForecastUnavailableError
+from lowcarb_scheduler.forecasts.base import ForecastSource
 from lowcarb_scheduler.forecasts.sources.electricity_maps import ElectricityMaps
 from lowcarb_scheduler.forecasts.sources.uk_carbon_intensity import UkCarbonIntensity
 from lowcarb_scheduler.forecasts.sources.watttime import WattTime
@@ -33,30 +34,24 @@ RUN = Path("run")
 USED = {"at first": "no waiting", "mid-run": "the last good forecast is used"}
 
 
-class Timed:
+class Timed(ForecastSource):
     """A source that is watched: no call may take longer than it was given."""
 
-    def __init__(self, source, clock, budget=BUDGET):
-        self._source, self._clock, self._budget = source, clock, budget
+    def __init__(self, source, clock):
+        self._source, self._clock, self.signal = source, clock, source.signal
 
-    def __getattr__(self, name):
-        return getattr(self._source, name)
+    def forecast(self, *args, timeout=None):
+        return self._timed(self._source.forecast, *args, timeout=timeout)
 
-    def within(self, limit):
-        return Timed(self._source.within(limit), self._clock, min(limit, self._budget))
+    def actual(self, *args, timeout=None):
+        return self._timed(self._source.actual, *args, timeout=timeout)
 
-    def forecast(self, *args):
-        return self._timed(self._source.forecast, *args)
-
-    def actual(self, *args):
-        return self._timed(self._source.actual, *args)
-
-    def _timed(self, call, *args):
+    def _timed(self, call, *args, timeout):
         began = self._clock.now()
         try:
-            return call(*args)
+            return call(*args, timeout=timeout)
         finally:
-            assert self._clock.now() - began <= self._budget
+            assert self._clock.now() - began <= min(timeout or BUDGET, BUDGET)
 
 
 def train(handler, clock):
@@ -152,7 +147,7 @@ def test_every_call_of_every_source_ends_in_time_with_numbers_or_a_reason(name, 
     for call in (
         lambda: source.forecast([place], NOW).intensity,
         lambda: source.actual([place], NOW - 3 * HOUR, NOW),
-        lambda: source.within(BUDGET / 10).forecast([place], NOW).intensity,
+        lambda: source.forecast([place], NOW, timeout=BUDGET / 10).intensity,
     ):
         clock.sleep_until(clock.now() + HOUR)  # past the circuit breaker, and the life of a token
         try:

@@ -320,7 +320,7 @@ def test_a_source_within_a_limit_gives_up_sooner():
 
     source = UkCarbonIntensity(transport=httpx.MockTransport(silent), clock=clock)
     with pytest.raises(ForecastUnavailableError):
-        source.within(timedelta(seconds=3)).forecast(["GB"], NOW)
+        source.forecast(["GB"], NOW, timeout=timedelta(seconds=3))
     assert clock.now() - NOW <= timedelta(seconds=3)
 
 

@@ -105,12 +105,12 @@ def test_one_login_serves_many_requests_for_twenty_five_minutes():
     server = Server(answer_of(1, 2))
     source = server.source()
     source.forecast([REGION], NOW)
-    source.within(timedelta(seconds=5)).forecast([REGION], NOW)
+    source.forecast([REGION], NOW, timeout=timedelta(seconds=5))
     server.clock.sleep_until(NOW + timedelta(minutes=24, seconds=59))
     source.forecast([REGION], NOW)
     assert server.logins == 1
     server.clock.sleep_until(NOW + timedelta(minutes=25))
-    source.within(timedelta(seconds=5)).forecast([REGION], NOW)
+    source.forecast([REGION], NOW, timeout=timedelta(seconds=5))
     source.forecast([REGION], NOW)
     assert server.logins == 2
 

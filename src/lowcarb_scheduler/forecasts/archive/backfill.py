@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.forecasts.archive.cached_source import WebSource
     from lowcarb_scheduler.forecasts.archive.database import Archive
+    from lowcarb_scheduler.forecasts.base import ForecastSource
     from lowcarb_scheduler.intensity import IntensityTable
 
 PART: Final = timedelta(days=7)  # how many past forecasts are asked for at once
@@ -52,7 +52,7 @@ class Filled:
 
 
 def back_fill(
-    source: WebSource,
+    source: ForecastSource,
     names: Mapping[str, str],
     archive: Archive,
     period: tuple[datetime, datetime],
@@ -63,7 +63,7 @@ def back_fill(
 
     Parameters
     ----------
-    source : WebSource
+    source : ForecastSource
         Who is asked.
     names : mapping of str to str
         By place, what the source calls it.
@@ -99,32 +99,32 @@ def back_fill(
                 raise InputError("archive-dir", fault.why, "see that it can be written")
         done()
         issues = None
-        if hasattr(source, "past_forecasts"):
+        if source.keeps_past_forecasts:
             issues, refusal = _past(source, name, archive, period, done)
             why = why or refusal
         yield Filled(source.name, place, hours, issues, why)
 
 
-def steps(source: WebSource, period: tuple[datetime, datetime]) -> int:
+def steps(source: ForecastSource, period: tuple[datetime, datetime]) -> int:
     """Return in how many steps the past of one place is asked for."""
-    return 1 + (len(_parts(period)) if hasattr(source, "past_forecasts") else 0)
+    return 1 + (len(_parts(period)) if source.keeps_past_forecasts else 0)
 
 
 def _past(
-    source: WebSource,
+    source: ForecastSource,
     name: str,
     archive: Archive,
     period: tuple[datetime, datetime],
     done: Callable[[], object],
 ) -> tuple[int | None, str | None]:
     """Ask for past forecasts, the newest first; return how many there are, and why not more."""
-    feed = Feed(source.name, source.signal, source.server)
+    feed = Feed(source.name, source.signal or "unknown", source.server)
     why, offered = None, True
     for begin, end in _parts(period):
         kept = archive.past(feed, [name], begin, end, ISSUES_EVERY)
         if offered and why is None and len(kept) < (end - begin) // ISSUES_EVERY:
             try:
-                issues = source.past_forecasts([name], begin, end, ISSUES_EVERY)  # type: ignore[attr-defined]
+                issues = source.past_forecasts([name], begin, end, ISSUES_EVERY)
             except ForecastUnavailableError as error:
                 why = error.missing.get(name, str(error))
             else:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from datetime import timedelta
 from functools import reduce
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from lowcarb_scheduler.clock import EPOCH, MICROSECOND, SystemClock, from_us, to_us, to_utc
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, one_line
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.archive.database import Archive
     from lowcarb_scheduler.forecasts.base import Forecast
     from lowcarb_scheduler.forecasts.series import Series
-    from lowcarb_scheduler.intensity import Signal
 
 Found = TypeVar("Found")
 
@@ -36,31 +34,7 @@ _LATE: Final = timedelta(hours=1)  # how often older ones are asked for that wer
 _NO_REASON: Final = "it gave neither a forecast nor a reason"
 
 
-@runtime_checkable
-class WebSource(ForecastSource, Protocol):
-    """A source whose answers can be kept: it says whose they are, and how often there are new ones."""
-
-    @property
-    def name(self) -> str:
-        """Return what settings call it."""
-
-    @property
-    def server(self) -> str:
-        """Return where it answers."""
-
-    @property
-    def signal(self) -> Signal:
-        """Return what its numbers measure."""
-
-    @property
-    def issued_every(self) -> timedelta:
-        """Return how often the provider makes a new forecast."""
-
-    def within(self, limit: timedelta) -> WebSource:
-        """Return the same source whose calls take at most ``limit``."""
-
-
-class CachedSource:
+class CachedSource(ForecastSource):
     """A web source whose good answers are kept on disk.
 
     Within the time in which the provider makes no new one, a forecast is served from there. A location for
@@ -69,8 +43,8 @@ class CachedSource:
 
     Parameters
     ----------
-    source : WebSource
-        Who is asked.
+    source : ForecastSource
+        Who is asked; it declares ``signal`` and ``issued_every``.
     archive : Archive
         Where it is kept. A fault of it is noted, and changes nothing else.
     clock : Clock, optional
@@ -78,41 +52,28 @@ class CachedSource:
 
     Attributes
     ----------
-    source : WebSource
-        Who is asked.
+    source : ForecastSource
+        Who is asked; it declares ``signal`` and ``issued_every``.
     faults : list of Fault
         What did not work, each cause once: of the archive, or actuals that were asked for in vain.
     """
 
-    def __init__(self, source: WebSource, archive: Archive, clock: Clock | None = None) -> None:
+    def __init__(self, source: ForecastSource, archive: Archive, clock: Clock | None = None) -> None:
         self.source, self._archive, self._clock = source, archive, clock or SystemClock()
-        self._feed = Feed(source.name, source.signal, source.server)
+        self.name, self.signal = source.name, source.signal or "unknown"
+        self._issued_every = source.issued_every or timedelta(0)
+        self._feed = Feed(self.name, self.signal, source.server)
         self.faults: list[Fault] = []
         self._reads, self._writes, self._actuals = Backoff(), Backoff(), Backoff()
         self._sought: dict[str, _Sought] = {}
 
-    @property
-    def name(self) -> str:
-        """What settings call the source."""
-        return self.source.name
-
-    @property
-    def signal(self) -> Signal:
-        """What its numbers measure."""
-        return self.source.signal
-
-    def within(self, limit: timedelta) -> CachedSource:
-        """Return the same source, its memory shared, whose calls take at most ``limit``."""
-        other: CachedSource = copy.copy(self)
-        other.source, other._archive = self.source.within(limit), self._archive.within(limit)
-        return other
-
-    def known_locations(self) -> Mapping[str, object]:
+    def known_locations(self, *, timeout: timedelta | None = None) -> Mapping[str, Any] | None:
         """Return what the source tells of the names it knows."""
-        known = getattr(self.source, "known_locations", None)
-        return known() if known else {}
+        return self.source.known_locations(timeout=timeout)
 
-    def forecast(self, locations: Sequence[str], now: datetime) -> Forecast:
+    def forecast(
+        self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
+    ) -> Forecast:
         """Return a forecast: kept if it is still the newest, else fresh, else the last good one.
 
         Raises
@@ -121,27 +82,29 @@ class CachedSource:
             If not one location has any of these.
         """
         now, names = to_utc(now, "now"), distinct(locations)
-        issues = self._kept(names, now, self.source.issued_every - MICROSECOND)
+        issues = self._kept(names, now, self._issued_every - MICROSECOND, timeout)
         why: dict[str, str] = {}
         if lacking := [name for name in names if name not in issues]:
             try:
-                answer = self.source.forecast(lacking, now)
+                answer = self.source.forecast(lacking, now, timeout=timeout)
             except ForecastUnavailableError as error:
                 why = error.missing
             else:
                 why = dict(answer.missing)
                 columns = columns_of(answer.intensity).items()
                 issues |= {name: Issue(answer.issued_at(name), series) for name, series in columns}
-                self._attempt(self._writes, lambda: self._archive.put(self._feed, answer))
+                self._attempt(self._writes, timeout, lambda archive: archive.put(self._feed, answer))
         failed = {name: why.get(name, _NO_REASON) for name in names if name not in issues}
-        stand_ins = self._kept(list(failed), now, MAX_AGE)
+        stand_ins = self._kept(list(failed), now, MAX_AGE, timeout)
         missing = {name: reason for name, reason in failed.items() if name not in stand_ins}
         issues |= stand_ins
         ordered = {name: issues[name] for name in names if name in issues}
-        known = forecast_from(ordered, missing, self._feed.provenance)
+        known = forecast_from(ordered, missing, self.provenance)
         return replace(known, last_good={name: failed[name] for name in stand_ins})
 
-    def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
+    def actual(
+        self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
+    ) -> IntensityTable:
         """Return what happened in [start, end), asking for what is not kept, or was kept too early.
 
         Raises
@@ -151,7 +114,9 @@ class CachedSource:
         """
         first, last = period(start, end)
         names = distinct(locations)
-        kept = self._attempt(self._reads, lambda: self._archive.actual(self._feed, names, first, last)) or {}
+        kept = self._attempt(
+            self._reads, timeout, lambda archive: archive.actual(self._feed, names, first, last)
+        ) or {}  # fmt: skip
         begins = {name: self._unknown_from(name, kept.get(name), first, last) for name in names}
         lacking = {name: begin for name, begin in begins.items() if begin is not None}
         why, found = dict.fromkeys(lacking, "it was asked for in vain a moment ago"), []
@@ -159,17 +124,19 @@ class CachedSource:
         if lacking and (self._actuals.due(last) or not self._actuals.failures):
             begin = min(lacking.values())
             try:
-                new = self.source.actual(list(lacking), begin - (begin - EPOCH) % _HOUR, last)
+                new = self.source.actual(
+                    list(lacking), begin - (begin - EPOCH) % _HOUR, last, timeout=timeout
+                )
             except ForecastUnavailableError as error:
                 why = error.missing
                 self._note("actual intensity", error.reasons)
             else:
                 found.append(new)
-                self._attempt(self._writes, lambda: self._archive.put_actual(self._feed, new))
+                self._attempt(self._writes, timeout, lambda archive: archive.put_actual(self._feed, new))
                 self._sought |= {name: _Sought(begin, last) for name in lacking}
             self._actuals.asked(last, answered=bool(found))
         if kept:
-            found.append(table_of(kept, {}, self._feed.provenance))
+            found.append(table_of(kept, {}, self.provenance))
         table = reduce(IntensityTable.fill, found).slice(first, last) if found else None
         known = [] if table is None else [name for name in names if name in columns_of(table)]
         if table is None or not known:
@@ -177,22 +144,35 @@ class CachedSource:
         return table.align(known)
 
     def past_forecasts(
-        self, locations: Sequence[str], start: datetime, end: datetime, every: timedelta
+        self,
+        locations: Sequence[str],
+        start: datetime,
+        end: datetime,
+        every: timedelta,
+        *,
+        timeout: timedelta | None = None,
     ) -> list[Forecast]:
         """Return the kept issues of [start, end), oldest first, at most one each ``every``."""
         first, last = period(start, end)
         names = distinct(locations)
         return (
-            self._attempt(self._reads, lambda: self._archive.past(self._feed, names, first, last, every))
+            self._attempt(
+                self._reads, timeout, lambda archive: archive.past(self._feed, names, first, last, every)
+            )
             or []
         )
 
-    def _kept(self, names: Sequence[str], now: datetime, max_age: timedelta) -> dict[str, Issue]:
+    def _kept(
+        self, names: Sequence[str], now: datetime, max_age: timedelta, timeout: timedelta | None
+    ) -> dict[str, Issue]:
         """Return the newest kept issues that are no older and not over."""
         if not names:
             return {}
         found = (
-            self._attempt(self._reads, lambda: self._archive.newest(self._feed, names, now, max_age)) or {}
+            self._attempt(
+                self._reads, timeout, lambda archive: archive.newest(self._feed, names, now, max_age)
+            )
+            or {}
         )
         return {
             name: issue
@@ -216,13 +196,15 @@ class CachedSource:
         unknown = min(from_us(unknown_us), settled)
         return unknown if unknown < last else None
 
-    def _attempt(self, pace: Backoff, use: Callable[[], Found]) -> Found | None:
+    def _attempt(
+        self, pace: Backoff, timeout: timedelta | None, use: Callable[[Archive], Found]
+    ) -> Found | None:
         """Return what comes of using the archive; None if that fails, and for a while after."""
         now = self._clock.now()
         if pace.failures and not pace.due(now):
             return None
         try:
-            found = use()
+            found = use(self._archive if timeout is None else self._archive.within(timeout))
         except InputError as error:
             pace.asked(now, answered=False)
             self._note("archive", str(error))
@@ -240,9 +222,9 @@ def at_hand(
     source: ForecastSource | None, locations: Sequence[str], start: datetime, end: datetime, every: timedelta
 ) -> list[Forecast]:
     """Return the issues of [start, end) that a source need not ask for over the web, oldest first."""
-    past = None if isinstance(source, WebSource) else getattr(source, "past_forecasts", None)
-    issues: list[Forecast] = past(locations, start, end, every) if past else []
-    return issues
+    if source is None or source.issued_every is not None:  # it would be one request for each issue
+        return []
+    return source.past_forecasts(locations, start, end, every)
 
 
 class _Sought(NamedTuple):

@@ -16,27 +16,18 @@ References
 
 from __future__ import annotations
 
-import copy
 import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, SystemClock, format_time, to_utc
+from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, format_time, to_utc
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.forecasts.base import checked_signal, period, sendable
-from lowcarb_scheduler.forecasts.http.client import (
-    Fetcher,
-    FetchError,
-    Request,
-    Response,
-    base_url,
-    basic_auth,
-)
+from lowcarb_scheduler.forecasts.http.client import FetchError, Request, Response, basic_auth
 from lowcarb_scheduler.forecasts.http.credentials import credential, token
 from lowcarb_scheduler.forecasts.http.parsing import (
     actual_of,
     ask_one,
-    checked_timeout,
     floored,
     forecast_of,
     issue_of,
@@ -46,7 +37,7 @@ from lowcarb_scheduler.forecasts.http.parsing import (
     time_of,
 )
 from lowcarb_scheduler.forecasts.series import finite
-from lowcarb_scheduler.intensity import Provenance
+from lowcarb_scheduler.forecasts.sources.web import WebSource
 from lowcarb_scheduler.settings import secret_fix
 
 if TYPE_CHECKING:
@@ -58,10 +49,11 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.base import Forecast
-    from lowcarb_scheduler.forecasts.http.client import ServerStats
+    from lowcarb_scheduler.forecasts.http.client import Fetcher
     from lowcarb_scheduler.forecasts.http.parsing import Point
     from lowcarb_scheduler.forecasts.series import Issue
     from lowcarb_scheduler.intensity import IntensityTable, Signal
+    from lowcarb_scheduler.settings import Settings
 
 # -- What the Carbon Aware SDK WebAPI answers, read; see :mod:`carbon_aware_sdk` for what to beware of ------
 
@@ -201,7 +193,7 @@ _HINTS: Final = {
 }
 
 
-class CarbonAwareSdk:
+class CarbonAwareSdk(WebSource):
     """A Carbon Aware SDK WebAPI.
 
     A location is a name the server knows, see :meth:`known_locations`, in upper or lower case.
@@ -229,8 +221,11 @@ class CarbonAwareSdk:
         If the URL is none, or the credentials are written in another way.
     """
 
-    name: Final = NAME
-    issued_every: Final = _STEP
+    name = NAME
+    issued_every = _STEP
+    url_setting = "carbon_aware_sdk_url"
+    example_url = "http://localhost:8080"
+    secret_settings = ("sdk_auth",)
 
     def __init__(
         self,
@@ -242,44 +237,39 @@ class CarbonAwareSdk:
         transport: httpx.BaseTransport | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._signal, self._clock = checked_signal(signal), clock or SystemClock()
-        base = base_url(url, "carbon-aware-sdk-url", "http://localhost:8080")
-        keyed = auth is not None or bool(base.userinfo)
+        self.signal: Signal = checked_signal(signal)
+        keyed = auth is not None or "@" in str(url)
         refused = (
             f"{_REFUSED}; is sdk-auth right?" if keyed else f"{_REFUSED}; the SDK asks for no credentials"
         )
-        self._fetcher = Fetcher(
-            base,
-            checked_timeout(timeout),
-            self._clock,
-            transport,
-            {**_HINTS, 401: refused, 403: refused},
+        super().__init__(
+            url,
+            timeout=timeout,
+            transport=transport,
+            clock=clock,
+            hints={**_HINTS, 401: refused, 403: refused},
             headers={} if auth is None else {"Authorization": _authorization(auth)},
             follow_redirects=not keyed,
         )
 
-    @property
-    def signal(self) -> Signal:
-        """What the server is configured to give."""
-        return self._signal
+    @classmethod
+    def from_settings(cls, settings: Settings) -> CarbonAwareSdk:
+        """Open the source that settings describe."""
+        if not settings.carbon_aware_sdk_url:
+            raise InputError(
+                "carbon-aware-sdk-url", "is not set",
+                "set LOWCARB_CARBON_AWARE_SDK_URL or give --carbon-aware-sdk-url",
+            )  # fmt: skip
+        return cls(
+            settings.carbon_aware_sdk_url,
+            auth=settings.sdk_auth,
+            signal=settings.sdk_signal,
+            timeout=settings.timeout,
+        )
 
-    @property
-    def server(self) -> str:
-        """Where it answers."""
-        return self._fetcher.server
-
-    @property
-    def contact(self) -> ServerStats:
-        """What was seen of the server."""
-        return self._fetcher.contact
-
-    def within(self, limit: timedelta) -> CarbonAwareSdk:
-        """Return the same source, its circuit breaker shared, whose calls take at most ``limit``."""
-        other: CarbonAwareSdk = copy.copy(self)
-        other._fetcher = self._fetcher.within(limit)
-        return other
-
-    def forecast(self, locations: Sequence[str], now: datetime) -> Forecast:
+    def forecast(
+        self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
+    ) -> Forecast:
         """Return the server's current forecast, its points as they came.
 
         Raises
@@ -290,10 +280,14 @@ class CarbonAwareSdk:
         now = to_utc(now, "now")
         names, missing = sendable(locations)
         requests = {name: Request("emissions/forecasts/current", {"location": name}) for name in names}
-        answers = self._fetcher.get_all(requests, lambda name, answer: read_forecast(name, answer, now))
-        return forecast_of(answers, missing, Provenance(NAME, self._signal))
+        answers = self._limited(timeout).get_all(
+            requests, lambda name, answer: read_forecast(name, answer, now)
+        )
+        return forecast_of(answers, missing, self.provenance)
 
-    def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
+    def actual(
+        self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
+    ) -> IntensityTable:
         """Return what the server has recorded in [start, end).
 
         Where it answers that nothing is recorded, it is asked for the averages of the last three full hours;
@@ -305,7 +299,8 @@ class CarbonAwareSdk:
             If not one location has a value there.
         """
         first, last = period(start, end)
-        until = self._clock.now() + self._fetcher.timeout
+        client = self._limited(timeout)
+        until = self._clock.now() + client.timeout
         names, missing = sendable(locations)
         requests = {
             (name, part): Request(
@@ -314,14 +309,14 @@ class CarbonAwareSdk:
             for name in names
             for part, bounds in enumerate(parts(first, last, _SECOND))
         }
-        answers = self._fetcher.get_all(requests, lambda key, answer: read_actual(key[0], answer))
+        answers = client.get_all(requests, lambda key, answer: read_actual(key[0], answer))
         silent = [name for name in names if says_nothing(answers[key] for key in answers if key[0] == name)]
         if silent:
-            answers |= self._averages(silent, first, last, until)
-        return actual_of(answers, missing, (first, last), Provenance(NAME, self._signal))
+            answers |= self._averages(client.within(until - self._clock.now()), silent, first, last)
+        return actual_of(answers, missing, (first, last), self.provenance)
 
     def _averages(
-        self, names: Sequence[str], first: datetime, last: datetime, until: datetime
+        self, client: Fetcher, names: Sequence[str], first: datetime, last: datetime
     ) -> dict[tuple[str, int], list[Point] | FetchError]:
         """Return the averages of the last full hours of a period, where the server gives them in time."""
         begins = [floored(last, _HOUR) - k * _HOUR for k in range(1, AVERAGED_HOURS + 1)]
@@ -334,13 +329,17 @@ class CarbonAwareSdk:
             for name in names
             for k, begin in hours.items()
         }
-        answers = self._fetcher.within(until - self._clock.now()).get_all(
-            requests, lambda key, answer: read_average(key[0], hours[key[1]], answer)
-        )
+        answers = client.get_all(requests, lambda key, answer: read_average(key[0], hours[key[1]], answer))
         return {key: answer for key, answer in answers.items() if not isinstance(answer, FetchError)}
 
     def past_forecasts(
-        self, locations: Sequence[str], start: datetime, end: datetime, every: timedelta
+        self,
+        locations: Sequence[str],
+        start: datetime,
+        end: datetime,
+        every: timedelta,
+        *,
+        timeout: timedelta | None = None,
     ) -> list[Forecast]:
         """Return forecasts that were made in [start, end), the oldest first.
 
@@ -362,7 +361,8 @@ class CarbonAwareSdk:
             If not one came.
         """
         first, last = period(start, end)
-        until = self._clock.now() + self._fetcher.timeout
+        client = self._limited(timeout)
+        until = self._clock.now() + client.timeout
         names, missing = sendable(locations)
         times = reversed(moments(first, last, every, _STEP))
         requests = {(name, when): _past_request(name, when) for when in times for name in names}
@@ -374,14 +374,16 @@ class CarbonAwareSdk:
                 raise FetchError(f"the server gave a forecast of {made}, which was not asked for")
             return issue
 
-        answers = self._fetcher.get_all(dict(list(requests.items())[:1]), read)
+        answers = client.get_all(dict(list(requests.items())[:1]), read)
         if any(isinstance(answer, FetchError) and answer.status == 501 for answer in answers.values()):
             return []
         rest = {key: request for key, request in requests.items() if key not in answers}
-        answers |= self._fetcher.within(until - self._clock.now()).get_all(rest, read)
-        return past_forecasts_of(answers, missing, Provenance(NAME, self._signal))
+        answers |= client.within(until - self._clock.now()).get_all(rest, read)
+        return past_forecasts_of(answers, missing, self.provenance)
 
-    def known_locations(self) -> dict[str, tuple[float | None, float | None]]:
+    def known_locations(
+        self, *, timeout: timedelta | None = None
+    ) -> dict[str, tuple[float | None, float | None]]:
         """Return the names the server knows, with latitude and longitude where it tells [degrees].
 
         Raises
@@ -389,9 +391,9 @@ class CarbonAwareSdk:
         ForecastUnavailableError
             If it does not answer; the reason stands under its address.
         """
-        return ask_one(self._fetcher, Request("locations"), read_locations)
+        return ask_one(self._limited(timeout), Request("locations"), read_locations)
 
-    def health(self) -> str:
+    def health(self, *, timeout: timedelta | None = None) -> str:
         """Return what the server says of itself: ``Healthy``, or ``Degraded``.
 
         Raises
@@ -399,7 +401,7 @@ class CarbonAwareSdk:
         ForecastUnavailableError
             If it does not answer; the reason stands under its address.
         """
-        return ask_one(self._fetcher, Request("health"), read_health)
+        return ask_one(self._limited(timeout), Request("health"), read_health)
 
 
 def _authorization(auth: str | SecretStr) -> str:

@@ -15,26 +15,24 @@ References
 
 from __future__ import annotations
 
-import copy
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from lowcarb_scheduler.clock import MICROSECOND, SystemClock, format_time, to_utc
+from lowcarb_scheduler.clock import MICROSECOND, format_time, to_utc
 from lowcarb_scheduler.errors import one_line
 from lowcarb_scheduler.forecasts.base import period, sendable
-from lowcarb_scheduler.forecasts.http.client import Fetcher, FetchError, Request, base_url
+from lowcarb_scheduler.forecasts.http.client import FetchError, Request
 from lowcarb_scheduler.forecasts.http.credentials import token as checked_token
 from lowcarb_scheduler.forecasts.http.parsing import (
     actual_of,
     ask_one,
-    checked_timeout,
     floored,
     forecast_of,
     issue_of,
     parts,
     time_of,
 )
-from lowcarb_scheduler.intensity import Provenance
+from lowcarb_scheduler.forecasts.sources.web import WebSource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,10 +43,11 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.base import Forecast
-    from lowcarb_scheduler.forecasts.http.client import Response, ServerStats
+    from lowcarb_scheduler.forecasts.http.client import Response
     from lowcarb_scheduler.forecasts.http.parsing import Point
     from lowcarb_scheduler.forecasts.series import Issue
     from lowcarb_scheduler.intensity import IntensityTable
+    from lowcarb_scheduler.settings import Settings
 
 NAME: Final = "electricity-maps"
 URL: Final = "https://api.electricitymaps.com"
@@ -64,7 +63,7 @@ _HINTS: Final = {
 }
 
 
-class ElectricityMaps:
+class ElectricityMaps(WebSource):
     """Electricity Maps: average intensity, over the life cycle of the plants, by zone.
 
     A location is one of its zones, for example ``DE`` or ``US-CAL-CISO``.
@@ -88,9 +87,13 @@ class ElectricityMaps:
         If the token or the URL is none.
     """
 
-    name: Final = NAME
-    issued_every: Final = _HOUR
-    signal: Final = "average"
+    name = NAME
+    signal = "average"
+    issued_every = _HOUR
+    url_setting = "electricity_maps_url"
+    example_url = URL
+    secret_settings = ("electricity_maps_token",)
+    listing_proves = "server"  # zones are listed without a token, too
 
     def __init__(
         self,
@@ -101,35 +104,20 @@ class ElectricityMaps:
         transport: httpx.BaseTransport | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._clock = clock or SystemClock()
-        self._fetcher = Fetcher(
-            base_url(url, "electricity-maps-url", URL),
-            checked_timeout(timeout),
-            self._clock,
-            transport,
-            _HINTS,
-            headers={"auth-token": checked_token(token, "electricity_maps_token")},
+        headers = {"auth-token": checked_token(token, "electricity_maps_token")}
+        super().__init__(
+            url, timeout=timeout, transport=transport, clock=clock, hints=_HINTS, headers=headers,
             follow_redirects=False,
-        )
+        )  # fmt: skip
         self._shorter: set[str] = set()  # zones of which the plan does not give the longest forecast
 
-    @property
-    def server(self) -> str:
-        """Where it answers."""
-        return self._fetcher.server
+    @classmethod
+    def from_settings(cls, settings: Settings) -> ElectricityMaps:
+        """Open the source that settings describe."""
+        token, url = settings.electricity_maps_token, settings.electricity_maps_url
+        return cls(token, url, timeout=settings.timeout)
 
-    @property
-    def contact(self) -> ServerStats:
-        """What was seen of the server."""
-        return self._fetcher.contact
-
-    def within(self, limit: timedelta) -> ElectricityMaps:
-        """Return the same source whose calls take at most ``limit``."""
-        other: ElectricityMaps = copy.copy(self)
-        other._fetcher = self._fetcher.within(limit)
-        return other
-
-    def known_locations(self) -> dict[str, None]:
+    def known_locations(self, *, timeout: timedelta | None = None) -> dict[str, None]:
         """Return the zones the token can ask for.
 
         Raises
@@ -137,9 +125,11 @@ class ElectricityMaps:
         ForecastUnavailableError
             If the service does not answer; the reason stands under its address.
         """
-        return ask_one(self._fetcher, Request("v3/zones"), _read_zones)
+        return ask_one(self._limited(timeout), Request("v3/zones"), _read_zones)
 
-    def forecast(self, locations: Sequence[str], now: datetime) -> Forecast:
+    def forecast(
+        self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
+    ) -> Forecast:
         """Return the newest forecast, in hours, as far as the plan of the token reaches.
 
         Raises
@@ -148,29 +138,32 @@ class ElectricityMaps:
             If not one location has a forecast that is recent and reaches past ``now``.
         """
         now = to_utc(now, "now")
-        deadline = self._clock.now() + self._fetcher.timeout
+        client = self._limited(timeout)
+        deadline = self._clock.now() + client.timeout
         names, missing = sendable(locations)
 
         def read(name: str, answer: Response) -> Issue:
             return _read_forecast(name, answer, now)
 
-        answers = self._fetcher.get_all({name: self._request(name) for name in names}, read)
+        answers = client.get_all({name: self._request(name) for name in names}, read)
         refused = {
             name: outcome.status
             for name, outcome in answers.items()
             if isinstance(outcome, FetchError) and outcome.status in _REFUSALS and name not in self._shorter
         }
         if refused:
-            fetcher = self._fetcher.within(deadline - self._clock.now())
-            again = fetcher.get_all({name: _plain_request(name) for name in refused}, read)
+            rest = client.within(deadline - self._clock.now())
+            again = rest.get_all({name: _plain_request(name) for name in refused}, read)
             self._shorter.update(
                 name for name, outcome in again.items()
                 if not isinstance(outcome, FetchError) and refused[name] != 401  # which may pass
             )  # fmt: skip
             answers |= again
-        return forecast_of(answers, missing, Provenance(NAME, self.signal))
+        return forecast_of(answers, missing, self.provenance)
 
-    def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
+    def actual(
+        self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
+    ) -> IntensityTable:
         """Return what the service has recorded in [start, end), its own estimates among it.
 
         Raises
@@ -188,8 +181,10 @@ class ElectricityMaps:
             for name in names
             for part, (begin, until) in enumerate(parts(first, last, _HOUR))
         }
-        answers = self._fetcher.get_all(requests, lambda key, answer: _points(key[0], answer, "data")[1])
-        return actual_of(answers, missing, (first, last), Provenance(NAME, self.signal))
+        answers = self._limited(timeout).get_all(
+            requests, lambda key, answer: _points(key[0], answer, "data")[1]
+        )
+        return actual_of(answers, missing, (first, last), self.provenance)
 
     def _request(self, zone: str) -> Request:
         """Return the request for the longest forecast that was not refused before."""

@@ -33,14 +33,15 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from lowcarb_scheduler.clock import HOUR_US, from_us, to_us, to_utc
-from lowcarb_scheduler.forecasts.base import Forecast, distinct, period, unknown_name
+from lowcarb_scheduler.forecasts.base import Forecast, ForecastSource, distinct, period, unknown_name
 from lowcarb_scheduler.intensity import IntensityTable, Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from lowcarb_scheduler.intensity import Floats, Ints
+    from lowcarb_scheduler.settings import Settings
 
 # The Azure regions, as the Carbon Aware SDK names them, whose grid is one of the zones.
 AZURE_REGIONS: Final = {
@@ -102,7 +103,7 @@ class Zone:
     weekend_ratio: float
 
 
-class Synthetic:
+class Synthetic(ForecastSource):
     """A source that makes its numbers up, the same ones for the same seed on every machine.
 
     Parameters
@@ -111,17 +112,20 @@ class Synthetic:
         Which world.
     """
 
-    name: Final = "synthetic"
+    name = "synthetic"
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
+        self.locations: tuple[str, ...] = tuple(sorted([*zones(), *AZURE_REGIONS]))
 
-    @property
-    def locations(self) -> tuple[str, ...]:
-        """All names it knows: grid zones, and Azure regions as the Carbon Aware SDK calls them."""
-        return tuple(sorted([*zones(), *AZURE_REGIONS]))
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Synthetic:
+        """Open the source."""
+        return cls()
 
-    def forecast(self, locations: Sequence[str], now: datetime) -> Forecast:
+    def forecast(
+        self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
+    ) -> Forecast:
         """Return the hourly forecast issued at the last full hour, 96 h long.
 
         Raises
@@ -136,7 +140,9 @@ class Synthetic:
         table = self._table(distinct(locations), hours, lead_hours)
         return Forecast(table, from_us(issued_us))
 
-    def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
+    def actual(
+        self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
+    ) -> IntensityTable:
         """Return what happens in [start, end), past or not, by the hour.
 
         Raises

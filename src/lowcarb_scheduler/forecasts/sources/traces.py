@@ -21,7 +21,9 @@ import pandas as pd
 from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, format_time, from_us, parse_time, to_us, to_utc
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, MissingExtraError
 from lowcarb_scheduler.forecasts.base import (
+    MAX_AGE,
     Forecast,
+    ForecastSource,
     age_problem,
     checked_signal,
     distinct,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.forecasts.series import Series
     from lowcarb_scheduler.intensity import Floats, Ints, Signal
+    from lowcarb_scheduler.settings import Settings
 
 COLUMNS: Final = ("location", "time", "g_per_kwh")
 ISSUE: Final = "issued_at"
@@ -44,7 +47,7 @@ _HEADER: Final = "columns location, time, g_per_kwh and, for several issues, iss
 _CALLED_ALSO: Final = {"region": "location"}
 
 
-class Traces:
+class Traces(ForecastSource):
     """A source that replays files.
 
     Parameters
@@ -65,7 +68,7 @@ class Traces:
         If a file cannot be read as a trace.
     """
 
-    name: Final = "traces"
+    name = "traces"
 
     def __init__(
         self,
@@ -75,25 +78,26 @@ class Traces:
         max_age: timedelta = timedelta.max,
     ) -> None:
         self.path = Path(path)
-        self._signal, self._max_age = checked_signal(signal), max_age
+        self.signal: Signal = checked_signal(signal)
+        self._max_age = max_age
         self._issued, self._forecasts = _by_location(read_points(path, "traces"))
         self._actuals = self._forecasts if not self._issued else {}
         if actual is not None:
             has_issues, self._actuals = _by_location(read_points(actual, "traces-actual"))
             if has_issues:
                 raise InputError(ISSUE, "what happened was not issued", "drop the column", str(actual))
+        self.locations: tuple[str, ...] = tuple(sorted(self._forecasts))
 
-    @property
-    def signal(self) -> Signal:
-        """What the numbers measure."""
-        return self._signal
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Traces:
+        """Open the source that settings describe."""
+        if settings.traces is None:
+            raise InputError("traces", "is not set", "set LOWCARB_TRACES or give --traces, a CSV or Parquet")
+        return cls(settings.traces, actual=settings.traces_actual, max_age=MAX_AGE)
 
-    @property
-    def locations(self) -> tuple[str, ...]:
-        """All names in the file of forecasts."""
-        return tuple(sorted(self._forecasts))
-
-    def forecast(self, locations: Sequence[str], now: datetime) -> Forecast:
+    def forecast(
+        self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
+    ) -> Forecast:
         """Return each location's newest issue at or before ``now``, whole.
 
         Raises
@@ -124,7 +128,13 @@ class Traces:
         return replace(known, missing=missing) if self._issued else Forecast(known.intensity, now, missing)
 
     def past_forecasts(
-        self, locations: Sequence[str], start: datetime, end: datetime, every: timedelta
+        self,
+        locations: Sequence[str],
+        start: datetime,
+        end: datetime,
+        every: timedelta,
+        *,
+        timeout: timedelta | None = None,
     ) -> list[Forecast]:
         """Return the issues of [start, end), oldest first.
 
@@ -144,11 +154,13 @@ class Traces:
         """Return one issue of each of some locations, by its number."""
         points = {location: self._forecasts[location].points(issue) for location, issue in issues.items()}
         issued = {name: from_us(self._forecasts[name].issued_us[issue]) for name, issue in issues.items()}
-        table = IntensityTable.from_points(points, Provenance(self.name, self._signal))
+        table = IntensityTable.from_points(points, self.provenance)
         oldest = min(issued.values())
         return Forecast(table, oldest, issued={name: at for name, at in issued.items() if at != oldest})
 
-    def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
+    def actual(
+        self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
+    ) -> IntensityTable:
         """Return the recorded values in [start, end).
 
         Raises
@@ -170,7 +182,7 @@ class Traces:
                 missing[location] = f"no value from {format_time(first)} to {format_time(last)}"
         if not known:
             raise ForecastUnavailableError(missing)
-        table = IntensityTable.from_points(known, Provenance(self.name, self._signal)).slice(first, last)
+        table = IntensityTable.from_points(known, self.provenance).slice(first, last)
         assert table is not None  # each location has a value in the period
         return table
 

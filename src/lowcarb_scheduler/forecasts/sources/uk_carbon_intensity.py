@@ -15,25 +15,23 @@ References
 
 from __future__ import annotations
 
-import copy
 import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from lowcarb_scheduler.clock import MICROSECOND, SystemClock, to_utc
+from lowcarb_scheduler.clock import MICROSECOND, to_utc
 from lowcarb_scheduler.errors import near_miss, one_line
 from lowcarb_scheduler.forecasts.base import period, sendable
-from lowcarb_scheduler.forecasts.http.client import Fetcher, FetchError, Request, base_url
+from lowcarb_scheduler.forecasts.http.client import FetchError, Request
 from lowcarb_scheduler.forecasts.http.parsing import (
     actual_of,
-    checked_timeout,
     floored,
     forecast_of,
     issue_of,
     parts,
     time_of,
 )
-from lowcarb_scheduler.intensity import Provenance
+from lowcarb_scheduler.forecasts.sources.web import WebSource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,10 +41,11 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.base import Forecast
-    from lowcarb_scheduler.forecasts.http.client import Response, ServerStats
+    from lowcarb_scheduler.forecasts.http.client import Response
     from lowcarb_scheduler.forecasts.http.parsing import Point
     from lowcarb_scheduler.forecasts.series import Issue
     from lowcarb_scheduler.intensity import IntensityTable
+    from lowcarb_scheduler.settings import Settings
 
 NAME: Final = "uk-carbon-intensity"
 URL: Final = "https://api.carbonintensity.org.uk"
@@ -72,7 +71,7 @@ _HINTS: Final = {
 }
 
 
-class UkCarbonIntensity:
+class UkCarbonIntensity(WebSource):
     """The Carbon Intensity API: average intensity of Great Britain, its regions and postcodes.
 
     A location is ``GB`` (also ``UK``, ``national``), a region by its number (1 to 17) or name (``London``),
@@ -96,9 +95,12 @@ class UkCarbonIntensity:
         If the URL is none.
     """
 
-    name: Final = NAME
-    issued_every: Final = _HALF_HOUR
-    signal: Final = "average"
+    name = NAME
+    signal = "average"
+    issued_every = _HALF_HOUR
+    url_setting = "uk_carbon_intensity_url"
+    example_url = URL
+    listing_proves = "nothing"
 
     def __init__(
         self,
@@ -108,31 +110,20 @@ class UkCarbonIntensity:
         transport: httpx.BaseTransport | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._clock = clock or SystemClock()
-        base = base_url(url, "uk-carbon-intensity-url", URL)
-        self._fetcher = Fetcher(base, checked_timeout(timeout), self._clock, transport, _HINTS)
+        super().__init__(url, timeout=timeout, transport=transport, clock=clock, hints=_HINTS)
 
-    @property
-    def server(self) -> str:
-        """Where it answers."""
-        return self._fetcher.server
+    @classmethod
+    def from_settings(cls, settings: Settings) -> UkCarbonIntensity:
+        """Open the source that settings describe."""
+        return cls(settings.uk_carbon_intensity_url, timeout=settings.timeout)
 
-    @property
-    def contact(self) -> ServerStats:
-        """What was seen of the server."""
-        return self._fetcher.contact
-
-    def within(self, limit: timedelta) -> UkCarbonIntensity:
-        """Return the same source whose calls take at most ``limit``."""
-        other: UkCarbonIntensity = copy.copy(self)
-        other._fetcher = self._fetcher.within(limit)
-        return other
-
-    def known_locations(self) -> dict[str, None]:
+    def known_locations(self, *, timeout: timedelta | None = None) -> dict[str, None]:
         """Return the names of the whole and of the regions; postcodes are known as well, too many to list."""
         return dict.fromkeys(("GB", *REGIONS))
 
-    def forecast(self, locations: Sequence[str], now: datetime) -> Forecast:
+    def forecast(
+        self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
+    ) -> Forecast:
         """Return the forecast from now on in half hours: 48 hours, or as much as is published.
 
         Raises
@@ -148,9 +139,11 @@ class UkCarbonIntensity:
             return issue_of(generated_at, _points(places[name], answer, "forecast"), now)
 
         requests = {name: _request(place, generated_at, "fw48h") for name, place in places.items()}
-        return forecast_of(self._fetcher.get_all(requests, read), missing, Provenance(NAME, self.signal))
+        return forecast_of(self._limited(timeout).get_all(requests, read), missing, self.provenance)
 
-    def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
+    def actual(
+        self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
+    ) -> IntensityTable:
         """Return what happened in [start, end): metered for ``GB``, the provider's estimate for a region.
 
         Raises
@@ -173,8 +166,8 @@ class UkCarbonIntensity:
             for name, place in places.items()
             for part, (begin, until) in enumerate(parts(first, last, _HALF_HOUR))
         }
-        answers = self._fetcher.get_all(requests, read)
-        return actual_of(answers, missing, (first, last), Provenance(NAME, self.signal))
+        answers = self._limited(timeout).get_all(requests, read)
+        return actual_of(answers, missing, (first, last), self.provenance)
 
 
 def _places(locations: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -20,15 +20,14 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from lowcarb_scheduler.clock import SystemClock, format_time, to_utc
+from lowcarb_scheduler.clock import format_time, to_utc
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.forecasts.base import period, sendable
-from lowcarb_scheduler.forecasts.http.client import Fetcher, FetchError, Request, base_url, basic_auth
+from lowcarb_scheduler.forecasts.http.client import FetchError, Request, basic_auth
 from lowcarb_scheduler.forecasts.http.credentials import credential
 from lowcarb_scheduler.forecasts.http.parsing import (
     actual_of,
     ask_one,
-    checked_timeout,
     forecast_of,
     issue_of,
     moments,
@@ -38,7 +37,7 @@ from lowcarb_scheduler.forecasts.http.parsing import (
 )
 from lowcarb_scheduler.forecasts.http.responses import Redaction
 from lowcarb_scheduler.forecasts.series import finite
-from lowcarb_scheduler.intensity import Provenance
+from lowcarb_scheduler.forecasts.sources.web import WebSource
 from lowcarb_scheduler.settings import secret_fix
 
 if TYPE_CHECKING:
@@ -50,10 +49,11 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.base import Forecast
-    from lowcarb_scheduler.forecasts.http.client import Response, ServerStats
+    from lowcarb_scheduler.forecasts.http.client import Fetcher, Response
     from lowcarb_scheduler.forecasts.http.parsing import Point
     from lowcarb_scheduler.forecasts.series import Issue
     from lowcarb_scheduler.intensity import IntensityTable
+    from lowcarb_scheduler.settings import Settings
 
 # -- An account at WattTime: requests are sent with a token, for which one logs in --------------------------
 
@@ -110,18 +110,10 @@ class Account:
         """Scheme, host and port of the server."""
         return self._fetcher.origin
 
-    @property
-    def server(self) -> str:
-        """Where it answers."""
-        return self._fetcher.server
-
-    @property
-    def contact(self) -> ServerStats:
-        """What was seen of the server."""
-        return self._fetcher.contact
-
-    def within(self, limit: timedelta) -> Account:
+    def within(self, limit: timedelta | None) -> Account:
         """Return the same account, its token shared, with a budget of at most ``limit``."""
+        if limit is None:
+            return self
         narrower: Account = copy.copy(self)
         narrower._fetcher = self._fetcher.within(limit)
         return narrower
@@ -199,7 +191,7 @@ _HINTS: Final = {
 }
 
 
-class WattTime:
+class WattTime(WebSource):
     """WattTime: marginal intensity by region of the grid, every five minutes.
 
     A location is one of its regions, for example ``CAISO_NORTH``.
@@ -224,9 +216,12 @@ class WattTime:
         If user, password or URL is none.
     """
 
-    name: Final = NAME
-    issued_every: Final = _STEP
-    signal: Final = "marginal"
+    name = NAME
+    signal = "marginal"
+    issued_every = _STEP
+    url_setting = "watttime_url"
+    example_url = URL
+    secret_settings = ("watttime_user", "watttime_password")
 
     def __init__(
         self,
@@ -238,27 +233,18 @@ class WattTime:
         transport: httpx.BaseTransport | None = None,
         clock: Clock | None = None,
     ) -> None:
-        clock, base = clock or SystemClock(), base_url(url, "watttime-url", URL)
-        fetcher = Fetcher(base, checked_timeout(timeout), clock, transport, _HINTS, follow_redirects=False)
-        self._account = Account(fetcher, clock, user, password)
+        super().__init__(
+            url, timeout=timeout, transport=transport, clock=clock, hints=_HINTS, follow_redirects=False
+        )
+        self._account = Account(self._client, self._clock, user, password)
 
-    @property
-    def server(self) -> str:
-        """Where it answers."""
-        return self._account.server
+    @classmethod
+    def from_settings(cls, settings: Settings) -> WattTime:
+        """Open the source that settings describe."""
+        user, password = settings.watttime_user, settings.watttime_password
+        return cls(user, password, settings.watttime_url, timeout=settings.timeout)
 
-    @property
-    def contact(self) -> ServerStats:
-        """What was seen of the server."""
-        return self._account.contact
-
-    def within(self, limit: timedelta) -> WattTime:
-        """Return the same source, with the same login, whose calls take at most ``limit``."""
-        other: WattTime = copy.copy(self)
-        other._account = self._account.within(limit)
-        return other
-
-    def known_locations(self) -> dict[str, None]:
+    def known_locations(self, *, timeout: timedelta | None = None) -> dict[str, None]:
         """Return the regions the account can ask for.
 
         Raises
@@ -266,9 +252,11 @@ class WattTime:
         ForecastUnavailableError
             If the service does not answer; the reason stands under its address.
         """
-        return ask_one(self._account, Request("v3/my-access"), _read_access)
+        return ask_one(self._account.within(timeout), Request("v3/my-access"), _read_access)
 
-    def forecast(self, locations: Sequence[str], now: datetime) -> Forecast:
+    def forecast(
+        self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
+    ) -> Forecast:
         """Return the newest forecast: 72 hours, its points as they came.
 
         Raises
@@ -284,9 +272,11 @@ class WattTime:
             return issue_of(time_of(meta.get("generated_at"), "generated_at"), _points(meta, points), now)
 
         requests = {name: _request("forecast", name, {"horizon_hours": str(HORIZON_HOURS)}) for name in names}
-        return forecast_of(self._account.get_all(requests, read), missing, Provenance(NAME, self.signal))
+        return forecast_of(self._account.within(timeout).get_all(requests, read), missing, self.provenance)
 
-    def actual(self, locations: Sequence[str], start: datetime, end: datetime) -> IntensityTable:
+    def actual(
+        self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
+    ) -> IntensityTable:
         """Return what WattTime has recorded in [start, end).
 
         Raises
@@ -301,11 +291,19 @@ class WattTime:
             for name in names
             for part, (begin, until) in enumerate(parts(first, last, _SECOND))
         }
-        answers = self._account.get_all(requests, lambda key, answer: _points(*_checked(key[0], answer)))
-        return actual_of(answers, missing, (first, last), Provenance(NAME, self.signal))
+        answers = self._account.within(timeout).get_all(
+            requests, lambda key, answer: _points(*_checked(key[0], answer))
+        )
+        return actual_of(answers, missing, (first, last), self.provenance)
 
     def past_forecasts(
-        self, locations: Sequence[str], start: datetime, end: datetime, every: timedelta
+        self,
+        locations: Sequence[str],
+        start: datetime,
+        end: datetime,
+        every: timedelta,
+        *,
+        timeout: timedelta | None = None,
     ) -> list[Forecast]:
         """Return forecasts that were made in [start, end), the oldest first.
 
@@ -334,8 +332,10 @@ class WattTime:
             for when in reversed(moments(first, last, every, _STEP))
             for name in names
         }
-        answers = self._account.get_all(requests, lambda key, answer: _read_past(*key, answer))
-        return past_forecasts_of(answers, missing, Provenance(NAME, self.signal))
+        answers = self._account.within(timeout).get_all(
+            requests, lambda key, answer: _read_past(*key, answer)
+        )
+        return past_forecasts_of(answers, missing, self.provenance)
 
 
 def _request(path: str, region: str, params: Mapping[str, str]) -> Request:
