@@ -25,8 +25,8 @@ FEED = Feed("web", "average", "http://server")
 class Remembering(Web):
     """A web source that keeps its past forecasts."""
 
-    def past_forecasts(self, locations, start, end, every):
-        self._begin("past", locations, start, end)
+    def past_forecasts(self, locations, start, end, every, *, timeout=None):
+        self._begin(timeout, "past", locations, start, end)
         first = start + -(start - clocks.EPOCH) % every
         times = [first + k * every for k in range(-(-(end - first) // every))]
         return [Forecast(self._table(locations, at, at + DAY), at) for at in times]
