@@ -1,7 +1,7 @@
 """How much of the possible saving is reached on real traces, by method and deadline.
 
-    python benchmarks/capture.py DATA [--settings main small large] [--deadlines 1 2 4 8] [--seeds 20]
-        [--from 2023-07-01] [--to 2023-12-28] [--methods ours fading ...] [--cadence 6] [--delay 0]
+    python benchmarks/capture.py DATA [--scenarios main small large] [--deadlines 1 2 4 8] [--seeds 20]
+        [--from 2023-07-01] [--to 2023-12-28] [--methods scheduler fading ...] [--replan-every 6] [--delay 0]
         [--json FILE]
 
 DATA holds ``actual.parquet`` (region, time, g_per_kwh) and ``forecast.parquet`` (the same with issued_at).
@@ -9,8 +9,8 @@ The protocol is that of :mod:`lowcarb_scheduler.backtest`. For each method: the 
 clients back-to-back, its capture, and its paired difference to *fading*, the rule of thumb to be beaten: the
 mean error of the newest issue's last three hours is taken off, fading by 0.85 an hour; beyond the forecast
 stands the hour-of-day mean of two weeks. Other methods: *one-shot*, *rolling* (plain forecasts),
-*temporal-only*, *perfect* (information), *unlearned* (ours without past issues), *unhoping* (ours without the
-value of waiting).
+*temporal-only*, *perfect* (information), *unlearned* (the scheduler without past issues), *unhoping* (the
+scheduler without the value of waiting).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 
 from lowcarb_scheduler import correct_forecast, plan, replan
-from lowcarb_scheduler.backtest import METHODS, SETTINGS, History, follow, instance
-from lowcarb_scheduler.backtest.methods import ours_decide, plain_decide
+from lowcarb_scheduler.backtest import METHODS, SCENARIOS, History, follow, instance
+from lowcarb_scheduler.backtest.methods import plain_decide, scheduler_decide
 from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.forecasts.sources.traces import read_points
 
@@ -56,7 +56,7 @@ def fading_decide(job, known, previous):
 
 
 def unlearned_decide(job, known, previous):
-    """Decide as ours does without a past issue: its error fades, and climatology stands beyond it."""
+    """Plan on the newest issue corrected by its own fading error, with climatology beyond its end."""
     return replan(job, known.forecast, known.history, (), previous)
 
 
@@ -69,28 +69,31 @@ def unhoping_decide(job, known, previous):
 
 
 DECIDES = {
-    "ours": ours_decide, "fading": fading_decide, "rolling": plain_decide, "unlearned": unlearned_decide,
+    "scheduler": scheduler_decide,
+    "fading": fading_decide,
+    "rolling": plain_decide,
+    "unlearned": unlearned_decide,
     "unhoping": unhoping_decide,
-}  # fmt: skip
+}
 HISTORIES: dict[str, History] = {}
 
 
 def load(data: Path, delay: float) -> None:
     actual, forecast = read_points(data / "actual.parquet"), read_points(data / "forecast.parquet")
-    for setting in SETTINGS.values():
-        history = History.from_frames(actual, forecast, setting.locations)
-        HISTORIES[setting.name] = History(history.actual, history.issues, delay * HOUR)
+    for scenario in SCENARIOS.values():
+        history = History.from_frames(actual, forecast, scenario.locations)
+        HISTORIES[scenario.name] = History(history.actual, history.issues, delay * HOUR)
 
 
-def replay(case, methods, seeds, period, cadence):
+def replay(case, methods, seeds, period, replan_every):
     """Return emissions and CPU seconds by method."""
     name, factor, seed = case
-    history, made = HISTORIES[name], instance(SETTINGS[name], seed, seeds, factor, period)
+    history, made = HISTORIES[name], instance(SCENARIOS[name], seed, seeds, factor, period)
     emitted = {}
     for method in ("run-now", "bound", *methods):
         began = time.process_time()
         if method in DECIDES:
-            outcome = follow(made, history, DECIDES[method], cadence)
+            outcome = follow(made, history, DECIDES[method], replan_every)
         else:
             outcome = METHODS[method](made, history)
         emitted[method] = outcome.emissions_g, time.process_time() - began
@@ -101,31 +104,31 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("--settings", nargs="+", default=list(SETTINGS))
+    parser.add_argument("--scenarios", nargs="+", default=list(SCENARIOS))
     parser.add_argument("--deadlines", type=float, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--from", dest="begin", default="2023-07-01")
     parser.add_argument("--to", dest="end", default="2023-12-28")
-    parser.add_argument("--methods", nargs="+", default=["ours", "fading", "one-shot", "perfect"])
-    parser.add_argument("--cadence", type=float, default=6, help="hours between plans")
+    parser.add_argument("--methods", nargs="+", default=["scheduler", "fading", "one-shot", "perfect"])
+    parser.add_argument("--replan-every", type=float, default=6, help="hours between plans")
     parser.add_argument("--delay", type=float, default=0, help="hours until actual intensity is known")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the numbers there, too")
     told = parser.parse_args()
     load(told.data, told.delay)
     begin, end = (datetime.fromisoformat(text).replace(tzinfo=UTC) for text in (told.begin, told.end))
-    print(f"starts {begin:%Y-%m-%d} .. {end:%Y-%m-%d}, {told.seeds} seeds, planned every {told.cadence:g} h,",
-          f"actuals {told.delay:g} h late")  # fmt: skip
-    print(f"{'setting':8}{'deadline':>9}  {'method':12}{'saving %':>9}{'capture':>9}"
+    print(f"starts {begin:%Y-%m-%d} .. {end:%Y-%m-%d}, {told.seeds} seeds,",
+          f"planned every {told.replan_every:g} h, actuals {told.delay:g} h late")  # fmt: skip
+    print(f"{'scenario':8}{'deadline':>9}  {'method':12}{'saving %':>9}{'capture':>9}"
           f"{'- fading (se)':>18}{'CPU s':>8}")  # fmt: skip
     found = []
     with Pool(told.jobs) as pool:
-        for name in told.settings:
+        for name in told.scenarios:
             for factor in told.deadlines:
-                length = factor * SETTINGS[name].back_to_back
+                length = factor * SCENARIOS[name].back_to_back
                 run = partial(
                     replay, methods=told.methods, seeds=told.seeds, period=(begin, end - length),
-                    cadence=told.cadence * HOUR,
+                    replan_every=told.replan_every * HOUR,
                 )  # fmt: skip
                 rows = pool.map(run, [(name, factor, seed) for seed in range(told.seeds)], chunksize=1)
                 found += report(name, factor, told.methods, rows)
@@ -140,7 +143,7 @@ def report(name, factor, methods, rows):
     possible = 100 * (1 - most / now).mean()
     found = []
     for method, cut in cuts.items():
-        row = {"setting": name, "deadline": factor, "method": method, "saving": float(cut.mean()),
+        row = {"scenario": name, "deadline": factor, "method": method, "saving": float(cut.mean()),
                "capture": float(cut.mean() / possible)}  # fmt: skip
         against = ""
         if "fading" in cuts and method != "fading":

@@ -53,10 +53,10 @@ def _backtest_large(data: Path | None, out: Path) -> list[str]:
     return _replay(data, "large", "6", "1,2,4")
 
 
-def _replay(data: Path | None, setting: str, seeds: str, deadlines: str) -> list[str]:
+def _replay(data: Path | None, scenario: str, seeds: str, deadlines: str) -> list[str]:
     return [
         str(Path(sys.executable).parent / "lowcarb"), "backtest", "--actual", f"{data}/actual.parquet",
-        "--forecast", f"{data}/forecast.parquet", "--signal", "average", "--setting", setting,
+        "--forecast", f"{data}/forecast.parquet", "--signal", "average", "--scenario", scenario,
         "--seeds", seeds, "--deadlines", deadlines, "--from", "2023-07-01", "--to", "2023-12-28", "--json",
     ]  # fmt: skip
 
@@ -67,7 +67,7 @@ def _skill(data: Path | None, out: Path) -> list[str]:
 
 
 def _capture(data: Path | None, out: Path) -> list[str]:
-    return [*_benchmark("capture"), str(data), "--methods", "ours", "fading", "--json", str(out)]
+    return [*_benchmark("capture"), str(data), "--methods", "scheduler", "fading", "--json", str(out)]
 
 
 def _coverage(data: Path | None, out: Path) -> list[str]:
@@ -151,22 +151,22 @@ def _readme() -> str:
         {
             "flwr-lowcarb-2022": "flwr-lowcarb, 2022",
             "one-shot": "planned once",
-            "ours": "replanned every 6 h",
+            "scheduler": "replanned every 6 h",
             "perfect": "with perfect information",
         }
     )
 
 
 def _limits() -> str:
-    return _savings({"ours": "saves, %", "perfect": "with perfect information, %"})
+    return _savings({"scheduler": "saves, %", "perfect": "with perfect information, %"})
 
 
 def _methods(name: str) -> str:
-    """Return all of a backtest by method: reduction (standard error), capture, and the difference to ours."""
+    """Return a backtest by method: reduction (standard error), capture and difference to the scheduler."""
     found = read(name)
     entries, setting = found["deadlines"], found["setting"]
     heads = [f"{entry['deadline']:g}x: %, capture" for entry in entries]
-    heads += [f"{entry['deadline']:g}x: less ours" for entry in entries]
+    heads += [f"{entry['deadline']:g}x: less scheduler" for entry in entries]
     lines = [
         f"{setting['clients']} clients at {len(setting['locations'])} locations,"
         f" {setting['rounds']} rounds of {setting['clients_per_round']},"
@@ -176,7 +176,9 @@ def _methods(name: str) -> str:
     ]  # fmt: skip
     for scores in zip(*(entry["methods"] for entry in entries), strict=True):
         cells = [f"{_points(each, 'reduction')}, {round(each['capture'], 2) + 0.0:.2f}" for each in scores]
-        cells += ["" if each["method"] == "ours" else _points(each, "difference", "+") for each in scores]
+        cells += [
+            "" if each["method"] == "scheduler" else _points(each, "difference", "+") for each in scores
+        ]
         turns = sorted({each[key] for each in scores for key in ("min_turns", "max_turns")} - {None})
         seconds = ", ".join(f"{each['plan_seconds']:.1f}" for each in scores)
         cells += [" to ".join(str(turn) for turn in turns), seconds]
@@ -224,18 +226,18 @@ def _capture_table() -> str:
     about = {"main": "main: 100 clients, 16 zones", "small": "small: 20 clients, 8 zones",
              "large": "large: 400 clients, 24 zones"}  # fmt: skip
     lines = [
-        "| setting | deadline | corrected: saving, capture | faded: saving, capture"
+        "| scenario | deadline | corrected: saving, capture | faded: saving, capture"
         " | paired difference (standard error) |",
         "|---|---|---|---|---|",
     ]
     by_case: dict[tuple[str, float], dict[str, Any]] = {}
     for row in found["rows"]:
-        by_case.setdefault((row["setting"], row["deadline"]), {})[row["method"]] = row
-    for (setting, deadline), methods in by_case.items():
-        own, faded = methods["ours"], methods["fading"]
+        by_case.setdefault((row["scenario"], row["deadline"]), {})[row["method"]] = row
+    for (scenario, deadline), methods in by_case.items():
+        own, faded = methods["scheduler"], methods["fading"]
         told = [f"{each['saving']:.1f}, {each['capture']:.3f}" for each in (own, faded)]
         lines.append(
-            f"| {about[setting]} | {deadline:g}x | {told[0]} | {told[1]} |"
+            f"| {about[scenario]} | {deadline:g}x | {told[0]} | {told[1]} |"
             f" {own['gain']:+.1f} ({own['gain_se']:.1f}) |"
         )
     return "\n".join(lines)

@@ -22,7 +22,7 @@ import numpy as np
 from capture import faded
 
 from lowcarb_scheduler import correct_forecast
-from lowcarb_scheduler.backtest import SETTINGS, History
+from lowcarb_scheduler.backtest import SCENARIOS, History
 from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.forecasts.sources.traces import read_points
 
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--from", dest="begin", default="2023-07-01")
     parser.add_argument("--to", dest="end", default="2023-12-28")
-    parser.add_argument("--zones", nargs="+", default=list(SETTINGS["large"].locations))
+    parser.add_argument("--zones", nargs="+", default=list(SCENARIOS["large"].locations))
     parser.add_argument("--delay", type=float, default=0, help="hours until actual intensity is known")
     parser.add_argument("--plot", type=Path, help="draw the first whole week")
     parser.add_argument("--json", type=Path, help="write the numbers there, too")

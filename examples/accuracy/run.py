@@ -31,7 +31,7 @@ from accuracy_study.schedules import SCHEDULES, World
 from accuracy_study.task import load
 
 from lowcarb_scheduler import Synthetic
-from lowcarb_scheduler.backtest import SETTINGS, instance
+from lowcarb_scheduler.backtest import SCENARIOS, instance
 from lowcarb_scheduler.clock import parse_time
 from lowcarb_scheduler.documents import to_json
 from lowcarb_scheduler.errors import InputError
@@ -54,9 +54,9 @@ class Study(NamedTuple):
 
     def world(self, seed: int) -> World:
         """Return the world of a seed."""
-        setting = replace(SETTINGS["main"], rounds=self.rounds)
-        period = (self.begin, self.end - self.deadline * setting.back_to_back)
-        return World(instance(setting, seed, self.seeds, self.deadline, period), self.source(), seed)
+        scenario = replace(SCENARIOS["main"], rounds=self.rounds)
+        period = (self.begin, self.end - self.deadline * scenario.back_to_back)
+        return World(instance(scenario, seed, self.seeds, self.deadline, period), self.source(), seed)
 
     def source(self) -> ForecastSource:
         """Return where intensity comes from."""

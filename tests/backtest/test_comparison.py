@@ -12,10 +12,10 @@ import pytest
 from lowcarb_scheduler.accounting.emissions import jain_index
 from lowcarb_scheduler.backtest import METHODS, History, compare, instance
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
-from support.backtest_world import BEGIN, DAY, HOUR, PLACES, SETTING, trace_rows
+from support.backtest_world import BEGIN, DAY, HOUR, PLACES, SCENARIO, trace_rows
 
 PERIOD = BEGIN + 30 * DAY, BEGIN + 38 * DAY
-QUICK = "one-shot", "ours", "flwr-lowcarb-2022"
+QUICK = "one-shot", "scheduler", "flwr-lowcarb-2022"
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def history():
 
 @pytest.fixture(scope="module")
 def found(history):
-    return compare(history, SETTING, (1.0, 3.0), 3, PERIOD, QUICK)
+    return compare(history, SCENARIO, (1.0, 3.0), 3, PERIOD, QUICK)
 
 
 def timeless(found):
@@ -38,15 +38,15 @@ def timeless(found):
 
 def test_the_scores_are_what_the_methods_come_to(history, found):
     for deadline, scores in found.scores.items():
-        period = PERIOD[0], PERIOD[1] - deadline * SETTING.back_to_back
-        cases = [instance(SETTING, seed, 3, deadline, period) for seed in range(3)]
+        period = PERIOD[0], PERIOD[1] - deadline * SCENARIO.back_to_back
+        cases = [instance(SCENARIO, seed, 3, deadline, period) for seed in range(3)]
         grams = {
             score.method: np.array([METHODS[score.method](case, history).emissions_g for case in cases])
             for score in scores
         }
         cuts = {name: 1 - each / grams["run-now"] for name, each in grams.items()}
         for score in scores:
-            cut, against = cuts[score.method], cuts[score.method] - cuts["ours"]
+            cut, against = cuts[score.method], cuts[score.method] - cuts["scheduler"]
             assert score.emissions_g == pytest.approx(grams[score.method].mean())
             assert score.reduction == pytest.approx(cut.mean())
             assert score.reduction_se == pytest.approx(np.std(cut, ddof=1) / sqrt(3))
@@ -62,7 +62,7 @@ def test_methods_stand_in_one_order_and_baseline_and_bound_are_always_there(foun
             "run-now",
             "flwr-lowcarb-2022",
             "one-shot",
-            "ours",
+            "scheduler",
             "bound",
         ]
 
@@ -76,39 +76,39 @@ def test_turns_are_told_where_there_are_any(found):
 
 
 def test_uneven_turns_show(history):
-    setting = replace(SETTING, rounds=4)
-    ours = compare(history, setting, (2.0,), 2, PERIOD, ("ours",)).scores[2.0][1]
+    scenario = replace(SCENARIO, rounds=4)
+    ours = compare(history, scenario, (2.0,), 2, PERIOD, ("scheduler",)).scores[2.0][1]
     assert (ours.min_turns, ours.max_turns) == (1, 2)
     assert ours.jain == pytest.approx(jain_index([1, 1, 1, 1, 2, 2]))
 
 
 def test_any_number_of_processes_comes_to_the_same(history, found):
     ticks = []
-    again = compare(history, SETTING, (1.0, 3.0), 3, PERIOD, QUICK, jobs=2, done=lambda: ticks.append(1))
+    again = compare(history, SCENARIO, (1.0, 3.0), 3, PERIOD, QUICK, jobs=2, done=lambda: ticks.append(1))
     assert timeless(again) == timeless(found)
     assert len(ticks) == 6
 
 
 def test_one_start_has_no_standard_error(history):
-    for score in compare(history, SETTING, (2.0,), 1, PERIOD, ("ours",)).scores[2.0]:
+    for score in compare(history, SCENARIO, (2.0,), 1, PERIOD, ("scheduler",)).scores[2.0]:
         assert (score.reduction_se, score.difference_se) == (None, None)
 
 
 def test_without_ours_there_is_nothing_to_compare_with(history):
-    for score in compare(history, SETTING, (1.0,), 2, PERIOD, ("one-shot",)).scores[1.0]:
+    for score in compare(history, SCENARIO, (1.0,), 2, PERIOD, ("one-shot",)).scores[1.0]:
         assert (score.difference, score.difference_se) == (None, None)
 
 
 def test_plans_are_revised_as_often_as_asked(history, monkeypatch):
     asked = []
-    ours = METHODS["ours"]
+    ours = METHODS["scheduler"]
 
     def spy(case, history):
-        asked.append(case.cadence)
+        asked.append(case.replan_every)
         return ours(case, history)
 
-    monkeypatch.setitem(METHODS, "ours", spy)
-    compare(history, SETTING, (2.0,), 1, PERIOD, ("ours",), cadence=3 * HOUR)
+    monkeypatch.setitem(METHODS, "scheduler", spy)
+    compare(history, SCENARIO, (2.0,), 1, PERIOD, ("scheduler",), replan_every=3 * HOUR)
     assert asked == [3 * HOUR]
 
 
@@ -116,7 +116,7 @@ def test_an_error_comes_back_whole_from_another_process(history):
     unknown = replace(history, issues=history.issues[-1:])
     for jobs in (1, 2):
         with pytest.raises(ForecastUnavailableError, match="nothing is known yet") as caught:
-            compare(unknown, SETTING, (1.0,), 2, PERIOD, ("ours",), jobs=jobs)
+            compare(unknown, SCENARIO, (1.0,), 2, PERIOD, ("scheduler",), jobs=jobs)
         assert caught.value.missing == dict.fromkeys(PLACES, "nothing is known yet")
         assert caught.value.exit_code == 1
 

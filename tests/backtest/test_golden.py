@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lowcarb_scheduler.backtest import METHODS, History, instance
-from support.backtest_world import BEGIN, DAY, PLACES, SETTING, trace_rows
+from support.backtest_world import BEGIN, DAY, PLACES, SCENARIO, trace_rows
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "backtest.json"
 
@@ -21,7 +21,7 @@ def replayed():
     outcomes = {}
     for factor in (1.0, 3.0):
         for seed in range(2):
-            case = instance(SETTING, seed, 2, factor, period)
+            case = instance(SCENARIO, seed, 2, factor, period)
             for name, method in METHODS.items():
                 outcome = method(case, history)
                 outcomes[f"{factor:g}x seed {seed} {name}"] = [outcome.emissions_g, outcome.turns.tolist()]

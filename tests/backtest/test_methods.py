@@ -16,7 +16,7 @@ from lowcarb_scheduler.backtest import METHODS, History, follow, instance, metho
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, LowcarbError
 from lowcarb_scheduler.intensity import IntensityTable, Provenance
 from lowcarb_scheduler.planning.planner import plan
-from support.backtest_world import BEGIN, DAY, HOUR, PLACES, SETTING, trace_rows
+from support.backtest_world import BEGIN, DAY, HOUR, PLACES, SCENARIO, trace_rows
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def history(frames):
 
 @pytest.fixture(scope="module")
 def case(begin):
-    return instance(SETTING, 1, 3, 3.0, (begin + 30 * DAY, begin + 36 * DAY))
+    return instance(SCENARIO, 1, 3, 3.0, (begin + 30 * DAY, begin + 36 * DAY))
 
 
 def test_a_planner_sees_nothing_of_the_running_hour_and_the_future(history, begin):
@@ -66,7 +66,7 @@ def test_a_cheating_planner_finds_nothing_to_cheat_with(history, case):
             assert table.start.timestamp() <= job.now.timestamp()
         assert known.history.end <= job.now
         plans.append(plan(job, known.history.fill(known.forecast)))
-        return methods.ours_decide(job, known, previous)
+        return methods.scheduler_decide(job, known, previous)
 
     for world in (history, altered):
         follow(case, world, cheat, every=None)
@@ -77,18 +77,18 @@ def test_a_cheating_planner_finds_nothing_to_cheat_with(history, case):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("factor", [1.0, 2.5])
 def test_nobody_beats_the_bound_and_everybody_gets_the_same_turns(history, begin, seed, factor):
-    case = instance(SETTING, seed, 3, factor, (begin + 30 * DAY, begin + 36 * DAY))
+    case = instance(SCENARIO, seed, 3, factor, (begin + 30 * DAY, begin + 36 * DAY))
     outcomes = {name: method(case, history) for name, method in METHODS.items()}
     grams = {name: outcome.emissions_g for name, outcome in outcomes.items()}
     assert grams["bound"] == min(grams.values())
-    assert grams["perfect"] <= 1.001 * min(grams[name] for name in ("one-shot", "rolling", "ours"))
-    assert grams["ours"] < grams["run-now"]
-    for name in ("flwr-lowcarb-2022", "one-shot", "rolling", "ours", "perfect"):
+    assert grams["perfect"] <= 1.001 * min(grams[name] for name in ("one-shot", "rolling", "scheduler"))
+    assert grams["scheduler"] < grams["run-now"]
+    for name in ("flwr-lowcarb-2022", "one-shot", "rolling", "scheduler", "perfect"):
         assert set(outcomes[name].turns) == {3}
 
 
 def test_without_slack_moving_rounds_in_time_saves_nothing(history, begin):
-    case = instance(SETTING, 0, 3, 1.0, (begin + 30 * DAY, begin + 36 * DAY))
+    case = instance(SCENARIO, 0, 3, 1.0, (begin + 30 * DAY, begin + 36 * DAY))
     moved, at_once = (
         method(case, history).emissions_g for method in (methods.temporal_only, methods.run_now)
     )
@@ -100,18 +100,18 @@ def test_a_round_that_has_begun_is_not_changed(history, case):
 
     def decide(job, known, previous):
         asked.append((job.now, job.rounds, job.not_before))
-        return methods.ours_decide(job, known, previous)
+        return methods.scheduler_decide(job, known, previous)
 
     outcome = follow(case, history, decide, every=3 * HOUR)
     assert [now for now, _, _ in asked] == [case.start + k * 3 * HOUR for k in range(len(asked))]
     assert all(later <= sooner for (_, sooner, _), (_, later, _) in pairwise(asked))
     assert all(free >= now for now, _, free in asked)
-    assert outcome.turns.sum() == SETTING.rounds * SETTING.clients_per_round
+    assert outcome.turns.sum() == SCENARIO.rounds * SCENARIO.clients_per_round
 
 
 def test_emissions_are_charged_with_what_happened(history, case):
     outcome = methods.perfect(case, history)
-    planned = plan(case.job(case.start, SETTING.rounds), history.actual)
+    planned = plan(case.job(case.start, SCENARIO.rounds), history.actual)
     assert outcome.emissions_g == pytest.approx(planned.emissions_g)
     doubled = replace(history, actual=history.actual.relaid(
         history.actual.edges_us, PLACES, 2 * history.actual.values
@@ -158,7 +158,7 @@ def test_a_place_that_is_missing_is_named(frames):
 def test_rounds_of_parts_of_hours_are_refused():
     for minutes in (0, 30, 90):
         with pytest.raises(InputError, match=r"round_duration: .* is not a whole number of hours"):
-            replace(SETTING, round_duration=timedelta(minutes=minutes))
+            replace(SCENARIO, round_duration=timedelta(minutes=minutes))
 
 
 @pytest.mark.parametrize("method", [methods.run_now, methods.bound])
@@ -172,9 +172,9 @@ def test_what_did_not_happen_is_not_charged(history, case, method):
 
 def test_instances_are_spread_over_the_period_and_the_same_each_time(begin):
     period = begin, begin + 100 * DAY
-    made = [instance(SETTING, seed, 10, 2.0, period) for seed in range(10)]
+    made = [instance(SCENARIO, seed, 10, 2.0, period) for seed in range(10)]
     assert [int((one.start - begin) / (10 * DAY)) for one in made] == list(range(10))
-    again = instance(SETTING, 4, 10, 2.0, period)
+    again = instance(SCENARIO, 4, 10, 2.0, period)
     assert (again.start, again.fleet.location_index.tolist()) == (
         made[4].start, made[4].fleet.location_index.tolist()
     )  # fmt: skip
@@ -189,7 +189,7 @@ def test_a_turn_uses_one_kilowatt_hour(begin, history):
         Provenance(),
     )
     case = instance(
-        replace(SETTING, round_duration=2 * HOUR), 0, 1, 2.0, (begin + 30 * DAY, begin + 36 * DAY)
+        replace(SCENARIO, round_duration=2 * HOUR), 0, 1, 2.0, (begin + 30 * DAY, begin + 36 * DAY)
     )
     for method in (methods.run_now, methods.bound, methods.perfect):
         assert method(case, replace(history, actual=flat)).emissions_g == pytest.approx(18 * 100.0)

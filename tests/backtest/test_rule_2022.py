@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowcarb_scheduler.backtest import History, Setting, chosen_by_rule_2022, instance, methods
+from lowcarb_scheduler.backtest import History, Scenario, chosen_by_rule_2022, instance, methods
 from lowcarb_scheduler.backtest.methods import owed_turns
 from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.intensity import IntensityTable
-from support.backtest_world import BEGIN, DAY, HOUR, PLACES, SETTING, trace_rows
+from support.backtest_world import BEGIN, DAY, HOUR, PLACES, SCENARIO, trace_rows
 
 START = BEGIN + 30 * DAY
 
@@ -25,7 +25,7 @@ def history():
 
 @pytest.fixture(scope="module")
 def case():
-    return instance(SETTING, 1, 3, 3.0, (START, START + 6 * DAY))
+    return instance(SCENARIO, 1, 3, 3.0, (START, START + 6 * DAY))
 
 
 def forecast(case, values):
@@ -86,8 +86,8 @@ def test_a_client_that_owes_every_round_goes_and_one_that_owes_none_does_not(cas
 )
 def test_everybody_takes_the_turns_owed_whatever_is_forecast(seed, rounds, per_round, reach):
     rng = np.random.default_rng(seed)
-    setting = Setting("any", PLACES, 7, per_round, rounds, HOUR)
-    case = instance(setting, seed, 1, 1.0, (START, START))
+    scenario = Scenario("any", PLACES, 7, per_round, rounds, HOUR)
+    case = instance(scenario, seed, 1, 1.0, (START, START))
     owed, taken = owed_turns(case), np.zeros(7, np.int64)
     for number in range(rounds):
         values = rng.uniform(0, 500, (rounds + reach, 3))
@@ -127,7 +127,7 @@ def test_it_cheats_no_more_than_a_planner_can(history, case, monkeypatch):
 
 
 def test_it_does_not_wait_and_is_charged_with_what_happened(history, case):
-    near = replace(case, finish_by=case.start + SETTING.back_to_back)
+    near = replace(case, finish_by=case.start + SCENARIO.back_to_back)
     flat = replace(
         history,
         actual=history.actual.relaid(

@@ -52,7 +52,7 @@ def backtest(files, capsys):
         given = {
             "--actual": files / "actual.csv", "--forecast": files / "forecast.csv",
             "--scenario": files / "tiny.toml", "--seeds": 2, "--deadlines": "1,2", "--jobs": 1,
-            "--methods": "ours,one-shot",
+            "--methods": "scheduler,one-shot",
         }  # fmt: skip
         flags = [option for option in options if option in ("--json",)]
         rest = [option for option in options if option not in flags]
@@ -81,7 +81,7 @@ def test_the_document_says_what_was_replayed_and_what_it_came_to(backtest):
         by_method = {score["method"]: score for score in each["methods"]}
         assert all(list(score) == SCORE_KEYS for score in each["methods"])
         assert by_method["bound"]["capture"] == 1.0
-        assert by_method["ours"]["difference"] == 0.0
+        assert by_method["scheduler"]["difference"] == 0.0
         assert by_method["run-now"]["reduction"] == 0.0
         assert by_method["bound"]["reduction"] == max(score["reduction"] for score in each["methods"])
 
@@ -97,11 +97,11 @@ def test_people_read_a_row_a_method_and_deadline(backtest):
     title, head, *lines = answer.out.splitlines()
     assert title == "tiny: 6 rounds of 2 of 6, 3 locations; 2 starts by deadline"
     assert re.split(r"  +", head.strip()) == [
-        "deadline", "method", "reduction (se), %", "against ours (se), points", "capture", "Jain", "turns",
-        "plan CPU s",
+        "deadline", "method", "reduction (se), %", "against scheduler (se), points", "capture", "Jain",
+        "turns", "plan CPU s",
     ]  # fmt: skip
     rows = [line.split() for line in lines if line.lstrip().startswith(("1x", "2x"))]
-    assert [row[1] for row in rows] == ["run-now", "one-shot", "ours", "bound"] * 2
+    assert [row[1] for row in rows] == ["run-now", "one-shot", "scheduler", "bound"] * 2
     document = backtest("--json").document
     for row, score in zip(rows, [s for d in document["deadlines"] for s in d["methods"]], strict=True):
         assert float(row[2]) == pytest.approx(100 * score["reduction"], abs=0.0051)
@@ -118,7 +118,7 @@ def test_actuals_alone_are_enough(backtest, kind):
     assert document["forecast"] == f"{kind} of the past of the same file"
     (each,) = document["deadlines"]
     scores = {score["method"]: score for score in each["methods"]}
-    assert 0 < scores["ours"]["reduction"] < scores["bound"]["reduction"]
+    assert 0 < scores["scheduler"]["reduction"] < scores["bound"]["reduction"]
 
 
 def test_without_a_forecast_climatology_is_taken(backtest):
@@ -145,7 +145,7 @@ def test_a_period_may_be_days_or_times(backtest):
         (["--scenario", "mian"], "--scenario: 'mian' is unknown; did you mean main?"),
         (["--scenario", "main"], "location: NL is missing in the actual"),
         (["--scenario", "gone.toml"], "--scenario: gone.toml cannot be read"),
-        (["--methods", "ours,rollin"], "--methods: 'rollin' is unknown; did you mean rolling?"),
+        (["--methods", "scheduler,rollin"], "--methods: 'rollin' is unknown; did you mean rolling?"),
         (["--forecast", "climatologie"], "--forecast: 'climatologie' is unknown; did you mean climatology?"),
         (["--forecast", "gone.csv"], "--forecast: cannot be read"),
         (["--actual", "gone.csv"], "--actual: cannot be read"),

@@ -11,7 +11,7 @@ import pytest
 from lowcarb_scheduler.backtest import METHODS, Comparison, Score
 from lowcarb_scheduler.report.charts import picture_of_backtest, plot_backtest
 from lowcarb_scheduler.report.rounds import save
-from support.backtest_world import BEGIN, DAY, HOUR, SETTING
+from support.backtest_world import BEGIN, DAY, HOUR, SCENARIO
 
 
 def comparison(*deadlines: float, error: float | None = 0.01) -> Comparison:
@@ -20,7 +20,7 @@ def comparison(*deadlines: float, error: float | None = 0.01) -> Comparison:
         return Score(name, 1e3, reduction, error, 0.0, error, reduction / 0.5, 1.0, 3, 3, 0.1)
 
     scores = {each: tuple(score(name, each) for name in METHODS) for each in deadlines}
-    return Comparison(SETTING, 3, (BEGIN, BEGIN + 9 * DAY), 6 * HOUR, scores)
+    return Comparison(SCENARIO, 3, (BEGIN, BEGIN + 9 * DAY), 6 * HOUR, scores)
 
 
 def texts(figure) -> list[str]:
@@ -30,9 +30,9 @@ def texts(figure) -> list[str]:
 def test_lines_go_from_the_nearest_deadline_to_the_farthest():
     picture = picture_of_backtest(comparison(4.0, 1.0))
     assert picture.deadlines == (1.0, 4.0)
-    assert picture.reductions["ours"] == pytest.approx([21.0, 24.0])
-    assert picture.captures["ours"] == pytest.approx([42.0, 48.0])
-    assert picture.errors["ours"] == pytest.approx([1.0, 1.0])
+    assert picture.reductions["scheduler"] == pytest.approx([21.0, 24.0])
+    assert picture.captures["scheduler"] == pytest.approx([42.0, 48.0])
+    assert picture.errors["scheduler"] == pytest.approx([1.0, 1.0])
 
 
 def test_every_line_is_named_and_no_name_covers_another():
@@ -53,4 +53,4 @@ def test_one_start_and_one_deadline_are_drawn_too():
         buffer = io.BytesIO()
         save(plot_backtest(comparison(1.0, error=None), "x"), buffer, kind)
         assert buffer.getvalue()
-    assert np.isnan(picture_of_backtest(comparison(1.0, error=None)).errors["ours"]).all()
+    assert np.isnan(picture_of_backtest(comparison(1.0, error=None)).errors["scheduler"]).all()

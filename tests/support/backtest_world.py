@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 import numpy as np
 import pandas as pd
 
-from lowcarb_scheduler.backtest import Setting
+from lowcarb_scheduler.backtest import Scenario
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 PLACES = ("DE", "FR", "GB")
-SETTING = Setting("tiny", PLACES, 6, 2, 9, HOUR)
+SCENARIO = Scenario("tiny", PLACES, 6, 2, 9, HOUR)
 BEGIN = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
 DAYS = 45
 

@@ -54,11 +54,11 @@ class World:
 
     def opening(self, number: int) -> datetime:
         """Return when a round opens if nothing waits."""
-        return self.case.start + (number - 1) * self.case.setting.round_duration
+        return self.case.start + (number - 1) * self.case.scenario.round_duration
 
     def back_to_back(self) -> list[datetime]:
         """Return when all of them do."""
-        return [self.opening(number) for number in range(1, self.case.setting.rounds + 1)]
+        return [self.opening(number) for number in range(1, self.case.scenario.rounds + 1)]
 
     def grid(self) -> InMemoryGrid:
         """Return the clients, each with its own images."""
@@ -75,13 +75,13 @@ class World:
         """Return what rounds of clients have really emitted [gCO2eq], shape (R,)."""
         opens_us = np.array([to_us(when) for when in opens])[:, None]
         columns, fleet = self.case.fleet.location_index[clients], self.case.fleet
-        ends_us = opens_us + self.case.setting.round_duration // MICROSECOND
+        ends_us = opens_us + self.case.scenario.round_duration // MICROSECOND
         actual = self._actual(opens)
         return emissions_g(actual, columns, fleet.power_watts[clients], opens_us, ends_us).sum(axis=1)
 
     def run_now_g(self) -> float:
         """Return what random clients are expected to emit back-to-back [gCO2eq]."""
-        opens, setting, fleet = self.back_to_back(), self.case.setting, self.case.fleet
+        opens, setting, fleet = self.back_to_back(), self.case.scenario, self.case.fleet
         durations = np.full(len(fleet), setting.round_duration // MICROSECOND)
         opens_us = np.array([to_us(when) for when in opens])
         return float(
@@ -93,7 +93,7 @@ class World:
 
     def _actual(self, opens: Sequence[datetime]) -> Any:
         locations = self.case.fleet.locations
-        end = max(opens) + self.case.setting.round_duration
+        end = max(opens) + self.case.scenario.round_duration
         return self.source.actual(locations, min(opens), end).align(locations)
 
 
@@ -136,7 +136,7 @@ class Choosing(FedAvg):
 
 def plain(world: World, draw: int = 0) -> Followed:
     """Train random clients back-to-back: Flower's FedAvg as it is."""
-    setting = world.case.setting
+    setting = world.case.scenario
     random.seed(1000 * draw + world.seed)  # FedAvg draws from it
     strategy = FedAvg(
         fraction_train=setting.clients_per_round / setting.clients,
@@ -153,7 +153,7 @@ def plain_again(world: World) -> Followed:
 
 def region_after_region(world: World) -> Followed:
     """Train regions in turn, everybody equally often: what a study that can fail has to notice."""
-    setting = world.case.setting
+    setting = world.case.scenario
     by_region = np.argsort(world.case.fleet.location_index, kind="stable")
     blocks = setting.clients // setting.clients_per_round
 
@@ -172,7 +172,7 @@ def rule_2022(world: World) -> Followed:
 
     def choose(number: int, now: datetime) -> Sequence[int]:
         forecast = world.source.forecast(case.fleet.locations, now).intensity.align(case.fleet.locations)
-        left = case.setting.rounds - number + 1
+        left = case.scenario.rounds - number + 1
         chosen = chosen_by_rule_2022(case, forecast, now, taken, owed, left)
         taken[chosen] += 1
         return [int(k) for k in chosen]
@@ -180,7 +180,7 @@ def rule_2022(world: World) -> Followed:
     return _followed(world, Choosing(world, choose))
 
 
-def ours(world: World, patience: float, **settings: Any) -> Followed:
+def scheduled(world: World, patience: float, **settings: Any) -> Followed:
     """Do what a user does: hand FedAvg to :func:`carbon_aware`."""
     case = world.case
     with tempfile.TemporaryDirectory() as folder:
@@ -190,8 +190,8 @@ def ours(world: World, patience: float, **settings: Any) -> Followed:
             clock=VirtualClock(case.start),
             finish_by=case.finish_by,
             patience=patience,
-            clients_per_round=case.setting.clients_per_round,
-            round_duration=case.setting.round_duration,
+            clients_per_round=case.scenario.clients_per_round,
+            round_duration=case.scenario.round_duration,
             run_dir=Path(folder) / "run",
             archive_dir="none",
             **settings,
@@ -209,16 +209,16 @@ SCHEDULES: Final[dict[str, Callable[[World], Followed]]] = {
     "plain FedAvg": plain,
     "plain FedAvg, drawn again": plain_again,
     "the rule of 2022": rule_2022,
-    **{f"patience {p:g}": partial(ours, patience=p) for p in (0.0, 0.5, 1.0)},
-    **{f"patience {p:g}, mixed": partial(ours, patience=p, **MIXED) for p in (0.0, 0.5, 1.0)},
-    **{f"patience {p:g}, spread": partial(ours, patience=p, **SPREAD) for p in (0.0, 0.5, 1.0)},
+    **{f"patience {p:g}": partial(scheduled, patience=p) for p in (0.0, 0.5, 1.0)},
+    **{f"patience {p:g}, mixed": partial(scheduled, patience=p, **MIXED) for p in (0.0, 0.5, 1.0)},
+    **{f"patience {p:g}, spread": partial(scheduled, patience=p, **SPREAD) for p in (0.0, 0.5, 1.0)},
     "region after region": region_after_region,
 }
 
 
 def _followed(world: World, strategy: FedAvg) -> Followed:
     """Train with a strategy; as if its rounds did not wait."""
-    grid, setting = world.grid(), world.case.setting
+    grid, setting = world.grid(), world.case.scenario
     nodes = {node_id: k for k, node_id in enumerate(sorted(grid.get_node_ids()))}
     found: list[int] = []
 

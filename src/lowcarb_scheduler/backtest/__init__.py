@@ -14,19 +14,19 @@ the mean saving of a method over the mean saving of that bound.
 from lowcarb_scheduler.backtest.comparison import Comparison, Score, compare
 from lowcarb_scheduler.backtest.history import NAIVE, History, Known, naive_issues
 from lowcarb_scheduler.backtest.methods import METHODS, chosen_by_rule_2022, follow
-from lowcarb_scheduler.backtest.scenario import SETTINGS, Instance, Outcome, Setting, instance
+from lowcarb_scheduler.backtest.scenario import SCENARIOS, Instance, Outcome, Scenario, instance
 
 __all__ = [
     "METHODS",
     "NAIVE",
-    "SETTINGS",
+    "SCENARIOS",
     "Comparison",
     "History",
     "Instance",
     "Known",
     "Outcome",
+    "Scenario",
     "Score",
-    "Setting",
     "chosen_by_rule_2022",
     "compare",
     "follow",

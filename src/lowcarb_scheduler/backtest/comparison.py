@@ -16,7 +16,7 @@ import numpy as np
 
 from lowcarb_scheduler.accounting.emissions import jain_index
 from lowcarb_scheduler.backtest.methods import METHODS
-from lowcarb_scheduler.backtest.scenario import CADENCE, instance
+from lowcarb_scheduler.backtest.scenario import REPLAN_EVERY, instance
 from lowcarb_scheduler.clock import cpu_seconds
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from lowcarb_scheduler.backtest.history import History
-    from lowcarb_scheduler.backtest.scenario import Instance, Outcome, Setting
+    from lowcarb_scheduler.backtest.scenario import Instance, Outcome, Scenario
     from lowcarb_scheduler.intensity import Floats
 
-BASELINE, BOUND, OURS = "run-now", "bound", "ours"
+BASELINE, BOUND, SCHEDULER = "run-now", "bound", "scheduler"
 _WITHOUT_TURNS: Final = (BASELINE, BOUND)  # an expectation, and a relaxation
 _Followed = dict[str, "tuple[Outcome, float]"]  # by method, with its CPU seconds
 
@@ -45,8 +45,8 @@ class Score:
     reduction, reduction_se : float
         Mean part of run-now's emissions that is avoided, and its standard error; None of a single instance.
     difference, difference_se : float or None
-        Mean of its reduction less that of *ours* on the same instance, and its standard error; None where
-        *ours* was not replayed.
+        Mean of its reduction less that of *scheduler* on the same instance, and its standard error; None
+        where *scheduler* was not replayed.
     capture : float or None
         Mean reduction over the mean reduction of the bound: a ratio of means. None where the bound avoids
         nothing.
@@ -77,33 +77,33 @@ class Comparison:
 
     Parameters
     ----------
-    setting : Setting
+    scenario : Scenario
         What kind of job was replayed.
     seeds : int
         How many instances by deadline.
     period : (datetime, datetime)
         Where they lie: none starts before, none ends after.
-    cadence : timedelta
+    replan_every : timedelta
         How often plans were revised.
     scores : dict of float to tuple of Score
         By deadline in back-to-back times, methods in the order of ``METHODS``.
     """
 
-    setting: Setting
+    scenario: Scenario
     seeds: int
     period: tuple[datetime, datetime]
-    cadence: timedelta
+    replan_every: timedelta
     scores: dict[float, tuple[Score, ...]]
 
 
 def compare(
     history: History,
-    setting: Setting,
+    scenario: Scenario,
     deadlines: Sequence[float],
     seeds: int,
     period: tuple[datetime, datetime],
     methods: Sequence[str] = tuple(METHODS),
-    cadence: timedelta = CADENCE,
+    replan_every: timedelta = REPLAN_EVERY,
     jobs: int = 1,
     done: Callable[[], None] = lambda: None,
 ) -> Comparison:
@@ -113,7 +113,7 @@ def compare(
     ----------
     history : History
         What happened, and what was forecast.
-    setting : Setting
+    scenario : Scenario
         What kind of job.
     deadlines : sequence of float
         In back-to-back times of its rounds.
@@ -123,7 +123,7 @@ def compare(
         None starts before, none ends after.
     methods : sequence of str
         Names from ``METHODS``; run-now and the bound are always replayed.
-    cadence : timedelta
+    replan_every : timedelta
         How often methods that revise their plan do so.
     jobs : int
         How many processes.
@@ -138,7 +138,12 @@ def compare(
     names = tuple(name for name in METHODS if name in methods or name in _WITHOUT_TURNS)
     cases = {
         (factor, seed): instance(
-            setting, seed, seeds, factor, (period[0], period[1] - factor * setting.back_to_back), cadence
+            scenario,
+            seed,
+            seeds,
+            factor,
+            (period[0], period[1] - factor * scenario.back_to_back),
+            replan_every,
         )
         for factor in deadlines
         for seed in range(seeds)
@@ -152,7 +157,7 @@ def compare(
         found[key] = followed
         done()
     scores = {factor: _scores([found[factor, seed] for seed in range(seeds)], names) for factor in deadlines}
-    return Comparison(setting, seeds, period, cadence, scores)
+    return Comparison(scenario, seeds, period, replan_every, scores)
 
 
 def _replayed(
@@ -199,7 +204,7 @@ def _scores(instances: Sequence[_Followed], names: Sequence[str]) -> tuple[Score
     scores = []
     for name in names:
         turns = [each[name][0].turns for each in instances] if name not in _WITHOUT_TURNS else []
-        against = reductions[name] - reductions[OURS] if OURS in reductions else None
+        against = reductions[name] - reductions[SCHEDULER] if SCHEDULER in reductions else None
         reduction = float(reductions[name].mean())
         scores.append(
             Score(

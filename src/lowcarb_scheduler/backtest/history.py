@@ -168,7 +168,7 @@ def _of_places(rows: pd.DataFrame, locations: Sequence[str], field: str) -> pd.D
     for name in locations:
         if name not in there:
             near = near_miss(name, map(str, rows["location"].unique()))
-            fix = f"did you mean {near}?" if near else "leave it out of the setting"
+            fix = f"did you mean {near}?" if near else "leave it out of the scenario"
             raise InputError("location", f"{name} is missing in the {field}", fix)
     return own
 

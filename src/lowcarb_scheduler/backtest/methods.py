@@ -42,7 +42,7 @@ SKIPPED_ABOVE: Final = 80  # percentile of the window
 
 def owed_turns(case: Instance) -> Ints:
     """Return how many turns each client takes in all, shape (C,)."""
-    return decide_turns(case.job(case.start, case.setting.rounds)).most
+    return decide_turns(case.job(case.start, case.scenario.rounds)).most
 
 
 def chosen_by_rule_2022(
@@ -68,8 +68,8 @@ def chosen_by_rule_2022(
     ndarray of int64, shape (n,)
         Positions in the fleet, in order.
     """
-    fleet, setting = case.fleet, case.setting
-    length_us = setting.round_duration // MICROSECOND
+    fleet, scenario = case.fleet, case.scenario
+    length_us = scenario.round_duration // MICROSECOND
     opens_us = to_us(now) + HOUR_US * np.arange(LONGEST // timedelta(hours=1))
     columns = forecast.columns(fleet.locations)[fleet.location_index]
     grams = forecast.integrate(opens_us, opens_us + length_us)[:, columns].T  # (C, openings)
@@ -85,7 +85,7 @@ def chosen_by_rule_2022(
     left = owed - taken
     tie = np.random.default_rng([int(taken.sum()), to_us(case.start) // HOUR_US]).random(len(fleet))
     order = np.lexsort((tie, to_come, skipped, left < rounds_left, left < 1))
-    return np.sort(order[: setting.clients_per_round])
+    return np.sort(order[: scenario.clients_per_round])
 
 
 Method = Callable[[Instance, History], Outcome]
@@ -94,50 +94,50 @@ Decide = Callable[[Job, Known, Plan | None], Plan]
 
 def run_now(case: Instance, history: History) -> Outcome:
     """Train random clients back-to-back: their exact expectation."""
-    fleet, round_us = case.fleet, case.setting.round_duration // MICROSECOND
+    fleet, round_us = case.fleet, case.scenario.round_duration // MICROSECOND
     grams = run_now_g(
         history.actual, _columns(case, history)[fleet.location_index], fleet.power_watts,
-        np.full(len(fleet), round_us), _back_to_back_us(case), case.setting.clients_per_round,
+        np.full(len(fleet), round_us), _back_to_back_us(case), case.scenario.clients_per_round,
     )  # fmt: skip
     return Outcome(float(grams.sum()), np.zeros(len(fleet), np.int64))
 
 
 def bound(case: Instance, history: History) -> Outcome:
     """Put each client in its own cleanest windows, knowing the future and no rounds: nobody can emit less."""
-    fleet, setting = case.fleet, case.setting
+    fleet, scenario = case.fleet, case.scenario
     starts_us = np.arange(to_us(case.start), to_us(case.finish_by) + 1, HOUR_US)
-    length = setting.round_duration // HOUR
+    length = scenario.round_duration // HOUR
     hourly = history.actual.integrate(starts_us[:-1], starts_us[1:])[:, _columns(case, history)]
-    most = -(-setting.rounds * setting.clients_per_round // setting.clients)
+    most = -(-scenario.rounds * scenario.clients_per_round // scenario.clients)
     costs = np.diff(_cheapest_windows(hourly, length, most), axis=0)[:, fleet.location_index]
-    everybody, extra = divmod(setting.rounds * setting.clients_per_round, setting.clients)
+    everybody, extra = divmod(scenario.rounds * scenario.clients_per_round, scenario.clients)
     total = costs[:everybody].sum() + (np.sort(costs[everybody])[:extra].sum() if extra else 0.0)
     return Outcome(float(total * 1e-3 * fleet.power_watts[0]), np.zeros(len(fleet), np.int64))
 
 
 def perfect(case: Instance, history: History) -> Outcome:
     """Follow the joint plan, knowing the future."""
-    planned = plan(case.job(case.start, case.setting.rounds), history.actual)
+    planned = plan(case.job(case.start, case.scenario.rounds), history.actual)
     return _charged(case, history, planned.seats, planned.starts_us, planned.ends_us)
 
 
 def one_shot(case: Instance, history: History) -> Outcome:
     """Follow the joint plan on what is expected at the start, never revised."""
-    return follow(case, history, ours_decide, every=None)
+    return follow(case, history, scheduler_decide, every=None)
 
 
 def rolling(case: Instance, history: History) -> Outcome:
     """Follow the joint plan on plain forecasts, revised again and again, and climatology beyond them."""
-    return follow(case, history, plain_decide, case.cadence)
+    return follow(case, history, plain_decide, case.replan_every)
 
 
-def ours(case: Instance, history: History) -> Outcome:
+def scheduler(case: Instance, history: History) -> Outcome:
     """Do what a run does: :func:`~lowcarb_scheduler.replan`, again and again."""
-    return follow(case, history, ours_decide, case.cadence)
+    return follow(case, history, scheduler_decide, case.replan_every)
 
 
 def temporal_only(case: Instance, history: History) -> Outcome:
-    """Move rounds of random clients in time: planned like ours, in one place that is the fleet's mean."""
+    """Move rounds of random clients in time, planned at the mean intensity of the fleet's locations."""
     shares = np.bincount(case.fleet.location_index) / len(case.fleet)
 
     def mean(table: IntensityTable) -> IntensityTable:
@@ -152,18 +152,18 @@ def temporal_only(case: Instance, history: History) -> Outcome:
     of_fleet = History(
         mean(history.actual), tuple((at, mean(table)) for at, table in issues), history.actual_delay
     )
-    return follow(replace(case, fleet=one_place), of_fleet, ours_decide, case.cadence)
+    return follow(replace(case, fleet=one_place), of_fleet, scheduler_decide, case.replan_every)
 
 
 def flwr_lowcarb_2022(case: Instance, history: History) -> Outcome:
     """Choose clients by the rule of 2022, back-to-back: it knew no deadline."""
-    setting, round_us = case.setting, case.setting.round_duration // MICROSECOND
+    scenario, round_us = case.scenario, case.scenario.round_duration // MICROSECOND
     owed, taken = owed_turns(case), np.zeros(len(case.fleet), np.int64)
-    seats = np.empty((setting.rounds, setting.clients_per_round), np.int64)
-    for number in range(setting.rounds):
-        now = case.start + number * setting.round_duration
+    seats = np.empty((scenario.rounds, scenario.clients_per_round), np.int64)
+    for number in range(scenario.rounds):
+        now = case.start + number * scenario.round_duration
         forecast = history.known(now).forecast
-        seats[number] = chosen_by_rule_2022(case, forecast, now, taken, owed, setting.rounds - number)
+        seats[number] = chosen_by_rule_2022(case, forecast, now, taken, owed, scenario.rounds - number)
         taken[seats[number]] += 1
     starts_us = np.broadcast_to(_back_to_back_us(case)[:, None], seats.shape)
     return _charged(case, history, seats, starts_us, starts_us + round_us)
@@ -175,13 +175,13 @@ METHODS: Final[Mapping[str, Method]] = {
     "flwr-lowcarb-2022": flwr_lowcarb_2022,
     "one-shot": one_shot,
     "rolling": rolling,
-    "ours": ours,
+    "scheduler": scheduler,
     "perfect": perfect,
     "bound": bound,
 }
 
 
-def ours_decide(job: Job, known: Known, previous: Plan | None) -> Plan:
+def scheduler_decide(job: Job, known: Known, previous: Plan | None) -> Plan:
     """Decide as a run does."""
     return replan(job, known.forecast, known.history, known.past_forecasts, previous)
 
@@ -215,7 +215,7 @@ def follow(case: Instance, history: History, decide: Decide, every: timedelta | 
     InputError
         If it broke a rule of the job, or what happened is not known.
     """
-    now, free_from, left = case.start, case.start, case.setting.rounds
+    now, free_from, left = case.start, case.start, case.scenario.rounds
     turns = np.zeros(len(case.fleet), np.int64)
     emitted, previous = 0.0, None
     while left:
@@ -246,8 +246,8 @@ def _charged(case: Instance, history: History, seats: Ints, starts_us: Ints, end
 
 def _back_to_back_us(case: Instance) -> Ints:
     """Return when rounds open that do not wait [µs since 1970 UTC], shape (R,)."""
-    round_us = case.setting.round_duration // MICROSECOND
-    return to_us(case.start) + np.arange(case.setting.rounds, dtype=np.int64) * round_us
+    round_us = case.scenario.round_duration // MICROSECOND
+    return to_us(case.start) + np.arange(case.scenario.rounds, dtype=np.int64) * round_us
 
 
 def _columns(case: Instance, history: History) -> Ints:

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.planning.job import Job
 
 HOUR: Final = timedelta(hours=1)
-CADENCE: Final = timedelta(hours=6)
+REPLAN_EVERY: Final = timedelta(hours=6)
 KWH_A_TURN: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class Scenario:
     """What kind of job is replayed.
 
     Parameters
@@ -71,10 +71,10 @@ _ZONES: Final = (
     "DE", "FR", "GB", "NL", "ES", "PL", "IT", "SE", "US-CAL-CISO", "US-TEX-ERCO", "US-MIDA-PJM", "US-NY-NYIS",
     "AU-NSW", "AU-VIC", "KR", "CL-SEN", "BR-CS", "DK", "FI", "NO", "PT", "US-MIDW-MISO", "US-NW-PACE", "ZA",
 )  # fmt: skip
-SETTINGS: Final = {
-    "main": Setting("main", _ZONES[:16], 100, 10, 50, HOUR),
-    "small": Setting("small", _ZONES[:8], 20, 5, 20, HOUR),
-    "large": Setting("large", _ZONES, 400, 40, 50, 2 * HOUR),
+SCENARIOS: Final = {
+    "main": Scenario("main", _ZONES[:16], 100, 10, 50, HOUR),
+    "small": Scenario("small", _ZONES[:8], 20, 5, 20, HOUR),
+    "large": Scenario("large", _ZONES, 400, 40, 50, 2 * HOUR),
 }
 
 
@@ -84,30 +84,30 @@ class Instance:
 
     Parameters
     ----------
-    setting : Setting
+    scenario : Scenario
         Its size.
     fleet : Fleet
         Who is where.
     start, finish_by : datetime
         When it begins, and its deadline.
-    cadence : timedelta
+    replan_every : timedelta
         How often methods that revise their plan do so.
     """
 
-    setting: Setting
+    scenario: Scenario
     fleet: Fleet
     start: datetime
     finish_by: datetime
-    cadence: timedelta = CADENCE
+    replan_every: timedelta = REPLAN_EVERY
 
     def job(
         self, now: datetime, rounds: int, not_before: datetime | None = None, turns: Ints | None = None
     ) -> Job:
         """Return what remains to be planned; rounds open at full hours after the start, for every method."""
         fleet = self.fleet if turns is None else replace(self.fleet, turns_done=turns)
-        rules = JobRules(round_duration=self.setting.round_duration, start_step=HOUR)
+        rules = JobRules(round_duration=self.scenario.round_duration, start_step=HOUR)
         return rules.job(
-            fleet, now, self.finish_by, rounds, self.setting.clients_per_round,
+            fleet, now, self.finish_by, rounds, self.scenario.clients_per_round,
             not_before=not_before, grid_from=self.start, target_finish=self.finish_by,
         )  # fmt: skip
 
@@ -134,18 +134,18 @@ class Outcome:
 
 
 def instance(
-    setting: Setting,
+    scenario: Scenario,
     seed: int,
     seeds: int,
     factor: float,
     period: tuple[datetime, datetime],
-    cadence: timedelta = CADENCE,
+    replan_every: timedelta = REPLAN_EVERY,
 ) -> Instance:
     """Return one of several instances whose starts are spread evenly over a period.
 
     Parameters
     ----------
-    setting : Setting
+    scenario : Scenario
         What kind of job.
     seed, seeds : int
         Which one of how many; it places the clients and the start, the latter in its own part of the period.
@@ -153,14 +153,14 @@ def instance(
         The deadline, in back-to-back makespans.
     period : (datetime, datetime)
         All starts are in it.
-    cadence : timedelta
+    replan_every : timedelta
         How often methods that revise their plan do so.
     """
     rng = np.random.default_rng(seed)
-    places = rng.choice(setting.locations, setting.clients)
-    ids = [f"c{k:04}" for k in range(setting.clients)]
-    watts = 1000.0 * KWH_A_TURN / (setting.round_duration / HOUR)
+    places = rng.choice(scenario.locations, scenario.clients)
+    ids = [f"c{k:04}" for k in range(scenario.clients)]
+    watts = 1000.0 * KWH_A_TURN / (scenario.round_duration / HOUR)
     fleet = Fleet.from_frame(pd.DataFrame({"id": ids, "location": places, "power_watts": watts}))
     hours = (period[1] - period[0]) // HOUR
     start = period[0] + HOUR * int((seed + rng.random()) / seeds * hours)
-    return Instance(setting, fleet, start, start + factor * setting.back_to_back, cadence)
+    return Instance(scenario, fleet, start, start + factor * scenario.back_to_back, replan_every)

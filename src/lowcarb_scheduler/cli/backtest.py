@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 import numpy as np
 import typer
 
-from lowcarb_scheduler.backtest import SETTINGS, Setting
+from lowcarb_scheduler.backtest import SCENARIOS, Scenario
 from lowcarb_scheduler.backtest.history import NAIVE, History, issues_of, naive_issues, table_of
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.options import Command, Json, Plot, examples
@@ -161,7 +161,7 @@ def _labels(replay: Replay) -> str:
 
 
 def _document(found: Comparison, replay: Replay) -> dict[str, Any]:
-    table, setting = replay.history.actual, found.setting
+    table, setting = replay.history.actual, found.scenario
     return {
         "schema_version": SCHEMA_VERSION,
         **table.provenance.to_dict(),
@@ -175,7 +175,7 @@ def _document(found: Comparison, replay: Replay) -> dict[str, Any]:
         "seeds": found.seeds,
         "from": found.period[0],
         "to": found.period[1],
-        "cadence_hours": found.cadence / _HOUR,
+        "cadence_hours": found.replan_every / _HOUR,
         "delay_hours": replay.history.actual_delay / _HOUR,
         "baseline": "run-now",
         "deadlines": [
@@ -186,7 +186,7 @@ def _document(found: Comparison, replay: Replay) -> dict[str, Any]:
 
 
 def _print(screen: Console, found: Comparison, replay: Replay) -> None:
-    setting = found.setting
+    setting = found.scenario
     output.print_title(
         screen,
         f"{setting.name}: {setting.rounds} rounds of {setting.clients_per_round} of {setting.clients}, "
@@ -195,7 +195,7 @@ def _print(screen: Console, found: Comparison, replay: Replay) -> None:
     columns = [
         output.Column("deadline", right=True, whole=True), output.Column("method", whole=True),
         output.Column("reduction (se), %", right=True),
-        output.Column("against ours (se), points", right=True),
+        output.Column("against scheduler (se), points", right=True),
         output.Column("capture", right=True), output.Column("Jain", right=True),
         output.Column("turns", right=True), output.Column("plan CPU s", right=True),
     ]  # fmt: skip
@@ -204,7 +204,7 @@ def _print(screen: Console, found: Comparison, replay: Replay) -> None:
     facts = {
         "period": f"{formatting.instant(found.period[0])} to {formatting.instant(found.period[1])} UTC",
         "intensity": _labels(replay),
-        "revised": f"every {found.cadence / _HOUR:g} h; actual intensity is known "
+        "revised": f"every {found.replan_every / _HOUR:g} h; actual intensity is known "
                    f"{replay.history.actual_delay / _HOUR:g} h after each hour",
         "reduction": "against random clients back-to-back (run-now), mean over starts",
         "capture": "mean reduction over the mean reduction of the bound, a ratio of means",
@@ -219,8 +219,8 @@ def _row(factor: float, score: Score) -> tuple[str, ...]:
         shown = f"{round(100 * part, 2) + 0.0:{sign}.2f}"
         return shown if error is None else f"{shown} ({100 * error:.2f})"
 
-    is_ours = score.method == "ours"
-    difference = None if is_ours else score.difference
+    is_scheduler = score.method == "scheduler"
+    difference = None if is_scheduler else score.difference
     turns = "" if score.min_turns is None else f"{score.min_turns} to {score.max_turns}"
     if score.min_turns is not None and score.min_turns == score.max_turns:
         turns = str(score.min_turns)
@@ -258,7 +258,7 @@ class Replay:
 def read_replay(
     actual: Path,
     forecast: str,
-    setting: Setting,
+    setting: Scenario,
     deadlines: Sequence[float],
     since: str | None,
     until: str | None,
@@ -273,7 +273,7 @@ def read_replay(
         The trace of what happened.
     forecast : str
         The trace of forecasts, or ``climatology`` or ``persistence``.
-    setting : Setting
+    setting : Scenario
         What kind of job.
     deadlines : sequence of float
         In back-to-back times.
@@ -360,7 +360,7 @@ def _time(text: str | None, field: str) -> datetime | None:
         return parse_time(text, field)
 
 
-def _check_length(setting: Setting, deadlines: Sequence[float], start: datetime, end: datetime) -> None:
+def _check_length(setting: Scenario, deadlines: Sequence[float], start: datetime, end: datetime) -> None:
     longest = max(deadlines) * setting.back_to_back
     if end - start < longest + _HOUR:
         have = format_duration(max(end - start, timedelta(0)))
@@ -388,7 +388,7 @@ _MOST: Final = {"clients": 1_000_000, "clients_per_round": 1_000_000, "rounds": 
 _FIELD: Final = {"round_duration": "round_duration_minutes"}
 
 
-def read_scenario(given: str) -> Setting:
+def read_scenario(given: str) -> Scenario:
     """Return a setting by its name, or from a file.
 
     Parameters
@@ -402,11 +402,11 @@ def read_scenario(given: str) -> Setting:
     InputError
         If there is none of that name, or the file is wrong; names file, field and fix.
     """
-    if given in SETTINGS:
-        return SETTINGS[given]
+    if given in SCENARIOS:
+        return SCENARIOS[given]
     path = Path(given)
     if path.suffix.lower() != ".toml":
-        error = unknown_name("--scenario", given, SETTINGS)
+        error = unknown_name("--scenario", given, SCENARIOS)
         raise InputError(error.field, error.problem, f"{error.fix}, or give a .toml file")
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -420,7 +420,7 @@ def read_scenario(given: str) -> Setting:
         raise InputError(_FIELD.get(error.field, error.field), error.problem, error.fix, str(path)) from None
 
 
-def _setting(document: Mapping[str, Any], name: str) -> Setting:
+def _setting(document: Mapping[str, Any], name: str) -> Scenario:
     for key in document:
         if key not in KEYS:
             raise unknown_name(key, key, KEYS)
@@ -432,7 +432,7 @@ def _setting(document: Mapping[str, Any], name: str) -> Setting:
         raise InputError("locations", "is not a list of names", 'give for example ["DE", "FR"]')
     numbers = {key: _number(document[key], key) for key in KEYS[1:]}
     minutes = numbers.pop("round_duration_minutes")
-    return Setting(name, tuple(locations), **numbers, round_duration=timedelta(minutes=minutes))
+    return Scenario(name, tuple(locations), **numbers, round_duration=timedelta(minutes=minutes))
 
 
 def _number(value: object, key: str) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from lowcarb_scheduler.accounting.emissions import jain_index
-from lowcarb_scheduler.backtest.comparison import OURS
+from lowcarb_scheduler.backtest.comparison import SCHEDULER
 from lowcarb_scheduler.clock import from_us, parse_time, to_us
 from lowcarb_scheduler.errors import one_line
 from lowcarb_scheduler.report import formatting
@@ -421,7 +421,7 @@ def _draw_progress(progress: Progress, width_in: float) -> Figure:
 _HEIGHT_IN: Final = 4.6
 _LEAST_APART: Final = 0.047  # of the height: names that are nearer to each other cannot be read
 _COLOURS: Final = {
-    "ours": LINE, "rolling": "#4f8fc0", "one-shot": "#93b9d6", "flwr-lowcarb-2022": PLANNED,
+    "scheduler": LINE, "rolling": "#4f8fc0", "one-shot": "#93b9d6", "flwr-lowcarb-2022": PLANNED,
     "temporal-only": "#9c6b30", "perfect": "#3b7a3b", "bound": INK, "run-now": "#8a8a8a",
 }  # fmt: skip
 _DASHED: Final = ("bound", "perfect", "run-now")  # what nobody can follow, or would want to
@@ -474,7 +474,7 @@ def plot_backtest(found: Comparison, labels: str) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    picture, setting = picture_of_backtest(found), found.setting
+    picture, setting = picture_of_backtest(found), found.scenario
     figure = new_figure(_HEIGHT_IN)
     left, right = figure.subplots(1, 2)
     captured = {name: line for name, line in picture.captures.items() if name not in ("bound", "run-now")}
@@ -484,7 +484,7 @@ def plot_backtest(found: Comparison, labels: str) -> Figure:
     head(left, f"Backtest: {setting.name}, {found.seeds} starts by deadline", labels)
     clients = f"{setting.rounds} rounds of {setting.clients_per_round} of {setting.clients} clients"
     explain(left, ["deadline, in back-to-back times", clients])
-    explain(right, ["deadline, in back-to-back times", "bars: one standard error of ours"])
+    explain(right, ["deadline, in back-to-back times", "bars: one standard error of scheduler"])
     return figure
 
 
@@ -498,10 +498,10 @@ def _draw_backtest(
     """Draw lines, and beside the end of each its name."""
     places = np.arange(len(picture.deadlines))
     for name, line in lines.items():
-        bars = errors[name] if errors is not None and name == OURS else None
+        bars = errors[name] if errors is not None and name == SCHEDULER else None
         axes.errorbar(
             places, line, bars, color=_COLOURS[name], linestyle="--" if name in _DASHED else "-",
-            linewidth=2.6 if name == OURS else 1.5, marker="o", markersize=4, elinewidth=1.2, capsize=3,
+            linewidth=2.6 if name == SCHEDULER else 1.5, marker="o", markersize=4, elinewidth=1.2, capsize=3,
         )  # fmt: skip
     axes.set_xticks(places, labels=[f"{deadline:g}x" for deadline in picture.deadlines])
     axes.set_ylabel(title, fontsize=9, color=INK)
@@ -513,7 +513,7 @@ def _draw_backtest(
     for (name, end), height in zip(ends.items(), heights, strict=True):
         axes.annotate(
             name, (places[-1], end), xytext=(1.03, height), textcoords="axes fraction", va="center",
-            fontsize=8, color=_COLOURS[name], fontweight="bold" if name == OURS else "normal",
+            fontsize=8, color=_COLOURS[name], fontweight="bold" if name == SCHEDULER else "normal",
             arrowprops={"arrowstyle": "-", "color": _COLOURS[name], "linewidth": 0.5, "shrinkB": 3},
         )  # fmt: skip
 
