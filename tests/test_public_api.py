@@ -16,7 +16,7 @@ HEAVY = {"numpy", "pandas", "scipy", "flwr", "httpx", "pydantic", "matplotlib", 
 ROOMS = [
     {"_version", "errors", "clock", "validation"},
     {"intensity", "settings", "documents"},
-    {"forecasts", "accounting.emissions"},
+    {"forecasts", "accounting.emissions", "userfiles"},
     {"planning"},
     {"ledger"},
     {"accounting"},

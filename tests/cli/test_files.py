@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -73,6 +74,14 @@ def test_toml_with_every_key(read):
     np.testing.assert_array_equal(fleet.turns_done, [0, 2])
 
 
+def test_durations_with_a_unit_read_like_minutes(read):
+    text = re.sub(r"(\w*(?:duration|step))_minutes = (\d+)", r'\1 = "\2m"', TOML)
+    assert "_minutes" not in text
+    job, same = read(text), read(TOML)
+    assert (job.round_duration, job.start_step) == (same.round_duration, same.start_step)
+    np.testing.assert_array_equal(job.fleet.durations_us, same.fleet.durations_us)
+
+
 def test_a_toml_time_is_as_good_as_text(read):
     text = TOML.replace('"36h"', "2026-03-04T00:00:00Z")
     assert read(text).finish_by == read(TOML).finish_by
@@ -103,11 +112,12 @@ def test_null_is_not_given(read):
 
 
 def test_a_fleet_file_beside_the_job(fleet):
-    read = fleet("location,id,power_watts,turns_done\nFR, b,450.5,\nDE,a,,3\n")
+    read = fleet("location,id,power_watts,turns_done,duration\nFR, b,450.5,,\nDE,a,,3,30m\n")
     assert list(read.ids) == ["a", "b"]
     np.testing.assert_array_equal(read.power_watts, [300, 450.5])
     np.testing.assert_array_equal(read.power_assumed, [True, False])
     np.testing.assert_array_equal(read.turns_done, [3, 0])
+    np.testing.assert_array_equal(read.durations_us, [30 * 60 * 1_000_000, 0])
 
 
 @pytest.mark.parametrize(
@@ -124,6 +134,8 @@ def test_a_fleet_file_beside_the_job(fleet):
         ("id,location,power_watts\na,DE,3 kW\n", "row 1, power_watts", "'3 kW' is not a number"),
         ("id,location,power_watts\na,DE,-5\n", "row 1, power_watts", "-5 is negative"),
         ("id,location,duration_minutes\na,DE,61\n", "row 1, duration_minutes", "longer than the round"),
+        ("id,location,duration\na,DE,30m\nb,DE,20\n", "row 2, duration", "'20' is not a duration"),
+        ("id,location,duration\na,DE,2h\n", "row 1, duration", "longer than the round"),
         ("id,location,turns_done\na,DE,1.5\n", "row 1, turns_done", "is not whole"),
         ("id,location\na,DE,5\n", "fleet", "is not readable CSV"),
         ('id,location\n"a,DE\n', "fleet", "is not readable CSV"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from os import cpu_count
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import numpy as np
 import typer
+from pydantic import BeforeValidator
 
 from lowcarb_scheduler.backtest import SCENARIOS, Scenario
 from lowcarb_scheduler.backtest.history import NAIVE, History, issues_of, naive_issues, table_of
@@ -23,9 +23,19 @@ from lowcarb_scheduler.forecasts.base import checked_signal, unknown_name
 from lowcarb_scheduler.forecasts.bias_correction import HISTORY
 from lowcarb_scheduler.forecasts.sources.traces import ISSUE, read_points
 from lowcarb_scheduler.report import formatting
+from lowcarb_scheduler.userfiles import (
+    Duration,
+    FieldError,
+    FileModel,
+    Minutes,
+    as_spelled,
+    either,
+    read_document,
+    validate,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import pandas as pd
     from rich.console import Console
@@ -380,27 +390,53 @@ def _check_gaps(history: History, start: datetime, end: datetime, file: Path) ->
         raise InputError("g_per_kwh", problem, fix, str(file))
 
 
-# -- SETTING: what kind of job a backtest replays, by name or from a TOML file ------------------------------
+# -- Scenarios: the kind of job that is replayed, by name or from a TOML file -------------------------------
 
-KEYS: Final = ("locations", "clients", "clients_per_round", "rounds", "round_duration_minutes")
-_MOST: Final = {"clients": 1_000_000, "clients_per_round": 1_000_000, "rounds": 100_000,
-                "round_duration_minutes": 10_080}  # fmt: skip
-_FIELD: Final = {"round_duration": "round_duration_minutes"}
+_MOST_CLIENTS: Final = 1_000_000
+_MOST_ROUNDS: Final = 100_000
+
+
+def _whole(most: int) -> BeforeValidator:
+    """Return a validator of whole numbers from 1 to ``most``."""
+
+    def check(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise FieldError(f"{value!r} is not a whole number from 1 to {most}", "give for example 10")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _names(value: object) -> object:
+    if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
+        raise FieldError("is not a list of names", 'give for example ["DE", "FR"]')
+    return value
+
+
+class ScenarioDocument(FileModel):
+    """Content of a scenario file."""
+
+    locations: Annotated[list[str], BeforeValidator(_names)]
+    clients: Annotated[int, _whole(_MOST_CLIENTS)]
+    clients_per_round: Annotated[int, _whole(_MOST_CLIENTS)]
+    rounds: Annotated[int, _whole(_MOST_ROUNDS)]
+    round_duration: Duration | None = None
+    round_duration_minutes: Minutes | None = None
 
 
 def read_scenario(given: str) -> Scenario:
-    """Return a setting by its name, or from a file.
+    """Return a scenario by its name, or from a file.
 
     Parameters
     ----------
     given : str
         ``main``, ``small``, ``large``, or the path of a TOML file with the keys ``locations``, ``clients``,
-        ``clients_per_round``, ``rounds`` and ``round_duration_minutes``.
+        ``clients_per_round``, ``rounds`` and ``round_duration``.
 
     Raises
     ------
     InputError
-        If there is none of that name, or the file is wrong; names file, field and fix.
+        If no scenario has that name, or the file is wrong; names file, field and fix.
     """
     if given in SCENARIOS:
         return SCENARIOS[given]
@@ -408,35 +444,14 @@ def read_scenario(given: str) -> Scenario:
     if path.suffix.lower() != ".toml":
         error = unknown_name("--scenario", given, SCENARIOS)
         raise InputError(error.field, error.problem, f"{error.fix}, or give a .toml file")
+    document = read_document(path, "--scenario", "scenario")
+    read = validate(ScenarioDocument, document, str(path))
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError("--scenario", f"{path} cannot be read ({error.strerror})", "give a file") from None
-    except ValueError as error:
-        raise InputError("--scenario", f"{path} is not TOML ({error})", "correct it there") from None
-    try:
-        return _setting(document, path.stem)
+        duration = either(read, "round_duration")
+        if duration is None:
+            raise InputError("round_duration", "is missing", "add for example 1h")
+        return Scenario(
+            path.stem, tuple(read.locations), read.clients, read.clients_per_round, read.rounds, duration
+        )
     except InputError as error:
-        raise InputError(_FIELD.get(error.field, error.field), error.problem, error.fix, str(path)) from None
-
-
-def _setting(document: Mapping[str, Any], name: str) -> Scenario:
-    for key in document:
-        if key not in KEYS:
-            raise unknown_name(key, key, KEYS)
-    for key in KEYS:
-        if key not in document:
-            raise InputError(key, "is missing", f"add {key} to the setting")
-    locations = document["locations"]
-    if not isinstance(locations, list) or not all(isinstance(each, str) and each for each in locations):
-        raise InputError("locations", "is not a list of names", 'give for example ["DE", "FR"]')
-    numbers = {key: _number(document[key], key) for key in KEYS[1:]}
-    minutes = numbers.pop("round_duration_minutes")
-    return Scenario(name, tuple(locations), **numbers, round_duration=timedelta(minutes=minutes))
-
-
-def _number(value: object, key: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST[key]:
-        problem = f"{value!r} is not a whole number from 1 to {_MOST[key]}"
-        raise InputError(key, problem, "give for example 60" if "minutes" in key else "give for example 10")
-    return value
+        raise InputError(as_spelled(error.field, document), error.problem, error.fix, str(path)) from None

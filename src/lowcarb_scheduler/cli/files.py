@@ -1,64 +1,170 @@
-"""JOB: the file that says what is to be planned, TOML or JSON, read with every fault named where it stands.
+"""Job files and fleet files: what ``plan`` and ``tradeoff`` are to plan.
 
-A fault in the list of clients is named like ``clients[3].power_watts``, one in the fleet's own file like
+A fault in the list of clients is named like ``clients[3].power_watts``, a fault in a fleet file like
 ``row 4, power_watts``.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import tomllib
 import warnings
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 import numpy as np
 import pandas as pd
+from pydantic import BeforeValidator, model_validator
 
-from lowcarb_scheduler.clock import Clock, parse_duration, parse_time, to_utc
+from lowcarb_scheduler.clock import parse_duration
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.forecasts.base import unknown_name
 from lowcarb_scheduler.planning.fleet import Fleet
-from lowcarb_scheduler.planning.job import JobRules
+from lowcarb_scheduler.planning.job import Job
+from lowcarb_scheduler.userfiles import (
+    LONGEST_MINUTES,
+    Deadline,
+    Duration,
+    FieldError,
+    FileModel,
+    Minutes,
+    Time,
+    as_spelled,
+    either,
+    read_document,
+    validate,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.intensity import Floats
-    from lowcarb_scheduler.planning.job import Job
 
     Names = NDArray[np.object_]
 
-# -- The clients of a JOB, listed in it or in a CSV file of their own: one set of columns, one set of checks
-
+_MINUTE: Final = timedelta(minutes=1)
 NAMES: Final = {"id": "an id", "location": "a location"}
 NUMBERS: Final = {
     "power_watts": "watts, for example 300",
+    "duration": "a duration, for example 30m",
     "duration_minutes": "minutes, for example 30",
     "turns_done": "a whole number, for example 0",
 }
 COLUMNS: Final = (*NAMES, *NUMBERS)
-LONGEST_MINUTES: Final = 10 * 366 * 24 * 60
-_MOST: Final = {"power_watts": 10**9, "duration_minutes": LONGEST_MINUTES, "turns_done": 10**9}
+_MOST: Final = {
+    "power_watts": 1e9, "duration": LONGEST_MINUTES, "duration_minutes": LONGEST_MINUTES, "turns_done": 1e9,
+}  # fmt: skip
+
+
+# -- Models of the files -----------------------------------------------------------------------------------
+
+
+def _name(column: str) -> BeforeValidator:
+    """Return a validator of text, or of a whole number that is used as a name."""
+
+    def check(value: object) -> str:
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise FieldError(f"{value!r:.80} is not a name", f"give {NAMES[column]}, as text")
+        return str(value)
+
+    return BeforeValidator(check)
+
+
+def _number(column: str) -> BeforeValidator:
+    """Return a validator of finite numbers; text and booleans are refused."""
+
+    def check(value: object) -> float:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        # An integer of TOML or JSON may be larger than any float.
+        if not is_number or not abs(value) <= 1e300:  # type: ignore[operator, arg-type]
+            raise FieldError(f"{value!r:.80} is not a number", f"give {NUMBERS[column]}")
+        return float(value)  # type: ignore[arg-type]
+
+    return BeforeValidator(check)
+
+
+class Client(FileModel):
+    """Client in a job's list; the values are checked together with those of fleet files."""
+
+    id: Annotated[str, _name("id")] = ""
+    location: Annotated[str, _name("location")] = ""
+    power_watts: Annotated[float, _number("power_watts")] = math.nan
+    duration: Duration | None = None
+    duration_minutes: Annotated[float, _number("duration_minutes")] = math.nan
+    turns_done: Annotated[float, _number("turns_done")] = math.nan
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_table(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            raise FieldError("is not a table", "give {id = ..., location = ...}")
+        return value
+
+
+def _list(value: object) -> object:
+    if not isinstance(value, list):
+        raise FieldError("is not a list", "give [{id = ..., location = ...}, ...]")
+    return value
+
+
+def _path(value: object) -> str:
+    if not isinstance(value, str):
+        raise FieldError(f"{value!r} is no path", 'give for example "fleet.csv"')
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise FieldError(f"{value!r} is neither true nor false", "give one of them")
+    return value
+
+
+class JobDocument(FileModel):
+    """Content of a job file. What is typed ``Any`` is checked by :class:`~lowcarb_scheduler.Job`."""
+
+    now: Time | None = None
+    finish_by: Deadline
+    rounds: Any
+    clients_per_round: Any
+    round_duration: Duration | None = None
+    round_duration_minutes: Minutes | None = None
+    start_step: Duration | None = None
+    start_step_minutes: Minutes | None = None
+    patience: Any = 1.0
+    participation: Any = "equal"
+    stagger: Annotated[bool, BeforeValidator(_flag)] = False
+    max_location_share: Any = 1.0
+    mix_rounds: Any = None
+    clients: Annotated[list[Client] | None, BeforeValidator(_list)] = None
+    fleet: Annotated[str | None, BeforeValidator(_path)] = None
+
+    @model_validator(mode="after")
+    def _check_one_fleet(self) -> Self:
+        if (self.clients is None) == (self.fleet is None):
+            problem = "is missing, and so is fleet" if self.clients is None else "stands beside fleet"
+            raise FieldError(problem, 'give either clients = [...] or fleet = "fleet.csv"', "clients")
+        return self
+
+
+# -- Clients as columns ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """The clients in the order they were written in.
+    """Columns of a fleet, with the clients in the order of the file.
 
     Parameters
     ----------
     file : str
-        The file they stand in.
+        The file that lists the clients.
     names : mapping of str to ndarray of object (str), shape (C,)
         ``id`` and ``location``; empty is not given.
     numbers : mapping of str to ndarray of float64, shape (C,)
-        The other columns; NaN is not given.
+        The other columns, both durations in minutes; NaN is not given.
     label : callable
         Names a cell from its row and column.
     """
@@ -78,43 +184,26 @@ class Cells:
             raise InputError(self.label(row, column), f"{value} {problem}", fix, self.file)
 
 
-def read_clients(clients: object, file: str) -> Cells:
-    """Read ``clients``, a list of tables.
-
-    Raises
-    ------
-    InputError
-        If it is not one, or a client has a key that is not a client's or a value of another kind.
-    """
-    if not isinstance(clients, list):
-        raise InputError("clients", "is not a list", "give [{id = ..., location = ...}, ...]", file)
-    names = {column: np.full(len(clients), "", dtype=object) for column in NAMES}
-    numbers = {column: np.full(len(clients), np.nan) for column in NUMBERS}
-    for row, client in enumerate(clients):
-        if not isinstance(client, dict):
-            raise InputError(f"clients[{row}]", "is not a table", "give {id = ..., location = ...}", file)
-        for key, value in client.items():
-            cell = f"clients[{row}].{key}"
-            if key in NAMES and _is_name(value):
-                names[key][row] = str(value)
-            elif key in NUMBERS and _is_number(value):
-                numbers[key][row] = value
-            elif key in NAMES:
-                raise InputError(cell, f"{value!r:.80} is not a name", f"give {NAMES[key]}, as text", file)
-            elif key in NUMBERS and value is not None:
-                raise InputError(cell, f"{value!r:.80} is not a number", f"give {NUMBERS[key]}", file)
-            elif key not in NUMBERS:
-                raise unknown_name(cell, key, COLUMNS).within(file)
+def _listed(clients: Sequence[Client], file: str) -> Cells:
+    """Return the clients of a job's list as columns."""
+    names = {column: np.array([getattr(each, column) for each in clients], dtype=object) for column in NAMES}
+    numbers = {
+        column: np.array([getattr(each, column) for each in clients], dtype=np.float64)
+        for column in NUMBERS
+        if column != "duration"
+    }
+    durations = [each.duration / _MINUTE if each.duration else math.nan for each in clients]
+    numbers["duration"] = np.array(durations, dtype=np.float64)
     return Cells(file, names, numbers, lambda row, column: f"clients[{row}].{column}")
 
 
 def read_fleet_file(path: Path) -> Cells:
-    """Read a CSV file with one row a client; a blank cell is not given.
+    """Read a CSV file with one row for each client; a blank cell is not given.
 
     Raises
     ------
     InputError
-        If it cannot be read, has a column that is not a fleet's, or text where a number must be.
+        If the file is unreadable, has an unknown column, or has text in place of a number.
     """
     file = str(path)
     try:
@@ -139,18 +228,32 @@ def read_fleet_file(path: Path) -> Cells:
     for column in NAMES:
         if column not in frame:
             raise InputError(column, "the column is missing", f"the header is {','.join(COLUMNS)}", file)
+    # A fleet may have a million rows: they are checked as columns, without an object for each row.
     numbers = {}
     for column, unit in NUMBERS.items():
         text = frame[column] if column in frame else pd.Series("", index=frame.index)
-        value = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
-        wrong = (text != "").to_numpy(bool) & ~np.isfinite(value)
+        number = text.map(_minutes_by_text(text)) if column == "duration" else pd.to_numeric(text, "coerce")
+        values = number.to_numpy(np.float64)
+        wrong = (text != "").to_numpy(bool) & ~np.isfinite(values)
         if wrong.any():
             row = int(wrong.argmax())
-            problem = f"{text.iloc[row]!r:.80} is not a number"
+            kind = "duration" if column == "duration" else "number"
+            problem = f"{text.iloc[row]!r:.80} is not a {kind}"
             raise InputError(f"row {row + 1}, {column}", problem, f"give {unit}", file)
-        numbers[column] = value
+        numbers[column] = values
     names = {column: frame[column].to_numpy(dtype=object) for column in NAMES}
     return Cells(file, names, numbers, lambda row, column: f"row {row + 1}, {column}")
+
+
+def _minutes_by_text(text: pd.Series) -> dict[str, float]:
+    """Return the minutes of each distinct duration in a column; NaN where it is unreadable or blank."""
+    minutes = {}
+    for each in text.unique():
+        try:
+            minutes[each] = parse_duration(each, "duration") / _MINUTE
+        except InputError:
+            minutes[each] = math.nan
+    return minutes
 
 
 def to_fleet(cells: Cells, round_duration: timedelta | None) -> Fleet:
@@ -161,14 +264,14 @@ def to_fleet(cells: Cells, round_duration: timedelta | None) -> Fleet:
     cells : Cells
         The clients.
     round_duration : timedelta, optional
-        What no client's duration may exceed.
+        Upper limit of each client's duration.
 
     Raises
     ------
     InputError
         For the first cell at fault.
     """
-    ids, minutes, turns = cells.names["id"], cells.numbers["duration_minutes"], cells.numbers["turns_done"]
+    ids, turns = cells.names["id"], cells.numbers["turns_done"]
     if not len(ids):
         raise InputError("clients", "the fleet is empty", "give at least one client", cells.file)
     for column, a_name in NAMES.items():
@@ -179,13 +282,18 @@ def to_fleet(cells: Cells, round_duration: timedelta | None) -> Fleet:
     for column, unit in NUMBERS.items():
         values = cells.numbers[column]
         cells.refuse(values < 0, column, "is negative", f"give {unit}")
-        cells.refuse(values > _MOST[column], column, f"is more than {_MOST[column]:,}", f"give {unit}")
-    cells.refuse(minutes == 0, "duration_minutes", "is not positive", f"give {NUMBERS['duration_minutes']}")
-    if round_duration is not None:
-        round_minutes = round_duration.total_seconds() / 60
-        problem = f"is longer than the round of {round_minutes:g} minutes"
-        cells.refuse(minutes > round_minutes, "duration_minutes", problem, "shorten it or lengthen the round")
+        cells.refuse(values > _MOST[column], column, f"is more than {_MOST[column]:,.0f}", f"give {unit}")
     cells.refuse(turns % 1 > 0, "turns_done", "is not whole", "give a whole number")
+    durations, minutes = cells.numbers["duration"], cells.numbers["duration_minutes"]
+    both = ~np.isnan(durations) & ~np.isnan(minutes)
+    cells.refuse(both, "duration_minutes", "is given beside duration", "leave one of them out")
+    for column in ("duration", "duration_minutes"):
+        values = cells.numbers[column]
+        cells.refuse(values == 0, column, "is not positive", f"give {NUMBERS[column]}")
+        if round_duration is not None:
+            problem = f"is longer than the round of {round_duration / _MINUTE:g} minutes"
+            too_long = values > round_duration / _MINUTE
+            cells.refuse(too_long, column, problem, "shorten it or lengthen the round")
     watts = pd.array(cells.numbers["power_watts"], dtype="Float64")
     return Fleet.from_frame(
         pd.DataFrame(
@@ -193,42 +301,26 @@ def to_fleet(cells: Cells, round_duration: timedelta | None) -> Fleet:
                 "id": ids,
                 "location": cells.names["location"],
                 "power_watts": watts if watts.isna().any() else watts.to_numpy(np.float64),
-                "duration": pd.to_timedelta(minutes, unit="m"),
+                "duration": pd.to_timedelta(np.where(np.isnan(durations), minutes, durations), unit="m"),
                 "turns_done": np.nan_to_num(turns),
             }
         )
     )
 
 
-def _is_name(value: object) -> bool:
-    """Whether a value can name something: a text, or a whole number taken as one."""
-    return isinstance(value, str | int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) <= 10**300 and math.isfinite(value)
-
-
-REQUIRED: Final = ("finish_by", "rounds", "clients_per_round")
-OPTIONAL: Final = (
-    "now", "round_duration_minutes", "start_step_minutes", "patience", "participation", "stagger",
-    "max_location_share", "mix_rounds", "clients", "fleet",
-)  # fmt: skip
-_KEY_OF_FIELD: Final = {"round_duration": "round_duration_minutes", "start_step": "start_step_minutes"}
+# -- Jobs --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class JobFile:
-    """A job, the cells its clients were read from, and whether it says what time it is."""
+    """Job read from a file, with the cells of its clients; ``now_given`` if the file sets the time."""
 
     job: Job
     cells: Cells
     now_given: bool
 
     def check_locations(self, known: Sequence[str]) -> None:
-        """Refuse a client at a location that is not among the known ones, naming its cell.
+        """Refuse a client at an unknown location and name its cell.
 
         Raises
         ------
@@ -244,130 +336,65 @@ class JobFile:
 
 
 def read_job(path: Path, clock: Clock, patience: float | None = None) -> JobFile:
-    """Read a job.
+    """Read a job file.
 
     Parameters
     ----------
     path : Path
         TOML or JSON.
     clock : Clock
-        Says what time it is where the job does not.
+        Gives the time where the job does not.
     patience : float, optional
         Overrides the file's.
 
     Raises
     ------
     InputError
-        For whatever is wrong with it; names file, field and fix.
+        For the first fault; names file, field and fix.
     """
-    document = _parse(path)
-    try:
-        return _job(document, path, clock, patience)
-    except InputError as error:
-        if error.file is not None or error.field.startswith("--"):
-            raise
-        field = _KEY_OF_FIELD.get(error.field, error.field)
-        raise InputError(field, error.problem, error.fix, str(path)) from None
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    """Read the file as JSON if it is named or begins like it, else as TOML."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError("--job", f"{path} cannot be read ({error.strerror})", "give a job file") from None
-    except UnicodeDecodeError:
-        raise InputError("--job", f"{path} is not UTF-8 text", "give a TOML or JSON file") from None
-    is_json = path.suffix.lower() == ".json" or text.lstrip().startswith("{")
-    try:
-        document = json.loads(text, object_pairs_hook=_once) if is_json else tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        kind = "JSON" if is_json else "TOML"
-        raise InputError("--job", f"{path} is not {kind} ({error})", "correct it there") from None
-    if not isinstance(document, dict):
-        raise InputError("--job", f"{path} is not a job", "give an object with rounds, finish_by, ...")
-    return document
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object, refusing a key that stands twice, as TOML does."""
-    built = dict(pairs)
-    if len(built) < len(pairs):
-        twice = next(key for k, (key, _) in enumerate(pairs) if key in dict(pairs[:k]))
-        raise ValueError(f"the key {twice!r} stands twice in one object")
-    return built
-
-
-def _job(document: Mapping[str, Any], path: Path, clock: Clock, patience: float | None) -> JobFile:
-    for key in document:
-        if key not in REQUIRED + OPTIONAL:
-            raise unknown_name(key, key, REQUIRED + OPTIONAL)
-    for key in REQUIRED:
-        if document.get(key) is None:
-            raise InputError(key, "is missing", f"add {key} to the job")
-    given = {key: value for key, value in document.items() if value is not None}
-    now = _time(given["now"], "now") if "now" in given else _next_minute(clock.now())
-    finish_by = _deadline(given["finish_by"], now)
-    round_duration = _minutes(given, "round_duration_minutes")
-    stagger = given.get("stagger", False)
-    if not isinstance(stagger, bool):
-        raise InputError("stagger", f"{stagger!r} is neither true nor false", "give one of them")
-    if ("clients" in given) == ("fleet" in given):
-        problem = "stands beside fleet" if "clients" in given else "is missing, and so is fleet"
-        raise InputError("clients", problem, 'give either clients = [...] or fleet = "fleet.csv"')
-    if "clients" in given:
-        cells = read_clients(given["clients"], str(path))
-    elif isinstance(given["fleet"], str):
-        cells = read_fleet_file(path.parent / given["fleet"])
-    else:
-        raise InputError("fleet", f"{given['fleet']!r} is no path", 'give for example "fleet.csv"')
+    document = read_document(path, "--job", "job")
+    given = validate(JobDocument, document, str(path))
     if patience is not None and not 0 <= patience <= 1:
         raise InputError("--patience", f"{patience} is not from 0 to 1", "give a number from 0 to 1")
-    rules = JobRules.from_settings(
-        given,
-        round_duration=round_duration,
-        start_step=_minutes(given, "start_step_minutes"),
-        patience=given.get("patience", 1.0) if patience is None else patience,
-    )
-    job = rules.job(
-        to_fleet(cells, round_duration), now, finish_by, given["rounds"], given["clients_per_round"]
-    )
-    return JobFile(job, cells, "now" in given)
-
-
-def _time(value: object, key: str) -> datetime:
-    """Read an ISO 8601 text, or a TOML datetime; both with an offset."""
-    if isinstance(value, datetime):
-        return to_utc(value, key)
-    if isinstance(value, str):
-        return parse_time(value, key)
-    fix = "write ISO 8601 with an offset, for example 2026-01-31T18:00Z"
-    raise InputError(key, f"{value!s} is not a time", fix)
-
-
-def _deadline(value: object, now: datetime) -> datetime:
-    """Read a time, or a duration counted from now."""
-    if not isinstance(value, str | datetime):
-        fix = 'give a time with an offset, or a duration such as "48h"'
-        raise InputError("finish_by", f"{value!s} is neither a time nor a duration", fix)
-    if isinstance(value, datetime) or "-" in value or ":" in value:
-        return _time(value, "finish_by")
     try:
-        return now + parse_duration(value, "finish_by")
-    except OverflowError:
-        raise InputError("finish_by", f"{value!r} is too long", "give for example 48h") from None
+        return _job(given, path, clock, given.patience if patience is None else patience)
+    except InputError as error:
+        if error.file is not None:
+            raise
+        raise InputError(as_spelled(error.field, document), error.problem, error.fix, str(path)) from None
 
 
-def _minutes(given: Mapping[str, Any], key: str) -> timedelta | None:
-    if key not in given:
-        return None
-    value = given[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST_MINUTES:
-        raise InputError(key, f"{value!r} is not a number of minutes", "give for example 30")
-    return timedelta(minutes=value)
+def _job(given: JobDocument, path: Path, clock: Clock, patience: float) -> JobFile:
+    now = given.now or _next_minute(clock.now())
+    finish_by = given.finish_by
+    if isinstance(finish_by, timedelta):
+        try:
+            finish_by = now + finish_by
+        except OverflowError:
+            raise InputError("finish_by", "is too long", "give for example 48h") from None
+    round_duration = either(given, "round_duration")
+    if given.fleet is None:
+        cells = _listed(given.clients or (), str(path))
+    else:
+        cells = read_fleet_file(path.parent / given.fleet)
+    job = Job(
+        to_fleet(cells, round_duration),
+        now=now,
+        finish_by=finish_by,
+        rounds=given.rounds,
+        clients_per_round=given.clients_per_round,
+        round_duration=round_duration,
+        start_step=either(given, "start_step"),
+        patience=patience,
+        participation=given.participation,
+        stagger=given.stagger,
+        max_location_share=given.max_location_share,
+        mix_rounds=given.mix_rounds,
+    )
+    return JobFile(job, cells, given.now is not None)
 
 
 def _next_minute(when: datetime) -> datetime:
-    """Return the first whole minute not before ``when``, so that openings can be read."""
+    """Return the first whole minute not before ``when``, to keep opening times readable."""
     whole = when.replace(second=0, microsecond=0)
-    return whole if whole == when else whole + timedelta(minutes=1)
+    return whole if whole == when else whole + _MINUTE
