@@ -186,7 +186,8 @@ def either(model: FileModel, key: str) -> timedelta | None:
     InputError
         If both are given.
     """
-    duration, minutes = getattr(model, key), getattr(model, f"{key}_minutes")
+    duration: timedelta | None = getattr(model, key)
+    minutes: timedelta | None = getattr(model, f"{key}_minutes")
     if duration is not None and minutes is not None:
         raise InputError(f"{key}_minutes", f"is given beside {key}", "leave one of them out")
     return minutes if duration is None else duration

@@ -80,7 +80,7 @@ def _number(column: str) -> BeforeValidator:
     def check(value: object) -> float:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         # An integer of TOML or JSON may be larger than any float.
-        if not is_number or not abs(value) <= 1e300:  # type: ignore[operator, arg-type]
+        if not is_number or not abs(value) <= 1e300:  # type: ignore[arg-type]
             raise FieldError(f"{value!r:.80} is not a number", f"give {NUMBERS[column]}")
         return float(value)  # type: ignore[arg-type]
 
@@ -229,11 +229,11 @@ def read_fleet_file(path: Path) -> Cells:
         if column not in frame:
             raise InputError(column, "the column is missing", f"the header is {','.join(COLUMNS)}", file)
     # A fleet may have a million rows: they are checked as columns, without an object for each row.
-    numbers = {}
+    numbers: dict[str, Floats] = {}
     for column, unit in NUMBERS.items():
         text = frame[column] if column in frame else pd.Series("", index=frame.index)
         number = text.map(_minutes_by_text(text)) if column == "duration" else pd.to_numeric(text, "coerce")
-        values = number.to_numpy(np.float64)
+        values: Floats = np.asarray(number, dtype=np.float64)
         wrong = (text != "").to_numpy(bool) & ~np.isfinite(values)
         if wrong.any():
             row = int(wrong.argmax())
