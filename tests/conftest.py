@@ -29,9 +29,3 @@ def _own_folder(tmp_path, monkeypatch):
 def midnight() -> datetime:
     """A fixed time, on a full hour."""
     return datetime(2026, 3, 2, tzinfo=UTC)
-
-
-@pytest.fixture
-def one_at_a_time(monkeypatch):
-    """Send one request after the other, so that on a virtual clock what happens when is determined."""
-    monkeypatch.setattr("lowcarb_scheduler.forecasts.http.batch.CONCURRENCY", 1)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.ledger import Ledger
     from lowcarb_scheduler.scheduling.messages import RunLog
 
+_INTERVAL: Final = timedelta(minutes=15)  # between two calls of the source that succeed
 _RECHECK: Final = timedelta(hours=2)  # actuals this recent are asked for again: providers revise them
 _NO_TIME: Final = timedelta(0)
 _BRIEFLY: Final = timedelta(seconds=2)  # a look-up that has less time is not worth beginning
@@ -78,7 +79,7 @@ class IntensityFeed:
         self._newest: Forecast | None = None
         self._past: list[Forecast] = []
         self._past_of: set[str] = set()  # places whose past forecasts were looked up
-        self._forecasts, self._actuals = Backoff(), Backoff()
+        self._forecasts, self._actuals = Backoff(interval=_INTERVAL), Backoff(interval=_INTERVAL)
         self._places: tuple[str, ...] = ()
         self._own_past_since: datetime | None = None  # what is on disk of later times is known to the run
         self.actual: IntensityTable | None = None
@@ -140,7 +141,7 @@ class IntensityFeed:
             use = "the last good forecast is used" if self._newest else "history, or no waiting, is used"
             self._log.warn("forecast", _line(error), use)
             fresh = set()
-        self._forecasts.asked(now, answered=bool(fresh))
+        self._forecasts.record(now, succeeded=bool(fresh))
         self._note_faults()
 
     def _askable(self) -> tuple[str, ...]:
@@ -249,13 +250,13 @@ class IntensityFeed:
         try:
             new = sanitize(self._source.actual(self._askable(), start, now, timeout=limit))
             self._note_faults()
-            self._actuals.asked(now, answered=True)
+            self._actuals.record(now, succeeded=True)
             if self.forecast is not None and new.signal != self.forecast.signal:
                 self._drop_actual(new.signal, self.forecast.signal)
                 return
             self.actual = new if self.actual is None else new.fill(self.actual)
         except Exception as error:  # noqa: BLE001  see refresh
-            self._actuals.asked(now, answered=False)
+            self._actuals.record(now, succeeded=False)
             self._log.warn("actual intensity", _line(error), _INSTEAD["actual intensity"])
             return
         if known := new.slice(start, now):
@@ -283,7 +284,7 @@ class IntensityFeed:
     def memory(self) -> dict[str, Any]:
         """Return what the ledger does not say: which places are asked for, and when they were last."""
         paces = {"forecasts": self._forecasts, "actuals": self._actuals}
-        asked = {name: pace.asked_at for name, pace in paces.items() if not pace.failures}
+        asked = {name: pace.called_at for name, pace in paces.items() if not pace.failures}
         return {"places": list(self._places), "asked": asked}
 
     def recall(self, events: Iterable[Mapping[str, Any]], memory: Mapping[str, Any]) -> None:
@@ -297,7 +298,7 @@ class IntensityFeed:
             self.actual = None
         self._places = tuple(memory["places"])
         for name, pace in (("forecasts", self._forecasts), ("actuals", self._actuals)):
-            pace.asked_at = memory["asked"].get(name)
+            pace.called_at = memory["asked"].get(name)
 
     def _recall_forecast(self, event: Mapping[str, Any]) -> None:
         intensity, last = IntensityTable.from_record(event), self._newest

@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 
 from lowcarb_scheduler.clock import SystemClock, VirtualClock, format_time
 from lowcarb_scheduler.errors import InputError, one_line
-from lowcarb_scheduler.forecasts.http.batch import CONCURRENCY, MAX_ATTEMPTS
 from lowcarb_scheduler.forecasts.http.client import (
+    CONCURRENCY,
     FIRST_PAUSE,
     LONGEST_PAUSE,
-    Fetcher,
+    MAX_ATTEMPTS,
     FetchError,
+    HttpClient,
     Request,
 )
 from lowcarb_scheduler.forecasts.http.responses import MAX_BODY_BYTES
@@ -34,7 +35,7 @@ BUDGET = timedelta(seconds=30)
 
 
 class Server:
-    """Answers in turn, the last answer for ever: a response, an exception, or a function of the request."""
+    """Server with one answer per request, the last one for ever: response, exception, or function."""
 
     def __init__(self, *answers):
         self.answers, self.requests, self.clock = answers, [], VirtualClock(NOW)
@@ -46,23 +47,23 @@ class Server:
             raise answer
         return answer(request) if callable(answer) else answer
 
-    def fetcher(self, url="http://sdk:8080", **options):
+    def client(self, url="http://sdk:8080", **options):
         transport = httpx.MockTransport(self)
         options = {"timeout": BUDGET, "clock": self.clock, "transport": transport, **options}
-        return Fetcher(httpx.URL(url), **options)
+        return HttpClient(httpx.URL(url), **options)
 
-    def fetch(self, *paths, **options):
-        return get(self.fetcher(**options), *paths)
+    def get(self, *paths, **options):
+        return get(self.client(**options), *paths)
 
     def why(self, **options):
         """Return why the only request failed."""
-        outcome = self.fetch("x", **options)["x"]
+        outcome = self.get("x", **options)["x"]
         assert isinstance(outcome, FetchError)
         assert "\n" not in outcome.why
         return outcome.why
 
     def hang(self, request):
-        """Response nothing until the client gives up."""
+        """Send no response until the client gives up."""
         limit = request.extensions["timeout"]["read"]
         self.clock.sleep_until(self.clock.now() + timedelta(seconds=limit))
         raise httpx.ReadTimeout("", request=request)
@@ -72,8 +73,8 @@ class Server:
         return (self.clock.now() - NOW).total_seconds()
 
 
-def get(fetcher, *paths):
-    return fetcher.get_all({path: Request(path) for path in paths}, lambda _, answer: answer.json())
+def get(client, *paths):
+    return client.send_all({path: Request(path) for path in paths}, lambda _, answer: answer.json())
 
 
 def ok():
@@ -98,7 +99,7 @@ class Stream(httpx.SyncByteStream):
 @pytest.mark.parametrize("url", ["http://sdk:8080/a/b", "http://sdk:8080/a/b/"])
 def test_paths_are_put_below_the_route_prefix(url):
     server = Server(ok())
-    assert server.fetch("emissions/x", url=url) == {"emissions/x": [1]}
+    assert server.get("emissions/x", url=url) == {"emissions/x": [1]}
     assert str(server.requests[0].url) == "http://sdk:8080/a/b/emissions/x"
 
 
@@ -117,7 +118,7 @@ def test_answers_keep_the_order_asked_for_and_few_are_open_at_once():
         return httpx.Response(200, json=request.url.path)
 
     paths = [f"p{number}" for number in range(3 * CONCURRENCY)]
-    outcomes = Server(answer).fetch(*paths)
+    outcomes = Server(answer).get(*paths)
     assert list(outcomes.items()) == [(path, f"/{path}") for path in paths]
     assert most == CONCURRENCY
 
@@ -125,7 +126,7 @@ def test_answers_keep_the_order_asked_for_and_few_are_open_at_once():
 def test_a_body_is_posted():
     server = Server(ok())
     requests = {"x": Request("x", {"a": "1"}, body=[{"b": 2}])}
-    assert server.fetcher().get_all(requests, lambda _, answer: answer.json()) == {"x": [1]}
+    assert server.client().send_all(requests, lambda _, answer: answer.json()) == {"x": [1]}
     (request,) = server.requests
     assert (request.method, request.url.query, request.content) == ("POST", b"a=1", b'[{"b":2}]')
     assert request.headers["content-type"] == "application/json"
@@ -134,9 +135,9 @@ def test_a_body_is_posted():
 def test_a_request_that_cannot_be_written_is_a_failure_of_its_own():
     server = Server(ok())
     requests = {"bad": Request("x", headers={"token": "\ud800secret"}), "fine": Request("y")}
-    outcomes = server.fetcher().get_all(requests, lambda _, answer: answer.json())
+    outcomes = server.client().send_all(requests, lambda _, answer: answer.json())
     assert outcomes["fine"] == [1]
-    assert outcomes["bad"].why.startswith("it cannot be asked for: ")
+    assert outcomes["bad"].why.startswith("the request cannot be written: ")
     assert "secret" not in outcomes["bad"].why
 
 
@@ -146,7 +147,7 @@ def test_a_request_that_cannot_be_written_is_a_failure_of_its_own():
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
 def test_what_may_pass_is_asked_again(status):
     server = Server(httpx.Response(status), httpx.Response(status), ok())
-    assert server.fetch("x") == {"x": [1]}
+    assert server.get("x") == {"x": [1]}
     assert len(server.requests) == 3
     assert 1.5 <= server.waited_s <= 2.5  # 0.5 s, then 1 s, and up to half a second of jitter each
 
@@ -168,7 +169,7 @@ def test_what_will_not_pass_is_asked_once(status):
 )  # fmt: skip
 def test_a_broken_connection_is_tried_again(error):
     server = Server(error, error, ok())
-    assert server.fetch("x") == {"x": [1]}
+    assert server.get("x") == {"x": [1]}
     assert len(server.requests) == 3
 
 
@@ -188,7 +189,7 @@ def test_the_reason_is_that_of_the_last_attempt():
 )  # fmt: skip
 def test_retry_after_is_honoured_in_both_forms(header, waited_s):
     server = Server(httpx.Response(429, headers={"retry-after": header}), ok())
-    assert server.fetch("x") == {"x": [1]}
+    assert server.get("x") == {"x": [1]}
     assert waited_s <= server.waited_s <= waited_s + 0.5
 
 
@@ -196,7 +197,7 @@ def test_retry_after_as_a_date_is_by_the_clock_of_the_server():
     ahead = NOW + timedelta(hours=2)
     headers = {"date": format_datetime(ahead), "retry-after": format_datetime(ahead + timedelta(seconds=9))}
     server = Server(httpx.Response(429, headers=headers), ok())
-    assert server.fetch("x") == {"x": [1]}
+    assert server.get("x") == {"x": [1]}
     assert 9 <= server.waited_s <= 9.5
 
 
@@ -223,14 +224,14 @@ def test_a_silent_server_is_asked_three_times_within_the_budget():
 
 def test_a_server_that_cannot_be_reached_is_not_asked_for_every_place():
     server = Server(httpx.ConnectError("refused"))
-    outcomes = server.fetch(*[f"p{number}" for number in range(100)])
+    outcomes = server.get(*[f"p{number}" for number in range(100)])
     assert {outcome.why for outcome in outcomes.values()} == {"cannot connect to http://sdk:8080: refused"}
     assert len(server.requests) <= 2 * CONCURRENCY * MAX_ATTEMPTS
 
 
 def test_one_bad_path_does_not_starve_the_others():
     server = Server(lambda request: httpx.Response(500) if request.url.path == "/bad" else ok())
-    outcomes = server.fetch("bad", "good", "fine")
+    outcomes = server.get("bad", "good", "fine")
     assert (outcomes["good"], outcomes["fine"]) == ([1], [1])
     assert outcomes["bad"].why == "answered 500 with an empty body"
 
@@ -238,18 +239,18 @@ def test_one_bad_path_does_not_starve_the_others():
 def test_a_status_that_is_an_answer_is_not_asked_for_again():
     server = Server(httpx.Response(500), ok())
     requests = {"x": Request("x", final=frozenset({500}))}
-    outcome = server.fetcher().get_all(requests, lambda _, answer: answer.json())["x"]
+    outcome = server.client().send_all(requests, lambda _, answer: answer.json())["x"]
     assert (outcome.status, outcome.again, len(server.requests)) == (500, False, 1)
 
 
-def test_all_are_asked_once_before_one_is_asked_again(one_at_a_time):
+def test_all_are_asked_once_before_one_is_asked_again():
     server = Server(lambda request: httpx.Response(503) if request.url.path == "/bad" else ok())
-    server.fetch("bad", "a", "b", "c")
+    server.get("bad", "a", "b", "c", concurrency=1)
     paths = [request.url.path for request in server.requests]
     assert paths == ["/bad", "/a", "/b", "/c", "/bad", "/bad", "/bad"]
 
 
-def test_those_that_wait_to_be_asked_again_wait_together(one_at_a_time):
+def test_those_that_wait_to_be_asked_again_wait_together():
     asked = set()
 
     def limited(request):
@@ -259,7 +260,7 @@ def test_those_that_wait_to_be_asked_again_wait_together(one_at_a_time):
 
     server = Server(limited)
     paths = [f"p{number}" for number in range(30)]
-    assert server.fetch(*paths) == {path: [1] for path in paths}
+    assert server.get(*paths, concurrency=1) == {path: [1] for path in paths}
     assert 9 <= server.waited_s <= 9.5
 
 
@@ -304,31 +305,31 @@ def test_those_that_hang_do_not_use_up_the_time_of_those_that_answer():
         return ok()
 
     paths = [f"hang{number}" for number in range(2 * CONCURRENCY)]
-    outcomes = Server(answer).fetch(*paths, "a", "b", timeout=timedelta(seconds=2), clock=SystemClock())
+    outcomes = Server(answer).get(*paths, "a", "b", timeout=timedelta(seconds=2), clock=SystemClock())
     forever.set()
     assert (outcomes["a"], outcomes["b"]) == ([1], [1])
     assert {outcomes[path].why for path in paths} == {"no answer within 2 s"}
 
 
-def test_those_that_failed_last_time_are_asked_last(one_at_a_time):
+def test_those_that_failed_last_time_are_asked_last():
     server = Server(lambda request: httpx.Response(500) if request.url.path == "/bad" else ok())
-    fetcher = server.fetcher()
-    get(fetcher, "bad", "a", "b")
+    client = server.client(concurrency=1)
+    get(client, "bad", "a", "b")
     server.requests.clear()
-    outcomes = get(fetcher, "bad", "a", "new", "b")
+    outcomes = get(client, "bad", "a", "new", "b")
     assert [request.url.path for request in server.requests][:4] == ["/a", "/new", "/b", "/bad"]
     assert list(outcomes) == ["bad", "a", "new", "b"]
 
 
-def test_one_that_was_never_asked_has_not_failed(one_at_a_time):
+def test_one_that_was_never_asked_has_not_failed():
     server = Server()
     server.answers = (server.hang,)
-    fetcher = server.fetcher()
-    outcomes = get(fetcher, "a", "b", "c", "d")
-    assert outcomes["d"].why == "not asked within 30 s: too many others gave no answer"
+    client = server.client(concurrency=1)
+    outcomes = get(client, "a", "b", "c", "d")
+    assert outcomes["d"].why == "not sent within 30 s: too many other requests got no answer"
     server.answers = (ok(),)
     server.requests.clear()
-    get(fetcher, "a", "b", "c", "d")
+    get(client, "a", "b", "c", "d")
     assert server.requests[0].url.path == "/d"
 
 
@@ -336,7 +337,7 @@ def test_one_that_was_never_asked_has_not_failed(one_at_a_time):
 def test_a_narrower_budget_is_kept(limit_s):
     server = Server()
     server.answers = (server.hang,)
-    narrower = server.fetcher().within(timedelta(seconds=limit_s))
+    narrower = server.client().within(timedelta(seconds=limit_s))
     assert narrower.timeout == timedelta(seconds=min(limit_s, 30))
     get(narrower, "x")
     assert len(server.requests) == 3
@@ -346,7 +347,7 @@ def test_a_narrower_budget_is_kept(limit_s):
 @pytest.mark.parametrize("limit", [timedelta(0), -timedelta(seconds=1)])
 def test_without_time_nothing_is_sent(limit):
     server = Server(ok())
-    outcome = get(server.fetcher().within(limit), "x")["x"]
+    outcome = get(server.client().within(limit), "x")["x"]
     assert isinstance(outcome, FetchError)
     assert server.requests == []
 
@@ -356,7 +357,7 @@ def test_without_time_nothing_is_sent(limit):
 
 def test_an_enormous_body_is_not_read_to_its_end():
     stream = Stream(b" " * 2**20 for _ in range(1000))
-    assert Server(httpx.Response(200, stream=stream)).why() == "its answer is larger than 32 MB"
+    assert Server(httpx.Response(200, stream=stream)).why() == "its response is larger than 32 MB"
     assert stream.sent == MAX_BODY_BYTES // 2**20 + 1
 
 
@@ -364,21 +365,21 @@ def test_a_bomb_is_not_unpacked():
     bomb = gzip.compress(bytes(4 * MAX_BODY_BYTES), 1)
     stream = Stream(bomb[start : start + 65536] for start in range(0, len(bomb), 65536))
     response = httpx.Response(200, headers={"content-encoding": "gzip"}, stream=stream)
-    assert Server(response).why() == "its answer is larger than 32 MB"
+    assert Server(response).why() == "its response is larger than 32 MB"
 
 
 def test_a_compressed_body_is_read():
     stream = Stream([gzip.compress(b'{"a": 1}')])
     response = httpx.Response(200, headers={"content-encoding": "gzip"}, stream=stream)
-    assert Server(response).fetch("x") == {"x": {"a": 1}}
+    assert Server(response).get("x") == {"x": {"a": 1}}
 
 
 @pytest.mark.parametrize(
     ("encoding", "body", "why"),
     [
-        ("gzip", b"plain", "its answer cannot be read"),
-        ("gzip, gzip", b"x", "its answer is compressed as 'gzip, gzip', which was not asked for"),
-        ("br", b"x", "its answer is compressed as 'br', which was not asked for"),
+        ("gzip", b"plain", "its response cannot be read"),
+        ("gzip, gzip", b"x", "its response is compressed as 'gzip, gzip', which was not asked for"),
+        ("br", b"x", "its response is compressed as 'br', which was not asked for"),
     ],
 )
 def test_other_compression_is_refused(encoding, body, why):
@@ -448,7 +449,7 @@ def redirect(location):
 @pytest.mark.parametrize("target", ["/y?a=1", "http://SDK:8080/y?a=1", "https://sdk/y?a=1"])
 def test_a_redirect_on_the_same_host_is_followed(target):
     server = Server(redirect(target), ok())
-    assert server.fetch("x") == {"x": [1]}
+    assert server.get("x") == {"x": [1]}
     assert server.requests[1].url.raw_path == b"/y?a=1"
 
 
@@ -522,16 +523,16 @@ def test_a_secret_that_a_server_echoes_is_not_shown(echo, secret):
     )
     own = {"Authorization": f"Bearer {TOKEN}"} if secret == "request" else {}
     server = Server(echoes(text)[echo])
-    fetcher = server.fetcher(url, headers=headers)
+    client = server.client(url, headers=headers)
     try:
-        outcome = fetcher.get_all({"x": Request("x", headers=own)}, lambda _, answer: answer.json())["x"]
+        outcome = client.send_all({"x": Request("x", headers=own)}, lambda _, answer: answer.json())["x"]
     except RuntimeError as error:
         outcome = error
     sent = server.requests[0].headers
     assert (
         text in sent.get("auth-token", "") + sent.get("authorization", "") or "Basic" in sent["authorization"]
     )
-    shown = f"{outcome} {outcome!r} {fetcher!r} {Request('x', headers=own)!r} {server.requests[0].url}"
+    shown = f"{outcome} {outcome!r} {client!r} {Request('x', headers=own)!r} {server.requests[0].url}"
     decoded = html.unescape(unquote_plus(shown.encode().decode("unicode_escape", "replace")))
     for view in (shown, unquote(shown), decoded):
         assert text not in view
@@ -551,14 +552,14 @@ def test_credentials_of_the_url_are_sent_as_a_header_and_not_shown():
     assert request.headers["authorization"] == httpx.BasicAuth("me", "se cret")._auth_header  # noqa: SLF001
     assert str(request.url) == "http://sdk:8080/a/x"  # as httpx writes it into its log
     server = Server(ok())
-    server.fetch("x", url="http://me:secret@sdk", headers={"authorization": "Bearer t"})
+    server.get("x", url="http://me:secret@sdk", headers={"authorization": "Bearer t"})
     assert server.requests[0].headers["authorization"] == "Bearer t"
 
 
 @pytest.mark.parametrize("value", ["to\nken", "tökèn", "tok\x00en"])
 def test_a_header_that_cannot_be_sent_is_refused_and_not_shown(value):
     with pytest.raises(InputError) as error:
-        Server(ok()).fetcher(headers={"auth-token": value})
+        Server(ok()).client(headers={"auth-token": value})
     assert str(error.value) == "auth-token: has characters that cannot be sent; give printable ASCII"
 
 
@@ -567,10 +568,10 @@ def test_a_header_that_cannot_be_sent_is_refused_and_not_shown(value):
 
 def test_a_server_that_cannot_be_reached_costs_nothing_until_it_is_asked_again():
     server = Server(httpx.ConnectError("refused"))
-    fetcher = server.fetcher()
-    get(fetcher, "a", "b")
+    client = server.client()
+    get(client, "a", "b")
     asked, opened = len(server.requests), server.clock.now()
-    outcomes = get(fetcher.within(timedelta(seconds=5)), "a", "c")  # a copy shares what is known
+    outcomes = get(client.within(timedelta(seconds=5)), "a", "c")  # a copy shares what is known
     assert len(server.requests) == asked
     assert server.clock.now() == opened
     since, again = (format_time(t.replace(microsecond=0)) for t in (opened, opened + FIRST_PAUSE))
@@ -580,16 +581,16 @@ def test_a_server_that_cannot_be_reached_costs_nothing_until_it_is_asked_again()
 
 def test_one_request_tries_whether_it_is_back_and_pauses_grow():
     server = Server(httpx.ConnectError("refused"))
-    fetcher = server.fetcher()
-    get(fetcher, "a", "b", "c")
+    client = server.client()
+    get(client, "a", "b", "c")
     pause, pauses = FIRST_PAUSE, []
     for _ in range(8):
         server.clock.sleep_until(server.clock.now() + pause - timedelta(seconds=1))
         server.requests.clear()
-        get(fetcher, "a", "b", "c")
+        get(client, "a", "b", "c")
         assert not server.requests
         server.clock.sleep_until(server.clock.now() + timedelta(seconds=1))
-        get(fetcher, "a", "b", "c")
+        get(client, "a", "b", "c")
         assert len(server.requests) == 1
         pause = min(2 * pause, LONGEST_PAUSE)
         pauses.append(pause)
@@ -597,7 +598,7 @@ def test_one_request_tries_whether_it_is_back_and_pauses_grow():
     server.clock.sleep_until(server.clock.now() + pause)
     server.answers = (ok(),)
     for _ in range(2):
-        assert get(fetcher, "a", "b", "c") == {"a": [1], "b": [1], "c": [1]}
+        assert get(client, "a", "b", "c") == {"a": [1], "b": [1], "c": [1]}
 
 
 @pytest.mark.parametrize(
@@ -605,61 +606,61 @@ def test_one_request_tries_whether_it_is_back_and_pauses_grow():
 )
 def test_a_server_where_every_place_failed_twice_is_left_alone(answer):
     server = Server(answer)
-    fetcher = server.fetcher()
+    client = server.client()
     for _ in range(2):
         server.requests.clear()
-        get(fetcher, "a", "b")
+        get(client, "a", "b")
         assert len(server.requests) == 2 * MAX_ATTEMPTS
     server.requests.clear()
-    assert all("; asked again from " in outcome.why for outcome in get(fetcher, "a", "b").values())
+    assert all("; asked again from " in outcome.why for outcome in get(client, "a", "b").values())
     assert not server.requests
 
 
 @pytest.mark.parametrize("answer", [httpx.Response(400), httpx.Response(200, text="["), httpx.Response(501)])
 def test_a_server_that_answers_is_not_down(answer):
     server = Server(answer)
-    fetcher = server.fetcher()
+    client = server.client()
     for _ in range(5):
-        get(fetcher, "a", "b")
+        get(client, "a", "b")
     assert len(server.requests) == 10
 
 
 def test_one_bad_place_never_keeps_another_from_being_asked():
     server = Server(lambda request: httpx.Response(500) if request.url.path == "/bad" else ok())
-    fetcher = server.fetcher()
+    client = server.client()
     for _ in range(4):
-        assert get(fetcher, "bad", "good")["good"] == [1]
+        assert get(client, "bad", "good")["good"] == [1]
     for _ in range(4):
-        get(fetcher, "bad")
+        get(client, "bad")
     server.requests.clear()
-    get(fetcher, "bad")
+    get(client, "bad")
     assert not server.requests  # alone it is left alone for a while
-    assert get(fetcher, "good", "new") == {"good": [1], "new": [1]}
-    assert get(fetcher, "bad", "good")["good"] == [1]
+    assert get(client, "good", "new") == {"good": [1], "new": [1]}
+    assert get(client, "bad", "good")["good"] == [1]
 
 
 def test_places_are_what_keys_begin_with():
     server = Server(lambda request: httpx.Response(500) if request.url.path == "/part1" else ok())
-    fetcher = server.fetcher()
+    client = server.client()
     requests = {("a", part): Request(f"part{part}") for part in range(2)}
     for _ in range(3):
-        outcomes = fetcher.get_all(requests, lambda _, answer: answer.json())
+        outcomes = client.send_all(requests, lambda _, answer: answer.json())
         assert outcomes["a", 0] == [1]  # one part answers, so the place is there
 
 
 def test_a_call_that_had_little_time_does_not_call_a_server_down():
     server = Server()
     server.answers = (server.hang,)
-    fetcher = server.fetcher()
+    client = server.client()
     for _ in range(4):
         server.requests.clear()
-        get(fetcher.within(timedelta(seconds=2)), "a")
+        get(client.within(timedelta(seconds=2)), "a")
         assert len(server.requests) > 1
     server.answers = (httpx.ConnectError("refused"),)
-    get(fetcher, "a", "b")
+    get(client, "a", "b")
     server.clock.sleep_until(server.clock.now() + FIRST_PAUSE)
     server.requests.clear()
-    outcomes = get(fetcher.within(timedelta(seconds=2)), "a", "b")
+    outcomes = get(client.within(timedelta(seconds=2)), "a", "b")
     assert len(server.requests) == 1
     assert {outcome.why for outcome in outcomes.values()} == {
         "cannot connect to http://sdk:8080: refused",
@@ -669,11 +670,11 @@ def test_a_call_that_had_little_time_does_not_call_a_server_down():
 
 def test_a_clock_that_was_set_back_does_not_keep_it_open():
     server = Server(httpx.ConnectError("refused"))
-    fetcher = server.fetcher()
-    get(fetcher, "a")
+    client = server.client()
+    get(client, "a")
     server.answers = (ok(),)
     server.clock._now -= timedelta(days=365)  # noqa: SLF001  as no VirtualClock does by itself
-    assert get(fetcher, "a") == {"a": [1]}
+    assert get(client, "a") == {"a": [1]}
 
 
 # -- bugs --------------------------------------------------------------------------------------------------
@@ -681,4 +682,4 @@ def test_a_clock_that_was_set_back_does_not_keep_it_open():
 
 def test_a_bug_is_not_taken_for_a_fault_of_the_server():
     with pytest.raises(ZeroDivisionError):
-        Server(lambda _: 1 / 0).fetch("x", "y")
+        Server(lambda _: 1 / 0).get("x", "y")

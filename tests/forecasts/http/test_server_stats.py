@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from lowcarb_scheduler.clock import VirtualClock
-from lowcarb_scheduler.forecasts.http.client import Fetcher, Request, ServerStats
+from lowcarb_scheduler.forecasts.http.client import HttpClient, Request, ServerStats
 from lowcarb_scheduler.forecasts.registry import open_source
 from lowcarb_scheduler.settings import Settings
 
@@ -20,15 +20,15 @@ def date(ahead: timedelta) -> str:
 
 @pytest.mark.parametrize("ahead", [timedelta(0), timedelta(minutes=11), -timedelta(hours=2)])
 def test_the_clock_of_a_server_is_compared_with_ours(ahead):
-    contact = ServerStats(VirtualClock(NOW))
-    contact.note(httpx.Response(200, headers={"Date": date(ahead)}))
-    assert contact.ahead == ahead
+    stats = ServerStats(VirtualClock(NOW))
+    stats.on_response(httpx.Response(200, headers={"Date": date(ahead)}))
+    assert stats.ahead == ahead
 
 
 def test_a_cached_answer_has_an_older_date():
-    contact = ServerStats(VirtualClock(NOW))
-    contact.note(httpx.Response(200, headers={"Date": date(-timedelta(minutes=20)), "Age": "1200"}))
-    assert contact.ahead == timedelta(0)
+    stats = ServerStats(VirtualClock(NOW))
+    stats.on_response(httpx.Response(200, headers={"Date": date(-timedelta(minutes=20)), "Age": "1200"}))
+    assert stats.ahead == timedelta(0)
 
 
 @pytest.mark.parametrize(
@@ -36,35 +36,35 @@ def test_a_cached_answer_has_an_older_date():
                 {"Date": date(timedelta(0)), "Age": "9" * 30}],
 )  # fmt: skip
 def test_a_server_need_not_tell_the_time(headers):
-    contact = ServerStats(VirtualClock(NOW))
-    contact.note(httpx.Response(200, headers=headers))
-    assert contact.ahead is None
+    stats = ServerStats(VirtualClock(NOW))
+    stats.on_response(httpx.Response(200, headers=headers))
+    assert stats.ahead is None
 
 
-def test_a_fetcher_sees_refusals_too_and_shares_what_it_has_seen():
+def test_a_client_sees_refusals_too_and_shares_what_it_has_seen():
     def answer(request):
         return httpx.Response(401 if request.url.path == "/a" else 200, headers={"Date": date(timedelta(9))})
 
-    fetcher = Fetcher(
+    client = HttpClient(
         httpx.URL("http://sdk:8080"), timedelta(seconds=30), VirtualClock(NOW), httpx.MockTransport(answer)
     )
     requests = {path: Request(path) for path in ("a", "b")}
-    assert not fetcher.contact.asked
-    fetcher.within(timedelta(seconds=5)).get_all(requests, lambda _, answer: answer.status)
-    assert fetcher.contact.statuses == {200, 401}
-    assert fetcher.contact.ahead == timedelta(9)
-    assert fetcher.contact.asked
+    assert not client.stats.asked
+    client.within(timedelta(seconds=5)).send_all(requests, lambda _, answer: answer.status)
+    assert client.stats.statuses == {200, 401}
+    assert client.stats.ahead == timedelta(9)
+    assert client.stats.asked
 
 
 def test_a_server_that_is_silent_was_asked_all_the_same():
     def silent(request):
         raise httpx.ConnectError("refused")
 
-    fetcher = Fetcher(
+    client = HttpClient(
         httpx.URL("http://sdk:8080"), timedelta(seconds=30), VirtualClock(NOW), httpx.MockTransport(silent)
     )
-    fetcher.get_all({"a": Request("a")}, lambda _, answer: answer.status)
-    assert (fetcher.contact.asked, fetcher.contact.statuses) == (True, set())
+    client.send_all({"a": Request("a")}, lambda _, answer: answer.status)
+    assert (client.stats.asked, client.stats.statuses) == (True, set())
 
 
 @pytest.mark.parametrize("name", ["carbon-aware-sdk", "electricity-maps", "uk-carbon-intensity", "watttime"])

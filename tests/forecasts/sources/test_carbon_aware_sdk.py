@@ -553,7 +553,7 @@ def test_no_past_forecast_at_all_is_an_error_with_the_reason(answer, why):
 # -- time and credentials ----------------------------------------------------------------------------------
 
 
-def test_calls_together_keep_to_one_budget(one_at_a_time):
+def test_calls_together_keep_to_one_budget():
     clock = VirtualClock(NOW)
 
     def slow(request):
@@ -566,6 +566,7 @@ def test_calls_together_keep_to_one_budget(one_at_a_time):
     server = Server(slow)
     for budget in (timedelta(seconds=5), timedelta(seconds=30)):
         sdk = server.sdk(clock=clock)
+        sdk.client.concurrency = 1  # on a virtual clock only that determines the order of events
         calls = (
             lambda: sdk.actual(["a"], *hours(0, 14), timeout=budget),  # noqa: B023
             lambda: sdk.past_forecasts(["a"], *hours(0, 4), timedelta(minutes=5), timeout=budget),  # noqa: B023

@@ -39,6 +39,7 @@ class Timed(ForecastSource):
 
     def __init__(self, source, clock):
         self._source, self._clock, self.signal = source, clock, source.signal
+        source.client.concurrency = 1  # on a virtual clock only that determines the order of events
 
     def forecast(self, *args, timeout=None):
         return self._timed(self._source.forecast, *args, timeout=timeout)
@@ -84,7 +85,6 @@ def events(name):
     return [event for event in read_ledger(RUN) if event["event"] == name]
 
 
-@pytest.mark.usefixtures("one_at_a_time")
 @pytest.mark.parametrize("since", ["at first", "mid-run"])
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_a_run_lives_through_every_fault_of_a_server(fault, since, midnight):
@@ -134,7 +134,6 @@ def response(name, request):
     return httpx.Response(200, content=(FOLDER / "responses" / name / f"{file}.json").read_bytes())
 
 
-@pytest.mark.usefixtures("one_at_a_time")
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 @pytest.mark.parametrize("name", WEB)
 def test_every_call_of_every_source_ends_in_time_with_numbers_or_a_reason(name, fault):

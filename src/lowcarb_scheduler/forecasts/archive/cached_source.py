@@ -121,7 +121,7 @@ class CachedSource(ForecastSource):
         lacking = {name: begin for name, begin in begins.items() if begin is not None}
         why, found = dict.fromkeys(lacking, "it was asked for in vain a moment ago"), []
         # Paced by the time that is asked about: in a simulation that of the system stands still.
-        if lacking and (self._actuals.due(last) or not self._actuals.failures):
+        if lacking and self._actuals.due(last):
             begin = min(lacking.values())
             try:
                 new = self.source.actual(
@@ -134,7 +134,7 @@ class CachedSource(ForecastSource):
                 found.append(new)
                 self._attempt(self._writes, timeout, lambda archive: archive.put_actual(self._feed, new))
                 self._sought |= {name: _Sought(begin, last) for name in lacking}
-            self._actuals.asked(last, answered=bool(found))
+            self._actuals.record(last, succeeded=bool(found))
         if kept:
             found.append(table_of(kept, {}, self.provenance))
         table = reduce(IntensityTable.fill, found).slice(first, last) if found else None
@@ -197,19 +197,19 @@ class CachedSource(ForecastSource):
         return unknown if unknown < last else None
 
     def _attempt(
-        self, pace: Backoff, timeout: timedelta | None, use: Callable[[Archive], Found]
+        self, backoff: Backoff, timeout: timedelta | None, use: Callable[[Archive], Found]
     ) -> Found | None:
         """Return what comes of using the archive; None if that fails, and for a while after."""
         now = self._clock.now()
-        if pace.failures and not pace.due(now):
+        if not backoff.due(now):
             return None
         try:
             found = use(self._archive if timeout is None else self._archive.within(timeout))
         except InputError as error:
-            pace.asked(now, answered=False)
+            backoff.record(now, succeeded=False)
             self._note("archive", str(error))
             return None
-        pace.asked(now, answered=True)
+        backoff.record(now, succeeded=True)
         return found
 
     def _note(self, what: str, why: str) -> None:

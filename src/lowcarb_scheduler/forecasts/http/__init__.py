@@ -1,1 +1,1 @@
-"""Asking web services that may be slow, wrong or hostile, and reading what they answer."""
+"""Client for web services that may be slow, wrong or hostile, and the parsing of their responses."""

@@ -1,7 +1,8 @@
-"""One exchange with a server: many requests, a few at a time, each repeated while there is time."""
+"""Concurrent requests to one server, retried within one time budget."""
 
 from __future__ import annotations
 
+import random
 import threading
 import zlib
 from collections import deque
@@ -12,11 +13,17 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 import httpx
-from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential, wait_random
 
 from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.errors import one_line
-from lowcarb_scheduler.forecasts.http.responses import FetchError, Response, problem, read_answer, retry_after
+from lowcarb_scheduler.forecasts.backoff import Backoff
+from lowcarb_scheduler.forecasts.http.responses import (
+    FetchError,
+    Response,
+    error_message,
+    read_response,
+    retry_after,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,38 +35,38 @@ if TYPE_CHECKING:
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
-CONCURRENCY: Final = 8
-MAX_ATTEMPTS: Final = 4
 MAX_REDIRECTS: Final = 4
 
-_AGAIN: Final = frozenset({408, 425, 429})
-_ATTEMPT_SHARE: Final = 1 / 3  # of the budget: a silent server is asked three times
-_WORKING_SHARE: Final = 0.92  # of the budget: what a request may use, so that its own reason gets back
-_WAITING_SHARE: Final = 0.96  # of the budget: then the caller goes on, who has to use what came, in time too
-_LOOKS: Final = 10  # in that time, at whether anything comes back
+_RETRYABLE: Final = frozenset({408, 425, 429})  # and 5xx, but 501: see RequestBatch._checked
+_ATTEMPT_SHARE: Final = 1 / 3  # of the budget: a silent server gets three attempts
+_WORKING_SHARE: Final = 0.92  # of the budget: for a request, so that its own error still gets back
+_WAITING_SHARE: Final = 0.96  # of the budget: for the caller, who needs the rest to use the results
+_CHECKS: Final = 10  # in that time, of whether any response has arrived
 _CONNECT_S: Final = 5.0
+_FIRST_PAUSE: Final = timedelta(seconds=0.5)
+_LONGEST_PAUSE: Final = timedelta(seconds=8)
+_JITTER_S: Final = 0.5  # spreads the retries of clients that failed at the same moment
 _NO_CONNECTION: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, ConnectionRefusedError)
 _UNTRUSTED: Final = "CERTIFICATE_VERIFY_FAILED"
-_UNKNOWN_AUTHORITY: Final = ("self-signed certificate", "issuer certificate")  # as OpenSSL says it
-_BACKOFF: Final = wait_exponential(multiplier=0.5, max=8) + wait_random(0, 0.5)
+_UNKNOWN_AUTHORITY: Final = ("self-signed certificate", "issuer certificate")  # in the words of OpenSSL
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to ask.
+    """Request to a server.
 
     Parameters
     ----------
     path : str
-        Below the base URL.
+        Path below the base URL.
     params : mapping of str to str
-        The query.
+        Query parameters.
     headers : mapping of str to str
-        Sent with this request, and never shown.
+        Secret headers of this request.
     body : object
-        What is posted as JSON; None gets.
+        Document to post as JSON; None sends a GET.
     final : frozenset of int
-        Statuses of failure that are an answer here: it is not asked again.
+        Error statuses that are never retried, because here they are an answer.
     """
 
     path: str
@@ -70,104 +77,112 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What an exchange has to keep to.
+class BatchOptions:
+    """Limits and rules of a batch.
 
     Parameters
     ----------
     timeout : timedelta
-        Its budget.
-    attempts : int
-        How often one request is sent at most.
+        Time budget of the batch.
+    max_attempts : int
+        Attempts per request, the first one included.
+    concurrency : int
+        Requests in flight at the same time.
     follow_redirects : bool
-        Whether a redirect on the same host is followed.
+        Whether redirects on the same host are followed.
     hints : mapping of int to str
-        What is added to the reason of a refusal, by its status.
+        Explanation added to an error response, by status.
     """
 
     timeout: timedelta
-    attempts: int
+    max_attempts: int
+    concurrency: int
     follow_redirects: bool
     hints: Mapping[int, str]
 
 
 class _Failure(NamedTuple):
-    """An attempt that came to nothing, and when."""
+    """Failed attempt and its time."""
 
     error: FetchError
     at: datetime
 
 
 class RequestBatch(Generic[K, T]):
-    """Sends requests and reads their answers.
+    """Batch of requests that share a client, a time budget and a pool of threads.
 
-    Each is sent once before one that failed in passing is repeated, and where nothing comes back more are
-    sent besides: requests that hang do not use up the time of those that would be answered.
+    Every request gets its first attempt before any is retried. Where no response arrives for a while, more
+    threads start: requests that hang do not use up the time of those that would be answered.
 
     Parameters
     ----------
     client : httpx.Client
-        Sends them; closed at the end.
+        Client that sends the requests; closed at the end.
     clock : Clock
-        Counts the budget and sleeps the pauses.
-    terms : Terms
-        What to keep to.
+        Clock that counts the budget and sleeps between attempts.
+    options : BatchOptions
+        Limits and rules.
     redaction : Redaction
-        Masks secrets in what is said of a failure.
+        Filter that masks secrets in error messages.
 
     Attributes
     ----------
-    begun : set
-        The keys of the requests that were sent.
+    started : set
+        Keys of the requests that were sent.
     """
 
-    def __init__(self, client: httpx.Client, clock: Clock, terms: Terms, redaction: Redaction) -> None:
-        self._client, self._clock, self._terms, self._redaction = client, clock, terms, redaction
-        self._deadline = clock.now() + terms.timeout * _WORKING_SHARE
+    def __init__(
+        self, client: httpx.Client, clock: Clock, options: BatchOptions, redaction: Redaction
+    ) -> None:
+        self._client, self._clock, self._options, self._redaction = client, clock, options, redaction
+        self._deadline = clock.now() + options.timeout * _WORKING_SHARE
         self._fresh: deque[K] = deque()
-        self._failed: deque[tuple[K, _Failure]] = deque()  # in passing, at their first attempt
-        self._down: FetchError | None = None
-        self.begun: set[K] = set()
+        self._failed: deque[tuple[K, _Failure]] = deque()  # first attempts that may succeed when retried
+        self._unreachable: FetchError | None = None
+        self.started: set[K] = set()
 
-    def run(self, requests: Mapping[K, Request], read: Callable[[K, Response], T]) -> dict[K, T | FetchError]:
-        """Return what was read, or the error, by key, within the budget."""
+    def run(
+        self, requests: Mapping[K, Request], parse: Callable[[K, Response], T]
+    ) -> dict[K, T | FetchError]:
+        """Send all requests and return the parsed responses, or the errors, by key."""
         futures: dict[K, Future[T]] = {key: Future() for key in requests}
         self._fresh.extend(requests)
 
         def work() -> None:
             while (task := self._next()) is not None:
-                key, earlier = task
+                key, failure = task
                 try:
-                    if (answer := self._ask(key, requests[key], earlier)) is not None:
-                        futures[key].set_result(read(key, answer))
-                except BaseException as error:  # noqa: BLE001 (it is raised where the future is read)
+                    if (response := self._send(key, requests[key], failure)) is not None:
+                        futures[key].set_result(parse(key, response))
+                except BaseException as error:  # noqa: BLE001  raised again where the future is read
                     futures[key].set_exception(error)
 
-        def start_workers() -> None:
-            # Threads of our own, not an executor: one that hangs must not keep the interpreter from exiting.
-            for _ in range(min(CONCURRENCY, len(self._fresh))):
-                threading.Thread(target=work, daemon=True, name="lowcarb-fetch").start()
+        def start_threads() -> None:
+            # Daemon threads and no executor: a request that hangs must not keep the interpreter from exiting.
+            for _ in range(min(self._options.concurrency, len(self._fresh))):
+                threading.Thread(target=work, daemon=True, name="lowcarb-http").start()
 
-        look_s = (self._terms.timeout * _WAITING_SHARE / _LOOKS).total_seconds()
-        waiting = set(futures.values())
+        check_s = (self._options.timeout * _WAITING_SHARE / _CHECKS).total_seconds()
+        pending = set(futures.values())
         try:
-            start_workers()
-            for _ in range(_LOOKS):
-                before = len(waiting)
-                _, waiting = wait(waiting, timeout=look_s)
-                if not waiting:
+            start_threads()
+            for _ in range(_CHECKS):
+                before = len(pending)
+                _, pending = wait(pending, timeout=check_s)
+                if not pending:
                     break
-                if len(waiting) == before:
-                    start_workers()
+                if len(pending) == before:
+                    start_threads()
         finally:
             self._fresh.clear()
             self._failed.clear()
-            self._client.close()  # ends what still hangs at its next byte
-        return {key: self._late(key) if future in waiting else self._outcome(future)
+            self._client.close()  # ends a request that hangs at its next byte
+        return {key: self._timeout_error(key) if future in pending else self._outcome(future)
                 for key, future in futures.items()}  # fmt: skip
 
     def _next(self) -> tuple[K, _Failure | None] | None:
-        """Return what to ask next, and how its first attempt failed; None if there is nothing left."""
+        """Return the next request and its failed first attempt, if any; None if there is nothing left."""
+        # Another thread may empty a deque between a check and a pop: only the pop itself can tell.
         try:
             return self._fresh.popleft(), None
         except IndexError:
@@ -177,166 +192,154 @@ class RequestBatch(Generic[K, T]):
         except IndexError:
             return None
 
-    def _ask(self, key: K, request: Request, earlier: _Failure | None) -> Response | None:
-        """Return the answer; None where it is put off until all others were asked once."""
-        if self._down:
-            raise self._down
+    def _send(self, key: K, request: Request, failure: _Failure | None) -> Response | None:
+        """Return the response; None if the request is retried after the first attempts of all others."""
+        if self._unreachable:
+            raise self._unreachable
         if self._clock.now() >= self._deadline:
-            raise earlier.error if earlier else self._late(key)
-        self.begun.add(key)
-        if earlier is None and self._fresh:
+            raise failure.error if failure else self._timeout_error(key)
+        self.started.add(key)
+        if failure is None and self._fresh:
             try:
                 return self._attempt(request)
             except FetchError as error:
-                earlier = _Failure(error, self._clock.now())
+                failure = _Failure(error, self._clock.now())
                 if error.again and not error.unreachable:
-                    self._failed.append((key, earlier))
+                    self._failed.append((key, failure))
                     return None
         try:
-            return self._repeat(request, earlier)
+            return self._retry(request, failure)
         except FetchError as error:
             if error.unreachable:
-                self._down = error
+                self._unreachable = error
             raise
 
-    def _repeat(self, request: Request, earlier: _Failure | None) -> Response:
-        """Ask until there is an answer, a final refusal, or no time left; one attempt may be over."""
-        failed_at = earlier.at if earlier else self._clock.now()
-        over = [earlier.error] if earlier else []
+    def _retry(self, request: Request, failure: _Failure | None) -> Response:
+        """Attempt a request until it succeeds, fails for good, or no time is left.
 
-        def attempt() -> Response:
-            nonlocal failed_at
-            if over:
-                raise over.pop()
-            try:
-                return self._attempt(request)
-            finally:
-                failed_at = self._clock.now()
-
-        def pause(state: RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            wanted = error.not_before if isinstance(error, FetchError) else None
-            resume = failed_at + timedelta(seconds=_BACKOFF(state))
-            return max(0.0, (max(resume, wanted or resume) - self._clock.now()).total_seconds())
-
-        def give_up(state: RetryCallState) -> bool:
-            resumes_at = self._clock.now() + timedelta(seconds=state.upcoming_sleep)
-            return state.attempt_number >= self._terms.attempts or resumes_at >= self._deadline
-
-        retrying = Retrying(
-            retry=retry_if_exception(lambda error: isinstance(error, FetchError) and error.again),
-            wait=pause,
-            stop=give_up,
-            sleep=lambda seconds: self._clock.sleep_until(self._clock.now() + timedelta(seconds=seconds)),
-            reraise=True,
-        )
-        return retrying(attempt)
+        A failure that is handed in counts as the first attempt.
+        """
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        attempts = 0
+        while True:
+            attempts += 1
+            if failure is None:
+                try:
+                    return self._attempt(request)
+                except FetchError as error:
+                    failure = _Failure(error, self._clock.now())
+            backoff.record(failure.at, succeeded=False)
+            now, jitter = self._clock.now(), timedelta(seconds=random.uniform(0, _JITTER_S))
+            resumes_at = max(failure.at + backoff.pause + jitter, failure.error.not_before or now, now)
+            exhausted = attempts >= self._options.max_attempts or resumes_at >= self._deadline
+            if exhausted or not failure.error.again:
+                raise failure.error
+            self._clock.sleep_until(resumes_at)
+            failure = None
 
     def _attempt(self, request: Request) -> Response:
-        """Ask once, following redirects on the same host."""
-        following = self._built(request)
-        until = min(self._deadline, self._clock.now() + self._terms.timeout * _ATTEMPT_SHARE)
+        """Send a request once, following redirects on the same host."""
+        next_request = self._build(request)
+        until = min(self._deadline, self._clock.now() + self._options.timeout * _ATTEMPT_SHARE)
         try:
             for _ in range(MAX_REDIRECTS + 1):
-                following.extensions["timeout"] = self._limits(until).as_dict()
-                response = self._client.send(following, stream=True)
+                next_request.extensions["timeout"] = self._timeouts(until).as_dict()
+                response = self._client.send(next_request, stream=True)
                 try:
                     if response.next_request is None:
-                        return self._answer(response, request.final, until)
-                    following = self._same_host(response.next_request)
+                        return self._checked(response, request.final, until)
+                    next_request = self._redirect(response.next_request)
                 finally:
                     response.close()
         except (httpx.TransportError, OSError) as error:
             raise self._transport_error(error) from None
         except (httpx.HTTPError, httpx.InvalidURL, zlib.error, UnicodeError) as error:
-            raise FetchError(f"its answer cannot be read: {self._shown(error)}") from None
+            raise FetchError(f"its response cannot be read: {self._masked(error)}") from None
         raise FetchError(f"redirects more than {MAX_REDIRECTS} times")
 
-    def _built(self, request: Request) -> httpx.Request:
-        """Return a request as it is sent."""
+    def _build(self, request: Request) -> httpx.Request:
+        """Return the request as httpx sends it."""
         try:
             return self._client.build_request(
                 "GET" if request.body is None else "POST", request.path, params=dict(request.params),
                 headers=dict(request.headers), json=request.body,
             )  # fmt: skip
         except (httpx.InvalidURL, UnicodeError) as error:
-            raise FetchError(f"it cannot be asked for: {self._shown(error)}") from None
+            raise FetchError(f"the request cannot be written: {self._masked(error)}") from None
 
-    def _limits(self, until: datetime) -> httpx.Timeout:
-        """Return how long to wait for the next byte."""
+    def _timeouts(self, until: datetime) -> httpx.Timeout:
+        """Return the timeouts of an attempt; httpx applies each to the wait for the next byte."""
         self._check_time(until)
         left_s = (until - self._clock.now()).total_seconds()
         return httpx.Timeout(left_s, connect=min(left_s, _CONNECT_S))
 
     def _check_time(self, until: datetime) -> None:
-        """Raise if there is no time left."""
+        """Raise FetchError if no time is left."""
         if self._clock.now() >= until:
             raise FetchError("does not answer completely in time", again=True)
 
-    def _same_host(self, request: httpx.Request) -> httpx.Request:
-        """Return the redirected request if it stays on the server and does not leave TLS."""
+    def _redirect(self, request: httpx.Request) -> httpx.Request:
+        """Return a redirected request if it stays on the host and does not leave TLS."""
         url, base = request.url, self._client.base_url
         target = one_line(f"{url.scheme}://{url.host}")
         if url.host != base.host or url.scheme not in ("https", base.scheme):
             raise FetchError(f"redirects to {target}, which is not followed")
-        if not self._terms.follow_redirects:
+        if not self._options.follow_redirects:
             raise FetchError(
                 f"redirects to {target}, which is not followed with credentials; is the URL right?"
             )
         return request
 
-    def _answer(self, response: httpx.Response, final: frozenset[int], until: datetime) -> Response:
-        """Read the body, and turn a status that is no success into an error."""
-        answer = read_answer(response, lambda: self._check_time(until))
+    def _checked(self, response: httpx.Response, final: frozenset[int], until: datetime) -> Response:
+        """Read the body of a response; raise FetchError if its status is an error."""
+        received = read_response(response, lambda: self._check_time(until))
         if response.is_success:
-            return answer
-        status, hint = response.status_code, self._terms.hints.get(response.status_code)
+            return received
+        status = response.status_code
+        hint = f" ({self._options.hints[status]})" if status in self._options.hints else ""
         raise FetchError(
-            f"answered {status} {problem(answer, self._redaction)}{f' ({hint})' if hint else ''}",
+            f"answered {status} {error_message(received, self._redaction)}{hint}",
             status=status,
-            again=(status in _AGAIN or (status >= 500 and status != 501)) and status not in final,
+            again=(status in _RETRYABLE or (status >= 500 and status != 501)) and status not in final,
             not_before=retry_after(response.headers, self._clock.now()),
         )
 
     def _transport_error(self, error: httpx.TransportError | OSError) -> FetchError:
-        """Return what went wrong on the way."""
+        """Return a connection error as a FetchError."""
         if isinstance(error, httpx.ReadTimeout | TimeoutError):
             return FetchError("does not answer in time", again=True)
-        detail, unreachable = self._shown(error), isinstance(error, _NO_CONNECTION)
+        detail, unreachable = self._masked(error), isinstance(error, _NO_CONNECTION)
         why = "broke off the connection"
         if unreachable:
-            why = f"cannot connect to {origin(self._client.base_url)}"
-        if any(unknown in detail for unknown in _UNKNOWN_AUTHORITY):
+            why = f"cannot connect to {origin_of(self._client.base_url)}"
+        if any(text in detail for text in _UNKNOWN_AUTHORITY):
             detail += "; set SSL_CERT_FILE to the certificate of its authority"
         return FetchError(
             f"{why}: {detail}" if detail else why, again=_UNTRUSTED not in detail, unreachable=unreachable
         )
 
-    def _shown(self, error: Exception) -> str:
+    def _masked(self, error: Exception) -> str:
         return one_line(self._redaction.mask(str(error)))
 
-    def _late(self, key: K) -> FetchError:
-        """Return that a request has not ended in time."""
-        if key in self.begun:
-            return FetchError(f"no answer within {self._budget}", again=True)
-        return FetchError(f"not asked within {self._budget}: too many others gave no answer", again=True)
-
-    @property
-    def _budget(self) -> str:
-        return format_duration(self._terms.timeout)
+    def _timeout_error(self, key: K) -> FetchError:
+        """Return the error of a request that is unfinished at the end of the budget."""
+        budget = format_duration(self._options.timeout)
+        if key in self.started:
+            return FetchError(f"no answer within {budget}", again=True)
+        return FetchError(f"not sent within {budget}: too many other requests got no answer", again=True)
 
     def _outcome(self, future: Future[T]) -> T | FetchError:
-        """Return what a request has come to, without secrets; a bug is raised."""
-        failure = future.exception()
-        if failure is None:
+        """Return the result of a request, or its error without secrets; raise any other exception."""
+        error = future.exception()
+        if error is None:
             return future.result()
-        if isinstance(failure, FetchError):
-            return failure.masked(self._redaction)
-        if (shown := self._redaction.mask(str(failure))) != str(failure):
-            raise RuntimeError(f"{type(failure).__name__}: {shown}") from None
-        raise failure
+        if isinstance(error, FetchError):
+            return error.masked(self._redaction)
+        if (masked := self._redaction.mask(str(error))) != str(error):
+            raise RuntimeError(f"{type(error).__name__}: {masked}") from None
+        raise error
 
 
-def origin(url: httpx.URL) -> str:
-    """Return scheme, host and port of a URL, without any credentials."""
+def origin_of(url: httpx.URL) -> str:
+    """Return scheme, host and port of a URL, without credentials."""
     return str(url.copy_with(userinfo=b"", raw_path=b"/")).rstrip("/")

@@ -1,4 +1,4 @@
-"""Credentials of sources: checked, and never shown."""
+"""Validation of credentials, which never shows them."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from pydantic import SecretStr
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.settings import secret_fix
 
-_SEPARATORS: Final = "\r\n"  # what a file or a shell leaves at the end
+_LINE_ENDS: Final = "\r\n"  # a file or a shell leaves them at the end of a secret
 
 
 def credential(given: str | SecretStr | None, setting: str) -> str:
-    """Return a user name or password.
+    """Return a user name or password as text.
 
     Parameters
     ----------
     given : str or SecretStr or None
-        What was given for it.
+        Value of the setting.
     setting : str
-        The field of the settings it belongs to, for example ``watttime_user``.
+        Field of the settings, for example ``watttime_user``.
 
     Raises
     ------
     InputError
-        If there is none; it names the variable to set.
+        If the value is missing; the error names the variable to set.
     """
     text = given.get_secret_value() if isinstance(given, SecretStr) else given
-    text = text.strip(_SEPARATORS) if isinstance(text, str) else ""
+    text = text.strip(_LINE_ENDS) if isinstance(text, str) else ""
     if not text.strip():
         raise InputError(setting.replace("_", "-"), "is not set", secret_fix(setting))
     return text
 
 
 def token(given: str | SecretStr | None, setting: str) -> str:
-    """Return a token, which is sent as a header of its own.
+    """Return a token as text that can be sent in a header.
 
     Raises
     ------
     InputError
-        If there is none, or it cannot be one; it names the variable to set and does not show the token.
+        If the token is missing or has characters of no token; the error names the variable to set.
     """
     text = credential(given, setting)
     if not (text.isascii() and text.isprintable()) or " " in text:

@@ -1,4 +1,4 @@
-"""From what web services answered to forecasts and actuals: what their sources do alike."""
+"""Parsing that the web sources share: from responses to forecasts and actual intensity."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from lowcarb_scheduler.clock import EPOCH, format_time, parse_time
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, one_line
 from lowcarb_scheduler.forecasts.base import Forecast, age_problem, has_value
-from lowcarb_scheduler.forecasts.http.client import FetchError
+from lowcarb_scheduler.forecasts.http.responses import FetchError
 from lowcarb_scheduler.forecasts.series import Issue, SeriesBuilder, forecast_from, table_of
 
 if TYPE_CHECKING:
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
-Point = tuple[object, object, int | None]  # begin, intensity and length, as SeriesBuilder.add takes them
+Point = tuple[object, object, int | None]  # arguments of SeriesBuilder.add: time, value, length
 
-PART: Final = timedelta(days=7)  # how much of the past one request asks for; the strictest allow ten days
+PART: Final = timedelta(days=7)  # length of the period of one request; the strictest provider allows ten days
 
 
 def checked_timeout(timeout: timedelta) -> timedelta:
-    """Return a timeout if it is one.
+    """Return the timeout.
 
     Raises
     ------
     InputError
-        If it is not positive.
+        If the timeout is not positive.
     """
     if timeout <= timedelta(0):
         raise InputError("timeout", f"{timeout} is not positive", "give for example 30s")
@@ -41,12 +41,12 @@ def checked_timeout(timeout: timedelta) -> timedelta:
 
 
 def floored(when: datetime, step: timedelta) -> datetime:
-    """Return the last multiple of a step at or before a time."""
+    """Return the last multiple of a step since 1970 UTC at or before a time."""
     return when - (when - EPOCH) % step
 
 
 def parts(first: datetime, last: datetime, grid: timedelta) -> list[tuple[datetime, datetime]]:
-    """Cut a period, widened to a grid, into parts that every provider answers."""
+    """Cut a period, widened to a grid, into parts that are short enough for every provider."""
     begin, end, cut = floored(first, grid), last + -(last - EPOCH) % grid, []
     while begin < end:
         until = min(begin + PART, end)
@@ -56,7 +56,7 @@ def parts(first: datetime, last: datetime, grid: timedelta) -> list[tuple[dateti
 
 
 def moments(first: datetime, last: datetime, every: timedelta, grid: timedelta) -> list[datetime]:
-    """Return the multiples of a grid in [first, last) that are at least so far apart, the oldest first.
+    """Return multiples of a grid in [first, last), oldest first, at least ``every`` apart.
 
     Raises
     ------
@@ -70,12 +70,12 @@ def moments(first: datetime, last: datetime, every: timedelta, grid: timedelta) 
 
 
 def time_of(text: object, field: str) -> datetime:
-    """Return a time that stands in an answer.
+    """Parse a time in a response.
 
     Raises
     ------
     FetchError
-        If it is none.
+        If the text is not a time with an offset.
     """
     try:
         return parse_time(text, field)  # type: ignore[arg-type]
@@ -83,41 +83,41 @@ def time_of(text: object, field: str) -> datetime:
         raise FetchError(f"{field}: {one_line(error.problem)}") from None
 
 
-class Asker(Protocol):
-    """What sends a request: a Fetcher, or one that has to log in first."""
+class Sender(Protocol):
+    """Client that sends requests: an HttpClient, or a wrapper that signs them first."""
 
     @property
     def origin(self) -> str:
         """Scheme, host and port of the server."""
 
-    def get_all(
-        self, requests: Mapping[K, Request], read: Callable[[K, Response], T]
+    def send_all(
+        self, requests: Mapping[K, Request], parse: Callable[[K, Response], T]
     ) -> dict[K, T | FetchError]:
-        """Send requests and read their answers (see :meth:`Fetcher.get_all`)."""
+        """Send requests and parse their responses (see :meth:`HttpClient.send_all`)."""
 
 
-def ask_one(asker: Asker, request: Request, read: Callable[[Response], T]) -> T:
-    """Return what was read of the answer to one request.
+def send_one(client: Sender, request: Request, parse: Callable[[Response], T]) -> T:
+    """Send one request and return the parsed response.
 
     Raises
     ------
     ForecastUnavailableError
-        If there is none; the reason stands under the address of the server.
+        If the request failed; the origin of the server stands for a location.
     """
-    origin = asker.origin
-    outcome = asker.get_all({origin: request}, lambda _, answer: read(answer))[origin]
+    origin = client.origin
+    outcome = client.send_all({origin: request}, lambda _, response: parse(response))[origin]
     if isinstance(outcome, FetchError):
         raise ForecastUnavailableError({origin: outcome.why})
     return outcome
 
 
 def issue_of(generated_at: datetime, points: Iterable[Point], now: datetime) -> Issue:
-    """Return when a forecast was made and what it says, if it is to be trusted now.
+    """Return the issue of a forecast that is fit for use now.
 
     Raises
     ------
     FetchError
-        If it is too old, from a wrong clock, without a usable value, or over.
+        If the forecast is too old, dated in the future, without a usable value, or over.
     """
     if problem := age_problem(generated_at, now):
         raise FetchError(problem)
@@ -128,12 +128,12 @@ def issue_of(generated_at: datetime, points: Iterable[Point], now: datetime) -> 
 
 
 def series_of(points: Iterable[Point], first: datetime, last: datetime) -> Series:
-    """Return points as a series.
+    """Build a series from points.
 
     Raises
     ------
     FetchError
-        If none of them is usable.
+        If no point is usable.
     """
     builder = SeriesBuilder(first, last)
     for point in points:
@@ -145,82 +145,83 @@ def series_of(points: Iterable[Point], first: datetime, last: datetime) -> Serie
 
 
 def forecast_of(
-    answers: Mapping[str, Issue | FetchError], missing: dict[str, str], provenance: Provenance
+    outcomes: Mapping[str, Issue | FetchError], missing: dict[str, str], provenance: Provenance
 ) -> Forecast:
-    """Return the issues of some locations as one forecast; the reasons of the others join ``missing``.
+    """Build a forecast from issues by location; the reasons of failed locations are added to ``missing``.
 
     Raises
     ------
     ForecastUnavailableError
-        If not one location has an issue.
+        If no location has an issue.
     """
     issues = {}
-    for name, answer in answers.items():
-        if isinstance(answer, FetchError):
-            missing[name] = answer.why
+    for name, outcome in outcomes.items():
+        if isinstance(outcome, FetchError):
+            missing[name] = outcome.why
         else:
-            issues[name] = answer
+            issues[name] = outcome
     return forecast_from(issues, missing, provenance)
 
 
 def past_forecasts_of(
-    answers: Mapping[tuple[str, datetime], Issue | FetchError],
+    outcomes: Mapping[tuple[str, datetime], Issue | FetchError],
     missing: Mapping[str, str],
     provenance: Provenance,
 ) -> list[Forecast]:
-    """Return past issues, asked for by location and time, as forecasts, the oldest first.
+    """Build forecasts, oldest first, from past issues by location and time of the request.
 
     Raises
     ------
     ForecastUnavailableError
-        If not one location had an issue at any time.
+        If no location had an issue at any time.
     """
-    at: dict[datetime, dict[str, Issue | FetchError]] = {}
-    for (name, when), answer in answers.items():
-        at.setdefault(when, {})[name] = answer
+    by_time: dict[datetime, dict[str, Issue | FetchError]] = {}
+    for (name, when), outcome in outcomes.items():
+        by_time.setdefault(when, {})[name] = outcome
     forecasts: list[Forecast] = []
     why = dict(missing)
-    for when in sorted(at):
+    for _, issues in sorted(by_time.items()):
         try:
-            made = forecast_of(at[when], dict(missing), provenance)
+            forecast = forecast_of(issues, dict(missing), provenance)
         except ForecastUnavailableError as error:
             why = error.missing
             continue
-        if not forecasts or made.generated_at > forecasts[-1].generated_at:
-            forecasts.append(made)
+        # A server may answer a later request with the same or an older issue.
+        if not forecasts or forecast.generated_at > forecasts[-1].generated_at:
+            forecasts.append(forecast)
     if why and not forecasts:
         raise ForecastUnavailableError(why)
     return forecasts
 
 
 def actual_of(
-    answers: Mapping[tuple[str, int], list[Point] | FetchError],
+    outcomes: Mapping[tuple[str, int], list[Point] | FetchError],
     missing: dict[str, str],
     bounds: tuple[datetime, datetime],
     provenance: Provenance,
 ) -> IntensityTable:
-    """Return what was recorded in the parts of a period as one table, cut to the period.
+    """Build a table of actual intensity from the parts of a period.
 
     Parameters
     ----------
-    answers : mapping of (location, part) to points or FetchError
-        What each request brought; a part that failed is a gap.
+    outcomes : mapping of (location, part) to points or FetchError
+        Points of each request; a part that failed becomes a gap.
     missing : dict of str to str
-        Why other locations have nothing; the reasons found here join it.
+        Reasons of locations without data; those of failed locations are added.
     bounds : (datetime, datetime)
-        The period.
+        Begin and end of the period.
     provenance : Provenance
-        That of the table.
+        Provenance of the table.
 
     Raises
     ------
     ForecastUnavailableError
-        If not one location has a value in the period.
+        If no location has a value in the period.
     """
     known = {}
-    for name in dict.fromkeys(name for name, _ in answers):
+    for name in dict.fromkeys(name for name, _ in outcomes):
         try:
-            known[name] = _joined([answers[key] for key in answers if key[0] == name], *bounds)
+            known[name] = _join([outcomes[key] for key in outcomes if key[0] == name], *bounds)
         except FetchError as error:
             missing[name] = error.why
     table = table_of(known, missing, provenance).slice(*bounds)
@@ -228,7 +229,7 @@ def actual_of(
     return table
 
 
-def _joined(answers: Sequence[list[Point] | FetchError], first: datetime, last: datetime) -> Series:
+def _join(outcomes: Sequence[list[Point] | FetchError], first: datetime, last: datetime) -> Series:
     """Join the parts of a period.
 
     Raises
@@ -236,8 +237,8 @@ def _joined(answers: Sequence[list[Point] | FetchError], first: datetime, last: 
     FetchError
         If there is no value in the period.
     """
-    points = [point for answer in answers if not isinstance(answer, FetchError) for point in answer]
-    failed = [answer for answer in answers if isinstance(answer, FetchError)]
+    points = [point for outcome in outcomes if not isinstance(outcome, FetchError) for point in outcome]
+    failed = [outcome for outcome in outcomes if isinstance(outcome, FetchError)]
     if points:
         series = series_of(points, first, last)
         if has_value((series.times_us, series.values), first, last, series.end_us):

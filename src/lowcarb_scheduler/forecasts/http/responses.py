@@ -1,4 +1,4 @@
-"""What a server answers, and what is to be said of it where it is no use."""
+"""Responses of a server, the errors they amount to, and the redaction of secrets in both."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ if TYPE_CHECKING:
     import httpx
 
 MAX_BODY_BYTES: Final = 32 * 2**20  # decompressed; a day of five-minute points is 40 kB
-_TEXTS: Final = ("title", "detail", "error", "message")
-_MOST_SHOWN: Final = 40  # characters of a body that is not what it should be
-_MOST_READ: Final = 10_000  # characters of a refusal
+_MESSAGE_FIELDS: Final = ("title", "detail", "error", "message")
+_MAX_SHOWN: Final = 40  # characters of an unexpected body that an error shows
+_MAX_MASKED: Final = 10_000  # characters of an error response; masking a megabyte takes seconds
+_MAX_RETRY_AFTER: Final = timedelta(days=1)
 
 
 class FetchError(Exception):
-    """A request that came to nothing.
+    """Failed request.
 
     Parameters
     ----------
     why : str
-        The reason, in one plain line.
+        Reason in one plain line.
     status : int, optional
-        The status of a refusal.
-    again : bool
-        Whether it may pass: asking again makes sense.
+        Status of an error response.
+    again : bool (default: False)
+        Whether a retry may succeed.
     not_before : datetime, optional
-        Until when the server wants to be left alone.
-    unreachable : bool
-        Whether no connection came about, so that other requests will fail as well.
+        Earliest time of a retry that the server accepts.
+    unreachable : bool (default: False)
+        Whether no connection came about, so that other requests fail as well.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class FetchError(Exception):
         super().__init__(why)
 
     def masked(self, redaction: Redaction) -> FetchError:
-        """Return the same error without any secret in its reason."""
+        """Return the error with the secrets in its reason masked."""
         return FetchError(
             redaction.mask(self.why), status=self.status, again=self.again,
             not_before=self.not_before, unreachable=self.unreachable,
@@ -69,15 +70,25 @@ class FetchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What came back: a status of success, and the body."""
+    """Response that was read completely.
+
+    Parameters
+    ----------
+    status : int
+        HTTP status.
+    content_type : str
+        Media type in lower case.
+    body : bytes
+        Body, decompressed.
+    """
 
     status: int
     content_type: str
     body: bytes
 
     @property
-    def is_page(self) -> bool:
-        """Whether it is a web page: a proxy's, or that of another server."""
+    def is_html(self) -> bool:
+        """Whether the body is a web page: that of a proxy or of another server."""
         return "html" in self.content_type or self.body.lstrip()[:1] == b"<"
 
     def text(self) -> str:
@@ -86,93 +97,102 @@ class Response:
         Raises
         ------
         FetchError
-            If it is a web page or empty.
+            If the body is a web page or empty.
         """
-        if self.is_page:
+        if self.is_html:
             raise FetchError("answered with a web page; is the URL right?")
         if not self.body.strip():
             raise FetchError(f"answered {self.status} with an empty body")
         return self.body.decode("utf-8", "replace")
 
     def json(self) -> Any:
-        """Return the document in the body.
+        """Return the JSON document in the body.
 
         Raises
         ------
         FetchError
-            If it is none.
+            If the body is not JSON.
         """
         text = self.text()
         try:
             return json.loads(text)
-        except (ValueError, RecursionError):  # a part of it, a number without end, lists in lists without end
-            shown = one_line(text, _MOST_SHOWN)
+        except (ValueError, RecursionError):  # cut off, a number with too many digits, or nested too deeply
+            shown = one_line(text, _MAX_SHOWN)
             raise FetchError(f"answered with something that is not JSON: {shown!r}") from None
 
 
-def read_answer(response: httpx.Response, check: Callable[[], None]) -> Response:
+def read_response(response: httpx.Response, check: Callable[[], None]) -> Response:
     """Read the body of a response.
 
     Parameters
     ----------
     response : httpx.Response
-        Open, its body not read.
+        Open response whose body is not read yet.
     check : callable
-        Raises when there is no time left; called at every piece.
+        Raises FetchError if no time is left; called at every chunk.
 
     Raises
     ------
     FetchError
-        If it is too large, or compressed in a way that was not asked for.
+        If the body is too large, or compressed in a way that was not asked for.
     """
     body = bytearray()
-    for piece in _pieces(response):
-        body += piece
+    for chunk in _chunks(response):
+        body += chunk
         if len(body) > MAX_BODY_BYTES:
-            raise FetchError(f"its answer is larger than {MAX_BODY_BYTES // 2**20} MB")
+            raise FetchError(f"its response is larger than {MAX_BODY_BYTES // 2**20} MB")
         check()
     return Response(response.status_code, response.headers.get("content-type", "").lower(), bytes(body))
 
 
-def _pieces(response: httpx.Response) -> Iterator[bytes]:
-    """Yield the body decompressed, no more than a little over the cap: a small body can hide a huge one."""
+def _chunks(response: httpx.Response) -> Iterator[bytes]:
+    """Yield the decompressed body in chunks."""
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
-    if response.is_stream_consumed:  # a transport that had the body at once
+    if response.is_stream_consumed:  # a mock transport hands over the body at once
         yield response.content
     elif encoding in ("gzip", "x-gzip", "deflate"):
         yield from _inflate(response.iter_raw())
     elif encoding in ("", "identity"):
         yield from response.iter_raw()
     else:
-        shown = one_line(encoding, _MOST_SHOWN)
-        raise FetchError(f"its answer is compressed as {shown!r}, which was not asked for")
+        shown = one_line(encoding, _MAX_SHOWN)
+        raise FetchError(f"its response is compressed as {shown!r}, which was not asked for")
 
 
 def _inflate(compressed: Iterable[bytes]) -> Iterator[bytes]:
-    decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # 32: gzip or zlib, whichever it is
-    for piece in compressed:
-        yield decompressor.decompress(piece, MAX_BODY_BYTES + 1)
+    decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # 32: detect gzip or zlib by the header
+    for chunk in compressed:
+        # The limit keeps a small body that expands to gigabytes from filling the memory.
+        yield decompressor.decompress(chunk, MAX_BODY_BYTES + 1)
 
 
-def problem(answer: Response, redaction: Redaction) -> str:
-    """Return what a refusal says, in one line without secrets."""
-    if not answer.body.strip():
+def error_message(response: Response, redaction: Redaction) -> str:
+    """Return the message of an error response in one line without secrets."""
+    if not response.body.strip():
         return "with an empty body"
-    if answer.is_page:
+    if response.is_html:
         return "with a web page"
     try:
-        text = _of_problem(answer.json())
+        text = _message_of(response.json())
     except FetchError:
-        text = answer.body.decode("utf-8", "replace")
-    return one_line(redaction.mask(text[:_MOST_READ]))
+        text = response.body.decode("utf-8", "replace")
+    return one_line(redaction.mask(text[:_MAX_MASKED]))
 
 
-def _of_problem(document: Any) -> str:
-    """Return the texts of a refusal, all of it where there are none."""
+def _message_of(document: Any) -> str:
+    """Return the message in an error document, or all of the document if it has none.
+
+    Read are the problem details of RFC 9457 [1]_, the ``errors`` that ASP.NET adds to them, and a nested
+    ``error`` as the UK's Carbon Intensity API sends it.
+
+    References
+    ----------
+    .. [1] M. Nottingham et al., "Problem Details for HTTP APIs", RFC 9457 (2023).
+    """
     fields = document if isinstance(document, dict) else {}
-    if isinstance(fields.get("error"), dict):  # as the UK's: {"error": {"code", "message"}}
+    if isinstance(fields.get("error"), dict):
         fields = fields["error"]
-    parts = [fields[key] for key in _TEXTS if isinstance(fields.get(key), str)]
+    parts = [fields[key] for key in _MESSAGE_FIELDS if isinstance(fields.get(key), str)]
     errors = fields.get("errors")
     for key, messages in errors.items() if isinstance(errors, dict) else ():
         if key != "stackTrace":
@@ -182,21 +202,22 @@ def _of_problem(document: Any) -> str:
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> datetime | None:
-    """Return until when a server asks to be left alone, in seconds or with a date; None where it does not."""
+    """Return the time in a Retry-After header, which holds seconds or a date; None without a valid one."""
     text = headers.get("retry-after", "")
     try:
         seconds = float(text)
     except ValueError:
-        if (until := http_date(text)) is None:
+        if (until := parse_http_date(text)) is None:
             return None
-        seconds = (until - (http_date(headers.get("date", "")) or now)).total_seconds()  # by its own clock
+        # Both dates are by the server's clock, which may be wrong; the difference is right.
+        seconds = (until - (parse_http_date(headers.get("date", "")) or now)).total_seconds()
     if not math.isfinite(seconds):
         return None
-    return now + timedelta(seconds=min(max(seconds, 0.0), timedelta(days=1).total_seconds()))
+    return now + timedelta(seconds=min(max(seconds, 0.0), _MAX_RETRY_AFTER.total_seconds()))
 
 
-def http_date(text: str) -> datetime | None:
-    """Return the time that a header tells, None if it tells none."""
+def parse_http_date(text: str) -> datetime | None:
+    """Parse the date of a header, None if it is not one."""
     try:
         when = parsedate_to_datetime(text)
         return when.replace(tzinfo=when.tzinfo or UTC).astimezone(UTC)
@@ -204,43 +225,44 @@ def http_date(text: str) -> datetime | None:
         return None
 
 
-# -- Keeping secrets out of what is shown: a server may echo what it was sent -------------------------------
+# -- Redaction: a server may echo the secrets it was sent ----------------------------------------------------
 
 MASK: Final = "***"
-_SHORT: Final = 4  # a secret of fewer characters is masked only where it is a word of its own
+_SHORT: Final = 4  # a shorter secret is masked only as a whole word, or it would mask parts of any text
 _NEVER_ESCAPED: Final = frozenset(string.ascii_letters + string.digits + "-_.")
-_CUT: Final = "…"  # ends a text that was too long
+_ELLIPSIS: Final = "…"  # end of a text that was cut off
 
 
 class Redaction:
-    """Masks secrets wherever they stand in a text.
+    """Filter that masks secrets in texts.
 
     Parameters
     ----------
     headers : iterable of str
-        The values of the headers that are secret, as they are sent. Masked are the whole value, what follows
-        its scheme, and of ``Basic`` credentials the user name and the password; all of them also in base64,
-        and as JSON, URLs, HTML and Python write them.
+        Values of the secret headers, as they are sent. Masked are the whole value, the credentials after its
+        scheme, and the user name and the password of ``Basic`` credentials; all of them also in base64, and
+        with the escapes of JSON, URLs, HTML and Python.
     """
 
     def __init__(self, headers: Iterable[str]) -> None:
-        plain = {part for value in headers for part in _parts(value) if part}
+        plain = {part for value in headers for part in _secrets_in(value) if part}
         coded = {base64.b64encode(part.encode(errors="surrogatepass")).decode().rstrip("=") for part in plain}
-        self._secrets = sorted(plain | coded, key=len, reverse=True)  # the longest first: others are in it
+        # The longest first: a shorter one may be a part of it.
+        self._secrets = sorted(plain | coded, key=len, reverse=True)
 
-    @cached_property  # rarely is anything masked
+    @cached_property  # most batches never mask anything
     def _pattern(self) -> re.Pattern[str]:
-        return re.compile("|".join(map(_pattern, self._secrets)), re.IGNORECASE)
+        return re.compile("|".join(map(_pattern_of, self._secrets)), re.IGNORECASE)
 
     def mask(self, text: str) -> str:
-        """Return a text without the secrets, nor the beginning of one at which it was cut off."""
+        """Mask the secrets in a text, and the beginning of one where the text was cut off."""
         if not self._secrets:
             return text
-        *cut_off, end = self._pattern.sub(MASK, text).split(_CUT)
-        return _CUT.join([*map(self._without_beginning, cut_off), end])
+        *cut_off, end = self._pattern.sub(MASK, text).split(_ELLIPSIS)
+        return _ELLIPSIS.join([*map(self._mask_end, cut_off), end])
 
-    def _without_beginning(self, text: str) -> str:
-        """Return a text without the beginning of a secret at its end."""
+    def _mask_end(self, text: str) -> str:
+        """Mask the beginning of a secret at the end of a text."""
         for secret in self._secrets:
             for length in range(len(secret) - 1, _SHORT - 1, -1):
                 if text.endswith(secret[:length]):
@@ -248,8 +270,8 @@ class Redaction:
         return text
 
 
-def _parts(header: str) -> Iterator[str]:
-    """Yield what is secret in the value of a header."""
+def _secrets_in(header: str) -> Iterator[str]:
+    """Yield the secrets in the value of a header."""
     yield header
     scheme, _, credentials = header.partition(" ")
     yield credentials
@@ -261,14 +283,14 @@ def _parts(header: str) -> Iterator[str]:
         yield from (f"{user}:{password}", user, password)
 
 
-def _pattern(secret: str) -> str:
-    """Return what matches a secret, however its characters are written."""
-    pattern = "".join(map(_written, secret))
+def _pattern_of(secret: str) -> str:
+    """Return a pattern for a secret in any of its escaped forms."""
+    pattern = "".join(map(_escaped_forms, secret))
     return rf"(?<!\w){pattern}(?!\w)" if len(secret) < _SHORT else pattern
 
 
-def _written(character: str) -> str:
-    """Return what matches a character as it is, in JSON, in Python, in a URL and in HTML."""
+def _escaped_forms(character: str) -> str:
+    """Return a pattern for a character as it is, and as JSON, Python, URLs and HTML escape it."""
     if character in _NEVER_ESCAPED:
         return re.escape(character)
     if character.isspace():

@@ -27,13 +27,13 @@ from lowcarb_scheduler.forecasts.http.client import FetchError, Request, Respons
 from lowcarb_scheduler.forecasts.http.credentials import credential, token
 from lowcarb_scheduler.forecasts.http.parsing import (
     actual_of,
-    ask_one,
     floored,
     forecast_of,
     issue_of,
     moments,
     parts,
     past_forecasts_of,
+    send_one,
     time_of,
 )
 from lowcarb_scheduler.forecasts.series import finite
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.base import Forecast
-    from lowcarb_scheduler.forecasts.http.client import Fetcher
+    from lowcarb_scheduler.forecasts.http.client import HttpClient
     from lowcarb_scheduler.forecasts.http.parsing import Point
     from lowcarb_scheduler.forecasts.series import Issue
     from lowcarb_scheduler.intensity import IntensityTable, Signal
@@ -280,7 +280,7 @@ class CarbonAwareSdk(WebSource):
         now = to_utc(now, "now")
         names, missing = sendable(locations)
         requests = {name: Request("emissions/forecasts/current", {"location": name}) for name in names}
-        answers = self._limited(timeout).get_all(
+        answers = self._limited(timeout).send_all(
             requests, lambda name, answer: read_forecast(name, answer, now)
         )
         return forecast_of(answers, missing, self.provenance)
@@ -309,14 +309,14 @@ class CarbonAwareSdk(WebSource):
             for name in names
             for part, bounds in enumerate(parts(first, last, _SECOND))
         }
-        answers = client.get_all(requests, lambda key, answer: read_actual(key[0], answer))
+        answers = client.send_all(requests, lambda key, answer: read_actual(key[0], answer))
         silent = [name for name in names if says_nothing(answers[key] for key in answers if key[0] == name)]
         if silent:
             answers |= self._averages(client.within(until - self._clock.now()), silent, first, last)
         return actual_of(answers, missing, (first, last), self.provenance)
 
     def _averages(
-        self, client: Fetcher, names: Sequence[str], first: datetime, last: datetime
+        self, client: HttpClient, names: Sequence[str], first: datetime, last: datetime
     ) -> dict[tuple[str, int], list[Point] | FetchError]:
         """Return the averages of the last full hours of a period, where the server gives them in time."""
         begins = [floored(last, _HOUR) - k * _HOUR for k in range(1, AVERAGED_HOURS + 1)]
@@ -329,7 +329,7 @@ class CarbonAwareSdk(WebSource):
             for name in names
             for k, begin in hours.items()
         }
-        answers = client.get_all(requests, lambda key, answer: read_average(key[0], hours[key[1]], answer))
+        answers = client.send_all(requests, lambda key, answer: read_average(key[0], hours[key[1]], answer))
         return {key: answer for key, answer in answers.items() if not isinstance(answer, FetchError)}
 
     def past_forecasts(
@@ -374,11 +374,11 @@ class CarbonAwareSdk(WebSource):
                 raise FetchError(f"the server gave a forecast of {made}, which was not asked for")
             return issue
 
-        answers = client.get_all(dict(list(requests.items())[:1]), read)
+        answers = client.send_all(dict(list(requests.items())[:1]), read)
         if any(isinstance(answer, FetchError) and answer.status == 501 for answer in answers.values()):
             return []
         rest = {key: request for key, request in requests.items() if key not in answers}
-        answers |= client.within(until - self._clock.now()).get_all(rest, read)
+        answers |= client.within(until - self._clock.now()).send_all(rest, read)
         return past_forecasts_of(answers, missing, self.provenance)
 
     def known_locations(
@@ -391,7 +391,7 @@ class CarbonAwareSdk(WebSource):
         ForecastUnavailableError
             If it does not answer; the reason stands under its address.
         """
-        return ask_one(self._limited(timeout), Request("locations"), read_locations)
+        return send_one(self._limited(timeout), Request("locations"), read_locations)
 
     def health(self, *, timeout: timedelta | None = None) -> str:
         """Return what the server says of itself: ``Healthy``, or ``Degraded``.
@@ -401,7 +401,7 @@ class CarbonAwareSdk(WebSource):
         ForecastUnavailableError
             If it does not answer; the reason stands under its address.
         """
-        return ask_one(self._limited(timeout), Request("health"), read_health)
+        return send_one(self._limited(timeout), Request("health"), read_health)
 
 
 def _authorization(auth: str | SecretStr) -> str:

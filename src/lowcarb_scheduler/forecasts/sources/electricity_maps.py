@@ -25,11 +25,11 @@ from lowcarb_scheduler.forecasts.http.client import FetchError, Request
 from lowcarb_scheduler.forecasts.http.credentials import token as checked_token
 from lowcarb_scheduler.forecasts.http.parsing import (
     actual_of,
-    ask_one,
     floored,
     forecast_of,
     issue_of,
     parts,
+    send_one,
     time_of,
 )
 from lowcarb_scheduler.forecasts.sources.web import WebSource
@@ -125,7 +125,7 @@ class ElectricityMaps(WebSource):
         ForecastUnavailableError
             If the service does not answer; the reason stands under its address.
         """
-        return ask_one(self._limited(timeout), Request("v3/zones"), _read_zones)
+        return send_one(self._limited(timeout), Request("v3/zones"), _read_zones)
 
     def forecast(
         self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
@@ -145,7 +145,7 @@ class ElectricityMaps(WebSource):
         def read(name: str, answer: Response) -> Issue:
             return _read_forecast(name, answer, now)
 
-        answers = client.get_all({name: self._request(name) for name in names}, read)
+        answers = client.send_all({name: self._request(name) for name in names}, read)
         refused = {
             name: outcome.status
             for name, outcome in answers.items()
@@ -153,7 +153,7 @@ class ElectricityMaps(WebSource):
         }
         if refused:
             rest = client.within(deadline - self._clock.now())
-            again = rest.get_all({name: _plain_request(name) for name in refused}, read)
+            again = rest.send_all({name: _plain_request(name) for name in refused}, read)
             self._shorter.update(
                 name for name, outcome in again.items()
                 if not isinstance(outcome, FetchError) and refused[name] != 401  # which may pass
@@ -181,7 +181,7 @@ class ElectricityMaps(WebSource):
             for name in names
             for part, (begin, until) in enumerate(parts(first, last, _HOUR))
         }
-        answers = self._limited(timeout).get_all(
+        answers = self._limited(timeout).send_all(
             requests, lambda key, answer: _points(key[0], answer, "data")[1]
         )
         return actual_of(answers, missing, (first, last), self.provenance)

@@ -139,7 +139,7 @@ class UkCarbonIntensity(WebSource):
             return issue_of(generated_at, _points(places[name], answer, "forecast"), now)
 
         requests = {name: _request(place, generated_at, "fw48h") for name, place in places.items()}
-        return forecast_of(self._limited(timeout).get_all(requests, read), missing, self.provenance)
+        return forecast_of(self._limited(timeout).send_all(requests, read), missing, self.provenance)
 
     def actual(
         self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
@@ -166,7 +166,7 @@ class UkCarbonIntensity(WebSource):
             for name, place in places.items()
             for part, (begin, until) in enumerate(parts(first, last, _HALF_HOUR))
         }
-        answers = self._limited(timeout).get_all(requests, read)
+        answers = self._limited(timeout).send_all(requests, read)
         return actual_of(answers, missing, (first, last), self.provenance)
 
 

@@ -27,12 +27,12 @@ from lowcarb_scheduler.forecasts.http.client import FetchError, Request, basic_a
 from lowcarb_scheduler.forecasts.http.credentials import credential
 from lowcarb_scheduler.forecasts.http.parsing import (
     actual_of,
-    ask_one,
     forecast_of,
     issue_of,
     moments,
     parts,
     past_forecasts_of,
+    send_one,
     time_of,
 )
 from lowcarb_scheduler.forecasts.http.responses import Redaction
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.base import Forecast
-    from lowcarb_scheduler.forecasts.http.client import Fetcher, Response
+    from lowcarb_scheduler.forecasts.http.client import HttpClient, Response
     from lowcarb_scheduler.forecasts.http.parsing import Point
     from lowcarb_scheduler.forecasts.series import Issue
     from lowcarb_scheduler.intensity import IntensityTable
@@ -76,11 +76,11 @@ class _Session:
 
 
 class Account:
-    """Sends requests like a :class:`Fetcher`, with a token.
+    """Sends requests like a :class:`HttpClient`, with a token.
 
     Parameters
     ----------
-    fetcher : Fetcher
+    client : HttpClient
         Sends them; its budget is that of a call, a login included.
     clock : Clock
         Counts the budget and the age of the token.
@@ -94,9 +94,9 @@ class Account:
     """
 
     def __init__(
-        self, fetcher: Fetcher, clock: Clock, user: str | SecretStr | None, password: str | SecretStr | None
+        self, client: HttpClient, clock: Clock, user: str | SecretStr | None, password: str | SecretStr | None
     ) -> None:
-        self._fetcher, self._clock, self._session = fetcher, clock, _Session()
+        self._client, self._clock, self._session = client, clock, _Session()
         name = credential(user, "watttime_user")
         if ":" in name:
             problem = "has a colon, which ends a user name where it is sent"
@@ -108,23 +108,23 @@ class Account:
     @property
     def origin(self) -> str:
         """Scheme, host and port of the server."""
-        return self._fetcher.origin
+        return self._client.origin
 
     def within(self, limit: timedelta | None) -> Account:
         """Return the same account, its token shared, with a budget of at most ``limit``."""
         if limit is None:
             return self
         narrower: Account = copy.copy(self)
-        narrower._fetcher = self._fetcher.within(limit)
+        narrower._client = self._client.within(limit)
         return narrower
 
-    def get_all(
+    def send_all(
         self, requests: Mapping[K, Request], read: Callable[[K, Response], T]
     ) -> dict[K, T | FetchError]:
         """Send requests, logging in first where the token is old, and once more where it is refused."""
         if not requests:
             return {}
-        deadline = self._clock.now() + self._fetcher.timeout
+        deadline = self._clock.now() + self._client.timeout
         held = self._session.held
         if held is None or self._clock.now() >= held[1]:
             return self._send(requests, read, self._new_token(deadline), deadline)
@@ -150,7 +150,7 @@ class Account:
             return dict.fromkeys(requests, token)
         headers = {"Authorization": f"Bearer {token}"}
         signed = {key: replace(request, headers=headers) for key, request in requests.items()}
-        outcomes = self._fetcher.within(deadline - self._clock.now()).get_all(signed, read)
+        outcomes = self._client.within(deadline - self._clock.now()).send_all(signed, read)
         return {
             key: outcome.masked(self._redaction) if isinstance(outcome, FetchError) else outcome
             for key, outcome in outcomes.items()
@@ -158,8 +158,8 @@ class Account:
 
     def _new_token(self, deadline: datetime) -> str | FetchError:
         """Log in."""
-        fetcher = self._fetcher.within(deadline - self._clock.now())
-        token = fetcher.get_all({"login": self._login}, lambda _, answer: _read_token(answer))["login"]
+        client = self._client.within(deadline - self._clock.now())
+        token = client.send_all({"login": self._login}, lambda _, answer: _read_token(answer))["login"]
         if isinstance(token, FetchError):
             refused = token.status in _REFUSALS
             return FetchError(f"the login was refused; {CHECK}" if refused else f"login: {token.why}")
@@ -236,7 +236,7 @@ class WattTime(WebSource):
         super().__init__(
             url, timeout=timeout, transport=transport, clock=clock, hints=_HINTS, follow_redirects=False
         )
-        self._account = Account(self._client, self._clock, user, password)
+        self._account = Account(self.client, self._clock, user, password)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> WattTime:
@@ -252,7 +252,7 @@ class WattTime(WebSource):
         ForecastUnavailableError
             If the service does not answer; the reason stands under its address.
         """
-        return ask_one(self._account.within(timeout), Request("v3/my-access"), _read_access)
+        return send_one(self._account.within(timeout), Request("v3/my-access"), _read_access)
 
     def forecast(
         self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
@@ -272,7 +272,7 @@ class WattTime(WebSource):
             return issue_of(time_of(meta.get("generated_at"), "generated_at"), _points(meta, points), now)
 
         requests = {name: _request("forecast", name, {"horizon_hours": str(HORIZON_HOURS)}) for name in names}
-        return forecast_of(self._account.within(timeout).get_all(requests, read), missing, self.provenance)
+        return forecast_of(self._account.within(timeout).send_all(requests, read), missing, self.provenance)
 
     def actual(
         self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
@@ -291,7 +291,7 @@ class WattTime(WebSource):
             for name in names
             for part, (begin, until) in enumerate(parts(first, last, _SECOND))
         }
-        answers = self._account.within(timeout).get_all(
+        answers = self._account.within(timeout).send_all(
             requests, lambda key, answer: _points(*_checked(key[0], answer))
         )
         return actual_of(answers, missing, (first, last), self.provenance)
@@ -332,7 +332,7 @@ class WattTime(WebSource):
             for when in reversed(moments(first, last, every, _STEP))
             for name in names
         }
-        answers = self._account.within(timeout).get_all(
+        answers = self._account.within(timeout).send_all(
             requests, lambda key, answer: _read_past(*key, answer)
         )
         return past_forecasts_of(answers, missing, self.provenance)

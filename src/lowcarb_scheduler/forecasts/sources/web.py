@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lowcarb_scheduler.clock import SystemClock
 from lowcarb_scheduler.forecasts.base import ForecastSource
-from lowcarb_scheduler.forecasts.http.client import Fetcher, base_url
+from lowcarb_scheduler.forecasts.http.client import HttpClient, base_url
 from lowcarb_scheduler.forecasts.http.parsing import checked_timeout
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class WebSource(ForecastSource):
     ----------
     example_url : str
         Address shown where the given one is invalid.
+    client : HttpClient
+        Client of the server; its ``concurrency`` and ``max_attempts`` may be changed.
     """
 
     example_url: ClassVar[str]
@@ -67,12 +69,12 @@ class WebSource(ForecastSource):
     ) -> None:
         self._clock = clock or SystemClock()
         base = base_url(url, self.url_setting.replace("_", "-"), self.example_url)
-        self._client = Fetcher(
+        self.client = HttpClient(
             base, checked_timeout(timeout), self._clock, transport, hints, headers=headers,
             follow_redirects=follow_redirects,
         )  # fmt: skip
-        self.server, self.stats = self._client.server, self._client.contact
+        self.server, self.stats = self.client.server, self.client.stats
 
-    def _limited(self, timeout: timedelta | None) -> Fetcher:
+    def _limited(self, timeout: timedelta | None) -> HttpClient:
         """Return the client with a budget of at most ``timeout``, its circuit breaker shared."""
-        return self._client if timeout is None else self._client.within(timeout)
+        return self.client if timeout is None else self.client.within(timeout)
