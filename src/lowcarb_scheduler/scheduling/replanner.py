@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from lowcarb_scheduler.clock import format_duration, format_time, from_us, to_us
+from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.planning.fleet import Fleet
 from lowcarb_scheduler.planning.job import Plan
 from lowcarb_scheduler.scheduling import messages
@@ -122,7 +123,7 @@ def plan_to_value(plan: Plan) -> dict[str, Any]:
     value = {each.name: getattr(plan, each.name) for each in fields(Plan)}
     fleet = {each.name: getattr(plan.fleet, each.name) for each in fields(Fleet)}
     fleet["ids"] = np.array([*plan.fleet.ids], dtype=np.str_)  # an array of objects would be a pickle
-    return {**value, "fleet": fleet}
+    return {**value, "fleet": fleet, "provenance": asdict(plan.provenance)}
 
 
 def plan_from_value(value: Mapping[str, Any]) -> Plan:
@@ -135,7 +136,7 @@ def plan_from_value(value: Mapping[str, Any]) -> Plan:
     """
     fleet = value["fleet"]
     kept = Fleet(**{**fleet, "ids": fleet["ids"].astype(object)})
-    return Plan(**{**value, "fleet": kept})
+    return Plan(**{**value, "fleet": kept, "provenance": Provenance(**value["provenance"])})
 
 
 logger = logging.getLogger("flwr")

@@ -1,4 +1,4 @@
-"""Electricity Maps: what the client asks, and what it makes of the answers."""
+"""Electricity Maps: requests of both versions of its API, and what becomes of the responses."""
 
 from __future__ import annotations
 
@@ -40,15 +40,27 @@ def forecast(*values, zone="DE", **changes):
     return {key: value for key, value in made.items() if value is not ...}
 
 
-class Server:
-    """Answers by zone (``None`` for any); checks each request against the document."""
+VERSIONS = {"v4": "electricity-maps", "v3": "electricity-maps-v3"}
+V4 = "&temporalGranularity=hourly&disableCallerLookup=true"
 
-    def __init__(self, answers):
+
+class Server:
+    """Server that answers by zone (``None`` for any); each request is checked against its version's document.
+
+    ``refuses_v4`` is the status with which version 4 is refused, if it is.
+    """
+
+    def __init__(self, answers, refuses_v4=None):
         self.answers = answers if isinstance(answers, dict) and None in answers else {None: answers}
-        self.document = Document("electricity-maps")
+        self.documents = {version: Document(name) for version, name in VERSIONS.items()}
+        self.refuses_v4, self.requests = refuses_v4, []
 
     def __call__(self, request):
-        self.document.check_request(request)
+        self.requests.append(request)
+        version = request.url.path.split("/")[1]
+        self.documents[version].check_request(request)
+        if version == "v4" and self.refuses_v4:
+            return httpx.Response(self.refuses_v4, json={"error": "not this version"})
         answer = self.answers.get(request.url.params.get("zone"), self.answers[None])
         if callable(answer):
             answer = answer(request)
@@ -62,7 +74,7 @@ class Server:
 
     def asked(self):
         """Return path and query of all requests."""
-        return sorted(str(request.url).removeprefix(URL) for request in self.document.requests)
+        return sorted(str(request.url).removeprefix(URL) for request in self.requests)
 
     def why(self, zone="DE"):
         with pytest.raises(ForecastUnavailableError) as error:
@@ -83,10 +95,10 @@ def test_each_zone_is_a_request_with_the_token_and_the_longest_horizon():
     made = server.source().forecast(["DE", "FR", "DE"], NOW)
     assert made.intensity.locations == ("DE", "FR")
     assert server.asked() == [
-        "/v3/carbon-intensity/forecast?zone=DE&horizonHours=72",
-        "/v3/carbon-intensity/forecast?zone=FR&horizonHours=72",
+        f"/v4/carbon-intensity/forecast?zone=DE&horizonHours=72{V4}",
+        f"/v4/carbon-intensity/forecast?zone=FR&horizonHours=72{V4}",
     ]
-    assert {request.headers["auth-token"] for request in server.document.requests} == {TOKEN}
+    assert {request.headers["auth-token"] for request in server.requests} == {TOKEN}
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 422])
@@ -99,10 +111,64 @@ def test_a_refusal_of_the_longest_horizon_costs_no_forecast(status):
     source = server.source()
     for _ in range(2):
         assert source.forecast(["DE", "FR"], NOW).missing == {}
-    longest = "/v3/carbon-intensity/forecast?zone=DE&horizonHours=72"
+    longest = f"/v4/carbon-intensity/forecast?zone=DE&horizonHours=72{V4}"
     # 401 may be too many requests, which pass: then the longest is asked for again.
     assert server.asked().count(longest) == (2 if status == 401 else 1)
-    assert server.asked().count("/v3/carbon-intensity/forecast?zone=DE") == 2
+    assert server.asked().count(f"/v4/carbon-intensity/forecast?zone=DE{V4}") == 2
+    assert not [path for path in server.asked() if path.startswith("/v3/")]
+
+
+@pytest.mark.parametrize("status", [401, 404, 410])
+def test_a_server_that_refuses_version_4_is_asked_in_version_3(status):
+    zones = {None: forecast(1, 2), "FR": forecast(3, 4, zone="FR")}
+    server = Server(zones, refuses_v4=status)
+    source = server.source()
+    for _ in range(2):
+        assert source.forecast(["DE", "FR"], NOW).missing == {}
+    asked = server.asked()
+    assert asked.count("/v3/carbon-intensity/forecast?zone=DE&horizonHours=72") == 2
+    # 401 may be too many requests, which pass: then version 4 is asked again.
+    assert len([path for path in asked if path.startswith("/v4/")]) == (8 if status == 401 else 2)
+
+
+@pytest.mark.parametrize("status", [400, 402, 403, 422, 429, 500])
+def test_another_refusal_of_version_4_is_final(status):
+    server = Server(forecast(1, 2), refuses_v4=status)
+    assert f"answered {status} " in server.why()
+    assert not [path for path in server.asked() if path.startswith("/v3/")]
+
+
+def test_version_4_is_asked_again_once_version_3_is_gone():
+    server = Server({None: forecast(1, 2)}, refuses_v4=410)
+    source = server.source()
+    assert source.forecast(["DE"], NOW).missing == {}
+    server.answers[None] = httpx.Response(410)
+    with pytest.raises(ForecastUnavailableError):
+        source.forecast(["DE"], NOW)
+    server.refuses_v4, server.answers[None] = None, forecast(1, 2)
+    assert source.forecast(["DE"], NOW).missing == {}
+    assert server.asked()[-1] == f"/v4/carbon-intensity/forecast?zone=DE&horizonHours=72{V4}"
+
+
+@pytest.mark.parametrize("status", [401, 404, 410])
+def test_recorded_intensity_and_zones_are_asked_in_version_3_too(status):
+    server = Server({None: {"zone": "DE", "data": points(5, start=BEGUN - HOUR)}}, refuses_v4=status)
+    source = server.source()
+    assert source.actual(["DE"], BEGUN - HOUR, BEGUN).locations == ("DE",)
+    assert [request.url.path[:3] for request in server.requests] == ["/v4", "/v3"]
+    server.answers[None] = {"DE": {"zoneName": "Germany"}}
+    assert list(source.known_locations()) == ["DE"]
+    assert [path for path in server.asked() if path.endswith("/zones")] == ["/v3/zones", "/v4/zones"]
+
+
+def test_past_of_a_zone_that_is_read_in_version_3_is_not_asked_in_version_4():
+    server = Server({None: forecast(1, 2)}, refuses_v4=410)
+    source = server.source()
+    source.forecast(["DE"], NOW)
+    server.requests.clear()
+    server.answers[None] = {"zone": "DE", "data": points(5, start=BEGUN - HOUR)}
+    source.actual(["DE"], BEGUN - HOUR, BEGUN)
+    assert [request.url.path for request in server.requests] == ["/v3/carbon-intensity/past-range"]
 
 
 def test_both_requests_keep_to_one_budget():
@@ -126,10 +192,11 @@ def test_a_long_past_is_asked_for_by_the_week_in_whole_hours():
     server = Server({"zone": "DE", "data": points(5)})
     berlin = datetime.fromisoformat("2026-03-01T10:10:00.25+01:00")
     server.source().actual(["DE"], berlin, berlin + timedelta(days=10))
-    asked = [dict(request.url.params) for request in server.document.requests]
+    asked = [dict(request.url.params) for request in server.requests]
+    hourly = {"temporalGranularity": "hourly", "disableCallerLookup": "true"}
     assert sorted(asked, key=lambda query: query["start"]) == [
-        {"zone": "DE", "start": "2026-03-01T09:00:00Z", "end": "2026-03-08T09:00:00Z"},
-        {"zone": "DE", "start": "2026-03-08T09:00:00Z", "end": "2026-03-11T10:00:00Z"},
+        {"zone": "DE", "start": "2026-03-01T09:00:00Z", "end": "2026-03-08T09:00:00Z", **hourly},
+        {"zone": "DE", "start": "2026-03-08T09:00:00Z", "end": "2026-03-11T10:00:00Z", **hourly},
     ]
 
 
@@ -182,7 +249,7 @@ def test_what_was_recorded_may_be_estimated_or_null():
 def test_zones_are_known_by_name():
     server = Server({None: {"DE": {"zoneName": "Germany"}, "FR": {"zoneName": "France", "access": ["*"]}}})
     assert list(server.source().known_locations()) == ["DE", "FR"]
-    assert server.asked() == ["/v3/zones"]
+    assert server.asked() == ["/v4/zones"]
     with pytest.raises(ForecastUnavailableError) as error:
         Server([1]).source().known_locations()
     assert error.value.missing == {URL: "answered with JSON that is not zones by name"}
@@ -218,10 +285,21 @@ def test_an_answer_that_is_no_forecast_says_why(answer, why):
 # -- the document and the responses ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("example", examples("electricity-maps"), ids=str)
-def test_every_response_of_the_folder_is_as_documented_and_understood(example):
-    document = Document("electricity-maps")
-    source = ElectricityMaps(TOKEN, transport=document.transport(example.response), clock=VirtualClock(NOW))
+BOTH = [(version, example) for version, name in VERSIONS.items() for example in examples(name)]
+
+
+@pytest.mark.parametrize(
+    ("version", "example"), BOTH, ids=[f"{version}-{example}" for version, example in BOTH]
+)
+def test_every_response_of_the_folders_is_as_documented_and_understood(version, example):
+    server = Server({None: example.response}, refuses_v4=410 if version == "v3" else None)
+
+    def answer(request):
+        response = server(request)
+        server.documents[request.url.path.split("/")[1]].check_response(request, response)
+        return response
+
+    source = ElectricityMaps(TOKEN, transport=httpx.MockTransport(answer), clock=VirtualClock(NOW))
     zone = example.body.get("zone", "DE")
     data = example.body.get("forecast", example.body.get("data", []))
     pairs = [(datetime.fromisoformat(point["datetime"]), point["carbonIntensity"]) for point in data]
@@ -249,9 +327,10 @@ def test_every_response_of_the_folder_is_as_documented_and_understood(example):
         assert example.body.get("error", "") in why
 
 
-def test_there_is_a_response_of_every_operation():
-    found = {example.operation for example in examples("electricity-maps") if example.status == 200}
-    assert found == Document("electricity-maps").operations
+@pytest.mark.parametrize("name", VERSIONS.values())
+def test_there_is_a_response_of_every_operation(name):
+    found = {example.operation for example in examples(name) if example.status == 200}
+    assert found == Document(name).operations
 
 
 JSON = st.recursive(
@@ -303,7 +382,7 @@ def test_the_source_is_opened_by_name(monkeypatch):
 def test_a_token_is_text_or_a_secret(given_token):
     server = Server(forecast(1, 2))
     server.source(given_token).forecast(["DE"], NOW)
-    assert server.document.requests[0].headers["auth-token"] == TOKEN
+    assert server.requests[0].headers["auth-token"] == TOKEN
 
 
 @pytest.mark.parametrize("wrong", ["", " ", None, SecretStr(""), 5, "two words", "tök", "a\nb", "a\tb"])

@@ -180,7 +180,6 @@ def _time_span_us(duration: object) -> int | None:
     return span // MICROSECOND or None
 
 
-NAME: Final = "carbon-aware-sdk"
 AVERAGED_HOURS: Final = 3  # asked for one by one where nothing is recorded: what recent errors are judged by
 _SECOND: Final = timedelta(seconds=1)
 _HOUR: Final = timedelta(hours=1)
@@ -221,7 +220,7 @@ class CarbonAwareSdk(WebSource):
         If the URL is none, or the credentials are written in another way.
     """
 
-    name = NAME
+    name = "carbon-aware-sdk"
     issued_every = _STEP
     url_setting = "carbon_aware_sdk_url"
     example_url = "http://localhost:8080"

@@ -1,12 +1,17 @@
-"""Electricity Maps v3 [1]_ as a source; it needs a token.
+"""Electricity Maps API [1]_, version 4 and, where a server refuses that, version 3; it needs a token.
 
-Where its answers are not what they seem:
+Particularities of its responses:
 
-- For a zone it does not know or allow it may answer with the zone of the caller's own address: only the zone
-  that was asked for is taken, and coordinates are never sent.
-- How far a forecast may reach depends on the plan. 72 hours are asked for, then what the plan gives.
-- Too many requests may be answered 401, as a wrong token is.
+- An unknown or forbidden zone may be answered with the zone of the caller's own address. In version 4 the
+  parameter ``disableCallerLookup`` prevents that. In both versions another zone than the requested one is
+  refused, and coordinates are never sent.
+- The horizon of a forecast depends on the plan: 72 h are requested first, then the default of the plan.
+- 401 means a wrong token, too many requests, or a plan without that version.
 - An intensity may be null.
+
+The intensity used is ``carbon-intensity``: average, over the life cycle of the plants. The other signals of
+version 4, ``carbon-intensity-fossil-only`` and the day-ahead price among them, measure something else and are
+not comparable.
 
 References
 ----------
@@ -16,10 +21,10 @@ References
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lowcarb_scheduler.clock import MICROSECOND, format_time, to_utc
-from lowcarb_scheduler.errors import one_line
+from lowcarb_scheduler.errors import ForecastUnavailableError, one_line
 from lowcarb_scheduler.forecasts.base import period, sendable
 from lowcarb_scheduler.forecasts.http.client import FetchError, Request
 from lowcarb_scheduler.forecasts.http.credentials import token as checked_token
@@ -29,7 +34,6 @@ from lowcarb_scheduler.forecasts.http.parsing import (
     forecast_of,
     issue_of,
     parts,
-    send_one,
     time_of,
 )
 from lowcarb_scheduler.forecasts.sources.web import WebSource
@@ -49,12 +53,12 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.settings import Settings
 
-NAME: Final = "electricity-maps"
 URL: Final = "https://api.electricitymaps.com"
-LONGEST_HOURS: Final = 72  # the longest of the horizons it offers
+LONGEST_HOURS: Final = 72  # longest horizon of both versions
 _HOUR: Final = timedelta(hours=1)
 _LENGTHS: Final = {"hourly": _HOUR, "15_minutes": timedelta(minutes=15), "5_minutes": timedelta(minutes=5)}
-_REFUSALS: Final = frozenset({400, 401, 402, 403, 422})  # by which a plan may refuse a horizon
+_HORIZON_REFUSALS: Final = frozenset({400, 401, 402, 403, 422})
+_VERSION_REFUSALS: Final = frozenset({401, 404, 410})
 _VARIABLE: Final = "LOWCARB_ELECTRICITY_MAPS_TOKEN"
 _HINTS: Final = {
     401: f"check {_VARIABLE}; too many requests are answered like this, too",
@@ -63,8 +67,20 @@ _HINTS: Final = {
 }
 
 
+class _Variant(NamedTuple):
+    """Version of the API, and whether the longest horizon is requested."""
+
+    version: str
+    longest: bool
+
+
+# Order in which a forecast is requested. A refusal of the horizon leads to the next variant, one of the
+# version to the first variant of the next version.
+_VARIANTS: Final = (_Variant("v4", True), _Variant("v4", False), _Variant("v3", True), _Variant("v3", False))
+
+
 class ElectricityMaps(WebSource):
-    """Electricity Maps: average intensity, over the life cycle of the plants, by zone.
+    """Forecast source that reads the Electricity Maps API: average intensity, over the life cycle, by zone.
 
     A location is one of its zones, for example ``DE`` or ``US-CAL-CISO``.
 
@@ -73,21 +89,21 @@ class ElectricityMaps(WebSource):
     token : str or SecretStr
         The ``auth-token`` of an account.
     url : str
-        Where it answers.
+        Address of the service.
     timeout : timedelta
-        The most any one call takes, whatever the server does.
+        Longest duration of one call, retries included.
     transport : httpx.BaseTransport, optional
-        What carries the requests; by default the network, through the proxies of the environment.
+        Transport of the requests; by default the network, through the proxies of the environment.
     clock : Clock, optional
-        What counts the timeout and sleeps between attempts; the system's by default, in simulations too.
+        Clock that counts the timeout and sleeps between attempts; by default the system's.
 
     Raises
     ------
     InputError
-        If the token or the URL is none.
+        If the token or the URL is invalid.
     """
 
-    name = NAME
+    name = "electricity-maps"
     signal = "average"
     issued_every = _HOUR
     url_setting = "electricity_maps_url"
@@ -109,7 +125,7 @@ class ElectricityMaps(WebSource):
             url, timeout=timeout, transport=transport, clock=clock, hints=_HINTS, headers=headers,
             follow_redirects=False,
         )  # fmt: skip
-        self._shorter: set[str] = set()  # zones of which the plan does not give the longest forecast
+        self._accepted: dict[str, _Variant] = {}  # by zone, where the first variant is refused
 
     @classmethod
     def from_settings(cls, settings: Settings) -> ElectricityMaps:
@@ -118,19 +134,30 @@ class ElectricityMaps(WebSource):
         return cls(token, url, timeout=settings.timeout)
 
     def known_locations(self, *, timeout: timedelta | None = None) -> dict[str, None]:
-        """Return the zones the token can ask for.
+        """Return the zones that the token may request.
 
         Raises
         ------
         ForecastUnavailableError
             If the service does not answer; the reason stands under its address.
         """
-        return send_one(self._limited(timeout), Request("v3/zones"), _read_zones)
+        client = self._limited(timeout)
+        deadline = self._clock.now() + client.timeout
+        zones: dict[str, None] | FetchError
+        for version in ("v4", "v3"):
+            left = client.within(deadline - self._clock.now())
+            request = {client.origin: Request(f"{version}/zones")}
+            zones = left.send_all(request, lambda _, answer: _read_zones(answer))[client.origin]
+            if not isinstance(zones, FetchError):
+                return zones
+            if zones.status not in _VERSION_REFUSALS:
+                break
+        raise ForecastUnavailableError({client.origin: zones.why})
 
     def forecast(
         self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
     ) -> Forecast:
-        """Return the newest forecast, in hours, as far as the plan of the token reaches.
+        """Return the newest forecast, as far as the plan of the token reaches.
 
         Raises
         ------
@@ -141,66 +168,100 @@ class ElectricityMaps(WebSource):
         client = self._limited(timeout)
         deadline = self._clock.now() + client.timeout
         names, missing = sendable(locations)
-
-        def read(name: str, answer: Response) -> Issue:
-            return _read_forecast(name, answer, now)
-
-        answers = client.send_all({name: self._request(name) for name in names}, read)
-        refused = {
-            name: outcome.status
-            for name, outcome in answers.items()
-            if isinstance(outcome, FetchError) and outcome.status in _REFUSALS and name not in self._shorter
-        }
-        if refused:
-            rest = client.within(deadline - self._clock.now())
-            again = rest.send_all({name: _plain_request(name) for name in refused}, read)
-            self._shorter.update(
-                name for name, outcome in again.items()
-                if not isinstance(outcome, FetchError) and refused[name] != 401  # which may pass
-            )  # fmt: skip
-            answers |= again
+        variants = {name: self._accepted.get(name, _VARIANTS[0]) for name in names}
+        may_pass: set[str] = set()  # zones with a 401, which may be for too many requests: nothing is learnt
+        answers: dict[str, Issue | FetchError] = {}
+        pending = names
+        while pending:
+            requests = {name: _forecast_request(name, variants[name]) for name in pending}
+            left = client.within(deadline - self._clock.now())
+            answers |= left.send_all(requests, lambda name, answer: _read_forecast(name, answer, now))
+            pending = []
+            for name in requests:
+                answer = answers[name]
+                if not isinstance(answer, FetchError):
+                    continue
+                if answer.status == 401:
+                    may_pass.add(name)
+                if (following := _next_variant(variants[name], answer.status)) is not None:
+                    variants[name] = following
+                    pending.append(name)
+                else:
+                    self._accepted.pop(name, None)
+        for name in answers:
+            if not isinstance(answers[name], FetchError) and name not in may_pass:
+                self._accepted[name] = variants[name]
         return forecast_of(answers, missing, self.provenance)
 
     def actual(
         self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
     ) -> IntensityTable:
-        """Return what the service has recorded in [start, end), its own estimates among it.
+        """Return the recorded intensity in [start, end), the service's own estimates included.
 
         Raises
         ------
         ForecastUnavailableError
-            If not one location has a value there.
+            If not one location has a value in the period.
         """
         first, last = period(start, end)
+        client = self._limited(timeout)
+        deadline = self._clock.now() + client.timeout
         names, missing = sendable(locations)
+        bounds = dict(enumerate(parts(first, last, _HOUR)))
+        versions = {name: self._accepted.get(name, _VARIANTS[0]).version for name in names}
+
+        def read(key: tuple[str, int], answer: Response) -> list[Point]:
+            return _points(key[0], answer, "data")[1]
+
         requests = {
-            (name, part): Request(
-                "v3/carbon-intensity/past-range",
-                {"zone": name, "start": format_time(begin), "end": format_time(until)},
-            )
+            (name, part): _past_request(name, *bounds[part], versions[name])
             for name in names
-            for part, (begin, until) in enumerate(parts(first, last, _HOUR))
+            for part in bounds
         }
-        answers = self._limited(timeout).send_all(
-            requests, lambda key, answer: _points(key[0], answer, "data")[1]
-        )
+        answers = client.send_all(requests, read)
+        refused = [
+            (name, part)
+            for (name, part), answer in answers.items()
+            if isinstance(answer, FetchError)
+            and answer.status in _VERSION_REFUSALS
+            and versions[name] == "v4"
+        ]
+        requests = {(name, part): _past_request(name, *bounds[part], "v3") for name, part in refused}
+        answers |= client.within(deadline - self._clock.now()).send_all(requests, read)
         return actual_of(answers, missing, (first, last), self.provenance)
 
-    def _request(self, zone: str) -> Request:
-        """Return the request for the longest forecast that was not refused before."""
-        plain = _plain_request(zone)
-        if zone in self._shorter:
-            return plain
-        return Request(plain.path, {**plain.params, "horizonHours": str(LONGEST_HOURS)})
+
+def _next_variant(variant: _Variant, status: int | None) -> _Variant | None:
+    """Return the variant that may be accepted where one was refused; None where there is none."""
+    if variant.longest and status in _HORIZON_REFUSALS:
+        return variant._replace(longest=False)
+    if variant.version == "v4" and status in _VERSION_REFUSALS:
+        return _Variant("v3", longest=True)
+    return None
 
 
-def _plain_request(zone: str) -> Request:
-    """Return the request for the forecast every plan with forecasts has."""
-    return Request("v3/carbon-intensity/forecast", {"zone": zone})
+def _forecast_request(zone: str, variant: _Variant) -> Request:
+    """Return the request for a forecast; without a horizon the plan decides on it."""
+    horizon = {"horizonHours": str(LONGEST_HOURS)} if variant.longest else {}
+    return Request(
+        f"{variant.version}/carbon-intensity/forecast", {"zone": zone, **horizon, **_options(variant.version)}
+    )
+
+
+def _past_request(zone: str, begin: datetime, end: datetime, version: str) -> Request:
+    """Return the request for recorded intensity in whole hours."""
+    bounds = {"start": format_time(begin), "end": format_time(end)}
+    return Request(f"{version}/carbon-intensity/past-range", {"zone": zone, **bounds, **_options(version)})
+
+
+def _options(version: str) -> dict[str, str]:
+    """Return the parameters that version 4 has besides those of version 3."""
+    # The default granularity of version 4 is not documented to stay hourly.
+    return {"temporalGranularity": "hourly", "disableCallerLookup": "true"} if version == "v4" else {}
 
 
 def _read_forecast(zone: str, answer: Response, now: datetime) -> Issue:
-    """Return when a forecast was made, and its points."""
+    """Return the issue that a response holds."""
     document, points = _points(zone, answer, "forecast")
     updated_at = document.get("updatedAt")
     # The service's own client calls it optional.
@@ -209,7 +270,7 @@ def _read_forecast(zone: str, answer: Response, now: datetime) -> Issue:
 
 
 def _points(zone: str, answer: Response, key: str) -> tuple[dict[str, Any], list[Point]]:
-    """Return an answer about a zone, and the points it lists under a key."""
+    """Return the document of a response about a zone, and the points in its list ``key``."""
     document = answer.json()
     data = document.get(key) if isinstance(document, dict) else None
     if not isinstance(document, dict) or not isinstance(data, list):

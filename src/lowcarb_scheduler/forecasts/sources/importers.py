@@ -22,9 +22,8 @@ import numpy as np
 import pandas as pd
 
 from lowcarb_scheduler.errors import InputError, one_line
-from lowcarb_scheduler.forecasts.sources.electricity_maps import NAME as ELECTRICITY_MAPS
+from lowcarb_scheduler.forecasts.sources.electricity_maps import ElectricityMaps
 from lowcarb_scheduler.forecasts.sources.traces import ISSUE, read_points, table_of_points
-from lowcarb_scheduler.forecasts.sources.uk_carbon_intensity import NAME as UK
 from lowcarb_scheduler.forecasts.sources.uk_carbon_intensity import UkCarbonIntensity
 from lowcarb_scheduler.intensity import MAX_G_PER_KWH
 
@@ -136,14 +135,14 @@ def _from_csv(path: Path, factor: Factor) -> _Rows:
             raise InputError(
                 "file", f"has no column for {factor} intensity", "choose the other with --factor"
             )
-        return _Rows(frame[zone], frame[time], frame[value], ELECTRICITY_MAPS, f"Data Portal, {factor}")
+        return _Rows(frame[zone], frame[time], frame[value], ElectricityMaps.name, f"Data Portal, {factor}")
     value = column("actualcarbonintensitygco2kwh", "carbonintensity")
     if time is None or value is None:
         found = one_line(", ".join(map(str, frame.columns[:8])), 120)
         raise InputError("file", f"is none that is known (columns: {found})", f"give {_FORMATS}")
     here = pd.Series(NATIONAL, index=frame.index)
     published = UkCarbonIntensity().server if value.lower().startswith("actual") else "NESO data portal"
-    return _Rows(here, frame[time], frame[value], UK, published)
+    return _Rows(here, frame[time], frame[value], UkCarbonIntensity.name, published)
 
 
 def _from_json(path: Path) -> _Rows:
@@ -170,7 +169,7 @@ def _from_json(path: Path) -> _Rows:
     if not cells:
         raise InputError("data", "holds no half hours", "give an answer of the Carbon Intensity API")
     location, time, value = (pd.Series(list(each), dtype=object) for each in zip(*cells, strict=True))
-    return _Rows(location, time, value, UK, UkCarbonIntensity().server)
+    return _Rows(location, time, value, UkCarbonIntensity.name, UkCarbonIntensity().server)
 
 
 def _half_hours(place: str, data: object, kind: str) -> list[tuple[str, object, object]]:

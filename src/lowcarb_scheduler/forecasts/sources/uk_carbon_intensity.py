@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.settings import Settings
 
-NAME: Final = "uk-carbon-intensity"
 URL: Final = "https://api.carbonintensity.org.uk"
 REGIONS: Final = (  # by number, from 1
     "North Scotland", "South Scotland", "North West England", "North East England", "Yorkshire",
@@ -95,7 +94,7 @@ class UkCarbonIntensity(WebSource):
         If the URL is none.
     """
 
-    name = NAME
+    name = "uk-carbon-intensity"
     signal = "average"
     issued_every = _HALF_HOUR
     url_setting = "uk_carbon_intensity_url"

@@ -176,7 +176,6 @@ def _read_token(answer: Response) -> str:
     return token
 
 
-NAME: Final = "watttime"
 URL: Final = "https://api.watttime.org"
 HORIZON_HOURS: Final = 72  # the longest it offers
 G_PER_KWH: Final = 0.45359237  # of a pound per megawatt-hour
@@ -216,7 +215,7 @@ class WattTime(WebSource):
         If user, password or URL is none.
     """
 
-    name = NAME
+    name = "watttime"
     signal = "marginal"
     issued_every = _STEP
     url_setting = "watttime_url"
