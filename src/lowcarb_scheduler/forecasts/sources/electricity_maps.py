@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.base import Forecast
-    from lowcarb_scheduler.forecasts.http.client import Response
+    from lowcarb_scheduler.forecasts.http.client import HttpClient, Response
     from lowcarb_scheduler.forecasts.http.parsing import Point
     from lowcarb_scheduler.forecasts.series import Issue
     from lowcarb_scheduler.intensity import IntensityTable
@@ -143,16 +143,12 @@ class ElectricityMaps(WebSource):
         """
         client = self._limited(timeout)
         deadline = self._clock.now() + client.timeout
-        zones: dict[str, None] | FetchError
-        for version in ("v4", "v3"):
-            left = client.within(deadline - self._clock.now())
-            request = {client.origin: Request(f"{version}/zones")}
-            zones = left.send_all(request, lambda _, answer: _read_zones(answer))[client.origin]
-            if not isinstance(zones, FetchError):
-                return zones
-            if zones.status not in _VERSION_REFUSALS:
-                break
-        raise ForecastUnavailableError({client.origin: zones.why})
+        outcome = _request_zones(client, "v4")
+        if isinstance(outcome, FetchError) and outcome.status in _VERSION_REFUSALS:
+            outcome = _request_zones(client.within(deadline - self._clock.now()), "v3")
+        if isinstance(outcome, FetchError):
+            raise ForecastUnavailableError({client.origin: outcome.why})
+        return outcome
 
     def forecast(
         self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
@@ -282,6 +278,12 @@ def _points(zone: str, answer: Response, key: str) -> tuple[dict[str, Any], list
     length_us = None if length is None else length // MICROSECOND
     points = [point if isinstance(point, dict) else {} for point in data]
     return document, [(point.get("datetime"), point.get("carbonIntensity"), length_us) for point in points]
+
+
+def _request_zones(client: HttpClient, version: str) -> dict[str, None] | FetchError:
+    """Request the zones in one version of the API."""
+    request = {client.origin: Request(f"{version}/zones")}
+    return client.send_all(request, lambda _, answer: _read_zones(answer))[client.origin]
 
 
 def _read_zones(answer: Response) -> dict[str, None]:
