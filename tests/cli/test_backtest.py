@@ -106,7 +106,7 @@ def test_people_read_a_row_a_method_and_deadline(backtest):
     for row, score in zip(rows, [s for d in document["deadlines"] for s in d["methods"]], strict=True):
         assert float(row[2]) == pytest.approx(100 * score["reduction"], abs=0.0051)
     facts = dict(line.split("  ", 1) for line in lines if "  " in line)
-    assert "average intensity of the grid" in facts["intensity"]
+    assert "average grid intensity" in facts["intensity"]
     assert "a ratio of means" in facts["capture"]
     assert "2026-01-29 00:00 to 2026-02-13 00:00 UTC" in facts["period"]
     assert not any(line.endswith(" ") for line in answer.out.splitlines())

@@ -58,7 +58,7 @@ def test_people_read_facts_and_a_row_a_round(plan):
     assert facts["emissions"].strip() == "1.36 kg CO2eq expected"
     assert facts["saving"].strip() == "39.3 %"
     assert facts["turns"].strip() == "2 to 2 a client, Jain's index 1.000"
-    assert facts["intensity"].strip() == ("numbers from traces; average or marginal: the source does not say")
+    assert facts["intensity"].strip() == ("data from traces; average or marginal: not stated by the source")
     rows = [line.split() for line in lines[12:]]
     assert [row[:5] for row in rows] == [
         [str(k), "2026-03-02", f"{k + 7:02}:00", "2026-03-02", f"{k + 8:02}:00"] for k in (1, 2, 3, 4)

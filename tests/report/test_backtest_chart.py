@@ -1,4 +1,4 @@
-"""The picture of a backtest."""
+"""Chart of a backtest."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lowcarb_scheduler.backtest import METHODS, Comparison, Score
-from lowcarb_scheduler.report.charts import picture_of_backtest, plot_backtest
-from lowcarb_scheduler.report.rounds import save
+from lowcarb_scheduler.report.charts import lines_of, plot_backtest
+from lowcarb_scheduler.report.figure import save
 from support.backtest_world import BEGIN, DAY, HOUR, SCENARIO
 
 
@@ -28,18 +28,18 @@ def texts(figure) -> list[str]:
 
 
 def test_lines_go_from_the_nearest_deadline_to_the_farthest():
-    picture = picture_of_backtest(comparison(4.0, 1.0))
-    assert picture.deadlines == (1.0, 4.0)
-    assert picture.reductions["scheduler"] == pytest.approx([21.0, 24.0])
-    assert picture.captures["scheduler"] == pytest.approx([42.0, 48.0])
-    assert picture.errors["scheduler"] == pytest.approx([1.0, 1.0])
+    lines = lines_of(comparison(4.0, 1.0))
+    assert lines.deadlines == (1.0, 4.0)
+    assert lines.reductions["scheduler"] == pytest.approx([21.0, 24.0])
+    assert lines.captures["scheduler"] == pytest.approx([42.0, 48.0])
+    assert lines.errors["scheduler"] == pytest.approx([1.0, 1.0])
 
 
 def test_every_line_is_named_and_no_name_covers_another():
-    figure = plot_backtest(comparison(1.0, 2.0), "numbers from x; average intensity of the grid")
+    figure = plot_backtest(comparison(1.0, 2.0), "data from x; average grid intensity")
     shown = texts(figure)
     assert {*METHODS} - {"run-now"} <= set(shown)
-    assert any("average intensity of the grid" in text for text in shown)
+    assert any("average grid intensity" in text for text in shown)
     figure.canvas.draw()
     for axes in figure.axes:
         name_height = 8 / 72 * figure.dpi / axes.get_window_extent().height  # of its font, a part of the axes
@@ -53,4 +53,4 @@ def test_one_start_and_one_deadline_are_drawn_too():
         buffer = io.BytesIO()
         save(plot_backtest(comparison(1.0, error=None), "x"), buffer, kind)
         assert buffer.getvalue()
-    assert np.isnan(picture_of_backtest(comparison(1.0, error=None)).errors["scheduler"]).all()
+    assert np.isnan(lines_of(comparison(1.0, error=None)).errors["scheduler"]).all()

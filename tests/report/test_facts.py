@@ -21,7 +21,7 @@ def test_the_terms_of_the_sci_give_its_value():
     events = run_events()
     sci = account(events).sci
     said = facts(events)["SCI"]
-    assert f"= {sci.energy_kwh * sci.intensity_g_per_kwh / 3:.0f} g a round; M" in said
+    assert f"= {sci.energy_kwh * sci.intensity_g_per_kwh / 3:.0f} g per round; M" in said
     assert "3 rounds" in said
 
 
@@ -35,4 +35,4 @@ def test_the_finish_is_compared_with_the_deadline(hours, says):
 def test_a_run_that_goes_on_says_so():
     said = facts(run_events(finished=False))
     assert said["Finish"].startswith("unfinished; the last round closed")
-    assert facts(run_events()[:3])["Energy"].endswith("no turn is complete")
+    assert facts(run_events()[:3])["Energy"].endswith("no turn is completed yet")

@@ -4,22 +4,20 @@ import re
 from xml.etree import ElementTree
 
 from lowcarb_scheduler.report.figure import Picture
-from lowcarb_scheduler.report.style import BOX, INK, LINE, clean, new_figure, short_name
+from lowcarb_scheduler.report.style import BOX, INK, LINE, clean, short_name
 
 NAME = "<b>&amp; $x$ #1b1b1b fill: #1b1b1b"
 
 
-def draw(width_in):
-    figure = new_figure(2, width_in)
+def paint(figure):
     axes = figure.subplots()
     axes.bar([0, 1], [1, 2], color=[LINE, BOX])
     axes.set_xticks([0], labels=[short_name(NAME, 99)], color=INK)
     clean(axes)
-    return figure
 
 
 def picture(name="bars") -> Picture:
-    return Picture(name, f"A {NAME}", "made up", ("blue: one", f"white: {NAME}"), draw)
+    return Picture(name, f"A {NAME}", "made up", ("blue: one", f"white: {NAME}"), 2, paint)
 
 
 def elements(shown: str):

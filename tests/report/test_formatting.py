@@ -59,9 +59,9 @@ def test_seconds_are_shown_only_where_there_are():
 def test_labels_say_synthetic_real_and_signal():
     assert formatting.labels(Provenance("synthetic", "average", True)).startswith("synthetic (made-up)")
     assert formatting.labels(Provenance("uk")) == (
-        "numbers from uk; average or marginal: the source does not say"
+        "data from uk; average or marginal: not stated by the source"
     )
-    assert formatting.labels(Provenance(None)) == "no intensity was known"
+    assert formatting.labels(Provenance(None)) == "no intensity is known"
 
 
 def test_counts_put_the_most_first():

@@ -9,7 +9,6 @@ from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.ledger import summarise
 from lowcarb_scheduler.report import formatting
 from lowcarb_scheduler.report.html import FOLDER_NAME, MOST_FAILURES, gather, render, write_report
-from lowcarb_scheduler.report.style import new_figure
 from support.report_ledger import run_events, write_ledger
 
 
@@ -20,9 +19,7 @@ def page(events=None) -> str:
 def words(events=None, **accounts) -> str:
     """Return what a reader sees, but for what is drawn, which takes longer; ``accounts`` are others."""
     shown = gather(run_events() if events is None else events)
-    blank = tuple(
-        replace(picture, draw=lambda width_in: new_figure(1, width_in)) for picture in shown.pictures
-    )
+    blank = tuple(replace(picture, height_in=1, paint=lambda figure: None) for picture in shown.pictures)
     return text(render(replace(shown, pictures=blank, accounts=replace(shown.accounts, **accounts))))
 
 
@@ -45,7 +42,7 @@ def test_the_page_holds_the_figures_of_the_ledger(tmp_path):
         f"planned {formatting.mass(run.planned_g)}",
         "a saving of 20.0 %",
         "3.00 kWh assumed, 2.00 kWh estimated",
-        "numbers from traces; average intensity of the grid",
+        "data from traces; average grid intensity",
         "2 h before the deadline",
         "Jain's index 0.893",
         "the source did not answer",
@@ -53,7 +50,7 @@ def test_the_page_holds_the_figures_of_the_ledger(tmp_path):
         f"accuracy against emissions: 0.750 after {realised} CO2eq",
         "4 clients completed 1 to 2 turns each",
         f"5.00 kWh × {run.realised_g / 5:.0f} g/kWh / 3 rounds = "
-        f"{formatting.mass(run.realised_g / 3)} a round",
+        f"{formatting.mass(run.realised_g / 3)} per round",
     ):
         assert part in seen.replace("&#39;", "'"), part
 
@@ -87,11 +84,11 @@ def test_equal_ledgers_give_equal_pages():
 
 def test_without_actuals_nothing_realised_is_shown():
     seen = words(run_events(actual=False))
-    assert "What was really emitted is not known for 3 of 3 rounds" in seen
+    assert "Realised emissions are not known for 3 of 3 rounds" in seen
     assert "saving not known" in seen
     assert "realised unknown" in seen
     assert "planned 1.23 kg" in seen
-    assert "been planned to emit" in seen
+    assert "at the cumulative planned emissions" in seen
 
 
 def test_one_round_without_actuals_leaves_no_total():
@@ -109,8 +106,8 @@ def test_a_run_without_a_source_says_so():
     events = [event for event in events if event["event"] != "forecast"]
     events[0] |= {"source": None, "signal": "unknown"}
     seen = words(events)
-    assert "No forecast source was named" in seen
-    assert "no intensity was known" in seen
+    assert "No forecast source is configured" in seen
+    assert "no intensity is known" in seen
 
 
 @pytest.mark.parametrize("kept", [1, 2, 3, 6, 9, 15, len(run_events()) - 1, len(run_events())])

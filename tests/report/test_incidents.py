@@ -12,15 +12,15 @@ LABELS = Provenance("traces", "average")
 def test_what_went_wrong_is_listed_in_order():
     late = event(9, "degraded", what="power", why="none was given", consequence="300 W are assumed")
     found = incidents_of([late, *run_events()])
-    assert [mishap.what for mishap in found] == ["forecast", "node site-c at FR", "power"]
-    assert [mishap.of_node for mishap in found] == [False, True, False]
-    assert found[1].so == "round 3 went on without it"
+    assert [incident.affected for incident in found] == ["forecast", "node site-c at FR", "power"]
+    assert [incident.of_node for incident in found] == [False, True, False]
+    assert found[1].consequence == "round 3 continued without this node"
 
 
 def test_a_node_may_be_nowhere():
     events = run_events()
     next(e for e in events if e["event"] == "node_failed")["location"] = None
-    assert incidents_of(events)[1].what == "node site-c at an unknown location"
+    assert incidents_of(events)[1].affected == "node site-c at an unknown location"
 
 
 def test_the_table_can_be_read_again_and_runs_nothing(tmp_path):

@@ -12,9 +12,9 @@ from lowcarb_scheduler.forecasts.base import Forecast
 from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, Expectation
 from lowcarb_scheduler.forecasts.window import cleanest_windows
 from lowcarb_scheduler.intensity import IntensityTable, Provenance
-from lowcarb_scheduler.report.intensity import MOST_PANELS, picture_of_forecast, plot_forecast
-from lowcarb_scheduler.report.rounds import MOST_ROWS, save
-from lowcarb_scheduler.report.style import day
+from lowcarb_scheduler.report.figure import save
+from lowcarb_scheduler.report.intensity import MOST_PANELS, plot_forecast, shown_forecast
+from lowcarb_scheduler.report.style import MOST_ROWS, day
 from support.report_ledger import START
 
 FORECAST_HOURS, ALL_HOURS = 24, 48
@@ -64,7 +64,8 @@ def steps(axes):
 
 def test_the_title_names_source_signal_and_unit():
     shown = texts(plot_forecast(forecast()))
-    assert "Carbon intensity [gCO2eq/kWh]: numbers from half; marginal intensity of the grid" in shown
+    assert "Carbon intensity [gCO2eq/kWh]" in shown
+    assert "data from half; marginal grid intensity" in shown
 
 
 def test_up_to_twelve_locations_have_a_panel_each_on_one_scale():
@@ -95,7 +96,7 @@ def test_climatology_is_dashed_where_it_takes_over_and_the_raw_line_is_behind():
         assert not (solid & usual).any()
         assert (solid | usual).all()
         assert usual.tolist() == [hour >= FORECAST_HOURS for hour in range(1, ALL_HOURS)]
-    for part in ("corrected by what happened", "usual there at that hour", "as the source said"):
+    for part in ("corrected by past intensity", "usual intensity at that hour", "as published by the source"):
         assert part in texts(figure)
 
 
@@ -104,7 +105,7 @@ def test_without_history_there_is_one_line():
     raw = Expectation(found.intensity, np.full_like(found.origin, ORIGINS.index("forecast")))
     figure = plot_forecast(forecast(), NOW, raw)
     assert [len(steps(axes)) for axes in figure.axes] == [1, 1]
-    assert "as the source said" not in texts(figure)
+    assert "as published by the source" not in texts(figure)
 
 
 def test_a_last_good_forecast_is_drawn_as_such():
@@ -136,7 +137,7 @@ def test_the_cleanest_windows_and_now_are_marked(count):
     marked = [box for box in boxes if box.get_width() == pytest.approx(width)]
     assert [box.get_x() for box in marked] == pytest.approx([day(windows[name].start) for name in asked])
     assert all(day(NOW) in axes.lines[0].get_xdata() for axes in panels)
-    assert "cleanest 1 h 30 min from now on" in texts(figure)
+    assert "cleanest 1 h 30 min from now" in texts(figure)
     assert "now, 2026-03-02 01:30" in texts(figure)
 
 
@@ -151,14 +152,14 @@ def test_a_panel_says_what_its_window_saves():
 
 def test_hours_long_over_are_not_shown():
     late = START + timedelta(hours=20)
-    assert picture_of_forecast(forecast(), late).start == late - timedelta(hours=6)
-    assert picture_of_forecast(forecast(), NOW).start == START
+    assert shown_forecast(forecast(), late).start == late - timedelta(hours=6)
+    assert shown_forecast(forecast(), NOW).start == START
 
 
 def test_the_picture_ends_where_it_is_told_to():
     until = START + timedelta(hours=12)
-    assert picture_of_forecast(forecast(), NOW, until=until).end == until
-    assert picture_of_forecast(forecast(), NOW, until=START + timedelta(days=9)).end == table(["DE"]).end
+    assert shown_forecast(forecast(), NOW, until=until).end == until
+    assert shown_forecast(forecast(), NOW, until=START + timedelta(days=9)).end == table(["DE"]).end
     figure = plot_forecast(forecast(names(MOST_PANELS + 1)), NOW, until=until)
     assert figure.axes[0].get_xlim()[1] == pytest.approx(day(until), abs=0.01)
 

@@ -6,7 +6,7 @@ import pytest
 
 from lowcarb_scheduler.accounting.attribution import Outcome, RunFront
 from lowcarb_scheduler.planning.pareto import Frontier, FrontierPoint
-from lowcarb_scheduler.report.pareto import picture_of_standing
+from lowcarb_scheduler.report.pareto import picture_of_outcome
 from lowcarb_scheduler.report.style import day
 from support.report_ledger import START
 
@@ -27,7 +27,7 @@ STANDS = ("run-now", 4, 2000.0), ("planned", 16, 1210.0), ("realised", 17, 1250.
 
 
 def test_the_front_and_all_that_stands_beside_it_are_in_the_picture():
-    axes = picture_of_standing(front(*STANDS), DEADLINE, "made up").draw(11.0).axes[0]
+    axes = picture_of_outcome(front(*STANDS), DEADLINE, "made up").draw(11.0).axes[0]
     low, high = axes.get_ylim()
     left, right = axes.get_xlim()
     for line in axes.lines[:-1]:
@@ -37,11 +37,11 @@ def test_the_front_and_all_that_stands_beside_it_are_in_the_picture():
         assert (line.get_xdata() < right).all()
     assert axes.lines[-1].get_xdata()[0] == day(DEADLINE) < right
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert legend == ["plans of the start", "run-now: 2.00 kg", "planned: 1.21 kg", "realised: 1.25 kg"]
+    assert legend == ["plans at the start", "run-now: 2.00 kg", "planned: 1.21 kg", "realised: 1.25 kg"]
 
 
 @pytest.mark.parametrize("stands", [(), STANDS[:1], STANDS[1:2]])
 def test_a_run_that_is_not_over_has_a_front(stands):
-    picture = picture_of_standing(front(*stands), None, "made up")
+    picture = picture_of_outcome(front(*stands), None, "made up")
     assert len(picture.draw(4.2).axes[0].lines) == 1 + len(stands)
     assert "deadline" not in picture.caption

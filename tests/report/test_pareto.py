@@ -8,8 +8,8 @@ import pytest
 
 from lowcarb_scheduler.intensity import IntensityTable, Provenance
 from lowcarb_scheduler.planning.pareto import Frontier, FrontierPoint
-from lowcarb_scheduler.report.pareto import picture_of_front, plot_tradeoff
-from lowcarb_scheduler.report.rounds import save
+from lowcarb_scheduler.report.figure import save
+from lowcarb_scheduler.report.pareto import plot_tradeoff, tradeoff_of
 from support.report_ledger import START
 
 DEADLINE = START + timedelta(hours=24)
@@ -45,26 +45,26 @@ def svg(figure) -> str:
 
 
 def test_the_picture_has_one_unit_and_knows_its_knee():
-    picture = picture_of_front(front(*BENT, gap=0.01), DEADLINE)
-    assert picture.unit == "kg"
-    assert picture.emissions.tolist() == [1.8, 1.3, 1.2]
-    assert picture.bounds == pytest.approx([1.782, 1.287, 1.188])
-    assert picture.gap == pytest.approx(0.01)
-    assert (picture.run_now, picture.knee, picture.end) == (2.0, 1, DEADLINE)
-    assert picture.who_saves == pytest.approx(0.1)
+    shown = tradeoff_of(front(*BENT, gap=0.01), DEADLINE)
+    assert shown.unit == "kg"
+    assert shown.emissions.tolist() == [1.8, 1.3, 1.2]
+    assert shown.bounds == pytest.approx([1.782, 1.287, 1.188])
+    assert shown.gap == pytest.approx(0.01)
+    assert (shown.run_now, shown.knee, shown.end) == (2.0, 1, DEADLINE)
+    assert shown.choice_saving == pytest.approx(0.1)
 
 
 def test_small_emissions_are_in_grams():
-    assert picture_of_front(front((1, 0.5), (2, 0.4), run_now_g=0.7)).unit == "g"
+    assert tradeoff_of(front((1, 0.5), (2, 0.4), run_now_g=0.7)).unit == "g"
 
 
 def test_a_front_is_drawn_with_units_run_now_knee_bound_and_deadline():
     figure = plot_tradeoff(front(*BENT, gap=0.01), table(), DEADLINE)
     shown = texts(figure)
     for part in (
-        "numbers from uk; average intensity of the grid", "expected emissions [kgCO2eq]",
-        "run now: 2.00 kg (random clients, back-to-back)", "saving against run-now",
-        "knee: 2026-03-02 08:00 1.30 kg, 35.0 % below run-now", "no plan can be below, at most 1.00 %",
+        "data from uk; average grid intensity", "expected emissions [kgCO2eq]",
+        "run-now: 2.00 kg (baseline: start immediately, random clients)", "saving against run-now",
+        "knee: 2026-03-02 08:00 1.30 kg, 35.0 % below run-now", "gap to the lower bound, at most 1.00 %",
         "10.0 % without waiting", "deadline 2026-03-03 00:00",
     ):  # fmt: skip
         assert part in shown
@@ -80,12 +80,12 @@ def test_a_front_is_drawn_with_units_run_now_knee_bound_and_deadline():
 
 
 def test_made_up_numbers_say_so():
-    assert "synthetic (made-up) numbers" in texts(plot_tradeoff(front(*BENT), table("synthetic", True)))
+    assert "synthetic (made-up) data" in texts(plot_tradeoff(front(*BENT), table("synthetic", True)))
 
 
 def test_a_front_that_meets_its_bound_says_so():
     shown = texts(plot_tradeoff(front(*BENT), table()))
-    assert "no plan can be 0.01 % below them" in shown
+    assert "each plan is within 0.01 % of optimal" in shown
     assert "shaded" not in shown
 
 

@@ -5,7 +5,8 @@ import io
 import pytest
 
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.report.rounds import picture_of_run, save
+from lowcarb_scheduler.report.figure import save
+from lowcarb_scheduler.report.rounds import picture_of_run
 from support.report_ledger import run_events
 
 
@@ -29,9 +30,9 @@ def test_a_run_is_drawn_with_rounds_locations_and_deadline():
     for part in (
         "FR",
         "DE",
-        "When and where 3 rounds ran",
+        "3 rounds by time and location",
         "deadline 2026-03-02 06:00",
-        "dashed: the first plan",
+        "dashed: initial plan",
     ):
         assert part in shown
 

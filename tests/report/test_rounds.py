@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from datetime import timedelta
+
 import numpy as np
 
 from lowcarb_scheduler.accounting.replay import known_intensity
+from lowcarb_scheduler.clock import to_us
 from lowcarb_scheduler.intensity import IntensityTable
-from lowcarb_scheduler.report.rounds import MOST_ROWS, RoundBar, arrange, gantt_of_run
+from lowcarb_scheduler.report.rounds import RoundBar, arrange, gantt_of_run
+from lowcarb_scheduler.report.style import MOST_ROWS
 from support.report_ledger import ACTUAL, FORECAST, START, event, record, run_events
 
 
@@ -17,16 +21,16 @@ def test_a_run_has_its_rounds_its_first_plan_and_its_deadline():
     assert (shown.start, shown.end.hour, shown.finish_by.hour) == (START, 6, 6)
 
 
-def test_rows_run_from_east_to_west_and_end_with_places_nobody_knows():
-    bar = RoundBar(
-        1, START, START.replace(hour=1), dict.fromkeys(("US", "here", "KR", "52.5,13.4", "there"), 1)
+def test_rows_are_locations_from_cleanest_to_unknown_intensity():
+    later = START + timedelta(hours=2)
+    names = ("b-unknown", "dirty", "a-unknown", "clean", "negative")
+    bar = RoundBar(1, START, later, dict.fromkeys(names, 1))
+    table = IntensityTable(
+        np.array([to_us(START), to_us(later)]), ("dirty", "clean", "negative"), np.array([[9.0, 3.0, -1.0]])
     )
-    table = IntensityTable.from_points({"here": ([0], [9.0]), "there": ([0], [3.0])})
-    table = table.relaid(
-        np.array([START.timestamp(), START.timestamp() + 7200]) * 1e6, table.locations, table.values
-    )
-    shown = arrange(list(bar.clients), table, (bar,), (), None, None)
-    assert shown.locations == ("KR", "52.5,13.4", "US", "there", "here")  # the cleaner one first
+    shown = arrange(names, table, (bar,), (), None, None)
+    assert shown.locations == ("negative", "clean", "dirty", "a-unknown", "b-unknown")
+    assert shown.intensity.locations == shown.locations
 
 
 def test_a_round_that_took_no_time_has_a_picture():

@@ -154,7 +154,7 @@ def command(
         )  # fmt: skip
     if plot is not None:
         from lowcarb_scheduler.report.charts import plot_backtest
-        from lowcarb_scheduler.report.rounds import save
+        from lowcarb_scheduler.report.figure import save
 
         save(plot_backtest(found, _labels(replay)), plot)
     if as_json:

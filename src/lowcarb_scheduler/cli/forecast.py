@@ -154,8 +154,8 @@ def _show(screen: Console, found: ForecastResult, plot: Path | None, times: Time
 
 def _draw(found: ForecastResult, plot: Path | None) -> None:
     if plot is not None:
+        from lowcarb_scheduler.report.figure import save
         from lowcarb_scheduler.report.intensity import plot_forecast
-        from lowcarb_scheduler.report.rounds import save
 
         figure = plot_forecast(
             found.forecast, found.now, found.expectation, found.windows, found.intensity.end

@@ -60,7 +60,8 @@ def command(
     asked, intensity, corrected_by = read_inputs(job, forecast, history, options, patience)
     planned = plan(asked, intensity)
     if plot is not None:
-        from lowcarb_scheduler.report.rounds import plot_plan, save
+        from lowcarb_scheduler.report.figure import save
+        from lowcarb_scheduler.report.rounds import plot_plan
 
         save(plot_plan(planned, intensity, asked.now, asked.finish_by), plot)
     if as_json:

@@ -89,8 +89,8 @@ def command(
     front = _front(asked, intensity, points)
     answer = None if saving is None else _answer(front, saving, asked)
     if plot is not None:
+        from lowcarb_scheduler.report.figure import save
         from lowcarb_scheduler.report.pareto import plot_tradeoff
-        from lowcarb_scheduler.report.rounds import save
 
         save(plot_tradeoff(front, intensity, asked.finish_by), plot)
     if as_json:

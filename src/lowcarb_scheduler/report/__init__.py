@@ -1,1 +1,1 @@
-"""What a plan or a run looks like to people: words, pictures and one self-contained page."""
+"""Report of a plan or a run: charts, tables and one self-contained page."""

@@ -1,18 +1,24 @@
-"""The picture of the waterfall: what leads from the emissions of run-now to those that were realised."""
+"""Charts of numbers: waterfall, intensity while training, progress, participation, and methods of a backtest.
+
+Each function first computes the data of its chart, if they are not at hand, and returns a picture that draws
+them.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
 from lowcarb_scheduler.accounting.emissions import jain_index
+from lowcarb_scheduler.accounting.replay import entry_time
 from lowcarb_scheduler.backtest.comparison import SCHEDULER
-from lowcarb_scheduler.clock import from_us, parse_time, to_us
+from lowcarb_scheduler.clock import from_us, to_us
 from lowcarb_scheduler.errors import one_line
 from lowcarb_scheduler.report import formatting
 from lowcarb_scheduler.report.figure import Picture
@@ -21,16 +27,14 @@ from lowcarb_scheduler.report.style import (
     FAINT,
     INK,
     LINE,
-    NARROW_IN,
     NO_VALUE,
     PLANNED,
     SOFT,
     UNIT,
     clean,
     day,
-    explain,
-    head,
-    new_figure,
+    is_narrow,
+    label,
     short_name,
     time_axis,
     whole_numbers,
@@ -48,26 +52,29 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
     from lowcarb_scheduler.ledger import RunSummary
 
-_HALF: Final = 0.31  # of a row: half the height of a bar
-_NOTHING: Final = 1e-9  # of run-now: what is left of rounding
-_ROOM: Final = {True: 1.16, False: 1.34}  # on a wide and on a narrow picture: for what stands beside bars
+
+# -- Waterfall: from the emissions of run-now to those that were realised ---------------------------------
+
+_HALF: Final = 0.31  # half the height of a bar [rows]
+_ZERO: Final = 1e-9  # smaller changes are rounding errors [fraction of run-now]
+_WIDE_ROOM, _NARROW_ROOM = 1.16, 1.34  # width with space for the text beside bars [fraction of the bars']
 
 
 def picture_of_waterfall(steps: Sequence[Step], labels: str) -> Picture | None:
-    """Return a bar a step, from run-now above to realised below; None where there are no steps."""
+    """Return a chart with one bar per step, run-now on top; None without steps."""
     if not steps:
         return None
     run_now_g, realised_g = steps[0].change_g, steps[-1].change_g
     title = f"From run-now ({formatting.mass(run_now_g)}) to realised ({formatting.mass(realised_g)})"
-    says = ("blue: less", "orange: more", "percent are of run-now")
-    return Picture("waterfall", title, labels, says, lambda width_in: _draw_waterfall(steps, width_in))
+    legend = ("blue: less emissions", "orange: more emissions", "percentages are relative to run-now")
+    height_in = 0.5 + 0.36 * len(steps)
+    return Picture("waterfall", title, labels, legend, height_in, partial(_paint_waterfall, steps))
 
 
-def _draw_waterfall(steps: Sequence[Step], width_in: float) -> Figure:
-    figure = new_figure(0.5 + 0.36 * len(steps), width_in)
+def _paint_waterfall(steps: Sequence[Step], figure: Figure) -> None:
     axes = figure.subplots()
     unit_g, unit = formatting.mass_unit(max(abs(step.change_g) for step in steps))
-    base_g = steps[0].change_g
+    run_now_g = steps[0].change_g
     at_g, ends = 0.0, []
     for row, step in enumerate(steps):
         start_g = 0.0 if step.kind == "level" else at_g
@@ -80,117 +87,48 @@ def _draw_waterfall(steps: Sequence[Step], width_in: float) -> Figure:
         if row + 1 < len(steps):
             axes.plot([at_g / unit_g] * 2, [row + _HALF, row + 1 - _HALF], color=FAINT, linewidth=0.8)
         axes.annotate(
-            _says(step, base_g, unit_g, unit), (right, row), xytext=(5, 0), textcoords="offset points",
+            _amount(step, run_now_g, unit_g, unit), (right, row), xytext=(5, 0), textcoords="offset points",
             va="center", fontsize=8.5, color=INK,
         )  # fmt: skip
         ends += [left, right]
     low, high = min(0.0, *ends), max(ends)
-    axes.set_xlim(low, low + (high - low or 1.0) * _ROOM[width_in > NARROW_IN])
+    room = _NARROW_ROOM if is_narrow(axes) else _WIDE_ROOM
+    axes.set_xlim(low, low + (high - low or 1.0) * room)
     axes.set_yticks(range(len(steps)), labels=[step.name for step in steps])
     axes.set_ylim(len(steps) - 0.5, -0.5)
     clean(axes, "x")
     axes.tick_params(axis="y", length=0, labelsize=8.5)
-    axes.set_xlabel(f"emissions of training [{unit}CO2eq]", fontsize=8.5, color=INK)
-    return figure
+    label(axes, x=f"emissions of training [{unit}CO2eq]")
 
 
-def _says(step: Step, base_g: float, unit_g: float, unit: str) -> str:
-    if abs(step.change_g) < _NOTHING * abs(base_g):
+def _amount(step: Step, run_now_g: float, unit_g: float, unit: str) -> str:
+    if abs(step.change_g) < _ZERO * abs(run_now_g):
         return "0"
     value = formatting.significant(abs(step.change_g) / unit_g)
     if step.kind == "level":
         return f"{'−' if step.change_g < 0 else ''}{value} {unit}"
     sign = "−" if step.change_g < 0 else "+"
-    part = f" ({sign}{formatting.percent(abs(step.change_g) / base_g)})" if base_g > 0 else ""
+    part = f" ({sign}{formatting.percent(abs(step.change_g) / run_now_g)})" if run_now_g > 0 else ""
     return f"{sign}{value} {unit}{part}"
 
 
-# -- The picture of participation: how many turns each client completed -------------------------------------
+# -- Choice: intensity while training, against that of the whole fleet ------------------------------------
 
-
-def picture_of_turns(turns: Mapping[str, int], labels: str) -> Picture | None:
-    """Return a bar a client, or for a large fleet a bar for each number of turns; None without clients."""
-    if not turns:
-        return None
-    counts, jain = sorted(turns.values()), jain_index(list(turns.values()))
-    title = _title(counts)
-    fair = f"Jain's index {jain:.3f} (1: all alike; {1 / len(turns):.3f}: one client took every turn)"
-    if len(turns) <= MOST_CLIENTS:
-        bars = sorted(turns.items(), key=_natural)
-        return Picture("turns", title, labels, ("a bar a client", fair), lambda w: _draw_clients(bars, w))
-    clients = Counter(counts)
-    numbers = [(turn, clients[turn]) for turn in range(counts[0], counts[-1] + 1)]
-    says = ("a bar for each number of turns: how many clients completed as many", fair)
-    return Picture("turns", title, labels, says, lambda w: _draw_numbers(numbers, w))
-
-
-def _title(counts: Sequence[int]) -> str:
-    """Say how many turns sorted ``counts`` are from and to."""
-    least, most = counts[0], counts[-1]
-    turns = (
-        formatting.counted(most, "turn")
-        if least == most
-        else f"{least} to {formatting.counted(most, 'turn')}"
-    )
-    each = " each" if len(counts) > 1 else ""
-    return f"{formatting.counted(len(counts), 'client')} completed {turns}{each}"
-
-
-def _natural(item: tuple[str, int]) -> list[str | int]:
-    """Order names as people do: site-2 before site-10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", item[0])]
-
-
-def _draw_clients(bars: Sequence[tuple[str, int]], width_in: float) -> Figure:
-    figure = new_figure(0.6 + 0.17 * len(bars), width_in)
-    axes = figure.subplots()
-    rows = range(len(bars))
-    axes.barh(rows, [count for _, count in bars], height=0.5, color=LINE)
-    axes.set_yticks(rows, labels=[short_name(name) for name, _ in bars])
-    axes.set_ylim(len(bars) - 0.4, -0.6)
-    axes.set_xlim(0, max(1, *(count for _, count in bars)) * 1.02)
-    clean(axes, "x")
-    axes.tick_params(axis="y", length=0)
-    whole_numbers(axes.xaxis, 10)
-    axes.set_xlabel("completed turns", fontsize=8.5, color=INK)
-    return figure
-
-
-def _draw_numbers(numbers: Sequence[tuple[int, int]], width_in: float) -> Figure:
-    figure = new_figure(2.4, width_in)
-    axes = figure.subplots()
-    bars = axes.bar([turns for turns, _ in numbers], [of for _, of in numbers], width=0.7, color=LINE)
-    if len(numbers) <= (20 if width_in > NARROW_IN else 10):
-        axes.bar_label(bars, fontsize=8.5, color=INK, padding=2)
-    axes.margins(y=0.12)
-    axes.set_xlim(numbers[0][0] - 1, numbers[-1][0] + 1)
-    clean(axes)
-    whole_numbers(axes.xaxis, 12)
-    whole_numbers(axes.yaxis, 5)
-    axes.set_xlabel("completed turns", fontsize=8.5, color=INK)
-    axes.set_ylabel("clients", fontsize=8.5, color=INK)
-    return figure
-
-
-# -- The picture of choice: intensity where and when clients trained, against that of all clients' places ---
-
-_RANGE: Final = (10, 90)  # percent of clients: what is shaded
-
-MOST_CLIENTS: Final = 30  # bars or rows, one a client; a larger fleet is shown by how many had so many turns
+_RANGE: Final = (10, 90)  # percentiles of clients; the shaded band
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """Intensity of the places of all clients by step, and of those that trained by round [gCO2eq/kWh].
+    """Intensity at the locations of all clients, and of those that trained [gCO2eq/kWh].
 
     Parameters
     ----------
     edges_us : ndarray of int64, shape (S + 1,)
-        The steps [µs since 1970 UTC].
+        Edges of the time steps [µs since 1970 UTC].
     mean, low, high : ndarray of float64, shape (S,)
-        Over all clients: mean, and the range of the middle 80 % of them; NaN in a gap.
+        Mean, 10th and 90th percentile over all clients; NaN in a gap.
     rounds : tuple of (datetime, datetime, float)
-        When a round opened and closed, and the mean of its clients' places meanwhile.
+        Opening and closing time of each round, and the mean over its clients in that time.
     """
 
     edges_us: Ints
@@ -201,53 +139,52 @@ class Choice:
 
     @property
     def chosen_mean(self) -> float:
-        """Mean of the rounds, each as long as it was."""
-        hours = [(closes - opens).total_seconds() for opens, closes, _ in self.rounds]
-        return float(np.average([mean for _, _, mean in self.rounds], weights=np.maximum(hours, 1.0)))
+        """Mean over the rounds, weighted by their length."""
+        seconds = [(closes - opens).total_seconds() for opens, closes, _ in self.rounds]
+        return float(np.average([mean for _, _, mean in self.rounds], weights=np.maximum(seconds, 1.0)))
 
     @property
     def all_mean(self) -> float:
-        """Mean of all clients' places over the whole run."""
+        """Mean over all clients and the whole run."""
         known = ~np.isnan(self.mean)
         return float(np.average(self.mean[known], weights=np.diff(self.edges_us)[known]))
 
 
 def choice_of_run(events: Sequence[Mapping[str, Any]], intensity: IntensityTable | None) -> Choice | None:
-    """Gather the intensity of chosen and of all places; None where too little is known.
+    """Return the intensity of chosen and of all locations; None where too little is known.
 
     Parameters
     ----------
     events : sequence of mapping
-        The run's.
+        Events of the run's ledger.
     intensity : IntensityTable or None
-        What is known of it.
+        Intensity as far as the ledger has it.
     """
-    places: dict[str, str] = {}
+    locations: dict[str, str] = {}
     seats: dict[int, Counter[str]] = {}
     spans: list[tuple[int, datetime, datetime]] = []
     for event in events:
         match event["event"]:
             case "nodes":
-                places |= {node["id"]: node.get("location") or "" for node in event["joined"]}
+                locations |= {node["id"]: node.get("location") or "" for node in event["joined"]}
             case "round_opened":
-                seats[event["round"]] = Counter(
-                    node["location"] for node in event["nodes"] if node["location"]
-                )
+                named = (node["location"] for node in event["nodes"] if node["location"])
+                seats[event["round"]] = Counter(named)
             case "round_closed":
-                times = (parse_time(event[key], key) for key in ("opens_at", "closes_at"))
-                spans.append((event["round"], *times))
-    if intensity is None or not spans or not places:
+                spans.append((event["round"], entry_time(event, "opens_at"), entry_time(event, "closes_at")))
+    if intensity is None or not spans or not locations:
         return None
     shown = intensity.slice(events[0]["at"], max(closes for _, _, closes in spans))
-    names = sorted(set(places.values()) & set(intensity.locations))
+    names = sorted(set(locations.values()) & set(intensity.locations))
     if shown is None or not names:
         return None
-    clients = Counter(places.values())
+    clients = Counter(locations.values())
     values = shown.align(names).values.repeat([clients[name] for name in names], axis=1)
     rounds = []
     for number, opens, closes in spans:
         if (mean := _mean(intensity, seats.get(number, Counter()), opens, closes)) is not None:
             rounds.append((opens, closes, mean))
+    # A step with a gap at one location would have a mean over other clients than the next step.
     whole = ~np.isnan(values.sum(axis=1))
     if not rounds or not whole.any():
         return None
@@ -256,20 +193,8 @@ def choice_of_run(events: Sequence[Mapping[str, Any]], intensity: IntensityTable
     return Choice(shown.edges_us, values.mean(axis=1), low, high, tuple(rounds))
 
 
-def picture_of_choice(choice: Choice, labels: str) -> Picture:
-    """Draw the rounds over what all clients' places had."""
-    chosen, everywhere = (formatting.significant(value) for value in (choice.chosen_mean, choice.all_mean))
-    title = f"Chosen places and hours: {chosen} {UNIT} on average; all clients, all the time: {everywhere}"
-    says = (
-        "blue: mean of the places that trained, a bar a round",
-        "grey line: mean of all clients' places; shaded: the middle 80 % of them",
-        f"time: UTC, {choice.rounds[0][0].year}",
-    )
-    return Picture("chosen", title, labels, says, lambda width_in: _draw_chosen(choice, width_in))
-
-
 def _mean(table: IntensityTable, seats: Counter[str], opens: datetime, closes: datetime) -> float | None:
-    """Return the mean intensity of a round's places, None where one of them is not known all the time."""
+    """Return the mean intensity over a round's clients; None where a value is missing."""
     hours = (closes - opens).total_seconds() / 3600
     if not seats or hours <= 0:
         return None
@@ -279,8 +204,19 @@ def _mean(table: IntensityTable, seats: Counter[str], opens: datetime, closes: d
     return None if np.isnan(mean) else mean
 
 
-def _draw_chosen(choice: Choice, width_in: float) -> Figure:
-    figure = new_figure(2.8, width_in)
+def picture_of_choice(choice: Choice, labels: str) -> Picture:
+    """Return the chart of the rounds' intensity over that of the fleet."""
+    chosen, fleet = (formatting.significant(value) for value in (choice.chosen_mean, choice.all_mean))
+    title = f"Intensity while training: {chosen} g/kWh (fleet average {fleet})"
+    legend = (
+        "blue: mean over the clients of a round, one bar per round",
+        "grey line: mean over all clients; shaded: the middle 80 % of them",
+        f"time: UTC, {choice.rounds[0][0].year}",
+    )
+    return Picture("chosen", title, labels, legend, 2.8, partial(_paint_choice, choice))
+
+
+def _paint_choice(choice: Choice, figure: Figure) -> None:
     axes = figure.subplots()
     edges = choice.edges_us / DAY_US
     axes.stairs(choice.high, edges, baseline=choice.low, fill=True, color=NO_VALUE)
@@ -288,26 +224,15 @@ def _draw_chosen(choice: Choice, width_in: float) -> Figure:
     opens, closes, means = zip(*choice.rounds, strict=True)
     axes.hlines(means, [*map(day, opens)], [*map(day, closes)], color=LINE, linewidth=3.4, capstyle="butt")
     clean(axes)
-    axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    time_axis(
-        axes,
-        from_us(choice.edges_us[0]),
-        from_us(choice.edges_us[-1]),
-        most=14 if width_in > NARROW_IN else 4,
-    )
-    axes.set_ylabel(UNIT, fontsize=8.5, color=INK)
-    return figure
+    time_axis(axes, from_us(choice.edges_us[0]), from_us(choice.edges_us[-1]), margin=0)
+    label(axes, y=UNIT)
 
 
-# -- The picture of progress: what the app reports after each round, against what had been emitted by then --
+# -- Progress: metrics of the app against cumulative emissions --------------------------------------------
 
 MOST_METRICS: Final = 4
 _LONGEST_NAME: Final = 40
-_VERB: Final = {
-    "realised": "emitted",
-    "planned": "been planned to emit (actual intensity is not known for all)",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,13 +244,13 @@ class Progress:
     metric : str
         Its name.
     values : tuple of float
-        After each round that has it.
+        Value after each round that reports it.
     spent : tuple of float
-        What had been emitted by then [g], or how many rounds were over.
+        Cumulative emissions [g], or the number of the round.
     of : {"realised", "planned", "rounds"}
-        What ``spent`` is.
+        Meaning of ``spent``.
     run_now_g : float or None
-        What as many rounds, run at once by random clients, would have emitted [g].
+        Emissions of run-now, all rounds [g].
     """
 
     metric: str
@@ -336,9 +261,10 @@ class Progress:
 
 
 def progress_of(run: RunSummary) -> tuple[Progress, ...]:
-    """Gather a run's metrics, accuracies first, against realised emissions.
+    """Return a run's metrics, accuracies first.
 
-    Where one of those is not known, against planned ones; where neither is, by round.
+    They are set against realised emissions; where those of a round are not known, against planned emissions;
+    where these are not known either, against the rounds.
     """
     rounds = run.rounds
     realised_g = [r.realised_g for r in rounds if r.realised_g is not None]
@@ -349,46 +275,39 @@ def progress_of(run: RunSummary) -> tuple[Progress, ...]:
         of, spent = "realised", list(accumulate(realised_g))
     elif len(planned_g) == len(rounds):
         of, spent = "planned", list(accumulate(planned_g))
-    names = sorted({name for r in rounds for name in r.metrics}, key=_rank)
+    run_now_g = run.run_now_g if of == "realised" else None
     found = []
-    for name in names:
-        values = [
-            (value, g)
-            for r, g in zip(rounds, spent, strict=True)
-            if (value := r.metrics.get(name)) is not None
-        ]
-        if len(values) > 1:
-            of_metric, at = zip(*values, strict=True)
-            run_now_g = run.run_now_g if of == "realised" else None
-            found.append(Progress(name, of_metric, at, of, run_now_g))
+    for name in sorted({name for r in rounds for name in r.metrics}, key=_accuracies_first):
+        reported = [k for k, r in enumerate(rounds) if r.metrics.get(name) is not None]
+        if len(reported) > 1:
+            values = tuple(rounds[k].metrics[name] for k in reported)
+            found.append(Progress(name, values, tuple(spent[k] for k in reported), of, run_now_g))
     return tuple(found[:MOST_METRICS])
 
 
-def picture_of_progress(progress: Progress, number: int, labels: str) -> Picture:
-    """Draw one metric against what had been emitted; ``number`` tells its file from others."""
-    name = one_line(progress.metric, _LONGEST_NAME)
-    last = formatting.significant(progress.values[-1])
-    if progress.of == "rounds":
-        title, says = f"{name} by round: {last} in the end", ["a dot a round"]
-    else:
-        spent = formatting.mass(progress.spent[-1])
-        title = f"{name} against emissions: {last} after {spent} CO2eq"
-        says = [f"a dot a round, at what all rounds up to it have {_VERB[progress.of]}"]
-    if progress.run_now_g is not None:
-        says.append("dashed line: what as many rounds emit when random clients run them at once")
-    return Picture(
-        f"progress-{number}", title, labels, tuple(says), lambda width_in: _draw_progress(progress, width_in)
-    )
-
-
-def _rank(name: str) -> tuple[bool, str]:
-    """Put accuracies first."""
+def _accuracies_first(name: str) -> tuple[bool, str]:
     return "acc" not in name.lower(), name
 
 
-def _draw_progress(progress: Progress, width_in: float) -> Figure:
-    figure = new_figure(2.8, width_in)
+def picture_of_progress(progress: Progress, number: int, labels: str) -> Picture:
+    """Return the chart of one metric; ``number`` makes the name of its file unique."""
+    name, last = one_line(progress.metric, _LONGEST_NAME), formatting.significant(progress.values[-1])
+    if progress.of == "rounds":
+        title, legend = f"{name} by round: {last} at the end", ["one dot per round"]
+    else:
+        title = f"{name} against emissions: {last} after {formatting.mass(progress.spent[-1])} CO2eq"
+        legend = [f"one dot per round, at the cumulative {progress.of} emissions"]
+    if progress.of == "planned":
+        legend.append("actual intensity is not known for all rounds")
+    if progress.run_now_g is not None:
+        legend.append("dashed line: emissions of run-now, all rounds")
+    paint = partial(_paint_progress, progress)
+    return Picture(f"progress-{number}", title, labels, tuple(legend), 2.8, paint)
+
+
+def _paint_progress(progress: Progress, figure: Figure) -> None:
     axes = figure.subplots()
+    clean(axes)
     unit_g, unit = 1.0, ""
     if progress.of != "rounds":
         unit_g, unit = formatting.mass_unit(max(abs(progress.run_now_g or 0.0), *map(abs, progress.spent)))
@@ -397,46 +316,98 @@ def _draw_progress(progress: Progress, width_in: float) -> Figure:
     if progress.run_now_g is not None:
         run_now = progress.run_now_g / unit_g
         axes.axvline(run_now, color=SOFT, linewidth=1.2, linestyle="--")
-        # Where the curve does not end: a rising one leaves room below, a falling one above.
+        # The text stands away from the end of the curve: a rising one leaves room below, a falling one above.
         low = progress.values[-1] > (min(progress.values) + max(progress.values)) / 2
         axes.annotate(
             f"run-now: {formatting.mass(progress.run_now_g)}", (run_now, 0.05 if low else 0.95),
-            xytext=(-5, 0),
-            xycoords=("data", "axes fraction"), textcoords="offset points", ha="right",
+            xytext=(-5, 0), xycoords=("data", "axes fraction"), textcoords="offset points", ha="right",
             va="bottom" if low else "top", fontsize=8.5, color=SOFT,
         )  # fmt: skip
-    clean(axes)
-    axes.set_ylabel(short_name(progress.metric), fontsize=8.5, color=INK)
     if progress.of == "rounds":
-        whole_numbers(axes.xaxis, 12 if width_in > NARROW_IN else 6)
-        axes.set_xlabel("round", fontsize=8.5, color=INK)
+        whole_numbers(axes.xaxis, 6 if is_narrow(axes) else 12)
+        label(axes, x="round")
     else:
         axes.set_xlim(left=min(0.0, *spent))
-        axes.set_xlabel(f"cumulative emissions, {progress.of} [{unit}CO2eq]", fontsize=8.5, color=INK)
-    return figure
+        label(axes, x=f"cumulative emissions, {progress.of} [{unit}CO2eq]")
+    label(axes, y=short_name(progress.metric))
 
 
-# -- The picture of a backtest: how much of what is possible was saved, and how much that is, by deadline ---
+# -- Participation: completed turns of each client --------------------------------------------------------
 
-_HEIGHT_IN: Final = 4.6
-_LEAST_APART: Final = 0.047  # of the height: names that are nearer to each other cannot be read
+MOST_CLIENTS: Final = 30  # bars of single clients; a larger fleet gets a histogram
+
+
+def picture_of_turns(turns: Mapping[str, int], labels: str) -> Picture | None:
+    """Return a chart with one bar per client, or a histogram for a large fleet; None without clients."""
+    if not turns:
+        return None
+    title = _title(min(turns.values()), max(turns.values()), len(turns))
+    jain = jain_index(list(turns.values()))
+    legend = f"Jain's index {jain:.3f} (1: all equal; {1 / len(turns):.3f}: one client took every turn)"
+    if len(turns) > MOST_CLIENTS:
+        paint = partial(_paint_histogram, Counter(turns.values()))
+        return Picture("turns", title, labels, ("clients by number of completed turns", legend), 2.4, paint)
+    paint = partial(_paint_clients, sorted(turns.items(), key=_natural))
+    return Picture("turns", title, labels, ("one bar per client", legend), 0.6 + 0.17 * len(turns), paint)
+
+
+def _title(least: int, most: int, clients: int) -> str:
+    turns = f"{'' if least == most else f'{least} to '}{formatting.counted(most, 'turn')}"
+    return f"{formatting.counted(clients, 'client')} completed {turns}{' each' if clients > 1 else ''}"
+
+
+def _natural(item: tuple[str, int]) -> list[str | int]:
+    """Return the sort key of natural order: site-2 before site-10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", item[0])]
+
+
+def _paint_clients(bars: Sequence[tuple[str, int]], figure: Figure) -> None:
+    axes = figure.subplots()
+    rows = range(len(bars))
+    axes.barh(rows, [count for _, count in bars], height=0.5, color=LINE)
+    axes.set_yticks(rows, labels=[short_name(name) for name, _ in bars])
+    axes.set_ylim(len(bars) - 0.4, -0.6)
+    axes.set_xlim(0, max(1, *(count for _, count in bars)) * 1.02)
+    clean(axes, "x")
+    axes.tick_params(axis="y", length=0)
+    whole_numbers(axes.xaxis, 10)
+    label(axes, x="completed turns")
+
+
+def _paint_histogram(clients: Counter[int], figure: Figure) -> None:
+    axes = figure.subplots()
+    turns = range(min(clients), max(clients) + 1)
+    bars = axes.bar(turns, [clients[number] for number in turns], width=0.7, color=LINE)
+    if len(turns) <= (10 if is_narrow(axes) else 20):
+        axes.bar_label(bars, fontsize=8.5, color=INK, padding=2)
+    axes.margins(y=0.12)
+    axes.set_xlim(turns[0] - 1, turns[-1] + 1)
+    clean(axes)
+    whole_numbers(axes.xaxis, 12)
+    whole_numbers(axes.yaxis, 5)
+    label(axes, x="completed turns", y="clients")
+
+
+# -- Backtest: reduction of each method, and its share of what is possible, by deadline -------------------
+
+_LEAST_APART: Final = 0.047  # least distance of two names that can be read [fraction of the height]
 _COLOURS: Final = {
-    "scheduler": LINE, "rolling": "#4f8fc0", "one-shot": "#93b9d6", "flwr-lowcarb-2022": PLANNED,
+    SCHEDULER: LINE, "rolling": "#4f8fc0", "one-shot": "#93b9d6", "flwr-lowcarb-2022": PLANNED,
     "temporal-only": "#9c6b30", "perfect": "#3b7a3b", "bound": INK, "run-now": "#8a8a8a",
 }  # fmt: skip
-_DASHED: Final = ("bound", "perfect", "run-now")  # what nobody can follow, or would want to
+_DASHED: Final = ("bound", "perfect", "run-now")  # references: no method that can be used in practice
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class BacktestPicture:
-    """The lines of the picture.
+class MethodLines:
+    """Lines of the chart.
 
     Parameters
     ----------
     deadlines : tuple of float
-        In back-to-back times, increasing.
+        Multiples of the back-to-back time, increasing.
     reductions, errors, captures : mapping of str to ndarray, shape (D,)
-        By method: mean reduction, its standard error, and capture, all in %; NaN where there is none.
+        Mean reduction, its standard error, and capture of each method [%]; NaN where undefined.
     """
 
     deadlines: tuple[float, ...]
@@ -445,70 +416,73 @@ class BacktestPicture:
     captures: Mapping[str, Floats]
 
 
-def picture_of_backtest(found: Comparison) -> BacktestPicture:
-    """Gather reduction and capture by method, over deadlines."""
+def lines_of(found: Comparison) -> MethodLines:
+    """Return reduction and capture of each method, over deadlines."""
     deadlines = tuple(sorted(found.scores))
     rows = [found.scores[deadline] for deadline in deadlines]
-    names = [score.method for score in rows[0]]
 
     def line(field: str) -> dict[str, Floats]:
         return {
-            name: 100 * np.array([getattr(row[k], field) for row in rows], dtype=np.float64)
-            for k, name in enumerate(names)
+            score.method: 100 * np.array([getattr(row[k], field) for row in rows], dtype=np.float64)
+            for k, score in enumerate(rows[0])
         }
 
-    return BacktestPicture(deadlines, line("reduction"), line("reduction_se"), line("capture"))
+    return MethodLines(deadlines, line("reduction"), line("reduction_se"), line("capture"))
 
 
 def plot_backtest(found: Comparison, labels: str) -> Figure:
-    """Draw capture and reduction against the deadline, one line a method.
+    """Plot capture and reduction of each method against the deadline.
 
     Parameters
     ----------
     found : Comparison
-        What was replayed.
+        Result of the backtest.
     labels : str
-        What the numbers of intensity are.
+        Source and signal of the intensity.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
-    picture, setting = picture_of_backtest(found), found.scenario
-    figure = new_figure(_HEIGHT_IN)
+    scenario = found.scenario
+    legend = (
+        f"{scenario.rounds} rounds of {scenario.clients_per_round} of {scenario.clients} clients",
+        "bound: no plan can save more",
+        f"error bars: one standard error of {SCHEDULER}",
+    )
+    title = f"Backtest: {scenario.name}, {found.seeds} starts per deadline"
+    return Picture("backtest", title, labels, legend, 4.2, partial(_paint_methods, lines_of(found))).figure()
+
+
+def _paint_methods(lines: MethodLines, figure: Figure) -> None:
     left, right = figure.subplots(1, 2)
-    captured = {name: line for name, line in picture.captures.items() if name not in ("bound", "run-now")}
-    _draw_backtest(left, picture, captured, "capture, % of the bound's mean reduction")
-    saved = {name: line for name, line in picture.reductions.items() if name != "run-now"}
-    _draw_backtest(right, picture, saved, "reduction against run-now, %", picture.errors)
-    head(left, f"Backtest: {setting.name}, {found.seeds} starts by deadline", labels)
-    clients = f"{setting.rounds} rounds of {setting.clients_per_round} of {setting.clients} clients"
-    explain(left, ["deadline, in back-to-back times", clients])
-    explain(right, ["deadline, in back-to-back times", "bars: one standard error of scheduler"])
-    return figure
+    captured = {name: line for name, line in lines.captures.items() if name not in ("bound", "run-now")}
+    _paint_lines(left, lines, captured, "capture [% of the bound's mean reduction]")
+    saved = {name: line for name, line in lines.reductions.items() if name != "run-now"}
+    _paint_lines(right, lines, saved, "reduction against run-now [%]", lines.errors)
 
 
-def _draw_backtest(
+def _paint_lines(
     axes: Axes,
-    picture: BacktestPicture,
-    lines: Mapping[str, Floats],
-    title: str,
+    lines: MethodLines,
+    shown: Mapping[str, Floats],
+    values: str,
     errors: Mapping[str, Floats] | None = None,
 ) -> None:
-    """Draw lines, and beside the end of each its name."""
-    places = np.arange(len(picture.deadlines))
-    for name, line in lines.items():
+    """Draw lines with their names at the end."""
+    places = np.arange(len(lines.deadlines))
+    for name, line in shown.items():
         bars = errors[name] if errors is not None and name == SCHEDULER else None
         axes.errorbar(
             places, line, bars, color=_COLOURS[name], linestyle="--" if name in _DASHED else "-",
             linewidth=2.6 if name == SCHEDULER else 1.5, marker="o", markersize=4, elinewidth=1.2, capsize=3,
         )  # fmt: skip
-    axes.set_xticks(places, labels=[f"{deadline:g}x" for deadline in picture.deadlines])
-    axes.set_ylabel(title, fontsize=9, color=INK)
-    axes.set_xlim(-0.15, places[-1] + 0.15)
     clean(axes)
+    axes.set_xticks(places, labels=[f"{deadline:g}x" for deadline in lines.deadlines])
+    label(axes, x="deadline [multiples of the back-to-back time]", y=values)
+    axes.set_xlim(-0.15, places[-1] + 0.15)
     low, high = axes.get_ylim()
-    ends = {name: float(line[-1]) for name, line in lines.items() if np.isfinite(line[-1])}
+    ends = {name: float(line[-1]) for name, line in shown.items() if np.isfinite(line[-1])}
     heights = _apart([(end - low) / (high - low) for end in ends.values()])
     for (name, end), height in zip(ends.items(), heights, strict=True):
         axes.annotate(
@@ -519,7 +493,7 @@ def _draw_backtest(
 
 
 def _apart(heights: list[float]) -> list[float]:
-    """Move heights as little as it takes for names to stand apart, in their order, from the top down."""
+    """Move heights as little as it takes for names not to overlap, in their order, from the top down."""
     order = np.argsort(heights)[::-1]
     moved = np.array(heights)[order]
     for k in range(1, len(moved)):

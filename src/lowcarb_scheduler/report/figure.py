@@ -1,7 +1,7 @@
-"""A picture of the report: drawn once for a file, and for the page twice, wide and for a phone.
+"""Charts with their texts, drawn for a file, and for the page twice: for a desktop and for a phone.
 
-In a file it has a heading and says below what is to be seen. On the page both are text of the page, and its
-colours are those of the page, so that light, dark and print need no drawing of their own.
+In a file a chart has a heading and a caption. In the page both are text of the page, and the chart takes the
+page's colours, so that light mode, dark mode and print need no drawing of their own.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import re
 import textwrap
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from lowcarb_scheduler.errors import one_line
+from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.report.style import (
     DEADLINE,
     FAINT,
@@ -25,75 +25,96 @@ from lowcarb_scheduler.report.style import (
     PLANNED,
     SOFT,
     WIDTH_IN,
-    head,
-    writing,
+    new_figure,
+    plain,
+    reproducible,
+    short_name,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
+    from typing import BinaryIO
 
     from matplotlib.figure import Figure
 
-_LONGEST_LINE: Final = 165  # characters
-_WORDS_IN: Final = 0.9  # what heading and explanation take of a file's height
-_EDGE: Final = {"w_pad": 0.12, "h_pad": 0.1}  # inches left free around what stands in a file
+_LONGEST_LINE, _LONGEST_HEADING = 165, 120  # characters
+_TEXTS_IN: Final = 0.9  # height of heading and caption in a file
+_EDGE: Final = {"w_pad": 0.12, "h_pad": 0.1}  # inches left free around a chart in a file
 _ROLES: Final[Mapping[str, str]] = {
     INK: "ink", SOFT: "soft", FAINT: "faint", NO_VALUE: "grid", LINE: "accent", PLANNED: "planned",
     DEADLINE: "deadline",
 }  # fmt: skip
-_TAG: Final = re.compile(r"<[^>]+>")  # in text, both brackets are escaped
+_TAG: Final = re.compile(r"<[^>]+>")  # brackets in text are escaped, so this matches tags only
 _NAME: Final = re.compile(r' id="([^"]*)"')
 _COLOUR: Final = re.compile(r"\b(fill|stroke): (#[0-9a-f]{6})\b")
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What is drawn, and what is said of it.
+    """A chart with its texts.
 
     Parameters
     ----------
     name : str
-        Of its files, without a suffix.
+        Name of its files, without a suffix.
     title : str
-        What one sees, in a few words.
+        Heading.
     labels : str
-        What its numbers are.
-    says : tuple of str
-        What each mark means.
-    draw : callable
-        Draws it so many inches wide, without a heading.
+        Source and signal of the intensity, and whether it is synthetic.
+    legend : tuple of str
+        Meaning of the marks, a phrase each.
+    height_in : float
+        Height without heading and caption [inches].
+    paint : callable
+        Draws the chart on an empty figure, which may be wide or narrow.
     """
 
     name: str
     title: str
     labels: str
-    says: tuple[str, ...]
-    draw: Callable[[float], Figure]
+    legend: tuple[str, ...]
+    height_in: float
+    paint: Callable[[Figure], None]
 
     @property
     def caption(self) -> str:
-        """What each mark means, and what the numbers are, as sentences."""
-        return " ".join(f"{part[:1].upper()}{part[1:]}." for part in map(one_line, (*self.says, self.labels)))
+        """Legend and labels as sentences."""
+        parts = map(one_line, (*self.legend, self.labels))
+        return " ".join(f"{part[:1].upper()}{part[1:]}." for part in parts)
+
+    def draw(self, width_in: float) -> Figure:
+        """Draw the chart alone, without heading and caption."""
+        figure = new_figure(self.height_in, width_in)
+        self.paint(figure)
+        return figure
 
     def figure(self) -> Figure:
-        """Return it as it stands in a file, with its heading and what it says."""
+        """Draw the chart as it is saved to a file, with heading and caption."""
         figure = self.draw(WIDTH_IN)
-        figure.set_figheight(figure.get_figheight() + _WORDS_IN)
+        figure.set_figheight(figure.get_figheight() + _TEXTS_IN)
         if (layout := figure.get_layout_engine()) is not None:
             layout.set(**_EDGE)
-        head(figure.axes[0], _plain(self.title), self.labels)
-        says = _plain(textwrap.fill("; ".join(self.says), _LONGEST_LINE))
-        figure.supxlabel(says, fontsize=8, color=INK)
+        # The layout leaves room for one heading only: the labels take its second line, which is empty.
+        title = figure.suptitle(
+            f"{plain(self.title)}\n", x=0.012, ha="left", fontsize=11, fontweight="bold", color=INK
+        )
+        labels = short_name(self.labels, _LONGEST_HEADING)
+        figure.axes[0].annotate(
+            labels, (0, 0), xycoords=title, annotation_clip=False, fontsize=8.5, color=INK
+        ).set_in_layout(False)
+        legend = plain(textwrap.fill("; ".join(map(one_line, self.legend)), _LONGEST_LINE))
+        figure.supxlabel(legend, fontsize=8, color=INK)
         return figure
 
     def inline(self) -> str:
-        """Return it as two elements of a page, ``.wide`` and ``.narrow``; only one of them is to be shown."""
+        """Return two elements of a page, ``.wide`` and ``.narrow``, of which the page shows one."""
         return self._element("wide", PAGE_IN) + self._element("narrow", NARROW_IN)
 
     def _element(self, variant: str, width_in: float) -> str:
         buffer = io.BytesIO()
-        # The salt keeps names of parts apart: one that is hidden must not lend its parts to another.
-        with writing(salt=f"{self.name} {variant}", text="none"):
+        # The salt keeps ids apart: one element must not refer to parts of another that is hidden.
+        with reproducible(salt=f"{self.name} {variant}", text="none"):
             figure = self.draw(width_in)
             figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=110, transparent=True)
         return element(buffer.getvalue().decode(), variant, f"{self.title}. {self.caption}")
@@ -104,22 +125,35 @@ def element(svg: str, variant: str, label: str) -> str:
     start = svg.index("<svg")
     view = re.search(r'viewBox="[^"]*"', svg[start:])
     assert view is not None  # matplotlib writes one
-    body = svg[svg.index("<g ", start) :].rstrip()  # not its defs before, whose style would be the page's
+    body = svg[svg.index("<g ", start) :].rstrip()  # without its style, which would apply to the whole page
     used = set(re.findall(r"#([\w.]+)", body))
 
-    def of_the_page(tag: re.Match[str]) -> str:
+    def adapt(tag: re.Match[str]) -> str:
         named = _NAME.sub(lambda name: name[0] if name[1] in used else "", tag[0])
         return _COLOUR.sub(lambda colour: f"{colour[1]}: {_colour(colour[2])}", named)
 
-    body = _TAG.sub(of_the_page, body)
+    body = _TAG.sub(adapt, body)
     opening = f'<svg class="{variant}" {view[0]} role="img" aria-label="{escape(label)}" '
     return f'{opening}xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">{body}'
 
 
-def _plain(text: str) -> str:
-    """Return text that matplotlib takes for no formula."""
-    return text.replace("$", r"\$")
-
-
 def _colour(colour: str) -> str:
     return f"var(--{_ROLES[colour]})" if colour in _ROLES else colour
+
+
+def save(figure: Figure, file: Path | BinaryIO, kind: str | None = None) -> None:
+    """Write a figure as PNG, SVG or PDF, by the file's suffix or ``kind``.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written.
+    """
+    kind = kind or str(file).rpartition(".")[2].lower()
+    undated: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    with reproducible():
+        try:
+            figure.savefig(file, format=kind, metadata=undated, dpi=150, facecolor="white")
+        except OSError as error:
+            problem = f"{file} cannot be written ({error.strerror})"
+            raise InputError("plot", problem, "give another file") from None

@@ -1,6 +1,6 @@
-"""How numbers are written for people: one way for the terminal, the pictures and the page.
+"""Spelling of numbers and times for people: the same in the terminal, in charts and in the page.
 
-A number that is not known is written as such, never as zero.
+An unknown number is written as ``unknown``, never as zero.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ UNKNOWN: Final = "unknown"
 _MASSES: Final = ((1e6, "t"), (1e3, "kg"), (1.0, "g"))
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _SIGNALS: Final = {
-    "average": "average intensity of the grid",
-    "marginal": "marginal intensity of the grid",
-    "unknown": "average or marginal: the source does not say",
+    "average": "average grid intensity",
+    "marginal": "marginal grid intensity",
+    "unknown": "average or marginal: not stated by the source",
 }
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """Write a number with so many significant digits, never with an exponent."""
+    """Write a number with ``digits`` significant digits, never with an exponent."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    decimals = digits - 1 - math.floor(math.log10(abs(value)))
-    rounded = round(value, decimals)
+    rounded = round(value, digits - 1 - math.floor(math.log10(abs(value))))
+    # Rounding may add a digit: 9.996 is 10.0, which has one decimal less.
     return f"{rounded:,.{max(0, digits - 1 - math.floor(math.log10(abs(rounded))))}f}"
 
 
 def mass_unit(grams: float) -> tuple[float, str]:
-    """Return the unit emissions are written in: how many grams it has, and its name."""
+    """Return the unit that suits emissions: its mass [g] and its name."""
     return next((m for m in _MASSES if abs(grams) >= 0.9995 * m[0]), _MASSES[-1])
 
 
@@ -50,7 +50,7 @@ def mass(grams: float | None, digits: int = 3) -> str:
 
 
 def percent(part: float | None, decimals: int = 1) -> str:
-    """Write a part of one, for example ``41.3 %``."""
+    """Write a fraction as a percentage, for example ``41.3 %``."""
     if part is None:
         return UNKNOWN
     return f"{round(100 * part, decimals) + 0.0:.{decimals}f} %"  # -0.0 + 0.0 is 0.0
@@ -79,45 +79,45 @@ def instant(when: datetime | None) -> str:
 
 
 def to_minute(when: datetime) -> str:
-    """Write a time as its own zone has it, to the minute; seconds only where there are."""
+    """Write a time in its own zone to the minute, with seconds unless they are zero."""
     return when.strftime("%Y-%m-%d %H:%M:%S" if when.second else "%Y-%m-%d %H:%M")
 
 
 def span(start: datetime, end: datetime) -> str:
-    """Write a period by its weekdays, for example ``Mon 22:30 to Tue 00:00``; the second where it differs."""
+    """Write a period with weekdays, for example ``Mon 22:30 to Tue 00:00`` or ``Mon 22:30 to 23:00``."""
     start, end = to_utc(start, "start"), to_utc(end, "end")
     last = f"{end:%H:%M}" if start.date() == end.date() else f"{end:%a %H:%M}"
     return f"{start:%a %H:%M} to {last}"
 
 
 def labels(provenance: Provenance) -> str:
-    """Describe the provenance of intensity values in words."""
+    """Write the provenance of intensity values."""
     if not provenance.source:
-        return "no intensity was known"
-    kind = "synthetic (made-up) numbers" if provenance.synthetic else f"numbers from {provenance.source}"
+        return "no intensity is known"
+    kind = "synthetic (made-up) data" if provenance.synthetic else f"data from {provenance.source}"
     return f"{kind}; {_SIGNALS[provenance.signal]}"
 
 
 def work(job: Job) -> str:
-    """Say what a job asks of whom."""
+    """Write the size of a job."""
     clients, places = len(job.fleet), len(job.fleet.locations)
     size = f"{job.rounds} rounds of {job.clients_per_round} clients"
     return f"{size}, from {clients} clients at {places} locations"
 
 
 def counted(number: int, noun: str) -> str:
-    """Write how many there are of something, for example ``1 day`` or ``28 days``."""
+    """Write a number with its noun, for example ``1 day`` or ``28 days``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def counts(by_name: Mapping[str, int]) -> str:
-    """Write how many of each, most first, for example ``FR 3, DE 2``."""
+    """Write numbers by name, the largest first, for example ``FR 3, DE 2``."""
     order = sorted(by_name.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{name} {count}" for name, count in order)
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Draw values as a line of small bars, a dot where one is NaN."""
+    """Draw values as a line of small bars, NaN as a dot."""
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return ""

@@ -1,7 +1,7 @@
-"""The page of a run: one file that needs nothing else, made from its ledger alone.
+"""Page of a run: one HTML file that needs nothing else, made from the run's ledger alone.
 
-What nodes and sources said is text here, never markup: the template escapes it, unprintable characters are
-written out, nothing is longer than a line, and the page allows neither scripts nor requests.
+Names and messages of nodes and sources are text here, never markup: the template escapes them, unprintable
+characters are written out, long texts are cut, and the page allows neither scripts nor requests.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from lowcarb_scheduler.report.charts import (
     picture_of_waterfall,
     progress_of,
 )
-from lowcarb_scheduler.report.pareto import picture_of_standing
-from lowcarb_scheduler.report.rounds import picture_of_run, save
+from lowcarb_scheduler.report.figure import save
+from lowcarb_scheduler.report.pareto import picture_of_outcome
+from lowcarb_scheduler.report.rounds import picture_of_run
 from lowcarb_scheduler.report.tables import incidents_of, table_of_incidents, tables_of, write_tables
 
 if TYPE_CHECKING:
@@ -40,27 +41,114 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.report.figure import Picture
     from lowcarb_scheduler.report.tables import Incident
 
-# -- All pictures of a run, in the order of the page, and how they are written as files ---------------------
+REPORT_NAME: Final = "report.html"
+FOLDER_NAME: Final = "report"  # of charts and tables
+MOST_FAILURES: Final = 20
+_KINDS: Final = ("png", "svg")
 
-KINDS: Final = ("png", "svg")
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """One of the four numbers: name, emissions [g], fraction of the largest, and definition."""
+
+    name: str
+    emissions_g: float | None
+    part: float
+    definition: str
 
 
-def pictures_of_run(events: Sequence[Mapping[str, Any]], accounts: Accounts) -> tuple[Picture, ...]:
-    """Return what can be drawn of a run.
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Content of the page.
 
     Parameters
     ----------
-    events : sequence of mapping
-        Its ledger.
     accounts : Accounts
-        What they come to.
+        Accounts of the run.
+    pictures : sequence of Picture
+        Charts, in order.
+    numbers : sequence of Number
+        Run-now, planned, realised and hindsight.
+    labels : str
+        Source and signal of the intensity.
+    facts : sequence of (str, str)
+        Origin and definition of the numbers, as name and text.
+    incidents : sequence of Incident
+        Problems during the run, in order.
+    most_clients : int
+        Largest fleet whose clients are listed in the page; a CSV file has those of a larger one.
     """
+
+    accounts: Accounts
+    pictures: Sequence[Picture]
+    numbers: Sequence[Number]
+    labels: str
+    facts: Sequence[tuple[str, str]]
+    incidents: Sequence[Incident]
+    most_clients: int = MOST_CLIENTS
+
+    @property
+    def shown_incidents(self) -> list[Incident]:
+        """Incidents that the page lists: all but the many failures of nodes after the first ones."""
+        failures = accumulate(incident.of_node for incident in self.incidents)
+        return [
+            incident
+            for incident, failed in zip(self.incidents, failures, strict=True)
+            if not incident.of_node or failed <= MOST_FAILURES
+        ]
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write ``report.html`` beside the ledger of a run, and charts and tables into the folder ``report/``.
+
+    Parameters
+    ----------
+    run_dir : Path
+        Folder of the run, which may be going on.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    InputError
+        If there is no ledger, this version cannot read it, or the page cannot be written.
+    MissingExtraError
+        If matplotlib or jinja2 is not installed.
+    """
+    return write_page(read_page(run_dir), run_dir)
+
+
+def read_page(run_dir: Path) -> Page:
+    """Return the content of a run's page, from its ledger; raises like :func:`write_report`."""
+    events = read_ledger(run_dir)
+    with as_written(str(run_dir / FILE_NAME)):
+        return gather(events)
+
+
+def gather(events: Sequence[Mapping[str, Any]]) -> Page:
+    """Return the content of a page from the events of a ledger."""
+    accounts = account(events)
+    return Page(
+        accounts=accounts,
+        pictures=pictures_of_run(events, accounts),
+        numbers=_numbers(accounts),
+        labels=formatting.labels(accounts.provenance),
+        facts=facts_of(accounts, deadline_of(events)),
+        incidents=incidents_of(events),
+    )
+
+
+def pictures_of_run(events: Sequence[Mapping[str, Any]], accounts: Accounts) -> tuple[Picture, ...]:
+    """Return the charts of a run, in the order of the page; those without data are left out."""
     labels = formatting.labels(accounts.provenance)
     choice = choice_of_run(events, known_intensity(events))
     found = (
         picture_of_run(events),
         picture_of_waterfall(accounts.waterfall, labels),
-        picture_of_standing(accounts.front, deadline_of(events), labels) if accounts.front else None,
+        picture_of_outcome(accounts.front, deadline_of(events), labels) if accounts.front else None,
         picture_of_choice(choice, labels) if choice else None,
         *(picture_of_progress(each, k, labels) for k, each in enumerate(progress_of(accounts.run), start=1)),
         picture_of_turns(accounts.run.turns, labels),
@@ -68,48 +156,44 @@ def pictures_of_run(events: Sequence[Mapping[str, Any]], accounts: Accounts) -> 
     return tuple(picture for picture in found if picture)
 
 
-def write_pictures(pictures: Iterable[Picture], folder: Path) -> None:
-    """Write each picture as PNG and as SVG into a folder that is there.
-
-    Raises
-    ------
-    InputError
-        If one cannot be written.
-    """
-    for picture in pictures:
-        figure = picture.figure()
-        for kind in KINDS:
-            save(figure, folder / f"{picture.name}.{kind}")
-            figure.set_layout_engine("none")  # all stands where it is to be; to find that out takes longest
-
-
-# -- What the numbers of a run are, in words: where they come from, and what was measured or assumed --------
+def _numbers(accounts: Accounts) -> list[Number]:
+    """Return the four numbers, with bars on one scale."""
+    found = (
+        ("run-now", accounts.run_now_g, "baseline: same rounds, start immediately, random clients"),
+        ("planned", accounts.planned_g, "on the forecast when each round opened"),
+        ("realised", accounts.realised_g, "on actual intensity"),
+        ("hindsight", accounts.hindsight_g, "best plan with a perfect forecast"),
+    )
+    most_g = max((g for _, g, _ in found if g is not None), default=0.0)
+    return [
+        Number(name, g, max(0.0, g) / most_g if g and most_g > 0 else 0.0, text) for name, g, text in found
+    ]
 
 
 def facts_of(accounts: Accounts, finish_by: datetime | None) -> list[tuple[str, str]]:
-    """Return what a reader has to know of a run's numbers, as name and text."""
+    """Return origin and definition of a run's numbers, as name and text."""
     run, started = accounts.run, accounts.run.started
     return [
         ("Intensity", formatting.labels(accounts.provenance)),
         ("Energy", f"{formatting.energy(run.energy_kwh)} of training; {_basis(run.energy_by_basis)}"),
-        ("Emissions", "energy of training times intensity, in CO2 equivalents; nothing else is counted"),
-        ("Run-now", "as many rounds of random clients, back-to-back from the start of the run"),
-        ("Hindsight", "the best plan of somebody who knew the actual intensities before"),
+        ("Emissions", "energy of training times intensity, in CO2 equivalents; nothing else is included"),
+        ("Run-now", "baseline: as many rounds, start immediately and back-to-back, random clients"),
+        ("Hindsight", "best plan with a perfect forecast"),
         ("SCI", _sci(accounts.sci)),
         ("Strategy", str(started["strategy"])),
         ("Participation", str(started["participation"])),
-        ("Patience", f"{started['patience']:g} (0: back-to-back now; 1: cleanest by the deadline)"),
+        ("Patience", f"{started['patience']:g} (0: start immediately; 1: lowest emissions by the deadline)"),
         ("Deadline", f"{formatting.instant(finish_by)} UTC" if finish_by else "none"),
         ("Finish", _finish(run, finish_by)),
-        *([("Resumed", f"{run.resumed} time(s); everything is counted once")] if run.resumed else []),
-        ("Clock", "virtual: holds were jumped through" if started["clock"] == "virtual" else "the system's"),
+        *([("Resumed", f"{run.resumed} time(s); nothing is counted twice")] if run.resumed else []),
+        ("Clock", "virtual: waiting times were skipped" if started["clock"] == "virtual" else "system"),
         ("Software", f"lowcarb-scheduler {started['version']}, flwr {started['flwr_version']}"),
     ]
 
 
 def _basis(kwh: Mapping[str, float]) -> str:
     if not kwh:
-        return "no turn is complete"
+        return "no turn is completed yet"
     if len(kwh) == 1:
         return f"{next(iter(kwh))} for every turn"
     return ", ".join(f"{formatting.energy(part)} {name}" for name, part in sorted(kwh.items()))
@@ -123,9 +207,9 @@ def _sci(sci: Sci) -> str:
         terms = (
             f"E × I / R = {formatting.energy(sci.energy_kwh)} × "
             f"{formatting.significant(sci.intensity_g_per_kwh)} g/kWh / {sci.rounds} rounds = "
-            f"{formatting.mass(sci.g_per_round)} a round"
+            f"{formatting.mass(sci.g_per_round)} per round"
         )
-    return f"{terms}; M, the making of hardware, is not counted"
+    return f"{terms}; M (manufacturing of hardware) is not included"
 
 
 def _finish(run: RunSummary, finish_by: datetime | None) -> str:
@@ -141,94 +225,8 @@ def _finish(run: RunSummary, finish_by: datetime | None) -> str:
     return f"{finish}, {format_duration(abs(early))} {side} the deadline"
 
 
-REPORT_NAME: Final = "report.html"
-FOLDER_NAME: Final = "report"  # of its pictures and tables
-MOST_FAILURES: Final = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """One of the four numbers: its name, its emissions [g], its part of the largest, and what it is."""
-
-    name: str
-    emissions_g: float | None
-    part: float
-    says: str
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """What the page shows, before it is written.
-
-    Parameters
-    ----------
-    accounts : Accounts
-        What the run comes to.
-    pictures : sequence of Picture
-        What is drawn of it.
-    numbers : sequence of Number
-        Run-now, planned, realised and hindsight.
-    labels : str
-        What its intensities are.
-    facts : sequence of (str, str)
-        What the numbers are.
-    mishaps : sequence of Incident
-        What did not go as it should, in order.
-    most_clients : int
-        How many the table of clients has at most; of a larger fleet the CSV has them.
-    """
-
-    accounts: Accounts
-    pictures: Sequence[Picture]
-    numbers: Sequence[Number]
-    labels: str
-    facts: Sequence[tuple[str, str]]
-    mishaps: Sequence[Incident]
-    most_clients: int = MOST_CLIENTS
-
-    @property
-    def shown_mishaps(self) -> list[Incident]:
-        """Those that the page has room for: of failures of nodes only the first."""
-        number = accumulate(mishap.of_node for mishap in self.mishaps)
-        return [
-            mishap
-            for mishap, failures in zip(self.mishaps, number, strict=True)
-            if not mishap.of_node or failures <= MOST_FAILURES
-        ]
-
-
-def write_report(run_dir: Path) -> Path:
-    """Write ``report.html`` beside the ledger it is made from, and its pictures and tables into ``report/``.
-
-    Parameters
-    ----------
-    run_dir : Path
-        Folder of the run, finished or not.
-
-    Returns
-    -------
-    Path
-        The page.
-
-    Raises
-    ------
-    InputError
-        If there is no ledger, it is not as this version writes it, or the page cannot be written.
-    MissingExtraError
-        If matplotlib or jinja2 is not installed.
-    """
-    return write_page(read_page(run_dir), run_dir)
-
-
-def read_page(run_dir: Path) -> Page:
-    """Return what the page of a run shows, from its ledger; raises as :func:`write_report`."""
-    events = read_ledger(run_dir)
-    with as_written(str(run_dir / FILE_NAME)):
-        return gather(events)
-
-
 def write_page(page: Page, run_dir: Path) -> Path:
-    """Write a page, its pictures and its tables into the folder of its run; raise as it does."""
+    """Write a page, its charts and its tables into the run's folder; raises like :func:`write_report`."""
     path, folder = run_dir / REPORT_NAME, run_dir / FOLDER_NAME
     unfinished = path.with_suffix(".html.new")
     try:
@@ -238,25 +236,10 @@ def write_page(page: Page, run_dir: Path) -> Path:
     except OSError as error:
         problem = f"{path} cannot be written ({error.strerror})"
         raise InputError("run-dir", problem, "make the folder writable") from None
-
     write_pictures(page.pictures, folder)
-    mishaps = table_of_incidents(page.mishaps, page.accounts.provenance)
-    write_tables({**tables_of(page.accounts), "mishaps": mishaps}, folder)
+    incidents = table_of_incidents(page.incidents, page.accounts.provenance)
+    write_tables({**tables_of(page.accounts), "mishaps": incidents}, folder)
     return path
-
-
-def gather(events: Sequence[Mapping[str, Any]]) -> Page:
-    """Return what the page of these events shows."""
-    accounts = account(events)
-    mishaps = incidents_of(events)
-    return Page(
-        accounts=accounts,
-        pictures=pictures_of_run(events, accounts),
-        numbers=_numbers(accounts),
-        labels=formatting.labels(accounts.provenance),
-        facts=facts_of(accounts, deadline_of(events)),
-        mishaps=mishaps,
-    )
 
 
 def render(page: Page) -> str:
@@ -285,15 +268,16 @@ def render(page: Page) -> str:
     return environment.from_string(template).render(page=page, accounts=page.accounts, run=page.accounts.run)
 
 
-def _numbers(accounts: Accounts) -> list[Number]:
-    """Return the four numbers, with bars on one scale."""
-    found = (
-        ("run-now", accounts.run_now_g, "the same rounds at once, with random clients"),
-        ("planned", accounts.planned_g, "on the forecast when each round opened"),
-        ("realised", accounts.realised_g, "on actual intensity"),
-        ("hindsight", accounts.hindsight_g, "the best plan of somebody who knew"),
-    )
-    most_g = max((g for _, g, _ in found if g is not None), default=0.0)
-    return [
-        Number(name, g, max(0.0, g) / most_g if g and most_g > 0 else 0.0, says) for name, g, says in found
-    ]
+def write_pictures(pictures: Iterable[Picture], folder: Path) -> None:
+    """Write each chart as PNG and as SVG into an existing folder.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be written.
+    """
+    for picture in pictures:
+        figure = picture.figure()
+        for kind in _KINDS:
+            save(figure, folder / f"{picture.name}.{kind}")
+            figure.set_layout_engine("none")  # the layout is found once: it is the slowest step of a chart

@@ -1,8 +1,7 @@
-"""What pictures share: size, colours, heading, and how times and names stand on an axis."""
+"""Style shared by all charts: size, colours, axes, and the spelling of times and names on them."""
 
 from __future__ import annotations
 
-import textwrap
 import warnings
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,12 +15,13 @@ from lowcarb_scheduler.errors import MissingExtraError, one_line
 try:
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
     from matplotlib.ticker import MaxNLocator
 except ImportError:
     raise MissingExtraError("matplotlib", "report") from None
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from matplotlib.axes import Axes
@@ -31,42 +31,43 @@ if TYPE_CHECKING:
 
 UNIT: Final = "gCO2eq/kWh"
 INK, NO_VALUE, DEADLINE, PLANNED, LINE = "#1b1b1b", "#dedede", "#c2185b", "#e06c00", "#0b4f8a"
-SOFT, FAINT = "#5c655e", "#9aa39c"  # what stands beside the subject, and what it is compared with
-ON_HEAT, BOX = "#1c1c1c", "#ffffff"  # on a heat map, which looks the same in light and dark
-WIDTH_IN: Final = 11.0
-PAGE_IN, NARROW_IN = 9.0, 4.2  # on a page, where letters are to be larger, and on a phone
+SOFT, FAINT = "#5c655e", "#9aa39c"  # secondary marks, and references that results are compared with
+ON_HEAT, BOX = "#1c1c1c", "#ffffff"  # on a heat map, which looks the same in light and dark mode
+WIDTH_IN: Final = 11.0  # of a chart saved to a file
+PAGE_IN, NARROW_IN = 9.0, 4.2  # in the page: on a desktop, with larger letters, and on a phone
 DAY_US: Final = 24 * HOUR_US  # matplotlib counts time in days since 1970
-_LONGEST_NAME, _LONGEST_LABELS, _LONGEST_LEGEND = 24, 120, 160  # characters
+MOST_ROWS: Final = 40  # locations that can still be told apart on a heat map
+_LONGEST_NAME: Final = 24  # characters
+_WIDE_TICKS, _NARROW_TICKS = 14, 4  # most labels of a time axis
 _DAY: Final = timedelta(days=1)
 _TICKS: Final = (
     *(timedelta(minutes=m) for m in (1, 5, 15, 30, 60, 120, 180, 360, 720)),
     *(timedelta(days=d) for d in (1, 2, 5, 10, 20, 50, 100, 200, 500)),
 )
-_WIDER: Final = 1.6  # how much more room a date takes than a time of day
-_COLOURS: Final = "cividis"  # perceptually even, the same for the colour-blind
+_DATE_WIDTH: Final = 1.6  # of a date, in widths of a time of day
+_COLOURS: Final = "cividis"  # perceptually even, also for readers with a colour vision deficiency
 
 
 def new_figure(height_in: float, width_in: float = WIDTH_IN) -> Figure:
-    """Return an empty figure, built without pyplot."""
+    """Return an empty figure; pyplot is not used, so nothing global changes and nothing is shown."""
     return Figure(figsize=(width_in, height_in), layout="constrained")
 
 
 @contextmanager
-def writing(salt: str = "lowcarb", text: str = "path") -> Iterator[None]:
-    """Write figures so that equal ones give equal files; names in them are those of the salt."""
+def reproducible(salt: str = "lowcarb", text: str = "path") -> Iterator[None]:
+    """Write figures such that equal figures give equal files; ``salt`` makes the ids in an SVG unique."""
     with matplotlib.rc_context({"svg.hashsalt": salt, "svg.fonttype": text}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph .* missing")  # a name in a script the font lacks
+        warnings.filterwarnings("ignore", r"Glyph .* missing")  # a name in a script that the font lacks
         yield
 
 
 def is_narrow(axes: Axes) -> bool:
-    """Return whether a picture is drawn for a phone."""
-    figure = axes.get_figure(root=True)
-    return figure is not None and float(figure.get_figwidth()) <= NARROW_IN
+    """Return whether a chart is drawn for a phone."""
+    return float(_figure(axes).get_figwidth()) <= NARROW_IN
 
 
-def clean(axes: Axes, values: Literal["x", "y"] = "y") -> None:
-    """Leave of the frame what is needed: faint lines to read values by, on the axis that has them."""
+def clean(axes: Axes, values: Literal["x", "y", "both"] = "y") -> None:
+    """Remove all of the frame but the axes, with faint grid lines across the axis of values."""
     axes.grid(axis=values, color=NO_VALUE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -74,36 +75,41 @@ def clean(axes: Axes, values: Literal["x", "y"] = "y") -> None:
     axes.tick_params(labelsize=8, colors=INK)
 
 
+def label(axes: Axes, x: str | None = None, y: str | None = None) -> None:
+    """Write the labels of the axes."""
+    for text, write in ((x, axes.set_xlabel), (y, axes.set_ylabel)):
+        if text is not None:
+            write(text, fontsize=8.5, color=INK)
+
+
 def whole_numbers(axis: Axis, most: int) -> None:
-    """Put ticks on whole numbers, at most so many."""
+    """Put ticks on whole numbers, at most ``most`` of them."""
     axis.set_major_locator(MaxNLocator(most, integer=True))
 
 
-def head(axes: Axes, title: str, labels: str) -> None:
-    """Write a title, and below it what the numbers are."""
-    axes.set_title(f"{title}\n", loc="left", fontsize=11, fontweight="bold", color=INK)
-    above: dict[str, Any] = {"xytext": (0, 7), "textcoords": "offset points", "fontsize": 8.5, "color": INK}
-    axes.annotate(short_name(labels, _LONGEST_LABELS), (0, 1), xycoords="axes fraction", **above)
-
-
-def explain(axes: Axes, parts: Iterable[str]) -> None:
-    """Write below the axis what is to be seen."""
-    axes.set_xlabel(textwrap.fill("; ".join(parts), _LONGEST_LEGEND), fontsize=8, color=INK)
-
-
 def day(when: datetime) -> float:
-    """Return a time as matplotlib counts it."""
+    """Return a time as matplotlib counts it [days since 1970]."""
     return to_us(when) / DAY_US
 
 
-def time_axis(axes: Axes, start: datetime, end: datetime, most: int) -> None:
-    """Put ticks on whole hours or days in UTC, at most so many, and name the day at each midnight.
+def time_axis(axes: Axes, start: datetime, end: datetime, margin: float = 0.005) -> None:
+    """Show a period in UTC, with ticks on whole hours or days and the date at each midnight.
 
-    Fewer where they are days: no label meets the next one.
+    Parameters
+    ----------
+    axes : Axes
+        Their horizontal axis becomes the time axis.
+    start, end : datetime
+        The period.
+    margin : float
+        Space left free at either end [fraction of the period].
     """
     span = end - start
+    most = _NARROW_TICKS if is_narrow(axes) else _WIDE_TICKS
+    # A date is wider than a time of day, so fewer of them fit without touching.
     step = next(
-        (step for step in _TICKS if span / step <= (most if step < _DAY else most / _WIDER)), _DAY * span.days
+        (step for step in _TICKS if span / step <= (most if step < _DAY else most / _DATE_WIDTH)),
+        _DAY * span.days,
     )
     first = -(-to_us(start) // (step // MICROSECOND))
     last = to_us(end) // (step // MICROSECOND)
@@ -115,28 +121,78 @@ def time_axis(axes: Axes, start: datetime, end: datetime, most: int) -> None:
         names.append(date if midnight else f"{when:%H:%M}" if k else f"{when:%H:%M}\n{date}")
     axes.set_xticks([day(when) for when in times], labels=names)
     axes.tick_params(labelsize=8, colors=INK)
+    left, right = day(start), day(end)
+    room = margin * (right - left or 1 / 24)
+    axes.set_xlim(left - room, right + room)
 
 
-def heat_map(figure: Figure, axes: Axes, table: IntensityTable) -> None:
-    """Draw intensity as colours, one row a location, with its scale beside it."""
-    values = np.ma.masked_invalid(table.values.T)
-    rows = np.arange(len(table.locations) + 1) - 0.5
-    low = min(0.0, float(values.min())) if values.count() else 0.0
-    high = max(float(values.max()), low + 1.0) if values.count() else 1.0
-    edges = table.edges_us / DAY_US
-    mesh = axes.pcolormesh(edges, rows, values, cmap=_COLOURS, vmin=low, vmax=high, rasterized=True)
-    if is_narrow(axes):
-        bar = figure.colorbar(mesh, ax=axes, location="bottom", pad=0.02, aspect=40)
-    else:
-        bar = figure.colorbar(mesh, ax=axes, pad=0.01, fraction=0.03, aspect=30)
-    bar.set_label(UNIT, fontsize=8, color=INK)
-    bar.ax.tick_params(labelsize=8, colors=INK)
-    bar.outline.set_visible(False)
+def value_range(axes: Axes, values: Sequence[float], margin: float = 0.12) -> None:
+    """Show all values, with some space [fraction of their range] above and below."""
+    low, high = min(values), max(values)
+    room = margin * (high - low or abs(high) or 1.0)
+    axes.set_ylim(low - room, high + room)
+
+
+def heat_map(
+    axes: Axes, table: IntensityTable | None, locations: Sequence[str], start: datetime, end: datetime
+) -> None:
+    """Draw intensity as colours over time, one row a location, with a colour bar.
+
+    Parameters
+    ----------
+    axes : Axes
+        Empty axes.
+    table : IntensityTable or None
+        Its columns are ``locations`` [gCO2eq/kWh]; None where no intensity is known.
+    locations : sequence of str
+        The rows, from the top.
+    start, end : datetime
+        The period; grey where there is no value.
+    """
+    left, right, count = day(start), day(end), len(locations)
+    axes.add_patch(Rectangle((left, -0.5), right - left, count, facecolor=NO_VALUE))
+    if table is not None:
+        values = np.ma.masked_invalid(table.values.T)
+        low = min(0.0, float(values.min())) if values.count() else 0.0
+        high = max(float(values.max()), low + 1.0) if values.count() else 1.0
+        edges, rows = table.edges_us / DAY_US, np.arange(count + 1) - 0.5
+        mesh = axes.pcolormesh(edges, rows, values, cmap=_COLOURS, vmin=low, vmax=high, rasterized=True)
+        place: dict[str, Any] = {"pad": 0.01, "fraction": 0.03, "aspect": 30}
+        if is_narrow(axes):
+            place = {"location": "bottom", "pad": 0.02, "aspect": 40}
+        bar = _figure(axes).colorbar(mesh, ax=axes, **place)
+        bar.set_label(UNIT, fontsize=8, color=INK)
+        bar.ax.tick_params(labelsize=8, colors=INK)
+        bar.outline.set_visible(False)
+    time_axis(axes, start, end)
+    axes.set_yticks(range(count), labels=[short_name(name) for name in locations], fontsize=8)
+    axes.set_ylim(count - 0.5, -0.5)
+    axes.spines[:].set_visible(False)
+
+
+def cleanest_first(table: IntensityTable) -> list[str]:
+    """Return the locations by their mean intensity over time, those without a value last."""
+    hours = np.where(np.isnan(table.values), 0.0, np.diff(table.edges_us)[:, None])
+    known = hours.sum(axis=0)
+    sums = (np.nan_to_num(table.values) * hours).sum(axis=0)
+    means = np.where(known > 0, sums / np.maximum(known, 1), np.inf)
+    return [table.locations[column] for column in np.argsort(means, kind="stable")]
 
 
 def short_name(text: str, longest: int = _LONGEST_NAME) -> str:
-    """Return a name from outside as a picture can hold it: one line, not too long, and no formula."""
+    """Return an external name as a chart can show it: one short line, and no formula."""
     shown = one_line(text)
-    if len(shown) > longest:  # what tells names apart stands at either end
+    if len(shown) > longest:  # similar names differ at either end
         shown = f"{shown[: longest // 2]}…{shown[-(longest // 2 - 1) :]}"
-    return shown.replace("$", r"\$")
+    return plain(shown)
+
+
+def plain(text: str) -> str:
+    """Return text that matplotlib does not read as a formula."""
+    return text.replace("$", r"\$")
+
+
+def _figure(axes: Axes) -> Figure:
+    figure = axes.get_figure(root=True)
+    assert isinstance(figure, Figure)  # all charts are drawn on one
+    return figure

@@ -1,4 +1,4 @@
-"""The tables of a run, and how they are written as CSV: units in column names, labels in every row."""
+"""Tables of a run, written as CSV: units in column names, source and signal of the intensity in every row."""
 
 from __future__ import annotations
 
@@ -22,11 +22,25 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import Provenance
 
 BASES: Final = ("measured", "estimated", "assumed")
-_FORMULA: Final = ("=", "+", "-", "@")  # what a spreadsheet would run, if a node were called so
+_FORMULA: Final = ("=", "+", "-", "@")  # a spreadsheet would execute a node's name that begins like this
+_SHARE: Final = ("turns", "energy_kwh", *(f"{basis}_kwh" for basis in BASES), "emissions_g", "mean_g_per_kwh")
+_COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
+    "numbers": ("number", "rounds", "intensity", "emissions_g", "saving"),
+    "waterfall": ("step", "kind", "change_g", "level_g"),
+    "rounds": (
+        "round", "opens_at", "closes_at", "held_s", "nodes_done", "nodes_failed", "energy_kwh", "planned_g",
+        "realised_g", "run_now_g", *emissions.Waterfall._fields, "evaluation_energy_kwh", "evaluation_g",
+    ),
+    "phases": ("phase", *_SHARE),
+    "locations": ("location", *_SHARE),
+    "clients": ("client", *_SHARE),
+    "sci": ("term", "value", "unit", "is"),
+    "front": ("point", "patience", "finish", "emissions_g", "lower_bound_g"),
+}  # fmt: skip
 
 
 def tables_of(accounts: Accounts) -> dict[str, pd.DataFrame]:
-    """Return the tables by name; a number that is not known is missing."""
+    """Return the tables by name; an unknown number is missing."""
     import pandas as pd
 
     rows: dict[str, list[dict[str, Any]]] = {
@@ -46,41 +60,9 @@ def tables_of(accounts: Accounts) -> dict[str, pd.DataFrame]:
     }
 
 
-def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
-    """Write tables as CSV files into a folder that is there.
-
-    Times are UTC, numbers unrounded, and what is not known is empty. Names that came from outside are written
-    so that no spreadsheet takes them for a formula.
-
-    Raises
-    ------
-    InputError
-        If one cannot be written.
-    """
-    paths = []
-    for name, table in tables.items():
-        path = folder / f"{name}.csv"
-        unfinished = path.with_suffix(".csv.new")
-        try:
-            table.map(_cell).to_csv(unfinished, index=False, lineterminator="\n")
-            unfinished.replace(path)
-        except OSError as error:
-            problem = f"{path} cannot be written ({error.strerror})"
-            raise InputError("run-dir", problem, "make the folder writable") from None
-        paths.append(path)
-    return paths
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, str):
-        text = one_line(value)
-        return f"'{text}" if text.startswith(_FORMULA) else text
-    return value
-
-
 def _numbers(accounts: Accounts) -> list[dict[str, Any]]:
     run_now_g, realised_g, best_g = accounts.run_now_g, accounts.realised_g, accounts.hindsight_g
-    # What was planned is not of the same work as run-now where a turn failed or took longer: no saving.
+    # Planned emissions are for other work than run-now where a turn failed or took longer: no saving.
     rows: list[dict[str, Any]] = [
         _number("run-now", "actual", run_now_g),
         _number("planned", "forecast", accounts.planned_g),
@@ -144,7 +126,7 @@ def _sci(accounts: Accounts) -> list[dict[str, Any]]:
         ("R", sci.rounds, "rounds", "functional unit: a round"),
         ("SCI", sci.g_per_round, "gCO2eq a round", "(E I) / R: operational emissions of a round"),
     )
-    return [{"term": term, "value": value, "unit": unit, "is": what} for term, value, unit, what in terms]
+    return [dict(zip(_COLUMNS["sci"], term, strict=True)) for term in terms]
 
 
 def _front(accounts: Accounts) -> list[dict[str, Any]]:
@@ -155,64 +137,84 @@ def _front(accounts: Accounts) -> list[dict[str, Any]]:
          "emissions_g": point.emissions_g, "lower_bound_g": point.lower_bound_g}
         for point in front.frontier.points
     ]  # fmt: skip
-    stands = [{"point": stand.name, "finish": format_time(stand.finish), "emissions_g": stand.emissions_g}
-              for stand in front.stands]  # fmt: skip
-    return [*points, *stands]
+    outcomes = [
+        {"point": outcome.name, "finish": format_time(outcome.finish), "emissions_g": outcome.emissions_g}
+        for outcome in front.stands
+    ]
+    return [*points, *outcomes]
 
 
-def _of_shares(of: str) -> tuple[str, ...]:
-    return (of, "turns", "energy_kwh", *(f"{basis}_kwh" for basis in BASES), "emissions_g", "mean_g_per_kwh")
-
-
-_COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
-    "numbers": ("number", "rounds", "intensity", "emissions_g", "saving"),
-    "waterfall": ("step", "kind", "change_g", "level_g"),
-    "rounds": (
-        "round", "opens_at", "closes_at", "held_s", "nodes_done", "nodes_failed", "energy_kwh", "planned_g",
-        "realised_g", "run_now_g", *emissions.Waterfall._fields, "evaluation_energy_kwh", "evaluation_g",
-    ),
-    "phases": _of_shares("phase"),
-    "locations": _of_shares("location"),
-    "clients": _of_shares("client"),
-    "sci": ("term", "value", "unit", "is"),
-    "front": ("point", "patience", "finish", "emissions_g", "lower_bound_g"),
-}  # fmt: skip
-
-
-# -- What did not go as it should in a run: forecasts that did not come, nodes that did not train -----------
+# -- Problems during a run --------------------------------------------------------------------------------
 
 
 class Incident(NamedTuple):
-    """One of them: when, what, why, and what was done instead."""
+    """A missing forecast or a failed turn: time, what is affected, cause, and consequence."""
 
     at: datetime
-    what: str
-    why: str
-    so: str
+    affected: str
+    cause: str
+    consequence: str
     of_node: bool
 
 
 def incidents_of(events: Sequence[Mapping[str, Any]]) -> list[Incident]:
-    """Return all of a run, in order."""
+    """Return all incidents of a run, in order of time."""
     found = []
     for event in events:
         match event["event"]:
             case "degraded":
-                so = event["consequence"]
-                found.append(Incident(event["at"], event["what"], event["why"], so, of_node=False))
+                found.append(
+                    Incident(event["at"], event["what"], event["why"], event["consequence"], of_node=False)
+                )
             case "node_failed":
-                what = f"node {event['id']} at {event['location'] or 'an unknown location'}"
-                so = f"round {event['round']} went on without it"
-                found.append(Incident(event["at"], what, event["reason"], so, of_node=True))
+                node = f"node {event['id']} at {event['location'] or 'an unknown location'}"
+                consequence = f"round {event['round']} continued without this node"
+                found.append(Incident(event["at"], node, event["reason"], consequence, of_node=True))
     return sorted(found, key=attrgetter("at"))
 
 
-def table_of_incidents(mishaps: Sequence[Incident], provenance: Provenance) -> pd.DataFrame:
-    """Return the table that is written as CSV, with signal and source of the run's intensity."""
+def table_of_incidents(incidents: Sequence[Incident], provenance: Provenance) -> pd.DataFrame:
+    """Return the incidents as a table, with source and signal of the run's intensity."""
     import pandas as pd
 
     rows = [
-        {"at": format_time(m.at), "what": m.what, "why": m.why, "consequence": m.so, **provenance.to_dict()}
-        for m in mishaps
-    ]
+        {"at": format_time(each.at), "what": each.affected, "why": each.cause,
+         "consequence": each.consequence, **provenance.to_dict()}
+        for each in incidents
+    ]  # fmt: skip
     return pd.DataFrame(rows, columns=["at", "what", "why", "consequence", *provenance.to_dict()])
+
+
+# -- CSV files --------------------------------------------------------------------------------------------
+
+
+def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
+    """Write tables as CSV files into an existing folder.
+
+    Times are UTC, numbers are not rounded, and unknown values are empty. External names are written such that
+    no spreadsheet takes them for a formula.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be written.
+    """
+    paths = []
+    for name, table in tables.items():
+        path = folder / f"{name}.csv"
+        unfinished = path.with_suffix(".csv.new")
+        try:
+            table.map(_cell).to_csv(unfinished, index=False, lineterminator="\n")
+            unfinished.replace(path)
+        except OSError as error:
+            problem = f"{path} cannot be written ({error.strerror})"
+            raise InputError("run-dir", problem, "make the folder writable") from None
+        paths.append(path)
+    return paths
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str):
+        text = one_line(value)
+        return f"'{text}" if text.startswith(_FORMULA) else text
+    return value
