@@ -56,7 +56,7 @@ def test_a_newcomer_is_told_that_nothing_will_wait(capsys):
     answer = run(capsys, "doctor")
     assert answer.code == 0
     (warning,) = [line for line in answer.out.splitlines() if line.startswith("warning source")]
-    assert "none is named: rounds open at once, nothing waits; set LOWCARB_SOURCE" in warning
+    assert "not set: rounds start immediately and never wait; set LOWCARB_SOURCE" in warning
 
 
 def test_in_a_pipe_each_check_is_one_plain_line_with_its_fix(capsys):

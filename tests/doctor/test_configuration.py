@@ -23,7 +23,7 @@ def test_what_is_given_is_shown_with_its_origin(monkeypatch):
 
 
 def test_nothing_given_is_said():
-    assert [check.detail for check in check_settings({}).checks] == ["none is given: all have their defaults"]
+    assert [check.detail for check in check_settings({}).checks] == ["none set: all have their defaults"]
 
 
 def test_secrets_are_only_set(monkeypatch):
@@ -67,7 +67,7 @@ def test_a_misspelt_variable_is_a_warning_with_the_nearest_name(monkeypatch):
     monkeypatch.setenv("LOWCARB_TRACEBACK", "1")
     warned = [check for check in check_settings({}).checks if check.state == "warning"]
     assert warned == [
-        Check("settings", "warning", "LOWCARB_SORUCE is no setting", "did you mean LOWCARB_SOURCE?")
+        Check("settings", "warning", "LOWCARB_SORUCE is not a setting", "did you mean LOWCARB_SOURCE?")
     ]
 
 

@@ -54,7 +54,7 @@ def test_a_disk_that_is_nearly_full_is_a_warning(monkeypatch):
 def test_an_archive_is_not_made_by_looking(tmp_path, midnight):
     check = check_archive(settings(), VirtualClock(midnight))
     assert check.state == "ok"
-    assert "is not there yet" in check.detail
+    assert "does not exist yet" in check.detail
     assert "lowcarb archive fetch" in check.fix
     assert everything(tmp_path) == []
 
@@ -85,7 +85,7 @@ def test_less_history_than_can_stand_in_for_a_forecast_is_a_warning(midnight, da
     check = check_archive(settings(archive_dir="kept", source=source), VirtualClock(midnight))
     assert check.state == state
     if state == "warning":
-        assert check.fix == "to fill it: lowcarb archive fetch --days 28"
+        assert check.fix == "fill it: lowcarb archive fetch --days 28"
 
 
 def test_no_archive_is_a_warning(midnight):

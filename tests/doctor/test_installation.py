@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text
 
 
 def test_it_asks_for_what_the_project_asks_for():
-    assert {f"{one.package}>={one.least}" if one.least else one.package for one in requirements()} == set(
+    assert {f"{one.package}>={one.lowest}" if one.lowest else one.package for one in requirements()} == set(
         PROJECT["dependencies"]
     )
     for extra, (modules, _) in EXTRAS.items():

@@ -1,5 +1,1 @@
-"""What would spoil a run, found before it starts.
-
-Each module looks at one thing and returns checks; :func:`~lowcarb_scheduler.doctor.run.examine` puts
-them in order.
-"""
+"""Checks of everything that a run needs, before it starts."""

@@ -1,4 +1,4 @@
-"""What a check finds."""
+"""Checks of settings, installation and folders."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ State = Literal["ok", "warning", "fault"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding.
+    """Result of one check.
 
     Parameters
     ----------
     check : str
-        What was looked at.
+        Name of the check.
     state : {"ok", "warning", "fault"}
-        A fault would spoil a run; a warning is worth knowing.
+        A fault blocks a run or spoils it; a warning does not.
     detail : str
-        What was found.
+        Finding.
     fix : str or None
-        What to do about it.
+        Suggested fix.
     """
 
     check: str
@@ -51,20 +51,21 @@ class Check:
     fix: str | None = None
 
 
-# -- The settings: which are given, where each is written, and whether they can be --------------------------
+# -- Settings ---------------------------------------------------------------------------------------------
 
-_NO_SETTINGS: Final = frozenset({"SECRETS_DIR", "TRACEBACK", "UTC"})  # variables of ours that are none
+# Variables with the prefix of settings that are read elsewhere.
+_NO_SETTINGS: Final = frozenset({"SECRETS_DIR", "TRACEBACK", "UTC"})
 
 
 class Configuration(NamedTuple):
-    """What was found.
+    """Valid settings, and the checks of all given ones.
 
     Parameters
     ----------
     settings : Settings or None
-        Those that can be, the others at their defaults; None where none can be read.
+        Invalid ones have their defaults; None if no setting can be read.
     checks : list of Check
-        One for each that is given.
+        One for each given setting.
     """
 
     settings: Settings | None
@@ -72,42 +73,42 @@ class Configuration(NamedTuple):
 
 
 def check_settings(options: Mapping[str, Any]) -> Configuration:
-    """Read the settings; one that is impossible leaves the others standing.
+    """Read the settings; an invalid one does not hide the others.
 
     Parameters
     ----------
     options : mapping
-        What is given on the command line, by field name; None is not given.
+        Options of the command line by field name; None is not given.
 
     Raises
     ------
     InputError
-        If one of these is impossible.
+        If one of these options is invalid.
     """
     checks: list[Check] = []
-    impossible: list[str] = []
-    while True:
+    invalid: list[str] = []
+    while True:  # loading stops at the first invalid setting: leave it out and try again
         try:
-            settings = Settings.load(options=options, unset=impossible)
+            settings = Settings.load(options=options, unset=invalid)
             break
         except InputError as error:
             field = error.field.removeprefix(ENVIRONMENT_PREFIX).lower()
             if error.field.startswith("--"):
                 raise
-            if field not in Settings.model_fields or field in impossible:
+            if field not in Settings.model_fields or field in invalid:
                 return Configuration(None, [Check("settings", "fault", str(error), error.fix)])
-            impossible.append(field)
+            invalid.append(field)
             checks.append(Check(_name(field), "fault", error.problem, error.fix))
     for field, origin in sorted(Settings.origins(options=options).items()):
-        if field not in impossible:
+        if field not in invalid:
             checks.append(Check(_name(field), "ok", f"{_value(settings, field)} ({origin})"))
     if not checks:
-        checks.append(Check("settings", "ok", "none is given: all have their defaults"))
+        checks.append(Check("settings", "ok", "none set: all have their defaults"))
     return Configuration(settings, checks + _misspelt())
 
 
 def _misspelt() -> list[Check]:
-    """Return a warning for each variable that is named like a setting and is none."""
+    """Return a warning for each variable with the prefix of settings that is not one."""
     known = [ENVIRONMENT_PREFIX + field.upper() for field in (*Settings.model_fields, *FORMER_NAMES)]
     checks = []
     for variable in sorted(os.environ):
@@ -118,12 +119,12 @@ def _misspelt() -> list[Check]:
             continue
         near = near_miss(name, known)
         fix = f"did you mean {near}?" if near else "remove it"
-        checks.append(Check("settings", "warning", f"{one_line(variable)} is no setting", fix))
+        checks.append(Check("settings", "warning", f"{one_line(variable)} is not a setting", fix))
     return checks
 
 
 def _value(settings: Settings, field: str) -> str:
-    """Return what a setting is, as people read it; of a secret only that there is one."""
+    """Write the value of a setting; a secret is only ``set``."""
     value = getattr(settings, field)
     if field in SECRETS:
         return "set"
@@ -136,107 +137,110 @@ def _name(field: str) -> str:
     return f"setting {field.replace('_', '-')}"
 
 
-# -- Python, packages and extras, as the metadata of this distribution asks for them; nothing is imported ---
+# -- Installation -----------------------------------------------------------------------------------------
+# Requirements come from the metadata of the distribution. Nothing is imported: a broken package would end
+# the checks, and a large one slow them down.
 
 DISTRIBUTION: Final = "lowcarb-scheduler"
-EXTRAS: Final = {  # by extra: the modules that show it is there, and what they are for
-    "simulation": (("ray",), "simulations on this machine"),
-    "report": (("jinja2", "matplotlib"), "pictures and reports"),
+EXTRAS: Final = {  # modules and purpose of each extra
+    "simulation": (("ray",), "local simulation"),
+    "report": (("jinja2", "matplotlib"), "charts and reports"),
     "parquet": (("pyarrow",), "Parquet files"),
-    "energy": (("codecarbon",), "measured energy"),
+    "energy": (("codecarbon",), "energy measurement"),
 }
 _REQUIREMENT: Final = re.compile(r"([\w.-]+)(?:\[[\w,-]+\])?(?:>=([\d.]+))?")
 
 
-@dataclass(frozen=True, slots=True)
-class Requirement:
-    """A package, and the least version of it that will do; empty where any does."""
+class Requirement(NamedTuple):
+    """A package and its lowest supported version, which is empty if any version is supported."""
 
     package: str
-    least: str
+    lowest: str
 
 
 def requirements() -> list[Requirement]:
-    """Return what this distribution cannot do without."""
+    """Return the required packages of this distribution."""
     found = []
     for line in metadata.requires(DISTRIBUTION) or []:
         match = _REQUIREMENT.fullmatch(line)
-        if match is not None:  # an extra's line has a condition
+        if match is not None:  # a line of an extra has a condition and does not match
             found.append(Requirement(match[1], match[2] or ""))
     return found
 
 
 def check_python() -> Check:
     """Check the version of Python."""
-    least = metadata.metadata(DISTRIBUTION)["Requires-Python"].removeprefix(">=")
+    lowest = metadata.metadata(DISTRIBUTION)["Requires-Python"].removeprefix(">=")
     running = ".".join(map(str, sys.version_info[:3]))
-    if _numbers(running) < _numbers(least):
-        return Check("python", "fault", f"{running} is too old", f"use Python {least} or newer")
+    if _numbers(running) < _numbers(lowest):
+        return Check("python", "fault", f"{running} is too old", f"use Python {lowest} or newer")
     return Check("python", "ok", running)
 
 
 def check_packages() -> Iterator[Check]:
-    """Check that every package is there and new enough; flwr by itself, the others together."""
+    """Check that required packages are installed and new enough; flwr has a check of its own."""
     good = []
     for required in requirements():
-        fix = f"run: pip install '{required.package}{'>=' if required.least else ''}{required.least}'"
+        fix = f"run: pip install '{required.package}{'>=' if required.lowest else ''}{required.lowest}'"
         try:
             version = metadata.version(required.package)
         except metadata.PackageNotFoundError:
-            yield Check(required.package, "fault", "is not installed", fix)
+            yield Check(required.package, "fault", "not installed", fix)
             continue
-        if _numbers(version) < _numbers(required.least):
-            yield Check(required.package, "fault", f"{version} is older than {required.least}", fix)
+        if _numbers(version) < _numbers(required.lowest):
+            yield Check(required.package, "fault", f"{version} is older than {required.lowest}", fix)
         elif required.package == "flwr":
-            yield Check("flwr", "ok", f"{version} ({required.least} or newer is needed)")
+            yield Check("flwr", "ok", f"{version} (required: {required.lowest} or newer)")
         else:
             good.append(f"{required.package} {version}")
     yield Check("packages", "ok", ", ".join(good))
 
 
 def check_extras(settings: Settings | None) -> Iterator[Check]:
-    """Check which extras are there; one that is not is a fault where a setting needs it."""
-    needed = {} if settings is None else _needed(settings)
+    """Check which extras are installed; a missing one is a fault if a setting needs it."""
+    required_by = {} if settings is None else _required_by(settings)
     for extra, (modules, purpose) in EXTRAS.items():
-        lacking = [module for module in modules if find_spec(module) is None]
+        missing = [module for module in modules if find_spec(module) is None]
         name = f"extra {extra}"
-        if not lacking:
-            yield Check(name, "ok", f"installed, for {purpose}")
+        if not missing:
+            yield Check(name, "ok", f"installed ({purpose})")
             continue
-        fix = MissingExtraError(lacking[0], extra).fix
-        if extra in needed:
-            yield Check(name, "fault", f"not installed, and {needed[extra]} needs it", fix)
+        fix = MissingExtraError(missing[0], extra).fix
+        if extra in required_by:
+            yield Check(name, "fault", f"not installed, but setting {required_by[extra]} needs it", fix)
         else:
-            yield Check(name, "warning", f"not installed; only for {purpose}", fix)
+            yield Check(name, "warning", f"not installed, needed only for {purpose}", fix)
 
 
-def _needed(settings: Settings) -> dict[str, str]:
-    """Return the settings that need an extra, by extra."""
-    needed = {}
+def _required_by(settings: Settings) -> dict[str, str]:
+    """Return the setting that needs an extra, by extra."""
+    required = {}
     if settings.traces is not None and settings.traces.suffix.lower() == ".parquet":
-        needed["parquet"] = "traces"
+        required["parquet"] = "traces"
     if settings.clock != "system":
-        needed["simulation"] = "clock"
-    return needed
+        required["simulation"] = "clock"
+    return required
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version: (1, 41, 0) for 1.41.0rc1 too."""
+    """Return the leading numbers of a version: (1, 41, 0) for 1.41.0 and for 1.41.0rc1."""
     return tuple(int(number) for number in re.findall(r"\d+", re.match(r"[\d.]*", version)[0]))  # type: ignore[index]
 
 
-# -- What a run writes: its own folder, and the archive. Checking leaves nothing behind ---------------------
+# -- Folders ----------------------------------------------------------------------------------------------
+# A check creates nothing: the folder of a run must not exist before the run, and an archive is made by its
+# first entry.
 
-RUNS: Final = Path("runs")  # where runs go that are given no folder
+RUNS: Final = Path("runs")  # parent folder of runs without run-dir
 LEAST_FREE_BYTES: Final = 100_000_000
 FETCH: Final = "lowcarb archive fetch --days 28"
-NEVER_KEPT: Final = {"", "synthetic", "traces"}
+NEVER_KEPT: Final = {"", "synthetic", "traces"}  # sources that are not archived
 _MOST_LISTED: Final = 6  # locations
 _MEGABYTE: Final = 1e6
 
 
 def check_run_dir(settings: Settings) -> Check:
-    """Check that the ledger of the next run can be written."""
+    """Check that the next run can write its ledger."""
     folder = settings.run_dir or RUNS
     try:
         if settings.run_dir is not None and (folder / FILE_NAME).exists():
@@ -244,73 +248,73 @@ def check_run_dir(settings: Settings) -> Check:
         free = _free_bytes(folder)
     except OSError as error:
         problem = f"{folder} cannot be written ({error.strerror})"
-        return Check("run-dir", "fault", problem, "name another folder with LOWCARB_RUN_DIR")
-    room = f"{folder} can be written, {free / _MEGABYTE:,.0f} MB are free"
+        return Check("run-dir", "fault", problem, "set LOWCARB_RUN_DIR to another folder")
+    detail = f"{folder} is writable, {free / _MEGABYTE:,.0f} MB free"
     if free < LEAST_FREE_BYTES:
-        return Check("run-dir", "warning", room, "make room: a full disk ends the ledger")
-    return Check("run-dir", "ok", room)
+        return Check("run-dir", "warning", detail, "free some space: a full disk ends the ledger")
+    return Check("run-dir", "ok", detail)
 
 
 def _check_ledger(folder: Path) -> Check:
-    """Check whether a run can go on in a folder that holds one."""
-    fix = "give another folder, or leave LOWCARB_RUN_DIR out"
+    """Check a folder that contains a run already."""
+    fix = "set LOWCARB_RUN_DIR to another folder, or unset it"
     try:
         finished = any(event["event"] == "run_finished" for event in read_ledger(folder))
     except InputError as error:
         return Check("run-dir", "fault", f"{folder}: {error.problem}", fix)
     if finished:
-        return Check("run-dir", "fault", f"{folder} holds a finished run, which is never overwritten", fix)
-    return Check("run-dir", "warning", f"{folder} holds a run that has not finished", fix)
+        return Check("run-dir", "fault", f"{folder} contains a finished run, which is never overwritten", fix)
+    return Check("run-dir", "warning", f"{folder} contains an unfinished run", fix)
 
 
 def check_archive(settings: Settings, clock: Clock) -> Check:
-    """Check that the archive can be written, and say what it holds.
+    """Check that the archive is writable, and list its history.
 
-    A run does without one, so it is a fault only where the folder was named.
+    A run works without an archive, so a problem is a fault only if its folder is a setting.
     """
     if settings.archive_dir == "none":
-        problem = "archive-dir is none: neither last good forecasts nor history outlive a run"
-        return Check("archive", "warning", problem, "leave LOWCARB_ARCHIVE_DIR out")
+        problem = "disabled by archive-dir: no forecasts and no history are kept between runs"
+        return Check("archive", "warning", problem, "unset LOWCARB_ARCHIVE_DIR")
     archive = Archive(settings.archive_dir, settings.archive_days, clock)
     days: dict[str, float] = {}
     try:
         path = archive.path
         if not path.exists():
             _free_bytes(path.parent)
-            problem = f"{path} is not there yet: the first run learns nothing from the past"
-            return Check("archive", _thin(settings), problem, f"to fill it: {FETCH}")
+            problem = f"{path} does not exist yet: the first run has no history"
+            return Check("archive", _thin(settings), problem, f"fill it: {FETCH}")
         archive.check()
-        for holding in archive.holdings():
-            days[holding.location] = max(holding.actual_hours / 24, days.get(holding.location, 0.0))
+        for stored in archive.holdings():
+            days[stored.location] = max(stored.actual_hours / 24, days.get(stored.location, 0.0))
         size = path.stat().st_size / _MEGABYTE
     except (InputError, OSError) as error:
         state: State = "warning" if settings.archive_dir is None else "fault"
         if isinstance(error, InputError):
             return Check("archive", state, error.problem, error.fix)
         problem = f"{path.parent} cannot be written ({error.strerror})"
-        return Check("archive", state, problem, "name another folder with LOWCARB_ARCHIVE_DIR")
+        return Check("archive", state, problem, "set LOWCARB_ARCHIVE_DIR to another folder")
     listed = [f"{one_line(name, 40)} {known:.1f}" for name, known in sorted(days.items())]
     history = ", ".join(listed[:_MOST_LISTED]) or "none"
     more = f" and {len(listed) - _MOST_LISTED} more" if len(listed) > _MOST_LISTED else ""
-    holds = f"{path}, {size:.1f} MB; days of history: {history}{more}"
+    detail = f"{path}, {size:.1f} MB; days of history: {history}{more}"
     if min(days.values(), default=0) < LEAST_DAYS:
-        holds = f"{holds}; with less than {LEAST_DAYS} nothing stands in for a forecast that fails"
-        return Check("archive", _thin(settings), holds, f"to fill it: {FETCH}")
-    return Check("archive", "ok", holds)
+        detail = f"{detail}; less than {LEAST_DAYS} days are no fallback for a failed forecast"
+        return Check("archive", _thin(settings), detail, f"fill it: {FETCH}")
+    return Check("archive", "ok", detail)
 
 
 def _thin(settings: Settings) -> State:
-    """Return how grave a lack of history is: of no account where no source is asked that is kept."""
+    """Return the state of a lack of history, which matters only for sources that are archived."""
     return "warning" if set((settings.source or "").split(",")) - NEVER_KEPT else "ok"
 
 
 def _free_bytes(folder: Path) -> int:
-    """Return how much room there is for a folder, which need not exist yet.
+    """Return the free space for a folder, which need not exist yet [bytes].
 
     Raises
     ------
     OSError
-        If nothing can be written there.
+        If the folder is not writable.
     """
     absolute = folder.expanduser().absolute()
     existing = next(path for path in (absolute, *absolute.parents) if path.exists())

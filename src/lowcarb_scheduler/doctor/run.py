@@ -1,12 +1,23 @@
-"""All checks in order: those that need nothing first, those that wait for servers last."""
+"""Run of all checks in order: local ones first, those that wait for servers last."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lowcarb_scheduler.doctor.checks import Check, check_extras, check_packages, check_python, check_settings
+from lowcarb_scheduler.doctor import sources
+from lowcarb_scheduler.doctor.checks import (
+    Check,
+    check_archive,
+    check_extras,
+    check_packages,
+    check_python,
+    check_run_dir,
+    check_settings,
+)
 from lowcarb_scheduler.doctor.sources import SourceProbe, ask
 from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.forecasts import registry
+from lowcarb_scheduler.forecasts.base import read_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -16,21 +27,21 @@ if TYPE_CHECKING:
 
 
 def examine(options: Mapping[str, Any], locations: Sequence[str], clock: Clock) -> Iterator[Check]:
-    """Yield each check as soon as it is known; no fault keeps another check from being made.
+    """Yield each check as soon as it is done; a fault does not end the checks.
 
     Parameters
     ----------
     options : mapping
-        Settings given on the command line, by field name; None is not given.
+        Options of the command line by field name; None is not given.
     locations : sequence of str
-        Places to look up, besides those the settings name.
+        Locations to look up in addition to those of the settings.
     clock : Clock
-        Tells the time.
+        Present time.
 
     Raises
     ------
     InputError
-        If an option is impossible in itself.
+        If an option is invalid.
     """
     settings, found = check_settings(options)
     yield check_python()
@@ -40,40 +51,34 @@ def examine(options: Mapping[str, Any], locations: Sequence[str], clock: Clock) 
     if settings is None:
         yield Check("source", "warning", "not checked: the settings cannot be read")
         return
-    from lowcarb_scheduler.doctor.checks import check_archive, check_run_dir
-
     yield check_run_dir(settings)
     yield check_archive(settings, clock)
     yield from _check_sources(settings, locations, clock)
 
 
 def _check_sources(settings: Settings, locations: Sequence[str], clock: Clock) -> Iterator[Check]:
-    from lowcarb_scheduler.doctor import sources
-    from lowcarb_scheduler.forecasts.base import read_names
-    from lowcarb_scheduler.forecasts.registry import SOURCES, named_sources, open_source
-
     yield from sources.check_finish_by(settings, clock.now())
     if not settings.source:
-        fix = f"set LOWCARB_SOURCE: {', '.join(SOURCES)}"
-        yield Check("source", "warning", "none is named: rounds open at once, nothing waits", fix)
+        fix = f"set LOWCARB_SOURCE to one of: {', '.join(registry.SOURCES)}"
+        yield Check("source", "warning", "not set: rounds start immediately and never wait", fix)
         return
     places, faults = sources.places_of(settings, locations)
     yield from faults
     called: Mapping[str, Mapping[str, str]] = {}
     if settings.locations is not None and not faults:
         try:
-            called = read_names(settings.locations, SOURCES)
+            called = read_names(settings.locations, registry.SOURCES)
         except InputError as error:
             yield sources.unreadable_locations(error)
     try:
-        names = named_sources(settings)
+        names = registry.named_sources(settings)
     except InputError as error:
         yield Check("source", "fault", error.problem, error.fix)
         return
     findings = []
     for name in names:
         try:
-            source = open_source(name, settings)
+            source = registry.open_source(name, settings)
         except InputError as error:
             yield Check(f"source {name}", "fault", f"{error.field}: {error.problem}", error.fix)
             continue

@@ -104,7 +104,7 @@ class Picture:
             labels, (0, 0), xycoords=title, annotation_clip=False, fontsize=8.5, color=INK
         ).set_in_layout(False)
         legend = plain(textwrap.fill("; ".join(map(one_line, self.legend)), _LONGEST_LINE))
-        figure.supxlabel(legend, fontsize=8, color=INK)
+        figure.supxlabel(legend, x=0.012, ha="left", fontsize=8, color=INK)
         return figure
 
     def inline(self) -> str:
