@@ -17,14 +17,11 @@ from lowcarb_scheduler.report.tables import tables_of, write_tables
 from support.random_run import hours_of, random_run
 from support.report_ledger import at, run_events, write_ledger
 from support.report_world import large_events
+from support.runs import named
 
 SEEDS = range(25)
 TRAINED = "round_opened", "node_done", "round_closed"
 CHANGES = "choice of clients", "choice of time", "forecast error", "overruns"
-
-
-def named(events, name):
-    return [event for event in events if event["event"] == name]
 
 
 def changes(accounts):

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
-from lowcarb_scheduler import CarbonClientApp, Synthetic, carbon_aware
-from lowcarb_scheduler.ledger import read_ledger
+from lowcarb_scheduler import Synthetic
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
+from support.apps import PLACES, fails, make_app
+from support.runs import RUN, most_of_one_place, named
+from support.runs import run as run_on
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
-PLACES = ("DE", "FR", "GB", "ES", "US-CAL-CISO")
-RUN = Path("run")
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 STABLE = 12  # nodes that are there all along
 LIES = (
@@ -32,20 +30,6 @@ def _fast(monkeypatch):
     """Neither nodes that never come nor the disk are waited for."""
     monkeypatch.setattr("lowcarb_scheduler.flower.waiting.REGISTERING", timedelta(0))
     monkeypatch.setattr("os.fsync", lambda _: None)
-
-
-def make_app(breaks=lambda node, number: False):
-    """Return an app whose nodes train, but break where they are told to."""
-    app = CarbonClientApp()
-
-    @app.train()
-    def train(message, context):
-        if breaks(context.node_config["partition-id"], message.content["config"]["server-round"]):
-            raise RuntimeError("out of memory")
-        reply = {"arrays": message.content["arrays"], "metrics": MetricRecord({"num-examples": 1})}
-        return Message(RecordDict(reply), reply_to=message)
-
-    return app
 
 
 def config(node, **lies):
@@ -81,27 +65,14 @@ class Churning(FedAvg):
 
 
 def run(rounds, rate, breaks=lambda node, number: False, seed=1, **settings):
-    rng = np.random.default_rng(seed)
-    grid = InMemoryGrid(make_app(breaks), [config(node) for node in range(30)])
-    given = {
-        "source": None, "clock": VirtualClock(MONDAY), "run_dir": RUN,
-        "clients_per_round": 5, "round_duration": 15 * MINUTE, "finish_by": 60 * HOUR, **settings,
-    }  # fmt: skip
-    strategy = carbon_aware(Churning(grid, rng, rate), **given)
-    strategy.start(grid, ArrayRecord([np.zeros(2)]), num_rounds=rounds)
-    return read_ledger(RUN)
-
-
-def named(events, name):
-    return [event for event in events if event["event"] == name]
+    grid = InMemoryGrid(make_app(on_train=fails(breaks)), [config(node) for node in range(30)])
+    strategy = Churning(grid, np.random.default_rng(seed), rate)
+    given = {"source": None, "clients_per_round": 5, "round_duration": 15 * MINUTE, "finish_by": 60 * HOUR}
+    return run_on(grid, VirtualClock(MONDAY), rounds, strategy, **{**given, **settings})
 
 
 def turns_of(events):
     return Counter(event["id"] for event in named(events, "node_done"))
-
-
-def most_of_one_place(event):
-    return max(Counter(node["location"] for node in event["nodes"]).values())
 
 
 def test_two_hundred_rounds_with_churn_and_lies():
@@ -167,12 +138,11 @@ def test_who_joins_late_takes_its_share_from_then_on():
             return super().aggregate_train(server_round, replies)
 
     grid = InMemoryGrid(make_app(), [config(node) for node in range(9)])
-    strategy = carbon_aware(
-        Joining(fraction_evaluate=0.0), source=None, clock=VirtualClock(MONDAY), run_dir=RUN,
-        clients_per_round=4, round_duration=15 * MINUTE,
+    events = run_on(
+        grid, VirtualClock(MONDAY), 60, Joining(fraction_evaluate=0.0), source=None, clients_per_round=4,
+        round_duration=15 * MINUTE,
     )  # fmt: skip
-    strategy.start(grid, ArrayRecord([np.zeros(2)]), num_rounds=60)
-    turns = turns_of(read_ledger(RUN))
+    turns = turns_of(events)
     first, late = ([turns[str(node)] for node in nodes] for nodes in (range(9), range(30, 33)))
     assert max(first) - min(first) <= 1
     before = 30 * 4 / 9  # what the first had when the others came
@@ -188,12 +158,10 @@ def test_a_cap_that_no_round_can_keep_gives_way_and_holds_again_when_it_can():
             return super().aggregate_train(server_round, replies)
 
     grid = InMemoryGrid(make_app(), [{"partition-id": k, "location": ("DE", "FR")[k % 2]} for k in range(6)])
-    strategy = carbon_aware(
-        Opening(fraction_evaluate=0.0), source=Synthetic(), clock=VirtualClock(MONDAY), run_dir=RUN,
-        clients_per_round=4, round_duration=HOUR, finish_by=12 * HOUR, max_location_share=0.25,
+    events = run_on(
+        grid, VirtualClock(MONDAY), 6, Opening(fraction_evaluate=0.0), clients_per_round=4,
+        round_duration=HOUR, finish_by=12 * HOUR, max_location_share=0.25,
     )  # fmt: skip
-    strategy.start(grid, ArrayRecord([np.zeros(2)]), num_rounds=6)
-    events = read_ledger(RUN)
     assert [most_of_one_place(event) for event in named(events, "round_opened")] == [2, 2, 2, 1, 1, 1]
     (rules,) = (event for event in named(events, "degraded") if event["what"] == "rules")
     assert rules["why"] == "max-location-share: 2 location(s) cannot fill a round with 0.25 each"
@@ -201,12 +169,9 @@ def test_a_cap_that_no_round_can_keep_gives_way_and_holds_again_when_it_can():
 
 def test_equal_turns_give_way_to_a_cap_and_it_is_said():
     grid = InMemoryGrid(make_app(), [{"partition-id": k, "location": "FR" if k else "DE"} for k in range(8)])
-    strategy = carbon_aware(
-        FedAvg(fraction_evaluate=0.0), source=Synthetic(), clock=VirtualClock(MONDAY), run_dir=RUN,
-        clients_per_round=2, round_duration=HOUR, finish_by=12 * HOUR, max_location_share=0.5,
-    )  # fmt: skip
-    strategy.start(grid, ArrayRecord([np.zeros(2)]), num_rounds=7)
-    events = read_ledger(RUN)
+    events = run_on(
+        grid, VirtualClock(MONDAY), 7, round_duration=HOUR, finish_by=12 * HOUR, max_location_share=0.5
+    )
     assert {most_of_one_place(event) for event in named(events, "round_opened")} == {1}
     turns = turns_of(events)
     assert turns["0"] == 7

@@ -4,65 +4,34 @@ from __future__ import annotations
 
 from datetime import timedelta
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import FedAvg
 from flwr.superlink.grid import HttpGrid
 
-from lowcarb_scheduler import CarbonClientApp, Synthetic, carbon_aware
+from lowcarb_scheduler import carbon_aware
 from lowcarb_scheduler.clock import parse_time
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.flower.client import RECORD
-from lowcarb_scheduler.ledger import read_ledger
-from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
-from support.forecast_sources import Machine
+from lowcarb_scheduler.testing import VirtualClock
+from support.apps import make_grid
+from support.clocks import Machine
+from support.forecast_sources import Flat
+from support.runs import RUN, named, run
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
-RUN = Path("run")
 
 
-def make_grid(machine, minutes, says=None):
-    """Return a grid of six nodes; one turn in each round takes minutes(round), the others no time."""
-    app = CarbonClientApp()
-    worked = set()
+def claims(duration_s):
+    """Return an edit of replies by which nodes claim to have worked for some seconds."""
 
-    @app.train()
-    def train(message, context):
-        number = message.content["config"]["server-round"]
-        if number not in worked:
-            worked.add(number)
-            machine.work(minutes(number) * MINUTE)
-        arrays = ArrayRecord(message.content["arrays"].to_numpy_ndarrays())
-        metrics = MetricRecord({"num-examples": 1})
-        return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+    def edit(message, reply):
+        if "duration-s" in reply.content.config_records.get(RECORD, {}):
+            reply.content[RECORD]["duration-s"] = duration_s
 
-    places = ("DE", "GB", "ES")
-    grid = InMemoryGrid(app, [{"partition-id": k, "location": places[k % 3]} for k in range(6)])
-    if says is not None:
-        plain = grid._reply  # noqa: SLF001
-
-        def lying(message):
-            reply = plain(message)
-            if RECORD in reply.content and "duration-s" in reply.content[RECORD]:
-                reply.content[RECORD]["duration-s"] = says
-            return reply
-
-        grid._reply = lying  # noqa: SLF001
-    return grid
-
-
-def run(grid, machine, rounds, **settings):
-    given = {"source": Synthetic(), "clock": machine, "run_dir": RUN, "clients_per_round": 2, **settings}
-    strategy = carbon_aware(FedAvg(fraction_evaluate=0.0), **given)
-    strategy.start(grid, ArrayRecord([np.zeros(2)]), num_rounds=rounds)
-    return read_ledger(RUN)
-
-
-def named(events, name):
-    return [event for event in events if event["event"] == name]
+    return edit
 
 
 def test_with_no_duration_told_the_first_round_opens_at_once_and_shows_it(midnight):
@@ -125,17 +94,15 @@ def test_without_patience_no_slot_is_awaited(midnight, minutes):
 
 @pytest.mark.parametrize(("minutes", "says"), [(60, 600.0), (60, 3600.0), (20, 600.0)])
 def test_a_saving_is_of_the_same_work(midnight, minutes, says):
-    from flower.test_strategy import Flat
-
     machine = Machine(midnight)
-    grid = make_grid(machine, lambda _: minutes, says)
+    grid = make_grid(machine, lambda _: minutes, claims(says))
     events = run(grid, machine, 4, round_duration=HOUR, source=Flat(), patience=0.0)
     assert named(events, "run_finished")[0]["saving"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_energy_is_power_times_the_time_a_node_says(midnight):
     machine = Machine(midnight)
-    events = run(make_grid(machine, lambda _: 30, says=600.0), machine, 2, round_duration=HOUR)
+    events = run(make_grid(machine, lambda _: 30, claims(600.0)), machine, 2, round_duration=HOUR)
     done = named(events, "node_done")
     assert {event["duration_s"] for event in done} == {600.0}
     assert [event["energy_kwh"] for event in done] == pytest.approx([0.3 / 6] * 4)
@@ -145,7 +112,7 @@ def test_energy_is_power_times_the_time_a_node_says(midnight):
 @pytest.mark.parametrize("says", [1e9, -5.0, float("nan"), "long"])
 def test_a_time_that_cannot_be_is_not_believed(midnight, says):
     machine = Machine(midnight)
-    events = run(make_grid(machine, lambda _: 30, says=says), machine, 2, round_duration=HOUR)
+    events = run(make_grid(machine, lambda _: 30, claims(says)), machine, 2, round_duration=HOUR)
     assert {event["duration_s"] for event in named(events, "node_done")} == {1800.0}
 
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import DEFAULT_TTL, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import DEFAULT_TTL, ArrayRecord, Message, MessageType, RecordDict
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg
 
-from lowcarb_scheduler import CarbonClientApp, Forecast, IntensityTable, carbon_aware
+from lowcarb_scheduler import Forecast, IntensityTable, carbon_aware
 from lowcarb_scheduler.clock import HOUR_US, format_time, to_us
 from lowcarb_scheduler.flower.client import RECORD
 from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
+from support.apps import add_one, make_app
+from support.clocks import Machine
+from support.runs import RUN, named
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
-RUN = Path("run")
 CLEAN = {"A": 1, "B": 3}  # the hour of each four in which a place is clean
 ROUND = 4 * HOUR
 
@@ -36,23 +37,6 @@ class Tides:
         return IntensityTable(
             edges, tuple(locations), np.column_stack(columns), Provenance("tides", "average")
         )
-
-
-class Machine:
-    """A clock that passes when somebody sleeps; to the scheduler it is a system clock."""
-
-    def __init__(self, now):
-        self._now = now
-        self.alarms = []
-
-    def now(self):
-        return self._now
-
-    def sleep_until(self, when):
-        while self.alarms and self.alarms[0][0] <= when:
-            self._now, ring = self.alarms.pop(0)
-            ring()
-        self._now = max(self._now, when)
 
 
 class SlowGrid(InMemoryGrid):
@@ -89,18 +73,6 @@ class SlowGrid(InMemoryGrid):
         return reply
 
 
-def make_app():
-    app = CarbonClientApp()
-
-    @app.train()
-    def train(message, context):
-        arrays = ArrayRecord([array + 1 for array in message.content["arrays"].to_numpy_ndarrays()])
-        metrics = MetricRecord({"num-examples": 1})
-        return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
-
-    return app
-
-
 CONFIGS = [{"name": f"{place.lower()}{k}", "location": place, "duration-minutes": 60.0}
            for place in CLEAN for k in range(2)]  # fmt: skip
 NODES = {101 + k: config["name"] for k, config in enumerate(CONFIGS)}
@@ -126,12 +98,8 @@ def run(grid, clock, rounds=1, strategy=None, timeout=7200.0, **settings):
     return read_ledger(RUN), result
 
 
-def named(events, name):
-    return [event for event in events if event["event"] == name]
-
-
 def test_each_client_starts_when_its_place_is_clean(clock):
-    grid = SlowGrid(make_app(), CONFIGS, clock)
+    grid = SlowGrid(make_app(add_one), CONFIGS, clock)
     if isinstance(clock, VirtualClock):
         grid.pull_messages = lambda ids: InMemoryGrid.pull_messages(grid, ids)  # nodes work in real time
     events, _ = run(grid, clock, rounds=2)
@@ -151,7 +119,7 @@ def test_each_client_starts_when_its_place_is_clean(clock):
 
 
 def test_without_stagger_all_start_together(machine):
-    grid = SlowGrid(make_app(), CONFIGS, machine)
+    grid = SlowGrid(make_app(add_one), CONFIGS, machine)
     grid.pull_messages = lambda ids: InMemoryGrid.pull_messages(grid, ids)
     events, _ = run(grid, machine, stagger=False)
     assert len({when for when, _, _ in grid.pushed}) == 1
@@ -159,7 +127,7 @@ def test_without_stagger_all_start_together(machine):
 
 
 def test_the_time_to_live_begins_when_a_message_is_sent(machine):
-    grid = SlowGrid(make_app(), CONFIGS, machine)
+    grid = SlowGrid(make_app(add_one), CONFIGS, machine)
     run(grid, machine)
     assert len({when for when, _, _ in grid.pushed}) == 2
     assert all(message.metadata.created_at == when.timestamp() for when, _, message in grid.pushed)
@@ -183,13 +151,13 @@ def test_reply_timeouts_follow_the_plan(machine, timeout, given, ttl):
                 asked.extend((timeout, message.metadata.ttl) for message in messages)
             return super().send_and_receive(messages, timeout=timeout)
 
-    run(Asked(make_app(), CONFIGS), machine, timeout=timeout, stagger=False)
+    run(Asked(make_app(add_one), CONFIGS), machine, timeout=timeout, stagger=False)
     assert asked == [(given, ttl)] * 4
 
 
 @pytest.mark.parametrize(("timeout", "limit"), [(7200.0, 2 * HOUR), (None, timedelta(seconds=DEFAULT_TTL))])
 def test_a_node_that_never_answers_is_given_up_after_its_own_start(machine, timeout, limit):
-    grid = SlowGrid(make_app(), CONFIGS, machine)
+    grid = SlowGrid(make_app(add_one), CONFIGS, machine)
     grid.mute = {103}  # of place B: it starts last
     events, _ = run(grid, machine, timeout=timeout)
     sent_at = next(when for when, node_id, _ in grid.pushed if node_id == 103)
@@ -199,8 +167,8 @@ def test_a_node_that_never_answers_is_given_up_after_its_own_start(machine, time
 
 
 def test_a_node_that_dies_before_its_start_is_sent_nothing(machine, midnight):
-    grid = SlowGrid(make_app(), CONFIGS, machine)
-    machine.alarms.append((midnight + 2 * HOUR, lambda: grid.kill(104)))
+    grid = SlowGrid(make_app(add_one), CONFIGS, machine)
+    machine.at.append((midnight + 2 * HOUR, lambda: grid.kill(104)))
     # A wrapper that drops a whole round for one error reply gets none.
     strategy = DifferentialPrivacyServerSideFixedClipping(FedAvg(fraction_evaluate=0.0), 0.0, 100.0, 4)
     events, result = run(grid, machine, strategy=strategy)
@@ -211,8 +179,8 @@ def test_a_node_that_dies_before_its_start_is_sent_nothing(machine, midnight):
 
 
 def test_when_all_die_in_the_round_it_ends(machine, midnight):
-    grid = SlowGrid(make_app(), CONFIGS, machine)
-    machine.alarms.append((midnight + MINUTE, lambda: [grid.kill(node_id) for node_id in NODES]))
+    grid = SlowGrid(make_app(add_one), CONFIGS, machine)
+    machine.at.append((midnight + MINUTE, lambda: [grid.kill(node_id) for node_id in NODES]))
     events, _ = run(grid, machine)
     assert not grid.pushed
     assert len(named(events, "node_failed")) == 4
@@ -225,7 +193,7 @@ def test_a_message_that_cannot_be_sent_is_not_waited_for(machine):
             ids = super().push_messages(messages)
             return [] if self.pushed and self.pushed[-1][1] in (103, 104) else ids
 
-    grid = Full(make_app(), CONFIGS, machine)
+    grid = Full(make_app(add_one), CONFIGS, machine)
     events, _ = run(grid, machine)
     reasons = {event["id"]: event["reason"] for event in named(events, "node_failed")}
     assert reasons == dict.fromkeys(("b0", "b1"), "its message could not be sent")
@@ -235,8 +203,8 @@ def test_stopping_in_a_round_stops_at_once(machine, midnight):
     def stop():
         raise KeyboardInterrupt
 
-    grid = SlowGrid(make_app(), CONFIGS, machine)
-    machine.alarms.append((midnight + 2 * HOUR, stop))
+    grid = SlowGrid(make_app(add_one), CONFIGS, machine)
+    machine.at.append((midnight + 2 * HOUR, stop))
     with pytest.raises(KeyboardInterrupt):
         run(grid, machine)
     assert machine.now() == midnight + 2 * HOUR
@@ -251,6 +219,6 @@ def test_turns_of_a_strategy_that_sends_by_itself_are_not_held_up(machine):
             return super().start(grid, *args, **kwargs)
 
     strategy = Warming(fraction_evaluate=0.0)
-    events, _ = run(SlowGrid(make_app(), CONFIGS, machine), machine, strategy=strategy)
+    events, _ = run(SlowGrid(make_app(add_one), CONFIGS, machine), machine, strategy=strategy)
     assert strategy.warmed == 4
     assert len(named(events, "node_done")) == 4

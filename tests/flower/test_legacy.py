@@ -25,14 +25,13 @@ from flwr.serverapp import ServerApp
 
 from lowcarb_scheduler import CarbonClientApp, Synthetic, carbon_aware, carbon_aware_legacy
 from lowcarb_scheduler.errors import InputError, PlanMismatchError
-from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
+from support.apps import PLACES, node_configs
+from support.runs import RUN, events_of
 
 HOUR = timedelta(hours=1)
-PLACES = ("DE", "FR", "GB", "ES", "US-CAL-CISO")
 NODES = 10
 ROUNDS = 3
-RUN = Path("run")
 
 
 class Client(NumPyClient):
@@ -50,7 +49,7 @@ class Client(NumPyClient):
         return float(parameters[0].sum()), 5, {"accuracy": 0.5}
 
 
-CONFIGS = [{"partition-id": k, "location": PLACES[k % 5], "power-watts": 200.0} for k in range(NODES)]
+CONFIGS = node_configs(NODES, **{"power-watts": 200.0})
 
 
 def make_grid(configs=CONFIGS):
@@ -99,10 +98,6 @@ def ends_with(parameters):
     return lambda number, arrays, config: parameters.append(arrays) or (0.5, {"score": float(number)})
 
 
-def events(name=None):
-    return [event for event in read_ledger(RUN) if name is None or event["event"] == name]
-
-
 def sent(grid, kind):
     return [m.metadata.dst_node_id for m in grid.sent if m.metadata.message_type == kind]
 
@@ -119,17 +114,17 @@ def test_exactly_the_planned_clients_train_in_the_planned_windows(aware, make):
     grid, models = make_grid(), []
     inner = make(**ODD, initial_parameters=model(), evaluate_fn=ends_with(models))
     run(aware(inner), grid)
-    planned = [[int(node["id"]) + 101 for node in event["nodes"]] for event in events("round_opened")]
+    planned = [[int(node["id"]) + 101 for node in event["nodes"]] for event in events_of("round_opened")]
     trained = sent(grid, MessageType.TRAIN)
     assert [len(nodes) for nodes in planned] == [4] * ROUNDS
     assert [sorted(trained[4 * k : 4 * k + 4]) for k in range(ROUNDS)] == [sorted(n) for n in planned]
     assert sorted(sent(grid, MessageType.EVALUATE)) == sorted(trained)
-    closed = events("round_closed")
+    closed = events_of("round_closed")
     assert all(one["closes_at"] <= other["opens_at"] for one, other in pairwise(closed))
-    end = events("run_finished")[0]
+    end = events_of("run_finished")[0]
     assert (end["status"], end["late"]) == ("completed", False)
     assert end["energy_kwh"] == pytest.approx(ROUNDS * 4 * 0.2)
-    assert {event["location"] for event in events("node_done")} <= set(PLACES)
+    assert {event["location"] for event in events_of("node_done")} <= set(PLACES)
     assert len(models) == ROUNDS + 1
     assert (models[-1][0] > 0).all()
     assert getattr(inner, "strategy", inner).min_available_clients == 50  # it is lent, not bent
@@ -148,7 +143,7 @@ def test_metrics_of_server_and_clients_are_written_down(aware):
         evaluate_metrics_aggregation_fn=lambda metrics: {"accuracy": metrics[0][1]["accuracy"]},
     )  # fmt: skip
     run(aware(inner), make_grid())
-    told = [(event["round"], event["where"], event["metrics"]) for event in events("evaluated")]
+    told = [(event["round"], event["where"], event["metrics"]) for event in events_of("evaluated")]
     server = [(number, "server", {"loss": 0.5, "score": float(number)}) for number in range(ROUNDS + 1)]
     clients = [(n, "clients", {"loss": 3.0 * n, "accuracy": 0.5}) for n in range(1, ROUNDS + 1)]
     assert sorted(told, key=str) == sorted(server + clients, key=str)
@@ -159,13 +154,13 @@ def test_evaluation_follows_its_setting(aware, where, asked):
     grid = make_grid()
     run(aware(FedAvg(initial_parameters=model()), evaluate_on=where, num_rounds=1), grid, rounds=1)
     assert len(sent(grid, MessageType.EVALUATE)) == asked
-    assert events("run_finished")[0]["status"] == "completed"
+    assert events_of("run_finished")[0]["status"] == "completed"
 
 
 def test_a_turn_counts_when_it_is_completed(aware):
     configs = [{"partition-id": k, "location": "DE", "breaks": k == 3} for k in range(5)]
     run(aware(FedAvg(initial_parameters=model()), clients_per_round=2), make_grid(configs))
-    failed = events("node_failed")
+    failed = events_of("node_failed")
     assert {event["id"] for event in failed} == {"3"}
     assert len(failed) >= 2  # it still owes its turn, and is asked again
 
@@ -189,9 +184,9 @@ def test_when_it_is_too_late_it_stops_if_it_is_told_to(aware):
     grid = make_grid()
     inner = FedAvg(initial_parameters=model())
     run(aware(inner, finish_by=2 * HOUR, on_late="stop"), grid)
-    assert len(events("round_closed")) == 2
+    assert len(events_of("round_closed")) == 2
     assert len(sent(grid, MessageType.TRAIN)) == len(sent(grid, MessageType.EVALUATE)) == 2 * 4
-    assert events("run_finished")[0]["status"] == "out of time"
+    assert events_of("run_finished")[0]["status"] == "out of time"
 
 
 class Waiting(FedAvg):
@@ -222,7 +217,7 @@ def test_a_strategy_that_waits_for_more_is_an_error_that_says_so(aware, ask):
         run(strategy, make_grid())
     del strategy
     gc.collect()
-    assert events("run_finished")[0]["status"] == "failed"
+    assert events_of("run_finished")[0]["status"] == "failed"
 
 
 def test_what_is_not_possible_is_refused():
@@ -252,7 +247,7 @@ def test_without_a_grid_partitions_lead_to_the_locations_file(aware):
     strategy = aware(FedAvg(), clients_per_round=2, locations=Path("l.toml"))
     strategy.initialize_parameters(client_manager=manager)
     instructions = strategy.configure_fit(server_round=1, parameters=model(), client_manager=manager)
-    opened = events("round_opened")[0]["nodes"]
+    opened = events_of("round_opened")[0]["nodes"]
     where = {"0": "DE", "1": "FR", "2": "ES"}
     assert {node["id"]: node["location"] for node in opened} == {
         str(proxy.partition_id): where[str(proxy.partition_id)] for proxy, _ in instructions

@@ -5,14 +5,13 @@ from __future__ import annotations
 import gc
 import tracemalloc
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import FedAvg
 
-from lowcarb_scheduler import CarbonClientApp, IntensityTable, carbon_aware
+from lowcarb_scheduler import IntensityTable, carbon_aware
 from lowcarb_scheduler.accounting.turns import Profile, TurnReport
 from lowcarb_scheduler.clock import HOUR_US, VirtualClock, to_us
 from lowcarb_scheduler.intensity import Provenance
@@ -20,9 +19,10 @@ from lowcarb_scheduler.ledger import Ledger
 from lowcarb_scheduler.scheduling.messages import RunLog
 from lowcarb_scheduler.scheduling.recorder import Round, RunRecorder
 from lowcarb_scheduler.testing import InMemoryGrid
+from support.apps import make_app, node_configs
+from support.runs import RUN
 
 HOUR = timedelta(hours=1)
-RUN = Path("run")
 BOOKS_BYTES = 256  # a round, at most: five numbers, and a place among the others
 RUN_BYTES = 2048  # a round, at most, with Flower's own record of its metrics
 
@@ -72,18 +72,7 @@ def test_books_keep_a_few_numbers_a_round_however_many_nodes_it_had(midnight, mo
 def test_a_whole_run_keeps_a_few_numbers_a_round(midnight, monkeypatch, caplog, rounds):
     caplog.set_level("ERROR", "flwr")  # pytest remembers every line
     monkeypatch.setattr("lowcarb_scheduler.flower.waiting.REGISTERING", timedelta(0))
-    app = CarbonClientApp()
-
-    @app.train()
-    def train(message, context):
-        reply = {"arrays": message.content["arrays"], "metrics": MetricRecord({"num-examples": 1})}
-        return Message(RecordDict(reply), reply_to=message)
-
-    @app.evaluate()
-    def evaluate(message, context):
-        return Message(RecordDict({"metrics": MetricRecord({"num-examples": 1})}), reply_to=message)
-
-    grid = InMemoryGrid(app, [{"partition-id": k, "location": "DE"} for k in range(20)])
+    grid = InMemoryGrid(make_app(), node_configs(20, ["DE"]))
     used = {}
 
     class Watching(FedAvg):

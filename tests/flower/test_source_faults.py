@@ -8,17 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
-from lowcarb_scheduler import CarbonClientApp, carbon_aware, replan
+from lowcarb_scheduler import carbon_aware, replan
 from lowcarb_scheduler.clock import parse_time
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.scheduling import policy
 from lowcarb_scheduler.settings import Settings
 from lowcarb_scheduler.testing import InMemoryGrid
-from support.forecast_sources import DAY, HOUR, NOW, Machine, Web
+from support.apps import make_app, node_configs, takes
+from support.clocks import Machine
+from support.forecast_sources import DAY, HOUR, NOW, Web
+from support.runs import named, run
 
 SECOND = timedelta(seconds=1)
 PLACES = ("DE", "FR", "GB")
@@ -46,29 +47,9 @@ def clock():
 
 def train(clock, source, run_dir="run", rounds=4, **settings):
     """Run rounds of exactly an hour, and return the ledger."""
-    app = CarbonClientApp()
-    worked = set()
-
-    @app.train()
-    def train(message, context):
-        number = message.content["config"]["server-round"]
-        if number not in worked:
-            worked.add(number)
-            clock.sleep_until(clock.now() + HOUR)
-        arrays = ArrayRecord(message.content["arrays"].to_numpy_ndarrays())
-        return Message(
-            RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})}), reply_to=message
-        )
-
-    grid = InMemoryGrid(app, [{"partition-id": k, "location": PLACES[k % 3]} for k in range(6)])
-    given = {"clients_per_round": 2, "round_duration": HOUR, "run_dir": Path(run_dir), "finish_by": 24 * HOUR}
-    strategy = carbon_aware(FedAvg(fraction_evaluate=0.0), source=source, clock=clock, **given | settings)
-    strategy.start(grid, ArrayRecord([np.zeros(2)]), num_rounds=rounds)
-    return read_ledger(Path(run_dir))
-
-
-def named(events, name):
-    return [event for event in events if event["event"] == name]
+    app = make_app(on_train=takes(clock, lambda _: HOUR))
+    given = {"source": source, "round_duration": HOUR, "run_dir": Path(run_dir), "finish_by": 24 * HOUR}
+    return run(InMemoryGrid(app, node_configs(6, PLACES)), clock, rounds, **given | settings)
 
 
 def test_what_one_run_has_learned_serves_the_next(clock):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from datetime import timedelta
 from pathlib import Path
@@ -17,20 +16,20 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, Result, Strategy
 from lowcarb_scheduler import (
     CarbonAwareFedAvg,
     CarbonAwareMixin,
-    CarbonClientApp,
     Synthetic,
     carbon_aware,
 )
 from lowcarb_scheduler.errors import InputError, PlanMismatchError
 from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
+from support.apps import make_app, make_tree_app, node_configs
+from support.clocks import Machine
+from support.runs import RUN, trained
 
 HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)
-PLACES = ("DE", "FR", "GB", "ES", "US-CAL-CISO")
 NODES = 10
 ROUNDS = 3
 PER_ROUND = 7  # Bulyan needs n >= 4 f + 3
-RUN = Path("run")
 
 # What the strategies under test would sample by themselves, and what takes all nodes that a grid shows.
 ODD = {"fraction_train": 0.1, "fraction_evaluate": 0.3, "min_train_nodes": 1, "min_evaluate_nodes": 1,
@@ -47,51 +46,7 @@ def _wait_for_no_nodes(monkeypatch):
     monkeypatch.setattr("flwr.serverapp.strategy.strategy_utils.sleep", lambda _: None)
 
 
-def make_app(mods=()):
-    app = CarbonClientApp()
-
-    @app.train(mods=list(mods))
-    def train(message, context):
-        node, number = context.node_config["partition-id"], message.content["config"]["server-round"]
-        arrays = [
-            array + np.sin(1.0 + node + number) / (k + 1)
-            for k, array in enumerate(message.content["arrays"].to_numpy_ndarrays())
-        ]
-        metrics = MetricRecord({"num-examples": 5 + node, "train_loss": 1.0 / (node + number)})
-        return Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics}), reply_to=message)
-
-    @app.evaluate()
-    def evaluate(message, context):
-        score = float(message.content["arrays"].to_numpy_ndarrays()[0].sum())
-        metrics = MetricRecord({"num-examples": 5 + context.node_config["partition-id"], "score": score})
-        return Message(RecordDict({"metrics": metrics}), reply_to=message)
-
-    return app
-
-
-def make_tree_app():
-    """Return an app whose model is JSON in bytes, as XGBoost's: each node adds a tree with its own name."""
-    app = CarbonClientApp()
-
-    @app.train()
-    def train(message, context):
-        tree = {"id": 0, "grown_by": context.node_config["partition-id"]}
-        model = {"gbtree_model_param": {"num_trees": "1", "num_parallel_tree": "1"},
-                 "iteration_indptr": [0, 1], "trees": [tree], "tree_info": [0]}  # fmt: skip
-        grown = json.dumps({"learner": {"gradient_booster": {"model": model}}}).encode()
-        arrays = ArrayRecord([np.frombuffer(grown, dtype=np.uint8)])
-        metrics = MetricRecord({"num-examples": 1})
-        return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
-
-    @app.evaluate()
-    def evaluate(message, context):
-        metrics = MetricRecord({"num-examples": 1, "bytes": len(message.content["arrays"]["0"].numpy())})
-        return Message(RecordDict({"metrics": metrics}), reply_to=message)
-
-    return app
-
-
-CONFIGS = [{"partition-id": k, "location": PLACES[k % 5], "power-watts": 200.0} for k in range(NODES)]
+CONFIGS = node_configs(NODES, **{"power-watts": 200.0})
 
 
 class Subclass(FedAvg):
@@ -212,8 +167,8 @@ BUILT = {
 APPS = {
     "FedXgbBagging": make_tree_app,
     "FedXgbCyclic": make_tree_app,
-    "DifferentialPrivacyClientSideFixedClipping": lambda: make_app([fixedclipping_mod]),
-    "DifferentialPrivacyClientSideAdaptiveClipping": lambda: make_app([adaptiveclipping_mod]),
+    "DifferentialPrivacyClientSideFixedClipping": lambda: make_app(mods=[fixedclipping_mod]),
+    "DifferentialPrivacyClientSideAdaptiveClipping": lambda: make_app(mods=[adaptiveclipping_mod]),
 }
 
 
@@ -269,17 +224,6 @@ def planned():
     return [[int(node["id"]) + 101 for node in event["nodes"]] for event in opened]
 
 
-def trained(grid):
-    """Return the nodes that were sent training, by exchange."""
-    rounds = {}
-    for message in grid.sent:
-        if message.metadata.message_type == MessageType.TRAIN:
-            rounds.setdefault(message.content["config"]["server-round"], []).append(
-                message.metadata.dst_node_id
-            )
-    return list(rounds.values())
-
-
 def plain(value):
     """Return a value as something that can be compared."""
     if isinstance(value, ArrayRecord):
@@ -310,7 +254,7 @@ def test_it_trains_the_planned_nodes_as_the_bare_strategy_would(name, aware):
     result = run(strategy, grid, initial_arrays(name))
 
     plan = planned()
-    assert [sorted(nodes) for nodes in trained(grid)] == [sorted(nodes) for nodes in plan]
+    assert [sorted(nodes) for nodes in trained(grid).values()] == [sorted(nodes) for nodes in plan]
     assert [len(nodes) for nodes in plan] == [per_round] * ROUNDS
     assert len({node_id for nodes in plan for node_id in nodes}) > per_round or per_round == 1
     assert isinstance(strategy, type(inner))
@@ -379,7 +323,7 @@ def test_a_class_reads_the_run_config(midnight):
     given = {key: value for key, value in settings(midnight).items() if key != "clients_per_round"}
     grid = InMemoryGrid(make_app(), CONFIGS)
     run(CarbonAwareFedAvg(0.5, context=context, **given), grid, initial_arrays(""), rounds=2)
-    assert [len(nodes) for nodes in trained(grid)] == [3, 3]
+    assert [len(nodes) for nodes in trained(grid).values()] == [3, 3]
     assert read_ledger(RUN)[0]["run_id"] == "7"
 
 
@@ -519,19 +463,17 @@ def test_a_strategy_that_waits_for_more_is_an_error_that_says_so(hook, way, awar
     assert read_ledger(RUN)[-1]["status"] == "failed"
 
 
-class Machine:
-    """A clock that passes when somebody sleeps, and lets a node join at each sleep."""
+class Registering(Machine):
+    """A clock that lets a node join at each sleep."""
 
     def __init__(self, now, grid):
-        self._now, self.grid = now, grid
-
-    def now(self):
-        return self._now
+        super().__init__(now)
+        self.grid = grid
 
     def sleep_until(self, when):
-        if when > self._now:
+        if when > self.now():
             self.grid.join({"partition-id": len(list(self.grid.get_node_ids()))})
-        self._now = max(self._now, when)
+        super().sleep_until(when)
 
 
 @pytest.mark.parametrize(("available", "there", "trained_first"), [(8, 8, 4), (50, 32, 16)])
@@ -540,10 +482,10 @@ def test_nodes_that_are_to_be_available_are_waited_for_while_they_register(
 ):
     monkeypatch.setattr("lowcarb_scheduler.flower.waiting.REGISTERING", timedelta(seconds=60))
     grid = InMemoryGrid(make_app(), [{"partition-id": 0}, {"partition-id": 1}])
-    clock = Machine(midnight, grid)
+    clock = Registering(midnight, grid)
     inner = FedAvg(fraction_train=0.5, min_available_nodes=available)
     run(aware(inner, clients_per_round=None, clock=clock, source=None), grid, initial_arrays(""), rounds=1)
-    assert len(trained(grid)[0]) == trained_first
+    assert len(trained(grid)[1]) == trained_first
     assert (len(list(grid.get_node_ids())), clock.now()) == (there, midnight + (there - 2) * 2 * SECOND)
     why = {event["why"] for event in read_ledger(RUN) if event["event"] == "degraded"}
     said = f"{there} of {available} that the strategy wants to be available are connected"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, MessageType, MetricRecord
 from flwr.serverapp.strategy import (
     DifferentialPrivacyServerSideFixedClipping,
     FedAdam,
@@ -17,37 +17,18 @@ from flwr.serverapp.strategy import (
     FedXgbCyclic,
 )
 
-from lowcarb_scheduler import CarbonClientApp, Forecast, IntensityTable, Synthetic, carbon_aware
+from lowcarb_scheduler import Forecast, IntensityTable, Synthetic, carbon_aware
 from lowcarb_scheduler.errors import InputError, PlanInfeasibleError, PlanMismatchError
 from lowcarb_scheduler.flower.client import QUERY
 from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.ledger import read_ledger, summarise
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
+from support.apps import add_one, make_app, node_configs
 from support.forecast_sources import Flat
+from support.runs import RUN, events_of, trained
 
 HOUR = timedelta(hours=1)
-PLACES = ("DE", "FR", "GB", "ES", "US-CAL-CISO")
 NODES = 10
-RUN = Path("run")
-
-
-def make_app():
-    app = CarbonClientApp()
-
-    @app.train()
-    def train(message, context):
-        arrays = [array + 1 for array in message.content["arrays"].to_numpy_ndarrays()]
-        reply = {"arrays": ArrayRecord(arrays), "metrics": MetricRecord({"num-examples": 5})}
-        if context.node_config.get("breaks"):
-            raise RuntimeError("out of memory")
-        return Message(RecordDict(reply), reply_to=message)
-
-    @app.evaluate()
-    def evaluate(message, context):
-        metrics = MetricRecord({"num-examples": 5, "accuracy": 0.5})
-        return Message(RecordDict({"metrics": metrics}), reply_to=message)
-
-    return app
 
 
 @pytest.fixture(autouse=True)
@@ -58,10 +39,7 @@ def _wait_for_no_nodes(monkeypatch):
 
 @pytest.fixture
 def grid():
-    return InMemoryGrid(
-        make_app(),
-        [{"partition-id": k, "location": PLACES[k % 5], "power-watts": 200.0} for k in range(NODES)],
-    )
+    return InMemoryGrid(make_app(add_one), node_configs(NODES, **{"power-watts": 200.0}))
 
 
 @pytest.fixture
@@ -78,20 +56,6 @@ def aware(midnight):
 
 def run(strategy, grid, rounds=5, **more):
     return strategy.start(grid, ArrayRecord([np.zeros(3)]), num_rounds=rounds, timeout=5, **more)
-
-
-def events(name=None):
-    return [event for event in read_ledger(RUN) if name is None or event["event"] == name]
-
-
-def trained(grid):
-    """Return the nodes that were asked to train, round by round."""
-    rounds = {}
-    for message in grid.sent:
-        if message.metadata.message_type == MessageType.TRAIN:
-            number = message.content["config"]["server-round"]
-            rounds.setdefault(number, []).append(message.metadata.dst_node_id)
-    return rounds
 
 
 class FromScratch(FedAvg):
@@ -118,49 +82,49 @@ class FromScratch(FedAvg):
 def test_exactly_the_planned_nodes_train_in_the_planned_windows(aware, grid, inner):
     strategy = aware(inner)
     result = run(strategy, grid)
-    planned = [sorted(int(node["id"]) + 101 for node in e["nodes"]) for e in events("round_opened")]
+    planned = [sorted(int(node["id"]) + 101 for node in e["nodes"]) for e in events_of("round_opened")]
     assert [sorted(nodes) for nodes in trained(grid).values()] == planned
     assert all(len(nodes) == 4 for nodes in planned)
-    closed = events("round_closed")
+    closed = events_of("round_closed")
     assert len(closed) == 5
     assert all(one["closes_at"] <= other["opens_at"] for one, other in pairwise(closed))
-    assert closed[-1]["closes_at"] <= events("run_started")[0]["finish_by"]
+    assert closed[-1]["closes_at"] <= events_of("run_started")[0]["finish_by"]
     assert isinstance(strategy, type(inner))
     assert len(result.arrays) == 1
 
 
 def test_it_waits_and_the_ledger_proves_the_saving(aware, grid):
     run(aware(), grid)
-    summary = summarise(events())
+    summary = summarise(read_ledger(RUN))
     assert summary.status == "completed"
     assert sum(bool(r.held) for r in summary.rounds) >= 1
-    assert events("hold_started")
-    end = events("run_finished")[0]
+    assert events_of("hold_started")
+    end = events_of("run_finished")[0]
     assert end["realised_g"] == pytest.approx(summary.realised_g)
     assert end["realised_g"] != pytest.approx(end["planned_g"])  # forecasts err, and it is not hidden
     assert 0 < end["saving"] == pytest.approx(1 - end["realised_g"] / end["run_now_g"])
     assert end["energy_kwh"] == pytest.approx(5 * 4 * 0.2)
-    assert {e["energy_basis"] for e in events("node_done")} == {"estimated"}
-    assert all(e["synthetic"] for e in events("forecast") + events("actual"))
+    assert {e["energy_basis"] for e in events_of("node_done")} == {"estimated"}
+    assert all(e["synthetic"] for e in events_of("forecast") + events_of("actual"))
 
 
 def test_turns_are_shared_equally(aware, grid):
     run(aware(), grid, rounds=7)  # 28 turns of 10 clients
-    turns = summarise(events()).turns
+    turns = summarise(read_ledger(RUN)).turns
     assert sorted(turns.values()) == [2, 2, 3, 3, 3, 3, 3, 3, 3, 3]
 
 
 def test_patience_0_never_waits(aware, grid):
     run(aware(patience=0.0), grid)
-    assert [e["held_s"] for e in events("round_opened")] == [0.0] * 5
-    assert not events("hold_started")
+    assert [e["held_s"] for e in events_of("round_opened")] == [0.0] * 5
+    assert not events_of("hold_started")
 
 
 def test_without_a_source_rounds_open_at_once_and_it_says_so(aware, grid):
     run(aware(source=None), grid)
-    assert [e["held_s"] for e in events("round_opened")] == [0.0] * 5
-    assert events("degraded")[0]["why"] == "no source is named"
-    end = events("run_finished")[0]
+    assert [e["held_s"] for e in events_of("round_opened")] == [0.0] * 5
+    assert events_of("degraded")[0]["why"] == "no source is named"
+    end = events_of("run_finished")[0]
     assert (end["planned_g"], end["realised_g"], end["run_now_g"], end["saving"]) == (None,) * 4
 
 
@@ -183,13 +147,13 @@ class Breaking:
 @pytest.mark.parametrize("good", [0, 1, 3])
 def test_a_source_that_breaks_stops_nothing(aware, grid, good):
     run(aware(source=Breaking(good)), grid)
-    closed = events("round_closed")
+    closed = events_of("round_closed")
     assert len(closed) == 5
-    assert closed[-1]["closes_at"] <= events("run_started")[0]["finish_by"]
-    assert "OSError: connection reset" in {e["why"] for e in events("degraded")}
+    assert closed[-1]["closes_at"] <= events_of("run_started")[0]["finish_by"]
+    assert "OSError: connection reset" in {e["why"] for e in events_of("degraded")}
     assert all(e["realised_g"] is None for e in closed)
     if good == 0:
-        assert [e["held_s"] for e in events("round_opened")] == [0.0] * 5
+        assert [e["held_s"] for e in events_of("round_opened")] == [0.0] * 5
 
 
 def test_a_place_nobody_forecasts_does_not_stop_the_waiting(aware):
@@ -200,27 +164,25 @@ def test_a_place_nobody_forecasts_does_not_stop_the_waiting(aware):
         def actual(self, locations, start, end):
             return super().actual([place for place in locations if place != "FR"], start, end)
 
-    configs = [{"partition-id": k, "location": PLACES[k % 5]} for k in range(NODES)]
-    grid = InMemoryGrid(make_app(), configs)
+    grid = InMemoryGrid(make_app(), node_configs(NODES))
     run(aware(source=Partial()), grid)
-    assert len(events("round_closed")) == 5
-    assert any("FR" in e["what"] for e in events("degraded"))
-    assert min(summarise(events()).turns.values()) >= 1  # its clients train too
+    assert len(events_of("round_closed")) == 5
+    assert any("FR" in e["what"] for e in events_of("degraded"))
+    assert min(summarise(read_ledger(RUN)).turns.values()) >= 1  # its clients train too
 
 
 def test_nodes_that_are_nowhere_are_named(aware):
     grid = InMemoryGrid(make_app(), [{"partition-id": k} for k in range(6)])
     run(aware(), grid, rounds=2)
-    why = next(e["why"] for e in events("degraded") if e["what"] == "locations")
+    why = next(e["why"] for e in events_of("degraded") if e["what"] == "locations")
     assert why == "nobody says where 6 of 6 node(s) are (0, 1, 2, 3, 4, ...)"
 
 
 def test_a_place_a_source_with_a_closed_list_does_not_know_spares_the_others(aware):
-    places = ["DE", "Frankfurt", "GB"]
-    grid = InMemoryGrid(make_app(), [{"partition-id": k, "location": places[k % 3]} for k in range(6)])
+    grid = InMemoryGrid(make_app(), node_configs(6, ["DE", "Frankfurt", "GB"]))
     run(aware(clients_per_round=2), grid)
-    assert any(e["held_s"] > 0 for e in events("round_opened"))
-    noted = next(e["why"] for e in events("degraded") if e["what"] == "node")
+    assert any(e["held_s"] > 0 for e in events_of("round_opened"))
+    noted = next(e["why"] for e in events_of("degraded") if e["what"] == "node")
     assert noted.startswith("location 'Frankfurt' is not known to the source")
     assert noted.endswith("it is passed over (2 nodes: '1', '4')")
 
@@ -229,28 +191,28 @@ def test_a_node_lost_in_the_hold_is_replaced(aware, grid, midnight):
     class Killing(VirtualClock):
         def sleep_until(self, when):
             super().sleep_until(when)
-            if held := events("hold_started"):
+            if held := events_of("hold_started"):
                 grid.kill(101)
                 killed_in.append(held[0]["round"])
 
     killed_in = []
     run(aware(clock=Killing(midnight)), grid, rounds=8)
-    assert "nodes changed" in {e["reason"] for e in events("planned")}
+    assert "nodes changed" in {e["reason"] for e in events_of("planned")}
     after = [nodes for number, nodes in trained(grid).items() if number >= killed_in[0]]
     assert len(after) > 1
     assert all(101 not in nodes and len(nodes) == 4 for nodes in after)
-    assert not events("node_failed")
+    assert not events_of("node_failed")
 
 
 def test_a_turn_counts_when_it_is_completed(aware):
     configs = [{"partition-id": k, "location": "DE", "breaks": k == 3} for k in range(5)]
     grid = InMemoryGrid(make_app(), configs)
     run(aware(clients_per_round=2), grid, rounds=4)
-    failed = events("node_failed")
+    failed = events_of("node_failed")
     assert {e["id"] for e in failed} == {"3"}
     assert "out of memory" in failed[0]["reason"]
     assert len(failed) >= 2  # it still owes its turn, and is asked again
-    assert summarise(events()).turns["3"] == 0
+    assert summarise(read_ledger(RUN)).turns["3"] == 0
 
 
 def test_a_node_that_joins_late_owes_nothing_for_the_past(aware, grid):
@@ -277,27 +239,27 @@ def test_evaluation_follows_its_setting(aware, grid, where, asked):
 
 def test_metrics_of_server_and_clients_are_written_down(aware, grid):
     run(aware(), grid, rounds=2, evaluate_fn=lambda number, _: MetricRecord({"loss": float(number)}))
-    assert [(e["round"], e["where"], e["metrics"]) for e in events("evaluated")] == [
+    assert [(e["round"], e["where"], e["metrics"]) for e in events_of("evaluated")] == [
         (0, "server", {"loss": 0.0}),
-        (1, "clients", {"accuracy": 0.5}),
+        (1, "clients", {"score": 3.0}),
         (1, "server", {"loss": 1.0}),
-        (2, "clients", {"accuracy": 0.5}),
+        (2, "clients", {"score": 6.0}),
         (2, "server", {"loss": 2.0}),
     ]
 
 
 def test_flat_intensity_is_worth_no_wait_and_saves_nothing(aware, grid):
     run(aware(source=Flat()), grid)
-    assert [e["held_s"] for e in events("round_opened")] == [0.0] * 5
-    assert events("run_finished")[0]["saving"] == pytest.approx(0.0)
+    assert [e["held_s"] for e in events_of("round_opened")] == [0.0] * 5
+    assert events_of("run_finished")[0]["saving"] == pytest.approx(0.0)
 
 
 def test_bounds_on_turns_hold_over_the_whole_run(aware, grid):
     run(aware(participation="1,3"), grid, rounds=5)
-    turns = summarise(events()).turns.values()
+    turns = summarise(read_ledger(RUN)).turns.values()
     assert (min(turns), max(turns)) >= (1, 1)
     assert max(turns) <= 3
-    assert not [e for e in events("degraded") if e["what"] in ("rules", "plan")]
+    assert not [e for e in events_of("degraded") if e["what"] in ("rules", "plan")]
 
 
 def test_sources_whose_signals_differ_are_not_mixed_and_stop_nothing(aware, grid):
@@ -307,8 +269,8 @@ def test_sources_whose_signals_differ_are_not_mixed_and_stop_nothing(aware, grid
             return IntensityTable(table.edges_us, table.locations, table.values, Provenance("s", "unknown"))
 
     run(aware(source=Mixed()), grid)
-    assert len(events("round_closed")) == 5
-    assert "its signal is unknown, the forecast's average" in {e["why"] for e in events("degraded")}
+    assert len(events_of("round_closed")) == 5
+    assert "its signal is unknown, the forecast's average" in {e["why"] for e in events_of("degraded")}
 
 
 def test_a_source_with_dirty_times_stops_nothing(aware, grid):
@@ -323,14 +285,14 @@ def test_a_source_with_dirty_times_stops_nothing(aware, grid):
             return Forecast(dirty, known.generated_at)
 
     run(aware(source=Dirty()), grid)
-    assert len(events("round_closed")) == 5
+    assert len(events_of("round_closed")) == 5
 
 
 def test_names_that_collide_stop_nothing(aware):
     names = ["a@103", "a", "a", "a@103", "b", "c"]
     grid = InMemoryGrid(make_app(), [{"name": name, "location": "DE"} for name in names])
     run(aware(clients_per_round=3), grid, rounds=2)
-    assert len(summarise(events()).turns) == 6
+    assert len(summarise(read_ledger(RUN)).turns) == 6
 
 
 def test_a_node_that_comes_back_is_itself(aware, grid):
@@ -341,7 +303,7 @@ def test_a_node_that_comes_back_is_itself(aware, grid):
             return super().aggregate_train(server_round, replies)
 
     run(aware(Restarting()), grid, rounds=5)
-    turns = summarise(events()).turns
+    turns = summarise(read_ledger(RUN)).turns
     assert sorted(turns) == sorted(str(k) for k in range(NODES))
     assert sorted(turns.values()) == [2] * NODES
 
@@ -350,13 +312,13 @@ def test_when_all_nodes_go_in_the_hold_it_is_an_error_not_a_round_for_nobody(awa
     class Ending(VirtualClock):
         def sleep_until(self, when):
             super().sleep_until(when)
-            if events("hold_started"):
+            if events_of("hold_started"):
                 for node_id in list(grid.get_node_ids()):
                     grid.kill(node_id)
 
     with pytest.raises(PlanInfeasibleError, match=r"too few nodes are connected \(needed 2, available 0\)"):
         run(aware(clock=Ending(midnight)), grid)
-    assert not events("node_failed")
+    assert not events_of("node_failed")
 
 
 def test_inside_another_strategy_it_is_refused_with_the_right_nesting(aware, grid):
@@ -386,7 +348,7 @@ def test_a_start_that_hands_on_its_arguments_is_understood(aware, grid, rounds):
     seen = []
     strategy = aware(OwnArguments())
     strategy.start(grid, ArrayRecord([np.zeros(3)]), *rounds, evaluate_fn=lambda n, _: seen.append(n))
-    assert len(events("round_closed")) == (rounds[0] if rounds else 3)
+    assert len(events_of("round_closed")) == (rounds[0] if rounds else 3)
     assert seen
 
 
@@ -429,7 +391,7 @@ def test_a_strategy_that_picks_its_own_nodes_is_an_error_not_an_endless_wait(awa
 
     with pytest.raises(PlanMismatchError, match="waits for more"):
         run(aware(Stubborn()), grid)
-    assert events("run_finished")[0]["status"] == "failed"
+    assert events_of("run_finished")[0]["status"] == "failed"
 
 
 def test_one_node_at_a_time_strategies_work_with_one_and_refuse_more(aware, grid):
@@ -451,22 +413,22 @@ def test_fewer_nodes_than_planned_train_with_those_there_are(aware, grid):
         grid.kill(node_id)
     run(aware(), grid, rounds=2)
     assert all(len(nodes) == 3 for nodes in trained(grid).values())
-    assert "3 of 4 are connected" in {e["why"] for e in events("degraded")}
+    assert "3 of 4 are connected" in {e["why"] for e in events_of("degraded")}
 
 
 def test_a_deadline_that_cannot_be_met_runs_back_to_back_and_says_so(aware, grid):
     run(aware(finish_by=3 * HOUR), grid)
-    assert [e["held_s"] for e in events("round_opened")] == [0.0] * 5
-    assert "deadline" in {e["what"] for e in events("degraded")}
-    assert events("run_finished")[0]["late"] is True
+    assert [e["held_s"] for e in events_of("round_opened")] == [0.0] * 5
+    assert "deadline" in {e["what"] for e in events_of("degraded")}
+    assert events_of("run_finished")[0]["late"] is True
 
 
 def test_a_rule_that_cannot_be_obeyed_stops_no_training_and_is_named(aware, grid):
     run(aware(participation="0,1"), grid)  # 20 seats, 10 nodes with one turn each
-    assert len(events("round_closed")) == 5
-    rules = next(e for e in events("degraded") if e["what"] == "rules")
+    assert len(events_of("round_closed")) == 5
+    rules = next(e for e in events_of("degraded") if e["what"] == "rules")
     assert rules["why"] == "participation of 0 to 1 turns cannot be kept by all"
-    assert set(summarise(events()).turns.values()) == {2}
+    assert set(summarise(read_ledger(RUN)).turns.values()) == {2}
 
 
 def test_a_ledger_is_never_overwritten(aware, grid):
@@ -478,10 +440,12 @@ def test_a_ledger_is_never_overwritten(aware, grid):
 
 
 def test_equal_runs_write_equal_ledgers(aware, midnight):
-    configs = [{"partition-id": k, "location": PLACES[k % 5]} for k in range(NODES)]
     ledgers = []
     for name in ("ledger-a", "ledger-b"):
-        run(aware(clock=VirtualClock(midnight), run_dir=Path(name)), InMemoryGrid(make_app(), configs))
+        run(
+            aware(clock=VirtualClock(midnight), run_dir=Path(name)),
+            InMemoryGrid(make_app(), node_configs(NODES)),
+        )
         ledgers.append((Path(name) / "ledger.jsonl").read_text(encoding="utf-8").replace(name, "run"))
     assert ledgers[0] == ledgers[1]
 

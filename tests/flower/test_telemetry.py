@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MessageType
 from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 from flwr.serverapp import strategy as flower
@@ -22,10 +22,12 @@ from lowcarb_scheduler.flower.telemetry import validate_report
 from lowcarb_scheduler.ledger import read_ledger, summarise
 from lowcarb_scheduler.report.html import gather, render
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
-from support.forecast_sources import Flat, Machine
+from support.apps import make_app, node_configs, takes
+from support.clocks import Machine
+from support.forecast_sources import Flat
+from support.runs import RUN, events_of
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
-RUN = Path("run")
 TRAIN, EVALUATE = MessageType.TRAIN, MessageType.EVALUATE
 
 
@@ -37,28 +39,10 @@ def _wait_for_no_nodes(monkeypatch):
 
 def fill(app, machine=None, mods=None):
     """Give an app functions; a round takes half an hour to train and six minutes to evaluate."""
-    worked = set()
-
-    def work(kind, message, duration):
-        key = kind, message.content["config"]["server-round"]
-        if machine is not None and key not in worked:
-            worked.add(key)
-            machine.work(duration)
-
-    @app.train(mods=mods)
-    def train(message, context):
-        work(TRAIN, message, 30 * MINUTE)
-        arrays = ArrayRecord([array + 1 for array in message.content["arrays"].to_numpy_ndarrays()])
-        reply = {"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})}
-        return Message(RecordDict(reply), reply_to=message)
-
-    @app.evaluate()
-    def evaluate(message, context):
-        work(EVALUATE, message, 6 * MINUTE)
-        metrics = MetricRecord({"num-examples": 1, "score": 0.5})
-        return Message(RecordDict({"metrics": metrics}), reply_to=message)
-
-    return app
+    if machine is None:
+        return make_app(app=app, mods=mods)
+    train, evaluate = takes(machine, lambda _: 30 * MINUTE), takes(machine, lambda _: 6 * MINUTE)
+    return make_app(app=app, mods=mods, on_train=train, on_evaluate=evaluate)
 
 
 class Watched(InMemoryGrid):
@@ -78,7 +62,7 @@ class Watched(InMemoryGrid):
         return reply
 
 
-CONFIGS = [{"partition-id": k, "location": "DE", "power-watts": 100.0 * (k + 1)} for k in range(4)]
+CONFIGS = [{**config, "power-watts": 100.0 * (k + 1)} for k, config in enumerate(node_configs(4, ["DE"]))]
 
 
 @pytest.fixture
@@ -95,10 +79,6 @@ def run(machine, strategy=None, app=None, configs=CONFIGS, says=None, rounds=2, 
     aware = carbon_aware(strategy or FedAvg(), **{**given, **settings})
     aware.start(grid, ArrayRecord([np.zeros(2)]), num_rounds=rounds)
     return grid
-
-
-def events(name):
-    return [event for event in read_ledger(RUN) if event["event"] == name]
 
 
 def asked(grid):
@@ -122,7 +102,7 @@ def test_nodes_say_how_long_a_turn_took_and_its_energy(machine):
 
 
 def test_a_node_that_does_not_know_its_power_says_no_energy(machine):
-    grid = run(machine, configs=[{"partition-id": k, "location": "DE"} for k in range(4)])
+    grid = run(machine, configs=node_configs(4, ["DE"]))
     assert all(set(said) == {"duration-s"} for _, said in grid.answers)
 
 
@@ -158,7 +138,7 @@ def test_switched_off_nothing_is_asked_and_nothing_said(machine, answer):
     grid = run(machine, telemetry=answer)
     assert set(asked(grid)) == {None}
     assert all(said is None for _, said in grid.answers)
-    assert {event["duration_s"] for event in events("node_done")} == {1800.0}  # until the reply came
+    assert {event["duration_s"] for event in events_of("node_done")} == {1800.0}  # until the reply came
 
 
 def test_a_virtual_clock_needs_no_telemetry(midnight):
@@ -170,7 +150,7 @@ def test_a_virtual_clock_needs_no_telemetry(midnight):
 def test_energy_alone_can_be_switched_off(machine, meter):
     assert set(asked(run(machine, energy="estimated"))) == {"estimated"}
     assert meter.turns == 0
-    assert {event["energy_basis"] for event in events("node_done")} == {"estimated"}
+    assert {event["energy_basis"] for event in events_of("node_done")} == {"estimated"}
 
 
 @pytest.mark.parametrize("told", [False, "false", "off"])
@@ -184,7 +164,7 @@ def test_a_node_may_keep_silent(machine, told):
 def test_an_app_that_knows_nothing_of_us_is_taken_at_its_time(machine):
     grid = run(machine, app=fill(ClientApp(), machine), configs=[{}, {}, {}, {}])
     assert all(said is None for _, said in grid.answers)
-    assert {event["duration_s"] for event in events("node_done")} == {1800.0}
+    assert {event["duration_s"] for event in events_of("node_done")} == {1800.0}
 
 
 def test_the_mod_alone_says_it_too(machine):
@@ -208,7 +188,7 @@ def test_under_differential_privacy_nothing_leaves_a_node_by_default(machine, na
     grid = run(machine, PRIVATE[name](), app)
     assert set(asked(grid)) == {None}
     assert all(said is None for _, said in grid.answers)
-    assert len(events("node_done")) == 4
+    assert len(events_of("node_done")) == 4
 
 
 def test_under_differential_privacy_it_can_be_asked_for(machine):
@@ -216,7 +196,7 @@ def test_under_differential_privacy_it_can_be_asked_for(machine):
     configs = [{**config, "telemetry": True} for config in CONFIGS]
     grid = run(machine, PRIVATE["client, fixed"](), app, configs, telemetry=True)
     assert all(said for _, said in grid.answers)
-    assert len(events("node_done")) == 4  # the mod still finds the one config it looks for
+    assert len(events_of("node_done")) == 4  # the mod still finds the one config it looks for
 
 
 @pytest.mark.parametrize("where", ["app", "train"])
@@ -275,10 +255,10 @@ def test_a_node_that_lies_each_time_is_noted_once(machine):
         return {"duration-s": 1e12} if node_id == 101 else {"duration-s": 60.0}
 
     run(machine, says=says, rounds=6)
-    claims = [event for event in events("degraded") if "claims a time" in event["why"]]
+    claims = [event for event in events_of("degraded") if "claims a time" in event["why"]]
     assert len(claims) == 1
     assert claims[0]["why"].startswith("node '0'")
-    durations = {event["duration_s"] for event in events("node_done") if event["id"] == "0"}
+    durations = {event["duration_s"] for event in events_of("node_done") if event["id"] == "0"}
     assert durations == {1800.0}
 
 
@@ -317,7 +297,7 @@ def test_nodes_that_can_measure_do(machine, meter):
     grid = run(machine)
     assert {said["energy"] for _, said in grid.answers} == {"measured"}
     assert meter.turns == 8
-    done = events("node_done")
+    done = events_of("node_done")
     assert {event["energy_basis"] for event in done} == {"measured"}
     assert {event["energy_kwh"] for event in done} == {1e-6}
 
@@ -325,7 +305,7 @@ def test_nodes_that_can_measure_do(machine, meter):
 def test_a_node_may_estimate_where_others_measure(machine, meter):
     configs = [{**config, "energy": "estimated"} if k == 0 else config for k, config in enumerate(CONFIGS)]
     run(machine, configs=configs)
-    assert {e["id"]: e["energy_basis"] for e in events("node_done")} == {
+    assert {e["id"]: e["energy_basis"] for e in events_of("node_done")} == {
         "0": "estimated", "1": "measured", "2": "measured", "3": "measured"
     }  # fmt: skip
 
@@ -341,10 +321,10 @@ def test_the_accounts_use_what_was_measured_and_say_so(machine):
             return says_measured(lambda _: 0.5)(kind, node_id)
         return {"duration-s": 1200.0}
 
-    configs = [{"partition-id": k, "location": "DE"} for k in range(4)]
+    configs = node_configs(4, ["DE"])
     configs[2]["power-watts"] = 300.0
     run(machine, says=says, configs=configs, rounds=2)
-    basis = {event["id"]: (event["energy_basis"], event["energy_kwh"]) for event in events("node_done")}
+    basis = {event["id"]: (event["energy_basis"], event["energy_kwh"]) for event in events_of("node_done")}
     assert basis == {
         "0": ("measured", 0.5), "1": ("measured", 0.5), "2": ("estimated", pytest.approx(0.1)),
         "3": ("assumed", pytest.approx(0.1)),
@@ -353,7 +333,7 @@ def test_the_accounts_use_what_was_measured_and_say_so(machine):
     assert summary.energy_by_basis == pytest.approx({"measured": 1.0, "estimated": 0.1, "assumed": 0.1})
     assert summary.energy_kwh == pytest.approx(1.2)
     assert summary.realised_g == pytest.approx(120.0)  # at 100 g/kWh
-    end = events("run_finished")[0]
+    end = events_of("run_finished")[0]
     assert end["energy_by_basis"] == pytest.approx(dict(summary.energy_by_basis))
     page = " ".join(render(gather(read_ledger(RUN))).split())
     assert "100 Wh assumed, 100 Wh estimated, 1.00 kWh measured" in page
@@ -363,7 +343,7 @@ def test_the_accounts_use_what_was_measured_and_say_so(machine):
 def test_a_saving_does_not_depend_on_how_much_was_measured(machine, kwh):
     """Run-now does the same work: if a turn draws more than power times time, it would have, too."""
     run(machine, says=says_measured(lambda node_id: kwh * (node_id - 100)), rounds=4)
-    end = events("run_finished")[0]
+    end = events_of("run_finished")[0]
     assert end["realised_g"] == pytest.approx(100 * kwh * 2 * (1 + 2 + 3 + 4))
     assert end["saving"] == pytest.approx(0.0, abs=1e-9)
 
@@ -377,12 +357,12 @@ def says_times(kind, node_id):
 
 def test_evaluation_has_accounts_of_its_own(machine):
     run(machine, says=says_times, rounds=4)
-    evaluated = [event for event in events("evaluated") if event["where"] == "clients"]
+    evaluated = [event for event in events_of("evaluated") if event["where"] == "clients"]
     assert [event["round"] for event in evaluated] == [1, 2, 3, 4]
     assert all((event["nodes_done"], event["nodes_failed"]) == (2, 0) for event in evaluated)
-    lines = events("node_evaluated")
+    lines = events_of("node_evaluated")
     assert {event["duration_s"] for event in lines} == {180.0}
-    done = {(event["round"], event["id"]) for event in events("node_done")}
+    done = {(event["round"], event["id"]) for event in events_of("node_done")}
     assert {(event["round"], event["id"]) for event in lines} == done  # those that have just trained
     kilowatts = sum(config["power-watts"] for config in CONFIGS) / 1000
     summary = summarise(read_ledger(RUN))
@@ -391,7 +371,7 @@ def test_evaluation_has_accounts_of_its_own(machine):
     assert summary.evaluation_g == pytest.approx(100 * 2 * kilowatts / 20)
     assert summary.realised_g == pytest.approx(100 * 2 * kilowatts / 3)
     assert set(summary.turns.values()) == {2}  # it is no turn
-    end = events("run_finished")[0]
+    end = events_of("run_finished")[0]
     assert (end["evaluation_energy_kwh"], end["evaluation_g"]) == pytest.approx((0.1, 10.0))
     assert end["saving"] == pytest.approx(0.0, abs=1e-9)
     page = " ".join(render(gather(read_ledger(RUN))).split())
@@ -401,9 +381,9 @@ def test_evaluation_has_accounts_of_its_own(machine):
 
 def test_it_is_in_the_window_of_its_round(machine):
     run(machine, says=says_times)
-    for closed in events("round_closed"):
-        lines = [event for event in events("node_evaluated") if event["round"] == closed["round"]]
-        trained = [event for event in events("node_done") if event["round"] == closed["round"]]
+    for closed in events_of("round_closed"):
+        lines = [event for event in events_of("node_evaluated") if event["round"] == closed["round"]]
+        trained = [event for event in events_of("node_done") if event["round"] == closed["round"]]
         assert all(closed["opens_at"] < line["started_at"] <= closed["closes_at"] for line in lines)
         assert min(line["started_at"] for line in lines) >= max(event["ended_at"] for event in trained)
 
@@ -411,7 +391,7 @@ def test_it_is_in_the_window_of_its_round(machine):
 @pytest.mark.parametrize(("where", "lines"), [("all", 4), ("planned", 2), ("none", 0)])
 def test_who_evaluates_is_who_is_accounted_for(machine, where, lines):
     run(machine, says=says_times, rounds=1, evaluate_on=where)
-    assert len(events("node_evaluated")) == lines
+    assert len(events_of("node_evaluated")) == lines
     assert bool(summarise(read_ledger(RUN)).evaluation_energy_kwh) is bool(lines)
     page = " ".join(render(gather(read_ledger(RUN))).split())
     assert ("Evaluation</th>" in page) is bool(lines)
@@ -426,7 +406,7 @@ def test_an_evaluation_that_fails_is_counted(machine):
 
     app._registered_funcs["evaluate.default"] = fails  # noqa: SLF001
     run(machine, app=app, rounds=1)
-    evaluated = [event for event in events("evaluated") if event["where"] == "clients"]
+    evaluated = [event for event in events_of("evaluated") if event["where"] == "clients"]
     assert [(event["nodes_done"], event["nodes_failed"]) for event in evaluated] == [(0, 2)]
     assert evaluated[0]["realised_g"] == 0.0
 
@@ -449,9 +429,9 @@ class Late(Flat):
 def test_what_is_learnt_late_is_computed_from_the_ledger_when_the_run_ends(machine, midnight):
     source = Late(machine, midnight + 100 * MINUTE)
     run(machine, says=says_measured(lambda node_id: 0.5), rounds=3, source=source)
-    known = [event["realised_g"] for event in events("round_closed")]
+    known = [event["realised_g"] for event in events_of("round_closed")]
     assert known[0] is None
-    end = events("run_finished")[0]
+    end = events_of("run_finished")[0]
     assert [r["realised_g"] for r in end["rounds"]] == pytest.approx([100.0] * 3)
     assert [r["evaluation_g"] for r in end["rounds"]] == pytest.approx([100.0] * 3)
     summary = summarise(read_ledger(RUN))

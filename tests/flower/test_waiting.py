@@ -7,110 +7,25 @@ import signal
 import threading
 from datetime import timedelta
 from itertools import pairwise
-from pathlib import Path
 
-import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAvg
 
-from lowcarb_scheduler import CarbonClientApp, Forecast, IntensityTable, carbon_aware
 from lowcarb_scheduler.cli import main
-from lowcarb_scheduler.clock import HOUR_US, SystemClock, parse_time, to_us
+from lowcarb_scheduler.clock import SystemClock, parse_time
 from lowcarb_scheduler.flower.waiting import GLANCE, WAKE, ending_in_order, hold
-from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.ledger import read_ledger
-from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
+from lowcarb_scheduler.testing import VirtualClock
+from support.apps import WorkingGrid
+from support.clocks import Machine
+from support.forecast_sources import Curve
+from support.runs import RUN, named, opened, run_curve
 
 HOUR, MINUTE, SECOND = timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)
-RUN = Path("run")
-PLACES = ("DE", "FR")
-
-
-class Machine:
-    """A clock that passes when somebody sleeps; ``at`` holds what happens at some time while he does."""
-
-    def __init__(self, now, at=()):
-        self._now, self.sleeps = now, 0
-        self.at = sorted(at, key=lambda entry: entry[0])
-
-    def now(self):
-        return self._now
-
-    def sleep_until(self, when):
-        self.sleeps += 1
-        self._now = max(self._now, when)
-        while self.at and self.at[0][0] <= self._now:
-            self.at.pop(0)[1]()
-
-
-class Curve:
-    """A source that says the same every time: 500 g/kWh, but 100 in some hours after midnight, or as told."""
-
-    def __init__(self, midnight, clean=range(6, 10), changes=(), told=()):
-        self.midnight, self.clean, self.changes, self.told = midnight, clean, list(changes), dict(told)
-
-    def forecast(self, locations, now):
-        if self.changes and now >= self.changes[0][0]:
-            self.clean = self.changes.pop(0)[1]
-        return Forecast(self.table(locations, self.midnight, self.midnight + 72 * HOUR), now)
-
-    def actual(self, locations, start, end):
-        return self.table(locations, start, end)
-
-    def table(self, locations, start, end):
-        first, last = to_us(start) // HOUR_US, to_us(end) // HOUR_US
-        hours = np.arange(first, max(last, first + 1) + 1)
-        hour = hours[:-1] - to_us(self.midnight) // HOUR_US
-        values = np.where(np.isin(hour, list(self.clean)), 100.0, 500.0)
-        for told, value in self.told.items():
-            values[hour == told] = value
-        table = np.repeat(values[:, None], len(locations), axis=1)
-        return IntensityTable(hours * HOUR_US, tuple(locations), table, Provenance("curve", "average"))
-
-
-def make_app(working):
-    """Return an app whose rounds take as long as said; all of it is worked by the first node of a round."""
-    app, worked = CarbonClientApp(), set()
-
-    @app.train()
-    def train(message, context):
-        number = message.content["config"]["server-round"]
-        if working and number not in worked:
-            worked.add(number)
-            working[0].sleep_until(working[0].now() + working[1])
-        reply = {"arrays": message.content["arrays"], "metrics": MetricRecord({"num-examples": 1})}
-        return Message(RecordDict(reply), reply_to=message)
-
-    return app
 
 
 @pytest.fixture
 def grid():
-    nodes = [{"partition-id": k, "location": PLACES[k % 2], "power-watts": 1000.0} for k in range(6)]
-    working = []
-    made = InMemoryGrid(make_app(working), nodes)
-    made.working = working
-    return made
-
-
-def run(grid, machine, rounds=2, length=HOUR, **settings):
-    given = {
-        "source": Curve(machine.now()), "clock": machine, "run_dir": RUN, "clients_per_round": 2,
-        "round_duration": HOUR, "finish_by": 48 * HOUR, **settings,
-    }  # fmt: skip
-    grid.working[:] = [machine, length]
-    strategy = carbon_aware(FedAvg(fraction_evaluate=0.0), **given)
-    strategy.start(grid, ArrayRecord([np.zeros(2)]), num_rounds=rounds)
-    return read_ledger(RUN)
-
-
-def named(events, name):
-    return [event for event in events if event["event"] == name]
-
-
-def opened(events):
-    return [parse_time(event["opened_at"], "t") for event in named(events, "round_opened")]
+    return WorkingGrid()
 
 
 # -- the loop ------------------------------------------------------------------------------------------------
@@ -176,7 +91,7 @@ def test_on_a_virtual_clock_nobody_is_listened_to(midnight):
 
 
 def test_an_unchanged_forecast_never_changes_the_plan(midnight, grid):
-    events = run(grid, Machine(midnight), rounds=4)
+    events = run_curve(grid, Machine(midnight), rounds=4)
     assert len(named(events, "forecast")) > 10  # it was made anew all the time
     (plan,) = named(events, "planned")
     assert opened(events) == [parse_time(window["opens_at"], "t") for window in plan["windows"]]
@@ -185,7 +100,7 @@ def test_an_unchanged_forecast_never_changes_the_plan(midnight, grid):
 
 def test_a_new_forecast_moves_a_hold(midnight, grid):
     source = Curve(midnight, changes=[(midnight + 3 * HOUR, range(12, 16))])
-    events = run(grid, Machine(midnight), source=source)
+    events = run_curve(grid, Machine(midnight), source=source)
     assert [event["until"] for event in named(events, "hold_started")] == [
         "2026-03-02T06:00:00Z", "2026-03-02T12:00:00Z",
     ]  # fmt: skip
@@ -196,7 +111,7 @@ def test_a_new_forecast_moves_a_hold(midnight, grid):
 def test_a_node_that_joins_in_the_hold_may_train_in_that_round(midnight, grid):
     node = {"partition-id": 6, "location": "DE", "power-watts": 1.0}
     machine = Machine(midnight, [(midnight + HOUR, lambda: grid.join(node))])
-    events = run(grid, machine, rounds=1, participation="any")
+    events = run_curve(grid, machine, rounds=1, participation="any")
     assert "nodes changed" in {event["reason"] for event in named(events, "planned")}
     assert "6" in {each["id"] for each in named(events, "round_opened")[0]["nodes"]}
 
@@ -208,7 +123,7 @@ def test_when_too_many_are_missing_right_before_dispatch_others_are_waited_for(m
         machine.at.append((midnight + 6 * HOUR + 20 * SECOND, lambda: grid.join({"partition-id": 9})))
 
     machine = Machine(midnight, [(midnight + 6 * HOUR, act)])
-    events = run(grid, machine, rounds=1)
+    events = run_curve(grid, machine, rounds=1)
     assert opened(events) == [midnight + 6 * HOUR + 20 * SECOND]
     assert [each["id"] for each in named(events, "round_opened")[0]["nodes"]] == ["5", "9"]
 
@@ -216,7 +131,7 @@ def test_when_too_many_are_missing_right_before_dispatch_others_are_waited_for(m
 @pytest.mark.parametrize("lost", range(6))
 def test_a_missing_node_is_replaced_by_one_that_owes_a_turn(midnight, grid, lost):
     machine = Machine(midnight, [(midnight + 6 * HOUR, lambda: grid.kill(101 + lost))])
-    events = run(grid, machine, rounds=2)
+    events = run_curve(grid, machine, rounds=2)
     first, second = ({each["id"] for each in e["nodes"]} for e in named(events, "round_opened"))
     assert opened(events)[0] == midnight + 6 * HOUR
     assert len(first) == len(second) == 2
@@ -227,7 +142,7 @@ def test_a_missing_node_is_replaced_by_one_that_owes_a_turn(midnight, grid, lost
 
 def test_max_hold_caps_one_hold_and_the_best_moment_within_it_is_taken(midnight, grid):
     source = Curve(midnight, told={2: 300.0})
-    events = run(grid, Machine(midnight), source=source, max_hold=3 * HOUR)
+    events = run_curve(grid, Machine(midnight), source=source, max_hold=3 * HOUR)
     assert named(events, "planned")[0]["windows"][0]["opens_at"] == "2026-03-02T06:00:00Z"
     assert opened(events)[0] == midnight + 2 * HOUR
     (held, *_) = named(events, "hold_started")
@@ -238,20 +153,20 @@ def test_max_hold_caps_one_hold_and_the_best_moment_within_it_is_taken(midnight,
 
 
 def test_where_no_moment_within_max_hold_is_cleaner_the_round_opens_at_once(midnight, grid):
-    events = run(grid, Machine(midnight), rounds=1, max_hold=90 * MINUTE)
+    events = run_curve(grid, Machine(midnight), rounds=1, max_hold=90 * MINUTE)
     assert opened(events) == [midnight]
     assert not named(events, "hold_started")
 
 
 def test_a_round_that_is_ready_sooner_and_as_clean_opens_sooner(midnight, grid):
-    events = run(grid, Machine(midnight), rounds=4, length=50 * MINUTE)
+    events = run_curve(grid, Machine(midnight), rounds=4, length=50 * MINUTE)
     assert opened(events) == [midnight + 6 * HOUR + k * 50 * MINUTE for k in range(4)]
     assert len(named(events, "hold_started")) == 1
 
 
 def test_a_round_that_is_ready_sooner_and_dirtier_waits(midnight, grid):
     source = Curve(midnight, clean=(), told={6: 100.0, 7: 50.0})
-    events = run(grid, Machine(midnight), rounds=2, length=50 * MINUTE, source=source)
+    events = run_curve(grid, Machine(midnight), rounds=2, length=50 * MINUTE, source=source)
     assert opened(events) == [midnight + 6 * HOUR, midnight + 7 * HOUR]
 
 
@@ -260,7 +175,7 @@ def test_a_round_that_is_ready_sooner_and_dirtier_waits(midnight, grid):
 
 def test_an_operator_lets_it_go_and_the_run_goes_on(midnight, grid, capsys):
     machine = Machine(midnight, [(midnight + 2 * HOUR, lambda: main(["open-now", str(RUN)]))])
-    events = run(grid, machine)
+    events = run_curve(grid, machine)
     assert "round 1 opens within" in capsys.readouterr().out
     first, second = opened(events)
     assert midnight + 2 * HOUR <= first <= midnight + 2 * HOUR + 5 * SECOND
@@ -277,13 +192,13 @@ def test_who_is_missing_when_an_operator_lets_it_go_is_replaced(midnight, grid, 
         for node_id in list(grid.get_node_ids())[:4]:
             grid.kill(node_id)
 
-    events = run(grid, Machine(midnight, [(midnight + HOUR, act)]), rounds=1)
+    events = run_curve(grid, Machine(midnight, [(midnight + HOUR, act)]), rounds=1)
     assert {each["id"] for each in named(events, "round_opened")[0]["nodes"]} == {"4", "5"}
 
 
 def test_status_tells_of_the_hold_while_it_lasts(midnight, grid, capsys):
     machine = Machine(midnight, [(midnight + HOUR, lambda: main(["status", str(RUN), "--json"]))])
-    run(grid, machine)
+    run_curve(grid, machine)
     out = capsys.readouterr().out
     for part in ('"state": "holding"', '"alive": true', '"round": 1', '"opens_at": "2026-03-02T06:00:00Z"'):
         assert part in out
@@ -296,7 +211,7 @@ def terminate():
 def test_sigterm_in_it_ends_the_run_in_order(midnight, grid):
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as caught:
-        run(grid, Machine(midnight, [(midnight + 2 * HOUR, terminate)]))
+        run_curve(grid, Machine(midnight, [(midnight + 2 * HOUR, terminate)]))
     assert caught.value.code == 143
     last = read_ledger(RUN)[-1]
     assert (last["event"], last["status"], last["at"]) == ("run_finished", "stopped", midnight + 2 * HOUR)
@@ -309,7 +224,7 @@ def test_who_handled_a_signal_before_gets_it_when_the_ledger_is_closed(midnight,
     before = signal.signal(number, lambda *_: seen.append(read_ledger(RUN)[-1]["status"]))
     try:
         with pytest.raises(SystemExit):
-            run(grid, Machine(midnight, [(midnight + HOUR, lambda: signal.raise_signal(number))]))
+            run_curve(grid, Machine(midnight, [(midnight + HOUR, lambda: signal.raise_signal(number))]))
     finally:
         signal.signal(number, before)
     assert seen == ["stopped"]
@@ -319,7 +234,9 @@ def test_where_sigint_is_a_keyboard_interrupt_it_stays_so(midnight, grid):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     try:
         with pytest.raises(KeyboardInterrupt):
-            run(grid, Machine(midnight, [(midnight + HOUR, lambda: signal.raise_signal(signal.SIGINT))]))
+            run_curve(
+                grid, Machine(midnight, [(midnight + HOUR, lambda: signal.raise_signal(signal.SIGINT))])
+            )
     finally:
         signal.signal(signal.SIGINT, before)
     assert read_ledger(RUN)[-1]["status"] == "stopped"
@@ -362,7 +279,7 @@ def test_a_real_sleep_is_cut_short_by_sigterm():
 
 def test_the_log_is_sparse(midnight, grid, caplog):
     caplog.set_level(logging.INFO, "flwr")
-    events = run(grid, Machine(midnight))
+    events = run_curve(grid, Machine(midnight))
     (held,) = named(events, "hold_started")
     lines = [record.message for record in caplog.records if "hold" in record.message]
     assert lines[0] == (

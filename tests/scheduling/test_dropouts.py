@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord
-from flwr.serverapp.strategy import FedAvg
 from scipy.stats import binom
 
-from flower.test_churn import config, make_app, most_of_one_place, named
-from lowcarb_scheduler import Synthetic, carbon_aware
-from lowcarb_scheduler.ledger import read_ledger
+from lowcarb_scheduler import Synthetic
 from lowcarb_scheduler.scheduling.selection import AUTO, Dropouts
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
-
-RUN = Path("run")
+from support.apps import fails, make_app, node_configs
+from support.runs import RUN, most_of_one_place, named
+from support.runs import run as run_on
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.1, 0.35])
@@ -61,16 +57,10 @@ def run(monkeypatch):
     def start(rounds=40, rate=0.25, nodes=30, **settings):
         rng = np.random.default_rng(2)
         drops = rng.random((1000, 200)) < rate
-        grid = InMemoryGrid(
-            make_app(lambda node, number: drops[node, number]), [config(n) for n in range(nodes)]
-        )
-        given = {
-            "source": None, "clock": VirtualClock(datetime(2026, 3, 2, tzinfo=UTC)), "run_dir": RUN,
-            "clients_per_round": 5, "round_duration": timedelta(minutes=15), **settings,
-        }  # fmt: skip
-        strategy = carbon_aware(FedAvg(fraction_evaluate=0.0), **given)
-        strategy.start(grid, ArrayRecord([np.zeros(2)]), num_rounds=rounds)
-        return read_ledger(RUN)
+        app = make_app(on_train=fails(lambda node, number: drops[node, number]))
+        given = {"source": None, "clients_per_round": 5, "round_duration": timedelta(minutes=15), **settings}
+        clock = VirtualClock(datetime(2026, 3, 2, tzinfo=UTC))
+        return run_on(InMemoryGrid(app, node_configs(nodes)), clock, rounds, **given)
 
     return start
 

@@ -7,10 +7,6 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from flower.test_clock_jumps import Machine as Working
-from flower.test_clock_jumps import make_grid
-from flower.test_clock_jumps import run as run_working
-from flower.test_waiting import RUN, Curve, Machine, grid, named, opened, run  # noqa: F401  a fixture
 from lowcarb_scheduler import IntensityTable
 from lowcarb_scheduler.accounting.turns import Profile
 from lowcarb_scheduler.clock import HOUR_US, to_us
@@ -18,8 +14,17 @@ from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.scheduling.intensity_feed import KnownIntensity
 from lowcarb_scheduler.scheduling.replanner import PlanInputs
+from support.apps import WorkingGrid, make_grid
+from support.clocks import Machine
+from support.forecast_sources import Curve
+from support.runs import RUN, named, opened, run, run_curve
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+
+
+@pytest.fixture
+def grid():
+    return WorkingGrid()
 
 
 def table(midnight, hours=24, first=0, change=(), places=("DE", "FR"), signal="average", step=1):
@@ -86,16 +91,16 @@ def reasons(events):
 
 
 def test_a_round_that_overruns_is_a_reason(midnight):
-    machine = Working(midnight)
+    machine = Machine(midnight)
     slow = make_grid(machine, lambda number: 170 if number == 2 else 60)
-    run_working(slow, machine, 4, source=Curve(midnight), round_duration=HOUR, finish_by=30 * HOUR)
+    run(slow, machine, 4, source=Curve(midnight), round_duration=HOUR, finish_by=30 * HOUR)
     events = read_ledger(RUN)
     again = [event for event in named(events, "planned") if event["reason"] == "overrun"]
     assert [event["round"] for event in again] == [3]
     assert opened(events)[2] >= opened(events)[1] + 170 * MINUTE
 
 
-def test_a_turn_that_came_to_nothing_is_a_reason(midnight, grid):  # noqa: F811
+def test_a_turn_that_came_to_nothing_is_a_reason(midnight, grid):
     machine = Machine(midnight)
     plain, only_once = grid._reply, min(grid.get_node_ids())  # noqa: SLF001  its one turn is in round 1
 
@@ -109,13 +114,13 @@ def test_a_turn_that_came_to_nothing_is_a_reason(midnight, grid):  # noqa: F811
         return plain(message)
 
     grid._reply = breaking  # noqa: SLF001
-    events = run(grid, machine, rounds=4)
+    events = run_curve(grid, machine, rounds=4)
     (failed,) = named(events, "node_failed")
     assert reasons(events)[1] == "turns owed"
     assert failed["id"] in {event["id"] for event in named(events, "node_done")}  # it has had its turn
 
 
-def test_time_that_is_kept_no_more_is_a_reason(midnight, grid):  # noqa: F811
+def test_time_that_is_kept_no_more_is_a_reason(midnight, grid):
     class Unseen(Curve):
         """A source that does not know what has happened."""
 
@@ -123,7 +128,7 @@ def test_time_that_is_kept_no_more_is_a_reason(midnight, grid):  # noqa: F811
             raise OSError("not recorded")
 
     source = Unseen(midnight, clean=range(40, 60))
-    events = run(grid, Machine(midnight), rounds=16, source=source, finish_by=60 * HOUR)
+    events = run_curve(grid, Machine(midnight), rounds=16, source=source, finish_by=60 * HOUR)
     assert set(reasons(events)) == {"next round", "more time"}
     assert named(events, "run_finished")[0]["late"] is False
     clean = sum(midnight + 40 * HOUR <= when for when in opened(events))
@@ -131,6 +136,6 @@ def test_time_that_is_kept_no_more_is_a_reason(midnight, grid):  # noqa: F811
     assert clean > first  # than there was time for when it was planned first
 
 
-def test_nothing_else_is_a_reason(midnight, grid):  # noqa: F811
-    events = run(grid, Machine(midnight), rounds=5, source=Curve(midnight, clean=range(6, 11)))
+def test_nothing_else_is_a_reason(midnight, grid):
+    events = run_curve(grid, Machine(midnight), rounds=5, source=Curve(midnight, clean=range(6, 11)))
     assert reasons(events) == ["next round"]

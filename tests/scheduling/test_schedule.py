@@ -10,20 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp.strategy import FedAdam, FedAvg
 
-from flower.test_clock_jumps import Machine, make_grid, named
-from flower.test_waiting import Curve
-from lowcarb_scheduler import CarbonClientApp, Synthetic, carbon_aware
+from lowcarb_scheduler import Synthetic, carbon_aware
 from lowcarb_scheduler.clock import parse_time
 from lowcarb_scheduler.errors import PlanInfeasibleError
 from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.scheduling.schedule import Durations, Schedule, observed_round
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
+from support.apps import add_one, make_app, make_grid, node_configs, takes
+from support.clocks import Machine
+from support.forecast_sources import Curve
+from support.runs import RUN, named, opened
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
-RUN = Path("run")
 START = datetime(2026, 3, 2, tzinfo=UTC)
 
 
@@ -170,10 +171,6 @@ def run(machine, minutes, rounds, inner=None, evaluate_fn=None, grid=None, **set
     return strategy.start(grid, arrays, num_rounds=rounds, evaluate_fn=evaluate_fn)
 
 
-def opened(events):
-    return [parse_time(event["opened_at"], "t") for event in named(events, "round_opened")]
-
-
 def test_the_plan_ends_where_the_buffer_begins(midnight):
     run(Machine(midnight), lambda _: 60, 6, finish_by=48 * HOUR)
     plans = named(read_ledger(RUN), "planned")
@@ -217,19 +214,8 @@ def test_rounds_that_take_much_longer_than_told_are_planned_so(midnight):
 
 def learning_grid(machine, nodes=4):
     """Return a grid whose nodes add one, in rounds of 90 minutes."""
-    app, worked = CarbonClientApp(), set()
-
-    @app.train()
-    def train(message, context):
-        number = message.content["config"]["server-round"]
-        if number not in worked:
-            worked.add(number)
-            machine.work(90 * MINUTE)
-        arrays = ArrayRecord([array + 1 for array in message.content["arrays"].to_numpy_ndarrays()])
-        metrics = MetricRecord({"num-examples": 1})
-        return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
-
-    return InMemoryGrid(app, [{"partition-id": k, "location": "DE"} for k in range(nodes)])
+    app = make_app(add_one, on_train=takes(machine, lambda _: 90 * MINUTE))
+    return InMemoryGrid(app, node_configs(nodes, ["DE"]))
 
 
 @pytest.mark.parametrize("inner", [FedAvg, FedAdam])

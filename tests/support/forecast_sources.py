@@ -1,4 +1,4 @@
-"""For tests: a source that is like one on the web and does what it is told, and a clock that passes."""
+"""Forecast sources for tests: one that is flat, one with clean hours, and one that is like one on the web."""
 
 from __future__ import annotations
 
@@ -15,22 +15,6 @@ HOUR, MINUTE, DAY = timedelta(hours=1), timedelta(minutes=1), timedelta(days=1)
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
 
 
-class Machine:
-    """A clock that passes when somebody sleeps or works; to the scheduler it is a system clock."""
-
-    def __init__(self, now):
-        self._now = now
-
-    def now(self):
-        return self._now
-
-    def sleep_until(self, when):
-        self._now = max(self._now, when)
-
-    def work(self, duration):
-        self._now += duration
-
-
 class Flat:
     """A source for which it is 100 g/kWh, always and everywhere."""
 
@@ -41,6 +25,31 @@ class Flat:
         edges = np.arange(to_us(start) // HOUR_US, to_us(end) // HOUR_US + 2) * HOUR_US
         values = np.full((len(edges) - 1, len(locations)), 100.0)
         return IntensityTable(edges, tuple(locations), values, Provenance("flat", "average"))
+
+
+class Curve:
+    """A source that says the same every time: 500 g/kWh, but 100 in some hours after midnight, or as told."""
+
+    def __init__(self, midnight, clean=range(6, 10), changes=(), told=()):
+        self.midnight, self.clean, self.changes, self.told = midnight, clean, list(changes), dict(told)
+
+    def forecast(self, locations, now):
+        if self.changes and now >= self.changes[0][0]:
+            self.clean = self.changes.pop(0)[1]
+        return Forecast(self.table(locations, self.midnight, self.midnight + 72 * HOUR), now)
+
+    def actual(self, locations, start, end):
+        return self.table(locations, start, end)
+
+    def table(self, locations, start, end):
+        first, last = to_us(start) // HOUR_US, to_us(end) // HOUR_US
+        hours = np.arange(first, max(last, first + 1) + 1)
+        hour = hours[:-1] - to_us(self.midnight) // HOUR_US
+        values = np.where(np.isin(hour, list(self.clean)), 100.0, 500.0)
+        for told, value in self.told.items():
+            values[hour == told] = value
+        table = np.repeat(values[:, None], len(locations), axis=1)
+        return IntensityTable(hours * HOUR_US, tuple(locations), table, Provenance("curve", "average"))
 
 
 class Web(ForecastSource):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,17 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, MessageType, MetricRecord
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM
 
 from lowcarb_scheduler import (
     CarbonAwareMixin,
-    CarbonClientApp,
     Forecast,
     IntensityTable,
     Synthetic,
-    carbon_aware,
 )
 from lowcarb_scheduler.clock import HOUR_US, parse_time, to_us
 from lowcarb_scheduler.errors import InputError
@@ -29,52 +28,19 @@ from lowcarb_scheduler.flower.checkpoint.store import Checkpoint
 from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.ledger import Ledger, read_ledger, summarise
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
+from support.apps import do_nothing, fails, make_app, make_tree_app, node_configs, takes
+from support.clocks import Machine
 from support.kill_points import KillPoints, cut_in_two, fresh
+from support.resume_runs import NODES, ROUNDS, make_aware, make_grid, start
+from support.runs import RUN, asked, events_of
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
-RUN = Path("run")
-PLACES = ("DE", "FR", "GB")
-NODES, ROUNDS = 5, 4
 
 
 @pytest.fixture(autouse=True)
 def _wait_for_no_nodes(monkeypatch):
     """Do not wait, in real time, for nodes that never come."""
     monkeypatch.setattr("lowcarb_scheduler.flower.waiting.REGISTERING", timedelta(0))
-
-
-def make_app(on_train=lambda number: None):
-    app = CarbonClientApp()
-
-    @app.train()
-    def train(message, context):
-        node, number = int(context.node_config["partition-id"]), message.content["config"]["server-round"]
-        on_train(number)
-        arrays = [0.9 * old + np.sin(number + node) for old in message.content["arrays"].to_numpy_ndarrays()]
-        metrics = MetricRecord({"num-examples": node + 1, "train_loss": 1.0 / (number + node)})
-        return Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics}), reply_to=message)
-
-    @app.evaluate()
-    def evaluate(message, context):
-        score = float(message.content["arrays"].to_numpy_ndarrays()[0].sum())
-        metrics = MetricRecord({"num-examples": 1, "score": score})
-        return Message(RecordDict({"metrics": metrics}), reply_to=message)
-
-    return app
-
-
-def make_grid(backwards=False, **app):
-    """Return a grid; the ids of its nodes are others the other way round."""
-    configs = [{"partition-id": k, "location": PLACES[k % 3]} for k in range(NODES)]
-    return InMemoryGrid(make_app(**app), configs[::-1] if backwards else configs)
-
-
-def make_aware(midnight, strategy=None, **changes):
-    given = {
-        "source": Synthetic(), "clock": VirtualClock(midnight), "finish_by": 12 * HOUR,
-        "clients_per_round": 2, "round_duration": HOUR, "run_dir": RUN,
-    }  # fmt: skip
-    return carbon_aware(strategy or FedAvg(), **{**given, **changes})
 
 
 def make_adam(midnight):
@@ -93,14 +59,9 @@ class Losses:
         return MetricRecord({"loss": float(number) - float(arrays.to_numpy_ndarrays()[0].sum())})
 
 
-def start(strategy, grid, rounds=ROUNDS, initial=None, **more):
-    arrays = ArrayRecord(initial if initial is not None else [np.linspace(0, 1, 3), np.ones((2, 2))])
-    return strategy.start(grid, arrays, num_rounds=rounds, **more)
-
-
 def rounds_of(grid, kind=MessageType.TRAIN):
     """Return the rounds that nodes were asked for."""
-    return [m.content["config"]["server-round"] for m in grid.sent if m.metadata.message_type == kind]
+    return [number for number, _ in asked(grid, kind)]
 
 
 def weights(result):
@@ -110,10 +71,6 @@ def weights(result):
 def histories(result):
     on_clients = result.train_metrics_clientapp, result.evaluate_metrics_clientapp
     return *on_clients, result.evaluate_metrics_serverapp
-
-
-def events(name, folder=RUN):
-    return [event for event in read_ledger(folder) if event["event"] == name]
 
 
 def figures(folder):
@@ -136,7 +93,7 @@ def killed(tmp_path_factory):
         patch.chdir(home)
         patch.setitem(sys.modules, "codecarbon", None)
         points = KillPoints(RUN, home / "copies")
-        grid = make_grid(on_train=lambda _: points.copy())
+        grid = make_grid(on_train=lambda *_: points.copy())
         points.watch(patch)
         result = start(make_adam(midnight), grid, evaluate_fn=Losses())
         return {"result": result, "copies": points.found, "folder": home / RUN, "midnight": midnight}
@@ -200,7 +157,7 @@ class Crash(BaseException):
 
 
 def crash_in(number):
-    def on_train(now):
+    def on_train(node, now):
         if now == number:
             raise Crash
 
@@ -243,7 +200,7 @@ def test_killed_twice_in_a_hold_it_knows_no_forecast_before_its_time(killed, mon
     for copy in killed["copies"]:
         if (end := last_line(copy))["event"] == "forecast" and end["at"] > Checkpoint(copy).read()["at"]:
             ahead[parse_time(end["at"], "at")] = copy
-    opened_at = events("round_opened", killed["folder"])[0]["at"]
+    opened_at = events_of("round_opened", killed["folder"])[0]["at"]
     at = max(at for at in ahead if at < opened_at)
     fresh(RUN, ahead[at])
     again = make_aware(
@@ -286,18 +243,9 @@ def test_a_strategy_goes_on_with_what_it_has_learned(midnight, monkeypatch, name
 
 @pytest.mark.parametrize(("make", "clients"), [(flower.FedXgbBagging, 2), (flower.FedXgbCyclic, 1)])
 def test_trees_grow_on(midnight, monkeypatch, make, clients):
-    from flower.test_strategies import make_tree_app
-
     def trees(run_dir, crashes=False):
-        grid = InMemoryGrid(make_tree_app(), [{"partition-id": k, "location": "DE"} for k in range(NODES)])
-        reply = grid._reply  # noqa: SLF001
-
-        def crashing(message):
-            if rounds_of(grid).count(3):
-                raise Crash
-            return reply(message)
-
-        grid._reply = crashing if crashes else reply  # noqa: SLF001
+        app = make_tree_app(crash_in(3)) if crashes else make_tree_app()
+        grid = InMemoryGrid(app, node_configs(NODES, ["DE"]))
         told = {"clients_per_round": clients, "run_dir": run_dir, "participation": "equal"}
         strategy, seed = make_aware(midnight, make(), **told), np.frombuffer(b"", dtype=np.uint8)
         if crashes:
@@ -398,17 +346,15 @@ def test_what_a_class_of_ones_own_makes_of_a_result_is_made_once(midnight, monke
 
 
 def test_training_that_fails_altogether_changes_nothing_for_the_next_round(midnight, monkeypatch):
-    def fails(number):
-        if number == 2:
-            raise RuntimeError("out of memory")
+    in_the_second = fails(lambda node, number: number == 2)
 
-    def then_crashes(number):
-        fails(number)
-        crash_in(3)(number)
+    def then_crashes(node, number):
+        in_the_second(node, number)
+        crash_in(3)(node, number)
 
-    expected = start(make_aware(midnight, run_dir=Path("whole")), make_grid(on_train=fails))
+    expected = start(make_aware(midnight, run_dir=Path("whole")), make_grid(on_train=in_the_second))
     crashed(monkeypatch, make_aware(midnight), make_grid(on_train=then_crashes))
-    result = start(make_aware(midnight), make_grid(on_train=fails))
+    result = start(make_aware(midnight), make_grid(on_train=in_the_second))
     assert weights(result) == weights(expected)
     assert summarise(read_ledger(RUN)).turns == summarise(read_ledger(Path("whole"))).turns
 
@@ -432,38 +378,21 @@ class Hours:
         return IntensityTable(edges, tuple(locations), table, Provenance("hours", "average"))
 
 
-class Machine:
-    """A clock that passes when somebody sleeps or works; at some time the process ends."""
+def crash():
+    raise Crash
 
-    def __init__(self, now, ends_at=None):
-        self._now, self._ends_at = now, ends_at
 
-    def now(self):
-        return self._now
-
-    def sleep_until(self, when):
-        if self._ends_at is not None and when >= self._ends_at:
-            self._now = self._ends_at
-            raise Crash
-        self._now = max(self._now, when)
-
-    def work(self, duration):
-        self.sleep_until(self._now + duration)
+def ending(midnight, hours):
+    """Return a clock that starts at midnight; its process ends so many hours later."""
+    return Machine(midnight, [(midnight + hours * HOUR, crash)])
 
 
 def run_until(monkeypatch, machine, working=50 * MINUTE, **changes):
     """Run on a clock that passes; a round takes its time to work in."""
-    worked = set()
-
-    def on_train(number):
-        if number not in worked:
-            worked.add(number)
-            machine.work(working)
-
     given = {"finish_by": 20 * HOUR, "source": Hours(), **changes}
     strategy = make_aware(machine.now(), clock=machine, **given)
-    grid = make_grid(on_train=on_train)
-    if machine._ends_at is not None:  # noqa: SLF001
+    grid = make_grid(on_train=takes(machine, lambda _: working))
+    if machine.at:
         crashed(monkeypatch, strategy, grid)
         return grid
     start(strategy, grid)
@@ -472,21 +401,21 @@ def run_until(monkeypatch, machine, working=50 * MINUTE, **changes):
 
 def test_killed_in_a_hold_it_holds_until_the_same_moment_and_keeps_the_deadline(midnight, monkeypatch):
     """It holds the second round from 3:50 to 6:00, ends at 4:30, and is started again at 5:30."""
-    run_until(monkeypatch, Machine(midnight, ends_at=midnight + 4.5 * HOUR))
+    run_until(monkeypatch, ending(midnight, 4.5))
     grid = run_until(monkeypatch, Machine(midnight + 5.5 * HOUR))
     assert set(rounds_of(grid)) == {2, 3, 4}
-    opened = [parse_time(event["opened_at"], "opened_at") - midnight for event in events("round_opened")]
+    opened = [parse_time(event["opened_at"], "opened_at") - midnight for event in events_of("round_opened")]
     assert opened == [3 * HOUR, 6 * HOUR, 9 * HOUR, 12 * HOUR]
-    held = [timedelta(seconds=event["held_s"]) for event in events("round_opened")]
+    held = [timedelta(seconds=event["held_s"]) for event in events_of("round_opened")]
     assert held == [3 * HOUR, 130 * MINUTE, 130 * MINUTE, 130 * MINUTE]
-    assert parse_time(events("run_finished")[0]["finish_by"], "finish_by") == midnight + 20 * HOUR
+    assert parse_time(events_of("run_finished")[0]["finish_by"], "finish_by") == midnight + 20 * HOUR
 
 
 def test_a_hold_is_no_longer_for_being_killed_in_it(midnight, monkeypatch):
     told = {"max_hold": 2 * HOUR}
-    run_until(monkeypatch, Machine(midnight, ends_at=midnight + 1.5 * HOUR), **told)
+    run_until(monkeypatch, ending(midnight, 1.5), **told)
     run_until(monkeypatch, Machine(midnight + 1.6 * HOUR), **told)
-    assert parse_time(events("round_opened")[0]["opened_at"], "opened_at") <= midnight + 2 * HOUR
+    assert parse_time(events_of("round_opened")[0]["opened_at"], "opened_at") <= midnight + 2 * HOUR
 
 
 class Blind(Hours):
@@ -502,16 +431,16 @@ class Blind(Hours):
 def test_nor_is_that_of_a_later_round_whose_plan_stands(midnight, monkeypatch):
     """It holds the second round from 10:00 to 12:00, ends at 10:30, and is started again at 10:40."""
     told = {"working": HOUR, "source": Blind(), "finish_by": 48 * HOUR}
-    run_until(monkeypatch, Machine(midnight, ends_at=midnight + 10.5 * HOUR), **told)
+    run_until(monkeypatch, ending(midnight, 10.5), **told)
     run_until(monkeypatch, Machine(midnight + 10 * HOUR + 40 * MINUTE), **told)
-    assert [event["held_s"] for event in events("round_opened")[:2]] == [9 * 3600, 2 * 3600]
+    assert [event["held_s"] for event in events_of("round_opened")[:2]] == [9 * 3600, 2 * 3600]
 
 
 def test_killed_in_training_the_round_opens_again_at_once(midnight, monkeypatch):
     """Its second round opens at 6:00; it ends at 6:20, and is started again at 6:25."""
-    run_until(monkeypatch, Machine(midnight, ends_at=midnight + 6 * HOUR + 20 * MINUTE))
+    run_until(monkeypatch, ending(midnight, 6 + 1 / 3))
     grid = run_until(monkeypatch, Machine(midnight + 6 * HOUR + 25 * MINUTE))
-    opened = [parse_time(event["opened_at"], "opened_at") - midnight for event in events("round_opened")]
+    opened = [parse_time(event["opened_at"], "opened_at") - midnight for event in events_of("round_opened")]
     assert opened[:2] == [3 * HOUR, 6 * HOUR + 25 * MINUTE]
     assert opened[2] >= opened[1] + 50 * MINUTE
     assert rounds_of(grid).count(2) == 2
@@ -519,7 +448,7 @@ def test_killed_in_training_the_round_opens_again_at_once(midnight, monkeypatch)
 
 
 def test_long_after_the_window_it_is_planned_anew_and_in_time(midnight, monkeypatch):
-    run_until(monkeypatch, Machine(midnight, ends_at=midnight + 6.5 * HOUR))
+    run_until(monkeypatch, ending(midnight, 6.5))
     run_until(monkeypatch, Machine(midnight + 11 * HOUR))
     summary = summarise(read_ledger(RUN))
     assert len(summary.rounds) == ROUNDS
@@ -529,10 +458,10 @@ def test_long_after_the_window_it_is_planned_anew_and_in_time(midnight, monkeypa
 
 def test_a_deadline_that_passed_meanwhile_is_not_refused(midnight, monkeypatch):
     told = {"finish_by": midnight + 6 * HOUR}
-    run_until(monkeypatch, Machine(midnight, ends_at=midnight + 70 * MINUTE), **told)
+    run_until(monkeypatch, ending(midnight, 7 / 6), **told)
     run_until(monkeypatch, Machine(midnight + 9 * HOUR), **told)
     assert len(summarise(read_ledger(RUN)).rounds) == ROUNDS
-    assert events("run_finished")[0]["late"] is True
+    assert events_of("run_finished")[0]["late"] is True
 
 
 def test_a_node_that_came_meanwhile_owes_nothing_and_one_that_went_is_forgiven(midnight, monkeypatch):
@@ -579,7 +508,7 @@ def test_another_job_is_refused_with_one_line(midnight, unfinished, changes, mor
 
 def test_other_locations_or_sources_are_no_other_job(midnight, unfinished):
     start(make_aware(midnight, default_location="DE", default_power_watts=100.0), make_grid())
-    assert events("run_finished")[0]["status"] == "completed"
+    assert events_of("run_finished")[0]["status"] == "completed"
 
 
 def test_a_finished_run_is_not_touched(midnight):
@@ -591,7 +520,7 @@ def test_a_finished_run_is_not_touched(midnight):
 
 
 def test_a_run_that_failed_or_was_stopped_goes_on(midnight):
-    def stops(number):
+    def stops(node, number):
         if number == 3:
             raise KeyboardInterrupt
 
@@ -658,7 +587,7 @@ class WithModel(FedAvg):
 
 def test_state_that_cannot_be_kept_is_said_at_once_and_refused_afterwards(midnight, monkeypatch):
     crashed(monkeypatch, make_aware(midnight, WithModel()), make_grid(on_train=crash_in(3)))
-    assert events("degraded")[0]["why"] == "model (Model) of the strategy cannot be kept"
+    assert events_of("degraded")[0]["why"] == "model (Model) of the strategy cannot be kept"
     with pytest.raises(InputError, match=r"model \(Model\) of the strategy could not be kept") as caught:
         start(make_aware(midnight, WithModel()), make_grid())
     assert "load_state_dict" in str(caught.value)
@@ -675,7 +604,7 @@ class Twice(FedAvg):
 def test_a_start_that_counts_its_rounds_anew_is_refused_not_resumed_wrongly(midnight, monkeypatch):
     started = []
 
-    def in_the_second_pass(number):
+    def in_the_second_pass(node, number):
         started.append(number)
         if started.count(2) == 4:  # two clients, twice
             raise Crash
@@ -732,19 +661,9 @@ def accounted(accountant):
     return flower.DifferentialPrivacyServerSideFixedClipping(FedAvg(), 1e-9, 5.0, 2, accountant=accountant)
 
 
-def make_equal_grid(on_train=lambda number: None):
+def make_equal_grid(on_train=do_nothing):
     """Return a grid of nodes with as much data each, which accounting asks for."""
-    grid = make_grid(on_train=on_train)
-    reply = grid._reply  # noqa: SLF001
-
-    def equal(message):
-        answer = reply(message)
-        for metrics in answer.content.metric_records.values():
-            metrics["num-examples"] = 1
-        return answer
-
-    grid._reply = equal  # noqa: SLF001
-    return grid
+    return make_grid(examples=lambda node: 1, on_train=on_train)
 
 
 def test_privacy_that_was_spent_stays_spent(midnight, monkeypatch):
@@ -762,48 +681,14 @@ def test_privacy_whose_account_cannot_be_kept_is_not_spent_twice(midnight, monke
 
 # -- in a process of its own -------------------------------------------------------------------------------
 
-SCRIPT = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from datetime import UTC, datetime
-from flower.checkpoint import test_resume as t
-from lowcarb_scheduler.ledger import Ledger
-from flwr.serverapp.strategy import FedAvgM
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-where = {where!r}
-append, commit, sleep = Ledger.append, t.Checkpoint.commit, t.VirtualClock.sleep_until
-
-def in_a_line(self, event, **data):
-    if where == "line" and event == "round_closed" and data["round"] == 2:
-        self._file.write('{{"v": 1, "at": "2026-')
-        self._file.flush()
-        die()
-    append(self, event, **data)
-
-def between(self, state):
-    if where == "between" and state["round"] == 2:
-        die()
-    commit(self, state)
-
-def in_a_hold(self, when):
-    if where == "hold" and any(e["round"] == 3 for e in t.events("hold_started")):
-        die()
-    sleep(self, when)
-
-Ledger.append, t.Checkpoint.commit, t.VirtualClock.sleep_until = in_a_line, between, in_a_hold
-grid = t.make_grid(on_train=lambda number: die() if where == "training" and number == 3 else None)
-t.start(t.make_aware(datetime(2026, 3, 2, tzinfo=UTC), FedAvgM(server_momentum=0.9)), grid)
-"""
-
 
 @pytest.mark.parametrize("where", ["hold", "training", "between", "line"])
 def test_killed_by_the_system(midnight, where):
-    script = SCRIPT.format(tests=str(Path(__file__).parents[2]), where=where)
-    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "support.killed_run", where]
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
+    process = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
     assert process.returncode == -signal.SIGKILL, process.stderr
     expected = start(make_aware(midnight, FedAvgM(server_momentum=0.9), run_dir=Path("whole")), make_grid())
     grid = make_grid(backwards=True)
@@ -811,5 +696,5 @@ def test_killed_by_the_system(midnight, where):
     assert weights(result) == weights(expected)
     assert figures(RUN) == figures(Path("whole"))
     assert min(rounds_of(grid)) == (2 if where == "between" else 3)
-    resumed = events("run_resumed")[0]
+    resumed = events_of("run_resumed")[0]
     assert (resumed["cut_bytes"] > 0) == (where == "line")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -20,17 +19,16 @@ from lowcarb_scheduler.forecasts.sources.electricity_maps import ElectricityMaps
 from lowcarb_scheduler.forecasts.sources.uk_carbon_intensity import UkCarbonIntensity
 from lowcarb_scheduler.forecasts.sources.watttime import WattTime
 from lowcarb_scheduler.intensity import MAX_G_PER_KWH
-from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.testing import InMemoryGrid
+from support.clocks import Machine
 from support.fault_transports import FAULTS, switching
-from support.forecast_sources import Machine
 from support.openapi_check import FOLDER
+from support.runs import RUN, events_of
 from support.sdk_server import SdkServer
 
 HOUR = timedelta(hours=1)
 BUDGET = timedelta(seconds=30)
 ROUNDS = 3
-RUN = Path("run")
 USED = {"at first": "no waiting", "mid-run": "the last good forecast is used"}
 
 
@@ -81,10 +79,6 @@ def train(handler, clock):
     return result.arrays.to_numpy_ndarrays()[0]
 
 
-def events(name):
-    return [event for event in read_ledger(RUN) if event["event"] == name]
-
-
 @pytest.mark.parametrize("since", ["at first", "mid-run"])
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_a_run_lives_through_every_fault_of_a_server(fault, since, midnight):
@@ -100,20 +94,24 @@ def test_a_run_lives_through_every_fault_of_a_server(fault, since, midnight):
 
     weights = train(switching(good, count, lambda: clock.now() >= begins), clock)
     assert weights.tolist() == [ROUNDS] * 3  # what it is without any forecast
-    (begun,), (ended,), closed = events("run_started"), events("run_finished"), events("round_closed")
+    (begun,), (ended,), closed = (
+        events_of("run_started"),
+        events_of("run_finished"),
+        events_of("round_closed"),
+    )
     assert hits
     assert (ended["status"], ended["late"], len(closed)) == ("completed", False, ROUNDS)
     assert parse_time(closed[-1]["closes_at"], "") <= parse_time(begun["finish_by"], "")
-    told = [event for event in events("degraded") if event["what"] == "forecast"]
+    told = [event for event in events_of("degraded") if event["what"] == "forecast"]
     if not fault.why:
         assert not told
-        assert events("hold_started")
+        assert events_of("hold_started")
         return
     assert fault.why in told[0]["why"]
     assert USED[since] in told[0]["consequence"]
     if since == "at first":
-        assert not events("forecast")
-        assert bool(events("hold_started")) == bool(events("actual"))  # history is worth a wait as well
+        assert not events_of("forecast")
+        assert bool(events_of("hold_started")) == bool(events_of("actual"))  # history is worth a wait as well
 
 
 # -- every source on the web -------------------------------------------------------------------------------
