@@ -247,7 +247,8 @@ class Settings(BaseSettings):
     archive_dir: Path | Literal["none"] | None = Field(
         None,
         description="folder that keeps good forecasts and actuals, or `none`; default "
-        "`$XDG_DATA_HOME/lowcarb-scheduler`, else `~/.local/share/lowcarb-scheduler`",
+        "the user's data folder, on Linux `$XDG_DATA_HOME/lowcarb-scheduler` or "
+        "`~/.local/share/lowcarb-scheduler`",
     )
     archive_days: int = Field(60, ge=1, le=3650, description="for how many days it keeps them; default 60")
     clock: ClockName = Field(

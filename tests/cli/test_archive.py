@@ -44,9 +44,6 @@ def _sources(monkeypatch, web):
     by_name = registry.open_source
     named = {"web": web, "other": Remembering("other", places={"GB"}, value=7.0)}
     monkeypatch.setattr(clocks, "SystemClock", lambda: clock)
-    monkeypatch.setattr("lowcarb_scheduler.forecasts.archive.database.SystemClock", lambda: clock)
-    monkeypatch.setattr("lowcarb_scheduler.forecasts.archive.cached_source.SystemClock", lambda: clock)
-    monkeypatch.setattr("lowcarb_scheduler.forecasts.fallback.SystemClock", lambda: clock)
     monkeypatch.setattr(registry, "SOURCES", (*registry.SOURCES, *named))
     monkeypatch.setattr(registry, "open_source", lambda name, told: named.get(name) or by_name(name, told))
 
@@ -243,15 +240,13 @@ def test_it_has_to_be_clear_which_numbers_are_meant(archived, filled, web):
     filled.put(Feed("other", "average", "http://b"), web.forecast(["DE"], NOW))
     answer = archived("export", "--forecasts", "f.csv")
     assert answer.code == 2
-    assert answer.line.startswith(
-        "lowcarb: --source: the archive holds numbers of several: other, web; name one"
-    )
+    assert answer.line.startswith("lowcarb: --source: the archive has data of several: other, web; name one")
     assert archived("export", "--forecasts", "f.csv", "--source", "web").code == 0
     assert archived("export", "--forecasts", "f.csv", "--location", "FR").code == 0
     web.places = None
     filled.put(Feed("third", "marginal", "http://c"), web.forecast(["GB"], NOW))
     answer = archived("export", "--forecasts", "f.csv", "--location", "FR", "--location", "GB")
-    assert "--signal: the archive holds numbers of several: average, marginal" in answer.line
+    assert "--signal: the archive has data of several: average, marginal" in answer.line
     assert archived("export", "--forecasts", "f.csv", "--signal", "marginal").code == 0
     assert set(read_points(Path("f.csv"))["location"]) == {"GB"}
     filled.put(Feed("web", "average", "http://d"), web.forecast(["FR"], NOW))
@@ -266,7 +261,7 @@ def test_it_has_to_be_clear_which_numbers_are_meant(archived, filled, web):
         (["--forecasts", "f.xlsx"], 2, "--forecasts: f.xlsx is no trace file; end it in .csv or .parquet"),
         (["--forecasts", "no/f.csv"], 2, "--forecasts: no/f.csv cannot be written"),
         (["--actuals", "no/f.parquet"], 2, "--actuals: no/f.parquet cannot be written"),
-        (["--forecasts", "f.csv", "--location", "Mars"], 1, "Mars: the archive holds nothing of it"),
+        (["--forecasts", "f.csv", "--location", "Mars"], 1, "Mars: the archive has no data for it"),
     ],
 )
 def test_what_cannot_be_exported_leaves_no_file(archived, filled, arguments, code, part):

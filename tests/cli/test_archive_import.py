@@ -40,8 +40,6 @@ def britain(tmp_path):
 def _march(monkeypatch):
     clock = VirtualClock(parse_time("2026-03-02T00:00Z", "now"))
     monkeypatch.setattr(clocks, "SystemClock", lambda: clock)
-    monkeypatch.setattr("lowcarb_scheduler.forecasts.archive.database.SystemClock", lambda: clock)
-    monkeypatch.setattr("lowcarb_scheduler.cli.archive.SystemClock", lambda: clock)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

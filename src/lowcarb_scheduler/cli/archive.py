@@ -14,7 +14,7 @@ import typer
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.options import Command, Json, SdkSignal, SdkUrl, Source, examples
 from lowcarb_scheduler.cli.output import Times, Utc
-from lowcarb_scheduler.clock import HOUR_US, SystemClock, from_us
+from lowcarb_scheduler.clock import HOUR_US, from_us
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.forecasts.archive.database import Feed
@@ -428,6 +428,8 @@ def into_archive(downloads: Sequence[Download], archive: Archive, keep_days: int
     InputError
         If one of them is older than anything the archive keeps, or it cannot be written.
     """
+    from lowcarb_scheduler.clock import SystemClock
+
     oldest = SystemClock().now() - timedelta(days=keep_days)
     for each in downloads:
         if each.table.end <= oldest:

@@ -1,1 +1,1 @@
-"""Where forecasts come from: the sources, and what is made of their answers."""
+"""Forecast sources, their archive, and the correction and extension of forecasts."""

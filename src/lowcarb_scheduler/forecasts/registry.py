@@ -81,9 +81,11 @@ def arranged(
     InputError
         If the locations file cannot be read.
     """
+    from lowcarb_scheduler.clock import SystemClock
     from lowcarb_scheduler.forecasts.archive.cached_source import CachedSource
     from lowcarb_scheduler.forecasts.fallback import FallbackSource
 
+    clock = clock or SystemClock()
     archive, adapted = open_archive(settings, clock), [adapt(source) for source in sources]
     kept = [
         CachedSource(source, archive, clock) if archive and source.issued_every is not None else source
@@ -98,11 +100,12 @@ def arranged(
 
 def open_archive(settings: Settings, clock: Clock | None = None) -> Archive | None:
     """Return the archive of the settings, None if they want none."""
+    from lowcarb_scheduler.clock import SystemClock
     from lowcarb_scheduler.forecasts.archive.database import Archive
 
     if settings.archive_dir == "none":
         return None
-    return Archive(settings.archive_dir, settings.archive_days, clock)
+    return Archive(settings.archive_dir, settings.archive_days, clock or SystemClock())
 
 
 def open_source(name: str, settings: Settings) -> ForecastSource:

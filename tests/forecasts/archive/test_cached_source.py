@@ -207,7 +207,7 @@ def test_history_is_there_although_the_source_is_not(source, web, clock):
 
 def test_without_any_history_the_reason_is_told(source, web):
     web.down = "answered 503"
-    for why in ("answered 503", "in vain a moment ago"):
+    for why in ("answered 503", "the last request failed a moment ago"):
         with pytest.raises(ForecastUnavailableError, match=why):
             source.actual(PLACES, NOW - DAY, NOW)
 

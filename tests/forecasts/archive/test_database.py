@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import re
 import sqlite3
 import subprocess
@@ -397,17 +398,21 @@ def test_a_place_it_cannot_be_written_to(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"archive-dir: .*file.* cannot be used"):
         Archive(tmp_path / "file" / "below", clock=VirtualClock(NOW)).check()
-    monkeypatch.delenv("XDG_DATA_HOME")
-    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+
+
+def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch):
+    for variable in ("XDG_DATA_HOME", "HOME"):
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: {}["a user of a container without an entry"])
     with pytest.raises(InputError, match="there is no home folder"):
         Archive().check()
 
 
-def test_it_lies_in_the_users_folder_for_data(tmp_path, monkeypatch):
+@pytest.mark.skipif(sys.platform != "linux", reason="other platforms have other folders")
+def test_the_default_is_the_users_data_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     assert Archive().path == tmp_path / "data" / "lowcarb-scheduler" / FILE_NAME
     monkeypatch.setenv("XDG_DATA_HOME", "relative")  # which the standard has ignored
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    assert Archive().path == tmp_path / ".local" / "share" / "lowcarb-scheduler" / FILE_NAME
     monkeypatch.setenv("HOME", str(tmp_path))
+    assert Archive().path == tmp_path / ".local" / "share" / "lowcarb-scheduler" / FILE_NAME
     assert Archive(Path("~/kept")).path == tmp_path / "kept" / FILE_NAME

@@ -1,1 +1,1 @@
-"""Archive of forecasts and actual intensity: cache, last good forecast and history to learn from."""
+"""Archive of forecasts and actual intensity on disk."""

@@ -1,4 +1,4 @@
-"""Filling an archive with the past, so that a first run has something to learn from."""
+"""Backfill of the archive, so that a first run has history to learn from."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.base import ForecastSource
     from lowcarb_scheduler.intensity import IntensityTable
 
-PART: Final = timedelta(days=7)  # how many past forecasts are asked for at once
+PART: Final = timedelta(days=7)  # period of one request for past forecasts
 _HOUR: Final = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """What there is of a place after its past was asked for.
+    """Result of the backfill of one location.
 
     Parameters
     ----------
     source : str
-        Who was asked.
+        Name of the source.
     location : str
-        The place.
+        Name of the location.
     actual_hours : float
-        For how much of the period it is known what happened [h].
+        Duration of known actual intensity in the period [h].
     past_forecasts : int or None
-        How many there are, at most one each six hours; None where the source keeps none.
+        Number of archived forecasts, at most one each six hours; None if the source keeps none.
     why : str or None
-        Why there is not more.
+        Reason why the data is incomplete.
     """
 
     source: str
@@ -59,27 +59,27 @@ def back_fill(
     clock: Clock,
     done: Callable[[], object] = lambda: None,
 ) -> Iterator[Filled]:
-    """Ask a source for the past of places, and keep it.
+    """Request past data of locations and archive it.
 
     Parameters
     ----------
     source : ForecastSource
-        Who is asked.
+        Source of the data.
     names : mapping of str to str
-        By place, what the source calls it.
+        Name that the source uses, by location.
     archive : Archive
-        Where it is kept.
+        Archive to fill.
     period : (datetime, datetime)
-        Begin and end.
+        Begin and end of the period.
     clock : Clock
-        Tells which actuals may still change.
+        Clock that determines which actuals may still be revised.
     done : callable
-        Called after each of the :func:`steps`.
+        Callback after each of the :func:`steps`.
 
     Yields
     ------
     Filled
-        One a place.
+        Result of each location.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def back_fill(
 
 
 def steps(source: ForecastSource, period: tuple[datetime, datetime]) -> int:
-    """Return in how many steps the past of one place is asked for."""
+    """Return the number of steps of the backfill of one location."""
     return 1 + (len(_parts(period)) if source.keeps_past_forecasts else 0)
 
 
@@ -117,9 +117,9 @@ def _past(
     period: tuple[datetime, datetime],
     done: Callable[[], object],
 ) -> tuple[int | None, str | None]:
-    """Ask for past forecasts, the newest first; return how many there are, and why not more."""
+    """Request past forecasts, newest first; return the number archived and why there are not more."""
     feed = Feed(source.name, source.signal or "unknown", source.server)
-    why, offered = None, True
+    why, offered = None, True  # a provider that has none of a week has none of the weeks before
     for begin, end in _parts(period):
         kept = archive.past(feed, [name], begin, end, ISSUES_EVERY)
         if offered and why is None and len(kept) < (end - begin) // ISSUES_EVERY:
@@ -136,7 +136,7 @@ def _past(
 
 
 def _parts(period: tuple[datetime, datetime]) -> list[tuple[datetime, datetime]]:
-    """Cut a period into parts, the newest first."""
+    """Cut a period into parts, newest first."""
     begin, end = period
     parts = []
     while end > begin:
@@ -146,6 +146,6 @@ def _parts(period: tuple[datetime, datetime]) -> list[tuple[datetime, datetime]]
 
 
 def _hours(table: IntensityTable) -> float:
-    """Return for how long a table of one place is known [h]."""
+    """Return the duration of known values in a table of one location [h]."""
     known_us = sum(end - begin for each in columns_of(table).values() for begin, end in each.spans_us())
     return known_us * MICROSECOND / _HOUR

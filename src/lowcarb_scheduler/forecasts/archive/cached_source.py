@@ -1,4 +1,4 @@
-"""A source with a memory: what it said is kept, served again while it is the newest, and stands in for it."""
+"""Forecast source that caches a web source in the archive and falls back to its last good forecast."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import timedelta
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from lowcarb_scheduler.clock import EPOCH, MICROSECOND, SystemClock, from_us, to_us, to_utc
+from lowcarb_scheduler.clock import EPOCH, MICROSECOND, from_us, to_us, to_utc
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, one_line
 from lowcarb_scheduler.forecasts.archive.database import Feed
 from lowcarb_scheduler.forecasts.backoff import Backoff
@@ -24,65 +24,70 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.base import Forecast
     from lowcarb_scheduler.forecasts.series import Series
 
-Found = TypeVar("Found")
+R = TypeVar("R")
 
-SETTLED: Final = timedelta(
-    hours=2
-)  # actuals more recent than this are asked for again: providers revise them
+SETTLED: Final = timedelta(hours=2)  # providers revise younger actuals, which are requested again
 _HOUR: Final = timedelta(hours=1)
-_LATE: Final = timedelta(hours=1)  # how often older ones are asked for that were not there the last time
+_RETRY_MISSING: Final = timedelta(hours=1)  # until actuals that the provider lacked are requested again
 _NO_REASON: Final = "it gave neither a forecast nor a reason"
 
 
-class CachedSource(ForecastSource):
-    """A web source whose good answers are kept on disk.
+class _Period(NamedTuple):
+    """Period of a request."""
 
-    Within the time in which the provider makes no new one, a forecast is served from there. A location for
-    which none can be had gets its last good one, if that is no older than 36 hours; ``last_good`` says so.
-    Of actuals only what is missing or may still change is asked for.
+    begin: datetime
+    end: datetime
+
+
+class CachedSource(ForecastSource):
+    """Forecast source that archives the responses of a web source.
+
+    A forecast comes from the archive until the provider issues a new one. Where a fresh forecast cannot be
+    had, the last good one stands in if it is at most 36 hours old; ``Forecast.last_good`` names these
+    locations. Of actual intensity only missing and recent hours are requested.
 
     Parameters
     ----------
     source : ForecastSource
-        Who is asked; it declares ``signal`` and ``issued_every``.
+        Source to cache; it declares ``signal`` and ``issued_every``.
     archive : Archive
-        Where it is kept. A fault of it is noted, and changes nothing else.
-    clock : Clock, optional
-        Tells which actuals may still change; the system's by default, in simulations too.
+        Archive of its responses. A failure of the archive is recorded as a fault and changes nothing else.
+    clock : Clock
+        Clock that determines which actuals may be revised, and how long a failed archive is left alone.
 
     Attributes
     ----------
     source : ForecastSource
-        Who is asked; it declares ``signal`` and ``issued_every``.
+        The cached source.
     faults : list of Fault
-        What did not work, each cause once: of the archive, or actuals that were asked for in vain.
+        Failures of the archive and of requests for actual intensity, each cause once.
     """
 
-    def __init__(self, source: ForecastSource, archive: Archive, clock: Clock | None = None) -> None:
-        self.source, self._archive, self._clock = source, archive, clock or SystemClock()
+    def __init__(self, source: ForecastSource, archive: Archive, clock: Clock) -> None:
+        self.source, self._archive, self._clock = source, archive, clock
         self.name, self.signal = source.name, source.signal or "unknown"
         self._issued_every = source.issued_every or timedelta(0)
         self._feed = Feed(self.name, self.signal, source.server)
         self.faults: list[Fault] = []
         self._reads, self._writes, self._actuals = Backoff(), Backoff(), Backoff()
-        self._sought: dict[str, _Sought] = {}
+        self._requested: dict[str, _Period] = {}  # last request for actuals, by location
 
     def known_locations(self, *, timeout: timedelta | None = None) -> Mapping[str, Any] | None:
-        """Return what the source tells of the names it knows."""
+        """Return the names that the source lists."""
         return self.source.known_locations(timeout=timeout)
 
     def forecast(
         self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
     ) -> Forecast:
-        """Return a forecast: kept if it is still the newest, else fresh, else the last good one.
+        """Return the forecast of each location: the archived newest one, a fresh one, or the last good one.
 
         Raises
         ------
         ForecastUnavailableError
-            If not one location has any of these.
+            If no location has any of these.
         """
         now, names = to_utc(now, "now"), distinct(locations)
-        issues = self._kept(names, now, self._issued_every - MICROSECOND, timeout)
+        issues = self._archived(names, now, self._issued_every - MICROSECOND, timeout)
         why: dict[str, str] = {}
         if lacking := [name for name in names if name not in issues]:
             try:
@@ -95,7 +100,7 @@ class CachedSource(ForecastSource):
                 issues |= {name: Issue(answer.issued_at(name), series) for name, series in columns}
                 self._attempt(self._writes, timeout, lambda archive: archive.put(self._feed, answer))
         failed = {name: why.get(name, _NO_REASON) for name in names if name not in issues}
-        stand_ins = self._kept(list(failed), now, MAX_AGE, timeout)
+        stand_ins = self._archived(list(failed), now, MAX_AGE, timeout)
         missing = {name: reason for name, reason in failed.items() if name not in stand_ins}
         issues |= stand_ins
         ordered = {name: issues[name] for name in names if name in issues}
@@ -105,22 +110,20 @@ class CachedSource(ForecastSource):
     def actual(
         self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
     ) -> IntensityTable:
-        """Return what happened in [start, end), asking for what is not kept, or was kept too early.
+        """Return the actual intensity in [start, end), requesting hours that are missing or may be revised.
 
         Raises
         ------
         ForecastUnavailableError
-            If not one location has a value there.
+            If no location has a value in the period.
         """
         first, last = period(start, end)
         names = distinct(locations)
-        kept = self._attempt(
-            self._reads, timeout, lambda archive: archive.actual(self._feed, names, first, last)
-        ) or {}  # fmt: skip
+        kept = self._read(timeout, lambda archive: archive.actual(self._feed, names, first, last)) or {}
         begins = {name: self._unknown_from(name, kept.get(name), first, last) for name in names}
         lacking = {name: begin for name, begin in begins.items() if begin is not None}
-        why, found = dict.fromkeys(lacking, "it was asked for in vain a moment ago"), []
-        # Paced by the time that is asked about: in a simulation that of the system stands still.
+        why, found = dict.fromkeys(lacking, "the last request failed a moment ago"), []
+        # The pause after a failure counts in time of the period: in a simulation the clock stands still.
         if lacking and self._actuals.due(last):
             begin = min(lacking.values())
             try:
@@ -133,7 +136,7 @@ class CachedSource(ForecastSource):
             else:
                 found.append(new)
                 self._attempt(self._writes, timeout, lambda archive: archive.put_actual(self._feed, new))
-                self._sought |= {name: _Sought(begin, last) for name in lacking}
+                self._requested |= {name: _Period(begin, last) for name in lacking}
             self._actuals.record(last, succeeded=bool(found))
         if kept:
             found.append(table_of(kept, {}, self.provenance))
@@ -152,28 +155,18 @@ class CachedSource(ForecastSource):
         *,
         timeout: timedelta | None = None,
     ) -> list[Forecast]:
-        """Return the kept issues of [start, end), oldest first, at most one each ``every``."""
+        """Return the archived forecasts issued in [start, end), oldest first, at most one per ``every``."""
         first, last = period(start, end)
         names = distinct(locations)
-        return (
-            self._attempt(
-                self._reads, timeout, lambda archive: archive.past(self._feed, names, first, last, every)
-            )
-            or []
-        )
+        return self._read(timeout, lambda archive: archive.past(self._feed, names, first, last, every)) or []
 
-    def _kept(
+    def _archived(
         self, names: Sequence[str], now: datetime, max_age: timedelta, timeout: timedelta | None
     ) -> dict[str, Issue]:
-        """Return the newest kept issues that are no older and not over."""
+        """Return the newest archived issues that are at most ``max_age`` old and reach past ``now``."""
         if not names:
             return {}
-        found = (
-            self._attempt(
-                self._reads, timeout, lambda archive: archive.newest(self._feed, names, now, max_age)
-            )
-            or {}
-        )
+        found = self._read(timeout, lambda archive: archive.newest(self._feed, names, now, max_age)) or {}
         return {
             name: issue
             for name, issue in found.items()
@@ -183,12 +176,13 @@ class CachedSource(ForecastSource):
     def _unknown_from(
         self, name: str, kept: Series | None, first: datetime, last: datetime
     ) -> datetime | None:
-        """Return from when on a location is to be asked for; None if all is known and will not change."""
+        """Return the begin of the hours to request; None if all are known and settled."""
         settled = max(first, min(last, self._clock.now() - SETTLED))
         spans = [] if kept is None else kept.spans_us()
-        sought = self._sought.get(name)
-        if spans and sought is not None and last - sought.end < _LATE:
-            spans = sorted([*spans, [to_us(sought.begin), to_us(sought.end)]])
+        requested = self._requested.get(name)
+        # A hole that the provider did not fill a moment ago counts as known, or every call would request it.
+        if spans and requested is not None and last - requested.end < _RETRY_MISSING:
+            spans = sorted([*spans, [to_us(requested.begin), to_us(requested.end)]])
         unknown_us = to_us(first)
         for begin_us, end_us in spans:
             if begin_us <= unknown_us:
@@ -196,21 +190,25 @@ class CachedSource(ForecastSource):
         unknown = min(from_us(unknown_us), settled)
         return unknown if unknown < last else None
 
+    def _read(self, timeout: timedelta | None, operation: Callable[[Archive], R]) -> R | None:
+        """Read from the archive; see :meth:`_attempt`."""
+        return self._attempt(self._reads, timeout, operation)
+
     def _attempt(
-        self, backoff: Backoff, timeout: timedelta | None, use: Callable[[Archive], Found]
-    ) -> Found | None:
-        """Return what comes of using the archive; None if that fails, and for a while after."""
+        self, backoff: Backoff, timeout: timedelta | None, operation: Callable[[Archive], R]
+    ) -> R | None:
+        """Return the result of an operation on the archive; None if it fails, and for a pause after that."""
         now = self._clock.now()
         if not backoff.due(now):
             return None
         try:
-            found = use(self._archive if timeout is None else self._archive.within(timeout))
+            result = operation(self._archive if timeout is None else self._archive.within(timeout))
         except InputError as error:
             backoff.record(now, succeeded=False)
             self._note("archive", str(error))
             return None
         backoff.record(now, succeeded=True)
-        return found
+        return result
 
     def _note(self, what: str, why: str) -> None:
         fault = Fault(what, one_line(why))
@@ -221,14 +219,7 @@ class CachedSource(ForecastSource):
 def at_hand(
     source: ForecastSource | None, locations: Sequence[str], start: datetime, end: datetime, every: timedelta
 ) -> list[Forecast]:
-    """Return the issues of [start, end) that a source need not ask for over the web, oldest first."""
-    if source is None or source.issued_every is not None:  # it would be one request for each issue
+    """Return the forecasts issued in [start, end) that need no request to a server, oldest first."""
+    if source is None or source.issued_every is not None:  # a server takes one request for each issue
         return []
     return source.past_forecasts(locations, start, end, every)
-
-
-class _Sought(NamedTuple):
-    """Between which times actuals were asked for."""
-
-    begin: datetime
-    end: datetime

@@ -1,22 +1,21 @@
-"""The archive: every good forecast and every actual intensity that was seen, on disk.
+"""Archive of forecasts and actual intensity in an SQLite file.
 
-It is what a source has said: a cache until its next issue, the last good forecast when it fails, and the
-history that corrections are learned from.
+The archive serves three purposes: a cache until the next issue of a forecast, the last good forecast when a
+source fails, and the history that bias correction learns from.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections import defaultdict
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from platformdirs import user_data_path
 
 from lowcarb_scheduler.clock import MICROSECOND, SystemClock, from_us, to_us
 from lowcarb_scheduler.errors import InputError, one_line
@@ -27,24 +26,27 @@ from lowcarb_scheduler.intensity import Provenance
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
+    from pathlib import Path
     from typing import Any
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.base import Forecast
     from lowcarb_scheduler.intensity import IntensityTable, Signal
 
-# -- The file of the archive: what stands in it, and how it is opened ---------------------------------------
-# One SQLite file, so that two processes can write to it and a crash leaves nothing half done. It keeps a
-# rollback journal and no write-ahead log: that one needs memory which the processes share, and so no network
-# folder.
-#
-# An issue is one row, its values a list: 3.6 times smaller and 5 times faster to read than a row a value. The
-# views ``forecasts`` and ``actuals`` show everything in the form of a trace file.
-
 FILE_NAME: Final = "archive.sqlite"
+KEEP_DAYS: Final = 60
 PATIENCE: Final = timedelta(seconds=2)
 _FIX: Final = "name another folder with LOWCARB_ARCHIVE_DIR, or set it to none"
-_APPLICATION: Final = 0x10CA  # tells the file from those of other programs
+_ISSUE: Final = "issued_us, first_us, end_us, step_us, steps_us, g_per_kwh"  # columns of Issue, see _read
+
+# -- File --------------------------------------------------------------------------------------------------
+# SQLite, so that two processes can write and a crash leaves nothing half done. It has a rollback journal and
+# no write-ahead log, because a log needs shared memory, which a network folder has not.
+#
+# An issue is one row with a list of values: 3.6 times smaller and 5 times faster to read than a row a value.
+# The views ``forecasts`` and ``actuals`` present the data in the form of a trace file, for other programs.
+
+_APPLICATION: Final = 0x10CA  # application_id of our files in SQLite's header
 _VERSION: Final = 1
 
 _UTC: Final = "strftime('%Y-%m-%dT%H:%M:%S', {0} / 1000000, 'unixepoch') || printf('.%06dZ', {0} % 1000000)"
@@ -95,14 +97,14 @@ _SCHEMA: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ArchiveFile:
-    """The file, opened for a moment at a time.
+    """SQLite file that is opened for each call.
 
     Parameters
     ----------
     folder : Path or None
-        Where it lies; made when it is missing. None is the user's folder for data.
+        Folder of the file, created when it is missing; None for the user's data folder.
     patience : timedelta
-        How long one call waits for another process that is writing.
+        Longest wait for another process that is writing.
     """
 
     folder: Path | None
@@ -110,42 +112,43 @@ class ArchiveFile:
 
     @property
     def path(self) -> Path:
-        """Where it is.
+        """Path of the file.
 
         Raises
         ------
         InputError
-            If that is in the home folder, and there is none.
+            If the folder is below the home folder, and the user has none.
         """
         try:
-            folder = default_folder() if self.folder is None else self.folder.expanduser()
+            if self.folder is None:
+                return user_data_path("lowcarb-scheduler", appauthor=False) / FILE_NAME
+            return self.folder.expanduser() / FILE_NAME
         except RuntimeError:
             raise InputError("archive-dir", "there is no home folder to keep an archive in", _FIX) from None
-        return folder / FILE_NAME
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Open the file; a missing one is empty, and stays missing.
+        """Open the file for reading; a missing file reads as empty and is not created.
 
         Raises
         ------
         InputError
-            If it cannot be read, or is none of ours.
+            If the file cannot be read, or is not an archive.
         """
         with self._connected() as db:
             db.execute("BEGIN")
             if not self._is_ours(db):
-                _create(db)  # and undone with the transaction
+                _create(db)  # never committed, so that nothing is left on disk
             yield db
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Open the file, and keep what is written if all of it was.
+        """Open the file for writing in one transaction.
 
         Raises
         ------
         InputError
-            If it cannot be written, or is none of ours.
+            If the file cannot be written, or is not an archive.
         """
         with self._connected(writing=True) as db:
             db.execute("BEGIN IMMEDIATE")
@@ -155,12 +158,12 @@ class ArchiveFile:
             db.execute("COMMIT")
 
     def shrink(self) -> None:
-        """Give the room back of what was dropped.
+        """Release the disk space of deleted rows.
 
         Raises
         ------
         InputError
-            As for writing.
+            If the file cannot be written.
         """
         with self._connected() as db:
             db.execute("VACUUM")
@@ -180,12 +183,12 @@ class ArchiveFile:
             raise InputError("archive-dir", f"{path} cannot be used: {why}", _FIX) from None
 
     def _is_ours(self, db: sqlite3.Connection) -> bool:
-        """Return whether the file holds an archive; False where it is new.
+        """Return whether the file holds an archive; False if it is empty.
 
         Raises
         ------
         InputError
-            If it holds something else, or an archive of another version.
+            If the file holds something else, or an archive of another version.
         """
         application, version = (
             db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
@@ -200,40 +203,26 @@ class ArchiveFile:
         return False
 
 
-def default_folder() -> Path:
-    """Return the user's folder for data: that of ``XDG_DATA_HOME``, else ``~/.local/share``.
-
-    Raises
-    ------
-    RuntimeError
-        If there is no home folder.
-    """
-    given = Path(os.environ.get("XDG_DATA_HOME", ""))
-    data = given if given.is_absolute() else Path.home() / ".local" / "share"
-    return data / "lowcarb-scheduler"
-
-
 def _create(db: sqlite3.Connection) -> None:
     for statement in _SCHEMA:
         db.execute(statement)
 
 
-KEEP_DAYS: Final = 60
-_ISSUE: Final = "issued_us, first_us, end_us, step_us, steps_us, g_per_kwh"
+# -- Archive -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """Whose numbers they are; those of two feeds are never mixed.
+    """Origin of archived values; those of two feeds are never mixed.
 
     Parameters
     ----------
     source : str
-        The source, as settings name it.
+        Name of the source in the settings.
     signal : {"average", "marginal", "unknown"}
-        What they measure.
+        Quantity that the values measure.
     server : str
-        Who was asked, where that can be chosen.
+        Address of the server: two installations of one source are two feeds.
     """
 
     source: str
@@ -248,24 +237,24 @@ class Feed:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What there is of one location; times are None where there is nothing.
+    """Archived data of one location.
 
     Parameters
     ----------
     feed : Feed
-        Whose numbers.
+        Origin of the values.
     location : str
-        As the source calls it.
+        Name that the source uses.
     issues : int
-        How many forecasts.
+        Number of forecasts.
     first_issued, last_issued : datetime or None
-        When the oldest and the newest of them were made.
+        Issue time of the oldest and the newest forecast, None without one.
     actual_hours : float
-        For how long actual intensity is known [h].
+        Duration of known actual intensity [h].
     actual_from, actual_until : datetime or None
-        Between which times.
+        Begin and end of actual intensity, None without any.
     size_bytes : int
-        About what it takes of the file.
+        Approximate share of the file [B].
     """
 
     feed: Feed
@@ -280,20 +269,21 @@ class Holding:
 
 
 class Archive:
-    """Forecasts and actuals on disk. Nothing is opened before it is used.
+    """Forecasts and actual intensity on disk.
 
-    Each method raises InputError where the file is none of ours, is damaged, or cannot be written.
+    The file is opened at each call. Every method raises InputError if the file is not an archive, is damaged,
+    or cannot be written.
 
     Parameters
     ----------
     folder : Path, optional
-        Where the file lies; made when it is missing. By default the user's folder for data.
-    keep_days : int
-        After how many days what is not asked for any more is dropped.
+        Folder of the file, created when it is missing; by default the user's data folder.
+    keep_days : int (default: 60)
+        Age at which data is deleted.
     clock : Clock, optional
-        Tells the age of what is kept; the system's by default, in simulations too.
-    patience : timedelta
-        How long one call waits for another process that is writing.
+        Clock that determines the age of data; by default the system's, in simulations too.
+    patience : timedelta (default: 2 s)
+        Longest wait for another process that is writing.
     """
 
     def __init__(
@@ -308,27 +298,27 @@ class Archive:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Path of the file."""
         return self._file.path
 
     def within(self, limit: timedelta) -> Archive:
-        """Return the same archive, of which one call waits for another process at most so long."""
+        """Return the same archive with a wait for other processes of at most ``limit``."""
         patience = min(limit, self._file.patience)
         return Archive(self._file.folder, self._keep.days, self._clock, patience)
 
     def check(self) -> None:
-        """Raise InputError if it cannot be written."""
+        """Raise InputError if the archive cannot be written."""
         with self._file.writing():
             pass
 
-    # -- forecasts -----------------------------------------------------------------------------------------
+    # -- Forecasts
 
     def put(self, feed: Feed, *forecasts: Forecast) -> None:
-        """Keep forecasts; of a location's issue that is there already nothing changes."""
+        """Store forecasts; an issue that is stored already does not change."""
         with self._file.writing() as db:
             for forecast in forecasts:
                 for location, series in columns_of(forecast.intensity).items():
-                    if location not in forecast.last_good:
+                    if location not in forecast.last_good:  # a stand-in is an old issue, stored already
                         _insert(db, _key(db, feed, location), forecast.issued_at(location), series)
             locations = {location for each in forecasts for location in each.intensity.locations}
             for key in _keys(db, feed, locations).values():
@@ -337,7 +327,7 @@ class Archive:
     def newest(
         self, feed: Feed, locations: Sequence[str], now: datetime, max_age: timedelta = MAX_AGE
     ) -> dict[str, Issue]:
-        """Return each location's newest issue at or before ``now``, if it is not older than that."""
+        """Return the newest issue of each location at or before ``now``, at most ``max_age`` old."""
         bounds = to_us(now - max_age), to_us(now)
         query = f"SELECT {_ISSUE} FROM issues WHERE series = ? AND issued_us BETWEEN ? AND ?"
         found = {}
@@ -351,9 +341,10 @@ class Archive:
     def past(
         self, feed: Feed, locations: Sequence[str], start: datetime, end: datetime, every: timedelta
     ) -> list[Forecast]:
-        """Return the issues of [start, end), oldest first.
+        """Return the forecasts issued in [start, end), oldest first.
 
-        Of each location the first in every span of that length is taken, the spans counted from 1970 UTC.
+        Of each location the first issue in every interval ``every`` since 1970 UTC is returned: bias
+        correction needs issues at even distances, and reads a month of them.
         """
         span_us = every // MICROSECOND
         query = (
@@ -375,10 +366,10 @@ class Archive:
             query = f"SELECT {_ISSUE} FROM issues WHERE series = ? ORDER BY issued_us"
             return [_read(row) for key in keys for row in db.execute(query, (key,))]
 
-    # -- actuals -------------------------------------------------------------------------------------------
+    # -- Actual intensity
 
     def put_actual(self, feed: Feed, table: IntensityTable) -> None:
-        """Keep what happened; it replaces what was known of the same time, for providers revise."""
+        """Store actual intensity over stored values of the same time, which providers revise."""
         with self._file.writing() as db:
             for location, series in columns_of(table).items():
                 key = _key(db, feed, location)
@@ -393,7 +384,7 @@ class Archive:
     def actual(
         self, feed: Feed, locations: Sequence[str], start: datetime, end: datetime
     ) -> dict[str, Series]:
-        """Return what happened around [start, end), whole steps, by location; one without any is left out."""
+        """Return the steps that overlap [start, end), by location; a location without any is left out."""
         query = (
             "SELECT time_us, end_us, g_per_kwh FROM steps WHERE series = ?1 AND time_us < ?3 AND end_us > ?2"
             " AND time_us >= ifnull((SELECT max(time_us) FROM steps WHERE series = ?1 AND time_us <= ?2), ?2)"
@@ -404,16 +395,17 @@ class Archive:
             for location, key in _keys(db, feed, locations).items():
                 if rows := db.execute(query, (key, to_us(start), to_us(end))).fetchall():
                     begins, ends = np.array([row[:2] for row in rows], np.int64).T
+                    # Gaps are not stored: one begins where a step ends before the next one begins.
                     holes = np.flatnonzero(ends[:-1] != begins[1:])
                     times_us = np.insert(begins, holes + 1, ends[holes])
                     values = np.insert(np.array([row[2] for row in rows]), holes + 1, np.nan)
                     found[location] = Series(times_us, values, int(ends[-1]))
         return found
 
-    # -- keeping house -------------------------------------------------------------------------------------
+    # -- Contents and size
 
     def holdings(self) -> list[Holding]:
-        """Return what there is, in order of source, server, signal and location."""
+        """Return the archived data by location, in order of source, server, signal and location."""
         query = """
             SELECT source, signal, server, location, issues, first_us, last_us, actual_us, from_us, until_us,
                    ifnull(issue_bytes, 0) + 30 * ifnull(steps, 0)
@@ -430,7 +422,7 @@ class Archive:
             return [_holding(*row) for row in db.execute(query)]
 
     def prune(self, keep: timedelta) -> tuple[int, int]:
-        """Drop what is older and give its room back; return how many issues and actual values went."""
+        """Delete data older than ``keep`` and return the number of deleted issues and actual values."""
         before_us = to_us(self._clock.now() - keep)
         with self._file.writing() as db:
             issues = db.execute("DELETE FROM issues WHERE issued_us < ?", (before_us,)).rowcount
@@ -448,14 +440,14 @@ class Archive:
 
 
 def _key(db: sqlite3.Connection, feed: Feed, location: str) -> int:
-    """Return the key of a series, which is made when it is missing."""
+    """Return the key of a series, creating the series if it is missing."""
     names = (feed.source, feed.server, feed.signal, location)
     db.execute("INSERT OR IGNORE INTO series (source, server, signal, location) VALUES (?, ?, ?, ?)", names)
     return _keys(db, feed, [location])[location]
 
 
 def _keys(db: sqlite3.Connection, feed: Feed, locations: Iterable[str]) -> dict[str, int]:
-    """Return the keys of the series there are."""
+    """Return the keys of existing series by location."""
     query = "SELECT id FROM series WHERE source = ? AND server = ? AND signal = ? AND location = ?"
     names = (feed.source, feed.server, feed.signal)
     rows = {location: db.execute(query, (*names, location)).fetchone() for location in locations}
@@ -463,7 +455,7 @@ def _keys(db: sqlite3.Connection, feed: Feed, locations: Iterable[str]) -> dict[
 
 
 def _clear(db: sqlite3.Connection, key: int, first_us: int, after_us: int) -> None:
-    """Take a span out of a series; a step that reaches into it keeps what lies outside."""
+    """Remove a span from a series; a step across its edge keeps the part outside."""
     last = "SELECT max(time_us) FROM steps WHERE series = ? AND time_us < ?"
     db.execute(
         "INSERT INTO steps SELECT series, ?, end_us, g_per_kwh FROM steps"
@@ -480,33 +472,33 @@ def _clear(db: sqlite3.Connection, key: int, first_us: int, after_us: int) -> No
 
 
 def _insert(db: sqlite3.Connection, key: int, issued_at: datetime, series: Series) -> None:
-    """Write an issue, if it is not there."""
+    """Insert an issue unless it exists."""
     db.execute(
         f"INSERT OR IGNORE INTO issues (series, {_ISSUE}) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (key, to_us(issued_at), *_written(series)),
+        (key, to_us(issued_at), *_row_of(series)),
     )
 
 
-def _written(series: Series) -> tuple[int, int, int | None, str | None, str]:
-    """Return a series as its row has it."""
+def _row_of(series: Series) -> tuple[int, int, int | None, str | None, str]:
+    """Return the columns of an issue, without its issue time."""
     first_us = int(series.times_us[0])
     steps = np.diff(series.times_us)
     even = (steps == steps[:1]).all()
     step_us = (int(steps[0]) if len(steps) else 0) if even else None
     steps_us = None if even else _json((series.times_us - first_us).tolist())
-    values = [None if value != value else value for value in series.values.tolist()]
+    values = [None if value != value else value for value in series.values.tolist()]  # NaN is no JSON
     return first_us, series.end_us, step_us, steps_us, _json(values)
 
 
 def _read(row: tuple[Any, ...]) -> Issue:
-    """Return the issue that a row holds."""
+    """Return the issue of a row."""
     issued_us, first_us, end_us, step_us, steps_us, g_per_kwh = row
-    written = json.loads(g_per_kwh)
-    values = np.array(written if isinstance(written, list) else [], np.float64)  # None becomes NaN
+    document = json.loads(g_per_kwh)
+    values = np.array(document if isinstance(document, list) else [], np.float64)  # None becomes NaN
     if values.ndim != 1 or not values.size or np.isinf(values).any():
-        raise ValueError("an issue in it is no list of numbers")
-    after = np.arange(len(values)) * step_us if steps_us is None else np.array(json.loads(steps_us))
-    return Issue(from_us(issued_us), Series(first_us + after.astype(np.int64), values, end_us))
+        raise ValueError("an issue is not a list of numbers")
+    offsets_us = np.arange(len(values)) * step_us if steps_us is None else np.array(json.loads(steps_us))
+    return Issue(from_us(issued_us), Series(first_us + offsets_us.astype(np.int64), values, end_us))
 
 
 def _holding(source: str, signal: Signal, server: str, location: str, *figures: int | None) -> Holding:

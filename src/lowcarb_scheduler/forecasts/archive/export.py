@@ -1,4 +1,4 @@
-"""From the archive to trace files."""
+"""Export of the archive to trace files."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ if TYPE_CHECKING:
 
 
 class Written(NamedTuple):
-    """What stands in a file: how many rows, of which places."""
+    """Number of rows and locations in an exported file."""
 
     rows: int
     locations: list[str]
 
 
 def choose(archive: Archive, places: Sequence[str], wanted: Mapping[str, str]) -> list[Holding]:
-    """Return what is to be written, in order of location: all of one signal, and of each place one.
+    """Select the data to export, in order of location: one signal for all, one feed for each location.
 
     Parameters
     ----------
     archive : Archive
-        Where it is kept.
+        Archive to export from.
     places : sequence of str
-        Of which locations; none named are all.
+        Locations to export; empty for all.
     wanted : mapping of str to str
-        What ``source``, ``signal`` or ``server`` has to be.
+        Required ``source``, ``signal`` or ``server``.
 
     Raises
     ------
     ForecastUnavailableError
-        If there is nothing of a place.
+        If the archive has no data for a location.
     InputError
-        If there is more than one thing that could be meant.
+        If the data is ambiguous.
     """
     held = [
         each
@@ -47,15 +47,15 @@ def choose(archive: Archive, places: Sequence[str], wanted: Mapping[str, str]) -
         if (not places or each.location in places)
         and all(getattr(each.feed, key) == value for key, value in wanted.items())
     ]
-    there = {each.location for each in held}
-    if missing := [place for place in places or ("all",) if place not in there and (places or not there)]:
+    found = {each.location for each in held}
+    if missing := [place for place in places if place not in found] or ([] if found else ["all"]):
         raise ForecastUnavailableError(
-            dict.fromkeys(missing, "the archive holds nothing of it"), sorted(there)
+            dict.fromkeys(missing, "the archive has no data for it"), sorted(found)
         )
     for key in ("signal", "source", "server"):
         values = sorted({getattr(each.feed, key) for each in held})
-        if len(values) > 1 and (key == "signal" or len(there) < len(held)):
-            problem = f"the archive holds numbers of several: {', '.join(values)}"
+        if len(values) > 1 and (key == "signal" or len(found) < len(held)):
+            problem = f"the archive has data of several: {', '.join(values)}"
             raise InputError(f"--{key}", problem, f"name one, for example --{key} {values[0]}")
     return sorted(held, key=lambda each: each.location)
 
@@ -63,16 +63,29 @@ def choose(archive: Archive, places: Sequence[str], wanted: Mapping[str, str]) -
 def export_forecasts(
     archive: Archive, holdings: Sequence[Holding], path: Path, field: str, done: Callable[[], object]
 ) -> Written:
-    """Write all issues to a trace file; ``field`` names it in errors, ``done`` is called after each place.
+    """Write all forecasts to a trace file.
+
+    Parameters
+    ----------
+    archive : Archive
+        Archive to export from.
+    holdings : sequence of Holding
+        Data to export, one per location.
+    path : Path
+        File to write, CSV or Parquet.
+    field : str
+        Option that errors name.
+    done : callable
+        Callback after each location.
 
     Raises
     ------
     ForecastUnavailableError
-        If there are none.
+        If there are no forecasts.
     InputError
         If the file cannot be written.
     """
-    with_issues = _some([each for each in holdings if each.issues], "forecasts")
+    with_issues = _non_empty([each for each in holdings if each.issues], "forecasts")
     with TraceWriter(path, True, field) as writer:
         for each in with_issues:
             issues = archive.issues(each.feed, each.location)
@@ -84,11 +97,11 @@ def export_forecasts(
 def export_actuals(
     archive: Archive, holdings: Sequence[Holding], path: Path, field: str, done: Callable[[], object]
 ) -> Written:
-    """Write what happened to a trace file; see :func:`export_forecasts`."""
-    with_actuals = _some([each for each in holdings if each.actual_from is not None], "actuals")
+    """Write actual intensity to a trace file; see :func:`export_forecasts`."""
+    with_actuals = _non_empty([each for each in holdings if each.actual_from is not None], "actuals")
     with TraceWriter(path, False, field) as writer:
         for each in with_actuals:
-            assert each.actual_from is not None  # so they were chosen
+            assert each.actual_from is not None  # see with_actuals
             assert each.actual_until is not None
             found = archive.actual(each.feed, [each.location], each.actual_from, each.actual_until)
             writer.add(each.location, [(0, series) for series in found.values()])
@@ -96,7 +109,7 @@ def export_actuals(
     return Written(writer.rows, [each.location for each in with_actuals])
 
 
-def _some(holdings: list[Holding], what: str) -> list[Holding]:
+def _non_empty(holdings: list[Holding], what: str) -> list[Holding]:
     if not holdings:
-        raise ForecastUnavailableError({"all": f"the archive holds no {what}"})
+        raise ForecastUnavailableError({"all": f"the archive has no {what}"})
     return holdings
