@@ -1,4 +1,4 @@
-"""What a forecast source is, and what all of them check alike."""
+"""Interface of forecast sources, and the checks that all of them share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lowcarb_scheduler.errors import InputError, near_miss
 from lowcarb_scheduler.intensity import SIGNALS, IntensityTable, Provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import Signal
 
 MAX_AGE: Final = timedelta(hours=36)  # an older forecast is no better than history
-MAX_AHEAD: Final = timedelta(minutes=10)  # a forecast made later than this from now comes from a wrong clock
+MAX_AHEAD: Final = timedelta(minutes=10)  # a forecast issued later than this from now shows a wrong clock
 MAX_NAME: Final = 200  # characters of a location that are sent to a server
-MOST_LISTED: Final = 12  # names that are listed although one is near
+MOST_LISTED: Final = 12  # known names in an error that also suggests one
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a source says about the hours to come.
+    """Forecast of carbon intensity.
 
     Parameters
     ----------
     intensity : IntensityTable
-        A column for each location that has data, in the order asked for [gCO2eq/kWh].
+        One column for each location that has data, in the order of the request [gCO2eq/kWh].
     generated_at : datetime
-        When the provider made it; where locations differ, the oldest. Aware, UTC.
+        Time at which the provider issued it; the oldest one where locations differ. Aware, UTC.
     missing : mapping of str to str
-        Why each other location has none, in one plain line.
+        Reason of each location without data, in one plain line.
     issued : mapping of str to datetime
-        When that of a location was made, where it is not ``generated_at``.
+        Time of issue of each location where it is not ``generated_at``.
     last_good : mapping of str to str
-        Of each location whose last good forecast stands in, why a fresh one could not be had.
+        Reason why there is no fresh forecast, of each location whose last good one stands in.
     """
 
     intensity: IntensityTable
@@ -56,7 +56,7 @@ class Forecast:
     last_good: Mapping[str, str] = field(default_factory=dict)
 
     def issued_at(self, location: str) -> datetime:
-        """Return when the forecast of a location was made."""
+        """Return the time of issue of a location's forecast."""
         return self.issued.get(location, self.generated_at)
 
 
@@ -222,47 +222,22 @@ class ForecastSource(ABC):
 class _AdaptedSource(ForecastSource):
     """Forecast source that wraps an object without the base class, or with methods that take no timeout."""
 
-    def __init__(self, source: Any) -> None:
-        self._source, self.name = source, type(source).__name__
+    forecast: Any = None  # instance attributes, so that the class is not abstract
+    actual: Any = None
+
+    def __init__(self, source: object) -> None:
+        self.name = type(source).__name__
         for attribute in ("name", "signal", "locations", "issued_every", "server", "stats", "faults"):
             if hasattr(source, attribute):
                 setattr(self, attribute, getattr(source, attribute))
-        if not isinstance(self.locations, tuple):
-            self.locations = None
+        for method in ("forecast", "actual", "past_forecasts", "known_locations", "health"):
+            if hasattr(source, method):
+                setattr(self, method, _with_timeout(getattr(source, method)))
 
-    def forecast(
-        self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
-    ) -> Forecast:
-        forecast: Forecast = self._call("forecast", timeout, locations, now)
-        return forecast
 
-    def actual(
-        self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
-    ) -> IntensityTable:
-        table: IntensityTable = self._call("actual", timeout, locations, start, end)
-        return table
-
-    def past_forecasts(
-        self,
-        locations: Sequence[str],
-        start: datetime,
-        end: datetime,
-        every: timedelta,
-        *,
-        timeout: timedelta | None = None,
-    ) -> list[Forecast]:
-        return self._call("past_forecasts", timeout, locations, start, end, every) or []
-
-    def known_locations(self, *, timeout: timedelta | None = None) -> Mapping[str, Any] | None:
-        known: Mapping[str, Any] | None = self._call("known_locations", timeout)
-        return known
-
-    def _call(self, method: str, timeout: timedelta | None, *arguments: object) -> Any:
-        """Call a method of the wrapped object; None where the object lacks the method."""
-        call = getattr(self._source, method, None)
-        if call is None:
-            return None
-        return call(*arguments, **({"timeout": timeout} if _takes_timeout(call) else {}))
+def _with_timeout(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that ignores the argument ``timeout`` if the given one does not take it."""
+    return method if _takes_timeout(method) else lambda *arguments, timeout=None: method(*arguments)
 
 
 def adapt(source: object) -> ForecastSource:
@@ -278,21 +253,20 @@ def adapt(source: object) -> ForecastSource:
     """
     methods = [getattr(source, name, None) for name in ("forecast", "actual")]
     if isinstance(source, type) or not all(map(callable, methods)):
-        shown = source.__name__ if isinstance(source, type) else type(source).__name__
-        problem = f"{shown} is not an object with the methods forecast and actual"
+        problem = f"{source!r:.80} is not an object with the methods forecast and actual"
         raise InputError("source", problem, "derive its class from lowcarb_scheduler.ForecastSource")
-    if isinstance(source, ForecastSource) and all(map(_takes_timeout, methods)):
+    if isinstance(source, ForecastSource) and all(_takes_timeout(method) for method in methods if method):
         return source
     return _AdaptedSource(source)
 
 
-def _takes_timeout(method: Any) -> bool:
+def _takes_timeout(method: Callable[..., Any]) -> bool:
     parameters = signature(method).parameters.values()
     return any(each.name == "timeout" or each.kind is each.VAR_KEYWORD for each in parameters)
 
 
 def unknown_name(field: str, name: object, known: Iterable[str]) -> InputError:
-    """Return the error for a name that is not among the known ones, with the nearest one or the list."""
+    """Return the error for an unknown name; it suggests the nearest known one, or lists them."""
     given, names = str(name)[:80], sorted(known)
     near = near_miss(given, names)
     hint = f"did you mean {near}?" if near else ""
@@ -301,12 +275,12 @@ def unknown_name(field: str, name: object, known: Iterable[str]) -> InputError:
 
 
 def distinct(locations: Sequence[str]) -> tuple[str, ...]:
-    """Return the locations asked for, each once, in their order.
+    """Return the requested locations, each once, in their order.
 
     Raises
     ------
     InputError
-        If there are none, or one is not a name.
+        If there are none, or one is not a string.
     """
     if isinstance(locations, str) or not all(isinstance(name, str) for name in locations):
         raise InputError("location", f"{locations!r} is not a list of names", "give for example ['DE', 'FR']")
@@ -316,12 +290,12 @@ def distinct(locations: Sequence[str]) -> tuple[str, ...]:
 
 
 def sendable(locations: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the names that may be sent to a server, as given, and why the others are not.
+    """Return the names that may be sent to a server, and the reason of each other one.
 
     Raises
     ------
     InputError
-        If there are no names, or one is none.
+        If there are no names, or one is not a string.
     """
     names, missing = [], {}
     for name in distinct(locations):
@@ -342,7 +316,7 @@ def period(start: datetime, end: datetime) -> tuple[datetime, datetime]:
     Raises
     ------
     InputError
-        If one has no offset, or the period is empty.
+        If a bound has no UTC offset, or the period is empty.
     """
     first, last = to_utc(start, "start"), to_utc(end, "end")
     if first >= last:
@@ -351,12 +325,12 @@ def period(start: datetime, end: datetime) -> tuple[datetime, datetime]:
 
 
 def checked_signal(signal: Signal) -> Signal:
-    """Return the signal if there is such a one; a source says so when it is opened, not hours later.
+    """Return the signal, checked where a source is opened and not hours later.
 
     Raises
     ------
     InputError
-        If there is none of that name.
+        If no signal has that name.
     """
     if signal not in SIGNALS:
         raise unknown_name("signal", signal, SIGNALS)
@@ -364,7 +338,7 @@ def checked_signal(signal: Signal) -> Signal:
 
 
 def age_problem(generated_at: datetime, now: datetime, max_age: timedelta = MAX_AGE) -> str | None:
-    """Return why a forecast made then is not to be trusted now, None if it is."""
+    """Return why the age of a forecast is not plausible, None if it is."""
     if generated_at - now > MAX_AHEAD:
         ahead = format_duration(generated_at - now)
         return f"its forecast is dated {ahead} ahead, {format_time(generated_at)}: one of the clocks is wrong"
@@ -380,16 +354,16 @@ def has_value(
     end: datetime | None = None,
     ends_us: int | None = None,
 ) -> bool:
-    """Return whether a location has a value anywhere in [start, end).
+    """Return whether points have a value anywhere in [start, end).
 
     Parameters
     ----------
     points : (times_us, values)
-        As in :meth:`IntensityTable.from_points`.
+        Points as in :meth:`IntensityTable.from_points`.
     start, end : datetime
-        The period; without an end, any time after its start.
+        Bounds of the period; without an end, any time after its start.
     ends_us : int, optional
-        Where the last value ends [µs]; by default after the median step.
+        End of the last value [µs since 1970 UTC]; by default after the median step.
     """
     table = IntensityTable.from_points({"": points}, ends=None if ends_us is None else {"": ends_us})
     inside = ~np.isnan(table.values[:, 0]) & (table.edges_us[1:] > to_us(start))
@@ -398,19 +372,19 @@ def has_value(
     return bool(inside.any())
 
 
-# -- The locations file: one reader of it, and what it says of the names that sources have for a place ------
+# -- Locations file ---
 
-NAMES: Final = "names"  # the table of names: no node can be called so
+NAMES: Final = "names"  # table of names; no node can have this name
 _FIX: Final = 'write [names.DE] and below it lines like carbon-aware-sdk = "germanywestcentral"'
 
 
 def read_locations(path: Path) -> dict[str, Any]:
-    """Return what stands in a locations file.
+    """Return the document of a locations file.
 
     Raises
     ------
     InputError
-        If it cannot be read, or is not TOML.
+        If the file cannot be read, or is not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -423,34 +397,34 @@ def read_locations(path: Path) -> dict[str, Any]:
 
 
 def read_names(path: Path, sources: Collection[str]) -> dict[str, dict[str, str]]:
-    """Return what each source calls the places of a locations file that it calls otherwise.
+    """Return the sources' own names of locations.
 
     Parameters
     ----------
     path : Path
-        The file: under ``[names.PLACE]`` lines of a source and its name for that place.
+        Locations file. Under ``[names.LOCATION]`` stand lines of a source and its name of that location.
     sources : collection of str
-        The sources there are.
+        Names of all sources.
 
     Returns
     -------
     dict of str to dict
-        By source, its name of each place.
+        By source, its own name of each location.
 
     Raises
     ------
     InputError
-        If it cannot be read, or names are not written like that.
+        If the file cannot be read, or names are written in another form.
     """
     file, names = str(path), read_locations(path).get(NAMES, {})
     by_source: dict[str, dict[str, str]] = {}
-    for place, entry in _table(NAMES, names, file).items():
-        for source, name in _table(f"{NAMES}.{place}", entry, file).items():
+    for location, entry in _table(NAMES, names, file).items():
+        for source, name in _table(f"{NAMES}.{location}", entry, file).items():
             if source not in sources:
-                raise unknown_name(f"{NAMES}.{place}", source, sources).within(file)
+                raise unknown_name(f"{NAMES}.{location}", source, sources).within(file)
             if not isinstance(name, str) or not name.strip():
-                raise InputError(f"{NAMES}.{place}.{source}", f"{name!r} is no name", _FIX, file)
-            by_source.setdefault(source, {})[place] = name
+                raise InputError(f"{NAMES}.{location}.{source}", f"{name!r} is no name", _FIX, file)
+            by_source.setdefault(source, {})[location] = name
     return by_source
 
 

@@ -1,4 +1,4 @@
-"""Opening the forecast sources that the settings name: each with its archive, all in their order."""
+"""Registry of forecast sources: opens those that the settings name, with their archive, as one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.base import ForecastSource
     from lowcarb_scheduler.settings import Settings
 
-# Class by name. Its module is named like the source, so that opening one imports no other.
+# Class by name. Its module has the name of the source: opening one imports no other, and no httpx for files.
 _CLASSES: Final = {
     "carbon-aware-sdk": "CarbonAwareSdk",
     "electricity-maps": "ElectricityMaps",
@@ -29,30 +29,30 @@ SOURCES: Final = tuple(_CLASSES)
 
 
 def open_sources(settings: Settings, clock: Clock | None = None) -> ForecastSource | None:
-    """Open what ``source`` names: one source, or several in order; None if it names none.
+    """Open the sources that the setting ``source`` names, as one; None if it names none.
 
     Parameters
     ----------
     settings : Settings
-        What the sources need, the archive, and the locations file with their names of places.
+        Settings of the sources and the archive, and the locations file with the sources' own names.
     clock : Clock, optional
-        Counts timeouts and the age of what is kept; the system's by default, in simulations too.
+        Clock of timeouts and of the age of archived data; the system's by default, in simulations too.
 
     Raises
     ------
     InputError
-        If there is no such source, one is named twice, or what one needs was not given.
+        If a name is unknown or given twice, or a setting that a source needs is missing.
     """
     return arranged([open_source(name, settings) for name in named_sources(settings)], settings, clock)
 
 
 def named_sources(settings: Settings) -> tuple[str, ...]:
-    """Return the names in ``source``, in their order.
+    """Return the names in the setting ``source``, in their order.
 
     Raises
     ------
     InputError
-        If one stands twice, or made-up numbers stand beside real ones.
+        If a name is given twice, or ``synthetic`` together with another source.
     """
     if settings.source is None:
         return ()
@@ -72,34 +72,34 @@ def named_sources(settings: Settings) -> tuple[str, ...]:
 def arranged(
     sources: Sequence[object], settings: Settings, clock: Clock | None = None
 ) -> ForecastSource | None:
-    """Return sources as one, in their order: each with its archive, by its own names of places.
+    """Return sources as one, in fallback order, each with its archive and its own names of locations.
 
-    Files are not kept, and made-up numbers neither.
+    Only a source that declares ``issued_every`` is archived: files and made-up numbers are not.
 
     Raises
     ------
     InputError
-        If the locations file cannot be read.
+        If an object is not a source, or the locations file cannot be read.
     """
     from lowcarb_scheduler.clock import SystemClock
     from lowcarb_scheduler.forecasts.archive.cached_source import CachedSource
     from lowcarb_scheduler.forecasts.fallback import FallbackSource
 
     clock = clock or SystemClock()
-    archive, adapted = open_archive(settings, clock), [adapt(source) for source in sources]
-    kept = [
+    archive = open_archive(settings, clock)
+    opened = [
         CachedSource(source, archive, clock) if archive and source.issued_every is not None else source
-        for source in adapted
+        for source in map(adapt, sources)
     ]
-    known = {*SOURCES, *(source.name for source in adapted)}  # one's own may have names of places, too
+    known = {*SOURCES, *(source.name for source in opened)}  # a source given in code may have own names, too
     names = read_names(settings.locations, known) if settings.locations else {}
-    if len(kept) > 1 or (kept and names):
-        return FallbackSource(kept, names, settings.timeout, clock)
-    return kept[0] if kept else None
+    if len(opened) > 1 or (opened and names):
+        return FallbackSource(opened, names, settings.timeout, clock)
+    return opened[0] if opened else None
 
 
 def open_archive(settings: Settings, clock: Clock | None = None) -> Archive | None:
-    """Return the archive of the settings, None if they want none."""
+    """Open the archive of the settings; None if they switch it off."""
     from lowcarb_scheduler.clock import SystemClock
     from lowcarb_scheduler.forecasts.archive.database import Archive
 
@@ -116,12 +116,12 @@ def open_source(name: str, settings: Settings) -> ForecastSource:
     name : str
         One of ``SOURCES``.
     settings : Settings
-        What it needs: addresses, credentials, files.
+        Settings with its address, credentials or files.
 
     Raises
     ------
     InputError
-        If there is no such source, or what it needs was not given.
+        If the name is unknown, or a setting that the source needs is missing.
     """
     source: ForecastSource = source_class(name).from_settings(settings)
     return source
