@@ -180,7 +180,7 @@ class FallbackSource(ForecastSource):
                     source, list(dict.fromkeys(names.values())), share, call, merger.provenance
                 )
             except ForecastUnavailableError as error:
-                reasons = error.missing
+                reasons: Mapping[str, str] = error.missing
                 fault = Fault(f"{kind} from {source.name}", one_line(error.reasons))
                 if several and fault not in self._faults:
                     self._faults.append(fault)
