@@ -12,6 +12,7 @@ from lowcarb_scheduler.backtest import METHODS, Comparison, Score
 from lowcarb_scheduler.report.charts import lines_of, plot_backtest
 from lowcarb_scheduler.report.figure import save
 from support.backtest_world import BEGIN, DAY, HOUR, SCENARIO
+from support.figures import texts
 
 
 def comparison(*deadlines: float, error: float | None = 0.01) -> Comparison:
@@ -21,10 +22,6 @@ def comparison(*deadlines: float, error: float | None = 0.01) -> Comparison:
 
     scores = {each: tuple(score(name, each) for name in METHODS) for each in deadlines}
     return Comparison(SCENARIO, 3, (BEGIN, BEGIN + 9 * DAY), 6 * HOUR, scores)
-
-
-def texts(figure) -> list[str]:
-    return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
 
 
 def test_lines_go_from_the_nearest_deadline_to_the_farthest():

@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 from lowcarb_scheduler.report.figure import Picture
 from lowcarb_scheduler.report.style import BOX, INK, LINE, clean, short_name
+from support.figures import texts
 
 NAME = "<b>&amp; $x$ #1b1b1b fill: #1b1b1b"
 
@@ -57,7 +58,7 @@ def test_no_name_is_given_twice_and_none_is_missing():
 def test_a_file_has_the_heading_and_says_what_is_seen():
     figure = picture().figure()
     figure.canvas.draw()
-    texts = [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
-    assert f"A {NAME}".replace("$", r"\$") in " ".join(texts)
-    assert "made up" in texts
+    shown = texts(figure)
+    assert f"A {NAME}".replace("$", r"\$") in " ".join(shown)
+    assert "made up" in shown
     assert picture().caption == f"Blue: one. White: {NAME}. Made up."

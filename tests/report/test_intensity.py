@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 from datetime import timedelta
 
 import numpy as np
@@ -12,9 +11,9 @@ from lowcarb_scheduler.forecasts.base import Forecast
 from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, Expectation
 from lowcarb_scheduler.forecasts.window import cleanest_windows
 from lowcarb_scheduler.intensity import IntensityTable, Provenance
-from lowcarb_scheduler.report.figure import save
 from lowcarb_scheduler.report.intensity import MOST_PANELS, plot_forecast, shown_forecast
 from lowcarb_scheduler.report.style import MOST_ROWS, day
+from support.figures import svg, words
 from support.report_ledger import START
 
 FORECAST_HOURS, ALL_HOURS = 24, 48
@@ -44,17 +43,6 @@ def names(count):
     return [f"L{k:02d}" for k in range(count)]
 
 
-def texts(figure) -> str:
-    found = figure.findobj(lambda artist: hasattr(artist, "get_text"))
-    return " ".join(" ".join(text.get_text() for text in found).split())
-
-
-def svg(figure) -> str:
-    buffer = io.BytesIO()
-    save(figure, buffer, "svg")
-    return buffer.getvalue().decode()
-
-
 def steps(axes):
     """Return the drawn lines: colour, whether dashed, and where they have values."""
     lines = [patch for patch in axes.patches if isinstance(patch, StepPatch)]
@@ -63,7 +51,7 @@ def steps(axes):
 
 
 def test_the_title_names_source_signal_and_unit():
-    shown = texts(plot_forecast(forecast()))
+    shown = words(plot_forecast(forecast()))
     assert "Carbon intensity [gCO2eq/kWh]" in shown
     assert "data from half; marginal grid intensity" in shown
 
@@ -80,10 +68,10 @@ def test_more_locations_are_rows_of_a_map_cleanest_first():
     asked = names(MOST_PANELS + 1)[::-1]
     figure = plot_forecast(forecast(asked), NOW)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == asked
-    assert "not shown" not in texts(figure)
+    assert "not shown" not in words(figure)
     many = plot_forecast(forecast(names(MOST_ROWS + 3)))
     assert [label.get_text() for label in many.axes[0].get_yticklabels()] == names(MOST_ROWS)
-    assert "3 more locations are not shown" in texts(many)
+    assert "3 more locations are not shown" in words(many)
 
 
 def test_climatology_is_dashed_where_it_takes_over_and_the_raw_line_is_behind():
@@ -97,7 +85,7 @@ def test_climatology_is_dashed_where_it_takes_over_and_the_raw_line_is_behind():
         assert (solid | usual).all()
         assert usual.tolist() == [hour >= FORECAST_HOURS for hour in range(1, ALL_HOURS)]
     for part in ("corrected by past intensity", "usual intensity at that hour", "as published by the source"):
-        assert part in texts(figure)
+        assert part in words(figure)
 
 
 def test_without_history_there_is_one_line():
@@ -105,13 +93,13 @@ def test_without_history_there_is_one_line():
     raw = Expectation(found.intensity, np.full_like(found.origin, ORIGINS.index("forecast")))
     figure = plot_forecast(forecast(), NOW, raw)
     assert [len(steps(axes)) for axes in figure.axes] == [1, 1]
-    assert "as published by the source" not in texts(figure)
+    assert "as published by the source" not in words(figure)
 
 
 def test_a_last_good_forecast_is_drawn_as_such():
     figure = plot_forecast(forecast(last_good={"FR": "it hangs"}), NOW)
     assert [dashed for axes in figure.axes for _, dashed, _ in steps(axes)] == [False, True]
-    assert "last good forecast" in texts(figure)
+    assert "last good forecast" in words(figure)
 
 
 def test_in_a_map_climatology_is_hatched():
@@ -137,17 +125,17 @@ def test_the_cleanest_windows_and_now_are_marked(count):
     marked = [box for box in boxes if box.get_width() == pytest.approx(width)]
     assert [box.get_x() for box in marked] == pytest.approx([day(windows[name].start) for name in asked])
     assert all(day(NOW) in axes.lines[0].get_xdata() for axes in panels)
-    assert "cleanest 1 h 30 min from now" in texts(figure)
-    assert "now, 2026-03-02 01:30" in texts(figure)
+    assert "cleanest 1 h 30 min from now" in words(figure)
+    assert "now, 2026-03-02 01:30" in words(figure)
 
 
 def test_a_panel_says_what_its_window_saves():
     windows = cleanest_windows(table(["DE"]), timedelta(hours=2), NOW)
-    shown = texts(plot_forecast(forecast(["DE"]), NOW, windows=windows))
+    shown = words(plot_forecast(forecast(["DE"]), NOW, windows=windows))
     assert "Mon 11:00 to 13:00: 125 g/kWh, 79.2 % less than now" in shown
     late = NOW + timedelta(hours=11)
     windows = cleanest_windows(table(["DE"]), timedelta(hours=1), late)
-    assert "nothing later is cleaner" in texts(plot_forecast(forecast(["DE"]), late, windows=windows))
+    assert "nothing later is cleaner" in words(plot_forecast(forecast(["DE"]), late, windows=windows))
 
 
 def test_hours_long_over_are_not_shown():
@@ -168,7 +156,7 @@ def test_a_location_of_gaps_is_drawn_empty():
     gap = IntensityTable.from_points({"DE": ([0], [1.0]), "FR": ([0], [float("nan")])})
     figure = plot_forecast(Forecast(gap, START))
     assert [len(steps(axes)) for axes in figure.axes] == [1, 0]
-    assert "no value" in texts(figure)
+    assert "no value" in words(figure)
 
 
 def test_nothing_but_gaps_is_drawn_too():

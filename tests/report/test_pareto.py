@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 from datetime import timedelta
 
 import numpy as np
@@ -8,8 +7,8 @@ import pytest
 
 from lowcarb_scheduler.intensity import IntensityTable, Provenance
 from lowcarb_scheduler.planning.pareto import Frontier, FrontierPoint
-from lowcarb_scheduler.report.figure import save
 from lowcarb_scheduler.report.pareto import plot_tradeoff, tradeoff_of
+from support.figures import svg, words
 from support.report_ledger import START
 
 DEADLINE = START + timedelta(hours=24)
@@ -33,17 +32,6 @@ def table(source: str = "uk", synthetic: bool = False) -> IntensityTable:
     )
 
 
-def texts(figure) -> str:
-    found = figure.findobj(lambda artist: hasattr(artist, "get_text"))
-    return " ".join(" ".join(text.get_text() for text in found).split())  # a legend may be wrapped
-
-
-def svg(figure) -> str:
-    buffer = io.BytesIO()
-    save(figure, buffer, "svg")
-    return buffer.getvalue().decode()
-
-
 def test_the_picture_has_one_unit_and_knows_its_knee():
     shown = tradeoff_of(front(*BENT, gap=0.01), DEADLINE)
     assert shown.unit == "kg"
@@ -60,7 +48,7 @@ def test_small_emissions_are_in_grams():
 
 def test_a_front_is_drawn_with_units_run_now_knee_bound_and_deadline():
     figure = plot_tradeoff(front(*BENT, gap=0.01), table(), DEADLINE)
-    shown = texts(figure)
+    shown = words(figure)
     for part in (
         "data from uk; average grid intensity", "expected emissions [kgCO2eq]",
         "run-now: 2.00 kg (baseline: start immediately, random clients)", "saving against run-now",
@@ -80,18 +68,18 @@ def test_a_front_is_drawn_with_units_run_now_knee_bound_and_deadline():
 
 
 def test_made_up_numbers_say_so():
-    assert "synthetic (made-up) data" in texts(plot_tradeoff(front(*BENT), table("synthetic", True)))
+    assert "synthetic (made-up) data" in words(plot_tradeoff(front(*BENT), table("synthetic", True)))
 
 
 def test_a_front_that_meets_its_bound_says_so():
-    shown = texts(plot_tradeoff(front(*BENT), table()))
+    shown = words(plot_tradeoff(front(*BENT), table()))
     assert "each plan is within 0.01 % of optimal" in shown
     assert "shaded" not in shown
 
 
 def test_without_run_now_there_is_no_saving():
     figure = plot_tradeoff(front(*BENT, run_now_g=None), table())
-    assert "run-now is undefined" in texts(figure)
+    assert "run-now is undefined" in words(figure)
     assert figure.axes[0].child_axes == []
 
 
@@ -100,7 +88,7 @@ def test_without_run_now_there_is_no_saving():
 )
 @pytest.mark.parametrize("run_now_g", [2000.0, None])
 def test_odd_fronts_are_drawn(points, run_now_g):
-    assert "knee" in texts(plot_tradeoff(front(*points, run_now_g=run_now_g), table()))
+    assert "knee" in words(plot_tradeoff(front(*points, run_now_g=run_now_g), table()))
     svg(plot_tradeoff(front(*points, run_now_g=run_now_g), table()))
 
 
