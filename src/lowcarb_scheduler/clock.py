@@ -1,8 +1,7 @@
-"""Time: the clocks, and the one way to read, write and count it.
+"""Clocks, and conversions of times and durations.
 
 Inside the package an instant is an ``int`` of microseconds since 1970 UTC (``_us``) wherever arrays are
-involved, and an aware UTC :class:`~datetime.datetime` everywhere else. Nothing but this module asks what
-time it is.
+involved, and an aware UTC :class:`~datetime.datetime` everywhere else. No other module reads the wall clock.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)\s*d)?\s*(?:(\d+(?:\.\d+)?)\s*h)?\s*(
 
 
 class Clock(Protocol):
-    """What the scheduler needs of a clock."""
+    """Interface of a clock."""
 
     def now(self) -> datetime:
         """Return the current time, aware, in UTC."""
@@ -33,12 +32,13 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clock.
+    """Clock of the machine.
 
-    A sleep is bounded by the wall clock and by monotonic time, whichever ends first: setting the wall clock
-    back does not lengthen a hold, and a suspended machine that wakes late does not sleep on.
+    A sleep ends by the wall clock or by monotonic time, whichever is first: setting the wall clock back does
+    not lengthen a hold, and a suspended machine that wakes late does not sleep on.
     """
 
+    # Monotonic time may stand still while a machine is suspended; each slice looks at the wall clock again.
     _SLICE_S: Final = 30.0
 
     def now(self) -> datetime:
@@ -53,12 +53,12 @@ class SystemClock:
 
 
 class VirtualClock:
-    """A clock that jumps through every sleep; for simulation and tests.
+    """Clock that jumps to the end of every sleep, for simulations and tests.
 
     Parameters
     ----------
     start : datetime
-        The time it shows first. Aware.
+        Initial time. Aware.
     """
 
     def __init__(self, start: datetime) -> None:
@@ -74,7 +74,7 @@ class VirtualClock:
 
 
 def cpu_seconds() -> float:
-    """Return the CPU time of this process so far [s], which a busy machine does not change."""
+    """Return the CPU time of this process [s], which does not depend on the load of the machine."""
     return time.process_time()
 
 
@@ -84,7 +84,7 @@ def to_utc(when: datetime, field: str) -> datetime:
     Raises
     ------
     InputError
-        If it has no offset.
+        If ``when`` has no offset.
     """
     if not isinstance(when, datetime):
         raise InputError(field, f"{when!r} is not a datetime", "give an aware datetime")
@@ -94,12 +94,12 @@ def to_utc(when: datetime, field: str) -> datetime:
 
 
 def parse_time(text: str, field: str) -> datetime:
-    """Read an ISO 8601 time with an offset.
+    """Parse an ISO 8601 time with an offset.
 
     Raises
     ------
     InputError
-        If it is not a time, or has no offset.
+        If the text is not a time, or has no offset.
     """
     try:
         when = datetime.fromisoformat(text.strip())
@@ -109,22 +109,22 @@ def parse_time(text: str, field: str) -> datetime:
         ) from None
     try:
         return to_utc(when, field)
-    except OverflowError:
+    except OverflowError:  # year 1 or 9999 in an offset that leads out of them
         raise InputError(field, f"{text!r} is out of range", "give a time between year 1 and 9999") from None
 
 
 def format_time(when: datetime) -> str:
-    """Write a time as ISO 8601 in UTC, for example ``2026-01-31T18:00:00Z``."""
+    """Format a time as ISO 8601 in UTC, for example ``2026-01-31T18:00:00Z``."""
     return when.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def parse_duration(text: str, field: str) -> timedelta:
-    """Read a positive duration such as ``90m``, ``48h``, ``1h30m`` or ``2d``.
+    """Parse a positive duration such as ``90m``, ``48h``, ``1h30m`` or ``2d``.
 
     Raises
     ------
     InputError
-        If it is not one, or is not positive.
+        If the text is not a duration, or the duration is not positive.
     """
     match = _DURATION.fullmatch(text.strip().lower()) if isinstance(text, str) else None
     if match is None or not any(match.groups()):
@@ -140,7 +140,7 @@ def parse_duration(text: str, field: str) -> timedelta:
 
 
 def format_duration(duration: timedelta) -> str:
-    """Write a duration as people read it, for example ``2 d 3 h``, ``1 h 30 min`` or ``45 s``."""
+    """Format a duration by its two largest units, for example ``2 d 3 h``, ``1 h 30 min`` or ``45 s``."""
     seconds = round(duration.total_seconds())
     days, seconds = divmod(seconds, 86_400)
     hours, seconds = divmod(seconds, 3_600)

@@ -1,4 +1,4 @@
-"""The one JSON writer: what every ``--json`` answer, ledger line and report datum goes through."""
+"""JSON writer of all ``--json`` documents, ledger lines and report data."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ SCHEMA_VERSION: Final = 1
 def to_json(document: object, indent: int | None = None) -> str:
     """Write a document as JSON.
 
-    Times become UTC ISO 8601, durations seconds, numpy scalars and arrays plain numbers and lists; floats
-    are unrounded, and what is not finite becomes null, never NaN. Equal input gives equal bytes.
+    Times become UTC ISO 8601, durations seconds, numpy scalars and arrays plain numbers and lists. Floats are
+    unrounded, and infinite or NaN values become null. Equal input gives equal bytes.
 
     Parameters
     ----------
     document : object
         Nested mappings, sequences and scalars.
     indent : int, optional
-        Spaces by level; one line when not given.
+        Spaces per level; by default the document is one line.
+
+    Raises
+    ------
+    TypeError
+        If a value has no JSON form.
     """
     return json.dumps(to_plain(document), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def to_plain(value: Any) -> Any:
-    """Return ``value`` with nothing in it but what JSON knows; see :func:`to_json`."""
+    """Return ``value`` converted to the types of JSON; see :func:`to_json`."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
@@ -42,6 +47,7 @@ def to_plain(value: Any) -> Any:
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_plain(item) for item in value]
-    if hasattr(value, "tolist"):  # a numpy scalar or array
+    # numpy is not imported here: documents are written by commands that start fast without it.
+    if hasattr(value, "tolist"):
         return to_plain(value.tolist())
     raise TypeError(f"{type(value).__name__} has no JSON form")

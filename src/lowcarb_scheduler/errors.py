@@ -1,18 +1,19 @@
-"""Every error this package raises on purpose.
+"""Exceptions of the package.
 
 ::
 
     LowcarbError
-    ├── InputError                  unreadable input, or a value impossible in itself        exit 2
-    │   └── MissingExtraError       an optional dependency is not installed (an ImportError) exit 2
-    ├── PlanInfeasibleError         a well-formed job that no plan can satisfy               exit 1
-    ├── SavingUnreachableError      no plan of the front saves what was asked for            exit 1
-    ├── ForecastUnavailableError    locations without a usable forecast                      exit 1
-    ├── PlanMismatchError           an inner strategy did not train the planned nodes        exit 1
-    ├── RunFailedError              a Flower run that was started here did not complete      exit 1
-    └── NothingHeldError            a round is to open at once and none is waiting           exit 1
+    ├── InputError (exit code 2)        input is unreadable, or a value is impossible in itself
+    │   └── MissingExtraError           an optional dependency is not installed (also an ImportError)
+    ├── PlanInfeasibleError             no plan satisfies a well-formed job
+    ├── SavingUnreachableError          no plan reaches the requested saving
+    ├── ForecastUnavailableError        no usable forecast exists for some locations
+    ├── PlanMismatchError               an inner strategy addresses other nodes than the planned ones
+    ├── RunFailedError                  a Flower run started by the package does not complete
+    └── NothingHeldError                a run that holds no round is told to open one
 
-Each carries its data as attributes, and its message names the fix.
+The command line exits with code 1 unless the tree says otherwise. Every error carries its data as attributes,
+and its message names the fix.
 """
 
 from __future__ import annotations
@@ -29,36 +30,37 @@ _MOST_CHARACTERS: Final = 300
 
 
 def one_line(text: str, most: int = _MOST_CHARACTERS) -> str:
-    """Return foreign text as one line of printable characters, at most so many of them."""
+    """Return text from outside as one line of at most ``most`` printable characters."""
+    # Cut before splitting: a server may send megabytes, of which one line is shown.
     text = " ".join(text[: 4 * most].split())
     plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     return plain if len(plain) <= most else plain[: most - 1] + "…"
 
 
 def near_miss(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that was probably meant, None if none is near."""
+    """Return the known name that is closest to a mistyped one, None if none is close."""
     by_lower = {each.lower(): each for each in sorted(known)}
     near = get_close_matches(name.lower(), by_lower, 1)
     return by_lower[near[0]] if near else None
 
 
 class LowcarbError(Exception):
-    """Root of all errors raised on purpose.
+    """Base class of all exceptions of the package.
 
     Attributes
     ----------
     exit_code : int
-        What the command line exits with: 1 for a question whose answer is no, 2 for bad input.
+        Exit code of the command line: 1 if a valid request cannot be met, 2 for bad input.
     """
 
     exit_code: ClassVar[int] = 1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Errors are built of what they carry, not of their message; one process hands them to another whole.
+        # Exception's own __reduce__ calls the class with the message alone, but these take their data.
         return _restored, (type(self), self.args, self.__dict__)
 
     def data(self) -> dict[str, Any]:
-        """Return what the error carries, as JSON-ready values beside ``kind`` and ``message``."""
+        """Return the data of the error as JSON values; documents add ``kind`` and ``message``."""
         return {}
 
 
@@ -69,18 +71,18 @@ def _restored(kind: type[LowcarbError], args: tuple[Any, ...], carried: dict[str
 
 
 class InputError(LowcarbError):
-    """Unreadable input or a value that is impossible in itself.
+    """Raised if input is unreadable, or a value is impossible in itself.
 
     Parameters
     ----------
     field : str
-        The argument, key, column or option at fault.
+        Argument, key, column or option at fault.
     problem : str
-        What is wrong with it.
+        Description of the problem.
     fix : str
-        What to write instead.
+        Description of a valid value.
     file : str, optional
-        The file it came from.
+        File with the field.
     """
 
     exit_code = 2
@@ -91,7 +93,7 @@ class InputError(LowcarbError):
         super().__init__(f"{where}: {problem}; {fix}")
 
     def within(self, file: str) -> InputError:
-        """Return the same error with the file it came from."""
+        """Return the same error with the file of its field."""
         return InputError(self.field, self.problem, self.fix, file)
 
     def data(self) -> dict[str, Any]:
@@ -100,14 +102,14 @@ class InputError(LowcarbError):
 
 
 class MissingExtraError(InputError, ImportError):
-    """An optional dependency is not installed.
+    """Raised if a feature needs an optional dependency that is not installed.
 
     Parameters
     ----------
     package : str
-        What could not be imported.
+        Package that could not be imported.
     extra : str
-        The extra of this distribution that brings it.
+        Extra of this distribution that installs the package.
     """
 
     def __init__(self, package: str, extra: str) -> None:
@@ -116,16 +118,16 @@ class MissingExtraError(InputError, ImportError):
 
 
 class PlanInfeasibleError(LowcarbError):
-    """A well-formed job for which no plan exists.
+    """Raised if no plan exists for a well-formed job.
 
     Parameters
     ----------
     reason : str
-        Why, in one line.
+        Reason in one line.
     needed, available : object
-        What the job needs and what there is of it, in the same unit.
+        Required and available amount, in the same unit.
     finish_by : datetime
-        The deadline that was asked for.
+        Deadline of the job.
     """
 
     def __init__(self, reason: str, needed: object, available: object, finish_by: datetime) -> None:
@@ -144,26 +146,26 @@ class PlanInfeasibleError(LowcarbError):
 
 
 class SavingUnreachableError(LowcarbError):
-    """No plan between the earliest finish and the deadline saves what was asked for.
+    """Raised if no plan between the earliest finish and the deadline reaches the requested saving.
 
     Parameters
     ----------
     needed : float
-        The part of the run-now emissions that was to be avoided, 0.2 for 20 %.
+        Requested saving as a fraction of run-now emissions, 0.2 for 20 %.
     available : float or None
-        The largest part that is; None where run-now emissions are undefined or not positive.
+        Largest saving of a plan; None if run-now emissions are undefined or not positive.
     finish_by : datetime
-        The deadline.
+        Deadline of the job.
     """
 
     def __init__(self, needed: float, available: float | None, finish_by: datetime) -> None:
         self.needed, self.available, self.finish_by = needed, available, finish_by
-        wish = f"no plan found saves {100 * needed:.6g} % by {finish_by:%Y-%m-%d %H:%M} UTC"
+        problem = f"no plan found saves {100 * needed:.6g} % by {finish_by:%Y-%m-%d %H:%M} UTC"
         if available is None:
             most, fix = "unknown", "a saving needs run-now emissions that are known and positive"
         else:
             most, fix = f"{100 * available:.6g} %", "ask for less, or give a later finish_by"
-        super().__init__(f"{wish} (needed {100 * needed:.6g} %, available {most}); {fix}")
+        super().__init__(f"{problem} (needed {100 * needed:.6g} %, available {most}); {fix}")
 
     def data(self) -> dict[str, Any]:
         """Return needed, available and finish_by."""
@@ -171,18 +173,19 @@ class SavingUnreachableError(LowcarbError):
 
 
 class ForecastUnavailableError(LowcarbError):
-    """Locations for which there is no usable forecast.
+    """Raised if locations have no usable forecast.
 
     Parameters
     ----------
     missing : mapping of str to str
-        Why, by location.
+        Reason by location.
     available : sequence of str
-        The locations that have one.
+        Locations that have a forecast.
     """
 
     def __init__(self, missing: Mapping[str, str], available: Sequence[str] = ()) -> None:
         self.missing, self.available = dict(missing), tuple(available)
+        # A server that is down gives the same reason for all locations: it is shown once.
         names: dict[str, list[str]] = {}
         for name, why in self.missing.items():
             names.setdefault(one_line(why), []).append(one_line(name, 40))
@@ -190,17 +193,21 @@ class ForecastUnavailableError(LowcarbError):
         super().__init__(f"no forecast for {len(self.missing)} location(s): {self.reasons}")
 
     def data(self) -> dict[str, Any]:
-        """Return missing and the locations needed and available."""
+        """Return the reasons, and the needed and available locations."""
         return {"missing": self.missing, "needed": list(self.missing), "available": list(self.available)}
 
 
 class PlanMismatchError(LowcarbError):
-    """An inner strategy built messages for other nodes than the planned ones.
+    """Raised if an inner strategy addresses its messages to other nodes than the planned ones.
 
     Parameters
     ----------
+    strategy : str
+        Class of the inner strategy.
     planned, addressed : sequence of int
         Node ids of the plan and of the messages.
+    fix : str
+        Change that makes the strategy address the planned nodes.
     """
 
     def __init__(self, strategy: str, planned: Sequence[int], addressed: Sequence[int], fix: str) -> None:
@@ -210,21 +217,21 @@ class PlanMismatchError(LowcarbError):
         )
 
     def data(self) -> dict[str, Any]:
-        """Return the strategy's name and how many nodes were planned and addressed."""
+        """Return the strategy and the number of planned and addressed nodes."""
         return {"strategy": self.strategy, "needed": len(self.planned), "available": len(self.addressed)}
 
 
 class RunFailedError(LowcarbError):
-    """A Flower run that was started here did not complete.
+    """Raised if a Flower run that the package started does not complete.
 
     Parameters
     ----------
     reason : str
-        What happened.
+        Reason in one line.
     output : str
-        The last lines of its log.
+        Last lines of the log of the run.
     log : str
-        Where all of it stands.
+        Path of the log.
     """
 
     def __init__(self, reason: str, output: str, log: str) -> None:
@@ -233,19 +240,19 @@ class RunFailedError(LowcarbError):
         super().__init__(f"{reason}; the end of {log}: {last}")
 
     def data(self) -> dict[str, Any]:
-        """Return reason, log and its last lines."""
+        """Return the reason, the path of the log and its last lines."""
         return {"reason": self.reason, "log": self.log, "output": self.output}
 
 
 class NothingHeldError(LowcarbError):
-    """A run of which no round is held was asked to open one.
+    """Raised if a run is told to open a round and holds none.
 
     Parameters
     ----------
     run_dir : str
-        Its folder.
+        Folder of the run.
     state : str
-        What it is doing instead, for example ``training``.
+        Present state of the run, for example ``training``.
     """
 
     def __init__(self, run_dir: str, state: str) -> None:
@@ -253,5 +260,5 @@ class NothingHeldError(LowcarbError):
         super().__init__(f"no round of {run_dir} is held: the run is {state}; see lowcarb status {run_dir}")
 
     def data(self) -> dict[str, Any]:
-        """Return the folder and what the run is doing."""
+        """Return the folder and the state of the run."""
         return {"run_dir": self.run_dir, "state": self.state}

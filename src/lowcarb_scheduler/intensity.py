@@ -7,6 +7,10 @@ one cumulative sum gives the integral over any window of any location in two loo
     integral over [s, t] = F_l(t) - F_l(s)      [g h / kWh]
 
 A missing value is a gap. A window that touches a gap, or that reaches outside the table, has no integral.
+
+:class:`Provenance` names the origin of the values, :class:`IntensityTable` holds and integrates them,
+:func:`sanitize` removes implausible values before a run waits for them, and :func:`neutral_table` stands in
+for locations without data.
 """
 
 from __future__ import annotations
@@ -30,11 +34,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
 
-
+MAX_G_PER_KWH: Final = 3_000.0  # no grid emits more; such a number has a wrong unit
 _SHORTEST_STEP_US: Final = HOUR_US // 60
-
-
-MAX_G_PER_KWH: Final = 3_000.0  # no grid emits more; such a number is an error of unit
+_SOLE_STEP_US: Final = HOUR_US  # length of the step of a lone point, whose neighbours do not show one
 
 Signal = Literal["average", "marginal", "unknown"]
 SIGNALS: Final = get_args(Signal)
@@ -72,9 +74,6 @@ class Provenance:
         return {"source": self.source, "signal": self.signal, "synthetic": self.synthetic}
 
 
-_SOLE_POINT_US: Final = HOUR_US  # how long a lone point holds, where no step can be seen
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class IntensityTable:
     """Carbon intensity by time and location [gCO2eq/kWh].
@@ -84,7 +83,7 @@ class IntensityTable:
     Parameters
     ----------
     edges_us : ndarray of int64, shape (T + 1,)
-        Where the steps begin, strictly increasing, and where the last one ends [µs since 1970 UTC].
+        Begins of the steps, strictly increasing, and the end of the last one [µs since 1970 UTC].
     locations : tuple of str, length L
         Names of the columns, distinct.
     values : ndarray of float64, shape (T, L)
@@ -110,10 +109,11 @@ class IntensityTable:
         if len(edges) < 2 or (np.diff(edges) <= 0).any():
             raise InputError("time", "is empty or not increasing", "give each time once, in order")
         if len(set(self.locations)) != len(self.locations):
-            raise InputError("location", "has a name twice", "give each location one column")
+            raise InputError("location", "has a duplicate name", "give each location one column")
         if np.isinf(values).any():
             raise InputError("g_per_kwh", "holds an infinite value", "give a finite number, or NaN for a gap")
         gaps = np.isnan(values)
+        # Both sums begin with zeros: the difference of two rows is the sum between two edges.
         hours = np.diff(edges)[:, None] / HOUR_US
         integral = np.zeros((len(edges), len(self.locations)))
         np.cumsum(np.where(gaps, 0.0, values) * hours, axis=0, out=integral[1:])
@@ -121,10 +121,10 @@ class IntensityTable:
         np.cumsum(gaps, axis=0, out=gap_count[1:])
         for name, array in (("edges_us", edges), ("values", values), ("_integral", integral),
                             ("_gaps", gap_count)):  # fmt: skip
-            array.setflags(write=False)
+            array.setflags(write=False)  # tables share arrays; a change in one would falsify the integrals
             object.__setattr__(self, name, array)
 
-    # -- building ------------------------------------------------------------------------------------------
+    # -- Construction
 
     @classmethod
     def from_frame(
@@ -143,7 +143,7 @@ class IntensityTable:
         Raises
         ------
         InputError
-            If the index is not of aware times, has one twice, or a value is infinite or not a number.
+            If the index has naive or duplicate times, or a value is infinite or not a number.
         """
         import pandas as pd
 
@@ -152,13 +152,13 @@ class IntensityTable:
         if df.empty:
             raise InputError("time", "the frame is empty", "give at least one row and one location")
         if df.index.has_duplicates or df.index.hasnans:
-            raise InputError("time", "a time is missing or stands twice", "give each time one row")
+            raise InputError("time", "a time is missing or appears twice", "give each time one row")
         df = df.sort_index()
         try:
             values = df.to_numpy(dtype=np.float64, na_value=np.nan)
         except (ValueError, TypeError):
             raise InputError("g_per_kwh", "a value is not a number", "give numbers, NaN for a gap") from None
-        times = pd.DatetimeIndex(df.index).as_unit("us").asi8
+        times = pd.DatetimeIndex(df.index).as_unit("us").asi8  # pandas may count in other units than µs
         locations = tuple(str(name) for name in df.columns)
         return cls(_close(times), locations, values, Provenance(source, signal, synthetic))
 
@@ -169,7 +169,7 @@ class IntensityTable:
         provenance: Provenance = Provenance(),
         ends: Mapping[str, int] | None = None,
     ) -> IntensityTable:
-        """Build a table from points on a time grid of each location's own.
+        """Build a table from points of which each location has its own times.
 
         Parameters
         ----------
@@ -179,7 +179,7 @@ class IntensityTable:
         provenance : Provenance
             As in the class.
         ends : mapping of str to int, optional
-            Where a location's last value ends [µs]; by default after its median step.
+            End of a location's last value [µs since 1970 UTC]; by default after its median step.
         """
         if not points:
             raise InputError("location", "no location has a value", "give at least one")
@@ -197,7 +197,7 @@ class IntensityTable:
             table[inside, column] = values_g[step[inside]]
         return cls(edges, tuple(series), table, provenance)
 
-    # -- reading -------------------------------------------------------------------------------------------
+    # -- Attributes
 
     @property
     def source(self) -> str:
@@ -229,13 +229,15 @@ class IntensityTable:
         """Median length of a step."""
         return timedelta(microseconds=int(np.median(np.diff(self.edges_us))))
 
+    # -- Integration
+
     def columns(self, locations: Sequence[str]) -> Ints:
         """Return the column of each location, -1 where there is none."""
         index = {name: column for column, name in enumerate(self.locations)}
         return np.array([index.get(name, -1) for name in locations], dtype=np.int64)
 
     def integrate(self, starts_us: ArrayLike, ends_us: ArrayLike, columns: ArrayLike | None = None) -> Floats:
-        """Integrate intensity over windows [g h / kWh]: times kilowatts it is grams.
+        """Integrate intensity over windows [g h / kWh]; the product with a power [kW] is a mass [g].
 
         Parameters
         ----------
@@ -260,20 +262,22 @@ class IntensityTable:
         last_step = np.searchsorted(self.edges_us, ends, side="left") - 1
         inside = (first_step >= 0) & (last_step <= last) & (starts <= ends) & (column >= 0)
         first_step, last_step = np.clip(first_step, 0, last), np.clip(last_step, 0, last)
-        total = self._antiderivative(ends, last_step, column) - self._antiderivative(
-            starts, first_step, column
-        )
+        at_end = self._antiderivative(ends, last_step, column)
+        total = at_end - self._antiderivative(starts, first_step, column)
+        # The difference is negative for an empty window at an edge, whose integral is 0.
         touched = self._gaps[last_step + 1, column] - self._gaps[first_step, column]
         return np.where(inside & (touched <= 0), total, np.nan)
 
     def _antiderivative(self, at_us: Ints, step: Ints, column: Ints) -> Floats:
-        """Return F at instants that lie in ``step`` (see the module)."""
+        """Return F (see the module) at instants that lie in ``step``."""
         slope = np.nan_to_num(self.values[step, column])
         result: Floats = self._integral[step, column] + slope * ((at_us - self.edges_us[step]) / HOUR_US)
         return result
 
+    # -- Derived tables: none of them changes the provenance
+
     def slice(self, start: datetime, end: datetime) -> IntensityTable | None:
-        """Return the part between two times, cutting the steps they fall into; None where nothing is left."""
+        """Return the part between two times, cutting the steps they fall into; None if nothing is left."""
         low, high = max(to_us(start), int(self.edges_us[0])), min(to_us(end), int(self.edges_us[-1]))
         if low >= high:
             return None
@@ -283,13 +287,11 @@ class IntensityTable:
         return self.relaid(edges, self.locations, self.values[first:last])
 
     def align(self, locations: Sequence[str]) -> IntensityTable:
-        """Return the table with exactly these columns, in this order; a location not known is all gap."""
+        """Return the table with exactly these columns, in this order; an unknown location has gaps only."""
         return self.relaid(self.edges_us, tuple(locations), self.sampled(self.edges_us, locations))
 
     def fill(self, other: IntensityTable) -> IntensityTable:
-        """Return the table with its gaps filled from another, over the time and places of both.
-
-        Labels stay those of this table.
+        """Return the table with its gaps filled from another, over the time and locations of both.
 
         Raises
         ------
@@ -307,18 +309,18 @@ class IntensityTable:
         )
 
     def over(self, older: IntensityTable | None) -> IntensityTable:
-        """Return the table with its gaps filled from an older one, if there is one of the same signal."""
+        """Return the table with its gaps filled from an older one, unless that has another signal."""
         return self if older is None or older.signal != self.signal else self.fill(older)
 
     def sampled(self, edges_us: Ints, locations: Sequence[str] | None = None) -> Floats:
-        """Return the values at the beginning of other steps [gCO2eq/kWh], NaN where there is none.
+        """Return the values at the beginning of other steps [gCO2eq/kWh], NaN outside the table.
 
         Parameters
         ----------
         edges_us : ndarray of int64, shape (S + 1,)
-            The steps; to lose nothing they must not be coarser than the table's.
+            Edges of the steps. Steps coarser than the table's lose values, because none is averaged.
         locations : sequence of str, optional
-            The columns; by default the table's own.
+            Columns of the result; by default the table's own.
 
         Returns
         -------
@@ -332,15 +334,17 @@ class IntensityTable:
         values = self.values[np.clip(step, 0, len(self.values) - 1)][:, columns]
         return np.where(known[:, None] & (columns >= 0), values, np.nan)
 
+    # -- Conversion
+
     def to_frame(self) -> pd.DataFrame:
-        """Return a frame like the one :meth:`from_frame` reads."""
+        """Return a frame in the form that :meth:`from_frame` reads."""
         import pandas as pd
 
         index = pd.DatetimeIndex(pd.to_datetime(self.edges_us[:-1], unit="us", utc=True), name="time")
         return pd.DataFrame(self.values, index=index, columns=list(self.locations))
 
     def to_record(self) -> dict[str, object]:
-        """Return the table as it stands in a ledger: labels, edges, and one list of values a location."""
+        """Return the table as a ledger stores it: provenance, edges, and one list of values a location."""
         return {
             **self.provenance.to_dict(),
             "edges": [from_us(edge) for edge in self.edges_us],
@@ -349,12 +353,12 @@ class IntensityTable:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> IntensityTable:
-        """Return the table of a record that was read back.
+        """Build a table from a record of a ledger.
 
         Raises
         ------
         InputError
-            If it is none.
+            If the record is not that of a table.
         """
         try:
             edges = np.array([to_us(parse_time(edge, "edges")) for edge in record["edges"]], dtype=np.int64)
@@ -368,13 +372,13 @@ class IntensityTable:
     def to_points(self) -> dict[str, list[dict[str, object]]]:
         """Return ``{location: [{"time", "g_per_kwh"}]}``, one point a step; None begins a gap.
 
-        Where a location ends before the table does, its last point is a gap that begins there.
+        A location that ends before the table does has a gap as its last point.
         """
         points: dict[str, list[dict[str, object]]] = {}
         for column, location in enumerate(self.locations):
             values = self.values[:, column]
             known = ~np.isnan(values)
-            keep = known | np.concatenate([[False], known[:-1]])
+            keep = known | np.concatenate([[False], known[:-1]])  # of a gap only the first step
             points[location] = [
                 {"time": from_us(self.edges_us[k]), "g_per_kwh": float(values[k]) if known[k] else None}
                 for k in np.flatnonzero(keep)
@@ -382,38 +386,16 @@ class IntensityTable:
         return points
 
     def relaid(self, edges_us: Ints, locations: tuple[str, ...], values: Floats) -> IntensityTable:
-        """Return a table with other steps, places and values under the same labels."""
+        """Return a table with other steps, locations and values of the same provenance."""
         return IntensityTable(edges_us, locations, values, self.provenance)
 
 
-def _close(times_us: Ints, end_us: int | None = None) -> Ints:
-    """Append the end of the last step to sorted times: given, or after the median step."""
-    if end_us is None:
-        step = int(np.median(np.diff(times_us))) if len(times_us) > 1 else _SOLE_POINT_US
-        end_us = int(times_us[-1]) + step
-    return np.append(times_us, np.int64(end_us))
-
-
-def without_preference(
-    known: IntensityTable | None, locations: Sequence[str], start: datetime, end: datetime
-) -> IntensityTable:
-    """Return one constant intensity for places of which nothing is known: it favours no place and no time.
-
-    It is the mean of the known places, so that a place nobody forecasts is neither sought nor shunned; 1
-    where nothing at all is known.
-    """
-    finite = np.zeros(0) if known is None else known.values[np.isfinite(known.values)]
-    values = np.full((1, len(locations)), finite.mean() if finite.size else 1.0)
-    provenance = known.provenance if known else Provenance("none")
-    edges = np.array([to_us(start), to_us(end)], dtype=np.int64)
-    return IntensityTable(edges, tuple(locations), values, provenance)
-
-
 def sanitize(table: IntensityTable) -> IntensityTable:
-    """Return a table with a gap wherever a value cannot be: no hold is based on such a number.
+    """Return a table with gaps in place of implausible values, and without very short steps.
 
-    Steps shorter than a minute are taken together: no grid is metered so finely, and the possible openings of
-    rounds follow from the steps. Begin and end stay: what was asked for may begin within a step.
+    No run waits for a value that no grid can have. Steps shorter than a minute are merged: no grid is metered
+    so finely, and the candidate openings of rounds follow from the steps. Begin and end of the table stay,
+    because a request may begin within a step.
     """
     edges_us = table.edges_us
     if np.diff(edges_us).min() < _SHORTEST_STEP_US:
@@ -424,3 +406,26 @@ def sanitize(table: IntensityTable) -> IntensityTable:
     values = table.sampled(edges_us)
     values = np.where((values >= 0) & (values <= MAX_G_PER_KWH), values, np.nan)
     return table.relaid(edges_us, table.locations, values)
+
+
+def neutral_table(
+    known: IntensityTable | None, locations: Sequence[str], start: datetime, end: datetime
+) -> IntensityTable:
+    """Return a constant intensity for locations without data, which favours no location and no time.
+
+    It is the mean of the known values, so that such a location is neither preferred nor avoided, and 1 if
+    nothing is known at all.
+    """
+    finite = np.zeros(0) if known is None else known.values[np.isfinite(known.values)]
+    values = np.full((1, len(locations)), finite.mean() if finite.size else 1.0)
+    provenance = known.provenance if known else Provenance("none")
+    edges = np.array([to_us(start), to_us(end)], dtype=np.int64)
+    return IntensityTable(edges, tuple(locations), values, provenance)
+
+
+def _close(times_us: Ints, end_us: int | None = None) -> Ints:
+    """Append the end of the last step to sorted times; by default that of a median step."""
+    if end_us is None:
+        step = int(np.median(np.diff(times_us))) if len(times_us) > 1 else _SOLE_STEP_US
+        end_us = int(times_us[-1]) + step
+    return np.append(times_us, np.int64(end_us))

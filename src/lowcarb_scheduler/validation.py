@@ -1,6 +1,6 @@
-"""What is believed of a claim: nothing a node says is trusted.
+"""Validation of the values that nodes report, none of which is trusted.
 
-Each function returns the claim as a value that can be, or None.
+Each function returns a valid value, or None for an invalid one: a node with a wrong report stays in the run.
 """
 
 from __future__ import annotations
@@ -14,21 +14,25 @@ MOST_POWER_WATTS: Final = 1e6
 _LEAST_DURATION: Final = timedelta(seconds=1)
 _MOST_DURATION: Final = timedelta(days=7)
 _LONGEST_NAME: Final = 100
+_MARKUP: Final = frozenset("<>[]")  # of HTML and of the terminal
+_FORMULA: Final = frozenset("=+@")  # a spreadsheet would run a name that begins like that
 _COORDINATES: Final = re.compile(r"\s*(-?\d{1,3}(?:\.\d{1,20})?)\s*,\s*(-?\d{1,3}(?:\.\d{1,20})?)\s*")
 
 
 def finite_number(claim: object) -> float | None:
-    """Return a claim as a number; None if it is none, or not finite."""
+    """Return a finite number as a float."""
+    # bool is a subclass of int: True would pass as 1.
     if isinstance(claim, bool) or not isinstance(claim, int | float) or not math.isfinite(claim):
         return None
     return float(claim)
 
 
 def name_of(claim: object) -> str | None:
-    """Return a name that is short, printable and free of markup."""
+    """Return a name that is short, printable, and safe in reports and spreadsheets."""
     if not isinstance(claim, str) or not 0 < len(claim) <= _LONGEST_NAME:
         return None
-    return claim if claim.isprintable() and not set(claim) & set("<>[]") and claim[0] not in "=+@" else None
+    safe = claim.isprintable() and not _MARKUP & set(claim) and claim[0] not in _FORMULA
+    return claim if safe else None
 
 
 def power_of(claim: object) -> float | None:
@@ -38,7 +42,7 @@ def power_of(claim: object) -> float | None:
 
 
 def duration_of(claim: object) -> timedelta | None:
-    """Return a duration from a second to a week, from a number of minutes."""
+    """Return a duration from a second to a week, given in minutes."""
     minutes = finite_number(claim)
     if minutes is None or abs(minutes) > _MOST_DURATION.total_seconds() / 60:
         return None
@@ -47,6 +51,6 @@ def duration_of(claim: object) -> timedelta | None:
 
 
 def coordinates_of(name: str) -> tuple[float, float] | None:
-    """Return latitude and longitude [degrees] from what is written as ``52.52,13.40``; None for a name."""
+    """Return latitude and longitude [degrees] of a location written as ``52.52,13.40``."""
     match = _COORDINATES.fullmatch(name)
     return (float(match[1]), float(match[2])) if match else None

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from lowcarb_scheduler.forecasts.base import Fault, Forecast, ForecastSource
-from lowcarb_scheduler.intensity import IntensityTable, Provenance, sanitize, without_preference
+from lowcarb_scheduler.intensity import IntensityTable, Provenance, neutral_table, sanitize
 from lowcarb_scheduler.scheduling.intensity_feed import IntensityFeed
 from lowcarb_scheduler.scheduling.messages import RunLog
 
@@ -155,9 +155,9 @@ def test_once_closed_nothing_is_asked(feed, source, midnight):
 
 def test_a_place_without_preference_has_the_mean_of_the_others(midnight):
     known = table(midnight, DE=[100.0, 200.0], FR=[np.nan, 300.0])
-    flat = without_preference(known, ["X", "Y"], midnight, midnight + HOUR)
+    flat = neutral_table(known, ["X", "Y"], midnight, midnight + HOUR)
     np.testing.assert_array_equal(flat.values, [[200.0, 200.0]])
-    assert without_preference(None, ["X"], midnight, midnight + HOUR).values.tolist() == [[1.0]]
+    assert neutral_table(None, ["X"], midnight, midnight + HOUR).values.tolist() == [[1.0]]
 
 
 # -- each place for itself ---------------------------------------------------------------------------------

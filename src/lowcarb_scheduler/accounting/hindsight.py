@@ -22,7 +22,7 @@ from lowcarb_scheduler.accounting.turns import UNKNOWN_PLACE, expected_g, realis
 from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, parse_time, to_us
 from lowcarb_scheduler.errors import LowcarbError
 from lowcarb_scheduler.forecasts.bias_correction import correct_forecast
-from lowcarb_scheduler.intensity import without_preference
+from lowcarb_scheduler.intensity import neutral_table
 from lowcarb_scheduler.planning.fairness import most_of_one_location
 from lowcarb_scheduler.planning.fleet import Fleet
 from lowcarb_scheduler.planning.job import JobRules, looked_ahead
@@ -435,4 +435,4 @@ def _expected(job: Job, begun: InitialPlan, forecast: IntensityTable) -> Intensi
     if not len(blank):
         return expected
     unknown = [expected.locations[column] for column in blank]
-    return expected.fill(without_preference(expected, unknown, job.now, until))
+    return expected.fill(neutral_table(expected, unknown, job.now, until))

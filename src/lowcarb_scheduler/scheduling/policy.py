@@ -16,7 +16,7 @@ from lowcarb_scheduler.accounting.turns import UNKNOWN_PLACE
 from lowcarb_scheduler.clock import to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError, PlanInfeasibleError, one_line
 from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, expect
-from lowcarb_scheduler.intensity import without_preference
+from lowcarb_scheduler.intensity import neutral_table
 from lowcarb_scheduler.planning.fairness import crowded, fill_evenly, location_cap
 from lowcarb_scheduler.planning.fleet import Fleet
 from lowcarb_scheduler.planning.job import JobRules, looked_ahead
@@ -265,7 +265,7 @@ def _replan(
         what = f"intensity of {', '.join(missing)}"
         log.warn(what, "nothing is known", f"it is planned at the others' mean{fix}")
         like = forecast if forecast.locations else known.actual
-        neutral = without_preference(like, missing, job.now, job.finish_by)
+        neutral = neutral_table(like, missing, job.now, job.finish_by)
         return replan(
             job, forecast.fill(neutral), known.actual, known.past_forecasts, previous,
             last_good=known.last_good, default=missing,
@@ -279,7 +279,7 @@ def at_once(job: Job, log: RunLog) -> Decision:
         job, patience=0.0, target_finish=None, stagger=False, grid_from=job.now,
         start_step=job.round_duration,
     )  # fmt: skip
-    flat = without_preference(None, job.fleet.locations, job.now, hurried.finish_by)
+    flat = neutral_table(None, job.fleet.locations, job.now, hurried.finish_by)
     try:
         return Decision(replan(hurried, flat), on_forecast=False)
     except PlanInfeasibleError as error:
