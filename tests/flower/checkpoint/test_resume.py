@@ -539,7 +539,18 @@ def test_a_ledger_without_a_checkpoint_is_refused_as_ever(midnight, unfinished):
         start(make_aware(midnight), make_grid())
 
 
-@pytest.mark.parametrize(("keep", "says"), [(None, "ledger: is not there"), (4, "has 4 whole lines, its")])
+def test_a_checkpoint_of_an_earlier_format_is_refused_and_nothing_is_written(midnight, unfinished):
+    path = Checkpoint(RUN).path
+    state = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(
+        json.dumps({"v": 1, "sha256": state["sha256"], "state": state["state"]}), encoding="utf-8"
+    )
+    with pytest.raises(InputError, match="has format 1, written by an earlier lowcarb-scheduler; "):
+        start(make_aware(midnight), make_grid())
+    assert (RUN / "ledger.jsonl").read_bytes() == unfinished[RUN / "ledger.jsonl"]
+
+
+@pytest.mark.parametrize(("keep", "says"), [(None, "ledger: is missing"), (4, "has 4 complete lines, its")])
 def test_a_ledger_that_ends_before_its_checkpoint_is_refused(midnight, unfinished, keep, says):
     path = RUN / "ledger.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -570,7 +581,7 @@ def test_two_runs_in_one_folder_are_refused(midnight, unfinished):
 def test_torn_arrays_are_refused_and_the_ledger_is_not_written_to(midnight, unfinished):
     arrays = next((RUN / "checkpoint").glob("model-*.npz"))
     arrays.write_bytes(arrays.read_bytes()[:-40])
-    with pytest.raises(InputError, match="is torn; restore it from a copy, or start anew"):
+    with pytest.raises(InputError, match="is damaged; restore it from a copy, or start anew"):
         start(make_aware(midnight), make_grid())
     assert (RUN / "ledger.jsonl").read_bytes() == unfinished[RUN / "ledger.jsonl"]
 
@@ -587,8 +598,8 @@ class WithModel(FedAvg):
 
 def test_state_that_cannot_be_kept_is_said_at_once_and_refused_afterwards(midnight, monkeypatch):
     crashed(monkeypatch, make_aware(midnight, WithModel()), make_grid(on_train=crash_in(3)))
-    assert events_of("degraded")[0]["why"] == "model (Model) of the strategy cannot be kept"
-    with pytest.raises(InputError, match=r"model \(Model\) of the strategy could not be kept") as caught:
+    assert events_of("degraded")[0]["why"] == "model (Model) of the strategy cannot be saved"
+    with pytest.raises(InputError, match=r"model \(Model\) of the strategy could not be saved") as caught:
         start(make_aware(midnight, WithModel()), make_grid())
     assert "load_state_dict" in str(caught.value)
 
@@ -675,7 +686,7 @@ def test_privacy_that_was_spent_stays_spent(midnight, monkeypatch):
 
 def test_privacy_whose_account_cannot_be_kept_is_not_spent_twice(midnight, monkeypatch):
     crashed(monkeypatch, make_aware(midnight, accounted(Accountant())), make_equal_grid(crash_in(3)))
-    with pytest.raises(InputError, match=r"accountant \(Accountant\) of the strategy could not be kept"):
+    with pytest.raises(InputError, match=r"accountant \(Accountant\) of the strategy could not be saved"):
         start(make_aware(midnight, accounted(Accountant())), make_equal_grid())
 
 

@@ -265,7 +265,11 @@ def test_one_that_cannot_say_its_state_is_named():
 
 def write(number):
     checkpoint = Checkpoint(RUN)
-    kept = {"model": checkpoint.keep("model", {"w/0": np.full(5, float(number)), "w/1": np.arange(number)})}
+    kept = {
+        "model": checkpoint.write_arrays(
+            "model", {"w/0": np.full(5, float(number)), "w/1": np.arange(number)}
+        )
+    }
     checkpoint.commit({"number": number, "arrays": kept})
     return checkpoint
 
@@ -273,7 +277,7 @@ def write(number):
 def read(run_dir=RUN):
     checkpoint = Checkpoint(run_dir)
     state = checkpoint.read()
-    return state["number"], checkpoint.arrays(state["arrays"]["model"])
+    return state["number"], checkpoint.read_arrays(state["arrays"]["model"])
 
 
 def test_killed_at_any_step_of_a_write_there_is_one_state_and_its_arrays(monkeypatch):
@@ -355,12 +359,12 @@ def test_arrays_that_are_not_there_or_another_runs_are_refused():
     path = arrays_file()
     name = path.name
     other = Checkpoint(Path("other"))
-    other.keep("model", {"w/0": np.zeros(5)})
+    other.write_arrays("model", {"w/0": np.zeros(5)})
     path.write_bytes(next(Path("other/checkpoint").iterdir()).read_bytes())
-    with pytest.raises(InputError, match="does not hold what was written"):
+    with pytest.raises(InputError, match="does not match its digest"):
         read()
     path.unlink()
-    with pytest.raises(InputError, match=f"{name}: checkpoint: is not there"):
+    with pytest.raises(InputError, match=f"{name}: checkpoint: is missing"):
         read()
 
 
@@ -373,19 +377,34 @@ def test_a_pickle_in_the_place_of_arrays_is_not_opened():
 
     with arrays_file().open("wb") as out:
         np.savez(out, x=np.array([Evil()], dtype=object))
-    with pytest.raises(InputError, match="is torn"):
+    with pytest.raises(InputError, match="is damaged"):
         read()
     assert not Path("pwned").exists()
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [("", "is torn"), ("[]", "is not a checkpoint"), ('{"v": 1}', "is not a checkpoint"),
-     ('{"v": 9, "state": {}}', "has version 9, not 1"),
-     ('{"v": 1, "sha256": "", "state": {}}', "does not hold"), ("\xff", "is torn")],
+    [("", "is damaged"), ("[]", "is not a checkpoint"), ('{"v": 1}', "is not a checkpoint"),
+     ('{"v": 2, "sha256": "", "state": {}}', "does not match"), ("\xff", "is damaged")],
 )  # fmt: skip
 def test_what_is_no_state_is_refused(text, problem):
     write(1)
     Checkpoint(RUN).path.write_text(text, encoding="latin-1")
     with pytest.raises(InputError, match=problem):
         read()
+
+
+@pytest.mark.parametrize(
+    ("header", "writer"),
+    [({"v": 1}, "an earlier lowcarb-scheduler"), ({"v": 9, "version": "4.0.0"}, "lowcarb-scheduler 4.0.0")],
+)
+def test_another_format_ends_in_one_line_with_its_writer_and_the_fix(header, writer):
+    write(1)
+    path = Checkpoint(RUN).path
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "version": None, **header}), "utf-8")
+    with pytest.raises(InputError) as caught:
+        read()
+    message = str(caught.value)
+    assert message.startswith(f"{path}: checkpoint: has format {header['v']}, written by {writer}; ")
+    assert "reads format 2; resume with the version that wrote it, or start anew with another" in message
+    assert "\n" not in message

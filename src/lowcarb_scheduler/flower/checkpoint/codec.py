@@ -1,7 +1,7 @@
-"""Values as JSON and arrays, and back, exactly: what a checkpoint is made of. Nothing is ever pickled.
+"""Lossless encoding of values, and of the state of a strategy, as JSON and arrays, without pickle.
 
-JSON holds what it can hold; anything else is an object with one key that names its kind. Arrays go into a
-dict beside it, each once however often it stands in the value.
+A value that JSON cannot hold becomes an object with one key that names its type. Arrays go into a dict beside
+the JSON, each of them once, however often the value refers to it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import random
 import re
 import types
 from collections import OrderedDict
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 from enum import Enum
 from pathlib import PurePath
@@ -28,7 +29,7 @@ from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.flower.grid import layers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -40,14 +41,14 @@ _MAPPINGS: Final = {"dict": dict, "ordered": OrderedDict}
 
 
 class CannotEncodeError(TypeError):
-    """A value has a part that is neither JSON nor an array.
+    """Error for a value with a part of a type that the encoding does not know.
 
     Parameters
     ----------
     path : str
-        Where it stands.
+        Path of the part.
     kind : str
-        The name of its type.
+        Name of its type.
     """
 
     def __init__(self, path: str, kind: str) -> None:
@@ -56,27 +57,27 @@ class CannotEncodeError(TypeError):
 
 
 class Encoder:
-    """Encodes values that share their arrays.
+    """Encoder of values that share their arrays.
 
     Parameters
     ----------
-    stands_for_itself : callable, optional
-        Says of an object that has no form whether its identity will do, as for comparing within a process.
+    by_identity : tuple of type, optional
+        Types whose objects are encoded by their identity, which is good for comparisons within a process.
 
     Attributes
     ----------
     arrays : dict of str to ndarray
-        The arrays of what was encoded so far, named by where they first stood.
+        Arrays of the values encoded so far, each named by the path where it was first met.
     identified : list of object
-        What stands for itself: its identity is its own only for as long as it lives.
+        Objects encoded by identity. Whoever compares identities keeps this list: Python gives the id of a
+        dead object to a new one.
     """
 
-    def __init__(self, stands_for_itself: Callable[[object], bool] = lambda _: False) -> None:
-        self._stands_for_itself = stands_for_itself
+    def __init__(self, by_identity: tuple[type, ...] = ()) -> None:
+        self._by_identity = by_identity
         self.arrays: dict[str, NDArray[Any]] = {}
         self.identified: list[object] = []
-        self._names: dict[int, str] = {}
-        self._owners: list[object] = []  # alive, so that no other object gets their id
+        self._names: dict[int, tuple[str, object]] = {}  # by id; the object is kept alive for the same reason
 
     def encode(self, value: Any, path: str) -> Any:
         """Return the JSON form of a value.
@@ -85,22 +86,23 @@ class Encoder:
         ----------
         value : object
             None, a bool, a number, text, bytes, a time, an array, a generator of random numbers, one of
-            Flower's records, or a list, tuple, set or dict of such.
+            Flower's records, or a list, tuple, set or dict of these.
         path : str
-            Where it stands; names its arrays.
+            Name of the value, from which its arrays are named.
 
         Raises
         ------
         CannotEncodeError
-            If a part of it is something else.
+            If a part of the value is of another type.
         """
         return self._encode(value, path, 0)
 
     def _encode(self, value: Any, path: str, depth: int) -> Any:
+        # Exact types, no isinstance(): a subclass may carry state of its own, which would be lost.
         if value is None or type(value) in (bool, int, str):
             return value
         if type(value) is float:
-            return value if math.isfinite(value) else {"float": repr(value)}
+            return value if math.isfinite(value) else {"float": repr(value)}  # JSON has no NaN
         if type(value) is datetime:
             return {"time": value.isoformat()}
         if type(value) is timedelta:
@@ -111,6 +113,7 @@ class Encoder:
             return [self._encode(item, f"{path}/{k}", depth + 1) for k, item in enumerate(value)]
         for tag, sequence in _SEQUENCES.items():
             if type(value) is sequence:
+                # The order of a set differs between processes; equal states are to have equal digests.
                 items = value if sequence is tuple else sorted(value, key=repr)
                 return {tag: [self._encode(item, f"{path}/{k}", depth + 1) for k, item in enumerate(items)]}
         for tag, mapping in _MAPPINGS.items():
@@ -119,7 +122,7 @@ class Encoder:
         return self._leaf(value, path, depth)
 
     def _leaf(self, value: Any, path: str, depth: int) -> Any:
-        """Encode what holds arrays."""
+        """Return the JSON form of a value that holds arrays, or has none but its identity."""
         if isinstance(value, np.generic):
             return {"scalar": self._name(value, np.asarray(value), path)}
         if type(value) is np.ndarray:
@@ -137,13 +140,13 @@ class Encoder:
             return {"generator": self._encode(value.bit_generator.state, path, depth + 1)}
         if type(value) is random.Random:
             return {"random": self._encode(value.getstate(), path, depth + 1)}
-        if self._stands_for_itself(value):
+        if isinstance(value, self._by_identity):
             self.identified.append(value)
             return {"itself": id(value)}
         raise CannotEncodeError(path, type(value).__name__)
 
     def digest(self, tree: Any) -> str:
-        """Return a digest of an encoded value and of all arrays."""
+        """Return the SHA-256 of an encoded value and of all arrays."""
         whole = hashlib.sha256(json.dumps(tree).encode())
         whole.update(digest(self.arrays).encode())
         return whole.hexdigest()
@@ -155,22 +158,21 @@ class Encoder:
         ]
 
     def _name(self, owner: object, array: NDArray[Any], path: str) -> str:
-        """Keep an array, unless its owner was met before; return the name it goes by."""
+        """Add an array, unless the object that owns it was met before, and return its name."""
         if array.dtype.hasobject:
             raise CannotEncodeError(path, "an array of objects")
-        if (known := self._names.get(id(owner))) is not None:
-            return known
+        if id(owner) in self._names:
+            return self._names[id(owner)][0]
         name, number = path, 2
-        while name in self.arrays:
+        while name in self.arrays:  # the keys 1 and "1" of a dict have one path
             name, number = f"{path}~{number}", number + 1
         self.arrays[name] = array
-        self._names[id(owner)] = name
-        self._owners.append(owner)
+        self._names[id(owner)] = name, owner
         return name
 
 
 def digest(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Return a digest of arrays: their names, types, shapes and bytes."""
+    """Return the SHA-256 of arrays: of their names, types, shapes and bytes."""
     whole = hashlib.sha256()
     for name, array in arrays.items():
         whole.update(json.dumps([name, array.dtype.str, array.shape]).encode())
@@ -180,12 +182,12 @@ def digest(arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def decode(tree: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
-    """Return the value of a JSON form and its arrays.
+    """Return the value that :class:`Encoder` has encoded as a JSON form and arrays.
 
     Raises
     ------
     ValueError
-        If it is not what :class:`Encoder` makes.
+        If the JSON form has a tag that this version does not write.
     """
     if isinstance(tree, list):
         return [decode(item, arrays) for item in tree]
@@ -214,6 +216,7 @@ def decode(tree: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
         generator = random.Random()
         generator.setstate(decode(inner, arrays))
         return generator
+    # Only known tags are decoded, never a name of a class: a manipulated checkpoint runs no code.
     if tag not in ("array", "scalar", "bytes", "Array") or inner not in arrays:
         raise ValueError(f"holds a value that this version does not write ({tag})")
     array = arrays[inner]
@@ -237,11 +240,11 @@ def _generator(state: Any) -> np.random.Generator:
     return np.random.Generator(bits)
 
 
-# -- What of a strategy is state: the attributes that have changed since it was started, and nothing else ---
-# What has not changed is configuration, and that of a run that goes on is what its app is written with now.
+# -- State of a strategy -------------------------------------------------------------------------------------
 
-_OURS: Final = "_lowcarb_"
-_BEHIND: Final = "strategy"  # the attribute with which a strategy wraps another one
+_OWN_PREFIX: Final = "_lowcarb_"  # of the mixin, whose attributes share the strategy's __dict__
+_WRAPPED: Final = "strategy"  # attribute by which Flower's wrappers, as for privacy, hold the strategy inside
+# Objects of these types hold no state that training changes, so the same object is the same configuration.
 _STATELESS: Final = (
     types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type,
     functools.partial, logging.Logger, PurePath, Enum, date, timedelta, re.Pattern,
@@ -249,22 +252,25 @@ _STATELESS: Final = (
 
 
 class StrategyState:
-    """The state of a strategy and of those it wraps. Made before the strategy is started.
+    """State of a strategy and of those it wraps: the attributes that changed since this object was made.
+
+    Attributes that did not change are configuration. A resumed run takes these from its app as it is written
+    now, so that a corrected path or learning rate counts.
 
     Parameters
     ----------
     strategy : Strategy
-        Any.
+        Strategy before its start.
     """
 
     def __init__(self, strategy: object) -> None:
         self._strategy = strategy
-        self._at_first: dict[str, tuple[str | None, list[object]]] = {}
+        self._initial: dict[str, tuple[str | None, list[object]]] = {}
         for path, _, _, value in self._attributes():
-            self._at_first[path] = _fingerprint(value)
+            self._initial[path] = _fingerprint(value)
 
     def missing(self) -> list[str]:
-        """Return what cannot be kept: attributes, each with its type, that may hold state of their own."""
+        """Return the attributes, each with its type, that may hold state and cannot be encoded."""
         problems = []
         for path, _, _, value in self._attributes():
             try:
@@ -275,14 +281,12 @@ class StrategyState:
         return problems
 
     def encode(self, encoder: Encoder) -> dict[str, Any]:
-        """Return the JSON form of each attribute that is state; what cannot be kept is left out."""
+        """Return the JSON form of each attribute that is state and can be encoded."""
         trees = {}
         for path, _, _, value in self._attributes():
             if self._is_state(path, value):
-                try:
-                    trees[path] = _encode(value, f"{_BEHIND}/{path}", encoder)
-                except CannotEncodeError:
-                    continue
+                with suppress(CannotEncodeError):  # reported by missing()
+                    trees[path] = _encode(value, f"{_WRAPPED}/{path}", encoder)
         return trees
 
     def restore(self, trees: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -291,7 +295,7 @@ class StrategyState:
         Raises
         ------
         InputError
-            If an object does not take its state back.
+            If ``load_state_dict`` of an attribute fails.
         ValueError
             If the strategy has no such attribute.
         """
@@ -309,12 +313,12 @@ class StrategyState:
                 setattr(chain[len(outer)], name, decode(tree, arrays))
 
     def _is_state(self, path: str, value: object) -> bool:
-        """Return whether an attribute has changed; it is not looked at again once it has."""
+        """Return whether an attribute has changed; once it has, its fingerprint is not computed again."""
         if _has_state_dict(value):
             return True
-        fingerprint, _ = self._at_first.get(path, (None, ()))
+        fingerprint, _ = self._initial.get(path, (None, ()))
         if fingerprint is None or _fingerprint(value)[0] != fingerprint:
-            self._at_first.pop(path, None)
+            self._initial.pop(path, None)
             return True
         return False
 
@@ -322,12 +326,12 @@ class StrategyState:
         """Yield path, owner, name and value of each attribute."""
         for depth, layer in enumerate(layers(self._strategy)):
             for name, value in list(getattr(layer, "__dict__", {}).items()):
-                if not name.startswith(_OURS) and not (name == _BEHIND and hasattr(value, "__dict__")):
-                    yield ".".join([*[_BEHIND] * depth, name]), layer, name, value
+                if not name.startswith(_OWN_PREFIX) and not (name == _WRAPPED and hasattr(value, "__dict__")):
+                    yield ".".join([*[_WRAPPED] * depth, name]), layer, name, value
 
 
 def _has_state_dict(value: object) -> bool:
-    """Return whether an object keeps its state itself, as an accountant of privacy does."""
+    """Return whether an object saves and loads its own state, as privacy accountants and optimizers do."""
     both = hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
     return both and not isinstance(value, type)
 
@@ -347,14 +351,14 @@ def _load(owner: Any, path: str, state: Any) -> None:
     try:
         owner.load_state_dict(state)
     except Exception as error:
-        problem = f"holds a state that {path} does not take ({one_line(str(error))})"
-        fix = "start it as it was started, or give another run-dir"
+        problem = f"holds a state that {path} cannot load ({one_line(str(error))})"
+        fix = "start the run with the same app and settings, or give another run-dir"
         raise InputError("checkpoint", problem, fix) from error
 
 
 def _fingerprint(value: object) -> tuple[str | None, list[object]]:
-    """Return a digest of a value, None if it may hold state that cannot be seen; and what keeps it valid."""
-    encoder = Encoder(stands_for_itself=lambda part: isinstance(part, _STATELESS))
+    """Return the SHA-256 of a value and the objects that keep it valid; None if its state cannot be seen."""
+    encoder = Encoder(by_identity=_STATELESS)
     try:
         return encoder.digest(encoder.encode(value, "")), encoder.identified
     except CannotEncodeError:

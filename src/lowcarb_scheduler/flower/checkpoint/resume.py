@@ -1,4 +1,9 @@
-"""Whether a folder holds a run to go on with: what is checked before, and what is refused with one line."""
+"""Progress of a run on disk, and the checks before a killed run is resumed.
+
+A resumed run calls the strategy's own ``start()`` again with the same arguments. Rounds that are over send no
+messages and return the results they had; the first round that is not over begins with the arrays that it
+began with. So round numbers, the keys of the result and a ``start()`` of the user's own stay right.
+"""
 
 from __future__ import annotations
 
@@ -24,41 +29,53 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.settings import Settings
 
-# -- How far a run is: kept on disk as it goes, and after a restart what was done is recalled, not done again
-# A run that goes on calls the strategy's own ``start()`` as it was called at first. The rounds that are over
-# send no messages and give back what they gave; the first round that is not over begins with the arrays it
-# began with. So the numbers of rounds, the keys of the result and a ``start()`` of the user's own are right.
+_COUNTS_TWICE: Final = "its own start() counts its rounds more than once"
+_OTHER_FOLDER: Final = "give another run-dir, or leave it out"
+_SAME_START: Final = f"start the run with the same app and settings, or {_OTHER_FOLDER}"
+_SAME_VERSION: Final = "resume with the version of lowcarb-scheduler that wrote it"
+# A resumed run may change its sources, locations and powers, but not what its plan and its turns rest on.
+_OF_THE_JOB: Final = ("clients_per_round", "finish_by", "max_location_share", "mix_rounds", "participation",
+                      "patience", "round_duration", "stagger")  # fmt: skip
 
-_COUNTS_ANEW: Final = "its own start() counts its rounds more than once"
+# -- Progress ------------------------------------------------------------------------------------------------
 
 
 class Stage(IntEnum):
-    """What of a round is done."""
+    """Last step of a round that is complete."""
 
     TRAINED = 1
     EVALUATED = 2  # on clients
     OVER = 3
 
 
-Place = tuple[int, Stage]  # a round, and what of it is done
+Place = tuple[int, Stage]  # number of a round, and its last complete step
 _NOWHERE: Final[Place] = (-1, Stage.OVER)
 
 
 class Progress:
-    """How far a run is, and its checkpoint.
+    """Progress of a run: its checkpoint, and the results of rounds that were over before a restart.
 
     Parameters
     ----------
     checkpoint : Checkpoint
-        Where it is kept.
+        Checkpoint on disk.
     clock : Clock
-        Tells when.
+        Source of the time of a checkpoint.
     job : mapping
-        What the run is to do: a checkpoint is of this job and no other.
+        Description of the job; see :func:`job_of`.
     started_at : datetime
-        When the run began.
+        Start of the run.
     state : StrategyState
-        What of the strategy is kept.
+        State of the strategy.
+
+    Attributes
+    ----------
+    place : (int, Stage)
+        Last round with a complete step, and that step.
+    arrays : ArrayRecord or None
+        Newest global arrays: those of the last completed training, or those that the open round began with.
+    trained : sequence of str
+        Names of the nodes in the last training.
     """
 
     def __init__(
@@ -70,186 +87,175 @@ class Progress:
         state: StrategyState,
     ) -> None:
         self._checkpoint, self._clock, self._job = checkpoint, clock, job
-        self._started_at, self._state = started_at, state
+        self.started_at, self._state = started_at, state
         self._ledger: Ledger | None = None
         self._memory: Callable[[], Any] = lambda: None
-        self._note: Callable[[str, str, str], None] = lambda *_: None
-        self._place = self._recalled = _NOWHERE
-        self._looked_at = -1  # the last round that was asked for
-        self._is_live = False
-        self._counts_anew = False
-        self._arrays: ArrayRecord | None = None  # the last: those the strategy goes on with
-        self._metrics: dict[tuple[int, Stage], MetricRecord] = {}  # of rounds that are recalled
-        self._yielded: list[tuple[int, Stage, MetricRecord]] = []  # what is not on disk yet
-        self._model: dict[str, Any] = {}  # arrays and state of the strategy, as they stand on disk
+        self._warn: Callable[[str, str, str], None] = lambda *_: None
+        self.place = self._recalled = _NOWHERE
+        self._last_asked = -1
+        self._is_live = False  # since the first step that is not recalled
+        self._counts_twice = False
+        self.arrays: ArrayRecord | None = None
+        self._metrics: dict[Place, MetricRecord] = {}  # results of rounds before the restart
+        self._unwritten: list[tuple[int, Stage, MetricRecord]] = []  # results that are not in the ledger yet
+        self._model: dict[str, Any] = {}  # arrays and strategy as they are on disk
         self.trained: Sequence[str] = ()
 
-    @property
-    def place(self) -> Place:
-        """The last round of which something is done, and what."""
-        return self._place
-
-    @property
-    def started_at(self) -> datetime:
-        """When the run began."""
-        return self._started_at
-
     def prepare(self) -> None:
-        """Keep when a run began before it writes anything else."""
-        with suppress(OSError):  # the ledger will say so
+        """Write the start of the run before its ledger is created.
+
+        A run that is killed between the two keeps its start, and with it a deadline given as a duration.
+        """
+        with suppress(OSError):  # the ledger in the same folder reports it
             self._commit(lines=0)
 
     def attach(
-        self, ledger: Ledger, memory: Callable[[], Any], note: Callable[[str, str, str], None]
+        self, ledger: Ledger, memory: Callable[[], Any], warn: Callable[[str, str, str], None]
     ) -> None:
-        """Let a run be kept from now on.
+        """Write checkpoints from now on.
 
         Parameters
         ----------
         ledger : Ledger
-            Of the run; takes ``checkpoint`` events, with what a round has yielded.
+            Ledger of the run; gets a ``checkpoint`` event with the metrics of each step.
         memory : callable
-            Returns what the run itself needs to go on.
-        note : callable
-            Takes what went wrong, why, and what is done instead.
+            Returns the state of the run itself.
+        warn : callable
+            Reports a fault, its reason and its consequence.
         """
-        self._ledger, self._memory, self._note = ledger, memory, note
+        self._ledger, self._memory, self._warn = ledger, memory, warn
         if missing := self._missing():
-            self._note(
-                "checkpoint", f"{', '.join(missing)} of the strategy cannot be kept",
-                "this run cannot go on after a crash; give it state_dict() and load_state_dict()",
+            self._warn(
+                "checkpoint", f"{', '.join(missing)} of the strategy cannot be saved",
+                "this run cannot be resumed after a crash; give it state_dict() and load_state_dict()",
             )  # fmt: skip
 
-    # -- what was done before a restart --------------------------------------------------------------------
+    # -- Steps before a restart --------------------------------------------------------------------------
 
     def recall(self, state: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> None:
-        """Go back to a checkpoint, with the strategy and what the rounds that are over have yielded.
+        """Restore the strategy, and the results of the rounds that are over, from a checkpoint.
 
         Raises
         ------
         InputError, KeyError, TypeError, ValueError
-            If it is not one of this version, or its arrays are torn.
+            If the state is not one of this version, or its arrays are damaged.
         """
-        arrays = self._checkpoint.arrays(state["arrays"]["model"]) if "model" in state["arrays"] else {}
-        self._place = self._recalled = (state["round"], Stage[state["stage"]])
+        entry = state["arrays"].get("model")
+        arrays = self._checkpoint.read_arrays(entry) if entry else {}
+        self.place = self._recalled = (state["round"], Stage[state["stage"]])
         self.trained = tuple(state["trained"])
         if state["model"]:
-            self._arrays = decode(state["model"]["arrays"], arrays)
+            self.arrays = decode(state["model"]["arrays"], arrays)
             self._state.restore(state["model"]["strategy"], arrays)
-            self._model = {"file": state["arrays"]["model"], **state["model"]}
+            self._model = {"file": entry, **state["model"]}
         for event in events:
             if event["event"] == "checkpoint":
                 for each in event["yielded"]:
                     self._metrics[each["round"], Stage[each["stage"]]] = decode(each["metrics"], {})
 
     def is_done(self, number: int, stage: Stage) -> bool:
-        """Return whether something was done before a restart, and is only recalled."""
+        """Return whether a step was complete before a restart, so that its result is only recalled."""
         return not self._is_live and (number, stage) <= self._recalled
 
     def metrics(self, number: int, stage: Stage) -> MetricRecord | None:
-        """Return what something that was done has yielded."""
+        """Return the metrics of a step before a restart, once."""
         return self._metrics.pop((number, stage), None)
 
-    @property
-    def arrays(self) -> ArrayRecord | None:
-        """The arrays of the last round that was done before a restart."""
-        return self._arrays
-
-    # -- a round, in the order it happens ------------------------------------------------------------------
+    # -- Steps of a round, in their order ----------------------------------------------------------------
 
     def ask(self, number: int) -> bool:
-        """Return whether the training of a round is only recalled; asked once, when it would begin."""
-        is_new, self._looked_at = number > self._looked_at, number
+        """Return whether the training of a round is only recalled; called once, when it would begin."""
+        is_new, self._last_asked = number > self._last_asked, number
         if is_new and self.is_done(number, Stage.TRAINED):
             return True
         if not is_new:
-            self._counts_anew = True
+            # Round numbers identify steps after a restart; a start() that repeats them cannot be resumed.
+            self._counts_twice = True
         return False
 
     def begin(self, number: int, arrays: ArrayRecord) -> ArrayRecord:
-        """Keep what a round begins with, and return it: after a restart what it began with then."""
-        if self._arrays is not None and not self._is_live and self._recalled == (number - 1, Stage.OVER):
-            arrays = self._arrays
-        self._is_live, self._arrays = True, arrays
+        """Save and return the arrays that a round begins with; after a restart, those it began with before."""
+        if self.arrays is not None and not self._is_live and self._recalled == (number - 1, Stage.OVER):
+            arrays = self.arrays
+        self._is_live, self.arrays = True, arrays
         self._reach(number - 1, Stage.OVER)
         return arrays
 
     def planned(self) -> None:
-        """Keep a new plan."""
+        """Save a new plan."""
         self._write(with_model=False, with_event=False)
 
     def train_ended(
         self, number: int, arrays: ArrayRecord | None, metrics: MetricRecord | None, trained: Sequence[str]
     ) -> None:
-        """Keep what a training has yielded, and who took part."""
-        self._arrays, self.trained = arrays or self._arrays, trained
+        """Save the results of a training and the names of the nodes that took part."""
+        self.arrays, self.trained = arrays or self.arrays, trained
         self._yield(number, Stage.TRAINED, metrics)
         self._reach(number, Stage.TRAINED)
 
     def evaluated(self, number: int, metrics: MetricRecord | None) -> None:
-        """Keep what an evaluation on clients has yielded."""
+        """Save the metrics of an evaluation on clients."""
         self._is_live = True
         self._yield(number, Stage.EVALUATED, metrics)
         self._reach(number, Stage.EVALUATED)
 
     def evaluated_here(self, number: int, metrics: object) -> None:
-        """Remember what an evaluation on the server has yielded; it is kept when the next round begins."""
+        """Add the metrics of an evaluation on the server; they are saved when the next round begins."""
         self._yield(number, Stage.OVER, metrics)
 
-    # -- keeping it ----------------------------------------------------------------------------------------
+    # -- Writing -----------------------------------------------------------------------------------------
 
     def _yield(self, number: int, stage: Stage, metrics: object) -> None:
         if isinstance(metrics, MetricRecord):
-            self._yielded.append((number, stage, metrics))
+            self._unwritten.append((number, stage, metrics))
 
     def _reach(self, number: int, stage: Stage) -> None:
-        self._place = (number, stage)
+        self.place = (number, stage)
         self._write(with_model=stage is not Stage.EVALUATED, with_event=True)
 
     def _missing(self) -> list[str]:
-        return [*self._state.missing(), *([_COUNTS_ANEW] if self._counts_anew else [])]
+        return [*self._state.missing(), *([_COUNTS_TWICE] if self._counts_twice else [])]
 
     def _write(self, *, with_model: bool, with_event: bool) -> None:
-        """Write a checkpoint; a disk that takes it not stops no training."""
+        """Write a checkpoint; a failure is reported and stops no training."""
         if self._ledger is None or self._ledger.is_broken:
             return
         try:
             if with_model:
-                self._keep_model()
+                self._write_model()
             if with_event:
                 self._write_event(self._ledger)
             self._commit(self._ledger.lines)
-        except Exception as error:  # noqa: BLE001  whatever it is, the training counts more
+        except Exception as error:  # noqa: BLE001  whatever fails here, training goes on
             why = one_line(f"{type(error).__name__}: {error}")
-            self._note("checkpoint", why, "after a crash the run goes on from the last one that was written")
+            self._warn("checkpoint", why, "after a crash the run resumes from the last checkpoint on disk")
 
-    def _keep_model(self) -> None:
-        """Write arrays and state of the strategy, if they are not on disk as they are."""
+    def _write_model(self) -> None:
         encoder = Encoder()
-        arrays, state = encoder.encode(self._arrays, "arrays"), self._state.encode(encoder)
-        file = self._checkpoint.keep("model", encoder.arrays)
+        arrays, state = encoder.encode(self.arrays, "arrays"), self._state.encode(encoder)
+        file = self._checkpoint.write_arrays("model", encoder.arrays)
         self._model = {"file": file, "arrays": arrays, "strategy": state}
 
     def _write_event(self, ledger: Ledger) -> None:
-        number, stage = self._place
+        number, stage = self.place
         encoder = Encoder()
         yielded = [{"round": n, "stage": of.name, "metrics": encoder.encode(metrics, "metrics")}
-                   for n, of, metrics in self._yielded]  # fmt: skip
+                   for n, of, metrics in self._unwritten]  # fmt: skip
         ledger.append("checkpoint", round=number, stage=stage.name, yielded=yielded)
-        self._yielded = []
+        self._unwritten = []
 
     def _commit(self, lines: int) -> None:
         encoder = Encoder()
         run = encoder.encode(self._memory(), "run")
-        number, stage = self._place
-        files = {"run": self._checkpoint.keep("run", encoder.arrays)}
+        number, stage = self.place
+        files = {"run": self._checkpoint.write_arrays("run", encoder.arrays)}
         model = dict(self._model)
         if model:
             files["model"] = model.pop("file")
         self._checkpoint.commit(
             {
                 "job": self._job,
-                "started_at": self._started_at,
+                "started_at": self.started_at,
                 "at": self._clock.now(),
                 "ledger_lines": lines,
                 "round": number,
@@ -263,15 +269,13 @@ class Progress:
         )
 
 
-_ANOTHER: Final = "give another run-dir, or leave it out"
-_OF_THE_JOB: Final = ("clients_per_round", "finish_by", "max_location_share", "mix_rounds", "participation",
-                      "patience", "round_duration", "stagger")  # fmt: skip
+# -- Resuming ------------------------------------------------------------------------------------------------
 
 
 def job_of(
     strategy: str, rounds: int, settings: Settings, initial_arrays: ArrayRecord | None
 ) -> dict[str, Any]:
-    """Return what tells one job from another, JSON-ready."""
+    """Return the description of a job, JSON-ready; a checkpoint resumes a job of an equal one only."""
     given = settings.model_dump(mode="json", include=set(_OF_THE_JOB))
     shapes = {name: [each.dtype, list(each.shape)] for name, each in (initial_arrays or {}).items()}
     job = {name.replace("_", "-"): given[name] for name in _OF_THE_JOB}
@@ -281,18 +285,18 @@ def job_of(
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """A run to go on with.
+    """Run to resume.
 
     Parameters
     ----------
     run_dir : Path
-        Its folder.
+        Folder of the run.
     checkpoint : Checkpoint
-        What is kept of it.
+        Its checkpoint.
     state : mapping
-        What that says.
+        Content of the checkpoint.
     has_ledger : bool
-        Whether its ledger was begun.
+        Whether the run has begun its ledger.
     """
 
     run_dir: Path
@@ -302,12 +306,12 @@ class Resumption:
 
     @classmethod
     def find(cls, run_dir: Path, checkpoint: Checkpoint, job: Mapping[str, Any]) -> Resumption | None:
-        """Return what to go on with, None where a run can begin.
+        """Return the run to resume, None where a new run can begin.
 
         Raises
         ------
         InputError
-            If the run has completed, or is of another job, or cannot go on.
+            If the run has completed, is of another job, or cannot be resumed.
         """
         ledger = run_dir / FILE_NAME
         if not checkpoint.exists:
@@ -317,98 +321,98 @@ class Resumption:
             event["event"] == "run_finished" and event["status"] == "completed"
             for event in iter_ledger(run_dir)
         ):
-            raise InputError("run-dir", f"{run_dir} holds the ledger of a run that has completed", _ANOTHER)
+            raise InputError(
+                "run-dir", f"{run_dir} holds the ledger of a run that has completed", _OTHER_FOLDER
+            )
         try:
             cls._check(state, job, str(checkpoint.path))
             return cls(run_dir, checkpoint, state, _begun(run_dir, state))
         except (AttributeError, KeyError, TypeError, ValueError):
-            raise _unknown(checkpoint) from None
+            raise _unreadable(checkpoint) from None
 
     @staticmethod
     def _check(state: Mapping[str, Any], job: Mapping[str, Any], file: str) -> None:
-        """Refuse another job, and one that cannot go on."""
+        """Raise an InputError for another job, and for a strategy whose state is incomplete."""
         for name, value in job.items():
             if (was := state["job"][name]) != value:
-                told = "has other shapes" if name == "arrays" else f"was {was!r}, is {one_line(repr(value))}"
-                fix = f"start it as it was started, or {_ANOTHER}"
-                raise InputError("checkpoint", f"is of another job: {name} {told}", fix, file)
+                change = f"was {was!r}, is {one_line(repr(value))}"
+                change = "has other shapes" if name == "arrays" else change
+                raise InputError("checkpoint", f"is of another job: {name} {change}", _SAME_START, file)
         if missing := state["missing"]:
-            problem = f"is not whole: {', '.join(missing)} of the strategy could not be kept"
-            fix = f"give it state_dict() and load_state_dict(), and {_ANOTHER}"
+            problem = f"is incomplete: {', '.join(missing)} of the strategy could not be saved"
+            fix = f"give it state_dict() and load_state_dict(), and {_OTHER_FOLDER}"
             raise InputError("checkpoint", one_line(problem), fix, file)
 
     @property
     def started_at(self) -> datetime:
-        """When the run began."""
+        """Start of the run."""
         return parse_time(self.state["started_at"], "started_at")
 
     @property
     def at(self) -> datetime:
-        """When the checkpoint was written."""
+        """Time of the checkpoint."""
         return parse_time(self.state["at"], "at")
 
     @property
     def lines(self) -> int:
-        """How many lines of the ledger count."""
+        """Number of lines of the ledger at the checkpoint; later ones are of work that was lost."""
         return int(self.state["ledger_lines"])
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """Yield what the ledger says up to the checkpoint."""
+        """Yield the events of the ledger up to the checkpoint."""
         return iter_ledger(self.run_dir, until=self.lines) if self.has_ledger else iter(())
 
     def last_opened(self) -> tuple[int, datetime] | None:
-        """Return the round that opened since the checkpoint, and when; None if none did."""
+        """Return number and opening time of the round that opened since the checkpoint, None without one."""
         opened = [event for event in iter_ledger(self.run_dir, since=self.lines)
                   if event["event"] == "round_opened"]  # fmt: skip
         return (opened[-1]["round"], parse_time(opened[-1]["opened_at"], "opened_at")) if opened else None
 
     def check(self, ledger: Ledger) -> None:
-        """Refuse a ledger that ends before the checkpoint.
+        """Check that the ledger reaches the checkpoint.
 
         Raises
         ------
         InputError
-            If it does.
+            If the ledger has fewer lines.
         """
         if ledger.lines < self.lines:
-            problem = f"has {ledger.lines} whole lines, its checkpoint knows of {self.lines}"
-            fix = f"restore it from a copy, or {_ANOTHER}"
+            problem = f"has {ledger.lines} complete lines, its checkpoint needs {self.lines}"
+            fix = f"restore it from a copy, or {_OTHER_FOLDER}"
             raise InputError("ledger", problem, fix, str(self.run_dir / FILE_NAME))
 
     def recall(self, progress: Progress) -> Any:
-        """Bring strategy and progress back; return what the run itself has kept.
+        """Restore strategy and progress, and return the state of the run itself.
 
         Raises
         ------
         InputError
-            If the checkpoint is torn.
+            If the checkpoint is damaged.
         """
         try:
             progress.recall(self.state, self.events())
-            kept = self.state["arrays"].get("run")
-            arrays = self.checkpoint.arrays(kept) if kept else {}
-            return decode(self.state["run"], arrays)
+            return decode(self.state["run"], self.checkpoint.read_arrays(self.state["arrays"]["run"]))
         except InputError as error:
             raise error if error.file else error.within(str(self.checkpoint.path)) from None
         except (AttributeError, KeyError, TypeError, ValueError, IndexError):
-            raise _unknown(self.checkpoint) from None
+            raise _unreadable(self.checkpoint) from None
 
 
 def open_folder(
     run_dir: Path, clock: Clock, strategy: object, job: Mapping[str, Any]
 ) -> tuple[Ledger, Progress, Resumption | None]:
-    """Open the folder of a run, to begin it or to go on with it.
+    """Open the folder of a run, to begin or to resume the run.
 
     Parameters
     ----------
     run_dir : Path
-        The folder.
+        Folder of the run.
     clock : Clock
-        Tells the time; a virtual one jumps to where the run was.
+        Clock of the run; a virtual one jumps to the time of the checkpoint.
     strategy : Strategy
-        Of the run, before it is started.
+        Strategy before its start.
     job : mapping
-        What the run is to do; see :func:`job_of`.
+        Description of the job; see :func:`job_of`.
 
     Returns
     -------
@@ -418,7 +422,7 @@ def open_folder(
     Raises
     ------
     InputError
-        If the folder is not one to begin or go on in.
+        If no run can begin or be resumed in the folder.
     """
     checkpoint, path = Checkpoint(run_dir), run_dir / FILE_NAME
     resumption = Resumption.find(run_dir, checkpoint, job)
@@ -433,18 +437,17 @@ def open_folder(
 
 
 def _begun(run_dir: Path, state: Mapping[str, Any]) -> bool:
-    """Return whether the run has begun its ledger, and refuse one that is not there or of another run."""
+    """Return whether the run has begun its ledger; raise an InputError if the ledger does not fit."""
     path = run_dir / FILE_NAME
     first = next(iter_ledger(run_dir), None) if path.exists() else None
     if first is None:
         if state["ledger_lines"]:
-            raise InputError("ledger", "is not there", f"restore it from a copy, or {_ANOTHER}", str(path))
+            raise InputError("ledger", "is missing", f"restore it from a copy, or {_OTHER_FOLDER}", str(path))
         return False
     if first.get("started_at") != state["started_at"]:
-        raise InputError("ledger", "is of another run than its checkpoint", _ANOTHER, str(path))
+        raise InputError("ledger", "is of another run than its checkpoint", _OTHER_FOLDER, str(path))
     return True
 
 
-def _unknown(checkpoint: Checkpoint) -> InputError:
-    fix = "go on with the version of lowcarb-scheduler that wrote it"
-    return InputError("checkpoint", "is not as this version writes it", fix, str(checkpoint.path))
+def _unreadable(checkpoint: Checkpoint) -> InputError:
+    return InputError("checkpoint", "is not as this version writes it", _SAME_VERSION, str(checkpoint.path))

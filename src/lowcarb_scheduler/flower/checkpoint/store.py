@@ -1,8 +1,8 @@
-"""The checkpoint of a run, on disk: ``checkpoint/state.json`` and the arrays it names.
+"""Checkpoint of a run on disk: ``checkpoint/state.json`` and the array files that it names.
 
-Arrays are written first, into files named by a digest of what they hold; the state, which names them, is
-written last, and the old arrays are removed after that. So whenever a run is killed there is one state, and
-the arrays that belong to it. Every file is written aside, forced to disk and renamed. Nothing is pickled.
+Arrays are written first, into files named by a digest of their content; the state, which names them, is
+written last; then old arrays are removed. So whenever a run is killed, the disk holds one state and exactly
+the arrays that belong to it. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from lowcarb_scheduler._version import __version__
 from lowcarb_scheduler.documents import to_json
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.flower.checkpoint.codec import digest
@@ -27,16 +28,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-CHECKPOINT_VERSION: Final = 1
-FOLDER: Final = "checkpoint"
-STATE_NAME: Final = "state.json"
-_ASIDE: Final = ".new"
-_DIGITS: Final = 16  # of a digest, in a name
-_START_ANEW: Final = "restore it from a copy, or start anew with another run-dir"
+CHECKPOINT_FORMAT: Final = 2  # 1 named the parts of a run's memory differently
+_TEMPORARY: Final = ".new"
+_DIGITS: Final = 16  # of a digest, in a file name
+_RESTORE: Final = "restore it from a copy, or start anew with another run-dir"
 
 
 class Checkpoint:
-    """The checkpoint in the folder of a run.
+    """Checkpoint in the folder of a run.
 
     Parameters
     ----------
@@ -45,49 +44,50 @@ class Checkpoint:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._folder = run_dir / FOLDER
-        self.path = self._folder / STATE_NAME
+        self._folder = run_dir / "checkpoint"
+        self.path = self._folder / "state.json"
 
     @property
     def exists(self) -> bool:
-        """Whether there is one."""
+        """Whether a state is on disk."""
         return self.path.exists()
 
-    def keep(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
-        """Write arrays, unless they are on disk already; return what the state is to hold of them.
+    def write_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+        """Write arrays, unless equal ones are on disk, and return their file and digest for the state.
 
         Parameters
         ----------
         name : str
-            Of what they are.
+            Beginning of the file name.
         arrays : mapping of str to ndarray
-            The arrays, none of objects.
+            Arrays of numbers, texts or times, not of objects.
 
         Raises
         ------
         OSError
-            If the disk takes them not.
+            If writing fails.
         """
-        found = digest(arrays)
-        file = f"{name}-{found[:_DIGITS]}.npz"
+        content = digest(arrays)
+        file = f"{name}-{content[:_DIGITS]}.npz"
         if not (self._folder / file).exists():
-            self._write(file, lambda out: _save(out, arrays))
-        return {"file": file, "sha256": found}
+            self._write(self._folder / file, lambda out: _save(out, arrays))
+        return {"file": file, "sha256": content}
 
     def commit(self, state: Mapping[str, Any]) -> None:
-        """Write the state, and from then on that is the checkpoint; arrays it does not name are removed.
+        """Write the state, which makes it the checkpoint, and remove arrays that it does not name.
 
         Raises
         ------
         OSError
-            If the disk takes it not.
+            If writing fails.
         """
-        text = to_json({"v": CHECKPOINT_VERSION, "sha256": _digest(state), "state": state}) + "\n"
-        self._write(STATE_NAME, lambda out: out.write(text.encode()))
-        named = {kept["file"] for kept in state["arrays"].values()}
+        header = {"v": CHECKPOINT_FORMAT, "version": __version__, "sha256": _digest(state)}
+        text = to_json({**header, "state": state}) + "\n"
+        self._write(self.path, lambda out: out.write(text.encode()))
+        named = {entry["file"] for entry in state["arrays"].values()}
         for path in self._folder.iterdir():
-            if path.suffix in (".npz", _ASIDE) and path.name not in named:
-                with suppress(OSError):  # it is only in the way
+            if path.suffix in (".npz", _TEMPORARY) and path.name not in named:
+                with suppress(OSError):  # a file too many harms no run
                     path.unlink()
 
     def read(self) -> dict[str, Any]:
@@ -96,57 +96,64 @@ class Checkpoint:
         Raises
         ------
         InputError
-            If it cannot be read, or is not one of ours.
+            If the file cannot be read, is damaged, or has the format of another version.
         """
         try:
             written = json.loads(self.path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise self._torn(f"cannot be read ({error.strerror})") from None
+            raise self._damaged(f"cannot be read ({error.strerror})") from None
         except ValueError:
-            raise self._torn("is torn: it is not JSON") from None
+            raise self._damaged("is damaged: it is not JSON") from None
         if not isinstance(written, dict) or not isinstance(written.get("state"), dict):
-            raise self._torn("is not a checkpoint")
-        if written.get("v") != CHECKPOINT_VERSION:
-            fix = "go on with the version of lowcarb-scheduler that wrote it"
-            problem = f"has version {written.get('v')!r}, not {CHECKPOINT_VERSION}"
+            raise self._damaged("is not a checkpoint")
+        if written.get("v") != CHECKPOINT_FORMAT:
+            version = written.get("version")  # format 1 does not name the version that wrote it
+            writer = f"lowcarb-scheduler {version}" if version else "an earlier lowcarb-scheduler"
+            problem = (
+                f"has format {written.get('v')!r}, written by {writer}; lowcarb-scheduler {__version__} reads"
+                f" format {CHECKPOINT_FORMAT}"
+            )
+            fix = "resume with the version that wrote it, or start anew with another run-dir"
             raise InputError("checkpoint", problem, fix, str(self.path))
         state: dict[str, Any] = written["state"]
         if _digest(state) != written.get("sha256"):
-            raise self._torn("does not hold what was written")
+            raise self._damaged("does not match its digest")
         return state
 
-    def arrays(self, kept: Mapping[str, str]) -> dict[str, NDArray[Any]]:
-        """Read the arrays that a state names.
+    def read_arrays(self, entry: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+        """Read arrays by their entry in the state.
 
         Raises
         ------
         InputError
-            If they are not there, or not those that were written.
+            If the file is missing, damaged, or not the one that was written.
         """
-        path = self._folder / kept["file"]
+        path = self._folder / entry["file"]
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as kept_there:
-                arrays = {name: kept_there[name] for name in kept_there.files}
+            # Without allow_pickle=False a manipulated file could run code.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
         except FileNotFoundError:
-            raise self._torn("is not there", path) from None
-        except Exception:  # noqa: BLE001  a torn file can make its readers raise anything
-            raise self._torn("is torn", path) from None
-        if digest(arrays) != kept["sha256"]:
-            raise self._torn("does not hold what was written", path)
+            raise self._damaged("is missing", path) from None
+        except Exception:  # noqa: BLE001  a damaged file can make its readers raise anything
+            raise self._damaged("is damaged", path) from None
+        if digest(arrays) != entry["sha256"]:
+            raise self._damaged("does not match its digest", path)
         return arrays
 
-    def _torn(self, problem: str, path: Path | None = None) -> InputError:
-        return InputError("checkpoint", problem, _START_ANEW, str(path or self.path))
+    def _damaged(self, problem: str, path: Path | None = None) -> InputError:
+        return InputError("checkpoint", problem, _RESTORE, str(path or self.path))
 
-    def _write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
-        """Write a file aside, force it to disk, and let it take the place of the old one."""
+    def _write(self, path: Path, write: Callable[[BinaryIO], object]) -> None:
+        """Write a file atomically: a crash leaves the old file or the new one, never a part."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        aside = self._folder / (name + _ASIDE)
-        with aside.open("wb") as out:
+        temporary = self._folder / (path.name + _TEMPORARY)
+        with temporary.open("wb") as out:
             write(out)
             out.flush()
             os.fsync(out.fileno())
-        aside.replace(self._folder / name)
+        temporary.replace(path)
+        # The rename itself survives a power failure only if the folder is forced to disk, too.
         folder = os.open(self._folder, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -155,10 +162,10 @@ class Checkpoint:
 
 
 def _save(out: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays as ``numpy.savez`` does, which would pickle what it cannot write otherwise."""
-    with zipfile.ZipFile(out, "w") as kept:
+    """Write arrays like ``numpy.savez``, which would pickle those that it cannot write otherwise."""
+    with zipfile.ZipFile(out, "w") as archive:
         for name, array in arrays.items():
-            with kept.open(f"{name}.npy", "w", force_zip64=True) as member:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
