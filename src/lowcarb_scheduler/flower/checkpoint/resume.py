@@ -174,7 +174,7 @@ class Progress:
         return False
 
     def begin(self, number: int, arrays: ArrayRecord) -> ArrayRecord:
-        """Save and return the arrays that a round begins with; after a restart, those it began with before."""
+        """Save and return the arrays that a round begins with; after a restart, the earlier ones."""
         if self.arrays is not None and not self._is_live and self._recalled == (number - 1, Stage.OVER):
             arrays = self.arrays
         self._is_live, self.arrays = True, arrays
