@@ -25,10 +25,9 @@ from lowcarb_scheduler.forecasts.bias_correction import correct_forecast
 from lowcarb_scheduler.intensity import neutral_table
 from lowcarb_scheduler.planning.fairness import most_of_one_location
 from lowcarb_scheduler.planning.fleet import Fleet
-from lowcarb_scheduler.planning.job import JobRules, looked_ahead
+from lowcarb_scheduler.planning.job import JobRules, looked_ahead, start_step_us
 from lowcarb_scheduler.planning.pareto import tradeoff
 from lowcarb_scheduler.planning.planner import plan
-from lowcarb_scheduler.planning.timegrid import start_step_us
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,14 +1,13 @@
-"""Replay of history: what a method would have emitted, had it been followed.
+"""Backtest: planning methods replayed on past forecasts and charged with actual carbon intensity.
 
 An instance is a fleet, a start and a deadline. Every method does the same work: R rounds of n distinct
-clients, everybody in turn, 1 kWh a turn, over by the deadline. At any moment a planner is shown what was
-known then, and nothing else (:meth:`History.known`): the newest forecast issued by then, the issues before
-it, and the actual intensity of hours that were over, 28 days of each. What it does is charged with actual
-intensity.
+clients, equal turns, 1 kWh per turn, finished by the deadline. At any time a planner sees only the data
+available then (:meth:`History.known`): the newest forecast issued by then, the issues before it, and the
+actual intensity of hours that had ended, 28 days of each. Its decisions are charged with actual intensity.
 
-Savings are measured against the exact expectation for random clients back-to-back, and set in relation to the
-saving of a bound that knows the future and no rounds: each client in its own cleanest windows. *Capture* is
-the mean saving of a method over the mean saving of that bound.
+Savings are measured against the exact expectation for random clients back-to-back (run-now). The bound has
+perfect information and no rounds: each client trains in its own cleanest windows. *Capture* is the mean
+saving of a method over the mean saving of the bound.
 """
 
 from lowcarb_scheduler.backtest.comparison import Comparison, Score, compare

@@ -1,7 +1,7 @@
-"""All methods on the same instances: means, standard errors, paired differences, capture.
+"""Comparison of methods on the same instances: means, standard errors, paired differences, capture.
 
-Instances are independent of each other, so they are replayed in as many processes as there are to spare. The
-result does not depend on how many that is, but for the seconds of planning.
+Instances are independent, so they are replayed in several processes. Their number changes no result but the
+seconds of planning.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ _Followed = dict[str, "tuple[Outcome, float]"]  # by method, with its CPU second
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a method came to with one deadline, over all instances.
+    """Score of a method with one deadline, over all instances.
 
     Parameters
     ----------
     method : str
-        Its name.
+        Name of the method.
     emissions_g : float
-        Mean [gCO2eq].
+        Mean emissions [gCO2eq].
     reduction, reduction_se : float
-        Mean part of run-now's emissions that is avoided, and its standard error; None of a single instance.
+        Mean part of the run-now emissions that is avoided, and its standard error; None for one instance.
     difference, difference_se : float or None
-        Mean of its reduction less that of *scheduler* on the same instance, and its standard error; None
-        where *scheduler* was not replayed.
+        Mean difference of its reduction and that of *scheduler* on the same instance, and its standard
+        error; None if *scheduler* was not replayed.
     capture : float or None
-        Mean reduction over the mean reduction of the bound: a ratio of means. None where the bound avoids
+        Mean reduction over the mean reduction of the bound, a ratio of means; None if the bound avoids
         nothing.
     jain : float or None
-        Mean of Jain's index of turns; None where clients are random, or a bound.
+        Mean of Jain's index of turns; None for run-now and the bound, which have no turns of clients.
     min_turns, max_turns : int or None
         Fewest and most turns of any client in any instance.
     plan_seconds : float
@@ -73,18 +73,18 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The scores of all methods by deadline.
+    """Scores of all methods by deadline.
 
     Parameters
     ----------
     scenario : Scenario
-        What kind of job was replayed.
+        Kind of job that was replayed.
     seeds : int
-        How many instances by deadline.
+        Number of instances for each deadline.
     period : (datetime, datetime)
-        Where they lie: none starts before, none ends after.
+        Earliest start and latest end of an instance.
     replan_every : timedelta
-        How often plans were revised.
+        Time between two plans.
     scores : dict of float to tuple of Score
         By deadline in back-to-back times, methods in the order of ``METHODS``.
     """
@@ -112,28 +112,28 @@ def compare(
     Parameters
     ----------
     history : History
-        What happened, and what was forecast.
+        Actual intensity and past forecasts.
     scenario : Scenario
-        What kind of job.
+        Kind of job to replay.
     deadlines : sequence of float
         In back-to-back times of its rounds.
     seeds : int
-        How many instances with each deadline.
+        Number of instances for each deadline.
     period : (datetime, datetime)
-        None starts before, none ends after.
+        Earliest start and latest end of an instance.
     methods : sequence of str
         Names from ``METHODS``; run-now and the bound are always replayed.
     replan_every : timedelta
-        How often methods that revise their plan do so.
+        Time between two plans, for methods that revise their plan.
     jobs : int
-        How many processes.
+        Number of processes.
     done : callable
         Called after each instance.
 
     Raises
     ------
     InputError
-        If what happened is not known in the period.
+        If actual intensity has a gap in the period.
     """
     names = tuple(name for name in METHODS if name in methods or name in _WITHOUT_TURNS)
     cases = {
@@ -148,7 +148,7 @@ def compare(
         for factor in deadlines
         for seed in range(seeds)
     }
-    # Far deadlines take longest: begun first, no process is left alone with one at the end.
+    # Late deadlines take longest; they start first, so that no process is left alone with one at the end.
     order = sorted(cases, key=lambda key: (-key[0], key[1]))
     found: dict[tuple[float, int], _Followed] = {}
     for key, followed in zip(
@@ -163,18 +163,18 @@ def compare(
 def _replayed(
     history: History, cases: Sequence[Instance], names: Sequence[str], jobs: int
 ) -> Iterator[_Followed]:
-    """Yield what each method came to on each instance, in their order."""
+    """Yield the outcome of each method on each instance, in order."""
     if jobs == 1:
         yield from (_follow_all(case, history, names) for case in cases)
         return
-    # A fresh interpreter each: forking beside the thread that draws a progress bar could hang.
+    # A fresh interpreter each: a fork while another thread draws the progress bar could hang.
     context = get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(cases)), context, _Worker.begin, (history, names)) as pool:
         yield from pool.map(_Worker.follow_all, cases)
 
 
 class _Worker:
-    """What a process keeps between instances, so that it is sent once."""
+    """State of a worker process, sent once and not with every instance."""
 
     history: History
     names: Sequence[str]
@@ -225,5 +225,5 @@ def _scores(instances: Sequence[_Followed], names: Sequence[str]) -> tuple[Score
 
 
 def _standard_error(values: Floats) -> float | None:
-    """Return the standard error of a mean, None of one value."""
+    """Return the standard error of a mean; None for a single value."""
     return float(values.std(ddof=1)) / sqrt(len(values)) if len(values) > 1 else None

@@ -1,4 +1,4 @@
-"""What happened and what was forecast, and of both what was known at a time."""
+"""History for a backtest: actual intensity and past forecasts, and the part of both known at a time."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a planner is shown.
+    """Data available to a planner at some time.
 
     Parameters
     ----------
     forecast : IntensityTable
-        The newest issue, whole.
+        Newest issue, whole [gCO2eq/kWh].
     past_forecasts : tuple of IntensityTable
-        The issues before it, oldest first.
+        Issues before it, oldest first.
     history : IntensityTable
-        What had happened.
+        Actual intensity of the hours that had ended [gCO2eq/kWh].
     """
 
     forecast: IntensityTable
@@ -44,16 +44,16 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What happened, and what was forecast.
+    """Actual intensity and past forecasts.
 
     Parameters
     ----------
     actual : IntensityTable
         Actual intensity [gCO2eq/kWh].
     issues : tuple of (datetime, IntensityTable)
-        Forecasts by the time they were issued, in any order.
+        Forecasts with the times at which they were issued, in any order.
     actual_delay : timedelta
-        How late the actual intensity of an hour is known.
+        Delay after which the actual intensity of an hour is known.
     """
 
     actual: IntensityTable
@@ -69,7 +69,7 @@ class History:
         actual_delay: timedelta = timedelta(0),
         signal: Signal = "unknown",
     ) -> History:
-        """Build it from rows of trace files.
+        """Build a history from rows of trace files.
 
         Parameters
         ----------
@@ -78,26 +78,26 @@ class History:
         forecast : pandas.DataFrame
             The same with ``issued_at``.
         locations : sequence of str
-            Which of their locations.
+            Locations to select.
         actual_delay : timedelta
             As in the class.
         signal : {"average", "marginal", "unknown"}
-            What the numbers measure.
+            Kind of intensity in both frames.
 
         Raises
         ------
         InputError
             If a location is missing in one of them.
         """
-        happened = table_of(actual, locations, "actual", signal)
-        return cls(happened, issues_of(forecast, locations, signal), actual_delay)
+        table = table_of(actual, locations, "actual", signal)
+        return cls(table, issues_of(forecast, locations, signal), actual_delay)
 
     def __post_init__(self) -> None:
         in_order = sorted(self.issues, key=lambda issue: issue[0])
         object.__setattr__(self, "issues", tuple(in_order))
 
     def known(self, now: datetime) -> Known:
-        """Return what was known at a time.
+        """Return the data available at some time.
 
         Raises
         ------
@@ -112,15 +112,15 @@ class History:
         return Known(issued[-1], tuple(issued[:-1]), seen)
 
     def between(self, start: datetime, end: datetime) -> History:
-        """Return it with the issues only that a planner may be shown in a time."""
+        """Return the history with those issues alone that a planner can use between two times."""
         wanted = tuple((at, table) for at, table in self.issues if start - HISTORY <= at <= end)
         return replace(self, issues=wanted)
 
 
 def over(actual: IntensityTable, now: datetime, since: datetime) -> IntensityTable | None:
-    """Return the steps that have ended by a time, from another on; None where none has ended.
+    """Return the steps from ``since`` on that have ended by ``now``; None if no step has ended.
 
-    Where all of them have ended before that other time, they are returned whole: something is known.
+    A table that ends before ``since`` is returned whole: old data are better than none.
     """
     steps = int(np.searchsorted(actual.edges_us, to_us(now), side="right")) - 1
     if steps < 1:
@@ -134,7 +134,7 @@ def over(actual: IntensityTable, now: datetime, since: datetime) -> IntensityTab
 def table_of(
     rows: pd.DataFrame, locations: Sequence[str], field: str, signal: Signal = "unknown"
 ) -> IntensityTable:
-    """Return the rows of a trace file as a table with these columns.
+    """Return the rows of a trace file as a table with these locations.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def table_of(
 def issues_of(
     rows: pd.DataFrame, locations: Sequence[str], signal: Signal = "unknown"
 ) -> tuple[tuple[datetime, IntensityTable], ...]:
-    """Return the rows of a trace file of forecasts as tables with these columns, by when they were issued.
+    """Return the rows of a forecast trace as tables with these locations, each with its time of issue.
 
     Raises
     ------
@@ -162,20 +162,19 @@ def issues_of(
 
 
 def _of_places(rows: pd.DataFrame, locations: Sequence[str], field: str) -> pd.DataFrame:
-    """Return the rows of locations; refuse rows that lack one of them."""
-    own = rows[rows["location"].isin(locations)]
-    there = set(own["location"].unique())
+    """Select the rows of some locations; refuse rows that lack one of them."""
+    known = set(rows["location"].unique())
     for name in locations:
-        if name not in there:
-            near = near_miss(name, map(str, rows["location"].unique()))
+        if name not in known:
+            near = near_miss(name, sorted(map(str, known)))
             fix = f"did you mean {near}?" if near else "leave it out of the scenario"
             raise InputError("location", f"{name} is missing in the {field}", fix)
-    return own
+    return rows[rows["location"].isin(locations)]
 
 
-# -- Forecasts that anybody could have made: from the past of the same trace, and nothing else --------------
-# Each day at 00:00 UTC one issue of four days is made of the hours that were known to be over by then. They
-# stand in where there are no forecasts: a replay on them is honest, and shows what a planner can do at least.
+# -- Naive forecasts ----------------------------------------------------------------------------------------
+# Forecasts made from the past of the same trace alone, one issue of four days each day at 00:00 UTC. They
+# replace missing forecasts: a replay on them uses no future data, and shows the least that planning saves.
 
 REACH_HOURS: Final = 96
 _DAY_US: Final = DAY * HOUR_US
@@ -183,13 +182,13 @@ _PAST_US: Final = MOST_DAYS * _DAY_US
 
 
 def _usual(hourly: Floats, ahead: int) -> Floats:
-    """Return the usual value of each hour of the day and week, with what lasts of the recent level."""
+    """Return the climatology of each hour of the day and week, plus the decaying recent anomaly."""
     past = climatology(hourly, ahead)
     return past.usual + expected_level(past.anomaly, ahead)
 
 
 def _again(hourly: Floats, ahead: int) -> Floats:
-    """Return the last day again and again."""
+    """Return the last day, repeated."""
     return hourly[len(hourly) - DAY + np.arange(ahead) % DAY]
 
 
@@ -199,21 +198,21 @@ NAIVE: Final[Mapping[str, Callable[[Floats, int], Floats]]] = {"climatology": _u
 def naive_issues(
     actual: IntensityTable, kind: str, actual_delay: timedelta = timedelta(0)
 ) -> tuple[tuple[datetime, IntensityTable], ...]:
-    """Return an issue for each day of a trace but its first three.
+    """Make a naive forecast for each day of a trace but its first three.
 
     Parameters
     ----------
     actual : IntensityTable
-        What happened [gCO2eq/kWh].
+        Actual intensity [gCO2eq/kWh].
     kind : {"climatology", "persistence"}
-        What is usual at an hour, of the last four weeks; or the last day again.
+        Usual value of an hour in the last four weeks, or the last day repeated.
     actual_delay : timedelta
-        How late the actual intensity of an hour was known.
+        Delay after which the actual intensity of an hour is known.
 
     Returns
     -------
     tuple of (datetime, IntensityTable)
-        When each was made, and what it says of the 96 hours from then on; NaN where the past does not tell.
+        Time of issue, and the forecast for the 96 hours from then on; NaN where the past has too little data.
     """
     forecast = NAIVE[kind]
     first_us, last_us = int(actual.edges_us[0]) + LEAST_DAYS * _DAY_US, int(actual.edges_us[-1])

@@ -1,4 +1,4 @@
-"""The methods that are compared: how each decides who trains when, and what that has really emitted."""
+"""Methods of a backtest: each decides which clients train when, and is charged with actual intensity."""
 
 from __future__ import annotations
 
@@ -25,48 +25,48 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
 
-# -- The rule of flwr-lowcarb, the carbon-aware client selection that was published for Flower in 2022 ------
-# Re-implemented from its description. A round opens as soon as the one before is over. Each client looks at
-# its own window of the forecast, which begins now and grows with the turns the client has had: who has had
-# few looks a short way ahead, sees little improvement to come, and goes soon. Who is above the 80th
-# percentile of its window now is skipped; of the others those go first that have the least improvement to
-# come. The window is at most 36 h long; where too few are left, who would have been skipped follows in the
-# same order.
+# -- Rule of flwr-lowcarb, 2022 -----------------------------------------------------------------------------
+# The carbon-aware client selection that was published for Flower in 2022, re-implemented from its
+# description. A round opens as soon as the one before has closed. Each client has its own window of the
+# forecast, which begins now and grows with its turns, up to 36 h: a client with few turns looks a short way
+# ahead, sees little improvement to come, and is chosen soon. A client above the 80th percentile of its window
+# is skipped; of the others, those with the least improvement to come are chosen first. Where too few are
+# left, skipped clients follow in the same order.
 #
-# Here it does the same work as every method: everybody takes the same number of turns, so a client that has
-# had its own is out, and one that owes a turn in every round left goes first.
+# To do the same work as every method, all clients take equal turns here: a client that has taken its own is
+# out, and one that owes a turn in every remaining round comes first.
 
 LONGEST: Final = timedelta(hours=36)
 SKIPPED_ABOVE: Final = 80  # percentile of the window
 
 
 def owed_turns(case: Instance) -> Ints:
-    """Return how many turns each client takes in all, shape (C,)."""
+    """Return the turns of each client in the whole job, shape (C,)."""
     return decide_turns(case.job(case.start, case.scenario.rounds)).most
 
 
 def chosen_by_rule_2022(
     case: Instance, forecast: IntensityTable, now: datetime, taken: Ints, owed: Ints, rounds_left: int
 ) -> Ints:
-    """Return who trains in the round that opens now.
+    """Choose the clients of the round that opens now.
 
     Parameters
     ----------
     case : Instance
-        The job.
+        Instance that is replayed.
     forecast : IntensityTable
-        What is expected from now on [gCO2eq/kWh]; where it ends, the windows end.
+        Forecast from now on [gCO2eq/kWh]; windows end where it ends.
     now : datetime
-        When the round opens.
+        Opening of the round.
     taken, owed : ndarray of int64, shape (C,)
-        Turns had so far, and in all.
+        Turns taken so far, and in the whole job.
     rounds_left : int
-        This one included.
+        Remaining rounds, this one included.
 
     Returns
     -------
     ndarray of int64, shape (n,)
-        Positions in the fleet, in order.
+        Positions in the fleet, ascending.
     """
     fleet, scenario = case.fleet, case.scenario
     length_us = scenario.round_duration // MICROSECOND
@@ -74,13 +74,14 @@ def chosen_by_rule_2022(
     columns = forecast.columns(fleet.locations)[fleet.location_index]
     grams = forecast.integrate(opens_us, opens_us + length_us)[:, columns].T  # (C, openings)
     hours = np.maximum(1, np.rint(len(opens_us) * taken / np.maximum(owed, 1)).astype(np.int64))
-    now_g = np.nan_to_num(grams[:, 0])  # where nothing is known, now is as good as any time
+    now_g = np.nan_to_num(grams[:, 0])  # without a forecast, now is as good as any time
     to_come, skipped = np.zeros(len(fleet)), np.zeros(len(fleet), dtype=bool)
     for length in np.unique(hours):
         alike = hours == length
         window = np.column_stack([now_g[alike], grams[alike, 1:length]])
         to_come[alike] = now_g[alike] - np.nanmin(window, axis=1)
-        percentile = np.nanpercentile if np.isnan(window).any() else np.percentile  # the former is slow
+        # nanpercentile is many times slower, so it is used where there is a gap alone.
+        percentile = np.nanpercentile if np.isnan(window).any() else np.percentile
         skipped[alike] = now_g[alike] > percentile(window, SKIPPED_ABOVE, axis=1)
     left = owed - taken
     tie = np.random.default_rng([int(taken.sum()), to_us(case.start) // HOUR_US]).random(len(fleet))
@@ -88,12 +89,14 @@ def chosen_by_rule_2022(
     return np.sort(order[: scenario.clients_per_round])
 
 
+# -- Methods ------------------------------------------------------------------------------------------------
+
 Method = Callable[[Instance, History], Outcome]
 Decide = Callable[[Job, Known, Plan | None], Plan]
 
 
 def run_now(case: Instance, history: History) -> Outcome:
-    """Train random clients back-to-back: their exact expectation."""
+    """Return the exact expectation of random clients back-to-back."""
     fleet, round_us = case.fleet, case.scenario.round_duration // MICROSECOND
     grams = run_now_g(
         history.actual, _columns(case, history)[fleet.location_index], fleet.power_watts,
@@ -103,7 +106,7 @@ def run_now(case: Instance, history: History) -> Outcome:
 
 
 def bound(case: Instance, history: History) -> Outcome:
-    """Put each client in its own cleanest windows, knowing the future and no rounds: nobody can emit less."""
+    """Return a lower bound: each client in its own cleanest windows, known in advance, without rounds."""
     fleet, scenario = case.fleet, case.scenario
     starts_us = np.arange(to_us(case.start), to_us(case.finish_by) + 1, HOUR_US)
     length = scenario.round_duration // HOUR
@@ -116,43 +119,41 @@ def bound(case: Instance, history: History) -> Outcome:
 
 
 def perfect(case: Instance, history: History) -> Outcome:
-    """Follow the joint plan, knowing the future."""
+    """Follow the plan made with perfect information."""
     planned = plan(case.job(case.start, case.scenario.rounds), history.actual)
     return _charged(case, history, planned.seats, planned.starts_us, planned.ends_us)
 
 
 def one_shot(case: Instance, history: History) -> Outcome:
-    """Follow the joint plan on what is expected at the start, never revised."""
+    """Follow the plan made at the start, never revised."""
     return follow(case, history, scheduler_decide, every=None)
 
 
 def rolling(case: Instance, history: History) -> Outcome:
-    """Follow the joint plan on plain forecasts, revised again and again, and climatology beyond them."""
+    """Follow plans on uncorrected forecasts, with climatology beyond their end, revised regularly."""
     return follow(case, history, plain_decide, case.replan_every)
 
 
 def scheduler(case: Instance, history: History) -> Outcome:
-    """Do what a run does: :func:`~lowcarb_scheduler.replan`, again and again."""
+    """Follow plans as a run does: :func:`~lowcarb_scheduler.replan`, revised regularly."""
     return follow(case, history, scheduler_decide, case.replan_every)
 
 
 def temporal_only(case: Instance, history: History) -> Outcome:
     """Move rounds of random clients in time, planned at the mean intensity of the fleet's locations."""
-    shares = np.bincount(case.fleet.location_index) / len(case.fleet)
+    fleet = case.fleet
+    shares = np.bincount(fleet.location_index) / len(fleet)
 
     def mean(table: IntensityTable) -> IntensityTable:
-        return table.relaid(
-            table.edges_us, ("fleet",), table.align(case.fleet.locations).values @ shares[:, None]
-        )
+        values = table.align(fleet.locations).values @ shares[:, None]
+        return table.relaid(table.edges_us, ("fleet",), values)
 
-    one_place = replace(
-        case.fleet, locations=("fleet",), location_index=np.zeros(len(case.fleet), dtype=np.int64)
-    )
+    one_place = replace(fleet, locations=("fleet",), location_index=np.zeros(len(fleet), dtype=np.int64))
     issues = history.between(case.start, case.finish_by).issues
-    of_fleet = History(
+    means = History(
         mean(history.actual), tuple((at, mean(table)) for at, table in issues), history.actual_delay
     )
-    return follow(replace(case, fleet=one_place), of_fleet, scheduler_decide, case.replan_every)
+    return follow(replace(case, fleet=one_place), means, scheduler_decide, case.replan_every)
 
 
 def flwr_lowcarb_2022(case: Instance, history: History) -> Outcome:
@@ -182,12 +183,12 @@ METHODS: Final[Mapping[str, Method]] = {
 
 
 def scheduler_decide(job: Job, known: Known, previous: Plan | None) -> Plan:
-    """Decide as a run does."""
+    """Plan as a run does."""
     return replan(job, known.forecast, known.history, known.past_forecasts, previous)
 
 
 def plain_decide(job: Job, known: Known, previous: Plan | None) -> Plan:
-    """Decide on the forecast as it is."""
+    """Plan on the forecast as it is, with climatology beyond its end."""
     forecast = known.forecast.align(job.fleet.locations)
     usual = correct_forecast(
         forecast.align(()).align(job.fleet.locations), known.history, job.now, job.finish_by
@@ -197,47 +198,47 @@ def plain_decide(job: Job, known: Known, previous: Plan | None) -> Plan:
 
 
 def follow(case: Instance, history: History, decide: Decide, every: timedelta | None) -> Outcome:
-    """Follow a planner through time; a round that has begun is not changed any more.
+    """Follow a planner through time; rounds that have begun are not changed any more.
 
     Parameters
     ----------
     case : Instance
-        The job.
+        Instance that is replayed.
     history : History
-        Of which the planner is shown what was known by then.
+        Actual intensity and past forecasts; the planner gets the part known at each time.
     decide : callable
-        Plans the remaining rounds; it is given the job, what is known, and the plan so far.
+        Plans the remaining rounds from the job, the data available, and the previous plan.
     every : timedelta or None
-        How often it is asked; None asks once.
+        Time between two plans; None plans once.
 
     Raises
     ------
     InputError
-        If it broke a rule of the job, or what happened is not known.
+        If a plan broke a rule of the job, or actual intensity has a gap.
     """
     now, free_from, left = case.start, case.start, case.scenario.rounds
     turns = np.zeros(len(case.fleet), np.int64)
     emitted, previous = 0.0, None
     while left:
         planned = decide(case.job(now, left, max(now, free_from), turns), history.known(now), previous)
-        begun = left if every is None else int((planned.opens_us < to_us(now + every)).sum())
+        started = left if every is None else int((planned.opens_us < to_us(now + every)).sum())
         outcome = _charged(
-            case, history, planned.seats[:begun], planned.starts_us[:begun], planned.ends_us[:begun]
+            case, history, planned.seats[:started], planned.starts_us[:started], planned.ends_us[:started]
         )
         emitted, turns = emitted + outcome.emissions_g, turns + outcome.turns
-        if begun:
-            free_from = from_us(planned.closes_us[begun - 1])
-        left, now, previous = left - begun, now + (every or HOUR), planned
+        if started:
+            free_from = from_us(planned.closes_us[started - 1])
+        left, now, previous = left - started, now + (every or HOUR), planned
     if free_from > case.finish_by or np.ptp(turns) > 1:
         raise InputError("decide", "broke the deadline or the turns", "obey the job")
     return Outcome(emitted, turns)
 
 
-# -- accounts ----------------------------------------------------------------------------------------------
+# -- Accounting ---------------------------------------------------------------------------------------------
 
 
 def _charged(case: Instance, history: History, seats: Ints, starts_us: Ints, ends_us: Ints) -> Outcome:
-    """Return what turns have really emitted; all of shape (R, n)."""
+    """Charge turns with actual intensity; all arrays have shape (R, n)."""
     fleet = case.fleet
     columns = _columns(case, history)[fleet.location_index[seats]]
     grams = emissions_g(history.actual, columns, fleet.power_watts[seats], starts_us, ends_us)
@@ -245,7 +246,7 @@ def _charged(case: Instance, history: History, seats: Ints, starts_us: Ints, end
 
 
 def _back_to_back_us(case: Instance) -> Ints:
-    """Return when rounds open that do not wait [µs since 1970 UTC], shape (R,)."""
+    """Return the openings of rounds that do not wait [µs since 1970 UTC], shape (R,)."""
     round_us = case.scenario.round_duration // MICROSECOND
     return to_us(case.start) + np.arange(case.scenario.rounds, dtype=np.int64) * round_us
 
@@ -255,14 +256,21 @@ def _columns(case: Instance, history: History) -> Ints:
 
 
 def _cheapest_windows(hourly: Floats, length: int, most: int) -> Floats:
-    """Return the least cost of 0, 1, ... ``most`` windows that do not overlap; shape (most + 1, L).
+    """Return the least cost of 0, 1, ... ``most`` windows that do not overlap, shape (most + 1, L).
 
-    Windows of ``length`` hours that begin at full hours; by dynamic programming over hours.
+    Parameters
+    ----------
+    hourly : ndarray of float64, shape (H, L)
+        Integral of intensity over each hour [g h / kWh].
+    length : int
+        Length of a window [h]; windows begin at full hours.
+    most : int
+        Largest number of windows.
     """
     window = np.concatenate([np.zeros((1, hourly.shape[1])), np.cumsum(hourly, axis=0)])
     window = window[length:] - window[:-length]
     best = np.full((most + 1, *hourly.shape), np.inf)
-    best = np.concatenate([best, best[:, :1]], axis=1)  # by hour until which windows may last
+    best = np.concatenate([best, best[:, :1]], axis=1)  # second axis: the hour by which windows have ended
     best[0] = 0.0
     for count in range(1, most + 1):
         ending = best[count - 1, :-length] + window

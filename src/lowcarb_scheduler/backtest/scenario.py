@@ -1,4 +1,4 @@
-"""What is replayed: the size of a job, and one such job with its clients, start and deadline."""
+"""Scenario of a backtest: the size of a job, and instances of it with their clients, start and deadline."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ KWH_A_TURN: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What kind of job is replayed.
+    """Scenario: the size of the job that is replayed.
 
     Parameters
     ----------
     name : str
-        How tables call it.
+        Name in tables.
     locations : tuple of str
-        Where clients may be.
+        Possible locations of clients.
     clients, clients_per_round, rounds : int
-        The size of the job.
+        Size of the job.
     round_duration : timedelta
         Length of a round, and of a client's turn in it: whole hours.
     """
@@ -63,7 +63,7 @@ class Scenario:
 
     @property
     def back_to_back(self) -> timedelta:
-        """How long the rounds take without waiting."""
+        """Duration of all rounds without waiting."""
         return self.rounds * self.round_duration
 
 
@@ -80,18 +80,18 @@ SCENARIOS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One job to be replayed.
+    """Instance of a scenario: one job to be replayed.
 
     Parameters
     ----------
     scenario : Scenario
-        Its size.
+        Size of the job.
     fleet : Fleet
-        Who is where.
+        Clients with their locations.
     start, finish_by : datetime
-        When it begins, and its deadline.
+        Start and deadline of the job.
     replan_every : timedelta
-        How often methods that revise their plan do so.
+        Time between two plans, for methods that revise their plan.
     """
 
     scenario: Scenario
@@ -103,7 +103,7 @@ class Instance:
     def job(
         self, now: datetime, rounds: int, not_before: datetime | None = None, turns: Ints | None = None
     ) -> Job:
-        """Return what remains to be planned; rounds open at full hours after the start, for every method."""
+        """Build the job of the remaining rounds; for every method they open at full hours after the start."""
         fleet = self.fleet if turns is None else replace(self.fleet, turns_done=turns)
         rules = JobRules(round_duration=self.scenario.round_duration, start_step=HOUR)
         return rules.job(
@@ -114,14 +114,14 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What following a method came to.
+    """Outcome of a method on an instance.
 
     Parameters
     ----------
     emissions_g : float
-        Under actual intensity [gCO2eq].
+        Emissions under actual intensity [gCO2eq].
     turns : ndarray of int64, shape (C,)
-        How often each client trained; all zero where clients are random or a bound.
+        Turns of each client; all zero for run-now and the bound.
     """
 
     emissions_g: float
@@ -141,20 +141,21 @@ def instance(
     period: tuple[datetime, datetime],
     replan_every: timedelta = REPLAN_EVERY,
 ) -> Instance:
-    """Return one of several instances whose starts are spread evenly over a period.
+    """Draw one of several instances whose starts are spread evenly over a period.
 
     Parameters
     ----------
     scenario : Scenario
-        What kind of job.
+        Size of the job.
     seed, seeds : int
-        Which one of how many; it places the clients and the start, the latter in its own part of the period.
+        Number of the instance, and of all instances. The seed draws the locations of clients and the start;
+        starts are stratified: each instance has its own part of the period.
     factor : float
-        The deadline, in back-to-back makespans.
+        Deadline in back-to-back times.
     period : (datetime, datetime)
-        All starts are in it.
+        Earliest and latest start.
     replan_every : timedelta
-        How often methods that revise their plan do so.
+        Time between two plans, for methods that revise their plan.
     """
     rng = np.random.default_rng(seed)
     places = rng.choice(scenario.locations, scenario.clients)

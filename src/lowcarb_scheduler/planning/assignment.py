@@ -1,19 +1,21 @@
-"""Assignment: who trains in which round when all rounds' windows are known; all rounds together, exactly.
+"""Assignment of clients to rounds whose windows are given: all rounds together, exactly.
 
-Assigning client-turns to seats is a linear assignment. Clients of a group are interchangeable, so the same
-optimum is that of a transportation problem from groups to rounds::
+Assigning client-turns to seats is a linear assignment. Clients of a group are interchangeable, so a
+transportation problem from groups to rounds has the same optimum::
 
     min sum c[r, g] x[r, g]
     sum_g x[r, g] = n                              every seat is taken
     N_g least_g <= sum_r x[r, g] <= N_g most_g     turns
-    sum_{g in location} x[r, g] <= cap             no round sees one place only
+    sum_{g in location} x[r, g] <= cap             no round trains at one location only
     0 <= x[r, g] <= min(N_g, n)                    distinct clients in a round
 
-Its matrix is that of a network (the caps are laminar), so a vertex of the linear programme is integral [1]_.
-The expanded matrix of client-turns and seats is solved by ``linear_sum_assignment`` where it is small and no
-client takes two turns; with two, copies of a client could land in one round.
+Its matrix is that of a network (the caps are laminar), so the vertices of the linear programme are integral
+[1]_. The expanded matrix of client-turns and seats is solved by ``linear_sum_assignment`` [2]_ where it is
+small and no client takes two turns; with two, copies of a client could land in one round.
 
 .. [1] Ahuja, Magnanti and Orlin, Network Flows (1993), section 11.12.
+.. [2] D. F. Crouse, On implementing 2D rectangular assignment algorithms, IEEE Transactions on Aerospace and
+       Electronic Systems 52 (2016) 1679-1696.
 """
 
 from __future__ import annotations
@@ -28,31 +30,34 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.intensity import Floats, Ints
 
-EXPANDED_CELLS: Final = 20_000  # client-turns x seats up to which linear_sum_assignment is used
-_ALL_ARCS: Final = 4_000  # groups x rounds up to which every arc is given to the solver; more where caps bind
-_ARCS_AT_FIRST: Final = 8  # cheapest arcs of a group beyond those its turns need
-_ARCS_AT_ONCE: Final = 4  # arcs of a group or round that are taken in together
-_SCALE: Final = 1000.0  # largest cost given to the solver, whose tolerances are absolute (1e-7)
-_TOLERANCE: Final = 1e-6
-_NEARLY: Final = 1.0  # arcs this close to being missing are taken in too: else they come one by one
+EXPANDED_CELLS: Final = 20_000  # clients x seats up to which linear_sum_assignment is used
+_SCALE: Final = 1000.0  # largest cost in the units of the solver, whose tolerances are absolute (1e-7)
+_TOLERANCE: Final = 1e-6  # in the same units
+
+# HiGHS takes between 0.1 s and 40 s on raw matrices of 50,000 arcs. Above _ALL_ARCS (groups x rounds) it gets
+# the arcs that look cheapest, and then those that the dual prices show to be missing (column generation).
+_ALL_ARCS: Final = 4_000
+_ARCS_AT_FIRST: Final = 8  # arcs of a group beyond those that its turns need
+_ARCS_AT_ONCE: Final = 4  # arcs of a group or round that are added together
+_NEARLY: Final = 1.0  # arcs with a reduced cost up to this are added too, or they would come one by one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seating:
-    """The rules by which groups take seats.
+    """Rules of seating groups of clients.
 
     Parameters
     ----------
     seats : int
         Clients in each round, n.
     members : ndarray of int64, shape (G,)
-        Clients of each group, N_g.
+        Number of clients in each group, N_g.
     least, most : ndarray of int64, shape (G,)
         Bounds on the turns of each member.
     location : ndarray of int64, shape (G,)
         Location of each group.
     location_cap : int
-        Most clients of one location in a round.
+        Largest number of clients of one location in a round.
     """
 
     seats: int
@@ -64,12 +69,12 @@ class Seating:
 
     @property
     def room(self) -> Ints:
-        """Most clients of each group in one round, shape (G,)."""
+        """Largest number of clients of each group in one round, shape (G,)."""
         return np.minimum(self.members, min(self.seats, self.location_cap))
 
     @property
     def capped(self) -> bool:
-        """Whether the cap of a location binds on several groups together."""
+        """True if the cap of a location can bind on several groups together; room covers single groups."""
         room, groups = np.bincount(self.location, weights=self.room), np.bincount(self.location)
         binds = bool(((room > self.location_cap) & (groups > 1)).any())
         return binds and self.location_cap < self.seats
@@ -77,17 +82,17 @@ class Seating:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Assignment:
-    """Seats taken, and what a turn of each group is worth.
+    """Assignment of groups to rounds, with the prices of turns.
 
     Parameters
     ----------
     counts : ndarray of int64, shape (R, G)
-        How many of each group train in each round.
+        Clients of each group in each round.
     emissions_g : float
         Sum of costs [gCO2eq].
     prices_g : ndarray of float64, shape (G,), or None
-        Dual price of a turn: what one more turn owed by the group would cost [gCO2eq]. None from
-        ``linear_sum_assignment``, which has none.
+        Dual price of a turn: the cost of one more turn of the group [gCO2eq]. None from
+        ``linear_sum_assignment``, which computes no duals.
     """
 
     counts: Ints
@@ -96,16 +101,16 @@ class Assignment:
 
 
 def assign(seating: Seating, costs_g: Floats, prices_g: Floats | None = None) -> Assignment | None:
-    """Return the cleanest assignment to rounds whose windows are given, or None where there is none.
+    """Assign clients to rounds at the lowest emissions; None if no assignment obeys the rules.
 
     Parameters
     ----------
     seating : Seating
-        The rules.
+        Rules of seating.
     costs_g : ndarray of float64, shape (R, G)
         Emissions of one client of each group in each round [gCO2eq]; infinite where it cannot train.
     prices_g : ndarray of float64, shape (G,), optional
-        What a turn of each group is about worth [gCO2eq]: a hint that saves time and changes no result.
+        Estimated price of a turn of each group [gCO2eq]: saves time and does not change the optimum.
     """
     cells = int(seating.members.sum()) * len(costs_g) * seating.seats
     if cells <= EXPANDED_CELLS and is_single(seating):
@@ -122,7 +127,7 @@ def is_single(seating: Seating) -> bool:
 
 
 def assign_expanded(seating: Seating, costs_g: Floats) -> Assignment | None:
-    """Assign clients to seats one by one; exact where :func:`is_single` holds."""
+    """Assign client by client and seat by seat; exact where :func:`is_single` holds."""
     from scipy.optimize import linear_sum_assignment
 
     rounds, groups = costs_g.shape
@@ -130,7 +135,7 @@ def assign_expanded(seating: Seating, costs_g: Floats) -> Assignment | None:
     round_of_seat = np.repeat(np.arange(rounds), seating.seats)
     try:
         clients, seats = linear_sum_assignment(costs_g[round_of_seat][:, group_of_client].T)
-    except ValueError:  # scipy's word for: a seat is left that nobody can take
+    except ValueError:  # scipy: no assignment of finite cost
         return None
     counts = np.zeros((rounds, groups), dtype=np.int64)
     np.add.at(counts, (round_of_seat[seats], group_of_client[clients]), 1)
@@ -138,10 +143,10 @@ def assign_expanded(seating: Seating, costs_g: Floats) -> Assignment | None:
 
 
 def assign_aggregated(seating: Seating, costs_g: Floats, prices_g: Floats | None = None) -> Assignment | None:
-    """Solve the transportation problem; exact always.
+    """Solve the transportation problem, exactly.
 
-    Large problems start from the arcs that look cheapest at estimated prices, with dear slack in every row,
-    and take in the arcs that the duals show to be missing until none is.
+    Large problems start from the arcs that look cheapest at estimated prices, with expensive slack in every
+    row, and add the arcs that the duals show to be missing until there are none.
     """
     possible = np.isfinite(costs_g)
     if not possible.any():
@@ -161,14 +166,14 @@ def assign_aggregated(seating: Seating, costs_g: Floats, prices_g: Floats | None
         if reduced.min() >= -_TOLERANCE:
             break
         arcs |= (reduced < _NEARLY) & _least(reduced, _ARCS_AT_ONCE)
-    if solved.slack:  # nothing is left to bring in, yet slack was the cheaper way: ask without it
+    if solved.slack:  # all useful arcs are in, yet slack was cheaper: solve without it, or find it infeasible
         solved = _solve(seating, scaled, possible, slack=None)
     return _finish(seating, costs_g, solved, scale)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Solved:
-    """A solution of the linear programme in scaled units: flows, duals, and whether slack was used."""
+    """Solution of the linear programme in scaled units: flows, duals, and whether slack was used."""
 
     counts: Floats  # (R, G)
     round_price: Floats  # (R,)
@@ -190,7 +195,7 @@ def _solve(seating: Seating, scaled: Floats, arcs: NDArray[np.bool_], slack: flo
     rounds, groups = scaled.shape
     r, g = np.nonzero(arcs)
     flows, fixed = len(r), seating.least == seating.most
-    spare = rounds + groups if slack is not None else 0  # one column a row: seats and turns not matched
+    spare = rounds + groups if slack is not None else 0  # one slack column per row
     columns, one = flows + spare, np.ones(flows)
 
     def rows(index: Ints, count: int) -> csr_array:
@@ -235,12 +240,12 @@ def _solve(seating: Seating, scaled: Floats, arcs: NDArray[np.bool_], slack: flo
 
 
 def _cheapest_arcs(seating: Seating, scaled: Floats, group_price: Floats) -> NDArray[np.bool_]:
-    """Return the arcs to begin with, shape (R, G): of each group, and of all, those that look cheapest."""
+    """Return the arcs that look cheapest, of each group and of all, as a mask of shape (R, G)."""
     reduced = scaled - group_price
     order = np.argsort(reduced, axis=1)
     filled = np.argmax(np.cumsum(seating.room[order], axis=1) >= seating.seats, axis=1)
     marginal = np.take_along_axis(order, filled[:, None], axis=1)
-    price = np.take_along_axis(reduced, marginal, axis=1)  # of a round: what its last seat costs
+    price = np.take_along_axis(reduced, marginal, axis=1)  # of each round: the cost of its last seat
     reduced = reduced - np.where(np.isfinite(price), price, 0.0)
     needed = -(-seating.members * seating.most // seating.room) + _ARCS_AT_FIRST
     rank = np.argsort(np.argsort(reduced, axis=0), axis=0)
@@ -250,7 +255,7 @@ def _cheapest_arcs(seating: Seating, scaled: Floats, group_price: Floats) -> NDA
 
 
 def _least(reduced: Floats, count: int) -> NDArray[np.bool_]:
-    """Return where a matrix is among the least few of its row or of its column."""
+    """Return a mask of the entries that are among the ``count`` least of their row or column."""
     rounds, groups = reduced.shape
     of_round = np.partition(reduced, min(count, groups) - 1, axis=1)[:, [min(count, groups) - 1]]
     of_group = np.partition(reduced, min(count, rounds) - 1, axis=0)[[min(count, rounds) - 1]]
@@ -259,7 +264,7 @@ def _least(reduced: Floats, count: int) -> NDArray[np.bool_]:
 
 
 def _finish(seating: Seating, costs_g: Floats, solved: _Solved | None, scale: float) -> Assignment | None:
-    """Return whole seats and prices in grams."""
+    """Return the solution with integer seats and prices in grams."""
     if solved is None:
         return None
     counts = np.rint(solved.counts).astype(np.int64)
@@ -269,6 +274,6 @@ def _finish(seating: Seating, costs_g: Floats, solved: _Solved | None, scale: fl
 
 
 def _total(costs_g: Floats, counts: Ints) -> float:
-    """Return the sum of costs over seats taken."""
+    """Return the sum of costs over the seats taken; costs may be infinite where no seat is."""
     taken = counts > 0
     return float((costs_g[taken] * counts[taken]).sum())

@@ -1,14 +1,14 @@
-"""Participation: how many of the remaining turns each client takes, decided before carbon is looked at.
+"""Fairness: the number of turns each client takes, decided before carbon intensity is considered.
 
 Equal participation is water-filling. With a_c turns done, R rounds and S = R n seats, the turns to come are::
 
     q_c = clip(level - a_c, 0, R),    level the largest with sum_c q_c <= S
 
-and the seats left over go one each to clients that stand exactly at the level, in a seeded order. Any such
-q can be seated with n distinct clients in each round: sum q = R n and q <= R suffice (hand the turns out
-cyclically). Where a cap on locations leaves one too few seats, its clients share those, and the other
-clients the rest. An optimiser that was free to give the odd turns away would give them to low power and clean
-places, which looks like a saving and is not one.
+and the seats left over go one each to clients that are exactly at the level, in a seeded order. Any such q
+can be seated with n distinct clients in each round: sum q = R n and q <= R suffice (hand the turns out
+cyclically). Where a cap leaves a location too few seats, its clients share those, and the other clients the
+rest. An optimiser that could choose who takes the odd turns would give them to low powers and clean
+locations: that looks like a saving but only moves the work.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Turns:
     Parameters
     ----------
     least, most : ndarray of int64, shape (C,)
-        0 <= least <= most <= rounds; the same where participation is equal.
+        0 <= least <= most <= rounds; equal to each other where participation is equal.
     """
 
     least: Ints
@@ -41,7 +41,7 @@ class Turns:
 
 
 def decide_turns(job: Job) -> Turns:
-    """Return the bounds on each client's turns.
+    """Decide the bounds on the turns of each client.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def decide_turns(job: Job) -> Turns:
 
 
 def _remaining(job: Job, least: int, most: int, seats: int) -> Turns:
-    """Return what bounds on all turns leave for this job; what cannot be kept gives way together."""
+    """Return the bounds that are left after the turns done, loosened for all clients where they conflict."""
     done = job.fleet.turns_done
 
     def left(bound: int) -> Ints:
@@ -98,29 +98,32 @@ def _remaining(job: Job, least: int, most: int, seats: int) -> Turns:
 
 
 def location_cap(job: Job) -> int:
-    """Return the most clients of one location in a round, at least one."""
+    """Return the largest number of clients of one location in a round, at least one."""
     return most_of_one_location(job.max_location_share, job.clients_per_round)
 
 
 def most_of_one_location(share: float, seats: int) -> int:
-    """Return how many seats of a round are at most such a part of it, at least one."""
-    return max(1, floor(share * seats + 1e-9))
+    """Return the largest number of seats within a share of a round, at least one."""
+    return max(1, floor(share * seats + 1e-9))  # 0.29 x 100 is 28.999999999999996 in floats
 
 
 def crowded(job: Job, turns: Ints) -> Ints:
-    """Return the locations to which a cap leaves too few seats for these turns, by position."""
+    """Return the positions of locations whose cap leaves too few seats for these turns."""
     of_location = np.bincount(job.fleet.location_index, weights=turns, minlength=len(job.fleet.locations))
     return np.flatnonzero(of_location > location_cap(job) * job.rounds)
 
 
 def _within_cap(job: Job, turns: Ints, most: int) -> Ints:
-    """Return turns of which no location takes more than a cap leaves it, as even as that allows."""
+    """Return turns of which no location takes more than ``most``, as even as that allows.
+
+    Capping one location moves turns to the others, which may bring one of these over its cap in turn.
+    """
     location, done, rounds = job.fleet.location_index, job.fleet.turns_done, job.rounds
     free = np.ones(len(turns), dtype=np.bool_)
     turns, seats = turns.copy(), int(turns.sum())
     while (over := np.setdiff1d(crowded(job, turns), location[~free])).size and free.any():
-        for place in over:
-            here = location == place
+        for index in over:
+            here = location == index
             turns[here] = fill_evenly(done[here], most, rounds, job.seed)
             free &= ~here
         left = min(seats - int(turns[~free].sum()), rounds * int(free.sum()))
@@ -130,7 +133,7 @@ def _within_cap(job: Job, turns: Ints, most: int) -> Ints:
 
 
 def fill_evenly(turns_done: Ints, seats: int, rounds: int, seed: int) -> Ints:
-    """Give out turns to those with fewest first.
+    """Give turns to the clients with fewest first.
 
     Parameters
     ----------
@@ -139,9 +142,10 @@ def fill_evenly(turns_done: Ints, seats: int, rounds: int, seed: int) -> Ints:
     seats : int
         Turns to give, at most C x rounds.
     rounds : int
-        Most turns one client can take.
+        Largest number of turns for one client.
     seed : int
-        Decides between clients that stand equal. A shuffle, since neighbours in id often share a place.
+        Seed of the shuffle that breaks ties; the order of ids would not do, as neighbours often share a
+        location.
 
     Returns
     -------
@@ -152,7 +156,8 @@ def fill_evenly(turns_done: Ints, seats: int, rounds: int, seed: int) -> Ints:
     def filled(level: int) -> Ints:
         return np.clip(level - turns_done, 0, rounds)
 
-    low, high = int(turns_done.min()), int(turns_done.max()) + rounds  # filled(high) is everybody, always
+    # Bisection for the water level; at the upper end every client trains in every round.
+    low, high = int(turns_done.min()), int(turns_done.max()) + rounds
     while low < high:
         level = (low + high + 1) // 2
         low, high = (level, high) if filled(level).sum() <= seats else (low, level - 1)

@@ -1,13 +1,13 @@
-"""The earliest finish: how soon all rounds can be over, given the grid and the gaps of the forecast.
+"""Feasibility: the earliest finish of all rounds, and the reasons why a job has no plan.
 
-Where the forecast has no gap, rounds back-to-back from the first slot are the answer. With gaps, candidate
-rounds are told apart by their pattern P alone, the classes that can train in them, and a choice of rounds
-y_j is feasible if turns z[q, P] of the strata exist for its m_P = sum_{j in P} y_j rounds of each pattern::
+Without gaps in the forecast, rounds back-to-back from the first slot finish first. With gaps, candidate
+rounds differ by their pattern P alone, the classes that can train in them, and a choice of rounds y_j is
+feasible if turns z[q, P] of the strata q exist for its m_P = sum_{j in P} y_j rounds of each pattern::
 
     sum_q z[q, P] = n m_P,    z[q, P] <= N_q m_P,    sum_{q in location} z[q, P] <= cap m_P,
     N_q least_q <= sum_P z[q, P] <= N_q most_q,      chosen rounds do not overlap
 
-For whole m_P this is a flow in a network, so whole turns exist, and they can be spread evenly over the rounds
+For integer m_P this is a network flow, so integer turns exist, and they can be spread evenly over the rounds
 of a pattern. The earliest end is found by bisection.
 """
 
@@ -22,9 +22,10 @@ from lowcarb_scheduler.clock import MICROSECOND, format_duration, format_time, f
 from lowcarb_scheduler.errors import ForecastUnavailableError, PlanInfeasibleError
 from lowcarb_scheduler.planning.assignment import Seating, assign
 from lowcarb_scheduler.planning.fairness import location_cap
+from lowcarb_scheduler.planning.milp import occupied_slots, solve_rows
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
     from lowcarb_scheduler.intensity import IntensityTable, Ints
     from lowcarb_scheduler.planning.fairness import Turns
@@ -35,16 +36,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Earliest:
-    """The soonest way to seat all rounds.
+    """Earliest rounds.
 
     Parameters
     ----------
     slots : ndarray of int64, shape (r,)
-        Openings, r of them: fewer than asked where that is all that finds a gap-free window.
+        Openings; fewer than the job's rounds if no more find a window without a gap.
     end_us : int
-        When the last of them is over [µs since 1970 UTC].
+        End of the last one [µs since 1970 UTC].
     complete : bool
-        Whether all rounds are there and an assignment obeys every rule.
+        Whether these are all rounds of the job, and an assignment obeys every rule.
     """
 
     slots: Ints
@@ -54,7 +55,7 @@ class Earliest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Candidates:
-    """Rounds with at least n clients: opening slot, first slot after, end [µs], who can train (J, K)."""
+    """Candidate rounds: opening slot, next free slot, end [µs], and classes that can train, shape (J, K)."""
 
     slot: Ints
     next_slot: Ints
@@ -66,7 +67,7 @@ class _Candidates:
 
 
 def find_earliest(model: Model) -> Earliest:
-    """Return the earliest rounds that obey every rule of a model."""
+    """Find the earliest rounds that obey every rule of a model."""
     windows, grid = model.windows, model.windows.grid
     if np.isfinite(windows.integrals[: len(grid)]).all():
         slots = np.arange(min(model.rounds, grid.most_rounds), dtype=np.int64) * grid.width
@@ -93,7 +94,7 @@ def _firsts(model: Model) -> Ints:
 
 
 def _strata(model: Model) -> Seating:
-    """Return the rules of seating with power left out."""
+    """Return the rules of seating for strata: power does not matter for feasibility."""
     first, seating = _firsts(model), model.seating
     return Seating(
         seating.seats, np.add.reduceat(seating.members, first), seating.least[first], seating.most[first],
@@ -102,7 +103,7 @@ def _strata(model: Model) -> Seating:
 
 
 def _candidates(model: Model) -> _Candidates:
-    """Return the shortest rounds for each opening and set of classes they let train."""
+    """Return the shortest round for each opening and each set of classes that can train in it."""
     windows, grid = model.windows, model.windows.grid
     finite = np.isfinite(windows.integrals)
     slot = np.arange(len(grid), dtype=np.int64)
@@ -126,7 +127,7 @@ def _candidates(model: Model) -> _Candidates:
 
 
 def _enough(strata: Seating, klass: Ints, possible: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return where enough clients can train to fill a round, shape (J,)."""
+    """Return whether enough clients can train to fill each candidate, shape (J,)."""
     locations = np.eye(int(strata.location.max()) + 1)[strata.location]
     room = np.minimum((possible[:, klass] * strata.room) @ locations, strata.location_cap)
     enough: NDArray[np.bool_] = room.sum(axis=1) >= strata.seats
@@ -134,7 +135,10 @@ def _enough(strata: Seating, klass: Ints, possible: NDArray[np.bool_]) -> NDArra
 
 
 def _pack(candidates: _Candidates, rounds: int) -> Ints:
-    """Return the candidates that end first one after another, by position; at most R."""
+    """Return the positions of candidates packed one after another, the earliest end first; at most R.
+
+    For intervals that must not overlap, taking the earliest end first gives the largest number of them.
+    """
     chosen: list[int] = []
     order = np.lexsort((candidates.slot, candidates.end_us))
     free = 0
@@ -148,7 +152,7 @@ def _pack(candidates: _Candidates, rounds: int) -> Ints:
 
 
 def _search(model: Model, strata: Seating, candidates: _Candidates) -> Ints | None:
-    """Return the candidates of the earliest feasible choice, by position; None where there is none."""
+    """Return the positions of the feasible choice that ends first; None if there is none."""
     ends = np.unique(candidates.end_us)
     best = _choose(model, strata, candidates)
     if best is None:
@@ -167,9 +171,8 @@ def _search(model: Model, strata: Seating, candidates: _Candidates) -> Ints | No
 
 
 def _choose(model: Model, strata: Seating, candidates: _Candidates) -> Ints | None:
-    """Return a feasible choice among candidates, by position in order of time; None where there is none."""
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import coo_array, csr_array, diags_array, hstack, identity, kron, vstack
+    """Return the positions of a feasible choice of candidates, in order of time; None if there is none."""
+    from scipy.sparse import csr_array, diags_array, hstack, identity, kron
 
     klass = model.groups.klass[_firsts(model)]
     patterns, pattern = np.unique(candidates.possible, axis=0, return_inverse=True)
@@ -177,41 +180,34 @@ def _choose(model: Model, strata: Seating, candidates: _Candidates) -> Ints | No
     if choices == 0:
         return None
     # Columns: y_j, then z[P, q] with q fastest.
+    wide = kinds * parts
     member = csr_array((np.ones(choices), (pattern, np.arange(choices))), shape=(kinds, choices))
     z_of_pattern = kron(identity(kinds), np.ones((1, parts)), format="csr")
     z_of_part = kron(np.ones((1, kinds)), identity(parts), format="csr")
     place = csr_array((np.ones(parts), (strata.location, np.arange(parts))))
     room = (1.0 * patterns[:, klass] * strata.room).ravel()
-    lengths = candidates.next_slot - candidates.slot
-    covered = np.repeat(candidates.slot - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
-    cover = coo_array((np.ones(len(covered)), (covered, np.repeat(np.arange(choices), lengths)))).tocsr()
-    wide = kinds * parts
+    occupied = occupied_slots(candidates.slot, candidates.next_slot - candidates.slot)
     rounds_of = kron(member, np.ones((parts, 1)))  # m_P beside every z[P, q]
     rounds_by_place = kron(member, np.ones((place.shape[0], 1)))
-    owed, allowed = 1.0 * strata.members * strata.least, 1.0 * strata.members * strata.most
-    rows: list[tuple[csr_array, ArrayLike, ArrayLike]] = [
-        (hstack([cover, csr_array((cover.shape[0], wide))]), -np.inf, 1.0),
-        (hstack([np.ones((1, choices)), csr_array((1, wide))]), model.rounds, model.rounds),
-        (hstack([-strata.seats * member, z_of_pattern]), 0.0, 0.0),
-        (hstack([-diags_array(room) @ rounds_of, identity(wide)]), -np.inf, 0.0),
-        (hstack([-strata.location_cap * rounds_by_place, kron(identity(kinds), place)]), -np.inf, 0.0),
-        (hstack([csr_array((parts, choices)), z_of_part]), owed, allowed),
-    ]
-    lower = np.concatenate([np.full(block.shape[0], low) for block, low, _ in rows])
-    upper = np.concatenate([np.full(block.shape[0], high) for block, _, high in rows])
-    columns = choices + wide
-    answer = milp(
-        np.zeros(columns),
-        constraints=LinearConstraint(vstack([block for block, _, _ in rows]).tocsc(), lower, upper),
-        integrality=np.repeat([1, 0], [choices, wide]),
-        bounds=Bounds(0.0, np.repeat([1.0, np.inf], [choices, wide])),
+    owed, allowed = strata.members * strata.least, strata.members * strata.most
+    found = solve_rows(
+        np.zeros(choices + wide),
+        [
+            (hstack([occupied, csr_array((occupied.shape[0], wide))]), -np.inf, 1.0),
+            (hstack([np.ones((1, choices)), csr_array((1, wide))]), model.rounds, model.rounds),
+            (hstack([-strata.seats * member, z_of_pattern]), 0.0, 0.0),
+            (hstack([-diags_array(room) @ rounds_of, identity(wide)]), -np.inf, 0.0),
+            (hstack([-strata.location_cap * rounds_by_place, kron(identity(kinds), place)]), -np.inf, 0.0),
+            (hstack([csr_array((parts, choices)), z_of_part]), owed, allowed),
+        ],
+        choices,
+        np.repeat([1.0, np.inf], [choices, wide]),
     )
-    if answer.x is None:
-        return None
-    return np.flatnonzero(answer.x[:choices] > 0.5)
+    return None if found.x is None else np.flatnonzero(found.x[:choices] > 0.5)
 
 
-# -- What makes a job impossible, found before anything is optimised and said in one line -------------------
+# -- Checks -------------------------------------------------------------------------------------------------
+# Each check refuses a job that cannot have a plan, before anything is optimised, and names the reason.
 
 
 def check_time(job: Job, grid: Grid) -> None:
@@ -224,18 +220,15 @@ def check_time(job: Job, grid: Grid) -> None:
     if job.finish_by <= from_us(job.opens_from_us):
         reason = f"finish_by is past before the first of {rounds} may open"
     else:
-        reason = f"finish_by is {_exactly(missing_us)} too early for {rounds}"
+        # A shortage below a second must not be shown as "0 s".
+        short = format_duration(missing_us * MICROSECOND) if missing_us >= 1_000_000 else f"{missing_us} µs"
+        reason = f"finish_by is {short} too early for {rounds}"
     needed, available = format_time(from_us(needed_us)), format_time(job.finish_by)
     raise PlanInfeasibleError(reason, needed, available, job.finish_by)
 
 
-def _exactly(us: int) -> str:
-    """Return a duration for people that is never rounded to nothing."""
-    return format_duration(us * MICROSECOND) if us >= 1_000_000 else f"{us} µs"
-
-
 def check_forecast(job: Job, intensity: IntensityTable) -> None:
-    """Refuse locations without any forecast between the first opening and the deadline."""
+    """Refuse a location without any forecast between the first opening and the deadline."""
     names = job.fleet.locations
     columns = intensity.columns(names)
     inside = (intensity.edges_us[1:] > job.opens_from_us) & (intensity.edges_us[:-1] < to_us(job.finish_by))
@@ -252,7 +245,7 @@ def check_forecast(job: Job, intensity: IntensityTable) -> None:
 
 
 def check_share(job: Job, turns: Turns) -> None:
-    """Refuse a cap on locations under which the turns cannot be taken."""
+    """Refuse a cap on locations that leaves too few seats for the turns."""
     cap, fleet = location_cap(job), job.fleet
     places, rounds, seats = len(fleet.locations), job.rounds, job.clients_per_round
     clients = np.bincount(fleet.location_index, minlength=places)
@@ -278,14 +271,8 @@ def check_share(job: Job, turns: Turns) -> None:
         )  # fmt: skip
 
 
-def check_grid(job: Job, intensity: IntensityTable, grid: Grid) -> None:
-    """Refuse a job whose rounds may not even open before the forecast ends."""
-    if len(grid) == 0:
-        check_gaps(job, intensity, Earliest(np.empty(0, dtype=np.int64), 0, complete=False))
-
-
 def check_gaps(job: Job, intensity: IntensityTable, earliest: Earliest) -> None:
-    """Refuse a job that the gaps of the forecast leave without a plan."""
+    """Refuse a job for which the end or the gaps of the forecast leave no plan."""
     if earliest.complete:
         return
     found = len(earliest.slots)

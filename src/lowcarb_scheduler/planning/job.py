@@ -1,4 +1,4 @@
-"""The values of planning: what is asked (Job) and what was decided (Plan)."""
+"""Job and plan: the rounds to be planned with their rules, and the planned rounds with their clients."""
 
 from __future__ import annotations
 
@@ -14,65 +14,64 @@ from lowcarb_scheduler.accounting.emissions import jain_index, run_now_g, saving
 from lowcarb_scheduler.clock import MICROSECOND, format_duration, from_us, to_us, to_utc
 from lowcarb_scheduler.documents import SCHEMA_VERSION, to_plain
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.planning.fleet import Fleet  # noqa: TC001  a part of this module to its users
+from lowcarb_scheduler.planning.fleet import Fleet  # noqa: TC001  users of this module need it at run time
+from lowcarb_scheduler.planning.timegrid import default_step_us
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     import pandas as pd
 
     from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints, Provenance
 
 
-LOOKED_AHEAD: Final = timedelta(days=60)  # at least; what is further away is not planned for
-
+LOOKED_AHEAD: Final = timedelta(days=60)  # shortest time for which intensity is expected, deadline permitting
 
 Participation = Literal["equal", "any"] | tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """What is to be planned: the rounds that remain, and the rules they obey.
+    """Job to be planned: the remaining rounds, the fleet that trains them, and the rules they obey.
 
     Parameters
     ----------
     fleet : Fleet
-        Who can train.
+        Clients that can train.
     now : datetime
-        The moment of planning. Aware, like all times here.
+        Time of planning. Aware, like all times here.
     finish_by : datetime
-        The deadline: the last round closes by then.
+        Deadline: the last round closes by then.
     rounds : int
-        Rounds that remain, at least 1.
+        Remaining rounds, at least 1.
     clients_per_round : int
         Distinct clients in each round, at least 1.
     round_duration : timedelta, optional
-        All of a round: training, transfer, aggregation, evaluation. Default: the longest client duration.
+        Length of a whole round: training, transfer, aggregation, evaluation. Default: the longest client
+        duration.
     not_before : datetime, optional
-        No round opens earlier. Default: now.
+        Earliest opening of a round. Default: now.
     grid_from : datetime, optional
         Rounds open on ``grid_from + k * start_step``. Default: now.
     start_step : timedelta, optional
         Spacing of possible openings. Default: the forecast's step, or its gcd with round_duration.
     patience : float
-        Time against carbon, in [0, 1]: the plan ends by
+        Trade-off of time and carbon, in [0, 1]: the plan ends by
         ``earliest_finish + patience * (finish_by - earliest_finish)``.
     target_finish : datetime, optional
-        That moment itself, where a run has computed it before; overrides ``patience``.
+        The latest end itself, if it is already known; overrides ``patience``.
     participation : "equal", "any" or (int, int)
-        Equal: remaining turns go to those with fewest turns. (min, max): bounds on turns in this job.
+        Equal: remaining turns go to clients with the fewest turns. (min, max): bounds on turns in this job.
     stagger : bool
-        Whether a client may start anywhere inside its round.
+        If true, a client may start anywhere inside its round.
     max_location_share : float
         Largest part of a round's clients from one location, in (0, 1].
     seed : int
-        Breaks the ties of participation.
+        Seed that breaks ties of participation.
     bounds_count_done : bool
-        Whether bounds on turns include those done before, and turns that are equal give way to
-        ``max_location_share``, as the rounds that remain of a run need it.
+        If true, bounds on turns include turns done before, and equal turns give way to
+        ``max_location_share``. The remaining rounds of a run need both.
     mix_rounds : int, optional
-        In every so many rounds turns are shared out equally anew, for data that differs from place to place.
-        Default: in all rounds together.
+        Number of rounds after which turns are shared out equally anew, for data that differs by location.
+        Default: all rounds together.
 
     Raises
     ------
@@ -100,8 +99,8 @@ class Job:
 
     def __post_init__(self) -> None:
         for name in ("now", "finish_by", "not_before", "grid_from", "target_finish"):
-            if (when := getattr(self, name)) is not None:
-                object.__setattr__(self, name, to_utc(when, name))
+            if (time := getattr(self, name)) is not None:
+                object.__setattr__(self, name, to_utc(time, name))
         for name in ("rounds", "clients_per_round"):
             _check_whole(name, getattr(self, name), least=1)
         if self.mix_rounds is not None:
@@ -119,18 +118,19 @@ class Job:
         object.__setattr__(self, "participation", _check_participation(self.participation))
 
     def _check_durations(self) -> None:
-        """Resolve the round's duration and refuse a client that does not fit into it."""
-        longest = int(self.fleet.durations_us.max())
+        """Set the default round duration, and refuse a client that does not fit into the round."""
+        longest_us = int(self.fleet.durations_us.max())
+        longest = timedelta(microseconds=longest_us)
         if self.round_duration is None:
-            if longest == 0:
+            if not longest:
                 raise InputError("round_duration", "is not given, nor is any client's", "give one of them")
-            object.__setattr__(self, "round_duration", timedelta(microseconds=longest))
-        if longest > self.round_us:
-            who = self.fleet.ids[int(self.fleet.durations_us.argmax())]
+            object.__setattr__(self, "round_duration", longest)
+        if longest_us > self.round_us:
+            client = self.fleet.ids[int(self.fleet.durations_us.argmax())]
+            whole = format_duration(self.round_us * MICROSECOND)
             raise InputError(
                 "round_duration",
-                f"client {who!r} trains {format_duration(timedelta(microseconds=longest))}, longer than the"
-                f" round of {format_duration(timedelta(microseconds=self.round_us))}",
+                f"client {client!r} trains {format_duration(longest)}, longer than the round of {whole}",
                 "lengthen the round or shorten the client's duration",
             )
 
@@ -142,7 +142,7 @@ class Job:
 
     @property
     def opens_from_us(self) -> int:
-        """The earliest moment a round may open, on the grid or not [µs since 1970 UTC]."""
+        """Earliest opening of a round, on the grid or not [µs since 1970 UTC]."""
         return max(to_us(self.now), to_us(self.not_before or self.now))
 
     @property
@@ -152,13 +152,13 @@ class Job:
 
     @property
     def durations_us(self) -> Ints:
-        """Training time of each client [µs], shape (C,): its own, or the whole round."""
+        """Training time of each client [µs], shape (C,): its own, else the whole round."""
         return np.where(self.fleet.durations_us > 0, self.fleet.durations_us, self.round_us)
 
     def run_now_g(self, intensity: IntensityTable) -> float | None:
-        """Return what random clients back-to-back from not_before are expected to emit [gCO2eq].
+        """Return the expected emissions of random clients back-to-back from not_before [gCO2eq].
 
-        None where one of them would meet a gap.
+        None if one of them would touch a gap.
         """
         fleet = self.fleet
         opens_us = self.opens_from_us + np.arange(self.rounds, dtype=np.int64) * self.round_us
@@ -227,6 +227,24 @@ class JobRules:
                    grid_from=grid_from, target_finish=target_finish, **rules)  # fmt: skip
 
 
+def start_step_us(job: Job, intensity: IntensityTable) -> int:
+    """Return the spacing of possible openings [µs]: the job's own, else :func:`default_step_us`."""
+    if job.start_step is not None:
+        return job.start_step // MICROSECOND
+    return default_step_us(intensity.step // MICROSECOND, job.round_us)
+
+
+def looked_ahead(job: Job) -> datetime:
+    """Return the time until which intensity is expected: the deadline, or less if that is very far away.
+
+    Nothing is known of windows months from now, and steps of minutes until a deadline in a century would
+    exceed any memory. At least twice the back-to-back time of the rounds, and 60 days, are covered.
+    """
+    enough = max(LOOKED_AHEAD, 2 * job.rounds * timedelta(microseconds=job.round_us))
+    opens_from = from_us(job.opens_from_us)
+    return min(job.finish_by, opens_from + min(enough, job.finish_by - opens_from))
+
+
 class PlannedClient(NamedTuple):
     """One client's turn in one round."""
 
@@ -239,7 +257,7 @@ class PlannedClient(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlannedClients(Sequence[PlannedClient]):
-    """The clients of a round, made from the plan's arrays when looked at."""
+    """Clients of a round: a lazy sequence over the arrays of the plan."""
 
     plan: Plan
     round_index: int
@@ -268,16 +286,16 @@ class PlannedClients(Sequence[PlannedClient]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlannedRound:
-    """One round of a plan.
+    """Round of a plan.
 
     Parameters
     ----------
     opens_at, closes_at : datetime
-        When it may start, and when all of it is planned to be over.
+        Planned opening, and planned end of the whole round.
     emissions_g : float
-        Expected emissions of its clients' training [gCO2eq].
+        Expected emissions of its training [gCO2eq].
     clients : sequence of PlannedClient
-        Who trains, by id.
+        Clients that train, by id.
     """
 
     opens_at: datetime
@@ -288,29 +306,29 @@ class PlannedRound:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """Which client trains in which round, and when each round opens.
+    """Plan: the clients and the opening of every round.
 
     Parameters
     ----------
     fleet : Fleet
-        The clients, C of them.
+        C clients.
     opens_us, closes_us : ndarray of int64, shape (R,)
-        The rounds, in order and without overlap [µs since 1970 UTC].
+        Openings and ends of the rounds, in order and without overlap [µs since 1970 UTC].
     seats : ndarray of int64, shape (R, n)
-        The clients of each round as positions in ``fleet``, ascending.
+        Clients of each round as positions in ``fleet``, ascending.
     starts_us, ends_us : ndarray of int64, shape (R, n)
-        When each of them trains [µs since 1970 UTC].
+        Training window of each of them [µs since 1970 UTC].
     client_emissions_g : ndarray of float64, shape (R, n)
-        What each is expected to emit [gCO2eq].
+        Expected emissions of each of them [gCO2eq].
     lower_bound_g : float or None
-        No plan that obeys the job's rules is expected to emit less [gCO2eq].
+        Lower bound on the expected emissions of every plan that obeys the rules of the job [gCO2eq].
     run_now_emissions_g : float or None
-        Expectation over random clients, back-to-back from not_before [gCO2eq]; None where a gap makes it
-        undefined.
+        Expected emissions of random clients back-to-back from not_before [gCO2eq]; None where a gap makes
+        it undefined.
     provenance : Provenance
-        That of the intensity it was made with.
+        Source and signal of the intensity that the plan is made on.
     forecast_until : datetime
-        Where that intensity ends.
+        End of that intensity.
     forecast_origin : mapping of str to float
         Where the intensity came from that turns begin in (forecast, corrected, climatology, last good,
         default), as parts of all turns; empty where that is not known.
@@ -349,12 +367,8 @@ class Plan:
 
     @property
     def gap(self) -> float | None:
-        """How far the plan can be from the best one, as a part of its emissions; None without a bound."""
-        if self.lower_bound_g is None:
-            return None
-        if self.emissions_g == self.lower_bound_g:
-            return 0.0
-        return (self.emissions_g - self.lower_bound_g) / max(abs(self.emissions_g), 1e-9)
+        """Relative gap to the lower bound, see :func:`relative_gap`; None without a bound."""
+        return None if self.lower_bound_g is None else relative_gap(self.emissions_g, self.lower_bound_g)
 
     @property
     def saving(self) -> float | None:
@@ -363,16 +377,16 @@ class Plan:
 
     @property
     def finish(self) -> datetime:
-        """When the last round is planned to close."""
+        """Planned end of the last round."""
         return from_us(self.closes_us[-1])
 
     @property
     def turns(self) -> Ints:
-        """Turns of each client when the plan is done, those done before included; shape (C,)."""
+        """Turns of each client at the end of the plan, shape (C,); turns done before are included."""
         return self.fleet.turns_done + np.bincount(self.seats.ravel(), minlength=len(self.fleet))
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row a turn: round and its window, client and its window, emissions."""
+        """Return a frame with one row per turn: round and its window, client and its window, emissions."""
         import pandas as pd
 
         rounds, seats = self.seats.shape
@@ -392,7 +406,7 @@ class Plan:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as the document that ``lowcarb plan --json`` prints, times as text."""
+        """Return the document that ``lowcarb plan --json`` prints, with times as text."""
         turns = self.turns
         document = {
             "schema_version": SCHEMA_VERSION,
@@ -423,7 +437,14 @@ class Plan:
         return plain
 
 
-# -- checks of what comes in ----------------------------------------------------------------------------
+def relative_gap(emissions_g: float, lower_bound_g: float) -> float:
+    """Return the largest part of some emissions that a better plan could avoid, by their lower bound."""
+    if emissions_g == lower_bound_g:
+        return 0.0
+    return (emissions_g - lower_bound_g) / max(abs(emissions_g), 1e-9)
+
+
+# -- Checks of values ---------------------------------------------------------------------------------------
 
 
 def _check_whole(name: str, value: object, least: int) -> None:
@@ -453,14 +474,3 @@ def _times(us: Ints) -> pd.Series:
     import pandas as pd
 
     return pd.Series(pd.to_datetime(us, unit="us", utc=True))
-
-
-def looked_ahead(job: Job) -> datetime:
-    """Return until when intensity is expected for a job: its deadline, or less if that is very far away.
-
-    Nothing is known of windows months from now, and steps of minutes until a deadline in a century would fill
-    any memory. Twice the time of the rounds back-to-back, and 60 days, are always looked at.
-    """
-    enough = max(LOOKED_AHEAD, 2 * job.rounds * timedelta(microseconds=job.round_us))
-    opens_from = from_us(job.opens_from_us)
-    return min(job.finish_by, opens_from + min(enough, job.finish_by - opens_from))

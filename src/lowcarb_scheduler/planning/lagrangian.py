@@ -1,15 +1,16 @@
-"""The Lagrangian relaxation of a plan: a lower bound, and the rounds that attain it.
+"""Lagrangian relaxation: a lower bound on the emissions of every plan, and the rounds that attain it.
 
-Put a price lambda_g on every turn of group g. Then rounds no longer compete for turns, and what remains is to
-fill each candidate round j as cheaply as the prices allow, and to choose R of them that do not overlap::
+Put a price lambda_g on every turn of group g. Then rounds no longer compete for turns. What remains is to
+fill each candidate round j as cheaply as the prices allow, at the fill cost phi[j], and to choose R
+candidates that do not overlap, by dynamic programming over boundaries t::
 
     phi[j]    = min sum_g (c[j, g] - lambda_g) x_g    over n seats, room and caps: cheapest first
-    D[r][t]   = min(D[r][t-1], min over j over by t of D[r-1][slot_j] + phi[j])
+    D[r][t]   = min(D[r][t-1], min over j that end by t of D[r-1][slot_j] + phi[j])
     L(lambda) = D[R][M] + sum_g lambda_g X_g,    X_g = the most turns of g where lambda_g < 0, else the least
 
-L bounds every plan from below, whatever the prices [1]_. With stagger a candidate is a slot and a span; spans
-are told apart only so far, and one stands for all up to the next: it takes the time of the shortest and
-offers the windows of the longest, which keeps L a bound.
+L bounds every plan from below, whatever the prices [1]_. With stagger a candidate is a slot and a span. On
+large jobs one span stands for all up to the next: it takes the time of the shortest and offers the windows
+of the longest, which keeps L a bound.
 
 .. [1] M. L. Fisher, The Lagrangian relaxation method for solving integer programming problems, Management
        Science 27 (1981) 1-18.
@@ -29,24 +30,35 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.planning.assignment import Seating
     from lowcarb_scheduler.planning.model import Model
 
-_CELLS: Final = 1_000_000  # candidates x groups up to which every span is told apart
+_CELLS: Final = 1_000_000  # candidates x groups up to which every span is a candidate of its own
 
 
 class Relaxed(NamedTuple):
-    """What the relaxation makes of some prices."""
+    """Value of the relaxation at some prices, and the rounds that attain it."""
 
-    bound_g: float  # L
-    slots: Ints  # (R,) openings that attain it
+    bound_g: float  # L [gCO2eq]
+    slots: Ints  # (R,) openings
     short: Ints  # (G,) turns owed less turns taken: a subgradient of L
 
 
 class Relaxation:
-    """Evaluates L of a model at any prices.
+    """Lagrangian relaxation of a model, evaluated at any prices.
 
     Parameters
     ----------
     model : Model
         The problem.
+
+    Attributes
+    ----------
+    spans : ndarray of int64, shape (S,)
+        Lengths of candidate rounds [slots]; a candidate j is a span and a slot, slot fastest, J = S T.
+    integrals : ndarray of float64, shape (J, K)
+        Cleanest integral of each class in each candidate [g h / kWh].
+    costs_g : ndarray of float64, shape (J, G)
+        Emissions of one client of each group in each candidate [gCO2eq].
+    fits : ndarray of bool, shape (J,)
+        Candidates that end in time, can be filled, and are not dominated by a shorter one.
     """
 
     def __init__(self, model: Model) -> None:
@@ -54,20 +66,21 @@ class Relaxation:
         grid, last = model.windows.grid, model.windows.last_boundary
         self.spans = _spans(model)
         longest = np.append(self.spans[1:] - 1, last)
-        slots = np.tile(np.arange(len(grid), dtype=np.int64), len(self.spans))
+        slots, spans = self.candidates
         boundaries = np.minimum(slots + np.repeat(longest, len(grid)), last)
-        self.integrals = model.windows.cheapest(slots, boundaries)
+        self.integrals = model.windows.cheapest(slots, boundaries)[1]
         costs_g = model.costs_g(self.integrals)
         possible = np.isfinite(costs_g)
-        self.fits = (slots + np.repeat(self.spans, len(grid)) <= last) & _fills(model.seating, possible)
+        self.fits = (slots + spans <= last) & _fills(model.seating, possible)
         self.fits &= ~self._dominated()
         finite = costs_g[possible]
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-        dear = high + 10.0 * (high - low) + abs(high)  # stands for "cannot train"; any number keeps L a bound
-        self.costs_g = costs_g if possible.all() else np.where(possible, costs_g, dear)
+        # Infinite costs times zero seats would be NaN; any finite cost for "cannot train" keeps L a bound.
+        prohibitive = high + 10.0 * (high - low) + abs(high)
+        self.costs_g = costs_g if possible.all() else np.where(possible, costs_g, prohibitive)
 
     def _dominated(self) -> NDArray[np.bool_]:
-        """Return where a shorter span in its place offers every class as clean a window, shape (J,)."""
+        """Return whether a shorter span in its place offers every class as clean a window, shape (J,)."""
         grid = self.model.windows.grid
         integrals = self.integrals.reshape(len(self.spans), len(grid), -1)
         dominated = np.zeros(integrals.shape[:2], dtype=bool)
@@ -78,33 +91,33 @@ class Relaxation:
 
     @property
     def every_span(self) -> bool:
-        """Whether every span of a round is a candidate of its own."""
+        """True if every span of a round is a candidate of its own."""
         return not self.model.windows.stagger or bool(self.spans[0] + len(self.spans) > self.spans[-1])
 
     def evaluate(self, prices_g: Floats) -> Relaxed:
-        """Return L and where it is attained; ``prices_g`` [gCO2eq] has shape (G,)."""
+        """Evaluate L at ``prices_g`` [gCO2eq], shape (G,)."""
         owed = self.owed(prices_g)
         value, chosen = self.choose(self.fill_g(prices_g))
         taken = fill(self.model.seating, self.costs_g[chosen] - prices_g).sum(axis=0)
         return Relaxed(value + float(prices_g @ owed), chosen % len(self.model.windows.grid), owed - taken)
 
     def fill_g(self, prices_g: Floats) -> Floats:
-        """Return phi, shape (J,) [gCO2eq]; infinite where a candidate cannot be filled."""
+        """Return the fill cost phi of each candidate, shape (J,) [gCO2eq]; infinite if it does not fit."""
         return np.where(self.fits, fill_cost_g(self.model.seating, self.costs_g - prices_g), np.inf)
 
     def owed(self, prices_g: Floats) -> Ints:
-        """Return the turns of each group that make lambda X least, shape (G,)."""
+        """Return the turns X of each group that minimise lambda X, shape (G,)."""
         seating = self.model.seating
         return seating.members * np.where(prices_g < 0, seating.most, seating.least)
 
     def least_with(self, prices_g: Floats) -> Floats:
-        """Return, for each candidate, a lower bound on every plan that has it, shape (J,) [gCO2eq].
+        """Return a lower bound on the plans that contain each candidate, shape (J,) [gCO2eq].
 
-        L with the candidate forced in: the best rounds before it, and as the mirror image those after it.
+        L with the candidate forced in: the best rounds before it, and as their mirror image those after it.
         """
         rounds, last = self.model.rounds, self.model.windows.last_boundary
-        slots = np.tile(np.arange(len(self.model.windows.grid)), len(self.spans))
-        ends = slots + np.repeat(self.spans, len(self.model.windows.grid))
+        slots, spans = self.candidates
+        ends = slots + spans
         phi_g = self.fill_g(prices_g)
         before = self._tabulate(slots, ends, phi_g)
         after = self._tabulate(last - ends, last - slots, phi_g)
@@ -114,8 +127,14 @@ class Relaxation:
             np.minimum(least, before[r, slots] + after[rounds - 1 - r, last - inside], out=least)
         return least + phi_g + float(prices_g @ self.owed(prices_g))
 
+    @property
+    def candidates(self) -> tuple[Ints, Ints]:
+        """Slot and span of each candidate, both of shape (J,)."""
+        slots = len(self.model.windows.grid)
+        return np.tile(np.arange(slots), len(self.spans)), np.repeat(self.spans, slots)
+
     def _tabulate(self, slots: Ints, ends: Ints, phi_g: Floats) -> Floats:
-        """Return D for candidates that may end anywhere, shape (R + 1, M + 1)."""
+        """Return the table D for candidates in any order, shape (R + 1, M + 1)."""
         best = np.full((self.model.rounds + 1, self.model.windows.last_boundary + 1), np.inf)
         best[0] = 0.0
         use = np.isfinite(phi_g)
@@ -126,12 +145,9 @@ class Relaxation:
         return best
 
     def choose(self, phi_g: Floats) -> tuple[float, Ints]:
-        """Return the least sum of R candidates that do not overlap, and them in order: the programme D."""
-        rounds, slots, last = (
-            self.model.rounds,
-            len(self.model.windows.grid),
-            self.model.windows.last_boundary,
-        )
+        """Return the least sum of R candidates that do not overlap, and these in order: the programme D."""
+        rounds, windows = self.model.rounds, self.model.windows
+        slots, last = len(windows.grid), windows.last_boundary
         phi_g = phi_g.reshape(len(self.spans), slots)
         best = np.full((rounds + 1, last + 1), np.inf)
         best[0] = 0.0
@@ -144,7 +160,7 @@ class Relaxation:
             np.minimum.accumulate(row, out=row)
         chosen = np.empty(rounds, dtype=np.int64)
         boundary = last
-        for r in range(rounds, 0, -1):  # back along the earliest boundaries that attain the least sum
+        for r in range(rounds, 0, -1):  # trace back along the earliest boundaries that attain the least sum
             boundary = int(np.argmax(best[r] <= best[r, boundary]))
             if len(self.spans) == 1:
                 boundary -= int(self.spans[0])
@@ -165,17 +181,17 @@ def fill_cost_g(seating: Seating, reduced_g: Floats) -> Floats:
     Parameters
     ----------
     seating : Seating
-        Rules, of which turns are left out.
+        Rules; bounds on turns are ignored, prices stand for them.
     reduced_g : ndarray of float64, shape (J, G)
         Cost of a client of each group, less the price of its turn [gCO2eq].
     """
-    order, taken = _cheapest_first(seating, reduced_g, "quicksort")  # which of equals is taken costs the same
+    order, taken = _cheapest_first(seating, reduced_g, "quicksort")  # ties cost the same, whichever is taken
     cost: Floats = np.einsum("jg,jg->j", np.take_along_axis(reduced_g, order, axis=1), taken)
     return cost
 
 
 def fill(seating: Seating, reduced_g: Floats) -> Ints:
-    """Return the cheapest clients of candidate rounds, counts of shape (J, G); as :func:`fill_cost_g`."""
+    """Return the cheapest clients of candidate rounds, counts of shape (J, G); see :func:`fill_cost_g`."""
     order, taken = _cheapest_first(seating, reduced_g, "stable")
     counts = np.zeros(reduced_g.shape, dtype=np.int64)
     np.put_along_axis(counts, order, taken, axis=1)
@@ -185,9 +201,9 @@ def fill(seating: Seating, reduced_g: Floats) -> Ints:
 def _cheapest_first(
     seating: Seating, reduced_g: Floats, kind: Literal["quicksort", "stable"]
 ) -> tuple[Ints, Ints]:
-    """Return groups in order of cost, and how many clients of each are taken; both (J, at most G)."""
+    """Return groups in order of cost, and the clients taken of each; both of shape (J, at most G)."""
     room = seating.room
-    # In whatever order, so many groups fill a round; the others need not be sorted.
+    # Any ``enough`` groups fill a round; the others need not be sorted.
     enough = int(np.searchsorted(np.cumsum(np.sort(room)), seating.seats)) + 1
     if seating.capped or enough >= 0.7 * len(room):
         order = np.argsort(reduced_g, axis=1, kind=kind)
@@ -204,7 +220,7 @@ def _cheapest_first(
 
 
 def _capped(room: Ints, location: NDArray[np.int32], cap: int) -> Ints:
-    """Return what is left of room where the groups before it in its row share a location's cap."""
+    """Return the room of groups after those before it in its row have used the cap of their location."""
     narrow = location.astype(np.int16) if location.max() < np.iinfo(np.int16).max else location
     by_place = np.argsort(narrow, axis=1, kind="stable")  # sorting 16 bits is five times as fast
     place, room = np.take_along_axis(location, by_place, axis=1), np.take_along_axis(room, by_place, axis=1)
@@ -217,7 +233,7 @@ def _capped(room: Ints, location: NDArray[np.int32], cap: int) -> Ints:
 
 
 def _fills(seating: Seating, possible: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return where enough clients can train to take every seat, shape (J,)."""
+    """Return whether enough clients can train to take every seat, shape (J,)."""
     if possible.all():
         return np.ones(len(possible), dtype=bool)
     order = np.argsort(seating.location, kind="stable")
@@ -229,12 +245,12 @@ def _fills(seating: Seating, possible: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _spans(model: Model) -> Ints:
-    """Return the spans of rounds that the relaxation tells apart [slots]."""
+    """Return the spans of candidate rounds [slots]: all, or geometrically spaced ones where they are many."""
     width, last = model.windows.grid.width, model.windows.last_boundary
     if not model.windows.stagger:
         return np.array([width], dtype=np.int64)
     every = np.arange(width, last + 1, dtype=np.int64)
-    cells = _CELLS // 2 if model.seating.capped else _CELLS  # caps make filling so much slower
+    cells = _CELLS // 2 if model.seating.capped else _CELLS  # a cap makes filling twice as slow
     most = max(6, cells // (len(model.windows.grid) * len(model.groups)))
     if len(every) <= most:
         return every
@@ -242,16 +258,16 @@ def _spans(model: Model) -> Ints:
     return every[growing]
 
 
-# -- A lower bound for fleets whose powers all differ, client by client -------------------------------------
-# Groups are then buckets of neighbouring powers, and L at their mean powers bounds nothing. But any price
-# for any client gives a bound, so take prices that are linear in power between the buckets' means, lambda_c
-# = alpha + beta p_c, and bound phi by its dual at the buckets' own thresholds tau, which are mu where no
-# location's cap binds::
+# -- Bound by client ----------------------------------------------------------------------------------------
+# Where powers all differ, groups are buckets of neighbouring powers, and L at their mean powers is no bound.
+# But any price for any client gives a bound, so take prices that are linear in power between the means of
+# the buckets, lambda_c = alpha + beta p_c, and bound phi by its dual at the thresholds tau of the buckets'
+# own solution, which equal the seat price mu where no cap binds::
 #
 #     phi[j] >= n mu_j - sum_l cap (mu_j - tau_jl) + sum_c min(0, p_c I_j - lambda_c - tau_jl)
 #
 # Inside a segment of powers the last sum runs over those with p_c (I_j - beta) < alpha + tau: the first or
-# the last of the sorted powers, one binary search and two prefix sums away.
+# the last of the sorted powers, found by one binary search and two prefix sums.
 
 
 def bound_by_client_g(relaxation: Relaxation, prices_g: Floats) -> float:
@@ -287,7 +303,7 @@ def bound_by_client_g(relaxation: Relaxation, prices_g: Floats) -> float:
 
 
 def _thresholds(relaxation: Relaxation, prices_g: Floats) -> tuple[Floats, Floats]:
-    """Return mu (J,) and tau (J, locations): costs of the last seat of a round, and of a place in it."""
+    """Return mu (J,) and tau (J, locations): the price of a round's last seat, by round and by location."""
     seating = relaxation.model.seating
     reduced = relaxation.costs_g - prices_g
     taken = fill(seating, reduced)
@@ -302,7 +318,7 @@ def _thresholds(relaxation: Relaxation, prices_g: Floats) -> tuple[Floats, Float
 
 
 def _segments(nodes: Floats, prices: Floats, kilowatts: Floats) -> list[tuple[float, float, Floats]]:
-    """Return (alpha, beta, powers) of each stretch between neighbouring nodes; all ascending in power."""
+    """Return (alpha, beta, powers) of each segment between neighbouring nodes; all ascending in power."""
     distinct = np.concatenate([[True], np.diff(nodes) > 0])
     nodes, prices = nodes[distinct], prices[distinct]
     if len(nodes) == 1:
@@ -319,7 +335,7 @@ def _negative_part(kilowatts: Floats, slope: Floats, offset: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         cut = np.searchsorted(kilowatts, offset / slope)  # powers below it are negative where slope > 0
     total = np.concatenate([[0.0], np.cumsum(kilowatts)])
-    flat = np.isinf(slope)  # nobody trains in a gap
+    flat = np.isinf(slope)  # a gap: no client can train
     slope = np.where(flat, 0.0, slope)
     below = slope * total[cut] - offset * cut
     above = slope * (total[-1] - total[cut]) - offset * (len(kilowatts) - cut)

@@ -1,73 +1,122 @@
-"""Small jobs to proven optimality: a mixed-integer programme over the candidate rounds that can still matter.
+"""Mixed-integer programme: small jobs solved to proven optimality by branch and bound.
 
-With y_j whether candidate round j takes place and x_jg how many of group g train in it::
+With y_j = 1 if candidate round j takes place, and x_jg clients of group g that train in it::
 
     min sum c[j, g] x[j, g]
     sum_j y_j = R,     at most one y_j covers any moment
     sum_g x[j, g] = n y_j,    x[j, g] <= N_g y_j,    sum_{g in location} x[j, g] <= cap y_j
     N_g least_g <= sum_j x[j, g] <= N_g most_g
 
-Only y has to be whole: once it is, the rest is a flow in a network. A candidate is left out if every plan
-with it costs more than the best plan known, by the relaxation with that candidate forced in.
+Only y has to be declared integer: once it is, the rest is a network flow, whose vertices are integral. The
+caller leaves out candidates that no plan better than the best known one can contain.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from lowcarb_scheduler.intensity import Floats, Ints
-    from lowcarb_scheduler.planning.lagrangian import Relaxation
+    from collections.abc import Mapping, Sequence
 
-_MOST_COLUMNS: Final = 20_000  # candidates that matter x groups
-_MOST_NODES: Final = 5_000
+    from numpy.typing import ArrayLike
+    from scipy.optimize import OptimizeResult
+    from scipy.sparse import csr_array
+
+    from lowcarb_scheduler.intensity import Floats, Ints
+    from lowcarb_scheduler.planning.model import Model
+
+    Rows = tuple[csr_array, ArrayLike, ArrayLike]  # matrix, lower and upper bounds of its rows
+
+_MOST_COLUMNS: Final = 20_000  # candidates x groups
+_MOST_NODES: Final = 5_000  # of the branch-and-bound tree; a limit in seconds would make plans irreproducible
 _SCALE: Final = 1e4  # a plan in the solver's units, whose tolerances are absolute (1e-6)
 
 
-class Proven(NamedTuple):
-    """What branch and bound found."""
+class ProvenOpenings(NamedTuple):
+    """Result of branch and bound: openings, a lower bound, and whether they meet."""
 
-    slots: Ints  # (R,) openings
-    bound_g: float  # no plan emits less
-    optimal: bool  # whether the openings are proven best, to the solver's tolerance
+    slots: Ints  # (R,)
+    bound_g: float  # no plan emits less [gCO2eq]
+    optimal: bool  # to the solver's tolerance
 
 
-def solve_exactly(relaxation: Relaxation, prices_g: Floats, best_g: float) -> Proven | None:
-    """Return the openings of a best plan, with a proof; None if the programme is too large.
+def occupied_slots(slots: Ints, spans: Ints) -> csr_array:
+    """Return a matrix of slots by candidate rounds, 1 where a round that opens at a slot occupies a slot.
 
     Parameters
     ----------
-    relaxation : Relaxation
-        Of the model, which tells every candidate round apart.
-    prices_g : ndarray of float64, shape (G,)
-        Good prices of turns [gCO2eq].
+    slots, spans : ndarray of int64, shape (J,)
+        Opening and length of each candidate [slots].
+    """
+    from scipy.sparse import coo_array
+
+    covered = np.repeat(slots - (np.cumsum(spans) - spans), spans) + np.arange(spans.sum())
+    return coo_array((np.ones(len(covered)), (covered, np.repeat(np.arange(len(slots)), spans)))).tocsr()
+
+
+def solve_rows(
+    costs: Floats, rows: Sequence[Rows], choices: int, upper: Floats, options: Mapping[str, Any] | None = None
+) -> OptimizeResult:
+    """Minimise a linear cost of columns >= 0, of which the first ``choices`` are integers.
+
+    Parameters
+    ----------
+    costs, upper : ndarray of float64, shape (columns,)
+        Cost and upper bound of each column.
+    rows : sequence of (matrix, low, high)
+        Constraints low <= matrix @ columns <= high.
+    choices : int
+        Number of integer columns.
+    options : mapping, optional
+        Options of :func:`scipy.optimize.milp`.
+    """
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import vstack
+
+    low, high = (
+        np.concatenate([np.full(row[0].shape[0], row[side], dtype=float) for row in rows]) for side in (1, 2)
+    )
+    return milp(
+        costs,
+        constraints=LinearConstraint(vstack([row[0] for row in rows]).tocsc(), low, high),
+        integrality=np.repeat([1, 0], [choices, len(costs) - choices]),
+        bounds=Bounds(0.0, upper),
+        options=options,
+    )
+
+
+def solve_exactly(
+    model: Model, slots: Ints, spans: Ints, costs_g: Floats, best_g: float
+) -> ProvenOpenings | None:
+    """Find the openings of a best plan, with a proof; None if the programme is too large.
+
+    Parameters
+    ----------
+    model : Model
+        The problem.
+    slots, spans : ndarray of int64, shape (J,)
+        Candidate rounds: opening, and length [slots].
+    costs_g : ndarray of float64, shape (J, G)
+        Emissions of one client of each group in each candidate [gCO2eq].
     best_g : float
         Emissions of a known plan [gCO2eq].
     """
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import coo_array, csr_array, hstack, identity, kron, vstack
+    from scipy.sparse import csr_array, hstack, identity, kron
 
-    model, seating = relaxation.model, relaxation.model.seating
-    slack = 1e-9 * max(abs(best_g), 1.0)
-    kept = np.flatnonzero(relaxation.least_with(prices_g) <= best_g + slack)
-    choices, groups = len(kept), len(seating.members)
+    seating, choices, groups = model.seating, len(slots), len(model.groups)
     if choices * groups > _MOST_COLUMNS:
         return None
-    slots = kept % len(model.windows.grid)
-    lengths = relaxation.spans[kept // len(model.windows.grid)]
-    covered = np.repeat(slots - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
     # Columns: y_j, then x[j, g] with g fastest.
     wide = choices * groups
-    cover = coo_array((np.ones(len(covered)), (covered, np.repeat(np.arange(choices), lengths)))).tocsr()
+    occupied = occupied_slots(slots, spans)
     per_round = kron(identity(choices), np.ones((1, groups)))
     per_group = kron(np.ones((1, choices)), identity(groups))
     room = kron(identity(choices), seating.room[:, None].astype(float))
-    no_x = csr_array((1, wide))
-    rows = [
-        (hstack([np.ones((1, choices)), no_x]), model.rounds, model.rounds),
-        (hstack([cover, csr_array((cover.shape[0], wide))]), -np.inf, 1.0),
+    rows: list[Rows] = [
+        (hstack([np.ones((1, choices)), csr_array((1, wide))]), model.rounds, model.rounds),
+        (hstack([occupied, csr_array((occupied.shape[0], wide))]), -np.inf, 1.0),
         (hstack([-seating.seats * identity(choices), per_round]), 0.0, 0.0),
         (hstack([-room, identity(wide)]), -np.inf, 0.0),
         (hstack([csr_array((groups, choices)), per_group]), seating.members * seating.least,
@@ -77,21 +126,16 @@ def solve_exactly(relaxation: Relaxation, prices_g: Floats, best_g: float) -> Pr
         place = csr_array((np.ones(groups), (seating.location, np.arange(groups))))
         caps = kron(identity(choices), np.full((place.shape[0], 1), float(seating.location_cap)))
         rows.append((hstack([-caps, kron(identity(choices), place)]), -np.inf, 0.0))
-    costs_g = relaxation.costs_g[kept].ravel()
     scale = _SCALE / max(abs(best_g), float(np.abs(costs_g).max()), 1e-12)
-    answer = milp(
-        np.concatenate([np.zeros(choices), costs_g * scale]),
-        constraints=LinearConstraint(
-            vstack([block for block, _, _ in rows]).tocsc(),
-            np.concatenate([np.full(block.shape[0], low, dtype=float) for block, low, _ in rows]),
-            np.concatenate([np.full(block.shape[0], high, dtype=float) for block, _, high in rows]),
-        ),
-        integrality=np.repeat([1, 0], [choices, wide]),
-        bounds=Bounds(0.0, np.concatenate([np.ones(choices), np.tile(seating.room, choices)])),
-        # What presolve could take out is out already; on programmes this small it takes half of the time.
-        options={"mip_rel_gap": 0.0, "node_limit": _MOST_NODES, "presolve": False},
+    found = solve_rows(
+        np.concatenate([np.zeros(choices), costs_g.ravel() * scale]),
+        rows,
+        choices,
+        np.concatenate([np.ones(choices), np.tile(seating.room, choices)]),
+        # The bound has removed what presolve could; on programmes this small it would take half of the time.
+        {"mip_rel_gap": 0.0, "node_limit": _MOST_NODES, "presolve": False},
     )
-    if answer.x is None:
+    if found.x is None:
         return None
-    chosen = np.sort(slots[answer.x[:choices] > 0.5])
-    return Proven(chosen, min(float(answer.mip_dual_bound) / scale, best_g), answer.status == 0)
+    chosen = np.sort(slots[found.x[:choices] > 0.5])
+    return ProvenOpenings(chosen, min(float(found.mip_dual_bound) / scale, best_g), found.status == 0)

@@ -1,4 +1,7 @@
-"""The planning problem in numbers: groups, their windows and the rules of seating, ready for the solvers."""
+"""Planning problem in arrays: groups of clients, their windows and the rules of seating.
+
+The solvers know this model alone; :mod:`~lowcarb_scheduler.planning.planner` builds it from a job.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +19,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """What the solvers are given.
+    """Planning problem: R rounds, G groups of clients, T slots.
 
     Parameters
     ----------
     rounds : int
         Rounds to open, R.
     groups : Groups
-        Who can train, in G groups.
+        Clients, in G groups of interchangeable ones.
     windows : Windows
-        What it costs, by class, on a grid of T slots.
+        Cost of training by class, on a grid of T slots.
     seating : Seating
-        How groups take seats.
+        Rules of seating the groups.
     class_of_client : ndarray of int64, shape (C,)
-        Location and training time of each client, as a row of ``windows``.
+        Location and training time of each client, as a column of ``windows``.
     """
 
     rounds: int
@@ -42,10 +45,24 @@ class Model:
         """Return the same problem on a shorter grid with the same first slot."""
         return replace(self, windows=self.windows.until(grid))
 
-    def boundaries(self, slots: Ints) -> Ints:
-        """Return by when rounds have to be over that open at some slots, shape (R,).
+    def without_stagger(self) -> Model:
+        """Return the same problem with clients that all start when their round opens."""
+        return replace(self, windows=replace(self.windows, stagger=False))
 
-        A round without stagger is over after its width; with it, it may last until the next one opens.
+    def regrouped(self, groups: Groups) -> Model:
+        """Return the same problem with a finer grouping of its clients."""
+        location = np.zeros(int(self.groups.klass.max()) + 1, dtype=np.int64)
+        location[self.groups.klass] = self.seating.location
+        seating = replace(
+            self.seating, members=groups.size, least=groups.least, most=groups.most,
+            location=location[groups.klass],
+        )  # fmt: skip
+        return replace(self, groups=groups, seating=seating)
+
+    def boundaries(self, slots: Ints) -> Ints:
+        """Return the boundary by which each round that opens at ``slots`` is over, shape (R,).
+
+        A round without stagger is over after its width; with stagger it may last until the next one opens.
         """
         if self.windows.stagger:
             return np.append(slots[1:], self.windows.last_boundary)
@@ -60,9 +77,9 @@ class Model:
             By class [g h / kWh]; infinite where it cannot train.
         """
         per_group = integrals[:, self.groups.klass]
-        with np.errstate(invalid="ignore"):  # no power times no forecast
+        with np.errstate(invalid="ignore"):  # zero power times an infinite integral
             return np.where(np.isinf(per_group), np.inf, per_group * self.groups.kilowatts)
 
     def round_costs_g(self, slots: Ints) -> Floats:
-        """Return :meth:`costs_g` of rounds that open at some slots, shape (R, G)."""
-        return self.costs_g(self.windows.cheapest(slots, self.boundaries(slots)))
+        """Return :meth:`costs_g` of rounds that open at ``slots``, shape (R, G)."""
+        return self.costs_g(self.windows.cheapest(slots, self.boundaries(slots))[1])

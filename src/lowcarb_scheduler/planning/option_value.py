@@ -1,15 +1,15 @@
-"""The value of waiting: what a job that will be planned again may hope for.
+"""Option value of waiting: a bonus on far hours for a job that will be planned again.
 
-A forecast is an expectation. A job with slack that is planned again at every new forecast will choose among
-what then turns out clean, so the hours far ahead are worth more than their mean: the more of them there are
+A forecast is an expectation. A job with slack that is planned again at every new forecast will choose the
+hours that then turn out clean, so hours far ahead are worth more than their mean: the more of them there are
 to choose from, the more a location varies, and the less is known yet. Decisions are made on ::
 
     f'[t, l] = f[t, l] - c ln(x) sd_l (1 - exp(-h / tau)),
     x = max(1, time until the finish / time the remaining rounds take back-to-back)
 
-with h the hours ahead of t and sd_l the standard deviation of the location over the last four weeks, or, with
-little history, over what is expected. Without slack, x = 1, nothing changes. c and tau were fitted on a
-replay of real forecasts; the plan's own emissions are to be counted on f.
+with h the hours from now to t and sd_l the standard deviation of the location over the last four weeks or,
+with little history, of its forecast. Without slack, x = 1 and nothing changes. c and tau were fitted on a
+replay of real forecasts. Emissions of the plan are charged on f, never on f'.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 WEIGHT: Final = 0.12  # c
 FADE_HOURS: Final = 36.0  # tau
 _MEMORY_HOURS: Final = 28 * 24
-_LEAST_HOURS: Final = 3 * 24  # of history, or it says too little
+_LEAST_HOURS: Final = 3 * 24  # of history; less would not show a daily cycle
 
 
 def value_of_waiting(
@@ -38,23 +38,23 @@ def value_of_waiting(
     weight: float = WEIGHT,
     fade_hours: float = FADE_HOURS,
 ) -> IntensityTable:
-    """Return the intensity on which a job that will be planned again should decide.
+    """Return the intensity on which a job that will be planned again decides.
 
     Parameters
     ----------
     job : Job
-        The rounds that remain; its patience or target says until when they may be spread.
+        The remaining rounds; its patience or target gives the time that they may take.
     intensity : IntensityTable
-        What is expected [gCO2eq/kWh].
+        Expected carbon intensity [gCO2eq/kWh].
     history : IntensityTable, optional
-        What happened; nothing later than ``job.now`` is looked at.
+        Past intensity [gCO2eq/kWh]; values after ``job.now`` are not used.
     weight, fade_hours : float
-        c and tau of the formula.
+        c and tau [h] of the formula.
 
     Returns
     -------
     IntensityTable
-        The same steps and locations; the values are no emissions any more.
+        The same steps and locations; its values rank hours and are no emissions.
     """
     edges_us = intensity.edges_us
     middle_us = edges_us[:-1] + np.diff(edges_us) // 2
@@ -65,7 +65,7 @@ def value_of_waiting(
 
 
 def _slack(job: Job) -> float:
-    """Return x: how often the remaining rounds would fit into the time they may take, at least 1."""
+    """Return x of the formula: the time for the remaining rounds over the time they need, at least 1."""
     needed_us = job.rounds * job.round_us
     earliest_us = job.opens_from_us + needed_us
     finish_us = to_us(job.finish_by)
@@ -77,12 +77,12 @@ def _slack(job: Job) -> float:
 
 
 def _deviation(job: Job, intensity: IntensityTable, history: IntensityTable | None) -> Floats:
-    """Return how much each location varies [gCO2eq/kWh], shape (L,)."""
+    """Return the standard deviation of each location [gCO2eq/kWh], shape (L,)."""
     now_us = to_us(job.now)
     ahead, _ = _spread(intensity, now_us, to_us(job.finish_by))
     if history is None:
         return ahead
-    # The end of a step is when it is known: the one that runs is not.
+    # A step of history is known when it has ended, so the running one is left out.
     over = int(np.searchsorted(history.edges_us, now_us, side="right")) - 1
     until_us = int(history.edges_us[max(over, 0)])
     past, hours = _spread(history.align(intensity.locations), now_us - _MEMORY_HOURS * HOUR_US, until_us)
@@ -90,7 +90,7 @@ def _deviation(job: Job, intensity: IntensityTable, history: IntensityTable | No
 
 
 def _spread(intensity: IntensityTable, since_us: int, until_us: int) -> tuple[Floats, Floats]:
-    """Return the standard deviation of each location between two times, and the hours known of it."""
+    """Return the standard deviation of each location between two times, and its hours with a value."""
     inside = (intensity.edges_us[1:] > since_us) & (intensity.edges_us[:-1] < until_us)
     hours = np.diff(intensity.edges_us)[inside, None] / HOUR_US
     values = intensity.values[inside]

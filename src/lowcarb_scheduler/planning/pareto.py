@@ -1,10 +1,10 @@
-"""``tradeoff``: what waiting buys, as a front of plans from the earliest finish to the deadline.
+"""Pareto front of time and carbon: plans from the earliest finish to the deadline.
 
-Every point of the front is the best plan that is over by a moment; sweeping that moment reaches all of it,
-where a weighted sum of time and carbon reaches only the corners of its convex hull. A plan that is over early
-is a plan for every later moment, and a bound for a late moment is one for every earlier moment, so running
-minima of plans and maxima of bounds make the front monotone. Prices and openings of one point are where the
-search for the next begins.
+Every point of the front is the best plan that ends by a target. Sweeping the target reaches the whole front,
+where a weighted sum of time and carbon reaches only the corners of its convex hull. A plan that ends early is
+a plan for every later target, and a bound for a late target is one for every earlier target, so running
+minima of plans and running maxima of bounds make the front monotone. The search for a point starts from the
+prices and openings of the one before.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.planning.job import relative_gap
 from lowcarb_scheduler.planning.planner import Problem
 
 if TYPE_CHECKING:
@@ -27,23 +28,23 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.planning.solver import Solution
 
 
-_GOOD_ENOUGH: Final = 1e-3  # gap at which the search for a point ends
+_GOOD_ENOUGH: Final = 1e-3  # relative gap at which the search for a point ends
 
 
 @dataclass(frozen=True, slots=True)
 class FrontierPoint:
-    """One plan of the front.
+    """Point of the front: a plan, by its finish and emissions.
 
     Parameters
     ----------
     patience : float
-        The least of those tried that reaches it, in [0, 1].
+        Lowest patience among those tried that reaches the plan, in [0, 1].
     finish : datetime
-        When its last round closes.
+        Closing time of its last round.
     emissions_g : float
-        What it is expected to emit [gCO2eq].
+        Its expected emissions [gCO2eq].
     lower_bound_g : float
-        No plan with this patience is expected to emit less [gCO2eq].
+        Lower bound on the expected emissions of every plan with this patience [gCO2eq].
     saving : float or None
         Part of the run-now emissions that is avoided; None where run-now is undefined.
     """
@@ -56,22 +57,20 @@ class FrontierPoint:
 
     @property
     def gap(self) -> float:
-        """How far the point can be from the best plan with this patience, as a part of its emissions."""
-        if self.emissions_g == self.lower_bound_g:
-            return 0.0
-        return (self.emissions_g - self.lower_bound_g) / max(abs(self.emissions_g), 1e-9)
+        """Relative gap to the lower bound, see :func:`~lowcarb_scheduler.planning.job.relative_gap`."""
+        return relative_gap(self.emissions_g, self.lower_bound_g)
 
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """Time against carbon: points in order of finish, each later and cleaner than the one before.
+    """Pareto front: points in order of finish, each later and cleaner than the one before.
 
     Parameters
     ----------
     points : tuple of FrontierPoint
         At least one.
     run_now_emissions_g : float or None
-        Expectation over random clients, back-to-back [gCO2eq].
+        Expected emissions of random clients back-to-back [gCO2eq].
     """
 
     points: tuple[FrontierPoint, ...]
@@ -79,10 +78,10 @@ class Frontier:
 
     @property
     def knee(self) -> FrontierPoint:
-        """The point after which waiting buys less than it did on average.
+        """Knee of the front: from here on, waiting saves less per hour than on average.
 
-        With both axes scaled to [0, 1], it is the one farthest below the line from the first point to the
-        last [1]_; the first of equals, and the first point where all lie on that line.
+        With both axes scaled to [0, 1], the knee is the point farthest below the line from the first point
+        to the last [1]_; the first of equals, and the first point of all where none lies below the line.
 
         References
         ----------
@@ -97,34 +96,34 @@ class Frontier:
 
     @property
     def has_knee(self) -> bool:
-        """Whether a point lies below that line; if none does, later hours buy no less than the first."""
+        """True if the front has a knee; otherwise later hours save no less than the first."""
         return self.knee != self.points[0]
 
     def earliest_saving(self, saving: float) -> FrontierPoint | None:
-        """Return the earliest point that saves at least this part of the run-now emissions, if there is one.
+        """Return the earliest point with at least this saving; None if there is none.
 
         Parameters
         ----------
         saving : float
-            For example 0.2 for 20 %.
+            Part of the run-now emissions, for example 0.2 for 20 %.
         """
         enough = (p for p in self.points if p.saving is not None and p.saving >= saving - 1e-9)
         return next(enough, None)
 
     def marginal_saving_g(self, finish: datetime) -> float:
-        """Return what finishing one hour later avoids [gCO2eq], between points in proportion.
+        """Return the emissions that a finish one hour later avoids [gCO2eq], linear between points.
 
         Parameters
         ----------
         finish : datetime
-            When the job would be over otherwise. Aware.
+            Finish to compare with. Aware.
         """
         finish_us, emissions_g = self._axes()
         now_g, later_g = np.interp([to_us(finish), to_us(finish) + HOUR_US], finish_us, emissions_g)
         return float(now_g - later_g)
 
     def _axes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return finish [µs] and emissions [g] of the points."""
+        """Return finish [µs] and emissions [gCO2eq] of the points, both of shape (P,)."""
         finish_us = np.array([to_us(point.finish) for point in self.points], dtype=np.float64)
         return finish_us, np.array([point.emissions_g for point in self.points])
 
@@ -132,19 +131,19 @@ class Frontier:
 def tradeoff(
     job: Job, intensity: IntensityTable, points: int = 12, progress: Callable[[int, int], None] | None = None
 ) -> Frontier:
-    """Sweep patience from 0 to 1.
+    """Plan the Pareto front of time and carbon, by a sweep of patience from 0 to 1.
 
     Parameters
     ----------
     job : Job
-        What is to be planned; its own patience and target are left out of account.
+        Job to be planned; its own patience and target are ignored.
     intensity : IntensityTable
-        What is expected [gCO2eq/kWh].
+        Expected carbon intensity [gCO2eq/kWh].
     points : int
-        How many values of patience are tried, at least 2. The front has fewer points where waiting longer
-        buys nothing.
-    progress : callable (done, of), optional
-        Called after each.
+        Number of values of patience to try, at least 2. The front has fewer points where waiting longer
+        saves nothing.
+    progress : callable (done, total), optional
+        Called after each value.
 
     Raises
     ------
@@ -171,13 +170,14 @@ def tradeoff(
 
 def _front(patiences: list[float], plans: list[Plan]) -> tuple[FrontierPoint, ...]:
     """Return the points that are later and cleaner than all before them."""
+    # No plan of this patience can be below the bound of a higher one: a running maximum from the end.
     bounds_g = [planned.lower_bound_g for planned in plans]
     tight_g = np.maximum.accumulate(np.array(bounds_g, dtype=np.float64)[::-1])[::-1]
     front: list[FrontierPoint] = []
     for patience, planned, bound_g in zip(patiences, plans, tight_g.tolist(), strict=True):
         emissions_g = planned.emissions_g
         while front and planned.finish <= front[-1].finish and emissions_g < front[-1].emissions_g:
-            front.pop()  # the search did better with more time than it took
+            front.pop()  # with more time the search found a plan that needs no more of it
         if front and emissions_g >= front[-1].emissions_g - 1e-12 * abs(emissions_g):
             continue
         bound_g = min(bound_g, emissions_g)

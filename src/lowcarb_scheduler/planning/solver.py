@@ -1,14 +1,14 @@
-"""When rounds open and who trains, chosen together, with a proof of how good that is.
+"""Solver: openings of rounds and seats of clients, optimised together and with a lower bound.
 
 Choosing rounds first and clients later does not work: openings at the fleet's mean best hours are usually
 worse than openings evenly spaced. So both are priced together. The relaxation proposes openings at the prices
-of turns; the exact assignment to them is a plan, and its duals are good prices in turn. From there the best
-prices are sought by Polyak's subgradient steps [1]_ towards the best plan so far, a group's step scaled by
-its size::
+of turns; the exact assignment to them is a plan, and its duals are good prices in turn. From there the search
+for the best prices takes Polyak's subgradient steps [1]_ towards the best plan so far, the step of a group
+scaled by its size::
 
     lambda += pace (best - L) / (s^T D s) D s,    s = turns owed - turns taken,  D = diag(1 / N_g)
 
-Every rule that ends the search counts iterations, so equal input gives an equal plan.
+Every rule that ends the search counts iterations, never seconds, so equal input gives an equal plan.
 
 .. [1] B. T. Polyak, Minimization of unsmooth functionals, USSR Computational Mathematics and Mathematical
        Physics 9 (1969) 14-29.
@@ -29,35 +29,39 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import Floats, Ints
     from lowcarb_scheduler.planning.model import Model
 
-_PATIENT: Final = 10  # iterations without notable progress until the pace is halved
-_NOTABLE: Final = 0.05  # part of the gap that is
-_QUICK: Final = 600  # rounds x groups up to which an assignment costs no more than a step
-_SLOW: Final = 50_000  # from where on it costs as much as a dozen steps
-_FIRST_SEATED: Final = 8  # else the step whose openings are assigned first; the next are as much later
-_NUDGES: Final = 100  # assignments tried to improve a plan where they are quick; fewer where they are not
-_WORK: Final = 15_000_000  # cells of the relaxation that may be filled in one search
-GOOD_ENOUGH: Final = 5e-4  # gap at which a search ends
-_WINDOW: Final = 60  # iterations in which ...
-_PROGRESS: Final = 0.9  # ... the gap has to shrink to this part of itself
+GOOD_ENOUGH: Final = 5e-4  # relative gap at which a search ends
+_ROUNDING: Final = 1e-10  # relative gap that is floating-point rounding
+_TIE: Final = 1e-11  # relative difference below which two plans count as equal
 _SMALL: Final = 2_000  # slots x groups up to which a job is solved exactly
-_CERTAIN: Final = 1e-10  # gap that is rounding
-_TIE: Final = 1e-11  # part of the emissions below which two plans are as good as each other
+
+# An assignment costs about as much as a step of the relaxation up to _QUICK, and a dozen steps from _SLOW on
+# (rounds x groups). Beyond _QUICK only the openings of step 8 and of geometrically later steps are assigned.
+_QUICK: Final = 600
+_SLOW: Final = 50_000
+_FIRST_SEATED: Final = 8
+_MOVES: Final = 100  # assignments tried to improve a plan where they are quick, fewer where they are not
+
+_WORK: Final = 15_000_000  # cells of the relaxation that may be filled in one search
+_PATIENT: Final = 10  # iterations without notable progress until the pace is halved
+_NOTABLE: Final = 0.05  # part of the gap by which the bound rises in notable progress
+_WINDOW: Final = 60  # the search ends if, in so many iterations ...
+_PROGRESS: Final = 0.9  # ... the gap has not shrunk to this part of itself
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Solution:
-    """Openings, seats and a certificate.
+    """Solution of a model: openings, seats, and a certified lower bound.
 
     Parameters
     ----------
     slots : ndarray of int64, shape (R,)
         Openings.
     assignment : Assignment
-        Who trains.
+        Clients of each group in each round.
     bound_g : float
         Lower bound on every plan of the model [gCO2eq].
     prices_g : ndarray of float64, shape (G,)
-        The prices of turns that prove it.
+        Prices of turns that prove the bound [gCO2eq].
     """
 
     slots: Ints
@@ -67,14 +71,14 @@ class Solution:
 
     @property
     def emissions_g(self) -> float:
-        """Emissions at the groups' mean powers [gCO2eq]."""
+        """Emissions at the mean powers of the groups [gCO2eq]."""
         return self.assignment.emissions_g
 
 
 def solve(
     model: Model, start: Ints, near: Solution | None = None, good_enough: float = GOOD_ENOUGH
 ) -> Solution:
-    """Choose openings and seats together.
+    """Optimise openings and seats together.
 
     Parameters
     ----------
@@ -83,15 +87,15 @@ def solve(
     start : ndarray of int64, shape (R,)
         Openings that are known to be feasible.
     near : Solution, optional
-        Of a problem with the same groups and no more time, to begin with.
+        Starting point: the solution of a problem with the same groups and no more time.
     good_enough : float
-        Gap at which the search ends, as a part of the emissions.
+        Relative gap at which the search ends.
     """
     return _Search(model, Relaxation(model)).run(start, near, good_enough)
 
 
 class _Search:
-    """The best plan and the best bound so far."""
+    """Search state: the best plan and the best bound so far."""
 
     def __init__(self, model: Model, relaxation: Relaxation) -> None:
         self.model, self.relaxation = model, relaxation
@@ -102,7 +106,7 @@ class _Search:
         self.prices_g: Floats = np.zeros(len(model.groups))
 
     def run(self, start: Ints, near: Solution | None, good_enough: float) -> Solution:
-        """Search from a solution near by, else from openings spread evenly, else from those given."""
+        """Search from a neighbouring solution, else from evenly spread openings, else from those given."""
         if near is not None:
             self.adopt(near)
         else:
@@ -114,13 +118,13 @@ class _Search:
         small = self.relaxation.every_span and (
             len(self.model.windows.grid) * len(self.model.groups) <= _SMALL
         )
-        good_enough = _CERTAIN if small else good_enough
+        good_enough = _ROUNDING if small else good_enough
         self.climb(good_enough)
         if self.gap_g > good_enough * abs(self.best.emissions_g):
             self.seat(self.relaxation.evaluate(self.prices_g).slots)
         if not small and self.gap_g > good_enough * abs(self.best.emissions_g):
-            self.nudge(_NUDGES // max(1, self.model.rounds * len(self.model.groups) // _QUICK))
-        if small and self.gap_g > _CERTAIN * abs(self.best.emissions_g):
+            self.move_openings(_MOVES // max(1, self.model.rounds * len(self.model.groups) // _QUICK))
+        if small and self.gap_g > _ROUNDING * abs(self.best.emissions_g):
             self.close()
         if near is None:
             self.prefer(start)
@@ -130,7 +134,7 @@ class _Search:
         return Solution(self.slots, self.best, bound_g, self.prices_g)
 
     def climb(self, good_enough: float) -> None:
-        """Raise the bound by subgradient steps, and seat the openings they come by."""
+        """Raise the bound by subgradient steps, and seat the openings found on the way."""
         assert self.best is not None
         iterations = int(np.clip(_WORK // self.relaxation.costs_g.size, 60, 400))
         arcs = self.model.rounds * len(self.model.groups)
@@ -159,20 +163,20 @@ class _Search:
                 break
             prices = prices + pace * (self.best.emissions_g - relaxed.bound_g) / norm * scaled
 
-    def nudge(self, trials: int) -> None:
-        """Move one opening at a time between its neighbours, where the prices promise most."""
+    def move_openings(self, trials: int) -> None:
+        """Move one opening at a time between its neighbours, the moves with the lowest fill cost first."""
         relaxation, grid = self.relaxation, self.model.windows.grid
         while trials > 0:
             assert self.best is not None
             assert self.slots is not None
             before_g, slots = self.best.emissions_g, self.slots
             prices_g = self.best.prices_g if self.best.prices_g is not None else self.prices_g
-            promise_g = relaxation.fill_g(prices_g).reshape(-1, len(grid)).min(axis=0)
-            promise_g[np.isinf(promise_g)] = promise_g[np.isfinite(promise_g)].max(initial=0.0)
+            fill_g = relaxation.fill_g(prices_g).reshape(-1, len(grid)).min(axis=0)
+            fill_g[np.isinf(fill_g)] = fill_g[np.isfinite(fill_g)].max(initial=0.0)
             first = np.append(0, slots[:-1] + grid.width)
             last = np.append(slots[1:] - grid.width, len(grid) - 1)
             moves = [
-                (promise_g[slot] - promise_g[slots[r]], r, slot)
+                (fill_g[slot] - fill_g[slots[r]], r, slot)
                 for r in range(len(slots))
                 for slot in range(first[r], last[r] + 1)
                 if slot != slots[r]
@@ -188,9 +192,12 @@ class _Search:
                 return
 
     def close(self) -> None:
-        """Close what gap is left, by branch and bound over the openings that can still matter."""
+        """Close the gap by branch and bound over the candidates that a better plan can contain."""
         assert self.best is not None
-        solved = solve_exactly(self.relaxation, self.prices_g, self.best.emissions_g)
+        best_g = self.best.emissions_g
+        possible = self.relaxation.least_with(self.prices_g) <= best_g + 1e-9 * max(abs(best_g), 1.0)
+        slots, spans = (values[possible] for values in self.relaxation.candidates)
+        solved = solve_exactly(self.model, slots, spans, self.relaxation.costs_g[possible], best_g)
         if solved is None:
             return
         self.seat(solved.slots)
@@ -198,19 +205,20 @@ class _Search:
 
     @property
     def gap_g(self) -> float:
-        """What is left between plan and bound [gCO2eq]."""
+        """Difference between plan and bound [gCO2eq]."""
         assert self.best is not None
         return self.best.emissions_g - self.bound_g
 
     def seat(self, slots: Ints) -> None:
-        """Assign clients to rounds at these openings, and keep that if it is the best so far."""
+        """Assign clients to rounds at these openings, and keep the assignment if it is the best so far."""
         if slots.tobytes() in self.seen:
             return
         self.seen.add(slots.tobytes())
         costs_g = self.model.round_costs_g(slots)
         if self._hopeless(costs_g):
             return
-        method = assign if self.best else assign_aggregated  # the first one has to bring prices
+        # The first assignment has to bring prices, which the linear assignment has not.
+        method = assign if self.best else assign_aggregated
         found = method(self.model.seating, costs_g, self.prices_g)
         if found is None or (self.best is not None and found.emissions_g >= self.best.emissions_g):
             return
@@ -219,33 +227,33 @@ class _Search:
         self.best, self.slots = found, slots
 
     def _hopeless(self, costs_g: Floats) -> bool:
-        """Return whether no seats at these costs are better than the best: prices tell sooner than seats."""
+        """Return whether no seats at these costs can beat the best: a bound costs less than an assignment."""
         if self.best is None or not np.isfinite(costs_g).all():
             return False
         seating, best_g = self.model.seating, self.best.emissions_g
         return any(
             fill_cost_g(seating, costs_g - prices_g).sum() + prices_g @ self.relaxation.owed(prices_g)
-            > best_g + _CERTAIN * abs(best_g)
+            > best_g + _ROUNDING * abs(best_g)
             for prices_g in (self.best.prices_g, self.prices_g)
             if prices_g is not None
         )
 
     def prefer(self, slots: Ints) -> None:
-        """Take these openings if the seats found are as clean there: nobody waits for nothing."""
+        """Prefer these openings if the same seats are as clean there: a plan does not wait for no gain."""
         assert self.best is not None
         moved = self._moved(self.best, slots)
         if moved.emissions_g <= self.best.emissions_g + _TIE * abs(self.best.emissions_g):
             self.best, self.slots = moved, slots
 
     def adopt(self, near: Solution) -> None:
-        """Begin with the prices of a similar problem, and with its seats if they are possible here."""
+        """Start from the prices of a similar problem, and from its seats if they are possible here."""
         moved = self._moved(near.assignment, near.slots)
         if np.isfinite(moved.emissions_g):
             self.best, self.slots = moved, near.slots
         self.prices_g = near.prices_g
 
     def _moved(self, assignment: Assignment, slots: Ints) -> Assignment:
-        """Return the same seats in rounds that open at some slots."""
+        """Return the same seats, with the costs of rounds that open at ``slots``."""
         costs_g, counts = self.model.round_costs_g(slots), assignment.counts
         return Assignment(counts, float(costs_g[counts > 0] @ counts[counts > 0]))
 

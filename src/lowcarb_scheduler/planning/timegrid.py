@@ -1,8 +1,8 @@
-"""The grid of moments at which rounds may open, and how much of it a round takes.
+"""Time grid: moments at which rounds may open, and the cost of the windows between them.
 
 Rounds open on ``grid_from + k step``. In units of the step, a round that opens at slot s may be followed by
 one at slot ``s + width`` or later, ``width = ceil(round / step)``; the last one only has to close by the
-end of the grid, which need not lie on it. Time is int64 microseconds since 1970 UTC.
+end of the grid, which need not lie on a multiple of the step. Time is int64 microseconds since 1970 UTC.
 """
 
 from __future__ import annotations
@@ -13,37 +13,35 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from lowcarb_scheduler.clock import MICROSECOND, to_us
 from lowcarb_scheduler.errors import InputError
 
 if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
-    from lowcarb_scheduler.planning.aggregation import Classes
-    from lowcarb_scheduler.planning.job import Job
 
-_FINE_US: Final = (
-    60_000_000  # a default step gets no finer than this, or than the forecast where that is finer
-)
+# A default step gets no finer than a minute, or than the forecast's step where that is finer.
+_FINEST_DEFAULT_US: Final = 60_000_000
 _DIVISORS_TRIED: Final = 100_000
 _MOST_CHOICES: Final = 100_000_000  # rounds x openings that fit into memory
 
 
-def start_step_us(job: Job, intensity: IntensityTable) -> int:
-    """Return the spacing of possible openings [µs]: the job's own, or one that loses little.
+def default_step_us(forecast_step_us: int, round_us: int) -> int:
+    """Return a spacing of openings that loses little [µs].
 
-    The forecast's step where the round is a multiple of it; every best plan can be moved onto that grid.
-    Else the greatest common divisor of both, where the same holds. A round of 37.123 s on an hourly forecast
-    would make that a millisecond, for nothing: below a minute it is the longest part of the round, in whole
-    microseconds, that is no longer than the forecast's step. Rounds back-to-back stay on either grid.
+    Where the round is a multiple of the forecast's step, every best plan can be moved onto a grid of that
+    step; otherwise onto a grid of their greatest common divisor. A round of 37.123 s on an hourly forecast
+    would make that a millisecond and gain nothing: below a minute, the step is the longest part of the round
+    in whole microseconds that is no longer than the forecast's step. Back-to-back rounds stay on any of them.
+
+    Parameters
+    ----------
+    forecast_step_us, round_us : int
+        Step of the forecast, and length of a round [µs].
     """
-    if job.start_step is not None:
-        return job.start_step // MICROSECOND
-    step_us, round_us = intensity.step // MICROSECOND, job.round_us
-    common_us = gcd(step_us, round_us)
-    if common_us >= min(step_us, _FINE_US):
+    common_us = gcd(forecast_step_us, round_us)
+    if common_us >= min(forecast_step_us, _FINEST_DEFAULT_US):
         return common_us
-    first = ceil(round_us / step_us)
-    parts = (part for part in range(first, first + _DIVISORS_TRIED) if round_us % part == 0)
+    fewest = ceil(round_us / forecast_step_us)
+    parts = (part for part in range(fewest, fewest + _DIVISORS_TRIED) if round_us % part == 0)
     return round_us // next(parts, 1)
 
 
@@ -56,13 +54,13 @@ class Grid:
     opens_us : ndarray of int64, shape (T,)
         Possible openings, evenly spaced [µs since 1970 UTC].
     first_us : int
-        The first moment on the grid at which a round may open, in time or not [µs since 1970 UTC].
+        First opening on the grid, even where no round fits after it [µs since 1970 UTC].
     step_us : int
-        Their spacing [µs].
+        Spacing of openings [µs].
     round_us : int
         Length of a round [µs].
     end_us : int
-        When the last round is over at the latest [µs since 1970 UTC].
+        Latest end of the last round [µs since 1970 UTC].
     """
 
     opens_us: Ints
@@ -72,25 +70,40 @@ class Grid:
     end_us: int
 
     @classmethod
-    def of(cls, job: Job, intensity: IntensityTable) -> Grid:
-        """Return the grid of a job up to its deadline, or to where the forecast ends; it may have no slot.
+    def between(
+        cls, opens_from_us: int, forecast_end_us: int, end_us: int, *,
+        origin_us: int, step_us: int, round_us: int, rounds: int,
+    ) -> Grid:  # fmt: skip
+        """Build the grid between two times; it has no slot where no round fits.
+
+        Parameters
+        ----------
+        opens_from_us : int
+            Earliest opening, on the grid or not [µs since 1970 UTC].
+        forecast_end_us, end_us : int
+            End of the forecast, and deadline: a round closes by both [µs since 1970 UTC].
+        origin_us : int
+            A moment on the grid [µs since 1970 UTC].
+        step_us, round_us : int
+            Spacing of openings, and length of a round [µs].
+        rounds : int
+            Rounds to be placed.
 
         Raises
         ------
         InputError
-            If the step is so short that no computer holds the openings.
+            If the step is so short that the choices do not fit into memory.
         """
-        step_us, origin_us, end_us = start_step_us(job, intensity), job.grid_from_us, to_us(job.finish_by)
-        first = -((origin_us - job.opens_from_us) // step_us)  # ceil division
-        last = (min(end_us - job.round_us, int(intensity.edges_us[-1])) - origin_us) // step_us
-        if (last - first) * job.rounds > _MOST_CHOICES:
-            problem = f"makes {last - first + 1} openings to choose from for {job.rounds} round(s)"
+        first = -((origin_us - opens_from_us) // step_us)  # ceil division
+        last = (min(end_us - round_us, forecast_end_us) - origin_us) // step_us
+        if (last - first) * rounds > _MOST_CHOICES:
+            problem = f"makes {last - first + 1} openings to choose from for {rounds} round(s)"
             raise InputError("start_step", problem, "give a longer one")
         slots = np.arange(first, max(first, last + 1), dtype=np.int64)
-        return cls(origin_us + slots * step_us, origin_us + first * step_us, step_us, job.round_us, end_us)
+        return cls(origin_us + slots * step_us, origin_us + first * step_us, step_us, round_us, end_us)
 
     def until(self, end_us: int) -> Grid:
-        """Return the part whose rounds close by ``end_us``, no later than this grid's end."""
+        """Return the part whose rounds close by ``end_us``, which is no later than the end of this grid."""
         slots = np.searchsorted(self.opens_us, end_us - self.round_us, side="right")
         return Grid(self.opens_us[:slots], self.first_us, self.step_us, self.round_us, end_us)
 
@@ -99,19 +112,19 @@ class Grid:
 
     @property
     def width(self) -> int:
-        """Slots from one opening to the next one possible."""
+        """Slots from one opening to the next possible one."""
         return -(-self.round_us // self.step_us)
 
     @property
     def most_rounds(self) -> int:
-        """Rounds that fit one after another."""
+        """Number of rounds that fit one after another."""
         return -(-len(self) // self.width)
 
 
-# -- Windows: what a turn costs in a round that opens at slot s and has to be over by boundary t ------------
+# -- Windows ------------------------------------------------------------------------------------------------
 # A class (location, training time) that starts at grid point u emits, per kilowatt::
 #
-#     I[k, u] = integral of intensity over [u, u + duration]                    infinite where it meets a gap
+#     I[k, u] = integral of intensity over [u, u + duration]               infinite where it touches a gap
 #
 # Without stagger a turn starts when its round opens and costs I[k, s]. With stagger it takes the cleanest
 # start inside the round, min I[k, u] over s <= u <= last[k, t]; a round may stretch until the next one
@@ -120,7 +133,7 @@ class Grid:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Windows:
-    """Costs of windows on a grid, by class.
+    """Costs of training windows on a grid, by class.
 
     Parameters
     ----------
@@ -129,10 +142,10 @@ class Windows:
     duration_us : ndarray of int64, shape (K,)
         Training time of each class [µs].
     integrals : ndarray of float64, shape (M + 1, K)
-        I of the maths above [g h / kWh] for each grid point to the last boundary, M = T - 1 + width. A
-        short turn may still start at the last one, where the end of the grid lies behind it.
+        I of the formula above [g h / kWh] for each grid point to the last boundary, M = T - 1 + width. A
+        short turn may still start at the last one where the end of the grid lies after it.
     stagger : bool
-        Whether a turn may start inside its round.
+        Whether a turn may start after its round has opened.
     """
 
     grid: Grid
@@ -142,17 +155,29 @@ class Windows:
 
     @classmethod
     def of(
-        cls, grid: Grid, classes: Classes, columns: Ints, intensity: IntensityTable, stagger: bool
+        cls, grid: Grid, duration_us: Ints, columns: Ints, intensity: IntensityTable, stagger: bool
     ) -> Windows:
-        """Return the windows of a grid with at least one slot; ``columns`` are those of the classes."""
+        """Integrate intensity over all windows of a grid that has a slot.
+
+        Parameters
+        ----------
+        grid : Grid
+            At least one slot.
+        duration_us, columns : ndarray of int64, shape (K,)
+            Training time [µs] and column of ``intensity`` of each class.
+        intensity : IntensityTable
+            Expected intensity [gCO2eq/kWh].
+        stagger : bool
+            As in the class.
+        """
         points = np.arange(len(grid) + grid.width, dtype=np.int64)
-        starts = (grid.opens_us[0] + points * grid.step_us)[:, None]
-        integrals = intensity.integrate(starts, starts + classes.duration_us, columns)
-        return cls(grid, classes.duration_us, np.where(np.isnan(integrals), np.inf, integrals), stagger)
+        starts_us = (grid.opens_us[0] + points * grid.step_us)[:, None]
+        integrals = intensity.integrate(starts_us, starts_us + duration_us, columns)
+        return cls(grid, duration_us, np.where(np.isnan(integrals), np.inf, integrals), stagger)
 
     @property
     def last_boundary(self) -> int:
-        """The boundary at the end of the grid, M."""
+        """Boundary at the end of the grid, M."""
         return len(self.integrals) - 1
 
     def until(self, grid: Grid) -> Windows:
@@ -160,41 +185,39 @@ class Windows:
         points = len(grid) + grid.width
         return Windows(grid, self.duration_us, self.integrals[:points], self.stagger)
 
-    def last_starts(self, boundaries: Ints) -> Ints:
-        """Return the last grid point from which each class is done by a boundary, shape of it + (K,)."""
-        inside = np.asarray(boundaries)[..., None] - -(-self.duration_us // self.grid.step_us)
+    def _last_starts(self, boundaries: Ints) -> Ints:
+        """Return the last grid point from which each class is done by a boundary, shape (J, K)."""
+        boundaries = boundaries[:, None]
+        inside = boundaries - -(-self.duration_us // self.grid.step_us)
+        # The end of the grid need not lie on a grid point, so the last boundary is taken at its exact time.
         at_end = (self.grid.end_us - self.duration_us - self.grid.opens_us[0]) // self.grid.step_us
-        return np.where(np.asarray(boundaries)[..., None] == self.last_boundary, at_end, inside)
+        return np.minimum(np.where(boundaries == self.last_boundary, at_end, inside), self.last_boundary)
 
-    def cheapest(self, slots: Ints, boundaries: Ints) -> Floats:
-        """Return the cleanest integral of each class in rounds of one span each.
+    def cheapest(self, slots: Ints, boundaries: Ints) -> tuple[Ints, Floats]:
+        """Return the cleanest start of each class in rounds of one span each.
 
         Parameters
         ----------
         slots, boundaries : ndarray of int64, shape (J,)
-            Where each round opens, and by when it is over.
+            Opening of each round, and the boundary by which it is over.
 
         Returns
         -------
-        ndarray of float64, shape (J, K)
-            [g h / kWh], infinite where a class cannot train.
+        points : ndarray of int64, shape (J, K)
+            Grid point of the cleanest start, the earliest of equals.
+        integrals : ndarray of float64, shape (J, K)
+            Its integral [g h / kWh], infinite where a class cannot train.
         """
-        return self.cheapest_starts(slots, boundaries)[1]
-
-    def cheapest_starts(self, slots: Ints, boundaries: Ints) -> tuple[Ints, Floats]:
-        """Return the grid point of each class's cleanest start, the earliest of equals, and its integral."""
         start = np.repeat(slots[:, None], len(self.duration_us), axis=1)
         best = self.integrals[slots]
         if not self.stagger:
             return start, best
-        last = np.minimum(self.last_starts(boundaries), self.last_boundary)
-        best = best.copy()
-        klass = np.arange(len(self.duration_us))
+        last = self._last_starts(boundaries)
+        classes = np.arange(len(self.duration_us))
         for later in range(1, int((last - slots[:, None]).max(initial=0)) + 1):
             point = slots[:, None] + later
-            inside = point <= last
-            value = np.where(inside, self.integrals[np.minimum(point, self.last_boundary), klass], np.inf)
-            better = value < best
+            value = self.integrals[np.minimum(point, self.last_boundary), classes]
+            better = (point <= last) & (value < best)
             best = np.where(better, value, best)
             start = np.where(better, point, start)
         return start, best
