@@ -107,7 +107,7 @@ def test_seven_digits_of_a_second_are_read():
 def test_a_series_without_values_says_why():
     with pytest.raises(ValueError, match="there is no usable value: it is empty"):
         SeriesBuilder(START, START).build()
-    with pytest.raises(ValueError, match="there is no usable value: -1 is no plausible intensity"):
+    with pytest.raises(ValueError, match="there is no usable value: -1 is not a plausible intensity"):
         build((0, None, 5), (5, -1, 5))
 
 

@@ -238,10 +238,10 @@ FAULTS = (
     Fault(
         "number for a document", _always(lambda *_: httpx.Response(200, json=5)), "answered with JSON that"
     ),
-    Fault("strings for values", _edited(_each(VALUES, str)), "is no plausible intensity"),
+    Fault("strings for values", _edited(_each(VALUES, str)), "is not a plausible intensity"),
     Fault("lists for times", _edited(_each(TIMES, lambda time: [time])), "is not a time"),
-    Fault("NaN", _edited(_each(VALUES, lambda _: float("nan"))), "nan is no plausible intensity"),
-    Fault("negative", _edited(_each(VALUES, lambda value: -1 - value)), "is no plausible intensity"),
+    Fault("NaN", _edited(_each(VALUES, lambda _: float("nan"))), "nan is not a plausible intensity"),
+    Fault("negative", _edited(_each(VALUES, lambda value: -1 - value)), "is not a plausible intensity"),
     Fault("duplicate", _edited(_points(lambda points: [point for point in points for _ in "ab"]))),
     Fault("unordered", _edited(_points(lambda points: points[::-2] + points[-2::-2]))),
     Fault("gapped", _edited(_points(lambda points: points[::2]))),

@@ -1,6 +1,6 @@
-"""Points as they come over a wire, made into a series that can be trusted.
+"""Time series of intensity, built from the points of a server or a file.
 
-They may be out of order, stand twice, have holes between them, or not be numbers at all.
+Points may be unordered, duplicated, incomplete or not numeric. A :class:`Series` is ordered and plausible.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.intensity import Floats, Ints, Provenance
 
-NEAR: Final = timedelta(days=31)  # a point further than this from where it belongs is an error
-_SHORTEST_HOLE_US: Final = 60_000_000  # lengths come cut to whole minutes: a shorter hole is none
+NEAR: Final = timedelta(days=31)  # a point further outside the expected period has a wrong date
+_SHORTEST_HOLE_US: Final = 60_000_000  # providers cut lengths to whole minutes, which leaves shorter holes
+_LARGEST: Final = 1e15  # a larger number overflows in sums of squares, and no quantity here is near it
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The values of one location.
+    """Intensity of one location as a step function.
 
     Parameters
     ----------
     times_us : ndarray of int64, shape (P,)
-        When each begins, increasing [µs since 1970 UTC].
+        Begins of the steps, increasing [µs since 1970 UTC].
     values : ndarray of float64, shape (P,)
-        Intensity [gCO2eq/kWh], NaN where a gap begins.
+        Intensity in each step [gCO2eq/kWh]; NaN is a gap.
     end_us : int
-        Where the last one ends.
+        End of the last step [µs since 1970 UTC].
     """
 
     times_us: Ints
@@ -45,32 +46,33 @@ class Series:
     end_us: int
 
     def spans_us(self) -> list[list[int]]:
-        """Return begin and end of each span that is known throughout, in order [µs since 1970 UTC]."""
+        """Return begin and end of each span without a gap, in order [µs since 1970 UTC]."""
         edges, known = np.append(self.times_us, self.end_us), ~np.isnan(self.values)
-        turns = np.flatnonzero(np.diff(known, prepend=False, append=False))
-        spans: list[list[int]] = edges[turns].reshape(-1, 2).tolist()
+        # A change from gap to value begins a span, the next change ends it: the changes come in pairs.
+        changes = np.flatnonzero(np.diff(known, prepend=False, append=False))
+        spans: list[list[int]] = edges[changes].reshape(-1, 2).tolist()
         return spans
 
 
 class Issue(NamedTuple):
-    """A forecast of one location: when it was made, and what it says."""
+    """Forecast of one location, with the time of its issue."""
 
     issued_at: datetime
     series: Series
 
 
 class SeriesBuilder:
-    """Collects points one by one.
+    """Builder of a series from single points.
 
     Parameters
     ----------
     first, last : datetime
-        When they should be; a point more than a month off is dropped.
+        Expected period; points more than a month outside are dropped.
 
     Attributes
     ----------
     problem : str
-        What was wrong with the last point that could not be used.
+        Problem of the last point that was dropped.
     """
 
     def __init__(self, first: datetime, last: datetime) -> None:
@@ -80,16 +82,17 @@ class SeriesBuilder:
         self.problem = "it is empty"
 
     def add(self, time: object, value: object, length_us: int | None) -> None:
-        """Take a point; of two at one time the later plausible one stays.
+        """Add a point; of several at one time the last plausible one counts.
 
         Parameters
         ----------
         time : object
-            ISO 8601 with an offset: without one it would be the server's own zone, and a guess an hour off.
+            Begin in ISO 8601 with an offset. A time without one is dropped: the server's zone is unknown, and
+            a guess would shift the series by hours.
         value : object
-            Intensity [gCO2eq/kWh]; what is none, negative or above ``MAX_G_PER_KWH`` is missing.
+            Intensity [gCO2eq/kWh]; not a number, negative or above ``MAX_G_PER_KWH`` is a gap.
         length_us : int or None
-            How long it holds [µs], None where that is not known.
+            Duration of the value [µs], None if it is unknown.
         """
         try:
             time_us = to_us(parse_time(time, "time"))  # type: ignore[arg-type]
@@ -102,21 +105,21 @@ class SeriesBuilder:
         number = finite(value)
         length = length_us if length_us is not None and 0 < length_us <= self._longest_us else None
         if number is None or not 0 <= number <= MAX_G_PER_KWH:
-            self.problem = f"{value!r} is no plausible intensity"
-            self._points.setdefault(time_us, (np.nan, length))
+            self.problem = f"{value!r} is not a plausible intensity"
+            self._points.setdefault(time_us, (np.nan, length))  # a plausible duplicate is kept
         else:
             self._points[time_us] = number, length
 
     def build(self) -> Series:
-        """Return the series.
+        """Build the series.
 
-        A gap begins where a value ends before the next one begins. A value that would run into the next one,
-        as windows stepped by less than their length do, holds until it.
+        A gap begins where a value ends before the next one begins. A value that overlaps the next one ends
+        there, as with moving averages whose windows are longer than their step.
 
         Raises
         ------
         ValueError
-            If there is no usable value; its text says why.
+            If no value is usable; the text gives the reason.
         """
         if all(np.isnan(value) for value, _ in self._points.values()):
             raise ValueError(f"there is no usable value: {self.problem}")
@@ -137,12 +140,12 @@ class SeriesBuilder:
 def table_of(
     known: Mapping[str, Series], missing: Mapping[str, str], provenance: Provenance
 ) -> IntensityTable:
-    """Return the series of some locations as one table.
+    """Build a table from the series of locations.
 
     Raises
     ------
     ForecastUnavailableError
-        With what is missing and why, where nothing is known.
+        If there is no series; ``missing`` gives the reasons.
     """
     if not known:
         raise ForecastUnavailableError(missing)
@@ -154,12 +157,12 @@ def table_of(
 def forecast_from(
     issues: Mapping[str, Issue], missing: Mapping[str, str], provenance: Provenance
 ) -> Forecast:
-    """Return the issues of some locations as one forecast.
+    """Build a forecast from the issues of locations.
 
     Raises
     ------
     ForecastUnavailableError
-        With what is missing and why, where there are none.
+        If there is no issue; ``missing`` gives the reasons.
     """
     series = {location: issue.series for location, issue in issues.items()}
     table = table_of(series, missing, provenance)
@@ -169,10 +172,10 @@ def forecast_from(
 
 
 def columns_of(table: IntensityTable) -> dict[str, Series]:
-    """Return the columns of a table as series of their own, from the first value to the last.
+    """Return the columns of a table as series, each from its first value to its last.
 
-    A column without a value is left out. :func:`table_of` makes the same table of them again, save for steps
-    at either end at which no column has a value.
+    A column without a value is left out. :func:`table_of` is the inverse, but for steps at either end of the
+    table in which no column has a value.
     """
     columns = {}
     for column, location in enumerate(table.locations):
@@ -185,7 +188,7 @@ def columns_of(table: IntensityTable) -> dict[str, Series]:
 
 
 def finite(value: object) -> float | None:
-    """Return a number of a JSON document, None if it is something else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e15:
+    """Return a number of a JSON document as a float, None if the value is not a usable number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
         return None
     return float(value)

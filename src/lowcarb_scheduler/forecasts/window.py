@@ -1,7 +1,7 @@
-"""The cleanest window of a given length: when a job that runs once should start.
+"""Cleanest window of a given length: the best start of a job that runs once.
 
-The mean over a window that is moved along a step function changes linearly until one of the window's ends
-meets a step, so the cleanest window begins or ends at one, or begins now.
+The mean over a window that moves along a step function changes linearly until an end of the window meets an
+edge of a step. The cleanest window therefore begins or ends at an edge, or begins now.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.intensity import IntensityTable
 
-_EQUAL: Final = 1e-9  # of a mean: two windows that differ by less differ by rounding
+_EQUAL: Final = 1e-9  # relative difference of two means below which it is rounding
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A window at one location.
+    """Time window at one location.
 
     Parameters
     ----------
     start, end : datetime
-        When it is. Aware, UTC.
+        Begin and end. Aware, UTC.
     g_per_kwh : float
-        Mean intensity in it [gCO2eq/kWh].
+        Mean intensity in the window [gCO2eq/kWh].
     now_g_per_kwh : float or None
-        The same in the window that begins now; None where a gap makes it undefined.
+        Mean intensity in a window of the same length that begins now [gCO2eq/kWh]; None if that has a gap.
     """
 
     start: datetime
@@ -42,7 +42,7 @@ class Window:
 
     @property
     def saving(self) -> float | None:
-        """How much less it emits than starting now, as a part of one; None where that is undefined."""
+        """Saving against a start now, as a fraction; None if that is undefined."""
         if self.now_g_per_kwh is None or self.now_g_per_kwh <= 0:
             return None
         return 1 - self.g_per_kwh / self.now_g_per_kwh
@@ -51,23 +51,23 @@ class Window:
 def cleanest_windows(
     table: IntensityTable, duration: timedelta, now: datetime, until: datetime | None = None
 ) -> dict[str, Window | None]:
-    """Return the cleanest window of each location, the earliest of equals.
+    """Find the cleanest window of each location, the earliest among equals.
 
     Parameters
     ----------
     table : IntensityTable
-        What is expected [gCO2eq/kWh].
+        Expected intensity [gCO2eq/kWh].
     duration : timedelta
         Length of the window. Positive.
     now : datetime
-        The earliest start. Aware.
+        Earliest start. Aware.
     until : datetime, optional
-        When it has to be over; by default the table's end.
+        Latest end. Aware. By default the table's end.
 
     Returns
     -------
     dict
-        By location; None where every window that long touches a gap.
+        Window by location; None if every window of this length touches a gap.
     """
     length_us, now_us = duration // MICROSECOND, to_us(now)
     edges = table.edges_us

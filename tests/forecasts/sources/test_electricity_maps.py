@@ -264,7 +264,7 @@ def test_zones_are_known_by_name():
         (forecast(1, updatedAt="2026-03-08T14:00:00.000Z"), "its newest forecast is 2 d 25 min old"),
         (forecast(1, updatedAt="2026-03-10T16:00:00.000Z"), "one of the clocks is wrong"),
         (forecast(forecast=points(1, start=BEGUN - HOUR)), "its forecast has no value after"),
-        (forecast(None), "there is no usable value: None is no plausible intensity"),
+        (forecast(None), "there is no usable value: None is not a plausible intensity"),
         (forecast(), "there is no usable value: it is empty"),
         (forecast(forecast=[3, None]), "there is no usable value: None is not a time"),
         (forecast(forecast={}), "answered with JSON that has no list of points called forecast"),

@@ -173,7 +173,7 @@ def test_nothing_published_is_a_reason_and_leaves_the_others(answer):
     ("location", "answer", "why"),
     [
         ("GB", {"data": half_hours(1, start=BEGUN - HALF_HOUR)}, "its forecast has no value after"),
-        ("GB", {"data": half_hours(None)}, "there is no usable value: None is no plausible intensity"),
+        ("GB", {"data": half_hours(None)}, "there is no usable value: None is not a plausible intensity"),
         ("GB", {"data": [None, 3, {}]}, "there is no usable value: None is not a time"),
         ("GB", {"data": "x"}, "answered with JSON that is not a list of half hours"),
         ("GB", [], "answered with JSON that has no data"),

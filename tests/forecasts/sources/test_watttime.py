@@ -244,7 +244,7 @@ def test_an_unknown_unit_is_refused(units):
         (answer_of(1, generated_at="2026-03-10T15:00:00+00:00"), "one of the clocks is wrong"),
         ({"data": points(1, start=GENERATED - STEP), "meta": meta()}, "its forecast has no value after"),
         (answer_of(), "there is no usable value: it is empty"),
-        (answer_of(7000), "is no plausible intensity"),
+        (answer_of(7000), "is not a plausible intensity"),
         ({"data": [3, None], "meta": meta()}, "there is no usable value: None is not a time"),
         ({"data": {}, "meta": meta()}, "answered with JSON that has no meta and data"),
         ({"data": []}, "answered with JSON that has no meta and data"),
