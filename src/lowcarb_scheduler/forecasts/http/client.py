@@ -22,7 +22,13 @@ from lowcarb_scheduler.clock import format_time
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.forecasts.backoff import Backoff
 from lowcarb_scheduler.forecasts.http.batch import BatchOptions, Request, RequestBatch, origin_of
-from lowcarb_scheduler.forecasts.http.responses import FetchError, Redaction, Response, parse_http_date
+from lowcarb_scheduler.forecasts.http.responses import (
+    FetchError,
+    LoginError,
+    Redaction,
+    Response,
+    parse_http_date,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -128,6 +134,7 @@ class HttpClient:
         requests: Mapping[K, Request],
         parse: Callable[[K, Response], T],
         timeout: timedelta | None = None,
+        auth: httpx.Auth | None = None,
     ) -> dict[K, T | FetchError]:
         """Send all requests, a few at a time, and parse their responses.
 
@@ -140,6 +147,8 @@ class HttpClient:
             Parser of a response, called with its key; raises FetchError if the content is unusable.
         timeout : timedelta, optional
             Time budget of this call, at most that of the client.
+        auth : httpx.Auth, optional
+            Authentication of each request; it may send a login with another call, and raise LoginError.
 
         Returns
         -------
@@ -154,12 +163,12 @@ class HttpClient:
             began, probing = self._clock.now(), self._breaker.is_open(places)
             # A server that was down gets one request, once; the rest follows if that is answered.
             sent = keys[:1] if probing else keys
-            outcomes = self._send({key: requests[key] for key in sent}, parse, budget, probing)
+            outcomes = self._send({key: requests[key] for key in sent}, parse, budget, probing, auth)
             rest = {key: requests[key] for key in requests if key not in outcomes}
             if rest and self._breaker.is_open(places):
                 refusal = self._breaker.refusal(places) or _NOT_SENT
             elif rest:
-                outcomes |= self.send_all(rest, parse, budget - (self._clock.now() - began))
+                outcomes |= self.send_all(rest, parse, budget - (self._clock.now() - began), auth)
         refused = FetchError(refusal or "", again=True)
         return {key: outcomes.get(key, refused) for key in requests}
 
@@ -169,6 +178,7 @@ class HttpClient:
         parse: Callable[[K, Response], T],
         budget: timedelta,
         probing: bool,
+        auth: httpx.Auth | None,
     ) -> dict[K, T | FetchError]:
         """Send requests as one batch and record its outcome in the circuit breaker."""
         redaction = Redaction(
@@ -179,7 +189,8 @@ class HttpClient:
         )
         try:
             client = httpx.Client(
-                base_url=self._base_url, headers=_HEADERS | self._headers, transport=self._transport,
+                base_url=self._base_url, headers=_HEADERS | self._headers, auth=auth,
+                transport=self._transport,
                 event_hooks={"request": [self.stats.on_request], "response": [self.stats.on_response]},
             )  # fmt: skip
         except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
@@ -187,7 +198,8 @@ class HttpClient:
             return dict.fromkeys(requests, FetchError(why).masked(redaction))
         batch: RequestBatch[K, T] = RequestBatch(client, self._clock, options, redaction)
         outcomes = batch.run(requests, parse)
-        self._record({key: outcomes[key] for key in set(batch.started)}, budget)
+        sent = {key for key in batch.started if not isinstance(outcomes[key], LoginError)}
+        self._record({key: outcomes[key] for key in sent}, budget)
         return outcomes
 
     def _record(self, outcomes: Mapping[K, T | FetchError], budget: timedelta) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from lowcarb_scheduler.clock import EPOCH, format_time, parse_time
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, one_line
@@ -13,15 +12,12 @@ from lowcarb_scheduler.forecasts.http.responses import FetchError
 from lowcarb_scheduler.forecasts.series import Issue, SeriesBuilder, forecast_from, table_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from lowcarb_scheduler.forecasts.http.client import Request, Response
     from lowcarb_scheduler.forecasts.series import Series
     from lowcarb_scheduler.intensity import IntensityTable, Provenance
 
-K = TypeVar("K", bound=Hashable)
-T = TypeVar("T")
 Point = tuple[object, object, int | None]  # arguments of SeriesBuilder.add: time, value, length
 
 PART: Final = timedelta(days=7)  # length of the period of one request; the strictest provider allows ten days
@@ -81,34 +77,6 @@ def time_of(text: object, field: str) -> datetime:
         return parse_time(text, field)  # type: ignore[arg-type]
     except InputError as error:
         raise FetchError(f"{field}: {one_line(error.problem)}") from None
-
-
-class Sender(Protocol):
-    """Client that sends requests: an HttpClient, or a wrapper that signs them first."""
-
-    @property
-    def origin(self) -> str:
-        """Scheme, host and port of the server."""
-
-    def send_all(
-        self, requests: Mapping[K, Request], parse: Callable[[K, Response], T]
-    ) -> dict[K, T | FetchError]:
-        """Send requests and parse their responses (see :meth:`HttpClient.send_all`)."""
-
-
-def send_one(client: Sender, request: Request, parse: Callable[[Response], T]) -> T:
-    """Send one request and return the parsed response.
-
-    Raises
-    ------
-    ForecastUnavailableError
-        If the request failed; the origin of the server stands for a location.
-    """
-    origin = client.origin
-    outcome = client.send_all({origin: request}, lambda _, response: parse(response))[origin]
-    if isinstance(outcome, FetchError):
-        raise ForecastUnavailableError({origin: outcome.why})
-    return outcome
 
 
 def issue_of(generated_at: datetime, points: Iterable[Point], now: datetime) -> Issue:

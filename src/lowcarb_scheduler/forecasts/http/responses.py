@@ -62,10 +62,14 @@ class FetchError(Exception):
 
     def masked(self, redaction: Redaction) -> FetchError:
         """Return the error with the secrets in its reason masked."""
-        return FetchError(
+        return type(self)(
             redaction.mask(self.why), status=self.status, again=self.again,
             not_before=self.not_before, unreachable=self.unreachable,
         )  # fmt: skip
+
+
+class LoginError(FetchError):
+    """Failed login: the request itself was not sent, so it shows nothing about its place."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,6 @@ from lowcarb_scheduler.forecasts.http.parsing import (
     moments,
     parts,
     past_forecasts_of,
-    send_one,
     time_of,
 )
 from lowcarb_scheduler.forecasts.series import finite
@@ -223,7 +222,7 @@ class CarbonAwareSdk(WebSource):
     name = "carbon-aware-sdk"
     issued_every = _STEP
     url_setting = "carbon_aware_sdk_url"
-    example_url = "http://localhost:8080"
+    default_url = "http://localhost:8080"
     secret_settings = ("sdk_auth",)
 
     def __init__(
@@ -279,9 +278,7 @@ class CarbonAwareSdk(WebSource):
         now = to_utc(now, "now")
         names, missing = sendable(locations)
         requests = {name: Request("emissions/forecasts/current", {"location": name}) for name in names}
-        answers = self._limited(timeout).send_all(
-            requests, lambda name, answer: read_forecast(name, answer, now)
-        )
+        answers = self._send_all(requests, lambda name, answer: read_forecast(name, answer, now), timeout)
         return forecast_of(answers, missing, self.provenance)
 
     def actual(
@@ -390,7 +387,7 @@ class CarbonAwareSdk(WebSource):
         ForecastUnavailableError
             If it does not answer; the reason stands under its address.
         """
-        return send_one(self._limited(timeout), Request("locations"), read_locations)
+        return self._send_one(Request("locations"), read_locations, timeout)
 
     def health(self, *, timeout: timedelta | None = None) -> str:
         """Return what the server says of itself: ``Healthy``, or ``Degraded``.
@@ -400,7 +397,7 @@ class CarbonAwareSdk(WebSource):
         ForecastUnavailableError
             If it does not answer; the reason stands under its address.
         """
-        return send_one(self._limited(timeout), Request("health"), read_health)
+        return self._send_one(Request("health"), read_health, timeout)
 
 
 def _authorization(auth: str | SecretStr) -> str:

@@ -60,11 +60,6 @@ _LENGTHS: Final = {"hourly": _HOUR, "15_minutes": timedelta(minutes=15), "5_minu
 _HORIZON_REFUSALS: Final = frozenset({400, 401, 402, 403, 422})
 _VERSION_REFUSALS: Final = frozenset({401, 404, 410})
 _VARIABLE: Final = "LOWCARB_ELECTRICITY_MAPS_TOKEN"
-_HINTS: Final = {
-    401: f"check {_VARIABLE}; too many requests are answered like this, too",
-    403: f"the plan of {_VARIABLE} does not include it; forecasts need a paid plan or a trial",
-    404: "there is no such zone, or nothing is known of it",
-}
 
 
 class _Variant(NamedTuple):
@@ -107,9 +102,14 @@ class ElectricityMaps(WebSource):
     signal = "average"
     issued_every = _HOUR
     url_setting = "electricity_maps_url"
-    example_url = URL
+    default_url = URL
     secret_settings = ("electricity_maps_token",)
     listing_proves = "server"  # zones are listed without a token, too
+    hints = {  # noqa: RUF012  (it is never changed)
+        401: f"check {_VARIABLE}; too many requests are answered like this, too",
+        403: f"the plan of {_VARIABLE} does not include it; forecasts need a paid plan or a trial",
+        404: "there is no such zone, or nothing is known of it",
+    }
 
     def __init__(
         self,
@@ -122,8 +122,7 @@ class ElectricityMaps(WebSource):
     ) -> None:
         headers = {"auth-token": checked_token(token, "electricity_maps_token")}
         super().__init__(
-            url, timeout=timeout, transport=transport, clock=clock, hints=_HINTS, headers=headers,
-            follow_redirects=False,
+            url, timeout=timeout, transport=transport, clock=clock, headers=headers, follow_redirects=False
         )  # fmt: skip
         self._accepted: dict[str, _Variant] = {}  # by zone, where the first variant is refused
 

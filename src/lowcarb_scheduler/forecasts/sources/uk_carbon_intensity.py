@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    import httpx
-
-    from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.base import Forecast
     from lowcarb_scheduler.forecasts.http.client import Response
     from lowcarb_scheduler.forecasts.http.parsing import Point
@@ -63,10 +60,6 @@ _NUMBERS: Final = {
     **{str(number): number for number in range(1, len(REGIONS) + 1)},
     "south yorkshire": 5,  # the documentation calls two of them otherwise than the answers do
     "north wales, merseyside and cheshire": 6,
-}
-_HINTS: Final = {
-    404: "is the URL the root of the Carbon Intensity API?",
-    429: "the service limits requests; it publishes no rate",
 }
 
 
@@ -98,18 +91,12 @@ class UkCarbonIntensity(WebSource):
     signal = "average"
     issued_every = _HALF_HOUR
     url_setting = "uk_carbon_intensity_url"
-    example_url = URL
+    default_url = URL
     listing_proves = "nothing"
-
-    def __init__(
-        self,
-        url: str = URL,
-        *,
-        timeout: timedelta = timedelta(seconds=30),
-        transport: httpx.BaseTransport | None = None,
-        clock: Clock | None = None,
-    ) -> None:
-        super().__init__(url, timeout=timeout, transport=transport, clock=clock, hints=_HINTS)
+    hints = {  # noqa: RUF012  (it is never changed)
+        404: "is the URL the root of the Carbon Intensity API?",
+        429: "the service limits requests; it publishes no rate",
+    }
 
     @classmethod
     def from_settings(cls, settings: Settings) -> UkCarbonIntensity:
@@ -138,7 +125,7 @@ class UkCarbonIntensity(WebSource):
             return issue_of(generated_at, _points(places[name], answer, "forecast"), now)
 
         requests = {name: _request(place, generated_at, "fw48h") for name, place in places.items()}
-        return forecast_of(self._limited(timeout).send_all(requests, read), missing, self.provenance)
+        return forecast_of(self._send_all(requests, read, timeout), missing, self.provenance)
 
     def actual(
         self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
@@ -165,7 +152,7 @@ class UkCarbonIntensity(WebSource):
             for name, place in places.items()
             for part, (begin, until) in enumerate(parts(first, last, _HALF_HOUR))
         }
-        answers = self._limited(timeout).send_all(requests, read)
+        answers = self._send_all(requests, read, timeout)
         return actual_of(answers, missing, (first, last), self.provenance)
 
 
