@@ -10,7 +10,7 @@ import pytest
 
 from lowcarb_scheduler import CarbonClientApp, Synthetic
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
-from lowcarb_scheduler.flower.nodes import LocationResolver, Profiles
+from lowcarb_scheduler.flower.nodes import LocationResolver, NodeRegistry
 from lowcarb_scheduler.forecasts.base import ForecastSource
 from lowcarb_scheduler.scheduling.locations import Place, read_places
 from lowcarb_scheduler.testing import InMemoryGrid
@@ -27,8 +27,8 @@ def look():
         grid = InMemoryGrid(app or CarbonClientApp(), configs)
         for config, name, location in registered:
             grid.join(config, name, location)
-        known = Profiles(places or {}, LocationResolver(source), default_location, 300.0, notes.append)
-        return list(known.of(grid, list(grid.get_node_ids())).values()), notes
+        known = NodeRegistry(places or {}, LocationResolver(source), default_location, 300.0, notes.append)
+        return list(known.profiles(grid, list(grid.get_node_ids())).values()), notes
 
     return profiles
 
@@ -90,15 +90,15 @@ def test_a_duration_that_cannot_be_is_dropped_and_noted_once(look, minutes):
 def test_two_nodes_of_one_name_are_counted_apart(look):
     profiles, notes = look([{"name": "a", "location": "DE"}, {"name": "a", "location": "DE"}])
     assert len({p.key for p in profiles}) == 2
-    assert notes == ["'a' is the name of another node, it is counted apart (node 'a@102')"]
+    assert notes == ["'a' is the name of another node, this one is counted apart (node 'a@102')"]
 
 
 def test_entries_that_no_node_answers_to_are_known():
     grid = InMemoryGrid(CarbonClientApp(), [{"partition-id": 0}])
     places = {"0": Place("DE"), "supernode-1": Place("FR")}
-    profiles = Profiles(places, LocationResolver(None), None, 300.0, lambda _: None)
-    profiles.of(grid, list(grid.get_node_ids()))
-    assert profiles.unmatched() == ["supernode-1"]
+    registry = NodeRegistry(places, LocationResolver(None), None, 300.0, lambda _: None)
+    registry.profiles(grid, list(grid.get_node_ids()))
+    assert registry.unmatched() == ["supernode-1"]
 
 
 def test_power_may_be_spelt_as_in_a_job():
@@ -108,9 +108,9 @@ def test_power_may_be_spelt_as_in_a_job():
 
 def test_each_node_is_asked_once():
     grid = InMemoryGrid(CarbonClientApp(), [{"location": "DE"}])
-    profiles = Profiles({}, LocationResolver(None), None, 300.0, lambda _: None)
+    registry = NodeRegistry({}, LocationResolver(None), None, 300.0, lambda _: None)
     for _ in range(3):
-        profiles.of(grid, list(grid.get_node_ids()))
+        registry.profiles(grid, list(grid.get_node_ids()))
     assert len(grid.sent) == 1
 
 
@@ -118,9 +118,9 @@ def test_a_silent_node_is_asked_three_times_and_planned_with_defaults():
     from flwr.clientapp import ClientApp
 
     grid = InMemoryGrid(ClientApp(), [{"location": "FR"}])
-    profiles = Profiles({}, LocationResolver(None), "DE", 300.0, lambda _: None)
+    registry = NodeRegistry({}, LocationResolver(None), "DE", 300.0, lambda _: None)
     for _ in range(6):
-        (profile,) = profiles.of(grid, list(grid.get_node_ids())).values()
+        (profile,) = registry.profiles(grid, list(grid.get_node_ids())).values()
         assert (profile.location, profile.power_watts, profile.power_assumed) == ("DE", 300.0, True)
         assert profile.duration is None
     assert len(grid.sent) == 3
@@ -129,10 +129,10 @@ def test_a_silent_node_is_asked_three_times_and_planned_with_defaults():
 
 def test_a_node_that_left_is_forgotten_and_asked_anew():
     grid = InMemoryGrid(CarbonClientApp(), [{"name": "a"}, {"name": "b"}])
-    profiles = Profiles({}, LocationResolver(None), None, 300.0, lambda _: None)
-    assert len(profiles.of(grid, [101, 102])) == 2
-    assert [p.key for p in profiles.of(grid, [102]).values()] == ["b"]
-    assert [p.key for p in profiles.of(grid, [101, 102]).values()] == ["a", "b"]
+    registry = NodeRegistry({}, LocationResolver(None), None, 300.0, lambda _: None)
+    assert len(registry.profiles(grid, [101, 102])) == 2
+    assert [p.key for p in registry.profiles(grid, [102]).values()] == ["b"]
+    assert [p.key for p in registry.profiles(grid, [101, 102]).values()] == ["a", "b"]
     assert [message.metadata.dst_node_id for message in grid.sent] == [101, 102, 101]
 
 
@@ -168,7 +168,8 @@ def test_a_registered_name_is_the_nodes_own(look):
     registered = [({"name": "x", "location": "ES"}, "hospital-a", "")]
     profiles, notes = look(configs, registered=registered)
     assert [(p.node_id, p.key) for p in profiles] == [(101, "hospital-a@101"), (102, "hospital-a")]
-    assert notes == ["'hospital-a' is the name of another node, it is counted apart (node 'hospital-a@101')"]
+    named = "'hospital-a' is the name of another node, this one is counted apart"
+    assert notes == [f"{named} (node 'hospital-a@101')"]
 
 
 def test_places_that_are_unknown_are_noted_with_what_was_meant(look):
@@ -195,7 +196,7 @@ def test_many_lies_of_all_kinds_are_few_lines_too(look):
     configs = [{"partition-id": k, "location": f"{k / 100:.2f},0.00"} for k in range(500)]
     _, notes = look(configs, default_location="germanynorth", source=Atlas({"fiji": (-17.7, 178.0)}))
     assert len(notes) == 11
-    assert notes[-1] == "490 more node(s) say what cannot be, the defaults are used"
+    assert notes[-1] == "490 more node(s) make invalid claims, the defaults are used"
 
 
 # -- coordinates --------------------------------------------------------------------------------------------
@@ -263,14 +264,14 @@ def test_too_far_is_said_with_the_distance(look):
 def test_without_coordinates_of_the_source_the_default_is_used(look, source):
     (profile,), notes = look([{"location": "52.5,13.4"}], default_location="DE", source=source)
     assert profile.location == "DE"
-    assert "the source does not say where its locations are" in notes[0]
+    assert "the source has no coordinates of its locations" in notes[0]
 
 
 def test_a_source_that_does_not_answer_is_asked_again_at_the_next_look():
     source, notes = Atlas(failures=2), []
     grid = InMemoryGrid(CarbonClientApp(), [{"location": "52.5,13.4"}, {"location": "50,9"}])
-    profiles = Profiles({}, LocationResolver(source), "FR", 300.0, notes.append)
-    seen = [[p.location for p in profiles.of(grid, [101, 102]).values()] for _ in range(4)]
+    registry = NodeRegistry({}, LocationResolver(source), "FR", 300.0, notes.append)
+    seen = [[p.location for p in registry.profiles(grid, [101, 102]).values()] for _ in range(4)]
     assert seen == [["FR", "FR"], ["FR", "FR"], *[["germanynorth", "germanywestcentral"]] * 2]
     assert source.calls == 3
     assert len(grid.sent) == 2  # the nodes themselves are not
@@ -280,9 +281,9 @@ def test_a_source_that_does_not_answer_is_asked_again_at_the_next_look():
 def test_a_source_that_never_answers_is_asked_three_times():
     source = Atlas(failures=99)
     grid = InMemoryGrid(CarbonClientApp(), [{"location": "52.5,13.4"}])
-    profiles = Profiles({}, LocationResolver(source), "FR", 300.0, lambda _: None)
+    registry = NodeRegistry({}, LocationResolver(source), "FR", 300.0, lambda _: None)
     for _ in range(9):
-        profiles.of(grid, [101])
+        registry.profiles(grid, [101])
     assert source.calls == 3
 
 

@@ -1,15 +1,16 @@
-"""What is known of each node: where it runs, what it draws, how long a turn takes.
+"""Profiles of the nodes of a run: location, power, and duration of a turn.
 
-In this order: the server's ``locations`` file, what the node was registered with at the SuperLink, its own
-answer to ``query.lowcarb``, the defaults. Nothing a node says is trusted: a claim that cannot be is replaced
-by the default and noted once.
+Each value comes from the first of these that has a valid one: the server's ``locations`` file, the registration
+of the node at the SuperLink, the node's own answer to ``query.lowcarb``, the default. No node is trusted: an
+invalid claim is logged once and passed over.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 from flwr.app import Message, RecordDict
@@ -27,35 +28,45 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.base import ForecastSource
     from lowcarb_scheduler.scheduling.locations import Place
 
+# A reply that comes later is of no use, and a node that is offline must not find old queries when it returns.
 _QUERY_TIMEOUT_S: Final = 60.0
-_MOST_QUERIES: Final = 3  # to a node that does not answer
-_MOST_NAMED: Final = 3  # nodes in a note
-_MOST_NOTES: Final = 10  # at one look: each liar may tell another lie
+_MAX_QUERIES: Final = 3  # to a node that does not answer
+_MAX_NAMED: Final = 3  # nodes in a log line
+_MAX_LINES: Final = 10  # of one update: 2,000 nodes may make 2,000 different claims
+_MAX_DISTANCE_KM: Final = 500.0  # a location further away is probably in another grid
+_EARTH_RADIUS_KM: Final = 6371.0
+_MAX_LOOK_UPS: Final = 3  # at a source that does not answer
+_LOOK_UP_TIMEOUT: Final = timedelta(seconds=10)
 Value = TypeVar("Value")
 
 
-class Registered(NamedTuple):
-    """What a node was registered with at the SuperLink, by its operator; None where it was not."""
+@dataclass(slots=True)
+class _Node:
+    """Registration and claims of a connected node, and the profile made of them."""
 
-    name: str | None = None
+    name: str | None = None  # as registered at the SuperLink by the operator of the node
     location: str | None = None
+    claims: Mapping[str, Any] = field(default_factory=dict)
+    unanswered: int = 0
+    is_unplaced: bool = False  # a location was given, but could not be resolved
+    profile: Profile | None = None
 
 
-class Profiles:
-    """The profiles of the nodes that are there, each asked for once; the silent a few times.
+class NodeRegistry:
+    """Registry of the connected nodes and their profiles.
 
     Parameters
     ----------
     places : mapping of str to Place
-        The server's locations file.
+        Entries of the server's locations file.
     resolver : LocationResolver
-        Knows which places there are.
+        Locations of the forecast source.
     default_location : str or None
-        Of nodes of which nobody says where they are.
+        Location of nodes without a valid one.
     default_power_watts : float
-        Of nodes of which nobody says what they draw [W].
+        Power of nodes without a valid one [W].
     note : callable
-        Takes one line about claims that were replaced.
+        Logs a line about invalid claims.
     """
 
     def __init__(
@@ -66,284 +77,241 @@ class Profiles:
         default_power_watts: float,
         note: Callable[[str], None],
     ) -> None:
-        self._places, self._resolver = places, resolver
-        self._default_location = default_location
-        self._default_power_watts = default_power_watts
-        self._note = note
-        self._known: dict[int, Profile] = {}
-        self._registered: dict[int, Registered] = {}
-        self._claims: dict[int, Mapping[str, Any]] = {}
+        self._places, self._resolver, self._note = places, resolver, note
+        self._default_location, self._default_power_watts = default_location, default_power_watts
+        self._nodes: dict[int, _Node] = {}
         self._matched: set[str] = set()
-        self._silent: Counter[int] = Counter()  # queries that a node has not answered
-        self._lost: set[int] = set()  # nodes that somebody has placed where no place was found
-        self._doubts: defaultdict[str, list[str]] = defaultdict(list)  # what cannot be, and whose claim it is
+        self._invalid: defaultdict[str, list[str]] = defaultdict(list)  # problem: keys of the nodes with it
 
-    def of(self, grid: Grid, node_ids: Sequence[int]) -> dict[int, Profile]:
-        """Return the profiles of these nodes, asking those not yet known."""
-        there = set(node_ids)
-        for kept in (self._known, self._registered, self._claims, self._silent):
-            for gone in set(kept) - there:
-                del kept[gone]
-        self._lost &= there
-        asked = {n for n in node_ids if n not in self._known or 0 < self._silent[n] < _MOST_QUERIES}
-        if asked:
-            self._ask(grid, [node_id for node_id in node_ids if node_id in asked])
-        changed = asked | (self._lost if self._resolver.may_learn else set())
+    def profiles(self, grid: Grid, node_ids: Sequence[int]) -> dict[int, Profile]:
+        """Return the profiles of connected nodes; new ones are queried, and silent ones up to three times."""
+        # Others are forgotten: a node id can come back with another configuration.
+        self._nodes = {node_id: self._nodes.get(node_id) or _Node() for node_id in node_ids}
+        changed = {
+            node_id: node
+            for node_id, node in self._nodes.items()
+            if node.profile is None or 0 < node.unanswered < _MAX_QUERIES
+        }
         if changed:
-            self._update([node_id for node_id in node_ids if node_id in changed])
-        return {node_id: self._known[node_id] for node_id in node_ids}
+            self._query(grid, changed)
+        if self._resolver.may_learn:
+            changed |= {node_id: node for node_id, node in self._nodes.items() if node.is_unplaced}
+        if changed:
+            self._update(changed)
+        return {node_id: node.profile for node_id, node in self._nodes.items() if node.profile}
 
     def unmatched(self) -> list[str]:
-        """Return the entries of the locations file that no node has answered to."""
+        """Return the entries of the locations file that no node has matched."""
         return sorted(set(self._places) - self._matched)
 
-    def _ask(self, grid: Grid, node_ids: Sequence[int]) -> None:
-        """Ask the SuperLink what these nodes were registered with, and the nodes themselves."""
-        asked = set(node_ids)
+    def _query(self, grid: Grid, nodes: Mapping[int, _Node]) -> None:
+        """Read the registrations of nodes from the SuperLink, and their claims from the nodes themselves."""
         for info in grid.get_nodes():
-            if info.node_id in asked:
-                told = (name_of(getattr(info, field, "")) for field in Registered._fields)
-                self._registered[info.node_id] = Registered(*told)
-        known_claims = getattr(grid, "known_claims", None)  # of the old API
-        known = known_claims(node_ids) if known_claims else None
-        answers = _answers(grid, node_ids) if known is None else known
-        self._claims |= answers
-        for node_id in node_ids:
-            self._silent[node_id] = 0 if node_id in answers else self._silent[node_id] + 1
-        if silent := len(node_ids) - len(answers):
+            if node := nodes.get(info.node_id):
+                # NodeInfo has a name and a location only where the SuperLink stores them.
+                node.name, node.location = (name_of(getattr(info, key, "")) for key in ("name", "location"))
+        known_claims = getattr(grid, "known_claims", None)  # of the client manager of Flower's old API
+        claims = known_claims(nodes) if known_claims else None
+        if claims is None:
+            messages = [Message(RecordDict(), node_id, QUERY, ttl=_QUERY_TIMEOUT_S) for node_id in nodes]
+            claims = {
+                reply.metadata.src_node_id: dict(reply.content.config_records[RECORD])
+                for reply in grid.send_and_receive(messages, timeout=_QUERY_TIMEOUT_S)
+                if reply.has_content() and RECORD in reply.content.config_records
+            }
+        for node_id, node in nodes.items():
+            node.claims = claims.get(node_id, node.claims)
+            node.unanswered = 0 if node_id in claims else node.unanswered + 1
+        if silent := len(nodes) - len(claims):
             self._note(
-                f"{silent} of {len(node_ids)} node(s) did not answer query.lowcarb: without CarbonClientApp a"
-                " node cannot say who it is, and an entry by partition-id does not reach it"
+                f"{silent} of {len(nodes)} node(s) did not answer query.lowcarb: without CarbonClientApp the"
+                " partition-id of a node is unknown, and entries of the locations file by it do not match"
             )
 
-    # -- from claims to profiles -----------------------------------------------------------------------------
+    def _update(self, nodes: Mapping[int, _Node]) -> None:
+        """Make new profiles of nodes."""
+        claimed = {
+            name for node in nodes.values() for name in (node.location, name_of(node.claims.get("location")))
+        }
+        configured = {place.location for place in self._places.values()} | {self._default_location}
+        self._resolver.look_up(claimed - {None}, configured - {None}, self._default_location is not None)
+        taken = {
+            node.profile.key for node_id, node in self._nodes.items() if node.profile and node_id not in nodes
+        }
+        # A name belongs to the node that is registered with it, before nodes that only claim it.
+        for node_id in sorted(nodes, key=lambda each: nodes[each].name is None):
+            node = nodes[node_id]
+            node.profile = self._profile(node_id, node, taken)
+            taken.add(node.profile.key)
+        problems = list(self._invalid.items())
+        self._invalid.clear()
+        for problem, keys in problems[:_MAX_LINES]:
+            named = ", ".join(map(repr, keys[:_MAX_NAMED])) + (", ..." if len(keys) > _MAX_NAMED else "")
+            self._note(f"{problem} ({f'node {named}' if len(keys) == 1 else f'{len(keys)} nodes: {named}'})")
+        if others := {key for _, keys in problems[_MAX_LINES:] for key in keys}:
+            self._note(f"{len(others)} more node(s) make invalid claims, the defaults are used")
 
-    def _update(self, node_ids: Sequence[int]) -> None:
-        """Make the profiles of these nodes of what is said of them."""
-        claimed = {self._registered_as(node_id).location for node_id in node_ids}
-        claimed |= {name_of(self._claims.get(node_id, {}).get("location")) for node_id in node_ids}
-        ours = {place.location for place in self._places.values()} | {self._default_location}
-        self._resolver.look_up(
-            [name for name in claimed if name], [name for name in ours if name],
-            check_names=self._default_location is not None,
-        )  # fmt: skip
-        changing = set(node_ids)
-        taken = {profile.key for node_id, profile in self._known.items() if node_id not in changing}
-        # Who was registered under a name has it before those who only say so.
-        for node_id in sorted(node_ids, key=lambda each: self._registered_as(each).name is None):
-            profile = self._profile(node_id, taken)
-            taken.add(profile.key)
-            self._known[node_id] = profile
-        self._note_doubts()
-
-    def _note_doubts(self) -> None:
-        """Say what cannot be, and who claims it."""
-        doubts = list(self._doubts.items())
-        self._doubts.clear()
-        for doubt, keys in doubts[:_MOST_NOTES]:
-            named = ", ".join(map(repr, keys[:_MOST_NAMED]))
-            who = f"node {named}" if len(keys) == 1 else f"{len(keys)} nodes: {named}"
-            more = ", ..." if len(keys) > _MOST_NAMED else ""
-            self._note(f"{doubt} ({who}{more})")
-        if others := {key for _, keys in doubts[_MOST_NOTES:] for key in keys}:
-            self._note(f"{len(others)} more node(s) say what cannot be, the defaults are used")
-
-    def _profile(self, node_id: int, taken: Collection[str]) -> Profile:
-        claims, registered = self._claims.get(node_id, {}), self._registered_as(node_id)
-        partition = claims.get("partition-id")
+    def _profile(self, node_id: int, node: _Node, taken: Collection[str]) -> Profile:
+        partition = node.claims.get("partition-id")
         partition_key = str(partition) if isinstance(partition, int) else None
-        names = (registered.name, name_of(claims.get("name")), partition_key, str(node_id))
-        known_as = [name for name in names if name]
-        key = self._free_key(known_as[0], node_id, taken)
-        place = next((self._places[name] for name in known_as if name in self._places), None)
-        self._matched.update(known_as)
+        # Flower's node ids change at each start, so they are the last resort as a key.
+        names = [
+            name
+            for name in (node.name, name_of(node.claims.get("name")), partition_key, str(node_id))
+            if name
+        ]
+        self._matched.update(names)
+        place = next((self._places[name] for name in names if name in self._places), None)
+        key = names[0]
+        while key in taken:
+            key = f"{key}@{node_id}"
+        if key != names[0]:
+            self._invalid[f"{names[0]!r} is the name of another node, this one is counted apart"].append(key)
         watts = place.power_watts if place else None
         if watts is None:
-            watts = self._checked(key, claims, "power-watts", power_of, "a power")
+            watts = self._claim(key, node, "power-watts", power_of)
         duration = place.duration if place else None
         if duration is None:
-            duration = self._checked(key, claims, "duration-minutes", duration_of, "a duration")
+            duration = self._claim(key, node, "duration-minutes", duration_of)
         return Profile(
             node_id=node_id,
             key=key,
-            location=self._place_of(node_id, key, place),
+            location=self._location(key, node, place),
             power_watts=self._default_power_watts if watts is None else watts,
             power_assumed=watts is None,
             duration=duration,
         )
 
-    def _free_key(self, name: str, node_id: int, taken: Collection[str]) -> str:
-        """Return a name that no other node has."""
-        key = name
-        while key in taken:
-            key = f"{key}@{node_id}"
-        if key != name:
-            self._doubts[f"{name!r} is the name of another node, it is counted apart"].append(key)
-        return key
-
-    def _checked(
-        self,
-        key: str,
-        claims: Mapping[str, Any],
-        field: str,
-        read: Callable[[object], Value | None],
-        what: str,
+    def _claim(
+        self, key: str, node: _Node, name: str, read: Callable[[object], Value | None]
     ) -> Value | None:
-        """Return a claim if it can be; if not, note it."""
-        value = read(claims.get(field))
-        if value is None and field in claims:
-            self._doubts[f"{what} that cannot be, the default is used"].append(key)
+        """Return a valid claim of a node, None without one."""
+        value = read(node.claims.get(name))
+        if value is None and name in node.claims:
+            self._invalid[f"invalid {name}, the default is used"].append(key)
         return value
 
-    def _registered_as(self, node_id: int) -> Registered:
-        return self._registered.get(node_id, Registered())
-
-    def _place_of(self, node_id: int, key: str, place: Place | None) -> str | None:
-        """Return where a node is: the first place that is told of it and exists, else the default."""
-        claims = self._claims.get(node_id, {})
-        self._lost.discard(node_id)
-        for location, check_name in (
-            (place.location if place else None, False),
-            (self._registered_as(node_id).location, True),
-            (self._checked(key, claims, "location", name_of, "a location") if place is None else None, True),
-            (self._default_location, False),
-        ):
+    def _location(self, key: str, node: _Node, place: Place | None) -> str | None:
+        """Return the first given location of a node that can be resolved."""
+        given: list[tuple[str | None, bool]] = [(place.location, False)] if place else []
+        given.append((node.location, True))
+        if place is None:
+            given.append((self._claim(key, node, "location", name_of), True))
+        given.append((self._default_location, False))
+        node.is_unplaced = False
+        for location, check_name in given:
             if location is not None:
-                found = self._resolver.find(location, check_name)
-                if found.place is not None:
-                    return found.place
-                self._lost.add(node_id)
-                self._doubts[f"location {location!r} {found.why}, it is passed over"].append(key)
+                resolved, problem = self._resolver.find(location, check_name)
+                if resolved is not None:
+                    return resolved
+                node.is_unplaced = True
+                self._invalid[f"location {location!r} {problem}, it is passed over"].append(key)
         return None
 
 
-def _answers(grid: Grid, node_ids: Sequence[int]) -> dict[int, Mapping[str, Any]]:
-    """Return what nodes answer to ``query.lowcarb``; the silent and the failing are left out."""
-    messages = [Message(RecordDict(), node_id, QUERY, ttl=_QUERY_TIMEOUT_S) for node_id in node_ids]
-    answers: dict[int, Mapping[str, Any]] = {}
-    for reply in grid.send_and_receive(messages, timeout=_QUERY_TIMEOUT_S):
-        if reply.has_content() and RECORD in reply.content.config_records:
-            answers[reply.metadata.src_node_id] = dict(reply.content.config_records[RECORD])
-    return answers
-
-
-# -- Places as the forecast source knows them: is there one of a name, and which is nearest to coordinates --
-
-MOST_KM: Final = 500.0  # a location further away is probably of another grid
-_EARTH_RADIUS_KM: Final = 6371.0
-_MOST_LOOK_UPS: Final = 3  # of a source that does not answer
-_LOOK_UP: Final = timedelta(seconds=10)  # the most that one takes, where a source lets that be limited
-
-
-class Found(NamedTuple):
-    """The place that a location means, or what is wrong with it."""
-
-    place: str | None
-    why: str = ""
-
-
 class LocationResolver:
-    """The places of a source.
+    """Resolver of names and coordinates to the locations of a forecast source.
 
-    Its closed list of ``locations`` decides which names there are. What its server lists, as of
-    ``known_locations()``, does so only if it tells of each where it is: some servers list only a part.
+    The ``locations`` of a source are complete: other names are unknown. The list of its server counts as
+    complete only if each of its entries has coordinates: some servers list a part of their locations.
 
     Parameters
     ----------
     source : ForecastSource or None
-        Whose places they are; without one any name is a place.
+        Forecast source; without one, any name is accepted.
     """
 
     def __init__(self, source: ForecastSource | None) -> None:
-        self._source, closed = source, source.locations if source else None
-        self._is_closed = closed is not None
-        self._names = _by_folded_name(closed or ())
-        self._looked_up = 0
-        self._fault = ""
+        self._source, complete = source, source.locations if source else None
+        self._is_complete = complete is not None
+        self._names = _by_folded_name(complete or ())
+        self._look_ups, self._fault = 0, ""
         self._located: tuple[str, ...] = ()
-        self._degrees = np.empty((0, 2))  # latitude and longitude of each of them
+        self._degrees = np.empty((0, 2))  # latitude and longitude of each
 
     @property
     def may_learn(self) -> bool:
-        """Whether the source has not answered yet, and is worth another attempt."""
-        return bool(self._fault) and self._looked_up < _MOST_LOOK_UPS
+        """Whether the source has not answered yet, and another attempt is allowed."""
+        return bool(self._fault) and self._look_ups < _MAX_LOOK_UPS
 
-    def look_up(self, claimed: Collection[str], given: Collection[str], check_names: bool) -> None:
-        """Ask the source where its places are, if these locations need it and it is not known.
+    def look_up(self, claimed: Collection[Any], configured: Collection[Any], check_names: bool) -> None:
+        """Request the locations of the source, if resolving these locations needs them.
 
         Parameters
         ----------
-        claimed, given : collection of str
-            Names, or ``latitude,longitude`` in degrees: of nodes, and of those who run the server.
+        claimed, configured : collection of str
+            Names, or ``latitude,longitude`` in degrees: those of nodes, and those of the server's settings.
         check_names : bool
-            Whether it matters that a claimed name is one the source knows.
+            Whether a claimed name is replaced if the source does not know it.
         """
-        needed = any(coordinates_of(location) for location in (*claimed, *given))
-        needed = needed or (check_names and bool(claimed) and not self._is_closed)
-        if self._source is None or not needed or (self._looked_up and not self.may_learn):
+        needed = any(coordinates_of(location) for location in (*claimed, *configured))
+        needed = needed or (check_names and bool(claimed) and not self._is_complete)
+        if self._source is None or not needed or (self._look_ups and not self.may_learn):
             return
-        self._looked_up += 1
+        self._look_ups += 1
         try:
-            known = self._source.known_locations(timeout=_LOOK_UP) or {}
-            listed = {str(name): _degrees(where) for name, where in known.items()}
-        except Exception as error:  # noqa: BLE001  a fault of a source, whoever wrote it, stops no training
-            text = str(error) if isinstance(error, LowcarbError) else f"{type(error).__name__}: {error}"
-            self._fault = one_line(text)
+            known = self._source.known_locations(timeout=_LOOK_UP_TIMEOUT) or {}
+            listed = {str(name): _degrees(coordinates) for name, coordinates in known.items()}
+        except Exception as error:  # noqa: BLE001  no fault of a source, also of a user's own, stops training
+            self._fault = one_line(
+                str(error) if isinstance(error, LowcarbError) else f"{type(error).__name__}: {error}"
+            )
             return
         self._fault = ""
-        located = {name: where for name, where in listed.items() if where is not None}
+        located = {name: degrees for name, degrees in listed.items() if degrees is not None}
         self._located, self._degrees = tuple(located), np.array(list(located.values())).reshape(-1, 2)
-        if not self._is_closed and located and len(located) == len(listed):
+        if not self._is_complete and located and len(located) == len(listed):
             self._names = _by_folded_name(listed)
 
-    def find(self, location: str, check_name: bool) -> Found:
-        """Return the place of that name, or the nearest one to these coordinates.
+    def find(self, location: str, check_name: bool) -> tuple[str | None, str]:
+        """Return the location of the source for a name or coordinates, or None and the problem.
 
         Parameters
         ----------
         location : str
-            A name, or ``latitude,longitude`` in degrees.
+            Name, or ``latitude,longitude`` in degrees.
         check_name : bool
-            Whether a name that the source does not know is no place.
+            Whether to reject a name that the source does not know.
         """
         if (coordinates := coordinates_of(location)) is not None:
             return self._nearest(*coordinates)
         if not (self._names and check_name):
-            return Found(location)
+            return location, ""
         if (name := self._names.get(location.casefold())) is not None:
-            return Found(name)
+            return name, ""
         near = near_miss(location, self._names.values())
-        return Found(None, "is not known to the source" + (f" (did you mean {near}?)" if near else ""))
+        return None, "is not known to the source" + (f" (did you mean {near}?)" if near else "")
 
-    def _nearest(self, latitude: float, longitude: float) -> Found:
+    def _nearest(self, latitude: float, longitude: float) -> tuple[str | None, str]:
         if not (abs(latitude) <= 90 and abs(longitude) <= 180):
-            return Found(None, "is nowhere on earth")
+            return None, "is not on earth"
         if not self._located:
-            why = f" ({self._fault})" if self._fault else ""
-            return Found(None, f"is of no use, the source does not say where its locations are{why}")
-        away_km = _great_circle_km(self._degrees, latitude, longitude)
-        nearest = int(np.argmin(away_km))
-        name, km = self._located[nearest], float(away_km[nearest])
-        if km > MOST_KM:
-            return Found(None, f"is {km:,.0f} km from {name}, the nearest location of the source")
-        return Found(name)
+            fault = f" ({self._fault})" if self._fault else ""
+            return None, f"cannot be used, the source has no coordinates of its locations{fault}"
+        distances_km = _great_circle_km(self._degrees, latitude, longitude)
+        nearest = int(np.argmin(distances_km))
+        name, km = self._located[nearest], float(distances_km[nearest])
+        if km > _MAX_DISTANCE_KM:
+            return None, f"is {km:,.0f} km from {name}, the nearest location of the source"
+        return name, ""
 
 
 def _by_folded_name(names: Iterable[str]) -> dict[str, str]:
     return {name.casefold(): name for name in names}
 
 
-def _degrees(where: Any) -> tuple[float, float] | None:
-    """Return latitude and longitude as a source tells them, None where it does not."""
-    if not isinstance(where, tuple | list) or len(where) != 2:
+def _degrees(coordinates: Any) -> tuple[float, float] | None:
+    """Return valid (latitude, longitude), None for anything else that a user's source returns."""
+    if not isinstance(coordinates, tuple | list) or len(coordinates) != 2:
         return None
-    latitude, longitude = map(finite_number, where)
+    latitude, longitude = map(finite_number, coordinates)
     return None if latitude is None or longitude is None else (latitude, longitude)
 
 
 def _great_circle_km(degrees: np.ndarray[Any, Any], latitude: float, longitude: float) -> Any:
-    """Return the distances from places to a point by the haversine formula, shape (L,) [km]."""
-    there, here = np.radians(degrees), np.radians((latitude, longitude))
-    half = np.sin((there - here) / 2) ** 2
-    chord = half[:, 0] + np.cos(there[:, 0]) * np.cos(here[0]) * half[:, 1]
+    """Return the distances from locations to a point by the haversine formula, shape (L,) [km]."""
+    locations, point = np.radians(degrees), np.radians((latitude, longitude))
+    half = np.sin((locations - point) / 2) ** 2
+    chord = half[:, 0] + np.cos(locations[:, 0]) * np.cos(point[0]) * half[:, 1]
+    # Rounding can push the chord of antipodes above 1, where arcsin is NaN.
     return 2 * _EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.clip(chord, 0.0, 1.0)))

@@ -20,7 +20,7 @@ from lowcarb_scheduler.errors import InputError, PlanInfeasibleError
 from lowcarb_scheduler.flower.checkpoint.resume import Stage, job_of, open_folder
 from lowcarb_scheduler.flower.checkpoint.store import Checkpoint
 from lowcarb_scheduler.flower.grid import DispatchGrid
-from lowcarb_scheduler.flower.nodes import LocationResolver, Profiles
+from lowcarb_scheduler.flower.nodes import LocationResolver, NodeRegistry
 from lowcarb_scheduler.flower.telemetry import is_asked, validate_report
 from lowcarb_scheduler.flower.waiting import Arrivals, Wait
 from lowcarb_scheduler.forecasts.registry import arranged, open_sources
@@ -112,7 +112,7 @@ class Session:
         if resumption is None or not resumption.has_ledger:
             self._write_start(about)
         logger.info("lowcarb: the ledger of this run is %s", ledger.run_dir.absolute())
-        self._profiles = Profiles(
+        self._registry = NodeRegistry(
             places, LocationResolver(source), settings.default_location, settings.default_power_watts,
             self._note_claim,
         )  # fmt: skip
@@ -205,7 +205,7 @@ class Session:
         """Return the nodes of these names after a restart, waiting for those that are still registering."""
         found: list[int] = []
         for _ in self._arrivals.looks():
-            self._found = self._profiles.of(grid, sorted(grid.get_node_ids()))
+            self._found = self._registry.profiles(grid, sorted(grid.get_node_ids()))
             found = [node_id for node_id, profile in self._found.items() if profile.key in keys]
             if len(found) == len(keys):
                 break
@@ -414,7 +414,7 @@ class Session:
         before = {profile.key for profile in self._alive.values()} or self._were_there
         changed = ids != sorted(self._alive)
         if changed or is_new:
-            self._alive = self._profiles.of(grid, ids)
+            self._alive = self._registry.profiles(grid, ids)
             keys = {profile.key for profile in self._alive.values()}
             self._recorder.add_nodes(keys - before, keys)
             self._recorder.update_nodes(self._alive.values())
@@ -447,7 +447,7 @@ class Session:
             why = f"nobody says where {len(nowhere)} of {len(self._alive)} node(s) are ({who})"
             fix = "set lowcarb-locations, by partition-id or name, or lowcarb-default-location"
             self._log.warn("locations", why, f"carbon cannot decide when they train; {fix}")
-        if unmatched := self._profiles.unmatched():
+        if unmatched := self._registry.unmatched():
             named = ", ".join(unmatched[:5]) + (", ..." if len(unmatched) > 5 else "")
             use = "entries are matched by partition-id, node name or node id"
             self._log.warn("locations", f"no node answers to {named} of the file", use)
