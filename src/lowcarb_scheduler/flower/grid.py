@@ -1,8 +1,8 @@
-"""What makes any inner strategy train exactly the planned nodes.
+"""Grids and sampling by which any inner strategy trains exactly the planned nodes, each at its planned start.
 
-Flower's strategies sample from ``grid.get_node_ids()`` with fractions and minimums of their own, and wait
-without end for a minimum that is not there. A scoped grid shows them the planned nodes only, pinned sampling
-makes them take all of these, and a count of polls turns the endless wait into an error.
+Flower's strategies sample from ``grid.get_node_ids()`` with fractions and minimums of their own, and poll
+without end while a minimum is not met. A scoped grid shows them the planned nodes only, pinned sampling makes
+them take all of these, and a limit of polls turns the endless wait into an error.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -30,117 +31,65 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.scheduling.recorder import Round
 
-_MOST_POLLS: Final = 20  # a strategy asks once or twice; one that waits asks each second
+logger = logging.getLogger("flwr")
+
+_MAX_POLLS: Final = 20  # a strategy asks once or twice; one that waits asks each second
+_POLL_S: Final = 3.0  # as Flower's own Grid
+_DEFAULT_TIMEOUT_S: Final = float(inspect.signature(Strategy.start).parameters["timeout"].default)
+_TTL_MARGIN_S: Final = 60.0  # a reply at the timeout has to find its message alive
 
 
-class GridBefore(Grid):
-    """A Grid that stands before another one and passes everything on.
+# -- Sampling ------------------------------------------------------------------------------------------------
+
+
+def layers(strategy: Any) -> Iterator[Any]:
+    """Yield a strategy and those it wraps, outermost first, each once."""
+    seen: list[Any] = []
+    # By identity: a strategy may define __eq__, and may wrap itself.
+    while strategy is not None and not any(strategy is layer for layer in seen):
+        seen.append(strategy)
+        yield strategy
+        strategy = getattr(strategy, "strategy", None)
+
+
+class Sampling(NamedTuple):
+    """Number of nodes that a strategy samples by itself.
 
     Parameters
     ----------
-    grid : Grid
-        Does the work.
+    fraction : float or None
+        Fraction of the connected nodes; None for a strategy without this attribute.
+    at_least : int
+        Minimum number of nodes in a round.
+    available : int
+        Number of nodes to be connected before a round.
     """
 
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+    fraction: float | None = None
+    at_least: int = 1
+    available: int = 0
 
-    def get_node_ids(self) -> Iterable[int]:
-        """Pass on."""
-        return self._grid.get_node_ids()
-
-    def get_nodes(self) -> Iterable[Any]:
-        """Pass on."""
-        return self._grid.get_nodes()
-
-    def set_run(self, run: Any) -> None:
-        """Pass on."""
-        self._grid.set_run(run)
+    @classmethod
+    def of(cls, strategy: Any) -> Sampling:
+        """Return the sampling of the innermost layer that has one, by the names of the new API or the old."""
+        for names in (("fraction_train", "min_train_nodes", "min_available_nodes"),
+                      ("fraction_fit", "min_fit_clients", "min_available_clients")):  # fmt: skip
+            for layer in reversed([*layers(strategy)]):
+                if hasattr(layer, names[0]):
+                    fraction, at_least, available = (getattr(layer, name, None) for name in names)
+                    return cls(fraction, 1 if at_least is None else at_least, available or 0)
+        return cls()
 
     @property
-    def run(self) -> Any:
-        """The run of the grid behind."""
-        return self._grid.run
+    def is_off(self) -> bool:
+        """Whether the strategy trains no node."""
+        return self.fraction == 0 and self.at_least == 0
 
-    def create_message(self, *args: Any, **kwargs: Any) -> Any:
-        """Pass on."""
-        return self._grid.create_message(*args, **kwargs)
-
-    def push_messages(self, messages: Any) -> Iterable[str]:
-        """Pass on."""
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Any) -> Iterable[Any]:
-        """Pass on."""
-        return self._grid.pull_messages(message_ids)
-
-    def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Iterable[Any]:
-        """Pass on."""
-        return self._grid.send_and_receive(messages, timeout=timeout)
-
-
-class Polls:
-    """Counts how often a strategy asks who is there, and ends a wait that would have no end.
-
-    Parameters
-    ----------
-    strategy : str
-        Who asks.
-    node_ids : sequence of int
-        The nodes it is shown.
-    """
-
-    def __init__(self, strategy: str, node_ids: Sequence[int]) -> None:
-        self._strategy, self._node_ids = strategy, node_ids
-        self._polls = 0
-
-    def count(self) -> None:
-        """Count one more.
-
-        Raises
-        ------
-        PlanMismatchError
-            If there were too many: the strategy waits for nodes that are not in the plan.
-        """
-        self._polls += 1
-        if self._polls > _MOST_POLLS:
-            fix = "it waits for more: raise lowcarb-clients-per-round or lower the strategy's minimum"
-            raise PlanMismatchError(self._strategy, self._node_ids, (), fix)
-
-
-class ScopedGrid(GridBefore):
-    """A Grid that shows only some of its nodes.
-
-    Parameters
-    ----------
-    grid : Grid
-        Does the work.
-    node_ids : sequence of int
-        The nodes to show.
-    strategy : str
-        Who looks, for the error.
-    """
-
-    def __init__(self, grid: Grid, node_ids: Sequence[int], strategy: str) -> None:
-        super().__init__(grid)
-        self._node_ids, self._polls = list(node_ids), Polls(strategy, node_ids)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the nodes in scope.
-
-        Raises
-        ------
-        PlanMismatchError
-            If it is asked again and again: the strategy waits for nodes that are not in the plan.
-        """
-        self._polls.count()
-        return list(self._node_ids)
-
-    def get_nodes(self) -> Iterable[Any]:
-        """Return what is known of the nodes in scope; it raises like :meth:`get_node_ids`."""
-        self._polls.count()
-        scope = set(self._node_ids)
-        return [node for node in self._grid.get_nodes() if node.node_id in scope]
+    def size(self, connected: int, clients_per_round: int | None) -> tuple[int, int]:
+        """Return the number of nodes to train, and the least number that is enough."""
+        own = connected if self.fraction is None else int(connected * self.fraction)
+        wanted = clients_per_round or max(own, self.at_least, 1)
+        return wanted, max(1, min(self.at_least, wanted))
 
 
 @contextmanager
@@ -150,12 +99,11 @@ def pinned_sampling(strategy: Any, phase: str, nodes: int) -> Iterator[None]:
     Parameters
     ----------
     strategy : Strategy
-        Any; only attributes that exist are touched, and restored on exit. ``num_sampled_clients`` of the
-        differential-privacy wrappers stays: their noise is computed from it when they aggregate.
+        Inner strategy. Only attributes that it has are set, and they are restored on exit.
     phase : {"train", "evaluate"}
-        Which sampling to pin. A fraction of 0 evaluates nowhere, and stays.
+        Phase to pin.
     nodes : int
-        How many there are.
+        Number of nodes that the strategy sees.
     """
     # Some strategies sample for evaluation with the numbers of training: all are pinned in both phases.
     pins = {
@@ -169,14 +117,16 @@ def pinned_sampling(strategy: Any, phase: str, nodes: int) -> Iterator[None]:
     try:
         for layer in layers(strategy):
             if hasattr(layer, "num_sampled_clients") and phase == "train":
+                # Not restored: wrappers for differential privacy scale their noise by it when they aggregate.
                 layer.num_sampled_clients = nodes
-            nowhere = getattr(layer, "fraction_evaluate", None) == 0
             for name, value in pins.items():
-                if hasattr(layer, name) and not (name == "fraction_evaluate" and nowhere):
-                    before = getattr(layer, name)
-                    with suppress(AttributeError):  # a property; what it makes of the nodes is checked after
-                        setattr(layer, name, value)
-                        saved.append((layer, name, before))
+                before = getattr(layer, name, None)
+                # A strategy with a fraction of 0 evaluates on no client, and stays so.
+                if not hasattr(layer, name) or (name == "fraction_evaluate" and before == 0):
+                    continue
+                with suppress(AttributeError):  # a read-only property; check_addressed finds what it breaks
+                    setattr(layer, name, value)
+                    saved.append((layer, name, before))
         yield
     finally:
         for layer, name, value in saved:
@@ -200,80 +150,127 @@ def check_addressed(strategy: str, planned: Sequence[int], addressed: Sequence[i
     raise PlanMismatchError(strategy, sorted(planned), sorted(addressed), fix)
 
 
-class Sampling(NamedTuple):
-    """How a strategy samples the nodes of a round by itself.
-
-    Parameters
-    ----------
-    fraction : float or None
-        Of the nodes that are there; None for a strategy that does not tell.
-    at_least : int
-        With fewer it is not content.
-    available : int
-        So many are to be there when it samples.
-    """
-
-    fraction: float | None = None
-    at_least: int = 1
-    available: int = 0
-
-    @classmethod
-    def of(cls, strategy: Any) -> Sampling:
-        """Return how the innermost layer samples that does, by the names of the new API or of the old one."""
-        for names in (("fraction_train", "min_train_nodes", "min_available_nodes"),
-                      ("fraction_fit", "min_fit_clients", "min_available_clients")):  # fmt: skip
-            for layer in reversed([*layers(strategy)]):
-                if hasattr(layer, names[0]):
-                    fraction, at_least, available = (getattr(layer, name, None) for name in names)
-                    return cls(fraction, 1 if at_least is None else at_least, available or 0)
-        return cls()
-
-    @property
-    def is_off(self) -> bool:
-        """Whether it trains nobody."""
-        return self.fraction == 0 and self.at_least == 0
-
-    def size(self, there: int, told: int | None) -> tuple[int, int]:
-        """Return how many are to train, as told or as it would, and with how many it is content."""
-        own = there if self.fraction is None else int(there * self.fraction)
-        wanted = told or max(own, self.at_least, 1)
-        return wanted, max(1, min(self.at_least, wanted))
+# -- Grids ---------------------------------------------------------------------------------------------------
 
 
-def layers(strategy: Any) -> Iterator[Any]:
-    """Yield a strategy and those it wraps, outermost first, each once."""
-    seen: list[Any] = []
-    while strategy is not None and not any(strategy is layer for layer in seen):
-        seen.append(strategy)
-        yield strategy
-        strategy = getattr(strategy, "strategy", None)
-
-
-# -- Dispatch: every message of a round goes out when the plan says, and no wait for replies is endless -----
-# Flower sends all messages of a round at once. Where a plan lets clients start at different times, the Grid
-# in front of the strategy's own one holds each message back until its client's start, and gives it a fresh
-# time to live and a full reply timeout of its own then.
-
-logger = logging.getLogger("flwr")
-
-_POLL_S: Final = 3.0  # as Flower's own Grid does
-_DEFAULT_TIMEOUT_S: Final = float(inspect.signature(Strategy.start).parameters["timeout"].default)
-_MARGIN_S: Final = 60.0  # of the time to live over the reply timeout
-
-
-class DispatchGrid(GridBefore):
-    """A Grid that sends the messages of a round as it is planned.
+class ForwardingGrid(Grid):
+    """Grid that forwards every call to another one.
 
     Parameters
     ----------
     grid : Grid
-        Does the work.
+        Target of the calls.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Forward."""
+        return self._grid.get_node_ids()
+
+    def get_nodes(self) -> Iterable[Any]:
+        """Forward."""
+        return self._grid.get_nodes()
+
+    def set_run(self, run: Any) -> None:
+        """Forward."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        """Flower's record of the run."""
+        return self._grid.run
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Any:
+        """Forward."""
+        return self._grid.create_message(*args, **kwargs)
+
+    def push_messages(self, messages: Any) -> Iterable[str]:
+        """Forward."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Any) -> Iterable[Any]:
+        """Forward."""
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Iterable[Any]:
+        """Forward."""
+        return self._grid.send_and_receive(messages, timeout=timeout)
+
+
+class Polls:
+    """Counter of the polls of a strategy for nodes.
+
+    Parameters
+    ----------
+    strategy : str
+        Name of the strategy.
+    node_ids : sequence of int
+        Nodes that it is shown.
+    """
+
+    def __init__(self, strategy: str, node_ids: Sequence[int]) -> None:
+        self._strategy, self._node_ids, self._polls = strategy, node_ids, 0
+
+    def count(self) -> None:
+        """Count one poll.
+
+        Raises
+        ------
+        PlanMismatchError
+            If there were too many: the strategy waits for nodes that are not in the plan.
+        """
+        self._polls += 1
+        if self._polls > _MAX_POLLS:
+            fix = "it waits for more: raise lowcarb-clients-per-round or lower the strategy's minimum"
+            raise PlanMismatchError(self._strategy, self._node_ids, (), fix)
+
+
+class ScopedGrid(ForwardingGrid):
+    """Grid that shows only some of the nodes, and raises PlanMismatchError if it is polled without end.
+
+    Parameters
+    ----------
+    grid : Grid
+        Grid with all nodes.
+    node_ids : sequence of int
+        Nodes to show.
+    strategy : str
+        Name of the strategy, for the error.
+    """
+
+    def __init__(self, grid: Grid, node_ids: Sequence[int], strategy: str) -> None:
+        super().__init__(grid)
+        self._node_ids, self._polls = list(node_ids), Polls(strategy, node_ids)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the ids of the nodes in scope."""
+        self._polls.count()
+        return list(self._node_ids)
+
+    def get_nodes(self) -> Iterable[Any]:
+        """Return Flower's information about the nodes in scope."""
+        self._polls.count()
+        return [node for node in self._grid.get_nodes() if node.node_id in self._node_ids]
+
+
+class DispatchGrid(ForwardingGrid):
+    """Grid that sends each message of a round at the planned start of its node.
+
+    Flower sends all messages of a round at once. Where a plan has different starts, this grid holds messages
+    back, so that the time to live and the reply timeout of each begin when it is sent.
+
+    Parameters
+    ----------
+    grid : Grid
+        Grid that sends.
     clock : Clock
-        Tells when a client may start; a VirtualClock jumps there.
+        Clock of the starts; a VirtualClock jumps to them.
     current : callable
-        Returns the round that is open, None between rounds.
+        Returns the open round, None between rounds.
     note : callable
-        Takes a line about nodes that train although no round has been planned for them.
+        Logs a line about training of nodes that are not in the plan.
     """
 
     def __init__(
@@ -285,72 +282,77 @@ class DispatchGrid(GridBefore):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Send each message when its client is to start, and return the replies that came in time."""
-        sent, opened = list(messages), self._current()
+        """Send each message when its node is to start, and return the replies that came in time."""
+        sent, opened = (
+            list(messages),
+            self._current(),
+        )  # a list: Flower iterates twice, which empties a generator
         training = [m for m in sent if m.metadata.message_type.split(".")[0] == MessageType.TRAIN]
         members = opened.members if opened else {}
-        unplanned = sum(message.metadata.dst_node_id not in members for message in training)
-        if unplanned:
+        if unplanned := sum(message.metadata.dst_node_id not in members for message in training):
             self._note(f"{unplanned} node(s) train that are not planned to")
         if opened is None or unplanned or not sent:
             return self._grid.send_and_receive(sent, timeout=timeout)
-        windows = [window for _, window in opened.members.values()]
+        windows = [window for _, window in members.values()]
         limit_s = _limit_s(sent, timeout, max(end - start for start, end in windows).total_seconds())
         if training == sent and any(start > opened.opened_at for start, _ in windows):
-            return _Dispatch(self._grid, self._clock, opened, limit_s).run(sent)
+            return _Dispatch(self._grid, self._clock, opened, timedelta(seconds=limit_s)).run(sent)
         return self._grid.send_and_receive(sent, timeout=limit_s)
 
 
 def _limit_s(messages: Sequence[Message], timeout: float | None, turn_s: float) -> float:
-    """Return how long to wait for a reply [s], and let the messages live as long.
+    """Return the reply timeout [s], and extend the time to live of the messages to it.
 
-    Flower's default of an hour is lengthened for rounds that are planned longer; no limit at all becomes the
-    messages' time to live, after which no reply can come.
+    Flower's default of an hour is extended for longer turns. Without any timeout, replies are awaited as
+    long as the messages live, after which none can come.
     """
     if timeout is None:
         return max(message.metadata.ttl for message in messages)
     limit_s = max(timeout, 2 * turn_s) if timeout == _DEFAULT_TIMEOUT_S else timeout
     for message in messages:
         if message.metadata.ttl == DEFAULT_TTL:
-            message.metadata.ttl = max(float(DEFAULT_TTL), limit_s + _MARGIN_S)
+            message.metadata.ttl = max(float(DEFAULT_TTL), limit_s + _TTL_MARGIN_S)
     return limit_s
 
 
+@dataclass(slots=True)
 class _Dispatch:
-    """The messages of one round: those that wait for their start, and those that wait for their reply."""
+    """Staggered dispatch of the messages of one round."""
 
-    def __init__(self, grid: Grid, clock: Clock, opened: Round, limit_s: float) -> None:
-        self._grid, self._clock, self._round = grid, clock, opened
-        self._limit = timedelta(seconds=limit_s)
-        self._virtual = isinstance(clock, VirtualClock)
-        # Nodes work in real time, also where the clock jumps.
-        self._wall: Clock = SystemClock() if self._virtual else clock
-        self._poll = timedelta(seconds=getattr(grid, "pull_interval", _POLL_S))
-        self._open: dict[str, tuple[int, datetime]] = {}  # message id -> node id, until when a reply counts
-        self._replies: list[Message] = []
+    _grid: Grid
+    _clock: Clock
+    _round: Round
+    _limit: timedelta  # of a reply, from the start of its node
+    _pending: dict[str, tuple[int, datetime]] = field(default_factory=dict)  # by message id: node, deadline
+    _replies: list[Message] = field(default_factory=list)
+
+    @property
+    def _wall(self) -> Clock:
+        """Clock of the replies: nodes work in real time, also where the clock of the starts jumps."""
+        return SystemClock() if isinstance(self._clock, VirtualClock) else self._clock
 
     def run(self, messages: Sequence[Message]) -> list[Message]:
         """Send each message at its start, and return the replies that came in time."""
         waiting = sorted(messages, key=self._start)
-        logger.info(
-            "lowcarb: round %d: %d clients start from %s to %s", self._round.number, len(waiting),
-            instant(self._start(waiting[0])), instant(self._start(waiting[-1])),
-        )  # fmt: skip
+        first, last = instant(self._start(waiting[0])), instant(self._start(waiting[-1]))
+        number, poll = self._round.number, timedelta(seconds=getattr(self._grid, "pull_interval", _POLL_S))
+        logger.info("lowcarb: round %d: %d clients start from %s to %s", number, len(waiting), first, last)
         while True:
             now = self._clock.now()
             due = [message for message in waiting if self._start(message) <= now]
             waiting = waiting[len(due) :]
             if due:
                 self._send(due, now)
-                line = "lowcarb: round %d: %d client(s) start now, %d later"
-                logger.info(line, self._round.number, len(due), len(waiting))
+                logger.info(
+                    "lowcarb: round %d: %d client(s) start now, %d later", number, len(due), len(waiting)
+                )
             self._collect()
-            if not waiting and not self._open:
+            if not waiting and not self._pending:
                 return self._replies
-            if waiting and self._virtual:
+            if waiting and isinstance(self._clock, VirtualClock):
                 self._clock.sleep_until(self._start(waiting[0]))
                 continue
-            wake = self._wall.now() + self._poll
+            wake = self._wall.now() + poll
             self._wall.sleep_until(min(wake, self._start(waiting[0])) if waiting else wake)
 
     def _start(self, message: Message) -> datetime:
@@ -358,31 +360,37 @@ class _Dispatch:
         return start
 
     def _send(self, due: Sequence[Message], now: datetime) -> None:
-        """Send messages to the nodes that are still there; the others have missed their turn."""
-        alive = set(self._grid.get_node_ids())
-        there = [message for message in due if message.metadata.dst_node_id in alive]
-        for message in there:
+        """Send messages to the nodes that are still connected; others have missed their turn.
+
+        A message to a node that has gone would come back as an error reply, for which Flower's wrappers for
+        differential privacy drop the whole round.
+        """
+        connected = set(self._grid.get_node_ids())
+        to_send = [message for message in due if message.metadata.dst_node_id in connected]
+        for message in to_send:
             message.metadata.created_at = self._wall.now().timestamp()  # its time to live begins now
-        pushed = set(self._grid.push_messages(there)) if there else set()
-        until = self._wall.now() + self._limit
+        # A grid that pushes fewer messages returns fewer ids; nobody waits for the rest.
+        pushed = set(self._grid.push_messages(to_send)) if to_send else set()
+        deadline = self._wall.now() + self._limit
         for message in due:
             node_id, message_id = message.metadata.dst_node_id, message.metadata.message_id
-            if node_id not in alive:
+            if node_id not in connected:
                 self._round.unsent[node_id] = "it was gone when its turn came"
             elif message_id not in pushed:
                 self._round.unsent[node_id] = "its message could not be sent"
             else:
                 self._round.started[node_id] = now
-                self._open[message_id] = (node_id, until)
+                self._pending[message_id] = (node_id, deadline)
 
     def _collect(self) -> None:
-        """Take the replies that are there, and give up those that are overdue."""
-        if not self._open:
+        """Take the replies that have come, and give up those that are overdue."""
+        if not self._pending:
             return
-        for reply in self._grid.pull_messages(list(self._open)):
-            answered: Any = self._open.pop(reply.metadata.reply_to_message_id, None)
+        for reply in self._grid.pull_messages(list(self._pending)):
+            # An error reply names the SuperLink as its source: only the message id leads to the node.
+            answered: Any = self._pending.pop(reply.metadata.reply_to_message_id, None)
             if answered is not None:
                 self._replies.append(reply)
                 self._round.ended[answered[0]] = self._clock.now()
         now = self._wall.now()
-        self._open = {key: entry for key, entry in self._open.items() if now < entry[1]}
+        self._pending = {key: entry for key, entry in self._pending.items() if now < entry[1]}

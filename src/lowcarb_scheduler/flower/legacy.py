@@ -19,7 +19,7 @@ from flwr.server.client_manager import ClientManager
 from flwr.server.strategy import Strategy
 
 from lowcarb_scheduler.errors import InputError, one_line
-from lowcarb_scheduler.flower.grid import GridBefore, Polls, Sampling, check_addressed, pinned_sampling
+from lowcarb_scheduler.flower.grid import ForwardingGrid, Polls, Sampling, check_addressed, pinned_sampling
 from lowcarb_scheduler.flower.session import Setup
 from lowcarb_scheduler.flower.strategy import close_ledger
 
@@ -183,7 +183,7 @@ class CarbonAwareLegacy(Strategy):
         }
 
 
-class _Clients(GridBefore):
+class _Clients(ForwardingGrid):
     """A client manager as a Grid: who is there, and what their nodes say.
 
     Behind clients there is a Grid, but not in ``start_simulation``.

@@ -1,8 +1,8 @@
 """Profiles of the nodes of a run: location, power, and duration of a turn.
 
-Each value comes from the first of these that has a valid one: the server's ``locations`` file, the registration
-of the node at the SuperLink, the node's own answer to ``query.lowcarb``, the default. No node is trusted: an
-invalid claim is logged once and passed over.
+Each value comes from the first of these that has a valid one: the locations file, the registration of the
+node at the SuperLink, its answer to ``query.lowcarb``, the default. No node is trusted: an invalid claim is
+logged once and passed over.
 """
 
 from __future__ import annotations
