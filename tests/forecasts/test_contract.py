@@ -17,7 +17,6 @@ from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.forecasts.archive.cached_source import CachedSource
 from lowcarb_scheduler.forecasts.archive.database import Archive
 from lowcarb_scheduler.forecasts.base import adapt
-from lowcarb_scheduler.forecasts.contract import ForecastSourceContract
 from lowcarb_scheduler.forecasts.fallback import FallbackSource
 from lowcarb_scheduler.forecasts.sources.carbon_aware_sdk import CarbonAwareSdk
 from lowcarb_scheduler.forecasts.sources.electricity_maps import ElectricityMaps
@@ -25,6 +24,7 @@ from lowcarb_scheduler.forecasts.sources.uk_carbon_intensity import UkCarbonInte
 from lowcarb_scheduler.forecasts.sources.watttime import WattTime
 from support.forecast_sources import Web
 from support.openapi_check import FOLDER, Document
+from support.source_contract import ForecastSourceContract
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 

@@ -75,7 +75,7 @@ def _check_sources(settings: Settings, locations: Sequence[str], clock: Clock) -
     except InputError as error:
         yield Check("source", "fault", error.problem, error.fix)
         return
-    findings = []
+    probes = []
     for name in names:
         try:
             source = registry.open_source(name, settings)
@@ -83,13 +83,13 @@ def _check_sources(settings: Settings, locations: Sequence[str], clock: Clock) -
             yield Check(f"source {name}", "fault", f"{error.field}: {error.problem}", error.fix)
             continue
         own = called.get(name, {})
-        findings.append(SourceProbe(name, source, {place: own.get(place, place) for place in places}))
-    ask(findings, clock)
-    for finding in findings:
-        yield sources.check_source(finding, settings.timeout)
-        yield from sources.check_credentials(finding, settings)
-        yield from sources.check_clock(finding)
-        yield from sources.check_forecast(finding, settings, clock.now())
-    yield from sources.check_signals(findings)
-    if findings:
-        yield from sources.check_locations(findings, places)
+        probes.append(SourceProbe(name, source, {place: own.get(place, place) for place in places}))
+    ask(probes, clock)
+    for probe in probes:
+        yield sources.check_source(probe, settings.timeout)
+        yield from sources.check_credentials(probe, settings)
+        yield from sources.check_clock(probe)
+        yield from sources.check_forecast(probe, settings, clock.now())
+    yield from sources.check_signals(probes)
+    if probes:
+        yield from sources.check_locations(probes, places)

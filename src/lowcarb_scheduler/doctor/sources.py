@@ -1,4 +1,4 @@
-"""What the sources' answers mean for a run: one check after the other, on what they said."""
+"""Checks of the forecast sources: their answers to the requests of a run, and the conclusions from them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lowcarb_scheduler.clock import format_duration, from_us
 from lowcarb_scheduler.doctor.checks import Check
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, LowcarbError, near_miss, one_line
 from lowcarb_scheduler.report import formatting
+from lowcarb_scheduler.scheduling.locations import read_places
 from lowcarb_scheduler.settings import ENVIRONMENT_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.base import Forecast, ForecastSource
-    from lowcarb_scheduler.forecasts.http.client import ServerStats
     from lowcarb_scheduler.intensity import Signal
     from lowcarb_scheduler.settings import Settings
 
@@ -28,231 +28,36 @@ SKEW_WARNING: Final = timedelta(minutes=2)
 SKEW_FAULT: Final = timedelta(minutes=10)  # beyond it a forecast is refused as dated ahead
 _SLOW: Final = 1 / 3  # of the time limit
 _REFUSED: Final = frozenset({401, 403})
-_NOT_OURS: Final = frozenset({404, 405})  # what a server of something else answers
-
-
-def answers(finding: SourceProbe) -> bool:
-    """Return whether a source answers, be it by refusing what it was asked; also where nothing was."""
-    if finding.contact is None or not finding.contact.asked:
-        return True
-    said = finding.contact.statuses
-    listed = finding.listed and finding.source.listing_proves != "nothing"
-    if finding.forecast is not None or (listed and said):
-        return True
-    return bool(said) and all(400 <= status < 500 and status not in _NOT_OURS for status in said)
-
-
-def is_refused(finding: SourceProbe) -> bool:
-    """Return whether a source answers nothing but that we may not ask."""
-    if finding.contact is None:
-        return False
-    return not _let_in(finding) and bool(finding.contact.statuses & _REFUSED)
-
-
-def check_source(finding: SourceProbe, timeout: timedelta) -> Check:
-    """Check that a source answers, and how fast."""
-    name = f"source {finding.name}"
-    if finding.name == "synthetic":
-        return Check(name, "warning", "its numbers are made up", "for a real run name a real source")
-    if finding.contact is None:
-        return Check(name, "ok", f"knows {len(finding.known)} locations" if finding.listed else "opened")
-    server = finding.source.server or "the server"
-    if not answers(finding):
-        why = finding.no_forecast or finding.no_names or "it does not answer"
-        address = variable_of(finding.source.url_setting) if finding.source.url_setting else "its address"
-        fix = f"see that it runs and that {address} is right; if it is slow raise LOWCARB_TIMEOUT"
-        return Check(name, "fault", f"{server}: {why}", fix)
-    if not finding.contact.asked:
-        problem = f"not asked: {finding.no_forecast or 'no place is named'}"
-        return Check(name, "warning", problem, "name a place it knows")
-    took = finding.took or timedelta(0)
-    said = f"{server} answers in {formatting.significant(took.total_seconds(), 2)} s"
-    if took > timeout * _SLOW:
-        return Check(name, "warning", f"{said} of {format_duration(timeout)}", "raise LOWCARB_TIMEOUT")
-    return Check(name, "ok", said)
-
-
-def check_credentials(finding: SourceProbe, settings: Settings) -> Iterator[Check]:
-    """Check that credentials are accepted, as an answer shows."""
-    needed = finding.source.secret_settings
-    if not needed or finding.contact is None:
-        return
-    name = f"credentials {finding.name}"
-    variables = " and ".join(map(variable_of, needed))
-    given = any(getattr(settings, field) is not None for field in needed)
-    if is_refused(finding):
-        why = finding.no_forecast or finding.no_names or "it refuses"
-        fix = (
-            f"check {variables}" if given else f"if a proxy before the server asks for them, set {variables}"
-        )
-        yield Check(name, "fault", why, fix)
-    elif given and _let_in(finding):
-        yield Check(name, "ok", "accepted")
-    elif given:
-        remedy = None if finding.names else "name a place with --location"
-        yield Check(name, "warning", "not checked: no answer shows it", remedy)
-
-
-def check_locations(findings: Sequence[SourceProbe], places: Sequence[str]) -> Iterator[Check]:
-    """Check that every place has a forecast from one of the sources."""
-    if not places:
-        fix = "give --location L, or name a locations file"
-        yield Check("locations", "warning", "none is named, so none was looked up", fix)
-        return
-    asked = [finding for finding in findings if answers(finding) and not is_refused(finding)]
-    if not asked:
-        yield Check("locations", "warning", "not checked: no source gives an answer")
-        return
-    good = [place for place in places if any(_has(finding, place) for finding in asked)]
-    for place in places:
-        if place in good:
-            continue
-        why = {finding.name: finding.missing.get(finding.names[place], "no forecast") for finding in asked}
-        said = one_line("; ".join(f"{name}: {reason}" for name, reason in why.items()))
-        yield Check(f"location {one_line(place, 40)}", "fault", said, _other_name(asked, place))
-    if good:
-        shown = ", ".join(one_line(place, 40) for place in good)
-        yield Check("locations", "ok", f"{shown} ({len(good)} of {len(places)} have a forecast)")
-
-
-def check_forecast(finding: SourceProbe, settings: Settings, now: datetime) -> Iterator[Check]:
-    """Check how old a forecast is, and how far it reaches."""
-    forecast = finding.forecast
-    if forecast is None or not finding.names:
-        return
-    table = forecast.intensity
-    age = min(now - forecast.issued_at(name) for name in table.locations)
-    known = ~np.isnan(table.values)
-    until = from_us(min(table.edges_us[1:][own][-1] for own in known.T if own.any()))
-    made, ahead = (format_duration(max(span, timedelta(0))) for span in (age, until - now))
-    said = f"made {made} ago, reaches {ahead} ahead"
-    finish_by = settings.finish_by
-    deadline = now + finish_by if isinstance(finish_by, timedelta) else finish_by
-    name = f"forecast {finding.name}"
-    if deadline is None or until >= deadline:
-        yield Check(name, "ok", said)
-        return
-    short = f"{said}; finish-by is {format_duration(deadline - until)} later"
-    fix = "later hours rest on each place's history: lowcarb archive fetch --days 28"
-    yield Check(name, "warning", short, fix)
-
-
-def check_clock(finding: SourceProbe) -> Iterator[Check]:
-    """Check this machine's clock against a server's."""
-    if finding.contact is None or finding.contact.ahead is None:
-        return
-    name, ahead = f"clock {finding.name}", finding.contact.ahead
-    off = abs(ahead)
-    side = "ahead of" if ahead > timedelta(0) else "behind"
-    if off < SKEW_WARNING:
-        yield Check(name, "ok", f"within {format_duration(max(off, timedelta(seconds=1)))} of the server's")
-        return
-    said = f"the server's clock is {format_duration(off)} {side} this machine's"
-    yield Check(name, "fault" if off >= SKEW_FAULT else "warning", said, "set the wrong one, best by NTP")
-
-
-def check_finish_by(settings: Settings, now: datetime) -> Iterator[Check]:
-    """Check that a deadline that is a time is still to come."""
-    if isinstance(settings.finish_by, datetime) and settings.finish_by <= now:
-        problem = f"{formatting.instant(settings.finish_by)} UTC is over"
-        yield Check("finish-by", "fault", problem, "give a later time, or a duration such as 48h")
-
-
-def check_signals(findings: Sequence[SourceProbe]) -> Iterator[Check]:
-    """Check that sources in order can stand in for the first."""
-    signals = {finding.name: finding.signal for finding in findings if finding.signal is not None}
-    first, *others = signals or [""]
-    for name in others:
-        if signals[first] == signals[name] != "unknown":
-            continue
-        problem = f"{name} is {signals[name]}, {first} {signals[first]}: they are never mixed"
-        unknown = [each for each in (first, name) if signals[each] == "unknown"]
-        of_sdk = unknown == ["carbon-aware-sdk"]
-        fix = "set LOWCARB_SDK_SIGNAL to what the SDK gives" if of_sdk else f"leave {name} out"
-        yield Check("signals", "warning", problem, fix)
-
-
-def places_of(settings: Settings, named: Sequence[str]) -> tuple[list[str], list[Check]]:
-    """Return the places of a run, those named here and those its settings name, and what is wrong there."""
-    places, faults = list(named), []
-    if settings.locations is not None:
-        try:
-            from lowcarb_scheduler.scheduling.locations import read_places
-
-            places += [place.location for place in read_places(settings.locations).values()]
-        except InputError as error:
-            faults.append(unreadable_locations(error))
-        except ImportError as error:  # Flower is missing or broken: a check of its own says so
-            faults.append(Check("locations", "fault", f"not read: {one_line(str(error))}"))
-    if settings.default_location is not None:
-        places.append(settings.default_location)
-    return list(dict.fromkeys(places)), faults
-
-
-def unreadable_locations(error: InputError) -> Check:
-    """Return what is wrong with the locations file."""
-    where = f"{error.file}: {error.field}: " if error.file else ""
-    return Check("locations", "fault", f"{where}{error.problem}", error.fix)
-
-
-def variable_of(field: str) -> str:
-    """Return the environment variable of a setting."""
-    return ENVIRONMENT_PREFIX + field.upper()
-
-
-def _let_in(finding: SourceProbe) -> bool:
-    """Return whether an answer shows that the credentials, if any, are good."""
-    return finding.forecast is not None or (finding.listed and finding.source.listing_proves == "credentials")
-
-
-def _has(finding: SourceProbe, place: str) -> bool:
-    return finding.forecast is not None and finding.names[place] in finding.forecast.intensity.locations
-
-
-def _other_name(findings: Sequence[SourceProbe], place: str) -> str:
-    """Say what else a place without a forecast may be called."""
-    if any(finding.knows(place) for finding in findings):
-        return "the name is known; name another place or another source"
-    nears = dict.fromkeys(near for finding in findings if (near := finding.near(place)))
-    if nears:
-        return f"did you mean {' or '.join(nears)}?"
-    for finding in findings:
-        if finding.known:
-            shown = ", ".join(one_line(name, 40) for name in sorted(finding.known)[:5])
-            return f"{finding.name} knows {len(finding.known)} names, for example {shown}"
-    return "give a name the source knows"
-
-
-# -- Asking sources what a run would ask them, all at once, and keeping what came of it ---------------------
+_NOT_OURS: Final = frozenset({404, 405})  # statuses of a server of something else
 
 
 @dataclass
 class SourceProbe:
-    """What one source answered.
+    """Requests to one source, and its answers.
 
     Parameters
     ----------
     name : str
-        What settings call it.
+        Name in the settings.
     source : ForecastSource
-        Itself.
+        The source.
     names : mapping of str to str
-        What it calls the places of a run, by place.
+        The source's own name of each location of a run.
 
     Attributes
     ----------
     forecast : Forecast or None
-        Of the places, under its own names.
+        Forecast of the locations, by the source's own names.
     known : tuple of str
-        All names it knows, where it tells.
+        All names that the source lists.
     listed : bool
-        Whether it told them.
+        Whether it listed them.
     missing : dict of str to str
-        Why a place has no forecast, under its own name.
+        Reason why a location has no forecast, by the source's own name.
     no_forecast, no_names : str or None
-        Why a look-up brought nothing at all.
+        Reason why a call failed as a whole.
     took : timedelta or None
-        How long a look-up took.
+        Duration of a call.
     """
 
     name: str
@@ -266,41 +71,59 @@ class SourceProbe:
     no_names: str | None = None
     took: timedelta | None = None
 
-    @property
-    def contact(self) -> ServerStats | None:
-        """What was seen of its server; None where it has none."""
-        return self.source.stats
+    def __post_init__(self) -> None:
+        self.stats = self.source.stats
 
     @property
     def signal(self) -> Signal | None:
-        """What its numbers measure; None where that is not known yet."""
-        if self.forecast is not None:
-            return self.forecast.intensity.signal
-        return self.source.signal
+        """Signal of its values, None as long as it is not known."""
+        return self.source.signal if self.forecast is None else self.forecast.intensity.signal
 
-    def knows(self, place: str) -> bool:
-        """Return whether a place is among the names it told; no server tells upper from lower case."""
-        if self.source.locations is not None:  # a closed list is no server's
-            return self.names[place] in self.known
-        return self.names[place].casefold() in map(str.casefold, self.known)
+    @property
+    def answers(self) -> bool:
+        """Whether the source answers, even by a refusal; also true if nothing was requested."""
+        if self.stats is None or not self.stats.asked:
+            return True
+        statuses = self.stats.statuses
+        listed = self.listed and self.source.listing_proves != "nothing"
+        if self.forecast is not None or (listed and statuses):
+            return True
+        return bool(statuses) and all(400 <= each < 500 and each not in _NOT_OURS for each in statuses)
 
-    def near(self, place: str) -> str | None:
-        """Return the name that was probably meant by one it does not know."""
-        return near_miss(self.names[place], self.known)
+    @property
+    def is_accepted(self) -> bool:
+        """Whether an answer shows that the credentials, if any, are good."""
+        listed = self.listed and self.source.listing_proves == "credentials"
+        return self.forecast is not None or listed
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the source answers nothing but refusals of the credentials."""
+        return self.stats is not None and not self.is_accepted and bool(self.stats.statuses & _REFUSED)
+
+    def has(self, location: str) -> bool:
+        """Return whether there is a forecast of a location."""
+        return self.forecast is not None and self.names[location] in self.forecast.intensity.locations
+
+    def knows(self, location: str) -> bool:
+        """Return whether a location is in the source's list."""
+        if self.source.locations is not None:
+            return self.names[location] in self.known
+        return self.names[location].casefold() in map(str.casefold, self.known)  # servers ignore the case
 
     def ask_forecast(self, clock: Clock) -> None:
-        """Ask for the forecast of its places, as far as it may know them."""
-        asked = list(dict.fromkeys(self.names.values()))
-        closed = self.source.locations
-        if closed is not None:  # it may refuse a whole call for one name that is not among them
-            self.known, self.listed = closed, True
-            self.missing |= {name: "does not know it" for name in asked if name not in closed}
-            asked = [name for name in asked if name in closed]
-        if asked:
-            self._look_up(asked, clock)
+        """Request the forecast of the locations that the source may know."""
+        names = list(dict.fromkeys(self.names.values()))
+        complete = self.source.locations
+        if complete is not None:  # the source may refuse a whole call for one unknown name
+            self.known, self.listed = complete, True
+            self.missing |= {name: "does not know it" for name in names if name not in complete}
+            names = [name for name in names if name in complete]
+        if names:
+            self._ask_forecast(names, clock)
 
     def ask_names(self, clock: Clock) -> None:
-        """Ask for all names it knows, where it can tell."""
+        """Request all names that the source lists."""
         began = clock.now()
         try:
             known = self.source.known_locations()
@@ -311,28 +134,29 @@ class SourceProbe:
             self.no_names = _reason(error)
         if self.took is None:
             self.took = clock.now() - began
-        if self.known and not self.names and self.contact is not None and not self.contact.asked:
-            self._look_up(self.known[:1], clock)  # a list of its own: whether it answers is not seen yet
+        if self.known and not self.names and self.stats is not None and not self.stats.asked:
+            self._ask_forecast(self.known[:1], clock)  # a built-in list does not show that the server answers
 
-    def _look_up(self, names: Sequence[str], clock: Clock) -> None:
+    def _ask_forecast(self, names: Sequence[str], clock: Clock) -> None:
         began = clock.now()
         try:
             self.forecast = self.source.forecast(names, began)
             self.missing |= self.forecast.missing
-        except Exception as error:  # noqa: BLE001  see above
+        except Exception as error:  # noqa: BLE001  see ask_names
             self.no_forecast = _reason(error)
-            why = error.missing if isinstance(error, ForecastUnavailableError) else {}
-            self.missing |= dict.fromkeys(names, self.no_forecast) | dict(why)
+            reasons = error.missing if isinstance(error, ForecastUnavailableError) else {}
+            self.missing |= dict.fromkeys(names, self.no_forecast) | dict(reasons)
         self.took = clock.now() - began
 
 
-def ask(findings: Iterable[SourceProbe], clock: Clock) -> None:
-    """Ask all sources for forecasts and names, and wait for the slowest."""
-    calls: list[Callable[[Clock], None]] = []
-    for finding in findings:
-        calls += [finding.ask_forecast, finding.ask_names]
-    # Daemons: Ctrl-C ends the program at once. Sources end in time by themselves.
-    threads = [Thread(target=call, args=(clock,), daemon=True, name="lowcarb-doctor") for call in calls]
+def ask(probes: Iterable[SourceProbe], clock: Clock) -> None:
+    """Request forecasts and names from all sources at once, and wait for the slowest."""
+    # Daemons: Ctrl-C ends the program at once. The time limit of the sources ends the calls.
+    threads = [
+        Thread(target=call, args=(clock,), daemon=True, name="lowcarb-doctor")
+        for probe in probes
+        for call in (probe.ask_forecast, probe.ask_names)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -340,7 +164,171 @@ def ask(findings: Iterable[SourceProbe], clock: Clock) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Return why a call failed, in one line."""
+    """Return the reason of a failed call, in one line."""
     if isinstance(error, ForecastUnavailableError) and error.missing:
         return one_line(next(iter(error.missing.values())))
     return one_line(str(error) if isinstance(error, LowcarbError) else f"{type(error).__name__}: {error}")
+
+
+def _variable(field: str) -> str:
+    """Return the environment variable of a setting."""
+    return ENVIRONMENT_PREFIX + field.upper()
+
+
+# -- Checks ---
+
+
+def check_source(probe: SourceProbe, timeout: timedelta) -> Check:
+    """Check that a source answers, and its speed."""
+    name = f"source {probe.name}"
+    if probe.name == "synthetic":
+        return Check(name, "warning", "its numbers are made up", "for a real run name a real source")
+    if probe.stats is None:
+        return Check(name, "ok", f"knows {len(probe.known)} locations" if probe.listed else "opened")
+    server = probe.source.server or "the server"
+    if not probe.answers:
+        why = probe.no_forecast or probe.no_names or "it does not answer"
+        address = _variable(probe.source.url_setting) if probe.source.url_setting else "its address"
+        fix = f"see that it runs and that {address} is right; if it is slow raise LOWCARB_TIMEOUT"
+        return Check(name, "fault", f"{server}: {why}", fix)
+    if not probe.stats.asked:
+        problem = f"not asked: {probe.no_forecast or 'no place is named'}"
+        return Check(name, "warning", problem, "name a place it knows")
+    took = probe.took or timedelta(0)
+    detail = f"{server} answers in {formatting.significant(took.total_seconds(), 2)} s"
+    if took > timeout * _SLOW:
+        return Check(name, "warning", f"{detail} of {format_duration(timeout)}", "raise LOWCARB_TIMEOUT")
+    return Check(name, "ok", detail)
+
+
+def check_credentials(probe: SourceProbe, settings: Settings) -> Iterator[Check]:
+    """Check that an answer shows that the credentials are accepted."""
+    needed = probe.source.secret_settings
+    if not needed or probe.stats is None:
+        return
+    name = f"credentials {probe.name}"
+    variables = " and ".join(map(_variable, needed))
+    given = any(getattr(settings, field) is not None for field in needed)
+    if probe.is_refused:
+        why = probe.no_forecast or probe.no_names or "it refuses"
+        fix = (
+            f"check {variables}" if given else f"if a proxy before the server asks for them, set {variables}"
+        )
+        yield Check(name, "fault", why, fix)
+    elif given and probe.is_accepted:
+        yield Check(name, "ok", "accepted")
+    elif given:
+        remedy = None if probe.names else "name a place with --location"
+        yield Check(name, "warning", "not checked: no answer shows it", remedy)
+
+
+def check_locations(probes: Sequence[SourceProbe], places: Sequence[str]) -> Iterator[Check]:
+    """Check that every location has a forecast from one of the sources."""
+    if not places:
+        fix = "give --location L, or name a locations file"
+        yield Check("locations", "warning", "none is named, so none was looked up", fix)
+        return
+    asked = [probe for probe in probes if probe.answers and not probe.is_refused]
+    if not asked:
+        yield Check("locations", "warning", "not checked: no source gives an answer")
+        return
+    good = [place for place in places if any(probe.has(place) for probe in asked)]
+    for place in places:
+        if place in good:
+            continue
+        why = {probe.name: probe.missing.get(probe.names[place], "no forecast") for probe in asked}
+        detail = one_line("; ".join(f"{name}: {reason}" for name, reason in why.items()))
+        yield Check(f"location {one_line(place, 40)}", "fault", detail, _other_name(asked, place))
+    if good:
+        shown = ", ".join(one_line(place, 40) for place in good)
+        yield Check("locations", "ok", f"{shown} ({len(good)} of {len(places)} have a forecast)")
+
+
+def check_forecast(probe: SourceProbe, settings: Settings, now: datetime) -> Iterator[Check]:
+    """Check the age of a forecast, and that it reaches the deadline."""
+    forecast = probe.forecast
+    if forecast is None or not probe.names:
+        return
+    table = forecast.intensity
+    age = min(now - forecast.issued_at(name) for name in table.locations)
+    known = ~np.isnan(table.values)
+    until = from_us(min(table.edges_us[1:][own][-1] for own in known.T if own.any()))
+    made, ahead = (format_duration(max(span, timedelta(0))) for span in (age, until - now))
+    detail = f"made {made} ago, reaches {ahead} ahead"
+    finish_by = settings.finish_by
+    deadline = now + finish_by if isinstance(finish_by, timedelta) else finish_by
+    name = f"forecast {probe.name}"
+    if deadline is None or until >= deadline:
+        yield Check(name, "ok", detail)
+        return
+    short = f"{detail}; finish-by is {format_duration(deadline - until)} later"
+    fix = "later hours rest on each place's history: lowcarb archive fetch --days 28"
+    yield Check(name, "warning", short, fix)
+
+
+def check_clock(probe: SourceProbe) -> Iterator[Check]:
+    """Check this machine's clock against a server's."""
+    if probe.stats is None or probe.stats.ahead is None:
+        return
+    name, ahead = f"clock {probe.name}", probe.stats.ahead
+    off = abs(ahead)
+    side = "ahead of" if ahead > timedelta(0) else "behind"
+    if off < SKEW_WARNING:
+        yield Check(name, "ok", f"within {format_duration(max(off, timedelta(seconds=1)))} of the server's")
+        return
+    detail = f"the server's clock is {format_duration(off)} {side} this machine's"
+    yield Check(name, "fault" if off >= SKEW_FAULT else "warning", detail, "set the wrong one, best by NTP")
+
+
+def check_finish_by(settings: Settings, now: datetime) -> Iterator[Check]:
+    """Check that an absolute deadline is in the future."""
+    if isinstance(settings.finish_by, datetime) and settings.finish_by <= now:
+        problem = f"{formatting.instant(settings.finish_by)} UTC is over"
+        yield Check("finish-by", "fault", problem, "give a later time, or a duration such as 48h")
+
+
+def check_signals(probes: Sequence[SourceProbe]) -> Iterator[Check]:
+    """Check that each further source can stand in for the first, by its signal."""
+    signals = {probe.name: probe.signal for probe in probes if probe.signal is not None}
+    first, *others = signals or [""]
+    for name in others:
+        if signals[first] == signals[name] != "unknown":
+            continue
+        problem = f"{name} is {signals[name]}, {first} {signals[first]}: they are never mixed"
+        unknown = [each for each in (first, name) if signals[each] == "unknown"]
+        of_sdk = unknown == ["carbon-aware-sdk"]
+        fix = "set LOWCARB_SDK_SIGNAL to what the SDK gives" if of_sdk else f"leave {name} out"
+        yield Check("signals", "warning", problem, fix)
+
+
+def places_of(settings: Settings, named: Sequence[str]) -> tuple[list[str], list[Check]]:
+    """Return the locations that are named here and in the settings, and faults of the locations file."""
+    places, faults = list(named), []
+    if settings.locations is not None:
+        try:
+            places += [place.location for place in read_places(settings.locations).values()]
+        except InputError as error:
+            faults.append(unreadable_locations(error))
+    if settings.default_location is not None:
+        places.append(settings.default_location)
+    return list(dict.fromkeys(places)), faults
+
+
+def unreadable_locations(error: InputError) -> Check:
+    """Return the fault of a locations file that cannot be read."""
+    where = f"{error.file}: {error.field}: " if error.file else ""
+    return Check("locations", "fault", f"{where}{error.problem}", error.fix)
+
+
+def _other_name(probes: Sequence[SourceProbe], place: str) -> str:
+    """Return a fix for a location without forecast: the name that was probably meant, or examples."""
+    if any(probe.knows(place) for probe in probes):
+        return "the name is known; name another place or another source"
+    nears = dict.fromkeys(near for probe in probes if (near := near_miss(probe.names[place], probe.known)))
+    if nears:
+        return f"did you mean {' or '.join(nears)}?"
+    for probe in probes:
+        if probe.known:
+            shown = ", ".join(one_line(name, 40) for name in sorted(probe.known)[:5])
+            return f"{probe.name} knows {len(probe.known)} names, for example {shown}"
+    return "give a name the source knows"

@@ -1,4 +1,4 @@
-"""Trace files: the one reader of their format, and a source that replays them.
+"""Trace files: a source that replays them, a reader and a writer.
 
 A trace is CSV or Parquet in long form, one row a value: ``location`` (or ``region``), ``time``, ``g_per_kwh``
 [gCO2eq/kWh], and ``issued_at`` where a file holds several issues of a forecast. A value holds from its time
@@ -13,7 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -48,19 +48,19 @@ _CALLED_ALSO: Final = {"region": "location"}
 
 
 class Traces(ForecastSource):
-    """A source that replays files.
+    """Forecast source that replays trace files.
 
     Parameters
     ----------
     path : Path
-        The forecasts. A file without ``issued_at`` is one issue that counts as known at any time, and its
-        rows are the actuals too.
+        File of the forecasts. Without ``issued_at`` it is one issue that counts as known at any time, and its
+        rows are the recorded intensity, too.
     signal : {"average", "marginal", "unknown"}
-        What the numbers measure.
+        Signal of the values.
     actual : Path, optional
-        What happened, where ``path`` holds issues.
+        File of the recorded intensity, where ``path`` holds issues.
     max_age : timedelta, optional
-        A location whose newest issue is older has no forecast; by default any age will do.
+        Longest age of the newest issue of a location; by default without limit.
 
     Raises
     ------
@@ -124,7 +124,7 @@ class Traces(ForecastSource):
                 newest[location] = issue
         if not newest:
             raise ForecastUnavailableError(missing)
-        known = self._told(newest)
+        known = self._forecast_of(newest)
         return replace(known, missing=missing) if self._issued else Forecast(known.intensity, now, missing)
 
     def past_forecasts(
@@ -138,20 +138,20 @@ class Traces(ForecastSource):
     ) -> list[Forecast]:
         """Return the issues of [start, end), oldest first.
 
-        Of each location the first in every span of that length is taken, the spans counted from 1970 UTC.
+        Spans of length ``every`` count from 1970 UTC; the first issue of a location in each one is taken.
         """
         first, last = period(start, end)
         span_us = every // MICROSECOND
-        spans: dict[int, dict[str, int]] = defaultdict(dict)  # by location the number of its issue
+        spans: dict[int, dict[str, int]] = defaultdict(dict)  # index of the issue by span and location
         for location in distinct(locations):
             if self._issued and location in self._forecasts:
                 issued_us = self._forecasts[location].issued_us
                 for issue in np.flatnonzero((issued_us >= to_us(first)) & (issued_us < to_us(last))):
                     spans[issued_us[issue] // span_us].setdefault(location, int(issue))
-        return [self._told(issues) for _, issues in sorted(spans.items())]
+        return [self._forecast_of(issues) for _, issues in sorted(spans.items())]
 
-    def _told(self, issues: Mapping[str, int]) -> Forecast:
-        """Return one issue of each of some locations, by its number."""
+    def _forecast_of(self, issues: Mapping[str, int]) -> Forecast:
+        """Return one issue of each location, by its index."""
         points = {location: self._forecasts[location].points(issue) for location, issue in issues.items()}
         issued = {name: from_us(self._forecasts[name].issued_us[issue]) for name, issue in issues.items()}
         table = IntensityTable.from_points(points, self.provenance)
@@ -188,21 +188,21 @@ class Traces(ForecastSource):
 
 
 def read_table(path: Path, field: str = "forecast", signal: Signal = "unknown") -> IntensityTable:
-    """Read a trace file as one table; of several issues, each location's newest.
+    """Read a trace file as one table; of several issues the newest one of each location.
 
     Parameters
     ----------
     path : Path
         CSV or Parquet.
     field : str
-        The option or key that named the file, for errors.
+        Option or key that named the file, for errors.
     signal : {"average", "marginal", "unknown"}
-        What the numbers measure.
+        Signal of the values.
 
     Raises
     ------
     InputError
-        If it cannot be read as a trace.
+        If the file cannot be read as a trace.
     """
     _, by_location = _by_location(read_points(path, field))
     newest = {name: issues.points(len(issues.issued_us) - 1) for name, issues in by_location.items()}
@@ -210,7 +210,7 @@ def read_table(path: Path, field: str = "forecast", signal: Signal = "unknown") 
 
 
 def table_of_points(rows: pd.DataFrame, signal: Signal, source: str = "traces") -> IntensityTable:
-    """Return rows of ``location``, ``time`` and ``g_per_kwh``, none of them twice, as a table."""
+    """Return distinct rows of ``location``, ``time`` and ``g_per_kwh`` as a table."""
     points = {
         str(name): (own["time"].to_numpy("datetime64[us]").astype(np.int64), own["g_per_kwh"].to_numpy())
         for name, own in rows.groupby("location", observed=True)
@@ -226,19 +226,19 @@ def read_points(path: Path, field: str = "forecast") -> pd.DataFrame:
     path : Path
         CSV or Parquet.
     field : str
-        The option or key that named the file, for errors.
+        Option or key that named the file, for errors.
 
     Returns
     -------
     pandas.DataFrame
         ``location`` (str), ``time`` and, where the file has it, ``issued_at`` (UTC), ``g_per_kwh`` (float64,
-        NaN begins a gap); in order of location, issue and time, each of which stands once.
+        NaN begins a gap); distinct, in order of location, issue and time.
 
     Raises
     ------
     InputError
-        If the file cannot be read, a column is missing, a time has no offset, a value is not a finite number,
-        or one stands twice. It names file, column, row (the first below the header is 1) and fix.
+        If the file cannot be read, a column is missing, a time has no offset or is given twice, or a value is
+        not a finite number. The error names file, column, row (1 is the first below the header) and fix.
     """
     path = Path(path)
     reader = {".csv": _read_csv, ".parquet": _read_parquet}.get(path.suffix.lower())
@@ -261,13 +261,13 @@ def read_points(path: Path, field: str = "forecast") -> pd.DataFrame:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    """Return the cells of a CSV as they are written."""
-    # Categories: a year of hours for many places has few distinct times, and each is then read once.
+    """Return the cells of a CSV as text."""
+    # Categories: a year of hours for many locations has few distinct times, and each is then parsed once.
     dtypes = defaultdict(lambda: "category", g_per_kwh="str")
     frame = pd.read_csv(
         path, dtype=dtypes, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig"
     )
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the cells in excess for an index
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes excess cells for an index
         raise ValueError("the rows have more cells than the header")
     return frame
 
@@ -287,7 +287,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def _parse(raw: pd.DataFrame) -> pd.DataFrame:
-    """Turn cells into rows of a trace (see :func:`read_points`)."""
+    """Parse cells as rows of a trace (see :func:`read_points`)."""
     # pandas calls the second of two columns of a name "name.1"
     given = [re.sub(r"\.\d+$", "", str(name).strip()) for name in raw.columns]
     given = [_CALLED_ALSO.get(name, name) for name in given]
@@ -391,11 +391,11 @@ class _Issues:
     Parameters
     ----------
     issued_us : ndarray of int64, shape (I,)
-        When each was issued, increasing [µs since 1970 UTC].
+        Times of issue, increasing [µs since 1970 UTC].
     bounds : ndarray of int64, shape (I + 1,)
-        Where its points begin and end.
+        Index of the first point of each issue, and the number of points.
     times_us, values : ndarray, shape (P,)
-        The points [µs since 1970 UTC, gCO2eq/kWh].
+        Points [µs since 1970 UTC, gCO2eq/kWh].
     """
 
     issued_us: Ints
@@ -404,7 +404,7 @@ class _Issues:
     values: Floats
 
     def newest(self, now_us: int) -> int:
-        """Return the number of the newest issue at or before ``now_us``, -1 if there is none."""
+        """Return the index of the newest issue at or before ``now_us``, -1 if there is none."""
         return int(np.searchsorted(self.issued_us, now_us, side="right")) - 1
 
     def points(self, issue: int) -> tuple[Ints, Floats]:
@@ -414,7 +414,7 @@ class _Issues:
 
 
 def _by_location(rows: pd.DataFrame) -> tuple[bool, dict[str, _Issues]]:
-    """Return whether the rows of :func:`read_points` have issues, and the issues by location."""
+    """Return whether rows of :func:`read_points` have issues, and the issues by location."""
     issued = ISSUE in rows
     times = rows["time"].to_numpy(dtype="datetime64[us]").astype(np.int64)
     issues = rows[ISSUE].to_numpy(dtype="datetime64[us]").astype(np.int64) if issued else np.zeros_like(times)
@@ -431,36 +431,37 @@ def _by_location(rows: pd.DataFrame) -> tuple[bool, dict[str, _Issues]]:
     return issued, by_location
 
 
-# -- The one writer of trace files; :mod:`lowcarb_scheduler.forecasts.sources.traces` reads them ------------
+# -- Writer ---
 
 
 class TraceWriter:
-    """Writes a trace file; it appears whole, or not at all.
+    """Writer of a trace file, which appears whole or not at all.
 
     Parameters
     ----------
     path : Path
         CSV or Parquet, by its suffix.
     issued : bool
-        Whether it holds issues of forecasts.
+        Whether the file holds issues of forecasts.
     field : str
-        The option that named the file, for errors.
+        Option that named the file, for errors.
 
     Raises
     ------
     InputError
-        If it can be no trace, or cannot be written.
+        If the suffix is unknown, or the file cannot be written.
     """
 
     def __init__(self, path: Path, issued: bool, field: str) -> None:
-        kinds: dict[str, Callable[[Path, bool], _File]] = {".csv": _Csv, ".parquet": _Parquet}
-        self._path, self._field, self._issued = path, field, issued
-        if path.suffix.lower() not in kinds:
+        formats: dict[str, type[_Csv | _Parquet]] = {".csv": _Csv, ".parquet": _Parquet}
+        self._path, self._field = path, field
+        self._columns = ["location", *([ISSUE] if issued else []), "time", "g_per_kwh"]
+        if path.suffix.lower() not in formats:
             raise InputError(field, f"{path} is no trace file", "end it in .csv or .parquet")
         self._unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         self.rows = 0
         try:
-            self._file = kinds[path.suffix.lower()](self._unfinished, issued)
+            self._file = formats[path.suffix.lower()](self._unfinished, self._columns)
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -479,77 +480,65 @@ class TraceWriter:
         finally:
             self._unfinished.unlink(missing_ok=True)
 
-    def add(self, location: str, told: Sequence[tuple[int, Series]]) -> None:
-        """Write what is told of a location.
+    def add(self, location: str, issues: Sequence[tuple[int, Series]]) -> None:
+        """Write the issues of a location.
 
         Parameters
         ----------
         location : str
             Its name.
-        told : sequence of (int, Series)
-            Each with when it was issued [µs since 1970 UTC], which counts in a file of issues only.
+        issues : sequence of (int, Series)
+            Each with its time of issue [µs since 1970 UTC], which is written to a file of issues only.
         """
-        if not told:
+        if not issues:
             return
-        times, values = zip(*(_points(series) for _, series in told), strict=True)
+        times, values = zip(*(_points(series) for _, series in issues), strict=True)
         lengths = [len(each) for each in times]
-        issued = np.repeat(np.array([issued_us for issued_us, _ in told], np.int64), lengths)
+        issued = np.repeat(np.array([issued_us for issued_us, _ in issues], np.int64), lengths)
+        columns = {ISSUE: issued, "time": np.concatenate(times), "g_per_kwh": np.concatenate(values)}
+        rows = pd.DataFrame({"location": location, **columns})[self._columns]
         try:
-            self._file.write(location, issued, np.concatenate(times), np.concatenate(values))
+            self._file.write(rows)
         except OSError as error:
             raise self._unwritable(error) from None
-        self.rows += sum(lengths)
+        self.rows += len(rows)
 
     def _unwritable(self, error: OSError) -> InputError:
         problem = f"{self._path} cannot be written ({error.strerror or error})"
         return InputError(self._field, problem, "give a file in a folder that exists")
 
 
-class _File(Protocol):
-    def write(self, location: str, issued_us: Ints, times_us: Ints, values: Floats) -> None:
-        """Write rows of one location."""
-
-    def close(self) -> None:
-        """Finish the file."""
-
-
 class _Csv:
-    def __init__(self, path: Path, issued: bool) -> None:
-        import csv
+    def __init__(self, path: Path, columns: list[str]) -> None:
+        self._stream = path.open("w", encoding="utf-8", newline="")
+        self._write(pd.DataFrame(columns=columns), header=True)
 
-        self._stream: IO[str] = path.open("w", encoding="utf-8", newline="")
-        self._rows, self._issued = csv.writer(self._stream, lineterminator="\n"), issued
-        self._rows.writerow(["location", *(["issued_at"] if issued else []), "time", "g_per_kwh"])
+    def write(self, rows: pd.DataFrame) -> None:
+        times = {name: _written(rows[name]) for name in (ISSUE, "time") if name in rows}
+        self._write(rows.assign(**times), header=False)
 
-    def write(self, location: str, issued_us: Ints, times_us: Ints, values: Floats) -> None:
-        texts = ["" if value != value else repr(value) for value in values.tolist()]
-        times = [_written(times_us), *([_written(issued_us)] if self._issued else [])]
-        names = [location] * len(texts)
-        self._rows.writerows(zip(names, *reversed(times), texts, strict=True))
+    def _write(self, rows: pd.DataFrame, header: bool) -> None:
+        rows.to_csv(self._stream, header=header, index=False, lineterminator="\n")
 
     def close(self) -> None:
         self._stream.close()
 
 
 class _Parquet:
-    def __init__(self, path: Path, issued: bool) -> None:
+    def __init__(self, path: Path, columns: list[str]) -> None:
         try:
             import pyarrow as pa
             from pyarrow import parquet
         except ImportError:
             raise MissingExtraError("pyarrow", "parquet") from None
-        self._pa, instant = pa, pa.timestamp("us", tz="UTC")
-        fields: list[Any] = [("location", pa.string())]
-        fields += [("issued_at", instant)] if issued else []
-        self._schema = pa.schema([*fields, ("time", instant), ("g_per_kwh", pa.float64())])
+        self._table, instant = pa.Table, pa.timestamp("us", tz="UTC")
+        types = {"location": pa.string(), "g_per_kwh": pa.float64()}
+        self._schema = pa.schema([(name, types.get(name, instant)) for name in columns])
         self._stream = path.open("wb")
         self._writer = parquet.ParquetWriter(self._stream, self._schema)
 
-    def write(self, location: str, issued_us: Ints, times_us: Ints, values: Floats) -> None:
-        columns = {"location": [location] * len(values), "issued_at": issued_us, "time": times_us,
-                   "g_per_kwh": self._pa.array(values, from_pandas=True)}  # fmt: skip
-        arrays = [self._pa.array(columns[field.name], field.type) for field in self._schema]
-        self._writer.write_table(self._pa.Table.from_arrays(arrays, schema=self._schema))
+    def write(self, rows: pd.DataFrame) -> None:
+        self._writer.write_table(self._table.from_pandas(rows, self._schema, preserve_index=False))
 
     def close(self) -> None:
         self._writer.close()
@@ -565,8 +554,8 @@ def _points(series: Series) -> tuple[Ints, Floats]:
     return np.append(times, np.int64(series.end_us)), np.append(values, np.nan)
 
 
-def _written(times_us: Ints) -> list[str]:
-    """Write times; each distinct one once, for there are few."""
-    distinct, places = np.unique(times_us, return_inverse=True)
-    texts = [format_time(from_us(time_us)) for time_us in distinct]
-    return [texts[place] for place in places]
+def _written(times_us: pd.Series) -> pd.Series:
+    """Return times as text; each distinct one is formatted once, for there are few."""
+    texts = {time_us: format_time(from_us(time_us)) for time_us in times_us.unique()}
+    written: pd.Series = times_us.map(texts)
+    return written

@@ -1,6 +1,7 @@
-"""Contract tests of forecast sources: run them on a source of your own with pytest.
+"""Contract tests of forecast sources: copy this file to run them on a source of your own with pytest.
 
-Subclass :class:`ForecastSourceContract`, name the class ``Test...``, and implement ``make_source``.
+Subclass :class:`ForecastSourceContract`, name the class ``Test...``, and implement ``make_source``. The file
+needs nothing but the installed package.
 """
 
 from __future__ import annotations
