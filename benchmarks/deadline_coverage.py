@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.stats import beta
 
-from lowcarb_scheduler.scheduling.replanner import Replanner
+from lowcarb_scheduler.scheduling.schedule import RunTiming
 from lowcarb_scheduler.settings import Settings
 
 if TYPE_CHECKING:
@@ -86,17 +86,21 @@ def settings_of(finish_by, confidence=0.99, is_told=True):
 
 def simulate(durations, settings) -> Outcome:
     """Run rounds of these durations, each after the longest wait that is allowed."""
-    course, finish_by = Replanner(settings, len(durations), START, None, None), settings.finish_by
+    finish_by = settings.finish_by
+    timing = RunTiming(
+        START, len(durations), settings.round_duration, finish_by, settings.patience,
+        settings.deadline_confidence,
+    )  # fmt: skip
     now, waited, half, openings = START, timedelta(0), timedelta(0), []
     for number, took in enumerate(durations, start=1):
-        latest = course.latest_opening(number)
+        latest = timing.latest_opening(number)
         if latest is not None and latest > now:
             waited, now = waited + (latest - now), latest
         if number <= len(durations) // 2:
             half = waited
         openings.append(now)
         now += took
-        course.round_over(took, course.length_of(took))
+        timing.round_over(took, timing.round_closed(took))
     slack = finish_by - sum(durations, timedelta(0))
     could = slack >= timedelta(0)
     parts = (half / slack, waited / slack) if slack > timedelta(0) else (0.0, 0.0)

@@ -10,6 +10,7 @@ Examples
 from __future__ import annotations
 
 from copy import copy
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -47,7 +48,11 @@ class InMemoryGrid(Grid):
     ----------
     sent : list of Message
         Every message pushed, in order.
+    registering : timedelta
+        Time that a run gives nodes to connect; none, because they are connected from the start.
     """
+
+    registering = timedelta(0)
 
     def __init__(
         self,

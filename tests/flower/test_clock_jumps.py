@@ -72,7 +72,9 @@ def test_a_little_overrun_does_not_cost_a_step_of_the_grid(midnight):
 
 def test_a_wait_for_nodes_that_was_in_vain_is_not_repeated(midnight):
     machine = Machine(midnight)
-    run(make_grid(machine, lambda _: 0), machine, 4, round_duration=HOUR, clients_per_round=20, patience=0.0)
+    grid = make_grid(machine, lambda _: 0)
+    grid.registering = timedelta(seconds=60)
+    run(grid, machine, 4, round_duration=HOUR, clients_per_round=20, patience=0.0)
     assert machine.now() == midnight + timedelta(seconds=60)
 
 

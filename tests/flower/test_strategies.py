@@ -478,10 +478,10 @@ class Registering(Machine):
 
 @pytest.mark.parametrize(("available", "there", "trained_first"), [(8, 8, 4), (50, 32, 16)])
 def test_nodes_that_are_to_be_available_are_waited_for_while_they_register(
-    aware, midnight, monkeypatch, available, there, trained_first
+    aware, midnight, available, there, trained_first
 ):
-    monkeypatch.setattr("lowcarb_scheduler.flower.waiting.REGISTERING", timedelta(seconds=60))
     grid = InMemoryGrid(make_app(), [{"partition-id": 0}, {"partition-id": 1}])
+    grid.registering = timedelta(seconds=60)
     clock = Registering(midnight, grid)
     inner = FedAvg(fraction_train=0.5, min_available_nodes=available)
     run(aware(inner, clients_per_round=None, clock=clock, source=None), grid, initial_arrays(""), rounds=1)

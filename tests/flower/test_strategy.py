@@ -175,7 +175,7 @@ def test_nodes_that_are_nowhere_are_named(aware):
     grid = InMemoryGrid(make_app(), [{"partition-id": k} for k in range(6)])
     run(aware(), grid, rounds=2)
     why = next(e["why"] for e in events_of("degraded") if e["what"] == "locations")
-    assert why == "nobody says where 6 of 6 node(s) are (0, 1, 2, 3, 4, ...)"
+    assert why == "6 of 6 node(s) have no location (0, 1, 2, 3, 4, ...)"
 
 
 def test_a_place_a_source_with_a_closed_list_does_not_know_spares_the_others(aware):

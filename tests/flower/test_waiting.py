@@ -12,7 +12,7 @@ import pytest
 
 from lowcarb_scheduler.cli import main
 from lowcarb_scheduler.clock import SystemClock, parse_time
-from lowcarb_scheduler.flower.waiting import GLANCE, WAKE, ending_in_order, hold
+from lowcarb_scheduler.flower.waiting import GLANCE, WAKE, Wait, ending_in_order, wish_to_open
 from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.testing import VirtualClock
 from support.apps import WorkingGrid
@@ -29,6 +29,17 @@ def grid():
 
 
 # -- the loop ------------------------------------------------------------------------------------------------
+
+
+def hold(clock, opening, released=lambda: None):
+    """Wait until a round opens that may be moved at every wake; return when that was."""
+    RUN.mkdir(exist_ok=True)
+    wait = Wait(clock, RUN, 1)
+    for is_released in wait.wakes():
+        if is_released:
+            released()
+        wait.until = opening()
+    return clock.now()
 
 
 def test_it_looks_at_least_once_a_minute_and_once_more_right_before_it_ends(midnight):
@@ -68,23 +79,25 @@ def test_a_clock_that_jumps_ahead_ends_it(midnight):
 
 
 def test_a_nudge_is_noticed_within_seconds(midnight):
-    nudges = iter([False] * 100 + [True])
-    opens_at = [midnight + HOUR]
+    requested_at, opens_at = midnight + 100 * GLANCE, [midnight + HOUR]
+    machine = Machine(midnight, [(requested_at, lambda: wish_to_open(RUN, 1))])
 
-    def nudged():
-        if next(nudges, False):
-            opens_at[0] = midnight
-            return True
-        return False
+    def released():
+        opens_at[0] = midnight
 
-    ended = hold(Machine(midnight), lambda: opens_at[0], nudged)
-    assert ended == midnight + 100 * GLANCE
+    assert hold(machine, lambda: opens_at[0], released) == requested_at
     assert GLANCE <= 5 * SECOND
 
 
+def test_a_request_for_another_round_changes_nothing(midnight):
+    machine = Machine(midnight, [(midnight + MINUTE, lambda: wish_to_open(RUN, 2))])
+    assert hold(machine, lambda: midnight + HOUR, lambda: 1 / 0) == midnight + HOUR
+
+
 def test_on_a_virtual_clock_nobody_is_listened_to(midnight):
-    clock = VirtualClock(midnight)
-    assert hold(clock, lambda: midnight + HOUR, lambda: 1 / 0) == midnight + HOUR
+    RUN.mkdir()
+    wish_to_open(RUN, 1)
+    assert hold(VirtualClock(midnight), lambda: midnight + HOUR, lambda: 1 / 0) == midnight + HOUR
 
 
 # -- what it follows -----------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def inputs(midnight, forecast, actual=None, nodes=("a", "b"), clients=2, length=
 )
 def test_a_forecast_is_news_if_it_says_something_else_of_what_is_ahead(midnight, other, reason):
     before, after = inputs(midnight, table(midnight)), inputs(midnight, table(midnight, **other))
-    assert before.why_not(after, midnight + 2 * HOUR, midnight + 24 * HOUR) == reason
+    assert before.reason_to_replan(after, midnight + 2 * HOUR, midnight + 24 * HOUR) == reason
 
 
 @pytest.mark.parametrize(
@@ -68,22 +68,27 @@ def test_a_forecast_is_news_if_it_says_something_else_of_what_is_ahead(midnight,
 )  # fmt: skip
 def test_nodes_and_rounds_are_grounds_too(midnight, other, reason):
     known = table(midnight)
-    assert inputs(midnight, known).why_not(inputs(midnight, known, **other), midnight, midnight) == reason
+    assert (
+        inputs(midnight, known).reason_to_replan(inputs(midnight, known, **other), midnight, midnight)
+        == reason
+    )
 
 
 def test_a_node_that_is_known_better_is_another_one(midnight):
     one, other = (Profile(1, "a", "DE", watts, True, None) for watts in (300.0, 200.0))
     before, after = (PlanInputs.of([node], 1, HOUR, KnownIntensity()) for node in (one, other))
-    assert before.why_not(after, midnight, midnight) == "nodes changed"
+    assert before.reason_to_replan(after, midnight, midnight) == "nodes changed"
     again = Profile(99, "a", "DE", 300.0, True, None)  # back under another id
-    assert before.why_not(PlanInputs.of([again], 1, HOUR, KnownIntensity()), midnight, midnight) is None
+    assert (
+        before.reason_to_replan(PlanInputs.of([again], 1, HOUR, KnownIntensity()), midnight, midnight) is None
+    )
 
 
 def test_what_has_happened_is_news(midnight):
     known, actual = table(midnight), table(midnight, 2)
     before, after = inputs(midnight, known), inputs(midnight, known, actual)
-    assert before.why_not(after, midnight, midnight + HOUR) == "fresh actuals"
-    assert after.why_not(after, midnight, midnight + HOUR) is None
+    assert before.reason_to_replan(after, midnight, midnight + HOUR) == "fresh actuals"
+    assert after.reason_to_replan(after, midnight, midnight + HOUR) is None
 
 
 def reasons(events):

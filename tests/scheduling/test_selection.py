@@ -11,7 +11,7 @@ import pytest
 from lowcarb_scheduler import Fleet, IntensityTable, Job, plan
 from lowcarb_scheduler.clock import HOUR_US, from_us, to_us
 from lowcarb_scheduler.intensity import Provenance
-from lowcarb_scheduler.scheduling.selection import cleanest_opening, emissions_at, select_clients
+from lowcarb_scheduler.scheduling.selection import UpcomingRound, select_clients
 
 NOW, HOUR = datetime(2026, 3, 2, tzinfo=UTC), timedelta(hours=1)
 INTENSITY = {"DE": 500.0, "FR": 50.0, "GB": 200.0}
@@ -46,7 +46,7 @@ def owed(made, index=0):
 def lined(made, there=None, wanted=2, share=1.0, known=None, opens_at=None, index=0):
     there = [str(name) for name in made.fleet.ids] if there is None else there
     opens_at = opens_at or from_us(made.opens_us[index])
-    return select_clients(made, index, known or table(), opens_at, there, wanted, share)
+    return select_clients(UpcomingRound(made, index), known or table(), opens_at, there, wanted, share)
 
 
 def test_it_is_the_plans_where_nothing_has_changed(planned):
@@ -104,28 +104,29 @@ def test_a_round_that_opens_at_another_time_is_accounted_for_then(planned):
     late = from_us(planned.opens_us[0]) + 5 * HOUR
     selection = lined(planned, known=known, opens_at=late)
     assert (selection.starts_us == to_us(late)).all()
-    assert selection.emissions_g == pytest.approx(emissions_at(planned, 0, known, late))
+    assert selection.emissions_g == pytest.approx(UpcomingRound(planned, 0).emissions_g(known, late))
     assert selection.emissions_g != pytest.approx(planned.client_emissions_g[0].sum())
 
 
 def test_what_is_not_known_is_not_claimed(planned):
     opens_at = from_us(planned.opens_us[0])
     there = [str(name) for name in planned.fleet.ids[2:]]
-    assert select_clients(planned, 0, None, opens_at, there, 2, 1.0).emissions_g is None
+    assert select_clients(UpcomingRound(planned, 0), None, opens_at, there, 2, 1.0).emissions_g is None
     assert lined(planned, opens_at=NOW + 23.5 * HOUR).emissions_g is None  # the forecast ends before
-    assert emissions_at(planned, 0, None, opens_at) is None
+    assert UpcomingRound(planned, 0).emissions_g(None, opens_at) is None
 
 
 def test_the_cleanest_opening_is_found_between_the_hours_too(planned):
     curve = np.full(24, 500.0)
     curve[[3, 4]] = 100.0, 200.0
-    known = table(DE=curve, FR=curve, GB=curve)
-    assert cleanest_opening(planned, 0, known, NOW, NOW + 10 * HOUR) == NOW + 3 * HOUR
-    assert cleanest_opening(planned, 0, known, NOW, NOW + 2.5 * HOUR) == NOW + 2.5 * HOUR
-    assert cleanest_opening(planned, 0, known, NOW + 3.25 * HOUR, NOW + 9 * HOUR) == NOW + 3.25 * HOUR
-    assert cleanest_opening(planned, 0, known, NOW + 6 * HOUR, NOW + 9 * HOUR) == NOW + 6 * HOUR
+    known, upcoming = table(DE=curve, FR=curve, GB=curve), UpcomingRound(planned, 0)
+    assert upcoming.cleanest_opening(known, NOW, NOW + 10 * HOUR) == NOW + 3 * HOUR
+    assert upcoming.cleanest_opening(known, NOW, NOW + 2.5 * HOUR) == NOW + 2.5 * HOUR
+    assert upcoming.cleanest_opening(known, NOW + 3.25 * HOUR, NOW + 9 * HOUR) == NOW + 3.25 * HOUR
+    assert upcoming.cleanest_opening(known, NOW + 6 * HOUR, NOW + 9 * HOUR) == NOW + 6 * HOUR
 
 
 def test_where_nothing_is_known_the_earliest_opening_is_the_best(planned):
-    assert cleanest_opening(planned, 0, None, NOW, NOW + HOUR) == NOW
-    assert cleanest_opening(planned, 0, table(), NOW + 50 * HOUR, NOW + 60 * HOUR) == NOW + 50 * HOUR
+    upcoming = UpcomingRound(planned, 0)
+    assert upcoming.cleanest_opening(None, NOW, NOW + HOUR) == NOW
+    assert upcoming.cleanest_opening(table(), NOW + 50 * HOUR, NOW + 60 * HOUR) == NOW + 50 * HOUR

@@ -23,13 +23,14 @@ from lowcarb_scheduler.errors import PlanMismatchError
 from lowcarb_scheduler.scheduling.messages import instant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
     from flwr.app import Message
 
     from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.scheduling.recorder import Round
+    from lowcarb_scheduler.scheduling.messages import RunLog
+    from lowcarb_scheduler.scheduling.recorder import Round, RunRecorder
 
 logger = logging.getLogger("flwr")
 
@@ -267,30 +268,27 @@ class DispatchGrid(ForwardingGrid):
         Grid that sends.
     clock : Clock
         Clock of the starts; a VirtualClock jumps to them.
-    current : callable
-        Returns the open round, None between rounds.
-    note : callable
-        Logs a line about training of nodes that are not in the plan.
+    recorder : RunRecorder
+        Recorder of the round that is open.
+    log : RunLog
+        Takes warnings of training on nodes that are not in the plan.
     """
 
-    def __init__(
-        self, grid: Grid, clock: Clock, current: Callable[[], Round | None], note: Callable[[str], None]
-    ) -> None:
+    def __init__(self, grid: Grid, clock: Clock, recorder: RunRecorder, log: RunLog) -> None:
         super().__init__(grid)
-        self._clock, self._current, self._note = clock, current, note
+        self._clock, self._recorder, self._log = clock, recorder, log
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Send each message when its node is to start, and return the replies that came in time."""
-        sent, opened = (
-            list(messages),
-            self._current(),
-        )  # a list: Flower iterates twice, which empties a generator
+        sent = list(messages)  # Flower iterates twice, which empties a generator
+        opened = self._recorder.current
         training = [m for m in sent if m.metadata.message_type.split(".")[0] == MessageType.TRAIN]
         members = opened.members if opened else {}
         if unplanned := sum(message.metadata.dst_node_id not in members for message in training):
-            self._note(f"{unplanned} node(s) train that are not planned to")
+            fix = "they are not in the ledger; a configure_train() of your own has to call that of super()"
+            self._log.warn("training", f"{unplanned} node(s) train that are not planned to", fix)
         if opened is None or unplanned or not sent:
             return self._grid.send_and_receive(sent, timeout=timeout)
         windows = [window for _, window in members.values()]

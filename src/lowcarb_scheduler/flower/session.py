@@ -1,12 +1,15 @@
-"""One run: for every round, look who is there, plan what remains, hold, and keep the recorder.
+"""Session: one carbon-aware training run, and the loop of its rounds.
 
-The strategy only translates between this and Flower.
+:meth:`Session.open_round` shows a round from top to bottom: account for the round before, wait for nodes,
+observe, replan, hold, open. Training follows in Flower; :meth:`Session.train_ended` and
+:meth:`Session.evaluated` account for it. The strategy only translates between a session and Flower.
 """
 
 from __future__ import annotations
 
 import logging
 from datetime import datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,19 +25,22 @@ from lowcarb_scheduler.flower.checkpoint.store import Checkpoint
 from lowcarb_scheduler.flower.grid import DispatchGrid
 from lowcarb_scheduler.flower.nodes import LocationResolver, NodeRegistry
 from lowcarb_scheduler.flower.telemetry import is_asked, validate_report
-from lowcarb_scheduler.flower.waiting import Arrivals, Wait
+from lowcarb_scheduler.flower.waiting import REGISTERING, NodeWait, Wait
 from lowcarb_scheduler.forecasts.registry import arranged, open_sources
 from lowcarb_scheduler.ledger import Ledger
+from lowcarb_scheduler.planning.job import JobRules
 from lowcarb_scheduler.scheduling import messages
+from lowcarb_scheduler.scheduling.hold import Hold
 from lowcarb_scheduler.scheduling.intensity_feed import IntensityFeed
 from lowcarb_scheduler.scheduling.locations import read_places
 from lowcarb_scheduler.scheduling.recorder import Round, RunRecorder
-from lowcarb_scheduler.scheduling.replanner import Replanner
+from lowcarb_scheduler.scheduling.replanner import Observation, Replanner
+from lowcarb_scheduler.scheduling.schedule import RunTiming
 from lowcarb_scheduler.scheduling.selection import Dropouts, select_clients
 from lowcarb_scheduler.settings import SECRETS, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from flwr.app import ArrayRecord, Context
     from flwr.serverapp import Grid
@@ -48,37 +54,45 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flwr")
 
+_MOST_NAMED = 5  # nodes in a warning
 
-class Latest(NamedTuple):
-    """The round that opened last: when, and how long it was planned to be."""
+
+class LastRound(NamedTuple):
+    """Opening and planned length of the round that opened last."""
 
     opened_at: datetime
     planned: timedelta
 
 
 class Session:
-    """The state of one run.
+    """One carbon-aware run.
+
+    Its collaborators are wired here and do not know each other: nodes, intensity feed, replanner, recorder
+    and ledger. The session passes what one of them returns to the next.
 
     Parameters
     ----------
     settings : Settings
-        What the run was told.
+        Settings of the run.
     places : mapping of str to Place
-        What the locations file says of nodes.
+        The locations file.
     source : ForecastSource or None
-        Where intensity comes from; None: rounds open at once.
+        Source of carbon intensity; without one rounds open at once.
     clock : Clock
-        Tells the time; a VirtualClock jumps through holds, and a round then takes its planned time.
+        Clock of the run; a VirtualClock jumps through holds, and a round then takes its planned time.
     ledger : Ledger
-        Takes what happens.
-    about : mapping
-        What else ``run_started`` is to say.
+        Ledger of the run.
     rounds : int
-        How many there are to be.
+        Number of rounds.
     progress : Progress, optional
-        Keeps how far the run is.
-    resumption : Resumption, optional
-        The run to go on with.
+        Checkpoint of the run, where one is kept.
+    registering : timedelta
+        Time that nodes are given to connect at the start.
+
+    Attributes
+    ----------
+    has_ended : bool
+        Whether no more rounds open, because they would be late.
     """
 
     def __init__(
@@ -88,93 +102,108 @@ class Session:
         source: ForecastSource | None,
         clock: Clock,
         ledger: Ledger,
-        about: Mapping[str, Any],
         rounds: int,
         progress: Progress | None = None,
-        resumption: Resumption | None = None,
+        registering: timedelta = REGISTERING,
     ) -> None:
-        self._settings, self._clock, self._rounds = settings, clock, rounds
-        self._virtual = isinstance(clock, VirtualClock)
+        self._settings, self._clock, self._ledger, self._rounds = settings, clock, ledger, rounds
+        self._virtual, self._has_source = isinstance(clock, VirtualClock), source is not None
         self._started = progress.started_at if progress else clock.now()
         self.progress = progress
-        self._ledger = ledger
         self._log = messages.RunLog(ledger)
-        self._feed = IntensityFeed(source, ledger, self._log)
-        self._replanner = Replanner(settings, rounds, self._started, ledger, self._log, self._virtual)
-        self._recorder = RunRecorder(ledger, self._log, self._started)
-        self._dropouts = Dropouts()
-        self._were_there: set[str] = set()  # before a restart
-        self._first_round = 1  # since the last start
-        self._reopens: int | None = None
-        self._asked: tuple[int, datetime] | None = None  # a round, and since when it could have opened
-        if resumption is not None and progress is not None:
-            self._recall(resumption, progress, about)
-        if resumption is None or not resumption.has_ledger:
-            self._write_start(about)
-        logger.info("lowcarb: the ledger of this run is %s", ledger.run_dir.absolute())
+        self._warn_of_node = partial(self._log.warn, "node", consequence="its turns still count")
         self._registry = NodeRegistry(
             places, LocationResolver(source), settings.default_location, settings.default_power_watts,
-            self._note_claim,
+            self._warn_of_node,
         )  # fmt: skip
+        self._node_wait = NodeWait(clock, registering, self._log)
+        self._feed = IntensityFeed(source, ledger, self._log)
+        self._timing = RunTiming(
+            self._started, rounds, settings.round_duration, settings.finish_by, settings.patience,
+            settings.deadline_confidence, as_planned=self._virtual,
+        )  # fmt: skip
+        rules = JobRules.from_settings(
+            dict(settings), bounds_count_done=True,
+            mix_rounds=settings.mix_rounds if settings.participation == "equal" else None,
+        )  # fmt: skip
+        stops_late = settings.on_late == "stop"
+        self._replanner = Replanner(rules, self._timing, ledger, self._log, stops_late)
+        self._recorder = RunRecorder(ledger, self._log, self._started)
+        self._dropouts = Dropouts()
         self._alive: dict[int, Profile] = {}
-        self._found: dict[int, Profile] = {}  # who evaluates after a restart
+        self._found: dict[int, Profile] = {}  # nodes that evaluate after a restart
         self._evaluation_began = self._started
-        self._arrivals = Arrivals(clock, self._virtual, self._replanner, self._log, ledger)
-        self._latest: Latest | None = None
+        self._last: LastRound | None = None
+        self._ready: tuple[int, datetime] | None = None  # a round, and since when it could have opened
+        self._first_round = 1  # since the last start
+        self._reopens: int | None = None  # a round that had opened before a restart
         self.has_ended = False
-        self._has_source = source is not None
-        if progress is not None:
-            progress.attach(ledger, self._memory, self._log.warn)
-        if source is None:
-            unread = "" if about["run_id"] != "local" else "; no context was given, so run-config is not read"
-            self._log.warn(
-                "forecast", "no source is named", f"no waiting; set lowcarb-source to wait{unread}"
-            )
 
-    # -- beginning and going on ----------------------------------------------------------------------------
+    # -- Beginning and going on ------------------------------------------------------------------------------
+
+    def begin(self, about: Mapping[str, Any], resumption: Resumption | None = None) -> None:
+        """Begin the run, or go on with one.
+
+        Parameters
+        ----------
+        about : mapping
+            More fields of ``run_started`` and ``run_resumed``.
+        resumption : Resumption, optional
+            The run to go on with.
+        """
+        if resumption is not None and self.progress is not None:
+            self._resume(resumption, self.progress, about)
+        if resumption is None or not resumption.has_ledger:
+            self._write_start(about)
+        self._log.info(f"the ledger of this run is {self._ledger.run_dir.absolute()}")
+        if self.progress is not None:
+            self.progress.attach(self._ledger, self._log.warn)
+        if not self._has_source:
+            unread = "" if about["run_id"] != "local" else "; no context was given, so run-config is not read"
+            fix = f"no waiting; set lowcarb-source to wait{unread}"
+            self._log.warn("forecast", "no source is named", fix)
 
     def _write_start(self, about: Mapping[str, Any]) -> None:
-        """Enter the beginning of the run in the ledger."""
-        told, schedule = self._settings, self._replanner.schedule
+        settings, schedule = self._settings, self._timing.schedule
         self._ledger.append(
-            "run_started", **about, version=__version__, settings=told.shown(), started_at=self._started,
-            rounds=self._rounds, clients_per_round=told.clients_per_round,
-            round_duration_s=told.round_duration,
+            "run_started", **about, version=__version__, settings=settings.shown(), started_at=self._started,
+            rounds=self._rounds, clients_per_round=settings.clients_per_round,
+            round_duration_s=settings.round_duration,
             finish_by=schedule.finish_by if schedule else None,
             target_finish=schedule.target_finish if schedule else None,
-            patience=told.patience, participation=told.participation,
+            patience=settings.patience, participation=settings.participation,
             clock="virtual" if self._virtual else "system",
         )  # fmt: skip
 
-    def _memory(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of the run."""
+    def state(self) -> dict[str, Any]:
+        """Return the part of a checkpoint that holds the session."""
         return {
-            "replanner": self._replanner.memory(self._feed.known),
+            "replanner": self._timing.memory() | self._replanner.memory(self._feed.known),
             "turns": self._recorder.memory(), "feed": self._feed.memory(),
-            "latest": None if self._latest is None else list(self._latest), "asked": self._asked,
+            "latest": None if self._last is None else list(self._last), "asked": self._ready,
             "dropouts": [self._dropouts.asked, self._dropouts.failed],
         }  # fmt: skip
 
-    def _recall(self, resumption: Resumption, progress: Progress, about: Mapping[str, Any]) -> None:
-        """Go on where the checkpoint is; a round whose training is over is closed as of then."""
+    def _resume(self, resumption: Resumption, progress: Progress, about: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint; a round whose training is over is closed as of then."""
         resumption.check(self._ledger)
-        memory = resumption.recall(progress)
+        state = resumption.recall(progress)
         number, stage = progress.place
         self._first_round = max(number + 1, 1)
-        if memory is not None:
-            # A virtual clock was set back to the checkpoint: what was learnt later is not known yet.
+        if state is not None:
+            # A virtual clock was set back to the checkpoint: intensity learned later is not known yet.
             known = (event for event in resumption.events() if event["at"] <= resumption.at)
-            self._feed.recall(known, memory["feed"])
-            self._recorder.recall(resumption.events(), memory["turns"])
+            self._feed.recall(known, state["feed"])
+            self._recorder.recall(resumption.events(), state["turns"])
             nodes = {key: node.features for key, node in self._recorder.nodes.items()}
-            self._replanner.recall(memory["replanner"], nodes, self._feed.known)
-            self._were_there = set(nodes)
-            self._dropouts, self._asked = Dropouts(*memory["dropouts"]), memory["asked"]
-            if stage is Stage.OVER and (self._asked is None or self._asked[0] != number + 1):
-                self._asked = number + 1, resumption.at  # the next one was asked for when this was written
-            if memory["latest"] is not None:
-                opened_at, planned = memory["latest"]
-                self._replanner.round_over(resumption.at - opened_at, planned)
+            self._timing.recall(state["replanner"])
+            self._replanner.recall(state["replanner"], nodes, self._feed.known)
+            self._dropouts, self._ready = Dropouts(*state["dropouts"]), state["asked"]
+            if stage is Stage.OVER and (self._ready is None or self._ready[0] != number + 1):
+                self._ready = number + 1, resumption.at  # the checkpoint was written when it was asked for
+            if state["latest"] is not None:
+                last = LastRound(*state["latest"])
+                self._timing.round_over(resumption.at - last.opened_at, last.planned)
         if not resumption.has_ledger:
             return
         self._reopens = self._round_to_reopen(resumption)
@@ -184,171 +213,236 @@ class Session:
         )  # fmt: skip
         done = f"round {number} is {stage.name.lower()}" if number > 0 else "no round has trained"
         cut = f"; {self._ledger.cut} bytes of a torn line were cut" if self._ledger.cut else ""
-        logger.info("lowcarb: going on with the run of %s: %s%s", messages.instant(self._started), done, cut)
+        self._log.info(f"going on with the run of {messages.instant(self._started)}: {done}{cut}")
         if (current := self._recorder.current) is not None:
             self._close(max(resumption.at, current.opened_at), current.opened_at)
 
     def _round_to_reopen(self, resumption: Resumption) -> int | None:
         """Return the round that was open when the run was killed, while its window lasts."""
-        if (opened := resumption.last_opened()) is None or self._virtual or self._replanner.schedule is None:
+        if (opened := resumption.last_opened()) is None or self._virtual or self._timing.schedule is None:
             return None
         number, opened_at = opened
-        is_on = opened_at <= self._clock.now() < opened_at + self._replanner.schedule.round_duration
+        is_on = opened_at <= self._clock.now() < opened_at + self._timing.round_duration
         return number if is_on and number == self._first_round else None
 
-    def name_of(self, node_id: int) -> str:
-        """Return the name of a node that outlives the run; nothing for one that is not there."""
-        known = self._alive.get(node_id) or self._found.get(node_id)
-        return known.key if known else ""
+    # -- One round -------------------------------------------------------------------------------------------
 
-    def find(self, keys: Collection[str], grid: Grid) -> list[int]:
-        """Return the nodes of these names after a restart, waiting for those that are still registering."""
-        found: list[int] = []
-        for _ in self._arrivals.looks():
-            self._found = self._registry.profiles(grid, sorted(grid.get_node_ids()))
-            found = [node_id for node_id, profile in self._found.items() if profile.key in keys]
-            if len(found) == len(keys):
-                break
-        return found
-
-    def asks(self, strategy: object) -> str | None:
-        """Return what energy nodes are asked for; None if nothing, as where a virtual clock needs none."""
-        asked = not self._virtual and is_asked(self._settings, strategy)
-        return self._settings.energy if asked else None
-
-    def dispatching(self, grid: Grid) -> DispatchGrid:
-        """Return a Grid that sends each round's messages when the plan says."""
-        fix = "they are not in the ledger; a configure_train() of your own has to call that of super()"
-        return DispatchGrid(
-            grid, self._clock, lambda: self._recorder.current,
-            lambda line: self._log.warn("training", line, fix),
-        )  # fmt: skip
-
-    # -- a round, in the order it happens ------------------------------------------------------------------
-
-    def open_round(self, number: int, grid: Grid, clients_per_round: int, at_least: int) -> list[int]:
-        """Wait until the round may open, and return the nodes that train.
+    def open_round(self, number: int, grid: Grid, clients: int, at_least: int) -> list[int]:
+        """Hold a round until it may open, and return the nodes that train in it.
 
         Parameters
         ----------
         number : int
             The round, from 1.
         grid : Grid
-            Who is connected.
-        clients_per_round : int
-            How many are to train.
+            The nodes.
+        clients : int
+            Number of clients that are to train.
         at_least : int
-            With how many the inner strategy is content.
+            Smallest number with which the inner strategy is content.
+
+        Returns
+        -------
+        list of int
+            Node ids; empty where the run ends because it is late.
 
         Raises
         ------
         PlanInfeasibleError
-            If fewer nodes than that are connected until no slack is left.
+            If fewer nodes than ``at_least`` are connected when no slack is left.
         """
+        # Account: the round before is over, and has shown how long a round takes.
         self.close_round()
-        now, is_again = self._clock.now(), False
-        if self._latest is not None:
-            self._replanner.round_over(now - self._latest.opened_at, self._latest.planned)
-            self._latest = None
-        if self._replanner.is_out_of_time(number, now):
-            return self._end(f"round {number} would end after the deadline")
-        # Before a restart it may have been asked for, too.
-        self._asked = self._asked if self._asked and self._asked[0] == number else (number, now)
-        asked_at = self._asked[1]
-        holding = self._holding(number, asked_at)
+        now, stops_late = self._clock.now(), self._settings.on_late == "stop"
+        if self._last is not None:
+            self._timing.round_over(now - self._last.opened_at, self._last.planned)
+            self._last = None
+        if stops_late and self._timing.is_too_late(number, now):
+            return self._stop(f"round {number} would end after the deadline")
+        if self._ready is None or self._ready[0] != number:  # else it was asked for before a restart, too
+            self._ready = number, now
+        hold = self._hold_of(number, self._ready[1])
+        is_new = True
         while True:
-            try:
-                self._arrivals.enough(
-                    number, grid, clients_per_round, at_least, is_first=number == self._first_round
-                )
-            except PlanInfeasibleError as error:
-                if self._settings.on_late != "stop":
-                    raise
-                return self._end(str(error))
-            self._look(number, grid, clients_per_round, is_new=not is_again)
-            opened_at = holding.wait(
-                lambda is_due: self._is_enough(number, grid, clients_per_round, at_least, is_due)
-            )
-            # Some may have been lost in the hold: they are waited for like before it, but only once.
-            there = len(self._alive)
-            if there >= clients_per_round or (there >= at_least and is_again):
-                return self._dispatch(number, clients_per_round, asked_at, opened_at)
-            is_again = True
+            # Nodes: wait for as many as the round needs.
+            limits = self._timing.node_limits(number, self._clock.now())
+            is_first = number == self._first_round
+            alive = self._node_wait.for_enough(number, grid, clients, at_least, is_first, limits)
+            if alive < at_least:
+                deadline = self._timing.provisional_deadline
+                error = PlanInfeasibleError("too few nodes are connected", at_least, alive, deadline)
+                if stops_late:
+                    return self._stop(str(error))
+                raise error
+            # Observe nodes and forecasts, and replan if something has changed.
+            self._observe_and_replan(number, grid, clients, is_new)
+            # Wait until the planned opening, which moves with nodes and forecasts.
+            wait = Wait(self._clock, self._ledger.run_dir, number)
+            for is_released in wait.wakes():
+                if is_released:
+                    hold.release()
+                now = self._clock.now()
+                if hold.until(self._replanner.upcoming(number), self._feed.forecast, now) > now:
+                    self._observe_and_replan(number, grid, clients)
+                else:
+                    self._forget_lost(grid)  # a plan made now would only delay the round
+                if len(self._alive) < at_least:
+                    break
+                upcoming, now = self._replanner.upcoming(number), self._clock.now()
+                wait.until = hold.announce(upcoming, self._feed.forecast, now)
+            # Open, unless nodes were lost in the hold: those are waited for like before it, but only once.
+            if len(self._alive) >= (clients if is_new else at_least):
+                return self._open(number, clients, self._clock.now())
+            hold.interrupted()
+            is_new = False
 
-    def _holding(self, number: int, asked_at: datetime) -> Wait:
-        """Return the hold of a round."""
-        return Wait(
-            number, self._rounds, self._clock, self._replanner, self._feed, self._ledger,
-            None if self._settings.max_hold is None else asked_at + self._settings.max_hold,
-            is_open=number == self._reopens,
+    def _hold_of(self, number: int, ready_at: datetime) -> Hold:
+        max_hold = self._settings.max_hold
+        opens_by = None if max_hold is None else ready_at + max_hold
+        return Hold(
+            number, self._rounds, self._timing.round_duration, opens_by, self._log,
+            is_over=number == self._reopens, is_quiet=self._virtual,
         )  # fmt: skip
 
-    def _end(self, why: str) -> list[int]:
-        """Let no more rounds open, and return nobody."""
+    def _stop(self, why: str) -> list[int]:
+        """End the run before its last round, and return no nodes."""
         self.has_ended = True
         self._log.warn("deadline", why, "the run stops here with what it has trained, as on-late says")
         return []
 
-    def _is_enough(self, number: int, grid: Grid, clients: int, at_least: int, is_due: bool) -> bool:
-        """Look around, in a hold; return whether as many nodes are left as the round needs."""
-        if is_due:
-            there = set(grid.get_node_ids())
-            self._alive = {node_id: p for node_id, p in self._alive.items() if node_id in there}
-        else:
-            self._look(number, grid, clients)
-        return len(self._alive) >= at_least
+    def _observe_and_replan(self, number: int, grid: Grid, clients: int, is_new: bool = False) -> None:
+        """Observe nodes and forecasts; plan anew where the standing plan does not hold any more.
+
+        Parameters
+        ----------
+        number : int
+            The round that opens next.
+        grid : Grid
+            The nodes.
+        clients : int
+            Number of clients that are to train.
+        is_new : bool
+            Whether the round is looked at for the first time: then the plan is compared in any case.
+        """
+        node_ids = sorted(grid.get_node_ids())
+        if has_news := is_new or node_ids != sorted(self._alive):
+            self._observe_nodes(grid, node_ids)
+        if not node_ids:
+            return  # nobody to plan for: the wait for nodes follows
+        places = {profile.location for profile in self._alive.values() if profile.location}
+        has_news |= self._feed.refresh(places, self._clock.now(), self._time_left())
+        if not has_news:
+            return
+        clients = min(clients, len(node_ids))
+        seen = Observation(
+            self._clock.now(), self._alive.values(), self._recorder.turns, clients, self._feed.known
+        )
+        if self._replanner.replan(number, seen) and self.progress is not None:
+            self.progress.planned(self.state())
+
+    def _observe_nodes(self, grid: Grid, node_ids: Sequence[int]) -> None:
+        """Ask nodes for their profiles, and enter those that have joined or left."""
+        has_changed = node_ids != sorted(self._alive)
+        before = {profile.key for profile in self._alive.values()} or set(self._recorder.nodes)
+        self._alive = self._registry.profiles(grid, node_ids)
+        keys = {profile.key for profile in self._alive.values()}
+        self._recorder.add_nodes(keys - before, keys)
+        self._recorder.update_nodes(self._alive.values())
+        if has_changed and node_ids:
+            self._warn_of_locations()
+
+    def _warn_of_locations(self) -> None:
+        """Warn of nodes without a location, and of entries of the locations file without a node."""
+
+        def named(names: Sequence[str]) -> str:
+            return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+
+        unknown = sorted(profile.key for profile in self._alive.values() if profile.location is None)
+        if unknown and self._has_source:
+            why = f"{len(unknown)} of {len(self._alive)} node(s) have no location ({named(unknown)})"
+            fix = "set lowcarb-locations, by partition-id or name, or lowcarb-default-location"
+            self._log.warn("locations", why, f"carbon cannot decide when they train; {fix}")
+        if unmatched := self._registry.unmatched():
+            use = "entries are matched by partition-id, node name or node id"
+            self._log.warn("locations", f"no node answers to {named(unmatched)} of the file", use)
+
+    def _forget_lost(self, grid: Grid) -> None:
+        """Forget nodes that are not connected any more."""
+        connected = set(grid.get_node_ids())
+        self._alive = {node_id: node for node_id, node in self._alive.items() if node_id in connected}
+
+    def _time_left(self) -> timedelta | None:
+        """Return the time that a request may take without a round opening late; None if any."""
+        number = self._recorder.opened + 1
+        if self._virtual or number > self._rounds:
+            return None  # a request takes no virtual time, and after the last round nothing can be late
+        return self._replanner.time_left(number, self._clock.now())
+
+    def _open(self, number: int, clients: int, opened_at: datetime) -> list[int]:
+        """Select the clients of a round, enter that it opens, and return their node ids."""
+        upcoming, decision = self._replanner.upcoming(number), self._replanner.decision
+        assert upcoming is not None, "a round is planned before it opens"
+        assert decision is not None, "a round is planned before it opens"
+        assert self._ready is not None, "a round is asked for before it opens"
+        node_of = {profile.key: node_id for node_id, profile in self._alive.items()}
+        needed = min(clients, len(node_of))
+        wanted = self._dropouts.wanted(needed, len(node_of), self._settings.over_select)
+        forecast = self._feed.forecast if decision.on_forecast else None
+        selection = select_clients(
+            upcoming, forecast, opened_at, node_of, wanted, self._settings.max_location_share
+        )
+        keys = upcoming.plan.fleet.ids[selection.clients]
+        members = {
+            node_of[key]: (self._alive[node_of[key]], (from_us(start), from_us(end)))
+            for key, start, end in zip(keys, selection.starts_us, selection.ends_us, strict=True)
+        }
+        closes_at = opened_at + upcoming.length
+        opened = Round(number, opened_at, closes_at, members, selection.emissions_g)
+        self._last = LastRound(opened_at, upcoming.length)
+        self._recorder.open(opened, opened_at - self._ready[1], upcoming.opens_at)
+        return list(members)
+
+    # -- Accounts of a round ---------------------------------------------------------------------------------
 
     def train_ended(self, done: Mapping[int, Mapping[str, Any] | None], failed: Mapping[int, str]) -> None:
-        """Take down who has trained.
+        """Enter the training of the open round.
 
         Parameters
         ----------
         done : mapping of int to mapping or None
-            By node id, what each good reply says of itself.
+            By node id, the report in each good reply.
         failed : mapping of int to str
-            By node id, why it has not.
+            By node id, the reason why it has not trained.
         """
         if (current := self._recorder.current) is None:
             return
         if self._virtual:
             self._clock.sleep_until(current.planned_closes_at)
         now = self._clock.now()
-        turns = {node_id: self._turn(current, node_id, said, now)
-                 for node_id, said in done.items() if node_id in current.members}  # fmt: skip
+        turns = {node_id: self._turn(current, node_id, report, now)
+                 for node_id, report in done.items() if node_id in current.members}  # fmt: skip
         self._recorder.train_ended(turns, failed)
         self._dropouts = self._dropouts.after(len(current.members), current.failed)
 
     def _turn(
-        self, current: Round, node_id: int, said: Mapping[str, Any] | None, now: datetime
+        self, current: Round, node_id: int, report: Mapping[str, Any] | None, now: datetime
     ) -> tuple[Window, TurnReport]:
-        """Return when a node trained, as long as it says if that can be, and what it says of its energy."""
         profile, planned = current.members[node_id]
         if self._virtual:
             return planned, TurnReport()
         started_at = current.started.get(node_id, current.opened_at)
-        return self._window(profile, started_at, current.ended.get(node_id, now), said)
+        return self._window(profile, started_at, current.ended.get(node_id, now), report)
 
     def _window(
-        self, profile: Profile, started_at: datetime, ended_at: datetime, said: Mapping[str, Any] | None
+        self, profile: Profile, started_at: datetime, ended_at: datetime, report: Mapping[str, Any] | None
     ) -> tuple[Window, TurnReport]:
+        """Return the window of a turn, as long as the node reports where that is possible, and its report."""
         elapsed = max(ended_at - started_at, timedelta(0))  # a clock may be set back
-        believed = validate_report(said, elapsed, profile.key, self._note_claim)
-        return (started_at, started_at + (believed.duration or elapsed)), believed
-
-    def close_round(self) -> None:
-        """Account for the round that is open, if one is."""
-        if (current := self._recorder.current) is None:
-            return
-        self._close(self._clock.now(), current.opened_at)
-
-    def _close(self, closed_at: datetime, opened_at: datetime) -> None:
-        length = self._replanner.length_of(closed_at - opened_at)
-        closed_at = max(closed_at, opened_at)
-        self._feed.learn_actual(self._started, closed_at, self._spare())
-        self._recorder.close(closed_at, length, self._feed.actual)
+        validated = validate_report(report, elapsed, profile.key, self._warn_of_node)
+        return (started_at, started_at + (validated.duration or elapsed)), validated
 
     def evaluated_here(self, number: int, metrics: Mapping[str, Any] | None) -> None:
-        """Take down the metrics of an evaluation on the server."""
+        """Enter the metrics of an evaluation on the server."""
         if numbers := _numbers(metrics):
             self._ledger.append("evaluated", round=number, where="server", metrics=numbers)
 
@@ -363,27 +457,39 @@ class Session:
         failed: Mapping[int, str],
         metrics: Mapping[str, Any] | None,
     ) -> None:
-        """Take down who has evaluated, with what metrics, and close the round.
+        """Enter an evaluation on clients, and close the round.
 
         Parameters
         ----------
         number : int
             The round.
         done : mapping of int to mapping or None
-            By node id, what each good reply says of itself.
+            By node id, the report in each good reply.
         failed : mapping of int to str
-            By node id, why it has not.
+            By node id, the reason why it has not evaluated.
         metrics : mapping or None
-            What the strategy made of it.
+            Metrics aggregated by the strategy.
         """
         began, now = self._evaluation_began, self._clock.now()
         if done or failed:
-            there = {**self._found, **self._alive}
-            alive = {node_id: there[node_id] for node_id in done if node_id in there}
-            turns = [(profile, *self._window(profile, began, now, None if self._virtual else done[node_id]))
-                     for node_id, profile in alive.items()]  # fmt: skip
+            known = {**self._found, **self._alive}
+            turns = [
+                (known[node_id], *self._window(known[node_id], began, now, None if self._virtual else report))
+                for node_id, report in done.items() if node_id in known
+            ]  # fmt: skip
             self._recorder.evaluated(number, turns, len(failed), _numbers(metrics), self._feed.actual)
         self.close_round()
+
+    def close_round(self) -> None:
+        """Account for the round that is open, if one is."""
+        if (current := self._recorder.current) is not None:
+            self._close(self._clock.now(), current.opened_at)
+
+    def _close(self, closed_at: datetime, opened_at: datetime) -> None:
+        length = self._timing.round_closed(closed_at - opened_at)
+        closed_at = max(closed_at, opened_at)  # a clock may be set back
+        self._feed.learn_actual(self._started, closed_at, self._time_left())
+        self._recorder.close(closed_at, length, self._feed.actual)
 
     def finish(self, status: str) -> None:
         """Sum up and close the ledger; a run that did not complete ends at once, without asking a source."""
@@ -392,100 +498,44 @@ class Session:
         if status != "completed":
             self._feed.close()
         self.close_round()
-        finish_by = self._replanner.schedule.finish_by if self._replanner.schedule else None
         try:
             if not self._recorder.is_settled:
-                self._feed.learn_actual(self._started, self._clock.now(), self._spare(), last_chance=True)
-            summary = self._recorder.finish(status, finish_by, self._feed.actual)
+                self._feed.learn_actual(self._started, self._clock.now(), self._time_left(), last_chance=True)
+            summary = self._recorder.finish(status, self._timing.finish_by, self._feed.actual)
         finally:
             self._ledger.close()
         for line in messages.summary_lines(summary, self._ledger.run_dir):
-            logger.info("lowcarb: %s", line)
+            self._log.info(line)
 
-    # -- who is there, and what is known -------------------------------------------------------------------
+    # -- Nodes, for the strategy -----------------------------------------------------------------------------
 
     def await_available(self, number: int, grid: Grid, wanted: int) -> int:
-        """Wait a while for nodes that a strategy wants to be there when it samples; return how many are."""
-        return self._arrivals.available(number, grid, wanted, number == self._first_round)
+        """Wait a while for nodes that a strategy wants to be available; return the number connected."""
+        return self._node_wait.for_available(number, grid, wanted, number == self._first_round)
 
-    def _look(self, number: int, grid: Grid, clients: int, is_new: bool = False) -> None:
-        """See who is there and what is forecast; plan anew if the plan does not stand any more."""
-        ids = sorted(grid.get_node_ids())
-        before = {profile.key for profile in self._alive.values()} or self._were_there
-        changed = ids != sorted(self._alive)
-        if changed or is_new:
-            self._alive = self._registry.profiles(grid, ids)
-            keys = {profile.key for profile in self._alive.values()}
-            self._recorder.add_nodes(keys - before, keys)
-            self._recorder.update_nodes(self._alive.values())
-            if changed and ids:
-                self._note_places()
-        if not ids:
-            return  # nobody to plan for; who waits for nodes will see
-        places = {profile.location for profile in self._alive.values() if profile.location}
-        is_news = self._feed.refresh(places, self._clock.now(), self._spare())
-        if not (changed or is_new or is_news):
-            return
-        there = (
-            self._alive.values(), self._recorder.turns, min(clients, len(ids)), self._clock.now(),
-            self._feed.known,
-        )  # fmt: skip
-        if (reason := self._replanner.why_anew(number, *there)) is not None:
-            self._replanner.plan(number, *there, reason)
-            if self.progress is not None:
-                self.progress.planned()
+    def name_of(self, node_id: int) -> str:
+        """Return the name of a node that outlives the run, empty for one that is not connected."""
+        profile = self._alive.get(node_id) or self._found.get(node_id)
+        return profile.key if profile else ""
 
-    def _note_claim(self, line: str) -> None:
-        """Note once that a node says something that cannot be."""
-        self._log.warn("node", line, "its turns still count")
+    def find(self, keys: Collection[str], grid: Grid) -> list[int]:
+        """Return the ids of nodes by name after a restart, waiting for those that are still registering."""
+        found: list[int] = []
+        for _ in self._node_wait.polls():
+            self._found = self._registry.profiles(grid, sorted(grid.get_node_ids()))
+            found = [node_id for node_id, profile in self._found.items() if profile.key in keys]
+            if len(found) == len(keys):
+                break
+        return found
 
-    def _note_places(self) -> None:
-        """Say which nodes are nowhere, and which entries of the locations file are nobody."""
-        nowhere = [profile.key for profile in self._alive.values() if profile.location is None]
-        if nowhere and self._has_source:
-            who = ", ".join(sorted(nowhere)[:5]) + (", ..." if len(nowhere) > 5 else "")
-            why = f"nobody says where {len(nowhere)} of {len(self._alive)} node(s) are ({who})"
-            fix = "set lowcarb-locations, by partition-id or name, or lowcarb-default-location"
-            self._log.warn("locations", why, f"carbon cannot decide when they train; {fix}")
-        if unmatched := self._registry.unmatched():
-            named = ", ".join(unmatched[:5]) + (", ..." if len(unmatched) > 5 else "")
-            use = "entries are matched by partition-id, node name or node id"
-            self._log.warn("locations", f"no node answers to {named} of the file", use)
+    def requested_energy(self, strategy: object) -> str | None:
+        """Return how nodes are asked to tell their energy; None where they are asked nothing."""
+        is_requested = not self._virtual and is_asked(self._settings, strategy)
+        return self._settings.energy if is_requested else None
 
-    def _spare(self) -> timedelta | None:
-        """Return how long a look-up may take now without a round opening late; None if that is no matter."""
-        now, opened = self._clock.now(), self._recorder.opened
-        latest = None if opened == self._rounds else self._replanner.latest_opening(opened + 1)
-        if self._virtual or latest is None:
-            return None  # in a simulation a look-up takes no time; the first round opens at once anyway
-        held_until = self._replanner.opens_at(opened + 1) or now
-        return (held_until if held_until > now else latest) - now
-
-    # -- writing it down -----------------------------------------------------------------------------------
-
-    def _dispatch(self, number: int, clients: int, asked_at: datetime, opened_at: datetime) -> list[int]:
-        """Enter the round that opens, and return the node ids of those who train in it."""
-        assert self._replanner.decision is not None  # made before the hold
-        plan, index = self._replanner.decision.plan, self._replanner.index(number)
-        node_of = {profile.key: node_id for node_id, profile in self._alive.items()}
-        needed = min(clients, len(node_of))
-        wanted = self._dropouts.wanted(needed, len(node_of), self._settings.over_select)
-        known = self._feed.forecast if self._replanner.decision.on_forecast else None
-        selection = select_clients(
-            plan, index, known, opened_at, node_of, wanted, self._settings.max_location_share
-        )
-        members = {
-            node_of[key]: (self._alive[node_of[key]], (from_us(start), from_us(end)))
-            for key, start, end in zip(
-                plan.fleet.ids[selection.clients], selection.starts_us, selection.ends_us, strict=True
-            )
-        }
-        planned = plan.rounds[index]
-        length = planned.closes_at - planned.opens_at
-        opened = Round(number, opened_at, opened_at + length, members, selection.emissions_g)
-        self._latest = Latest(opened_at, length)
-        self._recorder.open(opened, opened_at - asked_at, planned.opens_at)
-        return list(members)
+    def dispatching(self, grid: Grid) -> DispatchGrid:
+        """Return a grid that sends each message of a round when its client is to start."""
+        return DispatchGrid(grid, self._clock, self._recorder, self._log)
 
 
 def _numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
@@ -493,22 +543,22 @@ def _numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
     return {key: value for key, value in (metrics or {}).items() if isinstance(value, int | float)}
 
 
-# -- What a run needs to begin: its settings, and the source, the clock and the folder they name ------------
+# -- Setup --------------------------------------------------------------------------------------------------
 
 
 class Setup:
-    """What a run needs to begin.
+    """Setup of a run: its settings, and the source, the clock and the folder that they name.
 
     Parameters
     ----------
     settings : Settings
-        What it was told.
+        Settings of the run.
     source : ForecastSource or None
-        Where intensity comes from, if not from what the settings name.
+        Source of carbon intensity, where not the one in the settings.
     clock : Clock or None
-        Tells the time, if not what the settings name.
+        Clock, where not the one in the settings.
     run_id : str
-        Flower's name of the run.
+        Flower's id of the run.
 
     Raises
     ------
@@ -521,8 +571,8 @@ class Setup:
     ) -> None:
         self.settings, self.run_id = settings, run_id
         self._clock = clock
-        # Opened here, so that a bad setting fails before anything trains.
-        # A virtual clock runs away from the time that forecasts are dated by: it does not tell their age.
+        # Opened here, so that a bad setting fails before anything trains. A virtual clock is not handed on:
+        # it runs away from the time that forecasts are dated by, and does not tell their age.
         real = None if isinstance(clock, VirtualClock) else clock
         self.source = _open_source(settings, source, real) if settings.enabled else None
         self._places = read_places(settings.locations) if settings.locations and settings.enabled else {}
@@ -535,7 +585,7 @@ class Setup:
         clock: Clock | str | None,
         keywords: Mapping[str, Any],
     ) -> Setup:
-        """Return the setup of what was given in code, in the run-config and in the environment.
+        """Read the setup from code, run-config and environment.
 
         Raises
         ------
@@ -553,12 +603,12 @@ class Setup:
         )
 
     def check_clock(self, grid: Grid | None) -> None:
-        """Refuse a clock that jumps where nodes are real.
+        """Refuse a virtual clock with real nodes.
 
         Raises
         ------
         InputError
-            If that is so.
+            If the clock is virtual and the grid is not simulated.
         """
         virtual = isinstance(self._clock, VirtualClock) if self._clock else self.settings.clock != "system"
         if virtual and isinstance(grid, HttpGrid):
@@ -567,23 +617,23 @@ class Setup:
     def begin(
         self, grid: Grid, strategy: str, rounds: int, kept: tuple[object, ArrayRecord | None] | None = None
     ) -> Session:
-        """Return a run that begins now, or goes on.
+        """Begin a run, or go on with one, and return its session.
 
         Parameters
         ----------
         grid : Grid
-            Where its nodes are.
+            The nodes.
         strategy : str
-            The name of its class.
+            Class name of the strategy.
         rounds : int
-            How many there are to be.
+            Number of rounds.
         kept : (Strategy, ArrayRecord or None), optional
-            The strategy and what it is started with, if checkpoints are to be kept.
+            The strategy and its initial arrays, where checkpoints are to be kept.
 
         Raises
         ------
         InputError
-            If it cannot begin with these settings.
+            If a run cannot begin with these settings.
         """
         self.check_clock(grid)
         clock = self._clock or _open_clock(self.settings.clock)
@@ -591,9 +641,10 @@ class Setup:
             fix = "a virtual clock must know how long a round is, for example 30m"
             raise InputError("lowcarb-round-duration", "is not given", fix)
         run_dir = self.settings.run_dir or _free_folder(f"{clock.now():%Y%m%dT%H%M%SZ}-{self.run_id}")
-        told, is_new = self.settings.finish_by, kept is None or not Checkpoint(run_dir).exists
-        if is_new and isinstance(told, datetime) and told <= clock.now():
-            raise InputError("lowcarb-finish-by", f"{format_time(told)} is past", "give a later time, or 48h")
+        finish_by, is_new = self.settings.finish_by, kept is None or not Checkpoint(run_dir).exists
+        if is_new and isinstance(finish_by, datetime) and finish_by <= clock.now():
+            problem = f"{format_time(finish_by)} is past"
+            raise InputError("lowcarb-finish-by", problem, "give a later time, or 48h")
         progress: Progress | None = None
         resumption: Resumption | None = None
         if kept is None:
@@ -607,17 +658,21 @@ class Setup:
             "strategy": strategy,
             "source": None if self.source is None else self.source.name,
         }
+        # Nodes of a simulated grid may be connected from the start; real ones take a while.
+        registering: timedelta = getattr(grid, "registering", REGISTERING)
         try:
-            return Session(
-                self.settings, self._places, self.source, clock, ledger, about, rounds, progress, resumption
+            session = Session(
+                self.settings, self._places, self.source, clock, ledger, rounds, progress, registering
             )
+            session.begin(about, resumption)
         except BaseException:
-            ledger.close()
+            ledger.close()  # or its folder would stay locked
             raise
+        return session
 
 
 def _free_folder(name: str) -> Path:
-    """Return a folder for a run that is not there yet."""
+    """Return a folder for a run that does not exist yet."""
     folder = Path("runs") / name
     number = 2
     while folder.exists():
@@ -628,7 +683,7 @@ def _free_folder(name: str) -> Path:
 def _open_source(
     settings: Settings, given: ForecastSource | None, clock: Clock | None
 ) -> ForecastSource | None:
-    """Return the source that was given, else those that the settings name, with archive and names."""
+    """Return the given source, else those in the settings, with archive and location names."""
     try:
         return open_sources(settings, clock) if given is None else arranged([given], settings, clock)
     except InputError as error:

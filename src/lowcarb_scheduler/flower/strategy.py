@@ -213,7 +213,7 @@ class CarbonAwareMixin:
         if self._lowcarb_progress.ask(server_round):
             return []  # it was trained before a restart
         if not run.has_ended:
-            arrays = self._lowcarb_progress.begin(server_round, arrays)
+            arrays = self._lowcarb_progress.begin(server_round, arrays, run.state())
             sampling = Sampling.of(self)
             there = run.await_available(server_round, grid, sampling.available)
             wanted, at_least = sampling.size(there, settings.clients_per_round)
@@ -230,7 +230,7 @@ class CarbonAwareMixin:
 
     def _lowcarb_sent(self, run: Session, messages: list[Message]) -> list[Message]:
         """Remember messages, which get their ids when they are pushed, and put our question into them."""
-        if energy := run.asks(self):
+        if energy := run.requested_energy(self):
             ask(messages, energy)
         self._lowcarb_messages = messages
         return messages
@@ -276,7 +276,8 @@ class CarbonAwareMixin:
         self._lowcarb_done = list(done)
         run.train_ended(done, failed)
         arrays, metrics = inner.aggregate_train(server_round, in_order)
-        progress.train_ended(server_round, arrays, metrics, sorted(map(run.name_of, done)))
+        trained = sorted(map(run.name_of, done))
+        progress.train_ended(server_round, arrays, metrics, trained, run.state())
         return arrays, metrics
 
     def configure_evaluate(
@@ -320,7 +321,7 @@ class CarbonAwareMixin:
         in_order, done, failed = self._lowcarb_told(run, received)
         metrics: MetricRecord | None = inner.aggregate_evaluate(server_round, in_order)
         run.evaluated(server_round, done, failed, metrics)
-        progress.evaluated(server_round, metrics)
+        progress.evaluated(server_round, metrics, run.state())
         return metrics
 
 

@@ -31,7 +31,7 @@ class RunLog:
     Parameters
     ----------
     ledger : Ledger
-        Takes a ``degraded`` event for each warning.
+        Takes the event of each report, and a ``degraded`` event for each warning.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -41,6 +41,11 @@ class RunLog:
     def info(self, line: str) -> None:
         """Log a line for people."""
         logger.info("lowcarb: %s", line)
+
+    def report(self, event: str, line: str, **data: object) -> None:
+        """Log a line for people, and write its event to the ledger."""
+        self._ledger.append(event, **data)
+        self.info(line)
 
     def warn(self, what: str, why: str, consequence: str) -> None:
         """Log that the run goes on with less than it should have, once for each cause.

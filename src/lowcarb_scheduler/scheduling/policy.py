@@ -19,7 +19,7 @@ from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, expect
 from lowcarb_scheduler.intensity import neutral_table
 from lowcarb_scheduler.planning.fairness import crowded, fill_evenly, location_cap
 from lowcarb_scheduler.planning.fleet import Fleet
-from lowcarb_scheduler.planning.job import JobRules, looked_ahead
+from lowcarb_scheduler.planning.job import looked_ahead
 from lowcarb_scheduler.planning.option_value import value_of_waiting
 from lowcarb_scheduler.planning.planner import plan
 
@@ -30,11 +30,10 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.accounting.turns import Profile
     from lowcarb_scheduler.forecasts.bias_correction import Expectation
     from lowcarb_scheduler.intensity import IntensityTable
-    from lowcarb_scheduler.planning.job import Job, Plan
+    from lowcarb_scheduler.planning.job import Job, JobRules, Plan
     from lowcarb_scheduler.scheduling.intensity_feed import KnownIntensity
     from lowcarb_scheduler.scheduling.messages import RunLog
     from lowcarb_scheduler.scheduling.schedule import Schedule
-    from lowcarb_scheduler.settings import Settings
 
 WORTH_CHANGING: Final = 0.001  # part of the expected emissions a new plan must avoid to replace the last
 WORTH_WAITING: Final = 0.005  # part a later plan must avoid to be preferred to the soonest
@@ -289,22 +288,16 @@ def at_once(job: Job, log: RunLog) -> Decision:
 
 
 def job_of(
-    settings: Settings, schedule: Schedule, plan_by: datetime, now: datetime, rounds: int, clients: int,
+    rules: JobRules, schedule: Schedule, plan_by: datetime, now: datetime, rounds: int, clients: int,
     fleet: Fleet,
 ) -> Job:  # fmt: skip
-    """Return the job of the rounds that remain; where there is no slack no slot of the grid is awaited."""
+    """Return the job of the rounds that remain; without slack it waits for no slot of the grid."""
     back_to_back = now + rounds * schedule.round_duration
-    no_slack = settings.patience == 0 or back_to_back >= min(schedule.target_finish, plan_by)
-    rules = JobRules.from_settings(
-        dict(settings),
-        round_duration=schedule.round_duration,
-        mix_rounds=settings.mix_rounds if settings.participation == "equal" else None,
-        bounds_count_done=True,
-    )
-    return rules.job(
+    no_slack = rules.patience == 0 or back_to_back >= min(schedule.target_finish, plan_by)
+    return replace(rules, round_duration=schedule.round_duration).job(
         fleet, now, plan_by, rounds, clients,
         grid_from=now if no_slack else schedule.grid_from,
-        target_finish=schedule.target_finish if settings.patience > 0 else None,
+        target_finish=schedule.target_finish if rules.patience > 0 else None,
     )  # fmt: skip
 
 

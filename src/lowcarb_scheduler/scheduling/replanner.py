@@ -1,34 +1,32 @@
-"""The replanner of a run: its schedule, how long rounds take, and the plan that stands."""
+"""Replanner of a run: the standing plan, the inputs it rests on, and the reasons to make another one."""
 
 from __future__ import annotations
 
-import logging
-from dataclasses import asdict, dataclass, fields, replace
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lowcarb_scheduler.clock import format_duration, format_time, from_us, to_us
+from lowcarb_scheduler.clock import format_time, to_us
 from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.planning.fleet import Fleet
 from lowcarb_scheduler.planning.job import Plan
 from lowcarb_scheduler.scheduling import messages
 from lowcarb_scheduler.scheduling.policy import Decision, at_once, decide, fleet_of, job_of
-from lowcarb_scheduler.scheduling.schedule import SPARE_PART, Durations, Schedule, observed_round
+from lowcarb_scheduler.scheduling.schedule import Schedule
+from lowcarb_scheduler.scheduling.selection import UpcomingRound
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from lowcarb_scheduler.accounting.turns import Profile
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.ledger import Ledger
+    from lowcarb_scheduler.planning.job import JobRules
     from lowcarb_scheduler.scheduling.intensity_feed import KnownIntensity
     from lowcarb_scheduler.scheduling.messages import RunLog
-    from lowcarb_scheduler.settings import Settings
-
-# -- The inputs of a plan: what it rests on. While these stand the plan stands, and does not flap ----------
+    from lowcarb_scheduler.scheduling.schedule import RunTiming
 
 Reason = Literal[
     "next round", "nodes changed", "new forecast", "fresh actuals", "turns owed", "overrun", "more time"
@@ -37,19 +35,44 @@ Features = tuple[str, float, "timedelta | None"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """Nodes and intensity as observed at one moment.
+
+    Parameters
+    ----------
+    now : datetime
+        The moment.
+    alive : collection of Profile
+        Nodes that are connected.
+    turns : mapping of str to int
+        Turns that count, by key of the node.
+    clients : int
+        Number of clients that train in a round.
+    known : KnownIntensity
+        Intensity as known at that moment.
+    """
+
+    now: datetime
+    alive: Collection[Profile]
+    turns: Mapping[str, int]
+    clients: int
+    known: KnownIntensity
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class PlanInputs:
-    """What a plan rests on.
+    """Inputs of a plan. While they stand the plan stands, and does not flap.
 
     Parameters
     ----------
     nodes : mapping of str to tuple
-        By key, where a node is, what it draws and how long it takes.
+        By key, location, power [W] and duration of each node.
     clients : int
-        How many train in a round.
+        Number of clients that train in a round.
     length : timedelta
-        Of a round.
+        Length of a round.
     forecast, actual : IntensityTable or None
-        What was known of intensity.
+        Intensity as known then.
     """
 
     nodes: Mapping[str, Features]
@@ -67,7 +90,7 @@ class PlanInputs:
         return cls(nodes, clients, length, known.forecast, known.actual)
 
     def memory(self, known: KnownIntensity) -> dict[str, Any]:
-        """Return the part of a checkpoint that holds these inputs, where that is known of intensity now."""
+        """Return the part of a checkpoint that holds these inputs, for the intensity known now."""
         return {"clients": self.clients, "length": self.length, "forecast": self.forecast is known.forecast,
                 "actual": self.actual is known.actual}  # fmt: skip
 
@@ -75,16 +98,16 @@ class PlanInputs:
     def recalled(
         cls, memory: Mapping[str, Any], nodes: Mapping[str, Features], known: KnownIntensity
     ) -> PlanInputs:
-        """Return the inputs that :meth:`memory` is of; what has been news then is news again."""
+        """Return the inputs that :meth:`memory` kept; intensity that was news then is news again."""
         return cls(
             nodes, memory["clients"], memory["length"], known.forecast if memory["forecast"] else None,
             known.actual if memory["actual"] else None,
         )  # fmt: skip
 
-    def why_not(self, now: PlanInputs, start: datetime, end: datetime) -> Reason | None:
-        """Return why a plan on these inputs does not stand on others; None if it does.
+    def reason_to_replan(self, now: PlanInputs, start: datetime, end: datetime) -> Reason | None:
+        """Return the reason why a plan on these inputs does not stand on others; None if it does.
 
-        A forecast that says the same between two times is no news.
+        A forecast with the same values between two times is no news.
         """
         if now.clients != self.clients or now.length != self.length:
             return "next round"
@@ -105,7 +128,7 @@ def turns_as_planned(plan: Plan, rounds_done: int, turns: Mapping[str, int]) -> 
 def _same_intensity(
     one: IntensityTable | None, other: IntensityTable | None, start: datetime, end: datetime
 ) -> bool:
-    """Return whether two tables say the same of the same places between two times."""
+    """Return whether two tables have the same values at the same locations between two times."""
     if one is None or other is None or set(one.locations) != set(other.locations) or start >= end:
         return False
     low, high = to_us(start), to_us(end)
@@ -115,11 +138,11 @@ def _same_intensity(
     return one.signal == other.signal and bool(np.array_equal(values, others, equal_nan=True))
 
 
-# -- A plan as plain values and arrays, and back: what a checkpoint keeps of it -----------------------------
+# -- Plans in a checkpoint ----------------------------------------------------------------------------------
 
 
 def plan_to_value(plan: Plan) -> dict[str, Any]:
-    """Return a plan as a dict that :class:`~lowcarb_scheduler.flower.checkpoint.codec.Encoder` takes."""
+    """Return a plan as a dict of plain values and arrays."""
     value = {each.name: getattr(plan, each.name) for each in fields(Plan)}
     fleet = {each.name: getattr(plan.fleet, each.name) for each in fields(Fleet)}
     fleet["ids"] = np.array([*plan.fleet.ids], dtype=np.str_)  # an array of objects would be a pickle
@@ -127,261 +150,167 @@ def plan_to_value(plan: Plan) -> dict[str, Any]:
 
 
 def plan_from_value(value: Mapping[str, Any]) -> Plan:
-    """Return the plan of such a dict.
+    """Return the plan of a dict that :func:`plan_to_value` made.
 
     Raises
     ------
     TypeError, KeyError
-        If it is none.
+        If the dict is of another form.
     """
     fleet = value["fleet"]
     kept = Fleet(**{**fleet, "ids": fleet["ids"].astype(object)})
     return Plan(**{**value, "fleet": kept, "provenance": Provenance(**value["provenance"])})
 
 
-logger = logging.getLogger("flwr")
-
-_FAR_OFF: Final = 0.25  # of the planned length of a round: when they take so much otherwise it is changed
-_SURE: Final = 3  # rounds seen, to overrule a length that was given
-_UNSEEN_ROUND: Final = timedelta(hours=1)  # stands for a round until one has been seen; nothing waits for it
-
-
 class Replanner:
-    """What a run follows.
+    """The standing plan of a run, and the decision when to make another one.
 
     Parameters
     ----------
-    settings : Settings
-        What the run was told.
-    rounds : int
-        How many there are to be.
-    started : datetime
-        When the run began.
+    rules : JobRules
+        Rules of the run's jobs.
+    timing : RunTiming
+        Deadline of the run, and the time its rounds take.
     ledger : Ledger
         Takes ``planned``.
     log : RunLog
         Takes warnings.
-    as_planned : bool
-        Whether rounds take their planned time, as on a virtual clock: until one takes longer, no time is
-        kept for that.
+    stops_late : bool
+        Whether the run stops before a round that would be late; only for the warning of it.
 
     Attributes
     ----------
-    schedule : Schedule or None
-        Deadline and target; None until the length of a round is known.
-    durations : Durations
-        How long rounds have taken.
     decision : Decision or None
         The plan that stands.
     """
 
     def __init__(
-        self, settings: Settings, rounds: int, started: datetime, ledger: Ledger, log: RunLog,
-        as_planned: bool = False,
-    ) -> None:  # fmt: skip
-        self._settings, self._rounds, self._started = settings, rounds, started
-        self._ledger, self._log, self._as_planned = ledger, log, as_planned
-        self.schedule = self._settle(settings.round_duration) if settings.round_duration else None
-        self.durations = Durations(settings.round_duration)
+        self, rules: JobRules, timing: RunTiming, ledger: Ledger, log: RunLog, stops_late: bool = False
+    ) -> None:
+        self._rules, self._timing, self._ledger, self._log = rules, timing, ledger, log
+        self._stops_late = stops_late
         self.decision: Decision | None = None
         self._planned_from = 1  # the round that is the first of the plan
         self._planned_by: datetime | None = None
         self._inputs: PlanInputs | None = None
         self._announced = self._hurried = False
 
-    def rounds_left(self, number: int) -> int:
-        """Return how many rounds remain when a round is about to open."""
-        return max(self._rounds - number + 1, 1)
-
-    def index(self, number: int) -> int:
-        """Return which of the plan's rounds a round is."""
-        return number - self._planned_from
-
-    @property
-    def length(self) -> timedelta:
-        """How long a round is planned; no time while that is not known."""
-        return self.schedule.round_duration if self.schedule else timedelta(0)
-
-    def opens_at(self, number: int) -> datetime | None:
-        """Return when the plan that stands opens a round; None where it has no such round."""
-        if self.decision is None or not 0 <= self.index(number) < len(self.decision.plan.opens_us):
+    def upcoming(self, number: int) -> UpcomingRound | None:
+        """Return a round as the standing plan has it; None where the plan has no such round."""
+        index = number - self._planned_from
+        if self.decision is None or not 0 <= index < len(self.decision.plan.opens_us):
             return None
-        return from_us(self.decision.plan.opens_us[self.index(number)])
+        return UpcomingRound(self.decision.plan, index)
 
-    # -- the deadline --------------------------------------------------------------------------------------
+    def time_left(self, number: int, now: datetime) -> timedelta | None:
+        """Return the time until a round would open late, None while that is unknown.
 
-    def latest_opening(self, number: int) -> datetime | None:
-        """Return until when waiting for a round is allowed; None while it is not known how long one takes."""
-        rounds = self.rounds_left(number)
-        return None if self.schedule is None else self.schedule.latest_opening(rounds, self._needed(rounds))
-
-    def is_out_of_time(self, number: int, now: datetime) -> bool:
-        """Return whether a round must not open any more: it would be late, and late runs are to stop."""
-        schedule = self.schedule
-        if schedule is None or self._settings.on_late != "stop":
-            return False
-        last = schedule.finish_by - schedule.round_duration
-        return schedule.on_slot(last, now) > last
-
-    def length_of(self, took: timedelta) -> timedelta:
-        """Return the length a round that is over was planned with; the first one may tell it."""
-        if self.schedule is None:
-            self.schedule = self._settle(observed_round(took))
-        return self.schedule.round_duration
-
-    def round_over(self, took: timedelta, planned: timedelta) -> None:
-        """Learn how long a round took, from its opening until the next one could open.
-
-        If rounds take quite another time than planned, those to come are planned with that.
+        A planned opening that is still ahead must not be missed; after it, or without one, there is time
+        until the deadline would be.
         """
-        if self._as_planned and took <= planned:
-            return
-        self._as_planned, self.durations = False, self.durations.after(took)
-        is_sure = self.durations.given is None or len(self.durations.seen_s) >= _SURE
-        if (schedule := self.schedule) is None or not is_sure:
-            return
-        typical, shortest = observed_round(self.durations.typical), observed_round(timedelta(0))
-        length = max(schedule.round_duration, shortest)
-        if abs(typical - length) > _FAR_OFF * length:
-            self.schedule = replace(schedule, round_duration=typical)
-            logger.info("lowcarb: rounds take about %s, and are planned so", format_duration(typical))
+        if (latest := self._timing.latest_opening(number)) is None:
+            return None
+        upcoming = self.upcoming(number)
+        return (upcoming.opens_at if upcoming and upcoming.opens_at > now else latest) - now
 
-    def _needed(self, rounds: int) -> timedelta:
-        """Return the time to keep free for rounds, where that is more than is planned."""
-        if self._as_planned or not self.durations.is_known:
-            return timedelta(0)
-        return self.durations.needed(rounds, self._settings.deadline_confidence)
+    def replan(self, number: int, seen: Observation) -> bool:
+        """Plan the rounds from one on anew where the standing plan does not hold any more.
 
-    def provisional_deadline(self) -> datetime:
-        """Return the deadline, or about when it will be while no round has been seen."""
-        return (self.schedule or self._settle(_UNSEEN_ROUND)).finish_by
+        Returns
+        -------
+        bool
+            Whether they were.
+        """
+        if (reason := self._reason(number, seen)) is None:
+            return False
+        self._plan(number, seen, reason)
+        return True
 
-    def _settle(self, round_duration: timedelta) -> Schedule:
-        """Fix deadline and target, now that the length of a round is known."""
-        told = self._settings
-        spare_part = 0.0 if self._as_planned else SPARE_PART
-        return Schedule.settle(
-            self._started, self._rounds, round_duration, told.finish_by, told.patience, spare_part
-        )
-
-    # -- the plan ------------------------------------------------------------------------------------------
-
-    def why_anew(
-        self, number: int, alive: Collection[Profile], turns: Mapping[str, int], clients: int, now: datetime,
-        known: KnownIntensity,
-    ) -> Reason | None:  # fmt: skip
-        """Return why the rounds from this one on are to be planned anew; None where the plan stands."""
-        decision, schedule, slot = self.decision, self.schedule, self.opens_at(number)
-        if decision is None or schedule is None or slot is None or self._inputs is None:
+    def _reason(self, number: int, seen: Observation) -> Reason | None:
+        """Return the reason to plan anew, None where the plan stands."""
+        decision, schedule, upcoming = self.decision, self._timing.schedule, self.upcoming(number)
+        if decision is None or schedule is None or upcoming is None or self._inputs is None:
             return "next round"
-        index = self.index(number)
-        if len(decision.plan.opens_us) - index != self.rounds_left(number):
+        rounds, slot, now = self._timing.rounds_left(number), upcoming.opens_at, seen.now
+        if len(decision.plan.opens_us) - upcoming.index != rounds:
             return "next round"  # the first one was planned alone
-        if index > 0 and known.forecast is not None and not decision.on_forecast:
-            return "next round"  # what has kept it from resting on the forecast may be over
-        inputs = PlanInputs.of(alive, clients, schedule.round_duration, known)
-        reason = self._inputs.why_not(inputs, now, schedule.finish_by)
+        if upcoming.index > 0 and seen.known.forecast is not None and not decision.on_forecast:
+            return "next round"  # the fault that kept the plan from resting on the forecast may be over
+        inputs = PlanInputs.of(seen.alive, seen.clients, schedule.round_duration, seen.known)
+        reason = self._inputs.reason_to_replan(inputs, now, schedule.finish_by)
         if reason is not None and reason != "fresh actuals":
             return reason
-        if not turns_as_planned(decision.plan, index, turns):
+        if not turns_as_planned(decision.plan, upcoming.index, seen.turns):
             return "turns owed"
-        rounds = self.rounds_left(number)
-        latest = schedule.latest_opening(rounds, self._needed(rounds))
-        if schedule.on_slot(slot, now) > slot or slot > max(latest, now):
+        latest = self._timing.latest_opening(number)
+        if schedule.on_slot(slot, now) > slot or (latest is not None and slot > max(latest, now)):
             return "overrun"
         if reason is not None:
             return reason
-        self._inputs = inputs  # they say the same
-        has_gained = self._planned_by is not None and (
-            schedule.plan_by(now, rounds, self._needed(rounds)) - self._planned_by > schedule.round_duration
+        self._inputs = inputs  # equal in content: the next comparison finds the same objects at once
+        has_gained = (
+            self._planned_by is not None
+            and self._timing.plan_by(number, now) - self._planned_by > schedule.round_duration
         )
         return "more time" if has_gained and decision.on_forecast else None
 
-    def plan(
-        self, number: int, alive: Collection[Profile], turns: Mapping[str, int], clients: int, now: datetime,
-        known: KnownIntensity, reason: Reason,
-    ) -> None:  # fmt: skip
-        """Plan the remaining rounds, and write the plan down if it is a new one.
-
-        Parameters
-        ----------
-        number : int
-            The round that opens next.
-        alive : collection of Profile
-            Who is there.
-        turns : mapping of str to int
-            Turns that count, by key.
-        clients : int
-            How many train in a round.
-        now : datetime
-            The moment of planning.
-        known : KnownIntensity
-            Intensity as known at that moment.
-        reason : str
-            Why it is planned anew.
-        """
-        previous = self.decision.plan if self.decision else None
-        if previous is None and self.schedule:
-            # Nodes have been waited for. The grid begins now, or the first slot would be lost.
-            self.schedule = replace(self.schedule, grid_from=now)
-        if (schedule := self.schedule) is None:
+    def _plan(self, number: int, seen: Observation, reason: Reason) -> None:
+        """Plan the rounds from one on, and enter the plan in the ledger if it is a new one."""
+        previous, now = self.decision.plan if self.decision else None, seen.now
+        if previous is None:
+            self._timing.start_grid(now)
+        if (schedule := self._timing.schedule) is None:
             # The first round shows how long one takes. It is planned alone, and opens at once.
-            unseen = Schedule(now, _UNSEEN_ROUND, now + _UNSEEN_ROUND, now + _UNSEEN_ROUND)
-            fleet = fleet_of(alive, turns, _UNSEEN_ROUND)
-            job = job_of(self._settings, unseen, unseen.finish_by, now, 1, clients, fleet)
+            unseen = Schedule.of_unseen_round(now)
+            fleet = fleet_of(seen.alive, seen.turns, unseen.round_duration)
+            job = job_of(self._rules, unseen, unseen.finish_by, now, 1, seen.clients, fleet)
             self.decision = at_once(job, self._log)
         else:
-            if (slot := self.opens_at(number)) is not None:
-                now = schedule.on_slot(slot, now)
-            rounds, length = self.rounds_left(number), schedule.round_duration
-            self._planned_by = schedule.plan_by(now, rounds, self._needed(rounds))
-            self._note_deadline(schedule, now, rounds)
-            fleet = fleet_of(alive, turns, length)
-            job = job_of(self._settings, schedule, self._planned_by, now, rounds, clients, fleet)
-            self.decision = decide(job, known, previous, self._log)
-            self._inputs = PlanInputs.of(alive, clients, length, known)
+            if (upcoming := self.upcoming(number)) is not None:
+                now = schedule.on_slot(upcoming.opens_at, now)
+            rounds, length = self._timing.rounds_left(number), schedule.round_duration
+            self._planned_by = self._timing.plan_by(number, now)
+            self._note_deadline(schedule, number, now)
+            fleet = fleet_of(seen.alive, seen.turns, length)
+            job = job_of(self._rules, schedule, self._planned_by, now, rounds, seen.clients, fleet)
+            self.decision = decide(job, seen.known, previous, self._log)
+            self._inputs = PlanInputs.of(seen.alive, seen.clients, length, seen.known)
         self._planned_from = number
         if previous is None or reason == "next round" or not _same_turns(previous, self.decision.plan):
             self._write(number, reason, self.decision)
 
-    def _note_deadline(self, schedule: Schedule, now: datetime, rounds: int) -> None:
-        """Say so when the rounds that remain do not fit before the deadline, or leave no time to wait."""
-        if now + rounds * schedule.round_duration > schedule.finish_by:
+    def _note_deadline(self, schedule: Schedule, number: int, now: datetime) -> None:
+        """Warn where the remaining rounds end late, and log where they leave no time to wait."""
+        if now + self._timing.rounds_left(number) * schedule.round_duration > schedule.finish_by:
             why = f"{format_time(schedule.finish_by)} cannot be met any more"
-            ends = "" if self._settings.on_late == "finish" else ", as many as are in time"
+            ends = ", as many as are in time" if self._stops_late else ""
             self._log.warn("deadline", why, f"rounds run back-to-back{ends}")
-        elif not self._hurried and schedule.latest_opening(rounds, self._needed(rounds)) <= now:
+        elif not self._hurried and (latest := self._timing.latest_opening(number)) and latest <= now:
             self._hurried = True
-            logger.info("lowcarb: no waiting for now: the rounds that remain may need all the time there is")
+            self._log.info("no waiting for now: the rounds that remain may need all the time there is")
 
     def memory(self, known: KnownIntensity) -> dict[str, Any]:
-        """Return the part of a checkpoint that holds schedule and plan, where that is known of intensity."""
-        schedule, decision = self.schedule, self.decision
+        """Return the part of a checkpoint that holds the plan, for the intensity known now."""
+        decision = self.decision
         return {
-            "schedule": None if schedule is None else asdict(schedule),
             "plan": None if decision is None else plan_to_value(decision.plan),
             "on_forecast": decision is not None and decision.on_forecast,
             "planned_from": self._planned_from,
             "planned_by": self._planned_by,
             "inputs": None if self._inputs is None else self._inputs.memory(known),
-            "seen_s": list(self.durations.seen_s),
         }
 
     def recall(self, memory: Mapping[str, Any], nodes: Mapping[str, Features], known: KnownIntensity) -> None:
         """Restore what :meth:`memory` returned, with the nodes and the intensity of then."""
-        if (kept := memory["schedule"]) is not None:
-            self.schedule = Schedule(**kept)
         if memory["plan"] is not None:
             self.decision = Decision(plan_from_value(memory["plan"]), memory["on_forecast"])
         self._planned_from, self._planned_by = memory["planned_from"], memory["planned_by"]
         if memory["inputs"] is not None:
             self._inputs = PlanInputs.recalled(memory["inputs"], nodes, known)
-        self.durations = replace(self.durations, seen_s=tuple(memory["seen_s"]))
-        self._as_planned = self._as_planned and not self.durations.seen_s
 
     def _write(self, number: int, reason: Reason, decision: Decision) -> None:
-        """Enter a plan in the ledger; the first one is also shown in the log."""
-        plan, on_forecast = decision.plan, decision.on_forecast
+        """Enter a plan in the ledger, and log the first one."""
+        plan, on_forecast, schedule = decision.plan, decision.on_forecast, self._timing.schedule
         names = ("emissions_g", "lower_bound_g", "run_now_emissions_g", "saving")
         windows = [
             {
@@ -400,26 +329,26 @@ class Replanner:
             finish=plan.finish, **{name: getattr(plan, name) if on_forecast else None for name in names},
             power_assumed=bool(plan.fleet.power_assumed.any()), min_turns=int(turns.min()),
             max_turns=int(turns.max()), windows=windows,
-            grid_from=self.schedule.grid_from if self.schedule else None,
-            target_finish=self.schedule.target_finish if self.schedule else None,
-            finish_by=self.schedule.finish_by if self.schedule else None,
+            grid_from=schedule.grid_from if schedule else None,
+            target_finish=schedule.target_finish if schedule else None,
+            finish_by=schedule.finish_by if schedule else None,
         )  # fmt: skip
-        if not self._announced and self.schedule:
+        if not self._announced and schedule:
             self._announced = True
-            latest, mixes = self.latest_opening(number), self._settings.mix_rounds is not None
-            for line in messages.plan_lines(decision, self.schedule, latest, mixes):
-                logger.info("lowcarb: %s", line)
+            latest, mixes = self._timing.latest_opening(number), self._rules.mix_rounds is not None
+            for line in messages.plan_lines(decision, schedule, latest, mixes):
+                self._log.info(line)
 
 
 def _count(plan: Plan, index: int) -> dict[str, int]:
-    """Return how many clients of a round each location has."""
+    """Return the number of clients from each location in a round."""
     counts = np.bincount(plan.fleet.location_index[plan.seats[index]], minlength=len(plan.fleet.locations))
     return {name: int(count) for name, count in zip(plan.fleet.locations, counts, strict=True) if count}
 
 
 def _same_turns(one: Plan, other: Plan) -> bool:
-    """Return whether the same clients are to train at the same times."""
-    rounds = len(other.opens_us)  # of the one, these may be the last
+    """Return whether two plans have the same clients train at the same times."""
+    rounds = len(other.opens_us)  # the first plan may be older, and begin with rounds that are over
     return np.array_equal(one.opens_us[-rounds:], other.opens_us) and np.array_equal(
         one.fleet.ids[one.seats[-rounds:]], other.fleet.ids[other.seats]
     )

@@ -1,7 +1,7 @@
-"""The line-up of a round: who trains in it when it opens, and when.
+"""Selection of the clients of a round when it opens.
 
-It is the plan's, unless somebody is missing, more are wanted than planned, or the round opens at another time
-than planned. Gaps and extra places go to the best of those who owe turns.
+The plan's clients train, unless some are missing, more are wanted than planned, or the round opens at another
+time than planned. Gaps and extra seats go to the best of those who owe turns.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lowcarb_scheduler.clock import from_us, to_us
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
     from lowcarb_scheduler.planning.job import Plan
@@ -26,17 +26,74 @@ _MOMENT_US: Final = 60_000_000  # a round that opens so much later than planned 
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class UpcomingRound:
+    """Round as the standing plan has it.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan.
+    index : int
+        Position of the round in it, from 0.
+    """
+
+    plan: Plan
+    index: int
+
+    @property
+    def opens_at(self) -> datetime:
+        """Planned opening."""
+        return from_us(self.plan.opens_us[self.index])
+
+    @property
+    def length(self) -> timedelta:
+        """Planned time from opening to closing."""
+        return from_us(self.plan.closes_us[self.index]) - self.opens_at
+
+    def emissions_g(self, forecast: IntensityTable | None, opens_at: datetime) -> float | None:
+        """Return the emissions of the round for another opening [gCO2eq], None where they are unknown."""
+        if forecast is None:
+            return None
+        plan, index = self.plan, self.index
+        shift_us = to_us(opens_at) - plan.opens_us[index]
+        starts_us, ends_us = plan.starts_us[index] + shift_us, plan.ends_us[index] + shift_us
+        total_g = _grams(forecast, plan, plan.seats[index], starts_us, ends_us).sum()
+        return None if np.isnan(total_g) else float(total_g)
+
+    def cleanest_opening(
+        self, forecast: IntensityTable | None, earliest: datetime, latest: datetime
+    ) -> datetime:
+        """Return the opening between two times with the least emissions.
+
+        The first of equals; the earliest time where nothing is known.
+        """
+        if forecast is None:
+            return earliest
+        plan, index = self.plan, self.index
+        low, high = to_us(earliest), to_us(latest)
+        begins_us, ends_us = (times[index] - plan.opens_us[index] for times in (plan.starts_us, plan.ends_us))
+        # Emissions are piecewise linear in the opening, so they are least where some client's window begins
+        # or ends with a step of the forecast, or at one of the two bounds.
+        offsets = np.unique(np.concatenate([begins_us, ends_us]))
+        steps = (forecast.edges_us[:, None] - offsets).ravel()
+        openings = np.unique(np.concatenate([[low, high], steps[(steps > low) & (steps < high)]]))
+        starts_us, stops_us = openings[:, None] + begins_us, openings[:, None] + ends_us
+        grams = _grams(forecast, plan, plan.seats[index], starts_us, stops_us).sum(axis=1)
+        return earliest if np.isnan(grams).all() else from_us(openings[int(np.nanargmin(grams))])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class RoundSelection:
-    """Who trains in a round.
+    """Clients of a round and their training windows.
 
     Parameters
     ----------
     clients : ndarray of int64, shape (n,)
         Positions in the plan's fleet.
     starts_us, ends_us : ndarray of int64, shape (n,)
-        When each of them is to train [µs since 1970 UTC].
+        Training window of each [µs since 1970 UTC].
     emissions_g : float or None
-        What they are expected to emit [gCO2eq]; None where that is not known.
+        Expected emissions of all of them [gCO2eq]; None where they are unknown.
     """
 
     clients: Ints
@@ -46,168 +103,140 @@ class RoundSelection:
 
 
 def select_clients(
-    plan: Plan,
-    index: int,
-    known: IntensityTable | None,
+    planned: UpcomingRound,
+    forecast: IntensityTable | None,
     opens_at: datetime,
-    there: Collection[str],
+    alive: Collection[str],
     wanted: int,
     max_location_share: float,
 ) -> RoundSelection:
-    """Return who trains in a round of a plan.
+    """Select the clients that train in a round.
 
     Parameters
     ----------
-    plan : Plan
-        The plan that stands.
-    index : int
-        Which of its rounds opens.
-    known : IntensityTable or None
-        What is forecast; None where the plan rests on no forecast.
+    planned : UpcomingRound
+        The round as planned.
+    forecast : IntensityTable or None
+        The newest forecast; None where the plan rests on no forecast.
     opens_at : datetime
-        When the round opens.
-    there : collection of str
-        The ids of those who are there.
+        Real opening of the round.
+    alive : collection of str
+        Ids of the clients that are connected.
     wanted : int
-        How many are to train; fewer do where there are no more.
+        Number of clients to select; fewer where fewer are connected.
     max_location_share : float
-        Largest part of them from one location; it gives way where it leaves places empty.
+        Largest part of them from one location; it gives way where it would leave seats empty.
     """
-    fleet, planned = plan.fleet, plan.seats[index]
+    plan, index = planned.plan, planned.index
+    fleet, seats = plan.fleet, plan.seats[index]
     shift_us = to_us(opens_at) - int(plan.opens_us[index])
-    names = set(there)  # numpy would compare objects one by one with each other
+    names = set(alive)  # numpy would compare objects one by one with each other
     present = np.fromiter((name in names for name in fleet.ids), np.bool_, len(fleet))
-    stay = present[planned]
-    free = np.flatnonzero(present & ~np.isin(np.arange(len(fleet)), planned))
-    taken = planned[stay]
+    stay = present[seats]
+    free = np.flatnonzero(present & ~np.isin(np.arange(len(fleet)), seats))
+    staying = seats[stay]
     opened_us, whole_us = to_us(opens_at), int(plan.closes_us[index] - plan.opens_us[index])
     durations_us = np.where(fleet.durations_us > 0, fleet.durations_us, whole_us)
     joining = np.empty(0, dtype=np.int64)
-    if (places := wanted - len(taken)) > 0 and len(free):
+    if (gaps := wanted - len(staying)) > 0 and len(free):
         starts_us = np.full(len(free), opened_us, dtype=np.int64)
-        grams = _grams(known, plan, free, starts_us, starts_us + durations_us[free])
+        grams = _grams(forecast, plan, free, starts_us, starts_us + durations_us[free])
         order = _by_merit(plan, index, free, grams)
         cap = max(1, floor(max_location_share * wanted + 1e-9))
-        joining = _within_cap(fleet.location_index, taken, order, places, cap)
-    clients = np.concatenate([taken, joining])
+        joining = _within_cap(fleet.location_index, staying, order, gaps, cap)
+    clients = np.concatenate([staying, joining])
     starts_us = np.concatenate([plan.starts_us[index][stay] + shift_us, np.full(len(joining), opened_us)])
     ends_us = np.concatenate([plan.ends_us[index][stay] + shift_us, opened_us + durations_us[joining]])
+    # As planned, the plan's own figure is kept: the forecast may not reach as far as its expectation does.
     as_planned = abs(shift_us) <= _MOMENT_US and len(joining) == 0 and stay.all()
     total_g = plan.client_emissions_g[index].sum() if as_planned else np.nan
-    if known is not None and not as_planned:
-        total_g = _grams(known, plan, clients, starts_us, ends_us).sum()
-    emitted = None if known is None or np.isnan(total_g) else float(total_g)
-    return RoundSelection(clients, starts_us, ends_us, emitted)
-
-
-def cleanest_opening(
-    plan: Plan, index: int, known: IntensityTable | None, earliest: datetime, latest: datetime
-) -> datetime:
-    """Return when, between two moments, the clients of a plan's round would emit least.
-
-    What they emit is piecewise linear in the opening, so it is least where one of their windows begins or
-    ends with a step of the forecast. The first of equals; the earliest moment where nothing is known.
-    """
-    if known is None:
-        return earliest
-    seats, low, high = plan.seats[index], to_us(earliest), to_us(latest)
-    begins_us, ends_us = (times[index] - plan.opens_us[index] for times in (plan.starts_us, plan.ends_us))
-    offsets = np.unique(np.concatenate([begins_us, ends_us]))
-    steps = (known.edges_us[:, None] - offsets).ravel()
-    openings = np.unique(np.concatenate([[low, high], steps[(steps > low) & (steps < high)]]))
-    grams = _grams(known, plan, seats, openings[:, None] + begins_us, openings[:, None] + ends_us).sum(axis=1)
-    return earliest if np.isnan(grams).all() else from_us(openings[int(np.nanargmin(grams))])
-
-
-def emissions_at(plan: Plan, index: int, known: IntensityTable | None, opens_at: datetime) -> float | None:
-    """Return what a round's clients would emit if it opened then [gCO2eq], None where that is not known."""
-    if known is None:
-        return None
-    shift_us = to_us(opens_at) - plan.opens_us[index]
-    starts_us, ends_us = plan.starts_us[index] + shift_us, plan.ends_us[index] + shift_us
-    total_g = _grams(known, plan, plan.seats[index], starts_us, ends_us).sum()
-    return None if np.isnan(total_g) else float(total_g)
+    if forecast is not None and not as_planned:
+        total_g = _grams(forecast, plan, clients, starts_us, ends_us).sum()
+    expected_g = None if forecast is None or np.isnan(total_g) else float(total_g)
+    return RoundSelection(clients, starts_us, ends_us, expected_g)
 
 
 def _by_merit(plan: Plan, index: int, free: Ints, grams: Floats) -> Ints:
-    """Return clients, those first that the plan owes turns, of these the cleanest; then fewest turns done."""
+    """Return free clients in order: those owed turns by the plan, cleanest first; then by fewest turns."""
     owed = np.bincount(plan.seats[index + 1 :].ravel(), minlength=len(plan.fleet))[free] > 0
     turns = np.where(owed, 0, plan.fleet.turns_done[free])
     return free[np.lexsort((free, np.nan_to_num(grams, nan=np.inf), turns, ~owed))]
 
 
-def _within_cap(location: Ints, taken: Ints, order: Ints, places: int, cap: int) -> Ints:
-    """Return the first so many clients whose locations are below a cap; then whoever comes first."""
-    count = np.bincount(location[taken], minlength=int(location.max()) + 1)
+def _within_cap(location: Ints, staying: Ints, order: Ints, gaps: int, cap: int) -> Ints:
+    """Return the first clients whose locations are below a cap, and fill what remains in order."""
+    count = np.bincount(location[staying], minlength=int(location.max()) + 1)
     within: list[int] = []
     beyond: list[int] = []
     for client in order:
-        if len(within) == places:
+        if len(within) == gaps:
             break
         if count[location[client]] < cap:
             count[location[client]] += 1
             within.append(int(client))
         else:
             beyond.append(int(client))
-    return np.array([*within, *beyond[: places - len(within)]], dtype=np.int64)
+    return np.array([*within, *beyond[: gaps - len(within)]], dtype=np.int64)
 
 
-def _grams(known: IntensityTable | None, plan: Plan, clients: Ints, starts_us: Ints, ends_us: Ints) -> Floats:
-    """Return what turns would emit [gCO2eq]; 0 where nothing is known, NaN in a gap."""
-    if known is None:
+def _grams(
+    forecast: IntensityTable | None, plan: Plan, clients: Ints, starts_us: Ints, ends_us: Ints
+) -> Floats:
+    """Return the emissions of turns [gCO2eq]; 0 without a forecast, NaN in a gap."""
+    if forecast is None:
         return np.zeros(len(clients))
-    columns = known.columns(plan.fleet.locations)[plan.fleet.location_index[clients]]
-    return emissions_g(known, columns, plan.fleet.power_watts[clients], starts_us, ends_us)
+    columns = forecast.columns(plan.fleet.locations)[plan.fleet.location_index[clients]]
+    return emissions_g(forecast, columns, plan.fleet.power_watts[clients], starts_us, ends_us)
 
 
-# -- Drop-outs: how often nodes that were asked to train have not, and how many to ask so that enough do ----
+# -- Drop-outs ----------------------------------------------------------------------------------------------
 
-AUTO: Final = 0.95  # probability that enough nodes reply, where none is given
+AUTO: Final = 0.95  # probability that enough nodes reply, for ``over_select = auto``
 
 
 @dataclass(frozen=True, slots=True)
 class Dropouts:
-    """What was seen of drop-outs.
+    """Drop-outs observed in a run.
 
     Parameters
     ----------
     asked : int
-        Turns that nodes were asked for.
+        Turns requested of nodes.
     failed : int
-        Turns that came to nothing.
+        Turns not completed.
     """
 
     asked: int = 0
     failed: int = 0
 
     def after(self, asked: int, failed: int) -> Dropouts:
-        """Return what is known after one more round."""
+        """Return the drop-outs observed after one more round."""
         return Dropouts(self.asked + asked, self.failed + failed)
 
     @property
     def rate(self) -> float:
-        """The part of turns that came to nothing; 0 while nothing was seen."""
+        """Part of turns not completed; 0 before the first."""
         return self.failed / self.asked if self.asked else 0.0
 
-    def wanted(self, needed: int, there: int, over_select: float | Literal["off", "auto"]) -> int:
-        """Return the fewest nodes to ask so that enough of them reply.
+    def wanted(self, needed: int, alive: int, over_select: float | Literal["off", "auto"]) -> int:
+        """Return the smallest number of nodes to ask so that enough of them reply.
 
-        The smallest m with P(Bin(m, 1 - rate) >= needed) >= target; all that are there where none is enough.
+        The smallest m with P(Bin(m, 1 - rate) >= needed) >= target; all connected nodes where no m is enough.
 
         Parameters
         ----------
         needed : int
-            How many replies a round is to have.
-        there : int
-            How many nodes there are.
+            Replies that a round should have.
+        alive : int
+            Nodes that are connected.
         over_select : "off", "auto" or float
-            That target.
+            The target probability.
         """
-        if over_select == "off" or self.failed == 0 or there <= needed:
-            return min(needed, there)
-        from scipy.special import bdtr
+        if over_select == "off" or self.failed == 0 or alive <= needed:
+            return min(needed, alive)
+        from scipy.special import bdtr  # slow to import, and few runs over-select
 
         target = AUTO if over_select == "auto" else over_select
-        asked = np.arange(needed, there + 1)
+        asked = np.arange(needed, alive + 1)
         enough = 1.0 - bdtr(needed - 1.0, asked, 1.0 - self.rate) >= target
-        return int(asked[enough.argmax()]) if enough.any() else there
+        return int(asked[enough.argmax()]) if enough.any() else alive

@@ -55,6 +55,8 @@ _NOWHERE: Final[Place] = (-1, Stage.OVER)
 class Progress:
     """Progress of a run: its checkpoint, and the results of rounds that were over before a restart.
 
+    Methods that write a checkpoint take ``session``, the state of the session at that moment.
+
     Parameters
     ----------
     checkpoint : Checkpoint
@@ -89,7 +91,6 @@ class Progress:
         self._checkpoint, self._clock, self._job = checkpoint, clock, job
         self.started_at, self._state = started_at, state
         self._ledger: Ledger | None = None
-        self._memory: Callable[[], Any] = lambda: None
         self._warn: Callable[[str, str, str], None] = lambda *_: None
         self.place = self._recalled = _NOWHERE
         self._last_asked = -1
@@ -107,23 +108,19 @@ class Progress:
         A run that is killed between the two keeps its start, and with it a deadline given as a duration.
         """
         with suppress(OSError):  # the ledger in the same folder reports it
-            self._commit(lines=0)
+            self._commit(lines=0, session=None)
 
-    def attach(
-        self, ledger: Ledger, memory: Callable[[], Any], warn: Callable[[str, str, str], None]
-    ) -> None:
+    def attach(self, ledger: Ledger, warn: Callable[[str, str, str], None]) -> None:
         """Write checkpoints from now on.
 
         Parameters
         ----------
         ledger : Ledger
             Ledger of the run; gets a ``checkpoint`` event with the metrics of each step.
-        memory : callable
-            Returns the state of the run itself.
         warn : callable
             Reports a fault, its reason and its consequence.
         """
-        self._ledger, self._memory, self._warn = ledger, memory, warn
+        self._ledger, self._warn = ledger, warn
         if missing := self._missing():
             self._warn(
                 "checkpoint", f"{', '.join(missing)} of the strategy cannot be saved",
@@ -173,31 +170,32 @@ class Progress:
             self._counts_twice = True
         return False
 
-    def begin(self, number: int, arrays: ArrayRecord) -> ArrayRecord:
+    def begin(self, number: int, arrays: ArrayRecord, session: Any) -> ArrayRecord:
         """Save and return the arrays that a round begins with; after a restart, the earlier ones."""
         if self.arrays is not None and not self._is_live and self._recalled == (number - 1, Stage.OVER):
             arrays = self.arrays
         self._is_live, self.arrays = True, arrays
-        self._reach(number - 1, Stage.OVER)
+        self._reach(number - 1, Stage.OVER, session)
         return arrays
 
-    def planned(self) -> None:
+    def planned(self, session: Any) -> None:
         """Save a new plan."""
-        self._write(with_model=False, with_event=False)
+        self._write(session, with_model=False, with_event=False)
 
     def train_ended(
-        self, number: int, arrays: ArrayRecord | None, metrics: MetricRecord | None, trained: Sequence[str]
-    ) -> None:
+        self, number: int, arrays: ArrayRecord | None, metrics: MetricRecord | None, trained: Sequence[str],
+        session: Any,
+    ) -> None:  # fmt: skip
         """Save the results of a training and the names of the nodes that took part."""
         self.arrays, self.trained = arrays or self.arrays, trained
         self._yield(number, Stage.TRAINED, metrics)
-        self._reach(number, Stage.TRAINED)
+        self._reach(number, Stage.TRAINED, session)
 
-    def evaluated(self, number: int, metrics: MetricRecord | None) -> None:
+    def evaluated(self, number: int, metrics: MetricRecord | None, session: Any) -> None:
         """Save the metrics of an evaluation on clients."""
         self._is_live = True
         self._yield(number, Stage.EVALUATED, metrics)
-        self._reach(number, Stage.EVALUATED)
+        self._reach(number, Stage.EVALUATED, session)
 
     def evaluated_here(self, number: int, metrics: object) -> None:
         """Add the metrics of an evaluation on the server; they are saved when the next round begins."""
@@ -209,14 +207,14 @@ class Progress:
         if isinstance(metrics, MetricRecord):
             self._unwritten.append((number, stage, metrics))
 
-    def _reach(self, number: int, stage: Stage) -> None:
+    def _reach(self, number: int, stage: Stage, session: Any) -> None:
         self.place = (number, stage)
-        self._write(with_model=stage is not Stage.EVALUATED, with_event=True)
+        self._write(session, with_model=stage is not Stage.EVALUATED, with_event=True)
 
     def _missing(self) -> list[str]:
         return [*self._state.missing(), *([_COUNTS_TWICE] if self._counts_twice else [])]
 
-    def _write(self, *, with_model: bool, with_event: bool) -> None:
+    def _write(self, session: Any, *, with_model: bool, with_event: bool) -> None:
         """Write a checkpoint; a failure is reported and stops no training."""
         if self._ledger is None or self._ledger.is_broken:
             return
@@ -225,7 +223,7 @@ class Progress:
                 self._write_model()
             if with_event:
                 self._write_event(self._ledger)
-            self._commit(self._ledger.lines)
+            self._commit(self._ledger.lines, session)
         except Exception as error:  # noqa: BLE001  whatever fails here, training goes on
             why = one_line(f"{type(error).__name__}: {error}")
             self._warn("checkpoint", why, "after a crash the run resumes from the last checkpoint on disk")
@@ -244,9 +242,9 @@ class Progress:
         ledger.append("checkpoint", round=number, stage=stage.name, yielded=yielded)
         self._unwritten = []
 
-    def _commit(self, lines: int) -> None:
+    def _commit(self, lines: int, session: Any) -> None:
         encoder = Encoder()
-        run = encoder.encode(self._memory(), "run")
+        run = encoder.encode(session, "run")
         number, stage = self.place
         files = {"run": self._checkpoint.write_arrays("run", encoder.arrays)}
         model = dict(self._model)
