@@ -27,8 +27,7 @@ LIES = (
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch):
-    """Neither nodes that never come nor the disk are waited for."""
-    monkeypatch.setattr("lowcarb_scheduler.flower.waiting.REGISTERING", timedelta(0))
+    """Do not wait for the disk."""
     monkeypatch.setattr("os.fsync", lambda _: None)
 
 

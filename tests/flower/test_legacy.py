@@ -57,12 +57,6 @@ def make_grid(configs=CONFIGS):
     return InMemoryGrid(app, configs)
 
 
-@pytest.fixture(autouse=True)
-def _wait_for_no_nodes(monkeypatch):
-    """Do not wait, in real time, for nodes that never come."""
-    monkeypatch.setattr("lowcarb_scheduler.flower.waiting.REGISTERING", timedelta(0))
-
-
 @pytest.fixture
 def aware(midnight):
     def make(strategy, **changes):

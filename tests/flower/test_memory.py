@@ -69,9 +69,8 @@ def test_books_keep_a_few_numbers_a_round_however_many_nodes_it_had(midnight, mo
 
 
 @pytest.mark.parametrize("rounds", [24, pytest.param(2000, marks=pytest.mark.soak)])
-def test_a_whole_run_keeps_a_few_numbers_a_round(midnight, monkeypatch, caplog, rounds):
+def test_a_whole_run_keeps_a_few_numbers_a_round(midnight, caplog, rounds):
     caplog.set_level("ERROR", "flwr")  # pytest remembers every line
-    monkeypatch.setattr("lowcarb_scheduler.flower.waiting.REGISTERING", timedelta(0))
     grid = InMemoryGrid(make_app(), node_configs(20, ["DE"]))
     used = {}
 

@@ -35,11 +35,6 @@ class Tide(Web):
         return table.relaid(table.edges_us, table.locations, values)
 
 
-@pytest.fixture(autouse=True)
-def _wait_for_no_nodes(monkeypatch):
-    monkeypatch.setattr("lowcarb_scheduler.flower.waiting.REGISTERING", timedelta(0))
-
-
 @pytest.fixture
 def clock():
     return Machine(NOW)

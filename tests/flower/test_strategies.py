@@ -40,9 +40,8 @@ SAMPLING = {*ODD, "strategy", "num_sampled_clients"}
 
 
 @pytest.fixture(autouse=True)
-def _wait_for_no_nodes(monkeypatch):
-    """Do not wait, in real time, for nodes that never come."""
-    monkeypatch.setattr("lowcarb_scheduler.flower.waiting.REGISTERING", timedelta(0))
+def _no_sleep(monkeypatch):
+    """Let a strategy of Flower that waits for nodes poll without sleeping."""
     monkeypatch.setattr("flwr.serverapp.strategy.strategy_utils.sleep", lambda _: None)
 
 

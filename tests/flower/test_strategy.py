@@ -31,12 +31,6 @@ HOUR = timedelta(hours=1)
 NODES = 10
 
 
-@pytest.fixture(autouse=True)
-def _wait_for_no_nodes(monkeypatch):
-    """Do not wait, in real time, for nodes that never come."""
-    monkeypatch.setattr("lowcarb_scheduler.flower.waiting.REGISTERING", timedelta(0))
-
-
 @pytest.fixture
 def grid():
     return InMemoryGrid(make_app(add_one), node_configs(NODES, **{"power-watts": 200.0}))

@@ -31,12 +31,6 @@ HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 TRAIN, EVALUATE = MessageType.TRAIN, MessageType.EVALUATE
 
 
-@pytest.fixture(autouse=True)
-def _wait_for_no_nodes(monkeypatch):
-    """Do not wait, in real time, for nodes that never come."""
-    monkeypatch.setattr("lowcarb_scheduler.flower.waiting.REGISTERING", timedelta(0))
-
-
 def fill(app, machine=None, mods=None):
     """Give an app functions; a round takes half an hour to train and six minutes to evaluate."""
     if machine is None:

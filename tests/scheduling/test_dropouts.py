@@ -51,7 +51,6 @@ def test_what_is_seen_adds_up():
 
 @pytest.fixture
 def run(monkeypatch):
-    monkeypatch.setattr("lowcarb_scheduler.flower.waiting.REGISTERING", timedelta(0))
     monkeypatch.setattr("os.fsync", lambda _: None)
 
     def start(rounds=40, rate=0.25, nodes=30, **settings):

@@ -37,12 +37,6 @@ from support.runs import RUN, asked, events_of
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 
 
-@pytest.fixture(autouse=True)
-def _wait_for_no_nodes(monkeypatch):
-    """Do not wait, in real time, for nodes that never come."""
-    monkeypatch.setattr("lowcarb_scheduler.flower.waiting.REGISTERING", timedelta(0))
-
-
 def make_adam(midnight):
     """Return a strategy that adds up three clients: a sum of two is the same in any order."""
     return make_aware(midnight, FedAdam(), clients_per_round=3)
