@@ -129,7 +129,7 @@ def test_what_does_not_come_is_said_and_the_rest_is_kept(archived, archive, web)
     arguments = ["fetch", "--source", "web", "--location", "DE", "--location", "Mars", "--days", 7]
     answer = archived(*arguments)
     assert answer.code == 1
-    assert answer.line == "lowcarb: nothing of Mars from web: it is unknown"
+    assert answer.line == "lowcarb: no data for Mars from web: it is unknown"
     assert [each.location for each in archive.holdings()] == ["DE"]
     document = archived(*arguments, "--json").document
     assert document["locations"] == [
@@ -150,7 +150,7 @@ def test_what_does_not_come_is_said_and_the_rest_is_kept(archived, archive, web)
 
 def test_a_source_that_keeps_no_past_forecasts_says_so(archived, web, monkeypatch):
     monkeypatch.delattr(Remembering, "past_forecasts")
-    assert "it keeps none" in archived("fetch", "--source", "web", "--location", "DE").out
+    assert "not offered" in archived("fetch", "--source", "web", "--location", "DE").out
     monkeypatch.setattr(Remembering, "past_forecasts", lambda *_: [], raising=False)
     document = archived("fetch", "--source", "web", "--location", "FR", "--json").document
     assert document["locations"][0]["past_forecasts"] is None
@@ -171,8 +171,8 @@ def test_each_source_is_asked_by_its_names_of_a_place(archived, archive, monkeyp
     ("arguments", "part"),
     [
         ([], "--source: no forecast source is named"),
-        (["--source", "synthetic", "--location", "DE"], "--source: synthetic is not kept in the archive"),
-        (["--source", "web"], "--location: no place is named, and none of web is kept"),
+        (["--source", "synthetic", "--location", "DE"], "--source: synthetic is not archived"),
+        (["--source", "web"], "--location: is not given, and no location of web is archived"),
         (
             ["--source", "web", "--location", "DE", "--days", "61"],
             "--days: 61 is more than the archive keeps",
@@ -181,7 +181,7 @@ def test_each_source_is_asked_by_its_names_of_a_place(archived, archive, monkeyp
         (["--source", "oracle", "--location", "DE"], "'oracle' is unknown"),
         (
             ["--source", "web", "--location", "DE", "--archive-dir", "none"],
-            "archive-dir: is none: nothing is kept",
+            "archive-dir: is none: the archive is off",
         ),
         (["--source", "web", "--location", "DE", "--archive-dir", "file"], "cannot be used"),
     ],
@@ -257,7 +257,7 @@ def test_it_has_to_be_clear_which_numbers_are_meant(archived, filled, web):
 @pytest.mark.parametrize(
     ("arguments", "code", "part"),
     [
-        ([], 2, "--forecasts: no file is named"),
+        ([], 2, "--forecasts: no output file is given"),
         (["--forecasts", "f.xlsx"], 2, "--forecasts: f.xlsx is no trace file; end it in .csv or .parquet"),
         (["--forecasts", "no/f.csv"], 2, "--forecasts: no/f.csv cannot be written"),
         (["--actuals", "no/f.parquet"], 2, "--actuals: no/f.parquet cannot be written"),
@@ -279,7 +279,7 @@ def test_an_empty_archive_has_nothing_to_export(archived):
 # -- prune -------------------------------------------------------------------------------------------------
 
 
-def test_what_is_old_is_dropped(archived, filled):
+def test_prune_deletes_old_data(archived, filled):
     answer = archived("prune", "--days", 0, "--json")
     assert answer.code == 0
     document = answer.document
@@ -287,7 +287,7 @@ def test_what_is_old_is_dropped(archived, filled):
     assert document["actuals"] > 0
     assert [each.issues for each in filled.holdings()] == [1, 1]  # those of this moment
     answer = archived("prune")
-    assert answer.out.startswith("dropped 0 forecasts and 0 actual values older than 60 days; ")
+    assert answer.out.startswith("deleted 0 forecasts and 0 actual values older than 60 days; ")
 
 
 @pytest.mark.parametrize("days", [-1, 99_999_999_999])

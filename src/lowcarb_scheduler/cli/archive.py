@@ -1,4 +1,4 @@
-"""``lowcarb archive``: what sources have said, kept on disk: list, fetch, import, export, prune."""
+"""``lowcarb archive``: list, fetch, import, export or prune stored forecasts and past intensity."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 import numpy as np
 import typer
 
+from lowcarb_scheduler import clock as clocks
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.options import Command, Json, SdkSignal, SdkUrl, Source, examples
 from lowcarb_scheduler.cli.output import Times, Utc
 from lowcarb_scheduler.clock import HOUR_US, from_us
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError, one_line
+from lowcarb_scheduler.forecasts import registry
+from lowcarb_scheduler.forecasts.archive.backfill import back_fill, steps
 from lowcarb_scheduler.forecasts.archive.database import Feed
-from lowcarb_scheduler.forecasts.base import checked_signal, unknown_name
+from lowcarb_scheduler.forecasts.archive.export import choose, export_actuals, export_forecasts
+from lowcarb_scheduler.forecasts.base import checked_signal, read_names, unknown_name
 from lowcarb_scheduler.forecasts.series import columns_of
 from lowcarb_scheduler.forecasts.sources.importers import merged, read_download
 from lowcarb_scheduler.forecasts.sources.traces import TraceWriter
 from lowcarb_scheduler.report import formatting
+from lowcarb_scheduler.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -34,7 +39,6 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.base import ForecastSource
     from lowcarb_scheduler.forecasts.sources.importers import Download, Factor
     from lowcarb_scheduler.intensity import IntensityTable, Signal
-    from lowcarb_scheduler.settings import Settings
 
 EXIT_MISSING: Final = 1
 _MEGABYTE: Final = 1e6
@@ -42,8 +46,8 @@ _MEGABYTE: Final = 1e6
 app = typer.Typer(help="List, fetch, import, export or prune stored intensity data.")
 
 ArchiveDir = Annotated[
-    str | None,  # a path would hide that it is none
-    typer.Option("--archive-dir", metavar="DIR", help="Where it lies [LOWCARB_ARCHIVE_DIR]."),
+    str | None,  # not a Path, because the word none switches the archive off
+    typer.Option("--archive-dir", metavar="DIR", help="Archive directory [LOWCARB_ARCHIVE_DIR]."),
 ]
 Location = Annotated[
     list[str] | None,
@@ -51,7 +55,7 @@ Location = Annotated[
         "--location",
         metavar="L",
         autocompletion=options.locations,
-        help="A place. Repeatable. Default: all there are.",
+        help="Location, repeatable. Default: all in the archive.",
     ),
 ]
 
@@ -64,7 +68,7 @@ def _archive(context: typer.Context) -> None:
 
 @app.command("list", cls=Command, epilog=examples("lowcarb archive list"))
 def show(archive_dir: ArchiveDir = None, utc: Utc = False, as_json: Json = False) -> None:
-    """Show of which places there is what."""
+    """List archived locations and dates."""
     archive = _opened(settings := _settings(archive_dir=archive_dir))
     holdings = archive.holdings()
     size = archive.path.stat().st_size if archive.path.exists() else 0
@@ -83,20 +87,20 @@ def show(archive_dir: ArchiveDir = None, utc: Utc = False, as_json: Json = False
         f"keeps {formatting.counted(settings.archive_days, 'day')}",
     )
     if not holdings:
-        output.print_line(screen, "it is empty; next: lowcarb archive fetch --days 28 --location L")
+        output.print_line(screen, "the archive is empty; next: lowcarb archive fetch --days 28 --location L")
         return
-    for feed, of_feed in groupby(holdings, key=lambda each: each.feed):
+    for feed, group in groupby(holdings, key=lambda each: each.feed):
         output.print_line(screen, f"{feed.source}, signal {feed.signal}, from {feed.server}")
-        _print_holdings(screen, list(of_feed), Times.of(utc))
+        _print_holdings(screen, list(group), Times.of(utc))
 
 
 def _print_holdings(screen: Console, holdings: Sequence[Holding], times: Times) -> None:
     def column(title: str, whens: Iterable[datetime | None]) -> tuple[str, list[str]]:
         return times.column(title, [when and when.replace(second=0) for when in whens])
 
-    first, firsts = column("first", (each.first_issued for each in holdings))
-    last, lasts = column("last", (each.last_issued for each in holdings))
-    until, untils = column("until", (each.actual_until for each in holdings))
+    first, firsts = column("first issue", (each.first_issued for each in holdings))
+    last, lasts = column("last issue", (each.last_issued for each in holdings))
+    until, untils = column("history ends", (each.actual_until for each in holdings))
     columns = [
         output.Column("location"), output.Column("forecasts", right=True), output.Column(first),
         output.Column(last), output.Column("history", right=True), output.Column(until),
@@ -122,7 +126,7 @@ def _document(holding: Holding) -> dict[str, Any]:
     ),
 )
 def fetch(
-    days: Annotated[int, typer.Option(min=1, metavar="N", help="How far back.")] = 28,
+    days: Annotated[int, typer.Option(min=1, metavar="N", help="Number of days to fetch.")] = 28,
     location: Location = None,
     source: Source = None,
     sdk_url: SdkUrl = None,
@@ -130,24 +134,20 @@ def fetch(
     archive_dir: ArchiveDir = None,
     as_json: Json = False,
 ) -> None:
-    """Ask sources for the past, so that a first run has something to learn from."""
-    from lowcarb_scheduler.clock import SystemClock
-    from lowcarb_scheduler.forecasts.archive.backfill import back_fill, steps
-
-    settings = _settings(
-        archive_dir=archive_dir, source=source, carbon_aware_sdk_url=sdk_url, sdk_signal=sdk_signal
-    )
+    """Fetch past forecasts and intensity, so that a first run can correct its forecasts."""
+    chosen = options.source_options(source, sdk_url, sdk_signal, None)
+    settings = _settings(archive_dir=archive_dir, **chosen)
     if days > settings.archive_days:
         problem = f"{days} is more than the archive keeps, {settings.archive_days}"
         raise InputError("--days", problem, "ask for fewer, or set LOWCARB_ARCHIVE_DAYS")
-    archive, clock = _opened(settings), SystemClock()
+    archive, clock = _opened(settings), clocks.SystemClock()
     archive.check()
     sources, now = _web_sources(settings), clock.now()
     period = now - timedelta(days=days), now
     names = [_names(each, settings, archive, location) for each in sources]
     total = sum(steps(asked, period) * len(own) for asked, own in zip(sources, names, strict=True))
     filled: list[Filled] = []
-    with output.progress("asking", total) as done:
+    with output.progress("fetching", total) as done:
         for asked, own in zip(sources, names, strict=True):
             filled += back_fill(asked, own, archive, period, clock, done)
     if as_json:
@@ -156,36 +156,34 @@ def fetch(
     else:
         screen = output.console()
         output.print_title(
-            screen, f"the last {'day' if days == 1 else f'{days} days'}, kept in {archive.path}"
+            screen, f"the last {'day' if days == 1 else f'{days} days'}, stored in {archive.path}"
         )
         columns = [
             output.Column("source"), output.Column("location", whole=True),
             output.Column("history", right=True), output.Column("past forecasts", right=True),
-            output.Column("why not more"),
+            output.Column("problem"),
         ]  # fmt: skip
         rows = [
             (each.source, each.location, f"{each.actual_hours / 24:.1f} d",
-             "it keeps none" if each.past_forecasts is None else each.past_forecasts, each.why or "")
+             "not offered" if each.past_forecasts is None else each.past_forecasts, each.why or "")
             for each in filled
         ]  # fmt: skip
         output.print_table(screen, columns, rows)
     found = {each.location for each in filled if each.actual_hours or each.past_forecasts}
     if lacking := [each for each in filled if each.location not in found]:
         for each in lacking:
-            why = one_line(each.why or "it has none")
-            output.log(f"lowcarb: nothing of {one_line(each.location)} from {each.source}: {why}")
+            why = one_line(each.why or "the source has no data")
+            output.log(f"lowcarb: no data for {one_line(each.location)} from {each.source}: {why}")
         raise typer.Exit(EXIT_MISSING)
 
 
 def _web_sources(settings: Settings) -> list[ForecastSource]:
-    """Open the sources that are named, each for itself."""
-    from lowcarb_scheduler.forecasts.registry import named_sources, open_source
-
+    """Open the named sources, without fallback from one to the next."""
     opened = []
-    for name in named_sources(settings):
-        source = open_source(name, settings)
+    for name in registry.named_sources(settings):
+        source = registry.open_source(name, settings)
         if source.issued_every is None:
-            raise InputError("--source", f"{name} is not kept in the archive", "name a source on the web")
+            raise InputError("--source", f"{name} is not archived", "name a web source")
         opened.append(source)
     if not opened:
         raise options.no_source()
@@ -195,19 +193,15 @@ def _web_sources(settings: Settings) -> list[ForecastSource]:
 def _names(
     source: ForecastSource, settings: Settings, archive: Archive, places: Sequence[str] | None
 ) -> dict[str, str]:
-    """Return what a source calls the places named; by default those of which the archive holds something."""
-    from lowcarb_scheduler.forecasts.archive.database import Feed
-    from lowcarb_scheduler.forecasts.base import read_names
-    from lowcarb_scheduler.forecasts.registry import SOURCES
-
+    """Return a source's own name for each location; by default for all archived locations of the source."""
     if not places:
         feed = Feed(source.name, source.signal or "unknown", source.server)
         held = [each.location for each in archive.holdings() if each.feed == feed]
         if not held:
             fix = f"give --location L, as {source.name} or the locations file calls it"
-            raise InputError("--location", f"no place is named, and none of {source.name} is kept", fix)
+            raise InputError("--location", f"is not given, and no location of {source.name} is archived", fix)
         return dict(zip(held, held, strict=True))
-    names = read_names(settings.locations, SOURCES) if settings.locations else {}
+    names = read_names(settings.locations, registry.SOURCES) if settings.locations else {}
     return {place: names.get(source.name, {}).get(place, place) for place in places}
 
 
@@ -220,14 +214,15 @@ def export(
         Path | None, typer.Option("--forecasts", metavar="FILE", help="Write forecasts: .csv or .parquet.")
     ] = None,
     actuals: Annotated[
-        Path | None, typer.Option("--actuals", metavar="FILE", help="Write what happened: .csv or .parquet.")
+        Path | None, typer.Option("--actuals", metavar="FILE", help="Write past intensity: .csv or .parquet.")
     ] = None,
     location: Location = None,
     source: Annotated[
-        str | None, typer.Option("--source", metavar="NAME", help="Only of this one. Default: all there are.")
+        str | None, typer.Option("--source", metavar="NAME", help="Only this source. Default: all.")
     ] = None,
     signal: Annotated[
-        str | None, typer.Option("--signal", metavar="SIGNAL", help="Only this: average, marginal, unknown.")
+        str | None,
+        typer.Option("--signal", metavar="SIGNAL", help="Only this: average, marginal or unknown."),
     ] = None,
     server: Annotated[
         str | None, typer.Option("--server", metavar="URL", help="Only from this server.")
@@ -235,11 +230,9 @@ def export(
     archive_dir: ArchiveDir = None,
     as_json: Json = False,
 ) -> None:
-    """Write trace files, as the source traces and the backtest read them."""
+    """Write trace files for the source traces and for backtests."""
     if forecasts is None and actuals is None:
-        raise InputError("--forecasts", "no file is named", "give --forecasts FILE, --actuals FILE, or both")
-    from lowcarb_scheduler.forecasts.archive.export import choose, export_actuals, export_forecasts
-
+        raise InputError("--forecasts", "no output file is given", "give --forecasts or --actuals, or both")
     archive = _opened(_settings(archive_dir=archive_dir))
     wanted = {"source": source, "signal": signal, "server": server}
     chosen = choose(archive, location or (), {key: value for key, value in wanted.items() if value})
@@ -270,7 +263,9 @@ def export(
 def import_files(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help="CSV of Electricity Maps, CSV or JSON of NESO, or traces."),
+        typer.Argument(
+            metavar="FILE...", help="Files of Electricity Maps (CSV) or NESO (CSV, JSON), or traces."
+        ),
     ],
     to: Annotated[
         Path | None,
@@ -279,39 +274,44 @@ def import_files(
         ),
     ] = None,
     factor: Annotated[
-        str, typer.Option(metavar="F", help="Which intensity of Electricity Maps: direct or lifecycle.")
+        str,
+        typer.Option(metavar="F", help="Emission factor of Electricity Maps: direct or lifecycle."),
     ] = "direct",
     signal: Annotated[
-        str, typer.Option(metavar="SIGNAL", help="What a trace file measures: average, marginal, unknown.")
+        str, typer.Option(metavar="SIGNAL", help="Signal of trace files: average, marginal or unknown.")
     ] = "unknown",
     archive_dir: ArchiveDir = None,
     as_json: Json = False,
 ) -> None:
-    """Take in what happened from files that were downloaded: for a backtest, or as history."""
+    """Import past intensity from downloaded files, into the archive or a trace file."""
     downloads = read_all(files, factor, signal)
     if to is not None:
-        told = write_trace(downloads, to)
+        imported = write_trace(downloads, to)
         where = str(to)
     else:
         settings = _settings(archive_dir=archive_dir)
         archive = _opened(settings)
-        told = into_archive(downloads, archive, settings.archive_days)
+        imported = into_archive(downloads, archive, settings.archive_days)
         where = str(archive.path)
     if as_json:
         output.write_document(
-            {"schema_version": SCHEMA_VERSION, "path": where, "locations": [asdict(each) for each in told]}
+            {
+                "schema_version": SCHEMA_VERSION,
+                "path": where,
+                "locations": [asdict(each) for each in imported],
+            }
         )
         return
     screen = output.console()
-    output.print_title(screen, f"kept in {where}")
+    output.print_title(screen, f"stored in {where}")
     columns = [
         output.Column("location", whole=True), output.Column("source"), output.Column("signal"),
-        output.Column("from (UTC)"), output.Column("to (UTC)"), output.Column("known, h", right=True),
+        output.Column("from (UTC)"), output.Column("to (UTC)"), output.Column("hours", right=True),
     ]  # fmt: skip
     rows = [
         (each.location, each.source, each.signal,
          formatting.instant(each.first), formatting.instant(each.last), f"{each.hours:g}")
-        for each in told
+        for each in imported
     ]  # fmt: skip
     output.print_table(screen, columns, rows)
 
@@ -320,31 +320,29 @@ def import_files(
 def prune(
     days: Annotated[
         int | None,
-        typer.Option(min=0, max=3650, metavar="N", help="Keep so many days. Default: LOWCARB_ARCHIVE_DAYS."),
+        typer.Option(min=0, max=3650, metavar="N", help="Days to keep. Default: LOWCARB_ARCHIVE_DAYS."),
     ] = None,
     archive_dir: ArchiveDir = None,
     as_json: Json = False,
 ) -> None:
-    """Drop what is old."""
+    """Delete old data."""
     archive = _opened(settings := _settings(archive_dir=archive_dir))
     keep = settings.archive_days if days is None else days
-    there = archive.path.exists()
-    issues, steps = archive.prune(timedelta(days=keep)) if there else (0, 0)
-    size = archive.path.stat().st_size if there else 0
+    exists = archive.path.exists()  # opening the database would create it
+    issues, values = archive.prune(timedelta(days=keep)) if exists else (0, 0)
+    size = archive.path.stat().st_size if exists else 0
     if as_json:
-        document = {"issues": issues, "actuals": steps, "size_bytes": size}
+        document = {"issues": issues, "actuals": values, "size_bytes": size}
         output.write_document({"schema_version": SCHEMA_VERSION, "days": keep, **document})
         return
-    dropped = (
-        f"dropped {formatting.counted(issues, 'forecast')} and {formatting.counted(steps, 'actual value')} "
+    deleted = (
+        f"deleted {formatting.counted(issues, 'forecast')} and {formatting.counted(values, 'actual value')} "
         f"older than {formatting.counted(keep, 'day')}"
     )
-    output.print_line(output.console(), f"{dropped}; {archive.path} takes {size / _MEGABYTE:.1f} MB")
+    output.print_line(output.console(), f"{deleted}; {archive.path} takes {size / _MEGABYTE:.1f} MB")
 
 
 def _settings(**given: Any) -> Settings:
-    from lowcarb_scheduler.settings import Settings
-
     return Settings.load(options=given)
 
 
@@ -354,33 +352,31 @@ def _opened(settings: Settings) -> Archive:
     Raises
     ------
     InputError
-        If the settings want none.
+        If the settings switch the archive off.
     """
-    from lowcarb_scheduler.forecasts.registry import open_archive
-
-    archive = open_archive(settings)
+    archive = registry.open_archive(settings)
     if archive is None:
-        raise InputError("archive-dir", "is none: nothing is kept", "set LOWCARB_ARCHIVE_DIR to a folder")
+        raise InputError("archive-dir", "is none: the archive is off", "set LOWCARB_ARCHIVE_DIR to a folder")
     return archive
 
 
-# -- What ``archive import`` does with downloaded files -----------------------------------------------------
+# -- lowcarb archive import --------------------------------------------------------------------------------
 
 _FACTORS = "direct", "lifecycle"
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What was taken in of a location.
+    """Imported series of a location.
 
     Parameters
     ----------
     location, source, signal : str
-        What it is.
+        The location, and where its values come from.
     first, last : datetime
-        Where it begins and ends.
+        Start and end of the series.
     hours : float
-        For how long it is known [h].
+        Time with a value [h], which gaps make shorter than the period.
     """
 
     location: str
@@ -397,7 +393,7 @@ def read_all(files: Sequence[Path], factor: str, signal: str) -> list[Download]:
     Raises
     ------
     InputError
-        If one of them cannot be read, or no such factor or signal exists.
+        If a file is unreadable, or the factor or signal is unknown.
     """
     if factor not in _FACTORS:
         raise unknown_name("--factor", factor, _FACTORS)
@@ -406,44 +402,44 @@ def read_all(files: Sequence[Path], factor: str, signal: str) -> list[Download]:
 
 
 def write_trace(downloads: Sequence[Download], path: Path) -> list[Imported]:
-    """Write one trace file of all of them; where they overlap, the first counts.
+    """Write all downloads to one trace file; where they overlap, the first one counts.
 
     Raises
     ------
     InputError
-        If they measure different signals, or the file cannot be written.
+        If the signals differ, or writing fails.
     """
     whole = merged([each.table for each in downloads])
     with TraceWriter(path, issued=False, field="--to") as writer:
         for location, series in columns_of(whole).items():
             writer.add(location, [(0, series)])
-    return list(_told(whole))
+    return list(_imported(whole))
 
 
 def into_archive(downloads: Sequence[Download], archive: Archive, keep_days: int) -> list[Imported]:
-    """Keep all of them as history.
+    """Store all downloads as history.
 
     Raises
     ------
     InputError
-        If one of them is older than anything the archive keeps, or it cannot be written.
+        If a download is older than the archive keeps, or writing fails.
     """
     from lowcarb_scheduler.clock import SystemClock
 
-    oldest = SystemClock().now() - timedelta(days=keep_days)
+    oldest = clocks.SystemClock().now() - timedelta(days=keep_days)
     for each in downloads:
         if each.table.end <= oldest:
             problem = f"ends {each.table.end:%Y-%m-%d}, and the archive keeps {keep_days} days"
             fix = "give --to FILE for a backtest, or set LOWCARB_ARCHIVE_DAYS"
             raise InputError("--to", problem, fix)
-    told: list[Imported] = []
+    imported: list[Imported] = []
     for each in downloads:
         archive.put_actual(Feed(each.table.source, each.table.signal, each.server), each.table)
-        told += _told(each.table)
-    return told
+        imported += _imported(each.table)
+    return imported
 
 
-def _told(table: IntensityTable) -> Iterator[Imported]:
+def _imported(table: IntensityTable) -> Iterator[Imported]:
     for location, series in columns_of(table).items():
         edges = np.append(series.times_us, series.end_us)
         hours = float(np.diff(edges)[~np.isnan(series.values)].sum() / HOUR_US)
