@@ -162,7 +162,7 @@ def test_a_period_may_be_days_or_times(backtest):
         (["--signal", "averge"], "signal: 'averge' is unknown; did you mean average?"),
         (["--seeds", "0"], "Invalid value for '--seeds'"),
         (["--jobs", "0"], "Invalid value for '--jobs'"),
-        (["--plot", "picture.gif"], "--plot: picture.gif is no picture file"),
+        (["--plot", "picture.gif"], "--plot: picture.gif is not a chart file"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_that_names_the_field(backtest, options, line):

@@ -265,7 +265,7 @@ def test_without_history_it_is_the_forecast_and_says_so(capsys):
     arguments = ["forecast", "--location", "DE", "--source", "half", "--corrected"]
     answer = run(capsys, *arguments)
     assert answer.code == 0
-    assert answer.line.startswith("lowcarb: not corrected, there is no history: ")
+    assert answer.line.startswith("lowcarb: not corrected, because there is no history: ")
     document = run(capsys, *arguments, "--json").document
     assert {(point["g_per_kwh"], point["origin"]) for point in document["locations"]["DE"]} == {
         (100.0 + h, "forecast") for h in range(24)
@@ -313,7 +313,7 @@ def test_a_source_that_cannot_be_limited_may_leave_no_time_for_history(
     monkeypatch.setattr(opened["half"], "forecast", slow)
     answer = run(capsys, "forecast", "--location", "DE", "--source", "half", "--corrected")
     assert answer.code == 0
-    assert "took all the time" in answer.line
+    assert "used up the time limit" in answer.line
 
 
 def test_past_issues_are_asked_for_where_a_source_keeps_them(capsys, monkeypatch, opened):

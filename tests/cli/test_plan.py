@@ -294,7 +294,7 @@ def test_a_bad_forecast_is_exit_2(tmp_path, capsys, header, row, part):
     [
         (["--patience", "1.5"], "--patience: 1.5 is not from 0 to 1"),
         (["--patience", "nan"], "--patience: nan is not from 0 to 1"),
-        (["--plot", "plan.txt"], "--plot: plan.txt is no picture file"),
+        (["--plot", "plan.txt"], "--plot: plan.txt is not a chart file"),
         (["--plot", "none/plan.png"], "--plot: none/plan.png cannot be written"),
         (["--forecast", "none.csv"], "none.csv: --forecast: cannot be read"),
         (["--forecast", "f.xls"], "f.xls: --forecast: .xls is no known format"),

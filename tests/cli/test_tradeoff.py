@@ -247,7 +247,7 @@ def test_points_that_are_no_number_from_2_to_1000_are_exit_2(tradeoff, number):
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        (["--plot", "front.txt"], "--plot: front.txt is no picture file"),
+        (["--plot", "front.txt"], "--plot: front.txt is not a chart file"),
         (["--forecast", "none.csv"], "none.csv: --forecast: cannot be read"),
         (["--history", "none.csv"], "none.csv: --history: cannot be read"),
     ],

@@ -12,11 +12,19 @@ import numpy as np
 import typer
 from pydantic import BeforeValidator
 
-from lowcarb_scheduler.backtest import SCENARIOS, Scenario
+from lowcarb_scheduler.backtest import METHODS, SCENARIOS, Scenario, compare
 from lowcarb_scheduler.backtest.history import NAIVE, History, issues_of, naive_issues, table_of
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.options import Command, Json, Plot, examples
-from lowcarb_scheduler.clock import HOUR_US, format_duration, format_time, from_us, parse_time, to_us
+from lowcarb_scheduler.clock import (
+    HOUR_US,
+    format_duration,
+    format_time,
+    from_us,
+    parse_duration,
+    parse_time,
+    to_us,
+)
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.forecasts.base import checked_signal, unknown_name
@@ -66,9 +74,6 @@ def _deadlines(text: str) -> tuple[float, ...]:
 
 def _methods(text: str) -> tuple[str, ...]:
     """Read a list of methods."""
-    from lowcarb_scheduler.backtest import METHODS
-    from lowcarb_scheduler.forecasts.base import unknown_name
-
     for name in _list(text):
         if name not in METHODS:
             raise unknown_name("--methods", name, METHODS)
@@ -77,8 +82,6 @@ def _methods(text: str) -> tuple[str, ...]:
 
 def _hours(text: str, field: str, least: timedelta) -> timedelta:
     """Read a duration of whole hours; a plain 0 is one."""
-    from lowcarb_scheduler.clock import parse_duration
-
     duration = timedelta(0) if text.strip() == "0" else parse_duration(text, field)
     if duration < least or duration % _HOUR:
         raise InputError(field, f"{text!r} is not a number of whole hours", "give for example 6h")
@@ -143,8 +146,6 @@ def command(
     """Compare planning methods on historical carbon intensity."""
     asked = _deadlines(deadlines), _methods(methods), _hours(replan_every, "--replan-every", _HOUR)
     late = _hours(delay, "--delay", timedelta(0))
-    from lowcarb_scheduler.backtest import compare
-
     what = read_scenario(scenario)
     replay = read_replay(actual, forecast, what, asked[0], since, until, late, signal)
     with output.progress("replaying", len(asked[0]) * seeds) as done:

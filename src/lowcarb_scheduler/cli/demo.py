@@ -7,6 +7,7 @@ import typer
 
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.options import Command, Json, examples
+from lowcarb_scheduler.demo import runner
 
 app = typer.Typer()
 
@@ -19,8 +20,6 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Run a Flower simulation that waits for clean hours."""
-    from lowcarb_scheduler.demo.runner import run_demo
-
-    document = run_demo(output.console(stderr=as_json), run_dir)
+    document = runner.run_demo(output.console(stderr=as_json), run_dir)
     if as_json:
         output.write_document(document)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from lowcarb_scheduler import clock
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.options import Command, Json, SdkSignal, SdkUrl, Source, Traces, examples
+from lowcarb_scheduler.doctor.run import examine
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.report import formatting
 
@@ -45,14 +47,11 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Check everything that a run needs, and suggest fixes."""
-    from lowcarb_scheduler.clock import SystemClock
-    from lowcarb_scheduler.doctor.run import examine
-
     given = options.source_options(source, sdk_url, sdk_signal, traces)
     checks: list[Check] = []
     screen = output.console(stderr=as_json)
     with _busy(screen):
-        for check in examine(given, location or [], SystemClock()):
+        for check in examine(given, location or [], clock.SystemClock()):
             checks.append(check)
             if not as_json:
                 _print(screen, check)

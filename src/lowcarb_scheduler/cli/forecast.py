@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import numpy as np
 import typer
 
+from lowcarb_scheduler import clock as clocks
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.inputs import FORECAST_SHARE, Past, past_of, remarks
 from lowcarb_scheduler.cli.options import (
@@ -31,6 +32,7 @@ from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, Lowca
 from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, expect
 from lowcarb_scheduler.forecasts.window import cleanest_windows
 from lowcarb_scheduler.report import formatting
+from lowcarb_scheduler.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -114,13 +116,10 @@ def command(
         raise InputError("--watch", "has no end, and --json prints one document", "leave one of them out")
     if every is not None and not watch:
         raise InputError("--every", "is given without --watch", "add --watch")
-    from lowcarb_scheduler.clock import SystemClock
-    from lowcarb_scheduler.settings import Settings
-
     asked = configured_source(options.source_options(source, sdk_url, sdk_signal, traces))
     places = tuple(dict.fromkeys(location))
     question = ForecastQuery(asked, places, Settings.load().timeout, duration, corrected, until)
-    clock, times = SystemClock(), Times.of(utc)
+    clock, times = clocks.SystemClock(), Times.of(utc)
     if watch:
 
         def page(screen: Console) -> None:
@@ -165,9 +164,6 @@ def _draw(found: ForecastResult, plot: Path | None) -> None:
 
 def _document(found: ForecastResult) -> dict[str, Any]:
     """Return what was found: the raw points, whole, or else the expectation, each with its origin."""
-    from lowcarb_scheduler.clock import to_us
-    from lowcarb_scheduler.forecasts.bias_correction import ORIGINS
-
     forecast, expectation = found.forecast, found.expectation
     table = forecast.intensity if expectation is None else expectation.intensity
     locations = table.to_points()

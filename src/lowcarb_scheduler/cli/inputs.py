@@ -1,7 +1,7 @@
-"""What ``plan`` and ``tradeoff`` are asked about: a job, and the intensity that is expected.
+"""Inputs of ``plan`` and ``tradeoff``: a job, and the expected carbon intensity.
 
-The intensity comes from a file, alone or corrected and extended by a history, or else from a source, which
-may know of the past itself.
+The intensity comes from a file, as it is or corrected and extended by a history file, or else from a source,
+which may provide the history too.
 """
 
 from __future__ import annotations
@@ -15,12 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 import numpy as np
 import typer
 
+from lowcarb_scheduler import clock as clocks
+from lowcarb_scheduler.cli.files import read_job
 from lowcarb_scheduler.cli.options import configured_source
 from lowcarb_scheduler.cli.output import log
-from lowcarb_scheduler.clock import HOUR_US
+from lowcarb_scheduler.clock import HOUR_US, format_duration, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, LowcarbError, one_line
-from lowcarb_scheduler.forecasts.bias_correction import HISTORY, ISSUES_EVERY
+from lowcarb_scheduler.forecasts.bias_correction import HISTORY, ISSUES_EVERY, correct_forecast
+from lowcarb_scheduler.forecasts.sources.traces import Traces, read_table
+from lowcarb_scheduler.planning.job import looked_ahead
 from lowcarb_scheduler.report import formatting
+from lowcarb_scheduler.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,19 +38,23 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.planning.job import Job
 
 
-JobPath = Annotated[Path, typer.Option("--job", metavar="JOB", help="What to plan: TOML or JSON.")]
+JobPath = Annotated[Path, typer.Option("--job", metavar="JOB", help="Job file: TOML or JSON.")]
 ForecastPath = Annotated[
     Path | None,
-    typer.Option("--forecast", metavar="FILE", help="Forecast: CSV or Parquet. Default: ask a source."),
+    typer.Option(
+        "--forecast", metavar="FILE", help="Forecast file: CSV or Parquet. Default: ask the source."
+    ),
 ]
 HistoryPath = Annotated[
     Path | None,
-    typer.Option("--history", metavar="FILE", help="What was; corrects the forecast and extends it."),
+    typer.Option(
+        "--history", metavar="FILE", help="Past intensity, used to correct and extend the forecast."
+    ),
 ]
 
 
 class Inputs(NamedTuple):
-    """A job, what is expected at the places of its clients, and by what a forecast was corrected to that."""
+    """A job, the expected intensity at its locations, and a description of the correction if there is one."""
 
     job: Job
     intensity: IntensityTable
@@ -59,12 +68,12 @@ def read_inputs(
     options: Mapping[str, Any],
     patience: float | None = None,
 ) -> Inputs:
-    """Read a job and what is expected for the places of its clients.
+    """Read a job and the expected intensity at its locations.
 
     Parameters
     ----------
     job, forecast, history : Path
-        The files; without a forecast the source is asked.
+        The files; without a forecast file the source is asked.
     options : mapping
         Options that choose the source.
     patience : float, optional
@@ -73,17 +82,13 @@ def read_inputs(
     Raises
     ------
     InputError
-        If one of them cannot be read, or names what is not known.
+        If a file is unreadable or names an unknown location, or no source is named.
     ForecastUnavailableError
         If a client's location has neither forecast nor history.
     """
-    from lowcarb_scheduler.cli.files import read_job
-    from lowcarb_scheduler.clock import SystemClock
-    from lowcarb_scheduler.forecasts.sources.traces import read_table
-
     if history is not None and forecast is None:
         raise InputError("--history", "is given without a forecast", "give --forecast FILE too")
-    read = read_job(job, SystemClock(), patience)
+    read = read_job(job, clocks.SystemClock(), patience)
     if forecast is None:
         return _from_source(read, options)
     if history is None:
@@ -94,9 +99,7 @@ def read_inputs(
 
 
 def _from_file(path: Path, read: JobFile, stand_ins: Sequence[str] = ()) -> IntensityTable:
-    """Return the newest issue at or before the job's now, as it is; history may stand in for a location."""
-    from lowcarb_scheduler.forecasts.sources.traces import Traces
-
+    """Return the newest issue at or before the job's now, uncorrected; history may replace a location."""
     try:
         file = Traces(path)
     except InputError as error:
@@ -112,14 +115,8 @@ def _from_file(path: Path, read: JobFile, stand_ins: Sequence[str] = ()) -> Inte
 
 
 def _from_source(read: JobFile, options: Mapping[str, Any]) -> Inputs:
-    """Return what a source lets expect now, corrected and extended by what it knows of the past.
-
-    Made-up numbers are taken as they are: there is nothing to learn from them.
-    """
-    from lowcarb_scheduler.clock import SystemClock
-    from lowcarb_scheduler.settings import Settings
-
-    opened, clock = configured_source(options), SystemClock()
+    """Return a source's forecast, corrected and extended by the history that the source provides."""
+    opened, clock = configured_source(options), clocks.SystemClock()
     job, timeout = read.job, Settings.load().timeout
     ends = clock.now() + timeout
     try:
@@ -127,6 +124,7 @@ def _from_source(read: JobFile, options: Mapping[str, Any]) -> Inputs:
     except InputError as error:
         raise error.within(read.cells.file) if error.field == "location" else error from None
     past = Past()
+    # Synthetic numbers have no forecast errors to learn from.
     if not known.intensity.synthetic:
         past = past_of(opened, job.fleet.locations, job.now, ends, clock)
     for line in remarks(opened, known, past):
@@ -142,7 +140,13 @@ def _from_source(read: JobFile, options: Mapping[str, Any]) -> Inputs:
 
 
 def _complete(known: Forecast, stand_ins: Sequence[str] = ()) -> IntensityTable:
-    """Return the intensity of a forecast that leaves no location out for which nothing stands in."""
+    """Return the intensity of a forecast if history replaces every missing location.
+
+    Raises
+    ------
+    ForecastUnavailableError
+        If a location has neither.
+    """
     missing = {location: why for location, why in known.missing.items() if location not in stand_ins}
     if missing:
         raise ForecastUnavailableError(missing, known.intensity.locations)
@@ -150,57 +154,51 @@ def _complete(known: Forecast, stand_ins: Sequence[str] = ()) -> IntensityTable:
 
 
 def _learned(job: Job, known: IntensityTable, past: Past) -> Inputs:
-    """Return what is to be expected, and what the past has made of the forecast."""
-    import numpy as np
-
-    from lowcarb_scheduler.clock import format_duration, to_us
-
+    """Return the corrected forecast with a description of the correction."""
     expected = _corrected(job, known, past)
-    did, common = [str(past)], (to_us(job.now), to_us(min(known.end, expected.end)))
+    changes, common = [str(past)], (to_us(job.now), to_us(min(known.end, expected.end)))
     if common[0] < common[1]:
-        said, learned = (table.align(job.fleet.locations).integrate(*common) for table in (known, expected))
-        both = ~np.isnan(said + learned)  # by location: where the forecast has no gap
-        if said[both].sum() > 0:
-            change = 100 * (learned[both].sum() / said[both].sum() - 1)
-            did.append(f"changes the forecast by {change:+.1f} % on average")
+        before, after = (table.align(job.fleet.locations).integrate(*common) for table in (known, expected))
+        both = ~np.isnan(before + after)  # locations without a gap
+        if before[both].sum() > 0:
+            change = 100 * (after[both].sum() / before[both].sum() - 1)
+            changes.append(f"changes the forecast by {change:+.1f} % on average")
     if expected.end > known.end:
-        did.append(f"extends it by {format_duration(expected.end - max(known.end, job.now))}")
-    return Inputs(job, expected, "; ".join(did))
+        changes.append(f"extends it by {format_duration(expected.end - max(known.end, job.now))}")
+    return Inputs(job, expected, "; ".join(changes))
 
 
 def _corrected(job: Job, intensity: IntensityTable, past: Past) -> IntensityTable:
-    """Return what is expected until the deadline.
+    """Return the corrected forecast until the deadline.
 
-    A one-off plan rests on it as it is: the value of waiting that ``replan`` adds counts on plans to come,
-    and would cost the bound its proof.
+    The value of waiting that ``replan`` adds is left out: it assumes later plans, which a single plan does
+    not have, and it would invalidate the lower bound.
     """
-    from lowcarb_scheduler.forecasts.bias_correction import correct_forecast
-    from lowcarb_scheduler.planning.job import looked_ahead
-
     known = intensity.align(job.fleet.locations)
     if job.finish_by <= job.now:
-        return known  # planning says why there is no plan
+        return known  # planning reports that no plan exists
     return correct_forecast(known, past.actual, job.now, looked_ahead(job), past.issues)
 
 
-# -- What a source knows of the past, of which a forecast is corrected and extended -------------------------
+# -- Past intensity and past forecasts of a source ----------------------------------------------------------
 
-FORECAST_SHARE: Final = 0.9  # of the time limit: a server that hangs must not hide what is kept of the past
-_ACTUAL_SHARE: Final = 2 / 3  # of what is left then; past forecasts have the rest
+# Shares of the time limit: if the server hangs on the forecast, some time is left to read archived history.
+FORECAST_SHARE: Final = 0.9
+_ACTUAL_SHARE: Final = 2 / 3  # of the time that is left then; past forecasts get the rest
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What happened, and what was forecast before.
+    """Past intensity and past forecasts.
 
     Parameters
     ----------
     actual : IntensityTable or None
-        What happened.
+        Actual intensity.
     issues : sequence of IntensityTable
         Past forecasts, oldest first.
     without : str or None
-        Why nothing is known of what happened.
+        Reason why there is no actual intensity.
     """
 
     actual: IntensityTable | None = None
@@ -208,9 +206,9 @@ class Past:
     without: str | None = None
 
     def __str__(self) -> str:
-        """Say how much it is."""
+        """Return the amount of data as text."""
         if self.actual is None:
-            return "nothing: there is no history"
+            return "nothing: no history"
         known = ~np.isnan(self.actual.values).all(axis=1)
         days = float(np.diff(self.actual.edges_us)[known].sum() / (24 * HOUR_US))
         return f"{days:.1f} days of history, {formatting.counted(len(self.issues), 'past forecast')}"
@@ -219,20 +217,20 @@ class Past:
 def past_of(
     source: ForecastSource, locations: Sequence[str], now: datetime, ends: datetime, clock: Clock
 ) -> Past:
-    """Ask a source for the past, in the time that is left.
+    """Ask a source for the past within the remaining time.
 
     Parameters
     ----------
     source : ForecastSource
-        Who is asked.
+        The source.
     locations : sequence of str
-        The places.
+        The locations.
     now : datetime
-        The past ends there.
+        End of the past.
     ends : datetime
-        When the answer has to be there.
+        Time by which the answer is needed.
     clock : Clock
-        Tells how long that is.
+        Measures the remaining time.
     """
     start = now - HISTORY
     try:
@@ -245,28 +243,28 @@ def past_of(
     try:
         issues = source.past_forecasts(locations, start, now, ISSUES_EVERY, timeout=_left(ends, clock))
     except LowcarbError:
-        return Past(actual)  # what happened corrects it too, if less well
+        return Past(actual)  # without past forecasts the correction still works, but less well
     return Past(actual, [issue.intensity for issue in issues])
 
 
 def _left(ends: datetime, clock: Clock) -> timedelta:
-    """Return how much time is left.
+    """Return the remaining time.
 
     Raises
     ------
     ForecastUnavailableError
-        If there is none.
+        If no time is left.
     """
     if (left := ends - clock.now()) <= timedelta(0):
-        raise ForecastUnavailableError({"all": "the forecast took all the time there was"})
+        raise ForecastUnavailableError({"all": "the forecast used up the time limit"})
     return left
 
 
 def remarks(source: ForecastSource, forecast: Forecast, past: Past) -> Iterator[str]:
-    """Yield what is worth knowing of where numbers came from, one line each."""
+    """Yield remarks on the origin of the numbers, one line each."""
     for fault in source.faults:
         yield f"{fault.what}: {fault.why}"
     for name, why in forecast.last_good.items():
         yield f"the forecast for {one_line(name)} is the last good one: {one_line(why)}"
     if past.without is not None:
-        yield f"not corrected, there is no history: {one_line(past.without)}"
+        yield f"not corrected, because there is no history: {one_line(past.without)}"

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the forecast source they name."""
+"""Options that several commands share, the forecast source that they choose, and the style of help pages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from typer.core import TyperCommand
 
-from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.errors import InputError, LowcarbError
+from lowcarb_scheduler.forecasts import registry
+from lowcarb_scheduler.intensity import SIGNALS
+from lowcarb_scheduler.settings import Settings
 
 if TYPE_CHECKING:
     import click
@@ -20,55 +23,47 @@ if TYPE_CHECKING:
 PLOT_FORMATS: Final = (".pdf", ".png", ".svg")
 
 
-# -- What a shell completes beside commands and options: sources, signals and places, without asking the web
+# -- Shell completion of values ----------------------------------------------------------------------------
+# Completion must answer within a keystroke, so it never asks a server.
 
 
 def sources(incomplete: str) -> list[str]:
-    """Return the sources that may be meant, after a comma too."""
-    from lowcarb_scheduler.forecasts.registry import SOURCES
-
+    """Complete the name of a source, also after a comma."""
     before, comma, last = incomplete.rpartition(",")
-    return [f"{before}{comma}{name}" for name in SOURCES if name.startswith(last)]
+    return [f"{before}{comma}{name}" for name in registry.SOURCES if name.startswith(last)]
 
 
 def signals(incomplete: str) -> list[str]:
-    """Return the signals that may be meant."""
-    from lowcarb_scheduler.intensity import SIGNALS
-
+    """Complete the name of a signal."""
     return [name for name in SIGNALS if name.startswith(incomplete)]
 
 
 def locations(context: typer.Context, incomplete: str) -> list[str]:
-    """Return the places that may be meant: of a source on this machine, and of the archive."""
-    from lowcarb_scheduler.errors import LowcarbError
-
+    """Complete a location, from sources on this machine and from the archive."""
     try:
-        names = set(_places(context.params))
+        names = set(_known_locations(context.params))
     except (LowcarbError, OSError):
-        return []  # the command itself will say what is wrong
+        return []  # the command itself reports the error
     return sorted(name for name in names if name.lower().startswith(incomplete.lower()))
 
 
-def _places(given: Mapping[str, Any]) -> Iterator[str]:
-    from lowcarb_scheduler.forecasts.registry import named_sources, open_archive, open_source
-    from lowcarb_scheduler.settings import Settings
-
+def _known_locations(given: Mapping[str, Any]) -> Iterator[str]:
     options = {name: given.get(name) for name in ("source", "traces", "archive_dir")}
     settings = Settings.load(options=options)
-    for name in named_sources(settings):
+    for name in registry.named_sources(settings):
         if name in ("synthetic", "traces"):
-            yield from open_source(name, settings).locations or ()
-    archive = open_archive(settings)
+            yield from registry.open_source(name, settings).locations or ()
+    archive = registry.open_archive(settings)
     if archive is not None and archive.path.exists():
         yield from (holding.location for holding in archive.holdings())
 
 
 def _plot_file(path: Path | None) -> Path | None:
-    """Refuse a picture that could not be written before anything is computed."""
+    """Refuse a chart file that cannot be written, before anything is computed."""
     if path is None:
         return None
     if path.suffix.lower() not in PLOT_FORMATS:
-        raise InputError("--plot", f"{path} is no picture file", f"end it in {', '.join(PLOT_FORMATS)}")
+        raise InputError("--plot", f"{path} is not a chart file", f"end it in {', '.join(PLOT_FORMATS)}")
     if not path.parent.is_dir() or path.is_dir():
         raise InputError("--plot", f"{path} cannot be written", "give a file in a folder that exists")
     return path
@@ -77,7 +72,9 @@ def _plot_file(path: Path | None) -> Path | None:
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Plot = Annotated[
     Path | None,
-    typer.Option("--plot", metavar="FILE", callback=_plot_file, help="Draw it too: .png, .svg or .pdf."),
+    typer.Option(
+        "--plot", metavar="FILE", callback=_plot_file, help="Also save a chart: .png, .svg or .pdf."
+    ),
 ]
 Source = Annotated[
     str | None,
@@ -85,7 +82,7 @@ Source = Annotated[
         "--source",
         metavar="NAME",
         autocompletion=sources,
-        help="Who is asked, or several in order: a,b [LOWCARB_SOURCE].",
+        help="Forecast source(s), in fallback order: a,b [LOWCARB_SOURCE].",
     ),
 ]
 SdkUrl = Annotated[
@@ -103,12 +100,14 @@ SdkSignal = Annotated[
         "--sdk-signal",
         metavar="SIGNAL",
         autocompletion=signals,
-        help="average, marginal or unknown [LOWCARB_SDK_SIGNAL].",
+        help="Signal of that server: average, marginal, unknown [LOWCARB_SDK_SIGNAL].",
     ),
 ]
 Traces = Annotated[
     Path | None,
-    typer.Option("--traces", metavar="FILE", help="CSV or Parquet of the source traces [LOWCARB_TRACES]."),
+    typer.Option(
+        "--traces", metavar="FILE", help="CSV or Parquet file of the source traces [LOWCARB_TRACES]."
+    ),
 ]
 
 
@@ -130,10 +129,7 @@ def configured_source(options: Mapping[str, Any]) -> ForecastSource:
     InputError
         If no source is named, or a source cannot be opened.
     """
-    from lowcarb_scheduler.forecasts.registry import open_sources
-    from lowcarb_scheduler.settings import Settings
-
-    opened = open_sources(Settings.load(options=options))
+    opened = registry.open_sources(Settings.load(options=options))
     if opened is None:
         raise no_source()
     return opened
@@ -141,15 +137,13 @@ def configured_source(options: Mapping[str, Any]) -> ForecastSource:
 
 def no_source() -> InputError:
     """Return the error for a command that needs a source where none is named."""
-    from lowcarb_scheduler.forecasts.registry import SOURCES
-
-    fix = f"give --source or set LOWCARB_SOURCE: {', '.join(SOURCES)}"
+    fix = f"give --source or set LOWCARB_SOURCE: {', '.join(registry.SOURCES)}"
     return InputError("--source", "no forecast source is named", fix)
 
 
-# -- How a command's help looks: drawn on a terminal, plain in a pipe, with examples at its end -------------
+# -- Help pages: drawn on a terminal, plain in a pipe, with examples at the end -----------------------------
 
-_PARAGRAPH = "\n\n"  # what typer makes a line each of
+_PARAGRAPH = "\n\n"  # typer joins lines that only a single newline separates
 
 
 def examples(*lines: str) -> str:
@@ -158,14 +152,14 @@ def examples(*lines: str) -> str:
 
 
 class Command(TyperCommand):
-    """A command whose examples stand a line each, in plain text too."""
+    """Command whose help ends with examples, one on each line, also in plain text."""
 
     def get_help(self, ctx: click.Context) -> str:
-        """Return the help; in plain text typer leaves a backslash before each bracket of its own."""
+        """Return the help, without the backslashes that typer leaves before brackets in plain text."""
         return super().get_help(ctx).replace("\\[", "[")
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the examples as they are, so that they can be copied."""
+        """Write the examples unwrapped, so that they can be copied."""
         if self.epilog:
             title, *lines = self.epilog.split(_PARAGRAPH)
             formatter.write(f"\n{title}\n")

@@ -1,7 +1,7 @@
-"""What the command line prints: one JSON document, one line for an error, facts and tables for people.
+"""Output of the commands: one JSON document, one line for an error, or facts and tables for people.
 
-On a terminal tables are drawn by rich; in a pipe they are plain aligned text of any width. Nothing that came
-from outside is read as markup, and nothing of it that is not printable reaches a terminal.
+On a terminal, rich draws the tables; in a pipe they are plain aligned text of any width. Foreign text is
+never read as markup, and its unprintable characters never reach the terminal.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LONGEST_LINE: Final = 1_000  # characters of an error or a cell
 
 
 class Column(NamedTuple):
-    """A column of a table; ``whole``: where room is short, other columns are folded before it."""
+    """Column of a table; a ``whole`` one is never folded, so narrow terminals fold the others."""
 
     title: str
     right: bool = False
@@ -48,7 +48,7 @@ def log(text: str) -> None:
 
 
 def fail(kind: str, message: str, data: Mapping[str, Any], code: int, as_json: bool) -> int:
-    """Tell of an error, as one line on stderr or one document on stdout, and return the exit code."""
+    """Print an error as one line on stderr or one document on stdout, and return the exit code."""
     if as_json:
         error = {"kind": kind, "message": message, **data}
         write_document({"schema_version": SCHEMA_VERSION, "error": error})
@@ -58,7 +58,7 @@ def fail(kind: str, message: str, data: Mapping[str, Any], code: int, as_json: b
 
 
 def console(stderr: bool = False) -> Console:
-    """Return a console on stdout, or stderr, that takes no markup; NO_COLOR is honoured."""
+    """Return a console on stdout or stderr that reads no markup and honours NO_COLOR."""
     from rich.console import Console
 
     screen = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
@@ -73,12 +73,12 @@ def print_title(screen: Console, title: str) -> None:
 
 
 def print_line(screen: Console, text: str) -> None:
-    """Print a line that is never broken, so that it can be copied."""
+    """Print a line without breaking it, so that it can be copied."""
     screen.print(shown(text), soft_wrap=True)
 
 
 def print_facts(screen: Console, facts: Sequence[tuple[str, str]]) -> None:
-    """Print names and what they are, one a line."""
+    """Print names and values, one pair on each line."""
     from rich.table import Table
 
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
@@ -106,27 +106,27 @@ def print_table(screen: Console, columns: Sequence[Column], rows: Sequence[Seque
 
 
 @contextmanager
-def progress(what: str, steps: int) -> Iterator[Callable[[], None]]:
-    """Show a person at a terminal how far something is; call what is yielded after each step."""
+def progress(activity: str, steps: int) -> Iterator[Callable[[], None]]:
+    """Show a progress bar on a terminal; yield a function to call after each step."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     screen = console(stderr=True)
     if not screen.is_terminal:  # rich before 14.3 would leave an empty line
         yield lambda: None
         return
-    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn(activity), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=screen, transient=True) as bar:
         task = bar.add_task("", total=steps)
         yield lambda: bar.advance(task)
 
 
 def shown(value: object) -> str:
-    """Return what a terminal can take of a value."""
+    """Return a value as one printable line, short enough for a terminal."""
     return one_line(str(value), _LONGEST_LINE)
 
 
 def _print(screen: Console, table: Table) -> None:
-    """Print a table, in a pipe without the blanks that fill its last column."""
+    """Print a table; in a pipe without the blanks that pad the last column."""
     if screen.is_terminal:
         screen.print(table)
         return
@@ -136,14 +136,13 @@ def _print(screen: Console, table: Table) -> None:
     screen.out("\n".join(lines), highlight=False)
 
 
-# -- Times as people read them: in their own zone, or in UTC where they ask for it --------------------------
-# Documents, ledgers, errors and pictures stay in UTC, and say so. A zone is told once: after a time that
-# stands alone, in the head of a column for all below it. Where the clocks change within a column, each time
-# has its own.
+# -- Times in the user's zone, or in UTC on request ---------------------------------------------------------
+# JSON documents, ledgers, errors and charts always use UTC and label it. Here the zone is shown once: after a
+# single time, or in the head of a column. If the clocks change within a column, each time has its own zone.
 
 
 VARIABLE: Final = "LOWCARB_UTC"
-_NEAR: Final = timedelta(days=6)  # a time this near is told by its weekday
+_NEAR: Final = timedelta(days=6)  # within a week a weekday is unique
 
 Utc = Annotated[
     bool,
@@ -155,19 +154,19 @@ Utc = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """How times are shown.
+    """Writer of times in one zone.
 
     Parameters
     ----------
     zone : tzinfo, optional
-        The zone they are shown in; by default that of this machine or of the variable TZ.
+        The zone; by default that of this machine or of the variable TZ.
     """
 
     zone: tzinfo | None = None
 
     @classmethod
     def of(cls, utc: bool) -> Times:
-        """Return what the option ``--utc`` asks for."""
+        """Build the writer from the option ``--utc``."""
         return cls(UTC if utc else None)
 
     def local(self, when: datetime) -> datetime:
@@ -175,22 +174,22 @@ class Times:
         return when.astimezone(self.zone)
 
     def instant(self, when: datetime | None) -> str:
-        """Write a time that stands alone, for example ``2026-01-31 19:00 CET``."""
+        """Write a single time with its zone, for example ``2026-01-31 19:00 CET``."""
         if when is None:
             return formatting.UNKNOWN
         return f"{formatting.to_minute(self.local(when))} {self.name(when)}"
 
     def name(self, when: datetime) -> str:
-        """Return what the zone is called then, for example ``CEST``."""
+        """Return the name of the zone at a time, for example ``CEST``."""
         name = self.local(when).tzname() or "UTC"
-        return f"UTC{name}" if name[0] in "+-" else name  # many zones have but a number
+        return f"UTC{name}" if name[0] in "+-" else name  # many zones have only a number, such as +03
 
     def names(self, start: datetime, end: datetime) -> str:
-        """Return what the zone is called in a period: ``CET``, or ``CET, then CEST``."""
+        """Return the names of the zone in a period: ``CET``, or ``CET, then CEST``."""
         return ", then ".join(dict.fromkeys((self.name(start), self.name(end))))
 
     def column(self, title: str, times: Sequence[datetime | None]) -> tuple[str, list[str]]:
-        """Write the head of a column with the zone in it, and the times below; None is left empty."""
+        """Return the head of a column with its zone, and the times below; None becomes empty."""
         names = {self.name(when) for when in times if when is not None}
         if len(names) > 1:
             return title, ["" if when is None else self.instant(when) for when in times]
@@ -198,6 +197,6 @@ class Times:
         return head, ["" if when is None else formatting.to_minute(self.local(when)) for when in times]
 
     def weekday(self, when: datetime, now: datetime) -> str:
-        """Write a time by its weekday where it is near, for example ``Thu 11:00``, else ``9 Mar 11:00``."""
+        """Write a near time with its weekday, for example ``Thu 11:00``, else as ``9 Mar 11:00``."""
         here = self.local(when)
         return f"{here:%a %H:%M}" if abs(when - now) < _NEAR else f"{here.day} {here:%b %H:%M}"

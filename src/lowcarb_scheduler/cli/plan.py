@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lowcarb_scheduler.accounting.emissions import jain_index
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
 from lowcarb_scheduler.cli.options import (
@@ -20,6 +21,7 @@ from lowcarb_scheduler.cli.options import (
     source_options,
 )
 from lowcarb_scheduler.cli.output import Times, Utc
+from lowcarb_scheduler.planning.planner import plan
 from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
@@ -54,8 +56,6 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Plan when each round opens and which clients train in it."""
-    from lowcarb_scheduler.planning.planner import plan
-
     options = source_options(source, sdk_url, sdk_signal, traces)
     asked, intensity, corrected_by = read_inputs(job, forecast, history, options, patience)
     planned = plan(asked, intensity)
@@ -70,38 +70,40 @@ def command(
         _show(planned, asked, corrected_by, plot, Times.of(utc))
 
 
-def _show(plan: "Plan", job: "Job", corrected_by: str | None, plot: Path | None, times: Times) -> None:
-    from lowcarb_scheduler.accounting.emissions import jain_index
-
+def _show(planned: "Plan", job: "Job", corrected_by: str | None, plot: Path | None, times: Times) -> None:
     screen = output.console()
-    fleet, turns = plan.fleet, plan.turns
+    fleet, turns = planned.fleet, planned.turns
     clients, assumed = len(fleet), int(fleet.power_assumed.sum())
     output.print_title(screen, formatting.work(job))
-    bound = formatting.mass(plan.lower_bound_g)
+    bound = formatting.mass(planned.lower_bound_g)
+    gap = "" if planned.gap is None else f" (gap {formatting.percent(planned.gap)})"
     output.print_facts(
         screen,
         [
-            ("emissions", f"{formatting.mass(plan.emissions_g)} CO2eq expected"),
-            ("lower bound", bound if plan.gap is None else f"{bound} (gap {formatting.percent(plan.gap)})"),
+            ("emissions", f"{formatting.mass(planned.emissions_g)} CO2eq expected"),
+            (
+                "lower bound",
+                bound if planned.gap is None else f"{bound} (gap {formatting.percent(planned.gap)})",
+            ),
             (
                 "run now",
-                f"{formatting.mass(plan.run_now_emissions_g)} (random clients, back-to-back from now)",
+                f"{formatting.mass(planned.run_now_emissions_g)} (random clients, back-to-back from now)",
             ),
-            ("saving", formatting.percent(plan.saving)),
-            ("finish", times.instant(plan.finish)),
+            ("saving", formatting.percent(planned.saving)),
+            ("finish", times.instant(planned.finish)),
             ("deadline", times.instant(job.finish_by)),
             ("turns", f"{turns.min()} to {turns.max()} a client, Jain's index {jain_index(turns):.3f}"),
             (
                 "power",
                 f"assumed for {assumed} of {clients} clients" if assumed else "as the clients state it",
             ),
-            ("intensity", formatting.labels(plan.provenance)),
+            ("intensity", formatting.labels(planned.provenance)),
             *([("corrected by", corrected_by)] if corrected_by else []),
-            ("known until", times.instant(plan.forecast_until)),
+            ("known until", times.instant(planned.forecast_until)),
         ],
     )
-    opens, opened = times.column("opens", [planned.opens_at for planned in plan.rounds])
-    closes, closed = times.column("closes", [planned.closes_at for planned in plan.rounds])
+    opens, opened = times.column("opens", [each.opens_at for each in planned.rounds])
+    closes, closed = times.column("closes", [each.closes_at for each in planned.rounds])
     columns = [
         output.Column("round", right=True),
         output.Column(opens),
@@ -115,9 +117,9 @@ def _show(plan: "Plan", job: "Job", corrected_by: str | None, plot: Path | None,
             opened[number - 1],
             closed[number - 1],
             formatting.counts(Counter(fleet.locations[k] for k in fleet.location_index[seats])),
-            formatting.mass(planned.emissions_g),
+            formatting.mass(opening.emissions_g),
         )
-        for number, (planned, seats) in enumerate(zip(plan.rounds, plan.seats, strict=True), start=1)
+        for number, (opening, seats) in enumerate(zip(planned.rounds, planned.seats, strict=True), start=1)
     ]
     output.print_table(screen, columns, rows)
     if plot is not None:

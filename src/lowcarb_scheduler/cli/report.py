@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 import typer
 
 from lowcarb_scheduler.accounting import emissions
+from lowcarb_scheduler.accounting import refresh as refreshing
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.options import Command, Json, SdkSignal, SdkUrl, Source, Traces, examples
 from lowcarb_scheduler.cli.output import Column, Times, Utc
 from lowcarb_scheduler.cli.status import RunDir, folder_of
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError, LowcarbError
+from lowcarb_scheduler.forecasts import registry
+from lowcarb_scheduler.forecasts.sources.traces import Traces as TraceFile
+from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
@@ -87,16 +91,13 @@ def command(
 
 def _refresh(folder: Path, options: Mapping[str, Any], signal: str | None) -> Refreshed:
     """Ask for what the ledger lacks; where that is nothing, no source has to be named."""
-    from lowcarb_scheduler.accounting.refresh import refresh, told_settings
-    from lowcarb_scheduler.ledger import read_ledger
-
-    found = refresh(folder, None)
+    found = refreshing.refresh(folder, None)
     if not found.lacks_hours:
         return found
     source = None
     try:
-        source = _open(told_settings(read_ledger(folder)[0], options), signal)
-        found = refresh(folder, source)
+        source = _open(refreshing.told_settings(read_ledger(folder)[0], options), signal)
+        found = refreshing.refresh(folder, source)
     except LowcarbError as error:
         if found.lacking or options["source"] is not None:
             raise
@@ -108,16 +109,14 @@ def _refresh(folder: Path, options: Mapping[str, Any], signal: str | None) -> Re
 
 def _open(settings: Settings, signal: str | None) -> ForecastSource | None:
     """Open the sources of the settings; of a file it is told what it measures."""
-    from lowcarb_scheduler.forecasts.registry import arranged, open_sources
-
-    source = open_sources(settings)
+    source = registry.open_sources(settings)
     if signal is None:
         return source
     if settings.source != "traces" or settings.traces is None:
         raise InputError("--signal", "is told of a file alone", "give it with --source traces")
-    from lowcarb_scheduler.forecasts.sources.traces import Traces as File
-
-    return arranged([File(settings.traces, cast("Signal", signal), settings.traces_actual)], settings)
+    return registry.arranged(
+        [TraceFile(settings.traces, cast("Signal", signal), settings.traces_actual)], settings
+    )
 
 
 def _document(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed | None) -> dict[str, object]:

@@ -15,6 +15,8 @@ from lowcarb_scheduler.cli.output import Times, Utc
 from lowcarb_scheduler.clock import format_duration, parse_time
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import NothingHeldError
+from lowcarb_scheduler.flower.waiting import wish_to_open
+from lowcarb_scheduler.ledger import FILE_NAME, is_in_use, read_ledger
 from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
@@ -41,8 +43,6 @@ def command(run_dir: RunDir, utc: Utc = False, as_json: Json = False) -> None:
 
 def folder_of(run_dir: Path) -> Path:
     """Return the folder of a run, where its ledger is named instead."""
-    from lowcarb_scheduler.ledger import FILE_NAME
-
     return run_dir.parent if run_dir.name == FILE_NAME else run_dir
 
 
@@ -181,8 +181,6 @@ class RunState:
         InputError
             If there is none, or a line in it is not one of ours.
         """
-        from lowcarb_scheduler.ledger import is_in_use, read_ledger
-
         events = read_ledger(run_dir)
         return cls.of(events, is_in_use(run_dir))
 
@@ -267,8 +265,6 @@ _SECONDS: Final = 5  # within which a hold looks, and a little more
 )
 def release(run_dir: RunDir, as_json: Json = False) -> None:
     """Open the held round now; later rounds follow the plan."""
-    from lowcarb_scheduler.flower.waiting import wish_to_open
-
     folder = folder_of(run_dir)
     run = RunState.read(folder)
     if run.state != HOLDING or run.round_number is None or run.is_virtual:

@@ -24,6 +24,7 @@ from lowcarb_scheduler.cli.options import (
 from lowcarb_scheduler.cli.output import Times, Utc
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError, SavingUnreachableError
+from lowcarb_scheduler.planning.pareto import tradeoff
 from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
@@ -117,8 +118,6 @@ def command(
 
 def _front(job: "Job", intensity: "IntensityTable", points: int) -> "Frontier":
     """Compute the front; a person at a terminal sees how far it is."""
-    from lowcarb_scheduler.planning.pareto import tradeoff
-
     with output.progress("planning", points) as done:
         return tradeoff(job, intensity, points, lambda *_: done())
 
