@@ -130,7 +130,7 @@ def test_it_is_drawn(backtest, tmp_path):
     picture = tmp_path / "backtest.svg"
     answer = backtest("--plot", picture, "--methods", "")
     assert answer.code == 0
-    assert f"drawn: {picture}" in answer.out
+    assert f"chart: {picture}" in answer.out
     assert "<svg" in picture.read_text(encoding="utf-8")
 
 

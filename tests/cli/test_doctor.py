@@ -68,7 +68,7 @@ def test_in_a_pipe_each_check_is_one_plain_line_with_its_fix(capsys):
     (fault,) = [line for line in lines if line.startswith("fault")]
     assert fault.split(None, 3)[1:3] == ["location", "Germanny"]
     assert fault.endswith("does not know it; did you mean germanynorth?")
-    assert verdict == "1 fault that would spoil a run, 2 warnings"
+    assert verdict == "1 blocking problem, 2 warnings"
 
 
 def test_on_a_terminal_each_check_has_a_sign(capsys, monkeypatch):

@@ -168,7 +168,7 @@ def test_the_synthetic_source_says_that_it_is(capsys):
             ["--source", "half", "--until", "2026-03-03T00:00"],
             "--until: 2026-03-03T00:00:00 has no UTC offset",
         ),
-        (["--source", "half", "--until", "2026-03-02T00:00Z"], "--until: is over"),
+        (["--source", "half", "--until", "2026-03-02T00:00Z"], "--until: is past"),
         (["--source", "half", "--until", "999999999d"], "--until: is more than a year ahead"),
         (["--source", "half", "--until", "9999-12-31T00:00Z"], "--until: is more than a year ahead"),
         (
@@ -219,7 +219,7 @@ def test_the_cleanest_window_is_told_with_what_it_saves(capsys):
     answer = run(capsys, *arguments)
     assert answer.code == 0
     *_, title, _, row = answer.out.splitlines()
-    assert title == "cleanest 1 h 30 min from now on"
+    assert title == "cleanest 1 h 30 min"
     assert row.split() == ["DE", "Tue", "00:00", "Tue", "01:30", "100", "102", "1.3", "%"]
     best = run(capsys, *arguments, "--json").document["best"]["DE"]
     assert (best["start"], best["end"]) == ("2026-03-03T00:00:00Z", "2026-03-03T01:30:00Z")
@@ -338,7 +338,7 @@ def test_watch_prints_a_table_every_so_often_until_ctrl_c(capsys, now_clock):
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.count("generated") == 3
     for minute in ("01:30", "01:35", "01:40"):
-        assert f"asked at 2026-03-02 {minute} UTC, every 5 min" in answer.out
+        assert f"updated at 2026-03-02 {minute} UTC, every 5 min" in answer.out
     assert now_clock.woken == [start + timedelta(minutes=5), start + timedelta(minutes=10)]
 
 
@@ -356,7 +356,7 @@ def test_watch_goes_on_when_a_source_fails(capsys, monkeypatch, opened):
     answer = run(capsys, *arguments)
     assert answer.code == 0
     pages = answer.out.strip().split("\n\n")
-    assert ["in vain" in page for page in pages] == [False, True, False]
+    assert ["this attempt failed" in page for page in pages] == [False, True, False]
     assert all("DE" in page for page in pages)
     assert "no forecast for 1 location(s): DE: it hangs" in pages[1]
 

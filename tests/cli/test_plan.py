@@ -57,7 +57,7 @@ def test_people_read_facts_and_a_row_a_round(plan):
     facts = dict(line.split("  ", 1) for line in lines[1:11])
     assert facts["emissions"].strip() == "1.36 kg CO2eq expected"
     assert facts["saving"].strip() == "39.3 %"
-    assert facts["turns"].strip() == "2 to 2 a client, Jain's index 1.000"
+    assert facts["turns"].strip() == "2 to 2 per client, Jain's index 1.000"
     assert facts["intensity"].strip() == ("data from traces; average or marginal: not stated by the source")
     rows = [line.split() for line in lines[12:]]
     assert [row[:5] for row in rows] == [

@@ -77,7 +77,7 @@ def test_without_actuals_nothing_is_claimed(capsys, unsettled):
     assert document["waterfall"] == []
     facts = facts_of(run(capsys, "report", unsettled).out)
     assert facts["realised"].startswith("unknown   ")
-    assert "not known of 3 round(s)" in facts["realised"]
+    assert "no actual intensity for 3 round(s)" in facts["realised"]
 
 
 def test_what_happened_can_be_asked_for_later(capsys, unsettled, run_dir, actual):
@@ -92,7 +92,7 @@ def test_what_happened_can_be_asked_for_later(capsys, unsettled, run_dir, actual
     lines = len(read_ledger(unsettled))
     nothing = {"lacking": [], "learned": [], "has_news": False}
     assert run(capsys, *arguments).document["refreshed"] == nothing
-    assert "nothing to fetch" in run(capsys, "report", unsettled, "--refresh").out
+    assert "Nothing to fetch" in run(capsys, "report", unsettled, "--refresh").out
     assert len(read_ledger(unsettled)) == lines
 
 
@@ -108,9 +108,9 @@ def test_a_source_is_asked_only_to_refresh(capsys, unsettled, actual):
 def test_hours_after_the_run_are_asked_for_and_stop_nobody(capsys, run_dir, actual):
     before = run(capsys, "report", run_dir, "--refresh")  # the run's file is not known
     assert before.code == 0
-    assert "hindsight knows no more hours: traces:" in before.err
+    assert "no further actual intensity for the hindsight plan: traces:" in before.err
     answer = run(capsys, "report", run_dir, *REFRESH, actual, "--signal", "average")
-    assert "hindsight knows more hours now" in answer.out
+    assert "the hindsight plan now uses more hours" in answer.out
     assert facts_of(answer.out)["hindsight"].startswith("936 g")
     assert facts_of(answer.out)["realised"].startswith("1.21 kg")
 

@@ -32,9 +32,9 @@ def tradeoff(tmp_path, capsys):
 def table(answer):
     """Return the words of each row for people."""
     _title, head, *lines = answer.out.splitlines()
-    titles = ["patience", "finish (UTC)", "hours later", "CO2eq", "saving", "gap", "an hour more buys"]
+    titles = ["patience", "finish (UTC)", "hours later", "CO2eq", "saving", "gap", "saved per extra hour"]
     assert re.split(r"  +", head) == titles
-    last = next(k for k, line in enumerate(lines) if line.startswith("run now"))
+    last = next(k for k, line in enumerate(lines) if line.startswith("run-now"))
     return [line.split() for line in lines[:last]]
 
 
@@ -146,7 +146,7 @@ def test_waiting_buys_nothing_where_the_intensity_is_flat(tmp_path, capsys):
     files = ["--job", write_job(tmp_path), "--forecast", write_forecast(tmp_path, rows)]
     answer = run(capsys, "tradeoff", *files)
     assert len(table(answer)) == 1
-    assert "waiting longer buys nothing" in facts(answer)["knee"]
+    assert "waiting longer saves nothing" in facts(answer)["knee"]
     assert run(capsys, "tradeoff", *files, "--plot", tmp_path / "front.png").code == 0
 
 
@@ -161,7 +161,7 @@ def test_names_from_outside_are_never_markup(tmp_path, capsys, tradeoff):
 
 
 def test_a_front_is_drawn(tradeoff, tmp_path):
-    assert "drawn" in facts(tradeoff("--plot", tmp_path / "front.png"))
+    assert "chart" in facts(tradeoff("--plot", tmp_path / "front.png"))
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -277,5 +277,5 @@ def test_where_waiting_pays_to_the_end_there_is_no_knee_and_the_end_is_advised(t
     )
     answer = run(capsys, "tradeoff", "--job", job, "--forecast", write_forecast(tmp_path, rows))
     assert "knee" not in [row[-1] for row in table(answer)]
-    assert facts(answer)["knee"].strip().startswith("none: later hours buy no less")
+    assert facts(answer)["knee"].strip().startswith("none: later hours save as much")
     assert answer.out.splitlines()[-1].endswith("--patience 1.0000")

@@ -1,7 +1,7 @@
-"""The command line ``lowcarb``: one thin module a command group.
+"""The command line ``lowcarb``: one thin module for each command.
 
-Only :func:`main` stands here; what it needs is imported when it runs, and numpy, pandas, httpx and flwr only
-by the commands that use them, so that ``lowcarb --help`` answers at once.
+:func:`main` imports the module of the command that is called, so ``lowcarb --help`` loads neither numpy,
+pandas, httpx nor flwr.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0: done. 1: a well-formed question whose answer is no. 2: bad input. 130: interrupted.
+        0: done. 1: no plan or forecast, or a check failed. 2: bad input. 130: interrupted.
     """
     from lowcarb_scheduler.cli.app import run
 

@@ -1,4 +1,4 @@
-"""The commands put together, and the one place where an error becomes a line and an exit code."""
+"""The command line ``lowcarb``: the table of commands, and the translation of errors into exit codes."""
 
 from __future__ import annotations
 
@@ -110,25 +110,25 @@ def _lowcarb(
 
 
 def run(argv: Sequence[str] | None) -> int:
-    """Run one command and return its exit code; no exception of its own leaves this function."""
+    """Run one command and return its exit code; every exception becomes one."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in arguments
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # names from outside may hold what no encoding has
+        if hasattr(stream, "reconfigure"):  # a file name may hold bytes that no encoding has
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         code = _invoke(arguments, as_json)
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit) as stop:  # rich and click turn a closed pipe into SystemExit(1)
         if isinstance(stop, SystemExit) and not stop.code:
-            return 0  # a completion script was shown or installed, or words were completed
+            return 0  # shell completion ends with SystemExit(0)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
     return code
 
 
 def _invoke(arguments: list[str], as_json: bool) -> int:
-    """Run one command; answer every error with one line, or one document."""
+    """Run one command, and print an error as one line or one JSON document."""
     if not sys.stdout.isatty():
         app.rich_markup_mode = None  # help in a pipe is plain text
     try:
@@ -139,12 +139,12 @@ def _invoke(arguments: list[str], as_json: bool) -> int:
         return fail("usage", _usage(error), {}, EXIT_INPUT, as_json)
     except (KeyboardInterrupt, click.Abort):
         return fail("interrupted", "stopped by the user", {}, EXIT_INTERRUPTED, as_json)
-    except Exception as error:  # noqa: BLE001 - nobody should meet a traceback
+    except Exception as error:  # noqa: BLE001 - a traceback is shown on request only
         if os.environ.get(TRACEBACK_VARIABLE):
             log(traceback.format_exc())
         message = (
-            f"this is a fault of lowcarb: {type(error).__name__}: {error}; "
-            f"please report it with what {TRACEBACK_VARIABLE}=1 shows"
+            f"Internal error: {type(error).__name__}: {error}; "
+            f"please report it with the traceback that {TRACEBACK_VARIABLE}=1 prints"
         )
         return fail("internal", message, {}, EXIT_INPUT, as_json)
     if code == EXIT_INTERRUPTED:
@@ -153,13 +153,15 @@ def _invoke(arguments: list[str], as_json: bool) -> int:
 
 
 def _usage(error: click.UsageError) -> str:
-    """Return what is wrong with the arguments, on one line."""
+    """Return the message of a usage error as one line with a hint."""
     if isinstance(error, click.NoSuchOption):
         near = near_miss(error.option_name, error.possibilities or ())
         hint = f"Did you mean {near}? " if near else ""
         return f"No such option {error.option_name}. {hint}See {_path(error)} --help"
     sentences = re.split(r"(?<=[.?])\s+", error.format_message().strip())
-    once = " ".join(" ".join(dict.fromkeys(sentences)).split())  # click and typer both suggest a name
+    once = " ".join(
+        " ".join(dict.fromkeys(sentences)).split()
+    )  # click and typer both add the same suggestion
     return f"{once.rstrip('.')}; see {_path(error)} --help"
 
 
@@ -168,6 +170,6 @@ def _path(error: click.UsageError) -> str:
 
 
 def _kind(error: LowcarbError) -> str:
-    """Return the class's name in snake case, without Error: ``plan_infeasible``."""
+    """Return the kind of an error for JSON, its class name in snake case: ``plan_infeasible``."""
     name = type(error).__name__.removesuffix("Error")
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")

@@ -1,4 +1,4 @@
-"""``lowcarb backtest``: what methods would have saved on history."""
+"""``lowcarb backtest``: compare planning methods on historical carbon intensity."""
 
 from __future__ import annotations
 
@@ -61,19 +61,19 @@ def _list(text: str) -> tuple[str, ...]:
 
 
 def _deadlines(text: str) -> tuple[float, ...]:
-    """Read a list of deadlines in back-to-back times."""
+    """Read a list of deadlines, as multiples of the back-to-back time."""
     try:
         given = tuple(float(part.removesuffix("x")) for part in _list(text))
     except ValueError:
         given = ()
     if not given or not all(1 <= each <= 1000 for each in given):
-        problem = f"{text!r:.80} are no deadlines of 1 to 1000 back-to-back times"
+        problem = f"{text!r:.80} is not a list of multiples from 1 to 1000"
         raise InputError("--deadlines", problem, "give for example 1,2,4")
     return tuple(dict.fromkeys(given))
 
 
 def _methods(text: str) -> tuple[str, ...]:
-    """Read a list of methods."""
+    """Read a list of methods; an empty one means all."""
     for name in _list(text):
         if name not in METHODS:
             raise unknown_name("--methods", name, METHODS)
@@ -81,7 +81,7 @@ def _methods(text: str) -> tuple[str, ...]:
 
 
 def _hours(text: str, field: str, least: timedelta) -> timedelta:
-    """Read a duration of whole hours; a plain 0 is one."""
+    """Read a duration of whole hours, or a plain 0."""
     duration = timedelta(0) if text.strip() == "0" else parse_duration(text, field)
     if duration < least or duration % _HOUR:
         raise InputError(field, f"{text!r} is not a number of whole hours", "give for example 6h")
@@ -98,14 +98,14 @@ def _hours(text: str, field: str, least: timedelta) -> timedelta:
 )
 def command(
     actual: Annotated[
-        Path, typer.Option("--actual", metavar="FILE", help="What happened: CSV or Parquet of a trace.")
+        Path, typer.Option("--actual", metavar="FILE", help="Actual intensity: a trace file, CSV or Parquet.")
     ],
     forecast: Annotated[
         str,
         typer.Option(
             "--forecast",
             metavar="FILE",
-            help="Forecasts with issued_at; or climatology or persistence, made from the past of --actual.",
+            help="Trace file with issued_at, or climatology or persistence, derived from --actual.",
         ),
     ] = "climatology",
     scenario: Annotated[
@@ -115,30 +115,45 @@ def command(
         ),
     ] = "main",
     seeds: Annotated[
-        int, typer.Option(min=1, max=MOST_SEEDS, metavar="N", help="How many instances with each deadline.")
+        int, typer.Option(min=1, max=MOST_SEEDS, metavar="N", help="Number of instances for each deadline.")
     ] = 10,
     deadlines: Annotated[
-        str, typer.Option("--deadlines", metavar="X,X", help="In back-to-back times of all rounds.")
+        str,
+        typer.Option(
+            "--deadlines",
+            metavar="X,X",
+            help="Deadlines, as multiples of the back-to-back time of all rounds.",
+        ),
     ] = "1,2,4",
     methods: Annotated[
-        str, typer.Option("--methods", metavar="M,M", help="Only these, run-now and the bound.")
+        str,
+        typer.Option(
+            "--methods",
+            metavar="M,M",
+            help="Methods to compare, besides run-now and the bound. Default: all.",
+        ),
     ] = "",
     since: Annotated[
         str | None,
-        typer.Option("--from", metavar="TIME", help="No instance starts before: a time, or a day in UTC."),
+        typer.Option(
+            "--from", metavar="TIME", help="Earliest start of a replayed job: a time, or a day in UTC."
+        ),
     ] = None,
-    until: Annotated[str | None, typer.Option("--to", metavar="TIME", help="None ends after.")] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="Latest end of a replayed job.")
+    ] = None,
     replan_every: Annotated[
         str, typer.Option("--replan-every", "--cadence", metavar="H", help="Time between two plans.")
     ] = "6h",
     delay: Annotated[
-        str, typer.Option(metavar="H", help="How late the actual intensity of an hour is known.")
+        str, typer.Option(metavar="H", help="Delay after which the actual intensity of an hour is known.")
     ] = "0",
     signal: Annotated[
-        str, typer.Option(metavar="SIGNAL", help="What the files measure: average, marginal or unknown.")
+        str, typer.Option(metavar="SIGNAL", help="Signal of the files: average, marginal or unknown.")
     ] = "unknown",
     jobs: Annotated[
-        int | None, typer.Option(min=1, max=1024, metavar="N", help="How many processes. Default: all cores.")
+        int | None,
+        typer.Option(min=1, max=1024, metavar="N", help="Number of processes. Default: all cores."),
     ] = None,
     plot: Plot = None,
     as_json: Json = False,
@@ -163,7 +178,7 @@ def command(
         return
     _print(output.console(), found, replay)
     if plot is not None:
-        output.print_line(output.console(), f"drawn: {plot}")
+        output.print_line(output.console(), f"chart: {plot}")
 
 
 def _labels(replay: Replay) -> str:
@@ -243,21 +258,21 @@ def _row(factor: float, score: Score) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-# -- What a backtest is asked about: traces, and the part of them in which instances lie --------------------
+# -- Traces ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What is replayed, and where it came from.
+    """History to replay, and the files that it comes from.
 
     Parameters
     ----------
     history : History
-        What happened, and what was forecast.
+        Actual intensity and forecasts.
     period : (datetime, datetime)
-        No instance starts before, none ends after.
+        Earliest start and latest end of a replayed job.
     actual, forecast : str
-        The names of the files, or how the forecasts were made.
+        Names of the files, or the method that derived the forecasts.
     """
 
     history: History
@@ -276,35 +291,37 @@ def read_replay(
     delay: timedelta,
     signal: str,
 ) -> Replay:
-    """Read traces and refuse what no backtest can rest on.
+    """Read traces and check that they suffice for a backtest.
 
     Parameters
     ----------
     actual : Path
-        The trace of what happened.
+        Trace file of actual intensity.
     forecast : str
-        The trace of forecasts, or ``climatology`` or ``persistence``.
+        Trace file of forecasts, or ``climatology`` or ``persistence``.
     setting : Scenario
         What kind of job.
     deadlines : sequence of float
-        In back-to-back times.
+        Multiples of the back-to-back time.
     since, until : str or None
-        The period: times, or days in UTC. By default all that the traces allow.
+        The period: times, or days in UTC. By default the longest period that the traces allow.
     delay : timedelta
-        How late the actual intensity of an hour is known.
+        Time after an hour until its actual intensity is known.
     signal : str
-        What the numbers measure.
+        Signal of the values.
 
     Raises
     ------
     InputError
-        If a file cannot be read or lacks something, or the period is too short.
+        If a file is unreadable or incomplete, or the period is too short.
     """
     measured = checked_signal(cast("Signal", signal))
     rows = read_points(actual, "--actual")
     if ISSUE in rows:
-        problem = "what happened was not issued"
-        raise InputError(ISSUE, problem, "give it as --forecast, and what happened as --actual", str(actual))
+        problem = "is a column of forecasts"
+        raise InputError(
+            ISSUE, problem, "give the file as --forecast, and actual intensity as --actual", str(actual)
+        )
     try:
         happened = table_of(rows, setting.locations, "actual", measured)
     except InputError as error:
@@ -341,15 +358,15 @@ def read_replay(
 
 
 def _forecast_rows(forecast: str, wanted: tuple[datetime | None, datetime | None]) -> pd.DataFrame:
-    """Return the rows of a trace of forecasts, without issues that no planner will be shown."""
+    """Return the rows of a forecast trace, without issues outside the period that planners see."""
     path = Path(forecast)
     if path.suffix.lower() not in (".csv", ".parquet"):
         error = unknown_name("--forecast", forecast, NAIVE)
         raise InputError("--forecast", error.problem, f"{error.fix}, or give a .csv or .parquet file")
     issued = read_points(path, "--forecast")
     if ISSUE not in issued:
-        problem = "is missing: it does not say when a forecast was made"
-        raise InputError(ISSUE, problem, "add it, or give --forecast climatology", str(path))
+        problem = "is missing: a forecast needs its time of issue"
+        raise InputError(ISSUE, problem, "add the column, or give --forecast climatology", str(path))
     start, end = wanted
     chosen = issued
     if start is not None:
@@ -381,7 +398,7 @@ def _check_length(setting: Scenario, deadlines: Sequence[float], start: datetime
 
 
 def _check_gaps(history: History, start: datetime, end: datetime, file: Path) -> None:
-    """Refuse gaps in what is charged."""
+    """Refuse gaps in the intensity that emissions are computed from."""
     table: Any = history.actual.slice(start, end)
     steps, columns = np.nonzero(np.isnan(table.values))
     if len(steps):

@@ -1,4 +1,4 @@
-"""``lowcarb demo``: a real Flower simulation on a virtual clock."""
+"""``lowcarb demo``: run a Flower simulation on a virtual clock."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,7 @@ app = typer.Typer()
 @app.command("demo", cls=Command, epilog=examples("lowcarb demo", "lowcarb demo --run-dir runs/again --json"))
 def command(
     run_dir: Annotated[
-        Path, typer.Option("--run-dir", metavar="DIR", help="Where its ledger and report go.")
+        Path, typer.Option("--run-dir", metavar="DIR", help="Folder for ledger and report.")
     ] = Path("runs/demo"),
     as_json: Json = False,
 ) -> None:

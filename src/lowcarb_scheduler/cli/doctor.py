@@ -1,4 +1,4 @@
-"""``lowcarb doctor``: what would spoil a run, each check in a line."""
+"""``lowcarb doctor``: check settings, sources, folders and packages before a run."""
 
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
@@ -37,7 +37,7 @@ def command(
             "--location",
             metavar="L",
             autocompletion=options.locations,
-            help="A place to look up as well. Repeatable.",
+            help="Location to check too, repeatable.",
         ),
     ] = None,
     source: Source = None,
@@ -66,15 +66,15 @@ def command(
 
 
 def _busy(screen: "Console") -> AbstractContextManager[Any]:
-    """Show somebody at a terminal that a server is being waited for."""
+    """Show a spinner on a terminal while a server answers."""
     return screen.status("checking") if screen.is_terminal else nullcontext()
 
 
 def _print(screen: "Console", check: "Check") -> None:
-    """Print a check: with a sign on a terminal, in plain words elsewhere."""
-    says = check.detail if check.fix is None else f"{check.detail}; {check.fix}"
+    """Print a check: with a symbol on a terminal, as plain text in a pipe."""
+    result = check.detail if check.fix is None else f"{check.detail}; {check.fix}"
     if not screen.is_terminal:
-        line = f"{check.state:<8}{output.shown(check.check):<{_NAME_WIDTH}} {output.shown(says)}"
+        line = f"{check.state:<8}{output.shown(check.check):<{_NAME_WIDTH}} {output.shown(result)}"
         screen.out(line, highlight=False)
         return
     from rich.table import Table
@@ -85,13 +85,13 @@ def _print(screen: "Console", check: "Check") -> None:
     row.add_column(width=1)
     row.add_column(width=_NAME_WIDTH, overflow="fold")
     row.add_column(overflow="fold")
-    row.add_row(Text(sign, style=colour), output.shown(check.check), output.shown(says))
+    row.add_row(Text(sign, style=colour), output.shown(check.check), output.shown(result))
     screen.print(row)
 
 
 def _verdict(states: "Counter[str]") -> str:
     faults, warnings = states["fault"], states["warning"]
     if not faults and not warnings:
-        return "all is well"
-    spoil = "fault that would spoil a run" if faults == 1 else "faults that would spoil a run"
-    return f"{faults} {spoil}, {formatting.counted(warnings, 'warning')}"
+        return "No problems"
+    blocking = formatting.counted(faults, "blocking problem") if faults else "No blocking problems"
+    return f"{blocking}, {formatting.counted(warnings, 'warning')}"

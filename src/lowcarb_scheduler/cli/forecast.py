@@ -1,4 +1,4 @@
-"""``lowcarb forecast``: what is known now about the hours to come."""
+"""``lowcarb forecast``: current forecasts of carbon intensity, and the cleanest window of a given length."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 EXIT_MISSING: Final = 1
-EVERY: Final = timedelta(minutes=5)  # no source makes new forecasts more often
+EVERY: Final = timedelta(minutes=5)  # no source publishes forecasts more often
 MOST_RARELY: Final = timedelta(days=1)
 
 
@@ -82,26 +82,26 @@ def command(
             "--location",
             metavar="L",
             autocompletion=options.locations,
-            help="A place, as the source calls it. Repeatable.",
+            help="Location, by the source's name for it. Repeatable.",
         ),
     ],
     duration: Annotated[
         timedelta | None,
-        typer.Option(parser=_duration, metavar="D", help="Find the cleanest window this long: 90m, 2h."),
+        typer.Option(parser=_duration, metavar="D", help="Find the cleanest window of this length: 90m, 2h."),
     ] = None,
     until: Annotated[
         Any,
         typer.Option(
-            parser=_until, metavar="T", help="How far: 48h, or a time. Default: the forecast's end."
+            parser=_until, metavar="T", help="End of the forecast: 48h, or a time. Default: all of it."
         ),
     ] = None,
     corrected: Annotated[
-        bool, typer.Option("--corrected", help="Correct and extend it by what really happened.")
+        bool, typer.Option("--corrected", help="Correct and extend the forecast with past intensity.")
     ] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Ask again and again, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
     every: Annotated[
         timedelta | None,
-        typer.Option(parser=_every, metavar="D", help="How often --watch asks. Default: 5m."),
+        typer.Option(parser=_every, metavar="D", help="Time between two refreshes of --watch. Default: 5m."),
     ] = None,
     source: Source = None,
     sdk_url: SdkUrl = None,
@@ -117,20 +117,20 @@ def command(
     if every is not None and not watch:
         raise InputError("--every", "is given without --watch", "add --watch")
     asked = configured_source(options.source_options(source, sdk_url, sdk_signal, traces))
-    places = tuple(dict.fromkeys(location))
-    question = ForecastQuery(asked, places, Settings.load().timeout, duration, corrected, until)
+    locations = tuple(dict.fromkeys(location))
+    query = ForecastQuery(asked, locations, Settings.load().timeout, duration, corrected, until)
     clock, times = clocks.SystemClock(), Times.of(utc)
     if watch:
 
         def page(screen: Console) -> None:
-            found = look(question, clock)
+            found = look_up(query, clock)
             _show(screen, found, plot, times)
             for line in (*found.remarks, *found.unanswered()):
                 output.print_line(screen, line)
 
         repeat(page, every or EVERY, clock, times)
         return
-    found = look(question, clock)
+    found = look_up(query, clock)
     if as_json:
         _draw(found, plot)
         output.write_document(_document(found))
@@ -148,7 +148,7 @@ def _show(screen: Console, found: ForecastResult, plot: Path | None, times: Time
     _draw(found, plot)
     show(screen, found, times)
     if plot is not None:
-        output.print_facts(screen, [("drawn", str(plot))])
+        output.print_facts(screen, [("chart", str(plot))])
 
 
 def _draw(found: ForecastResult, plot: Path | None) -> None:
@@ -163,7 +163,7 @@ def _draw(found: ForecastResult, plot: Path | None) -> None:
 
 
 def _document(found: ForecastResult) -> dict[str, Any]:
-    """Return what was found: the raw points, whole, or else the expectation, each with its origin."""
+    """Return the JSON document: all raw points, or the corrected points with the origin of each."""
     forecast, expectation = found.forecast, found.expectation
     table = forecast.intensity if expectation is None else expectation.intensity
     locations = table.to_points()
@@ -194,29 +194,29 @@ def _document(found: ForecastResult) -> dict[str, Any]:
     return document
 
 
-# -- One look at a source: its forecast, what is to be expected, and the cleanest windows -------------------
+# -- Query -------------------------------------------------------------------------------------------------
 
 FARTHEST: Final = timedelta(days=366)
 
 
 @dataclass(frozen=True, slots=True)
 class ForecastQuery:
-    """What is asked.
+    """Parameters of a forecast look-up.
 
     Parameters
     ----------
     source : ForecastSource
-        Who is asked.
+        The source.
     locations : tuple of str
-        The places, each once.
+        The locations, without repetition.
     timeout : timedelta
-        The most it may take.
+        Time limit of the whole look-up.
     duration : timedelta or None
-        Of the windows; None where none are asked for.
+        Length of the cleanest windows to find; None for no windows.
     corrected : bool
-        Whether the forecast is corrected and extended by history.
+        Whether to correct and extend the forecast with history.
     until : datetime or timedelta or None
-        How far it looks; by default as far as the forecast.
+        End of the look-ahead; by default the end of the forecast.
     """
 
     source: ForecastSource
@@ -229,24 +229,24 @@ class ForecastQuery:
 
 @dataclass(frozen=True, slots=True)
 class ForecastResult:
-    """What was found.
+    """Result of a forecast look-up.
 
     Parameters
     ----------
     now : datetime
-        When it was asked for.
+        Time of the look-up.
     forecast : Forecast
-        As the source gave it.
+        The forecast of the source.
     expectation : Expectation or None
-        What is made of it.
+        The corrected forecast.
     intensity : IntensityTable
-        What to validate_report, as far as was asked [gCO2eq/kWh].
+        The corrected forecast, or else the forecast, until the end of the look-ahead [gCO2eq/kWh].
     duration : timedelta or None
-        How long the windows are.
+        Length of the windows.
     windows : mapping of str to Window or None
-        The cleanest of each location; None where each touches a gap.
+        Cleanest window of each location; None where every window touches a gap.
     remarks : tuple of str
-        What else is worth knowing, one line each.
+        Remarks on the origin of the numbers, one line each.
     """
 
     now: datetime
@@ -258,7 +258,7 @@ class ForecastResult:
     remarks: tuple[str, ...]
 
     def unanswered(self) -> Iterator[str]:
-        """Yield what is missing, one line each."""
+        """Yield what the source could not answer, one line each."""
         for name, why in self.forecast.missing.items():
             yield f"no forecast for {one_line(name)}: {one_line(why)}"
         for name, window in self.windows.items():
@@ -266,54 +266,56 @@ class ForecastResult:
                 yield f"no gap-free window of {format_duration(self.duration)} for {one_line(name)}"
 
 
-def look(question: ForecastQuery, clock: Clock) -> ForecastResult:
+def look_up(query: ForecastQuery, clock: Clock) -> ForecastResult:
     """Ask the source.
 
     Raises
     ------
     InputError
-        If a name cannot be, or the end is over.
+        If a location's name is impossible, or the end of the look-ahead is past.
     ForecastUnavailableError
-        If not one location has a forecast.
+        If no location has a forecast.
     """
     now = clock.now()
-    until = _look_until(question, now)
-    forecast = _forecast(question, now)
+    until = _look_until(query, now)
+    forecast = _forecast(query, now)
     expectation, past = None, Past()
-    if question.corrected:
-        past = past_of(question.source, question.locations, now, now + question.timeout, clock)
+    if query.corrected:
+        past = past_of(query.source, query.locations, now, now + query.timeout, clock)
         expectation = expect(
-            forecast.intensity.align(question.locations), past.actual, now, until or forecast.intensity.end,
+            forecast.intensity.align(query.locations), past.actual, now, until or forecast.intensity.end,
             past.issues, tuple(forecast.last_good),
         )  # fmt: skip
     intensity = forecast.intensity if expectation is None else expectation.intensity
     if until is not None:
         intensity = intensity.slice(intensity.start, until) or intensity
-    windows = {} if question.duration is None else cleanest_windows(intensity, question.duration, now, until)
-    told = tuple(remarks(question.source, forecast, past))
-    return ForecastResult(now, forecast, expectation, intensity, question.duration, windows, told)
+    windows = {} if query.duration is None else cleanest_windows(intensity, query.duration, now, until)
+    lines = tuple(remarks(query.source, forecast, past))
+    return ForecastResult(now, forecast, expectation, intensity, query.duration, windows, lines)
 
 
-def _look_until(question: ForecastQuery, now: datetime) -> datetime | None:
-    """Return how far to look."""
-    if question.until is None:
+def _look_until(query: ForecastQuery, now: datetime) -> datetime | None:
+    """Return the end of the look-ahead."""
+    if query.until is None:
         return None
-    ahead = question.until if isinstance(question.until, timedelta) else question.until - now
+    ahead = query.until if isinstance(query.until, timedelta) else query.until - now
     if not timedelta(0) < ahead <= FARTHEST:
-        problem = "is over" if ahead <= timedelta(0) else "is more than a year ahead"
-        raise InputError("--until", problem, "give a time to come, or a duration such as 48h")
+        problem = "is past" if ahead <= timedelta(0) else "is more than a year ahead"
+        raise InputError("--until", problem, "give a future time, or a duration such as 48h")
     return now + ahead
 
 
-def _forecast(question: ForecastQuery, now: datetime) -> Forecast:
-    """Return the forecast; where several names were given as one, say how to give them."""
-    listed = question.source.locations
-    for name in question.locations:
+def _forecast(query: ForecastQuery, now: datetime) -> Forecast:
+    """Return the forecast, with a hint where one option names several locations."""
+    listed = query.source.locations
+    for name in query.locations:
         if "," in name and listed is not None and name not in listed:
-            raise InputError("--location", f"{one_line(name)!r} is no place the source knows", _apart(name))
-    timeout = question.timeout * FORECAST_SHARE if question.corrected else None
+            raise InputError(
+                "--location", f"{one_line(name)!r} is not a location of the source", _apart(name)
+            )
+    timeout = query.timeout * FORECAST_SHARE if query.corrected else None
     try:
-        forecast = question.source.forecast(question.locations, now, timeout=timeout)
+        forecast = query.source.forecast(query.locations, now, timeout=timeout)
     except ForecastUnavailableError as error:
         raise ForecastUnavailableError(_hinted(error.missing), error.available) from None
     return replace(forecast, missing=_hinted(forecast.missing))
@@ -329,41 +331,43 @@ def _apart(name: str) -> str:
     return f"to name several, repeat the option: {options}"
 
 
-# -- A look at a source as people read it: what is expected, on what grounds, and the cleanest windows ------
+# -- Text --------------------------------------------------------------------------------------------------
 
-_SPARKS: Final = 18  # bars in the small line of a location
+_SPARKS: Final = 18  # bars of a sparkline
 _MINUTE: Final = timedelta(minutes=1)
 
 
-def show(screen: Console, look: ForecastResult, times: Times) -> None:
-    """Print what was found."""
-    table = look.intensity
+def show(screen: Console, result: ForecastResult, times: Times) -> None:
+    """Print the forecast of each location, and the cleanest windows."""
+    table = result.intensity
     output.print_title(screen, formatting.labels(table.provenance))
     generated, zone = (
-        times.instant(look.forecast.generated_at),
-        times.names(look.now, max(look.now, table.end)),
+        times.instant(result.forecast.generated_at),
+        times.names(result.now, max(result.now, table.end)),
     )
     output.print_facts(screen, [("generated", generated), ("unit", f"gCO2eq/kWh; times are {zone}")])
-    _print_locations(screen, look, times)
-    if look.duration is not None:
-        output.print_title(screen, f"cleanest {format_duration(look.duration)} from now on")
-        _print_windows(screen, look, times)
+    _print_locations(screen, result, times)
+    if result.duration is not None:
+        output.print_title(screen, f"cleanest {format_duration(result.duration)}")
+        _print_windows(screen, result, times)
 
 
-def _print_locations(screen: Console, look: ForecastResult, times: Times) -> None:
-    table, now = look.intensity, look.now
+def _print_locations(screen: Console, result: ForecastResult, times: Times) -> None:
+    table, now = result.intensity, result.now
     edges, now_us = table.edges_us, to_us(now)
     ends, current = edges[1:], table.integrate(now_us, now_us + 1) * HOUR_US
     first = max(now_us, int(edges[0]))
-    bins = np.linspace(first, max(int(edges[-1]), first + _SPARKS), _SPARKS + 1).astype(np.int64)
+    last = max(int(edges[-1]), first + _SPARKS)
+    bins = np.linspace(first, last, _SPARKS + 1).astype(np.int64)
+    ahead = (last - first) / HOUR_US
     means = table.integrate(bins[:-1], bins[1:]) * HOUR_US / np.diff(bins)[:, None]
-    grounds = [_grounds(look, name) for name in table.locations]
-    with_grounds = look.expectation is not None or bool(look.forecast.last_good)
+    origins = [_origin(result, name) for name in table.locations]
+    with_origins = result.expectation is not None or bool(result.forecast.last_good)
     rows = []
     for column, name in enumerate(table.locations):
         values = np.where(ends > now_us, table.values[:, column], np.nan)
         if np.isnan(values).all():
-            row = [name, "", "", "", "", "", "", "over" if look.expectation is None else ""]
+            row = [name, "", "", "", "", "", "", "past" if result.expectation is None else ""]
         else:
             low, high = int(np.nanargmin(values)), int(np.nanargmax(values))
             row = [
@@ -372,53 +376,53 @@ def _print_locations(screen: Console, look: ForecastResult, times: Times) -> Non
                 formatting.sparkline(means[:, column].tolist()),
                 _hour(ends[~np.isnan(values)][-1], now, times),
             ]  # fmt: skip
-        rows.append([*row, grounds[column]] if with_grounds else row)
+        rows.append([*row, origins[column]] if with_origins else row)
     columns = [
         output.Column("location"), output.Column("now", right=True), output.Column("min", right=True),
         output.Column("at"), output.Column("max", right=True), output.Column("at"),
-        output.Column("from now on", whole=True), output.Column("until"),
+        output.Column(f"next {ahead:.0f} h", whole=True), output.Column("forecast ends"),
     ]  # fmt: skip
-    if with_grounds:
-        columns.append(output.Column("rests on"))
+    if with_origins:
+        columns.append(output.Column("origin"))
     output.print_table(screen, columns, rows)
 
 
-def _grounds(look: ForecastResult, name: str) -> str:
-    """Say what the values of a location rest on, and for how long."""
-    age = (look.now - look.forecast.issued_at(name)) // _MINUTE * _MINUTE
-    if look.expectation is None:
+def _origin(result: ForecastResult, name: str) -> str:
+    """Return the origins of a location's values, with the hours of each."""
+    age = (result.now - result.forecast.issued_at(name)) // _MINUTE * _MINUTE
+    if result.expectation is None:
         last_good = f"last good, {format_duration(age)} old"
-        return last_good if name in look.forecast.last_good else "forecast"
-    table = look.expectation.intensity
+        return last_good if name in result.forecast.last_good else "forecast"
+    table = result.expectation.intensity
     hours = np.diff(table.edges_us) / HOUR_US
-    own = look.expectation.origin[:, table.locations.index(name)]
+    own = result.expectation.origin[:, table.locations.index(name)]
     parts = []
     for origin in (*ORIGINS[1:], ORIGINS[0]):
         share = float(hours[own == ORIGINS.index(origin)].sum())
-        said = f"last good ({format_duration(age)} old)" if origin == "last good" else origin
+        label = f"last good ({format_duration(age)} old)" if origin == "last good" else origin
         if share:
-            parts.append(f"{said} {share:.0f} h" if share >= 1 else f"{said} under 1 h")
+            parts.append(f"{label} {share:.0f} h" if share >= 1 else f"{label} under 1 h")
     return ", ".join(parts)
 
 
-def _print_windows(screen: Console, look: ForecastResult, times: Times) -> None:
+def _print_windows(screen: Console, result: ForecastResult, times: Times) -> None:
     rows = []
-    for name, window in look.windows.items():
+    for name, window in result.windows.items():
         if window is None:
             rows.append([name, "none", "", "", "", ""])
             continue
-        at_once = window.start == look.now
+        at_once = window.start == result.now
         now_g = window.now_g_per_kwh
         rows.append(
-            [name, "now" if at_once else _hour(to_us(window.start), look.now, times),
-             _hour(to_us(window.end), look.now, times), formatting.significant(window.g_per_kwh),
+            [name, "now" if at_once else _hour(to_us(window.start), result.now, times),
+             _hour(to_us(window.end), result.now, times), formatting.significant(window.g_per_kwh),
              formatting.UNKNOWN if now_g is None else formatting.significant(now_g),
              formatting.percent(window.saving)]
         )  # fmt: skip
     columns = [
         output.Column("location"), output.Column("start"), output.Column("end"),
         output.Column("g/kWh", right=True), output.Column("if started now", right=True),
-        output.Column("less", right=True),
+        output.Column("saving", right=True),
     ]  # fmt: skip
     output.print_table(screen, columns, rows)
 
@@ -431,24 +435,24 @@ def _whole(g_per_kwh: float) -> str:
     return "" if np.isnan(g_per_kwh) else f"{g_per_kwh:.0f}"
 
 
-# -- Showing something again and again: in place on a terminal, one below the other in a pipe ---------------
+# -- Refreshing --------------------------------------------------------------------------------------------
 
 
 def repeat(show: Callable[[Console], None], every: timedelta, clock: Clock, times: Times) -> None:
-    """Show something until the user stops it.
+    """Show a page again and again until Ctrl-C: in place on a terminal, page after page in a pipe.
 
-    When it fails later than the first time, what was shown before stays, with the reason below it.
+    If a later attempt fails, the last page stays, with the reason below it.
 
     Parameters
     ----------
     show : callable
-        Prints it on a console; raises LowcarbError where there is nothing to show.
+        Prints the page on a console; raises LowcarbError if it fails.
     every : timedelta
-        From one time to the next.
+        Time between two refreshes.
     clock : Clock
-        Tells the time, and sleeps.
+        Gives the time, and sleeps.
     times : Times
-        How times are shown.
+        Writer of times.
     """
     screen = output.console()
     with suppress(KeyboardInterrupt):
@@ -468,7 +472,7 @@ def _repeat(
     shown = ""
     while True:
         asked_at = clock.now()
-        said = f"asked at {times.instant(asked_at)}, every {format_duration(every)}; Ctrl-C ends"
+        status = f"updated at {times.instant(asked_at)}, every {format_duration(every)}; Ctrl-C ends"
         page = output.console()
         try:
             with page.capture() as capture:
@@ -477,12 +481,12 @@ def _repeat(
         except LowcarbError as error:
             if not shown:
                 raise
-            said = f"{said}\nthis time in vain: {one_line(str(error))}"
-        put(f"{shown}{said}")
+            status = f"{status}\nthis attempt failed: {one_line(str(error))}"
+        put(f"{shown}{status}")
         clock.sleep_until(asked_at + every)
 
 
 def _write(screen: Console, text: str) -> None:
-    """Print one of several pages."""
+    """Print a page with an empty line after it."""
     screen.file.write(f"{text}\n\n")
     screen.file.flush()

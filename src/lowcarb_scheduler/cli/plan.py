@@ -1,4 +1,4 @@
-"""``lowcarb plan``: which client trains in which round, and when each round opens."""
+"""``lowcarb plan``: plan when each round opens and which clients train in it."""
 
 from collections import Counter
 from pathlib import Path
@@ -45,7 +45,9 @@ def command(
     history: HistoryPath = None,
     patience: Annotated[
         float | None,
-        typer.Option(metavar="X", help="0: back-to-back now. 1: cleanest by the deadline. Default: JOB's."),
+        typer.Option(
+            metavar="X", help="0: back-to-back now. 1: lowest emissions by the deadline. Default: JOB's."
+        ),
     ] = None,
     source: Source = None,
     sdk_url: SdkUrl = None,
@@ -76,30 +78,25 @@ def _show(planned: "Plan", job: "Job", corrected_by: str | None, plot: Path | No
     clients, assumed = len(fleet), int(fleet.power_assumed.sum())
     output.print_title(screen, formatting.work(job))
     bound = formatting.mass(planned.lower_bound_g)
+    run_now = formatting.mass(planned.run_now_emissions_g)
     gap = "" if planned.gap is None else f" (gap {formatting.percent(planned.gap)})"
     output.print_facts(
         screen,
         [
             ("emissions", f"{formatting.mass(planned.emissions_g)} CO2eq expected"),
-            (
-                "lower bound",
-                bound if planned.gap is None else f"{bound} (gap {formatting.percent(planned.gap)})",
-            ),
-            (
-                "run now",
-                f"{formatting.mass(planned.run_now_emissions_g)} (random clients, back-to-back from now)",
-            ),
+            ("lower bound", f"{bound}{gap}"),
+            ("run-now", f"{run_now} (baseline: random clients, back-to-back from now)"),
             ("saving", formatting.percent(planned.saving)),
             ("finish", times.instant(planned.finish)),
             ("deadline", times.instant(job.finish_by)),
-            ("turns", f"{turns.min()} to {turns.max()} a client, Jain's index {jain_index(turns):.3f}"),
+            ("turns", f"{turns.min()} to {turns.max()} per client, Jain's index {jain_index(turns):.3f}"),
             (
                 "power",
-                f"assumed for {assumed} of {clients} clients" if assumed else "as the clients state it",
+                f"assumed for {assumed} of {clients} clients" if assumed else "given for every client",
             ),
             ("intensity", formatting.labels(planned.provenance)),
             *([("corrected by", corrected_by)] if corrected_by else []),
-            ("known until", times.instant(planned.forecast_until)),
+            ("forecast ends", times.instant(planned.forecast_until)),
         ],
     )
     opens, opened = times.column("opens", [each.opens_at for each in planned.rounds])
@@ -123,4 +120,4 @@ def _show(planned: "Plan", job: "Job", corrected_by: str | None, plot: Path | No
     ]
     output.print_table(screen, columns, rows)
     if plot is not None:
-        output.print_facts(screen, [("drawn", str(plot))])
+        output.print_facts(screen, [("chart", str(plot))])

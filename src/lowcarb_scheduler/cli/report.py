@@ -1,4 +1,4 @@
-"""``lowcarb report``: the page and the tables of a run, made from its ledger."""
+"""``lowcarb report``: report page, charts and tables of a run, made from its ledger."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def command(
             "--signal",
             metavar="SIGNAL",
             autocompletion=options.signals,
-            help="What the file of --traces measures: average or marginal. A file does not say.",
+            help="Signal of the --traces file, which does not state it: average or marginal.",
         ),
     ] = None,
     utc: Utc = False,
@@ -80,7 +80,7 @@ def command(
         refreshed = _refresh(folder, given, signal)
     elif unused := [name for name, value in {**given, "signal": signal}.items() if value is not None]:
         option = f"--{unused[0].replace('_', '-')}"
-        raise InputError(option, "is asked only to refresh", "add --refresh")
+        raise InputError(option, "is only used to refresh", "add --refresh")
     shown = read_page(folder)
     page, accounts = write_page(shown, folder), shown.accounts
     if as_json:
@@ -90,7 +90,7 @@ def command(
 
 
 def _refresh(folder: Path, options: Mapping[str, Any], signal: str | None) -> Refreshed:
-    """Ask for what the ledger lacks; where that is nothing, no source has to be named."""
+    """Ask for the intensity that the ledger lacks; a complete ledger needs no source."""
     found = refreshing.refresh(folder, None)
     if not found.lacks_hours:
         return found
@@ -101,19 +101,19 @@ def _refresh(folder: Path, options: Mapping[str, Any], signal: str | None) -> Re
     except LowcarbError as error:
         if found.lacking or options["source"] is not None:
             raise
-        output.log(output.shown(f"hindsight knows no more hours: {error}"))
+        output.log(output.shown(f"no further actual intensity for the hindsight plan: {error}"))
     for fault in source.faults if source else ():
         output.log(output.shown(f"{fault.what}: {fault.why}"))
     return found
 
 
 def _open(settings: Settings, signal: str | None) -> ForecastSource | None:
-    """Open the sources of the settings; of a file it is told what it measures."""
+    """Open the sources of the settings; ``signal`` applies to a trace file, which does not state its own."""
     source = registry.open_sources(settings)
     if signal is None:
         return source
     if settings.source != "traces" or settings.traces is None:
-        raise InputError("--signal", "is told of a file alone", "give it with --source traces")
+        raise InputError("--signal", "describes a trace file only", "give it with --source traces")
     return registry.arranged(
         [TraceFile(settings.traces, cast("Signal", signal), settings.traces_actual)], settings
     )
@@ -183,13 +183,13 @@ def _shares(shares: Sequence[Share], of: str) -> list[dict[str, object]]:
     ]  # fmt: skip
 
 
-# -- What ``lowcarb report`` tells people: the four numbers, what lies between two of them, and where -------
+# -- Text --------------------------------------------------------------------------------------------------
 
 MOST_LOCATIONS: Final = 40
 
 
 def show(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed | None, times: Times) -> None:
-    """Print what a run comes to."""
+    """Print the emissions of a run, and their breakdown."""
     screen, run = output.console(), accounts.run
     output.print_title(screen, f"Run {run.started['run_id']}: {run.status}, {len(run.rounds)} rounds")
     if refreshed is not None:
@@ -207,17 +207,17 @@ def show(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed | No
             ("saving", formatting.percent(accounts.saving)),
             ("energy", f"{formatting.energy(run.energy_kwh)} ({formatting.basis(run.energy_by_basis)})"),
             (
-                "evaluated",
+                "evaluation energy",
                 f"{formatting.energy(run.evaluation_energy_kwh)}, {formatting.mass(run.evaluation_g)} CO2eq",
             ),
             (
                 "SCI",
-                f"{formatting.mass(accounts.sci.g_per_round)} a round; embodied emissions are not counted",
+                f"{formatting.mass(accounts.sci.g_per_round)} per round; embodied emissions are not counted",
             ),
             ("finish", times.instant(run.finish)),
             (
                 "turns",
-                f"{min(turns, default=0)} to {max(turns, default=0)} a client, Jain's index {run.jain:.3f}",
+                f"{min(turns, default=0)} to {max(turns, default=0)} per client, Jain's index {run.jain:.3f}",
             ),
             ("report", str(page)),
             ("tables", str(tables)),
@@ -226,38 +226,38 @@ def show(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed | No
 
 
 def _refreshed(found: Refreshed) -> str:
-    """Say what came of asking."""
+    """Describe the result of a refresh."""
     if not found.lacking and found.has_news:
-        return "Nothing was lacking of the rounds; hindsight knows more hours now."
+        return "All rounds were complete; the hindsight plan now uses more hours."
     if not found.lacking:
-        return "There was nothing to fetch: all that happened is known."
-    learned = f"Actual intensity of {len(found.learned)} of {len(found.lacking)} rounds that lacked it"
-    return f"{learned} is known now." if found.learned else f"{learned} could be had; try again later."
+        return "Nothing to fetch: all actual intensity is known."
+    learned = f"Fetched actual intensity for {len(found.learned)} of {len(found.lacking)} incomplete rounds"
+    return f"{learned}." if found.learned else f"{learned}; try again later."
 
 
 def _show_numbers(screen: Console, accounts: Accounts, labels: str) -> None:
     actual, run_now_g = "on actual intensity", accounts.run_now_g
-    lacking = f"not known of {accounts.without_actuals} round(s)"
-    lacking = f"actual intensity is {lacking}; --refresh asks for it" if accounts.without_actuals else ""
-    no_best = "no plan fits the hours whose actual intensity is known"
-    planned_g, of = accounts.planned_g, "when each round opened"
+    missing = accounts.without_actuals
+    lacking = f"no actual intensity for {missing} round(s); --refresh asks for it" if missing else ""
+    no_best = "no plan fits into the hours with known actual intensity"
+    planned_g, of = accounts.planned_g, "at each round's opening"
     if accounts.planned_of:
-        planned_g, of = accounts.planned_of_g, f"of {accounts.planned_of} alone; no others had a forecast"
+        planned_g, of = accounts.planned_of_g, f"of {accounts.planned_of} only; no others had a forecast"
     rows = [
-        ("run-now", run_now_g, None, "the same work by random clients, back-to-back, " + actual),
+        ("run-now", run_now_g, None, "baseline: random clients, back-to-back, " + actual),
         ("planned", planned_g, None, f"on the forecast {of}"),
         ("realised", accounts.realised_g, accounts.saving, lacking or actual),
         (
             "hindsight",
             accounts.hindsight_g,
             emissions.saving(accounts.hindsight_g, run_now_g),
-            lacking or (no_best if accounts.hindsight_g is None else "the best plan of somebody who knew"),
+            lacking or (no_best if accounts.hindsight_g is None else "best plan with a perfect forecast"),
         ),
     ]
     output.print_line(screen, f"Emissions of training: {labels}")
     output.print_table(
         screen,
-        [Column("number"), Column("CO2eq", right=True), Column("saving", right=True), Column("what it is")],
+        [Column("number"), Column("CO2eq", right=True), Column("saving", right=True), Column("meaning")],
         [
             (name, formatting.mass(grams), "" if saving is None else formatting.percent(saving), what)
             for name, grams, saving, what in rows
@@ -284,7 +284,7 @@ def _show_waterfall(screen: Console, accounts: Accounts, labels: str) -> None:
 
 
 def _show_locations(screen: Console, shares: Sequence[Share], labels: str) -> None:
-    """Print the locations with most energy first."""
+    """Print the locations, those with the most energy first."""
     order = sorted(shares, key=lambda share: (-share.energy_kwh, share.name))
     hidden = len(order) - MOST_LOCATIONS
     output.print_line(
@@ -297,7 +297,7 @@ def _show_locations(screen: Console, shares: Sequence[Share], labels: str) -> No
             Column("location"),
             Column("turns", right=True),
             Column("energy", right=True),
-            Column("rests on"),
+            Column("basis"),
             Column("CO2eq", right=True),
             Column("g/kWh", right=True),
         ],

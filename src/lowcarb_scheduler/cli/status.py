@@ -1,4 +1,4 @@
-"""``lowcarb status``: what a run is waiting for, read from its ledger alone."""
+"""``lowcarb status`` and ``lowcarb release``: state of a run, read from its ledger, and the end of a hold."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def command(run_dir: RunDir, utc: Utc = False, as_json: Json = False) -> None:
 
 
 def folder_of(run_dir: Path) -> Path:
-    """Return the folder of a run, where its ledger is named instead."""
+    """Return the folder of a run, also if the path is that of its ledger."""
     return run_dir.parent if run_dir.name == FILE_NAME else run_dir
 
 
@@ -82,8 +82,8 @@ def _show(run: RunState, now: datetime, times: Times) -> None:
     if run.why is not None:
         facts.append(("why", run.why))
     if run.saves_g is not None:
-        of = f"{formatting.mass(run.saves_g)} of {formatting.mass(run.at_once_g)} CO2eq, in this round"
-        facts.append(("waiting saves", of))
+        saved = f"{formatting.mass(run.saves_g)} of {formatting.mass(run.at_once_g)} CO2eq in this round"
+        facts.append(("waiting saves", saved))
     if run.finish is not None:
         facts.append(("finish" if run.round_number is None else "planned finish", _finish(run, times)))
     facts.append(("process", _process(run)))
@@ -93,14 +93,14 @@ def _show(run: RunState, now: datetime, times: Times) -> None:
         facts.append(
             (
                 "degraded",
-                f"{formatting.counted(len(run.degraded), 'time')}, the last: {last['what']}: {last['why']}",
+                f"{formatting.counted(len(run.degraded), 'time')}, last: {last['what']}: {last['why']}",
             )
         )
     output.print_facts(screen, facts)
 
 
 def _finish(run: RunState, times: Times) -> str:
-    assert run.finish is not None  # shown only then
+    assert run.finish is not None  # the caller checks it
     text = times.instant(run.finish)
     if run.finish_by is None:
         return text
@@ -110,11 +110,11 @@ def _finish(run: RunState, times: Times) -> str:
 
 def _process(run: RunState) -> str:
     if run.state == "gone":
-        return "ended without closing its ledger; start it again with this run-dir to go on"
+        return "ended without closing its ledger; start it again with this run-dir to resume"
     return {True: "alive", False: "ended", None: "unknown: this file system has no locks"}[run.is_alive]
 
 
-# -- What a run is doing, as its ledger has it --------------------------------------------------------------
+# -- State of a run ----------------------------------------------------------------------------------------
 
 HOLDING = "holding"
 AWAITING = "waiting for nodes"
@@ -123,37 +123,37 @@ GONE = "gone"
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """What a run is doing.
+    """State of a run, derived from the events of its ledger.
 
     Parameters
     ----------
     run_id : str
-        Flower's name of it.
+        Flower's id of the run.
     state : str
         ``preparing``, ``waiting for nodes``, ``holding``, ``training``, ``gone`` (its process ended without
-        closing the ledger), or how it has ended: ``completed``, ``stopped``, ``failed`` or ``out of time``.
+        closing the ledger), or the outcome: ``completed``, ``stopped``, ``failed`` or ``out of time``.
     is_alive : bool or None
-        Whether its process holds the ledger; None where that cannot be told.
+        Whether its process locks the ledger; None where the file system has no locks.
     round_number : int or None
-        The round that is held or trains, or opens next.
+        The round that is held, trains, or opens next.
     rounds, rounds_done : int
-        How many there are to be, and are over.
+        Number of all rounds, and of finished rounds.
     opens_at : datetime or None
-        When that round opens or has opened.
+        Opening time of that round.
     why : str or None
-        Why it is held, or which nodes it waits for.
+        Reason of the hold, or the nodes it waits for.
     held_g, at_once_g : float or None
-        What its training would emit then, and would if it opened when the hold began [gCO2eq].
+        Planned emissions of the held round, and its emissions if it had opened at once [gCO2eq].
     finish : datetime or None
-        When the last round is planned to be over, or was.
+        Planned or actual end of the last round.
     finish_by : datetime or None
         The deadline.
     degraded : sequence of mapping
-        What went wrong so far.
+        Problems so far.
     last_event_at : datetime
-        The last sign of life in the ledger.
+        Time of the last event.
     is_virtual : bool
-        Whether its clock jumps.
+        Whether the run uses a virtual clock.
     """
 
     run_id: str
@@ -179,14 +179,14 @@ class RunState:
         Raises
         ------
         InputError
-            If there is none, or a line in it is not one of ours.
+            If the ledger is missing, or a line of it is not an event.
         """
         events = read_ledger(run_dir)
         return cls.of(events, is_in_use(run_dir))
 
     @classmethod
     def of(cls, events: Sequence[Mapping[str, Any]], is_alive: bool | None) -> RunState:
-        """Return what the events of a run say of it."""
+        """Derive the state from the events of a run."""
         started, state = events[0], "preparing"
         planned = held = opened = ended = None
         finish_by, done, why = started["finish_by"], 0, None
@@ -237,14 +237,14 @@ class RunState:
 
     @property
     def saves_g(self) -> float | None:
-        """What waiting saves of this round's emissions [gCO2eq]."""
+        """Emissions of the held round that waiting avoids [gCO2eq]."""
         if self.held_g is None or self.at_once_g is None:
             return None
         return self.at_once_g - self.held_g
 
     @property
     def is_late(self) -> bool | None:
-        """Whether the last round is or was over after the deadline; None where either is not known."""
+        """True if the last round ends after the deadline; None where one of the times is unknown."""
         if self.finish is None or self.finish_by is None:
             return None
         return self.finish > self.finish_by
@@ -256,7 +256,7 @@ def _time(text: str | None) -> datetime | None:
 
 # -- lowcarb release ---------------------------------------------------------------------------------------
 
-_SECONDS: Final = 5  # within which a hold looks, and a little more
+_SECONDS: Final = 5  # a hold looks for requests a little more often than this
 
 
 @app.command("release", cls=Command, epilog=examples("lowcarb release runs/2026-01-31T18-00-00Z-42"))

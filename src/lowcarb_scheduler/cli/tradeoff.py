@@ -1,4 +1,4 @@
-"""``lowcarb tradeoff``: what waiting buys, from the earliest finish to the deadline."""
+"""``lowcarb tradeoff``: emissions of a job for every finish time from the earliest to the deadline."""
 
 import math
 import shlex
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 app = typer.Typer()
 HOUR: Final = timedelta(hours=1)
 MOST_POINTS: Final = 1_000
-KNEE_RULE: Final = "farthest below the straight line from first to last; the next hours buy less than average"
-NO_KNEE: Final = "none: later hours buy no less than the first, so wait to the end or as long as you can"
+KNEE_RULE: Final = "farthest below the straight line from first to last; later hours save less than average"
+NO_KNEE: Final = "none: later hours save as much as the first, so wait as long as you can"
 _DIGITS: Final = 4  # decimals of a patience that people read and type
 
 
 def _part(text: str) -> float:
-    """Read a part of one, ``20%`` or ``0.2``."""
+    """Read a fraction, ``20%`` or ``0.2``."""
     number = text.strip()  # a bare 20 is refused: a bare 1 could then be 1 % or all
     try:
         part = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
@@ -70,11 +70,13 @@ def command(
     forecast: ForecastPath = None,
     history: HistoryPath = None,
     points: Annotated[
-        int, typer.Option(min=2, max=MOST_POINTS, metavar="N", help="How many values of patience are tried.")
+        int, typer.Option(min=2, max=MOST_POINTS, metavar="N", help="Number of patience values to try.")
     ] = 12,
     saving: Annotated[
         float | None,
-        typer.Option(parser=_part, metavar="S", help="Find the earliest finish that saves this: 20% or 0.2."),
+        typer.Option(
+            parser=_part, metavar="S", help="Find the earliest finish with at least this saving: 20% or 0.2."
+        ),
     ] = None,
     source: Source = None,
     sdk_url: SdkUrl = None,
@@ -104,11 +106,9 @@ def command(
         facts.append(("corrected by", corrected_by))
     if saving is not None and answer is not None:
         least = f"the earliest finish that saves at least {100 * saving:g} %"
-        facts.append(
-            ("asked", f"{least}: {_described(answer, times)}; {points} values of patience were tried")
-        )
+        facts.append(("asked", f"{least}: {_described(answer, times)}; {points} patience values tried"))
     if plot is not None:
-        facts.append(("drawn", str(plot)))
+        facts.append(("chart", str(plot)))
     screen = output.console()
     output.print_title(screen, formatting.work(asked))
     _print_points(screen, front, asked, answer, times)
@@ -117,18 +117,18 @@ def command(
 
 
 def _front(job: "Job", intensity: "IntensityTable", points: int) -> "Frontier":
-    """Compute the front; a person at a terminal sees how far it is."""
+    """Compute the front, with a progress bar on a terminal."""
     with output.progress("planning", points) as done:
         return tradeoff(job, intensity, points, lambda *_: done())
 
 
 def _answer(front: "Frontier", saving: float, job: "Job") -> "FrontierPoint":
-    """Return the earliest point that saves enough.
+    """Return the earliest point with at least the given saving.
 
     Raises
     ------
     SavingUnreachableError
-        If none does.
+        If no point saves that much.
     """
     point = front.earliest_saving(saving)
     if point is None:
@@ -160,15 +160,15 @@ def _print_points(
         output.Column("CO2eq", right=True, whole=True),
         output.Column("saving", right=True),
         output.Column("gap", right=True),
-        output.Column("an hour more buys", right=True),
+        output.Column("saved per extra hour", right=True),
         output.Column(""),
     ]
     rows = []
     named = (("knee", front.knee if front.has_knee else None), ("asked", answer))
     for k, point in enumerate(front.points):
         later = (point.finish - front.points[0].finish) / HOUR
-        # Nothing is known of an hour that is not over by the deadline.
-        buys = (
+        # The front has no value for an hour that ends after the deadline.
+        saved = (
             formatting.mass(front.marginal_saving_g(point.finish))
             if point.finish + HOUR <= job.finish_by
             else ""
@@ -177,7 +177,7 @@ def _print_points(
         rows.append(
             (_patience(point), finishes[k], f"{later:.1f}",
              formatting.mass(point.emissions_g, 4), formatting.percent(point.saving),
-             formatting.percent(point.gap, 2), buys, ", ".join(marks))
+             formatting.percent(point.gap, 2), saved, ", ".join(marks))
         )  # fmt: skip
     output.print_table(screen, columns, rows)
 
@@ -185,15 +185,15 @@ def _print_points(
 def _facts(front: "Frontier", job: "Job", intensity: "IntensityTable", times: Times) -> list[tuple[str, str]]:
     knee = f"{_described(front.knee, times)}: {KNEE_RULE}"
     if len(front.points) == 1:
-        knee = f"{_described(front.knee, times)}: waiting longer buys nothing"
+        knee = f"{_described(front.knee, times)}: waiting longer saves nothing"
     elif not front.has_knee:
         knee = NO_KNEE
     run_now = formatting.mass(front.run_now_emissions_g)
     return [
-        ("run now", f"{run_now} CO2eq expected (random clients, back-to-back from now)"),
+        ("run-now", f"{run_now} CO2eq expected (baseline: random clients, back-to-back from now)"),
         ("deadline", times.instant(job.finish_by)),
         ("intensity", formatting.labels(intensity.provenance)),
-        ("known until", times.instant(intensity.end)),
+        ("forecast ends", times.instant(intensity.end)),
         ("knee", knee),
     ]
 
@@ -204,17 +204,17 @@ def _described(point: "FrontierPoint", times: Times) -> str:
 
 
 def _advised(front: "Frontier") -> "FrontierPoint":
-    """Return where to stop if nothing was asked for: where waiting pays to the end, the end."""
+    """Return the point to suggest: the knee, or the last point if every hour saves equally."""
     return front.knee if front.has_knee else front.points[-1]
 
 
 def _patience(point: "FrontierPoint") -> str:
-    """Write a patience, rounded up: with less the plan would be out of reach."""
+    """Write a patience, rounded up, because less could not reach the plan."""
     return f"{math.ceil(point.patience * 10**_DIGITS - 1e-6) / 10**_DIGITS:.{_DIGITS}f}"
 
 
 def _next_command(inputs: "Mapping[str, object]", point: "FrontierPoint") -> str:
-    """Write the command that plans a point of the front."""
+    """Return the command line that plans a point of the front."""
     given = [
         word
         for name, value in inputs.items()
