@@ -149,9 +149,9 @@ def test_a_period_may_be_days_or_times(backtest):
         (["--forecast", "climatologie"], "--forecast: 'climatologie' is unknown; did you mean climatology?"),
         (["--forecast", "gone.csv"], "--forecast: cannot be read"),
         (["--actual", "gone.csv"], "--actual: cannot be read"),
-        (["--deadlines", "0.5"], "--deadlines: '0.5' are no deadlines"),
-        (["--deadlines", "soon"], "--deadlines: 'soon' are no deadlines"),
-        (["--deadlines", "nan"], "--deadlines: 'nan' are no deadlines"),
+        (["--deadlines", "0.5"], "--deadlines: '0.5' is not a list of multiples"),
+        (["--deadlines", "soon"], "--deadlines: 'soon' is not a list of multiples"),
+        (["--deadlines", "nan"], "--deadlines: 'nan' is not a list of multiples"),
         (["--deadlines", "200"], "--to: from 2026-01-29T00:00:00Z there are 15 d, and a deadline of 200"),
         (["--from", "2025-12-01"], "--from: 2025-12-01T00:00:00Z is before anything was known"),
         (["--to", "2027-01-01"], "--to: 2027-01-01T00:00:00Z is after the last forecast ends"),
@@ -182,7 +182,7 @@ def test_forecasts_have_to_say_when_they_were_made(backtest, files):
 def test_what_happened_was_not_issued(backtest, files):
     answer = backtest("--actual", files / "forecast.csv")
     assert answer.code == 2
-    assert "issued_at: what happened was not issued" in answer.line
+    assert "issued_at: is a column of forecasts" in answer.line
 
 
 def test_a_gap_in_what_is_charged_is_named(backtest, tmp_path):
