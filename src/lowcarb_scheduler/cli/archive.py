@@ -424,8 +424,6 @@ def into_archive(downloads: Sequence[Download], archive: Archive, keep_days: int
     InputError
         If a download is older than the archive keeps, or writing fails.
     """
-    from lowcarb_scheduler.clock import SystemClock
-
     oldest = clocks.SystemClock().now() - timedelta(days=keep_days)
     for each in downloads:
         if each.table.end <= oldest:
