@@ -1,11 +1,10 @@
-"""Validation of the values that nodes report, none of which is trusted.
+"""Validation of the values that nodes and servers report, none of which is trusted.
 
 Each function returns a valid value, or None for an invalid one: a node with a wrong report stays in the run.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from datetime import timedelta
 from typing import Final
@@ -13,6 +12,7 @@ from typing import Final
 MOST_POWER_WATTS: Final = 1e6
 _LEAST_DURATION: Final = timedelta(seconds=1)
 _MOST_DURATION: Final = timedelta(days=7)
+_LARGEST: Final = 1e15  # no quantity is near it, and JSON has integers that overflow a float
 _LONGEST_NAME: Final = 100
 _MARKUP: Final = frozenset("<>[]")  # of HTML and of the terminal
 _FORMULA: Final = frozenset("=+@")  # a spreadsheet would run a name that begins like that
@@ -20,9 +20,9 @@ _COORDINATES: Final = re.compile(r"\s*(-?\d{1,3}(?:\.\d{1,20})?)\s*,\s*(-?\d{1,3
 
 
 def finite_number(claim: object) -> float | None:
-    """Return a finite number as a float."""
-    # bool is a subclass of int: True would pass as 1.
-    if isinstance(claim, bool) or not isinstance(claim, int | float) or not math.isfinite(claim):
+    """Return a number as a float."""
+    # bool is a subclass of int: True would pass as 1. The comparison is false for NaN, too.
+    if isinstance(claim, bool) or not isinstance(claim, int | float) or not abs(claim) < _LARGEST:
         return None
     return float(claim)
 

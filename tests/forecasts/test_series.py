@@ -1,4 +1,4 @@
-"""Points of a wire, made into a series."""
+"""Series built from the points of a server or a file."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowcarb_scheduler.clock import HOUR_US, format_time, to_us
-from lowcarb_scheduler.forecasts.series import SeriesBuilder, finite
+from lowcarb_scheduler.forecasts.series import SeriesBuilder
 from lowcarb_scheduler.intensity import MAX_G_PER_KWH, IntensityTable
+from lowcarb_scheduler.validation import finite_number
 
 START = datetime(2026, 3, 10, tzinfo=UTC)
 MINUTE_US = 60_000_000
@@ -114,8 +115,8 @@ def test_a_series_without_values_says_why():
 @pytest.mark.parametrize(
     ("value", "number"), [(1, 1.0), (2.5, 2.5), (-3, -3.0), ("1", None), (True, None), (10**400, None)]
 )
-def test_a_number_is_a_number(value, number):
-    assert finite(value) == number
+def test_only_a_json_number_of_plausible_size_is_a_number(value, number):
+    assert finite_number(value) == number
 
 
 POINTS = st.lists(

@@ -222,7 +222,7 @@ class _Past:
         if begin_us is None or ahead < 1:
             return np.zeros((1, len(forecast.locations)))
         newest = self._issue(forecast, begin_us, forecast.locations)
-        past: list[Issue] = []
+        past: list[HourlyIssue] = []
         before_us = begin_us
         issued = [(begin, table) for table in past_forecasts if (begin := _issued_us(table)) is not None]
         for issue_us, table in sorted(issued, key=lambda pair: pair[0], reverse=True):
@@ -240,12 +240,12 @@ class _Past:
         high = np.where(known, seen, -np.inf).max(axis=0)
         return np.clip(values, low, high)
 
-    def _issue(self, table: IntensityTable, begin_us: int, locations: Sequence[str]) -> Issue:
+    def _issue(self, table: IntensityTable, begin_us: int, locations: Sequence[str]) -> HourlyIssue:
         """Return a forecast by the hour, in the hours of the history."""
         start = (begin_us - self.begins_us) // HOUR_US
         hours = -(-(int(table.edges_us[-1]) - begin_us) // HOUR_US)
         first_us = self.begins_us + start * HOUR_US
-        return Issue(start, _hourly(table, first_us, min(hours, _MOST_LEADS + DAY), locations))
+        return HourlyIssue(start, _hourly(table, first_us, min(hours, _MOST_LEADS + DAY), locations))
 
 
 def _of_one_signal(table: IntensityTable, forecast: IntensityTable, what: str) -> IntensityTable:
@@ -287,7 +287,7 @@ def _issued_us(table: IntensityTable) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Issue:
+class HourlyIssue:
     """Issue of a forecast by the hour.
 
     Parameters
@@ -309,16 +309,18 @@ class Issue:
         return np.where(inside[:, None], values, np.nan)
 
 
-def learned_correction(history: Floats, newest: Issue, past: Sequence[Issue], ahead: int) -> Floats:
+def learned_correction(
+    history: Floats, newest: HourlyIssue, past: Sequence[HourlyIssue], ahead: int
+) -> Floats:
     """Compute the correction of the newest forecast.
 
     Parameters
     ----------
     history : ndarray, shape (T, L)
         Actual intensity of hours 0 to T - 1 [gCO2eq/kWh]; NaN where unknown. Hour T is the first unknown one.
-    newest : Issue
+    newest : HourlyIssue
         Forecast to correct.
-    past : sequence of Issue
+    past : sequence of HourlyIssue
         Issues before the newest, in the order of their starts.
     ahead : int
         Number of hours from hour T on.
@@ -339,7 +341,7 @@ def learned_correction(history: Floats, newest: Issue, past: Sequence[Issue], ah
     return correction
 
 
-def _learned(history: Floats, newest: Issue, past: Sequence[Issue], ahead: int) -> Floats:
+def _learned(history: Floats, newest: HourlyIssue, past: Sequence[HourlyIssue], ahead: int) -> Floats:
     """Compute the correction of locations that are known up to the same hour."""
     age = len(history) - newest.start
     past = [issue for issue in past if issue.start < newest.start and issue.start + age >= DAY][-MOST_ISSUES:]
@@ -375,7 +377,7 @@ def _learned(history: Floats, newest: Issue, past: Sequence[Issue], ahead: int) 
     return np.where(np.isnan(forecast), 0.0, correction)
 
 
-def _predictors(history: Floats, issue: Issue, latest: Floats, forecast: Floats) -> Floats:
+def _predictors(history: Floats, issue: HourlyIssue, latest: Floats, forecast: Floats) -> Floats:
     """Return the predictors of the hours after ``history`` [gCO2eq/kWh]; shape (hours ahead, L, P).
 
     An unknown predictor is 0, which adds nothing to the correction.
@@ -397,7 +399,7 @@ def _predictors(history: Floats, issue: Issue, latest: Floats, forecast: Floats)
     return x
 
 
-def _latest_errors(history: Floats, issues: Sequence[Issue]) -> Floats:
+def _latest_errors(history: Floats, issues: Sequence[HourlyIssue]) -> Floats:
     """Return the errors of the newest issue that had begun in each hour [gCO2eq/kWh]; shape (T, L)."""
     errors = np.full(history.shape, np.nan)
     for issue in issues:

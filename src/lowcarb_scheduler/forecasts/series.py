@@ -15,6 +15,7 @@ from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, parse_time, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
 from lowcarb_scheduler.forecasts.base import Forecast
 from lowcarb_scheduler.intensity import MAX_G_PER_KWH, IntensityTable
+from lowcarb_scheduler.validation import finite_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 NEAR: Final = timedelta(days=31)  # a point further outside the expected period has a wrong date
 _SHORTEST_HOLE_US: Final = 60_000_000  # providers cut lengths to whole minutes, which leaves shorter holes
-_LARGEST: Final = 1e15  # a larger number overflows in sums of squares, and no quantity here is near it
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class SeriesBuilder:
         if not self._low_us <= time_us <= self._high_us:
             self.problem = f"{time} is more than a month off"
             return
-        number = finite(value)
+        number = finite_number(value)
         length = length_us if length_us is not None and 0 < length_us <= self._longest_us else None
         if number is None or not 0 <= number <= MAX_G_PER_KWH:
             self.problem = f"{value!r} is not a plausible intensity"
@@ -185,10 +185,3 @@ def columns_of(table: IntensityTable) -> dict[str, Series]:
             times_us, values = table.edges_us[first:after], table.values[first:after, column]
             columns[location] = Series(times_us, values, int(table.edges_us[after]))
     return columns
-
-
-def finite(value: object) -> float | None:
-    """Return a number of a JSON document as a float, None if the value is not a usable number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
-        return None
-    return float(value)

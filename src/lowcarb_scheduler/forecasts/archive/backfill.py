@@ -11,6 +11,7 @@ from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
 from lowcarb_scheduler.forecasts.archive.cached_source import CachedSource
 from lowcarb_scheduler.forecasts.archive.database import Feed
 from lowcarb_scheduler.forecasts.bias_correction import ISSUES_EVERY
+from lowcarb_scheduler.forecasts.http.parsing import parts
 from lowcarb_scheduler.forecasts.series import columns_of
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.base import ForecastSource
     from lowcarb_scheduler.intensity import IntensityTable
 
-PART: Final = timedelta(days=7)  # period of one request for past forecasts
 _HOUR: Final = timedelta(hours=1)
 
 
@@ -107,7 +107,7 @@ def back_fill(
 
 def steps(source: ForecastSource, period: tuple[datetime, datetime]) -> int:
     """Return the number of steps of the backfill of one location."""
-    return 1 + (len(_parts(period)) if source.keeps_past_forecasts else 0)
+    return 1 + (len(parts(*period, MICROSECOND)) if source.keeps_past_forecasts else 0)
 
 
 def _past(
@@ -120,7 +120,7 @@ def _past(
     """Request past forecasts, newest first; return the number archived and why there are not more."""
     feed = Feed(source.name, source.signal or "unknown", source.server)
     why, offered = None, True  # a provider that has none of a week has none of the weeks before
-    for begin, end in _parts(period):
+    for begin, end in reversed(parts(*period, MICROSECOND)):
         kept = archive.past(feed, [name], begin, end, ISSUES_EVERY)
         if offered and why is None and len(kept) < (end - begin) // ISSUES_EVERY:
             try:
@@ -133,16 +133,6 @@ def _past(
         done()
     found = len(archive.past(feed, [name], *period, ISSUES_EVERY))
     return found if found or offered else None, why
-
-
-def _parts(period: tuple[datetime, datetime]) -> list[tuple[datetime, datetime]]:
-    """Cut a period into parts, newest first."""
-    begin, end = period
-    parts = []
-    while end > begin:
-        parts.append((max(begin, end - PART), end))
-        end -= PART
-    return parts
 
 
 def _hours(table: IntensityTable) -> float:

@@ -9,7 +9,7 @@ import math
 import re
 import string
 import zlib
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from datetime import UTC, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cached_property
@@ -30,6 +30,7 @@ _MAX_MASKED: Final = 10_000  # characters of an error response; masking a megaby
 _MAX_RETRY_AFTER: Final = timedelta(days=1)
 
 
+@dataclass(eq=False)
 class FetchError(Exception):
     """Failed request.
 
@@ -47,25 +48,19 @@ class FetchError(Exception):
         Whether no connection came about, so that other requests fail as well.
     """
 
-    def __init__(
-        self,
-        why: str,
-        *,
-        status: int | None = None,
-        again: bool = False,
-        not_before: datetime | None = None,
-        unreachable: bool = False,
-    ) -> None:
-        self.why, self.status, self.again = why, status, again
-        self.not_before, self.unreachable = not_before, unreachable
-        super().__init__(why)
+    why: str
+    _: KW_ONLY
+    status: int | None = None
+    again: bool = False
+    not_before: datetime | None = None
+    unreachable: bool = False
+
+    def __str__(self) -> str:
+        return self.why
 
     def masked(self, redaction: Redaction) -> FetchError:
         """Return the error with the secrets in its reason masked."""
-        return type(self)(
-            redaction.mask(self.why), status=self.status, again=self.again,
-            not_before=self.not_before, unreachable=self.unreachable,
-        )  # fmt: skip
+        return replace(self, why=redaction.mask(self.why))
 
 
 class LoginError(FetchError):
@@ -92,7 +87,7 @@ class Response:
 
     @property
     def is_html(self) -> bool:
-        """Whether the body is a web page: that of a proxy or of another server."""
+        """True if the body is a web page: that of a proxy or of another server."""
         return "html" in self.content_type or self.body.lstrip()[:1] == b"<"
 
     def text(self) -> str:

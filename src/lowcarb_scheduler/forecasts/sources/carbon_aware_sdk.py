@@ -35,9 +35,9 @@ from lowcarb_scheduler.forecasts.http.parsing import (
     past_forecasts_of,
     time_of,
 )
-from lowcarb_scheduler.forecasts.series import finite
 from lowcarb_scheduler.forecasts.sources.web import WebSource
 from lowcarb_scheduler.settings import secret_fix
+from lowcarb_scheduler.validation import finite_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -112,7 +112,7 @@ def says_nothing(answers: Iterable[list[Point] | FetchError]) -> bool:
 
 
 def _is_value(point: Point) -> bool:
-    number = finite(point[1])
+    number = finite_number(point[1])
     return number is not None and number >= 0
 
 
@@ -124,7 +124,7 @@ def read_locations(answer: Response) -> dict[str, tuple[float | None, float | No
     if not isinstance(document, dict) or not all(isinstance(place, dict) for place in document.values()):
         raise FetchError("answered with JSON that is not locations by name")
     return {
-        name: (finite(place.get("latitude")), finite(place.get("longitude")))
+        name: (finite_number(place.get("latitude")), finite_number(place.get("longitude")))
         for name, place in document.items()
     }
 
@@ -165,7 +165,7 @@ def _points(
 
 def _minutes_us(duration: object) -> int | None:
     """Read how long a point of a forecast holds, in minutes; None where it does not tell."""
-    minutes = finite(duration)
+    minutes = finite_number(duration)
     return int(minutes * 60e6) if minutes is not None and minutes >= 1 else None
 
 

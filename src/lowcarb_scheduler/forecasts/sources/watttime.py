@@ -36,9 +36,9 @@ from lowcarb_scheduler.forecasts.http.parsing import (
     time_of,
 )
 from lowcarb_scheduler.forecasts.http.responses import LoginError, Redaction
-from lowcarb_scheduler.forecasts.series import finite
 from lowcarb_scheduler.forecasts.sources.web import WebSource
 from lowcarb_scheduler.settings import secret_fix
+from lowcarb_scheduler.validation import finite_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -330,7 +330,7 @@ def _read_past(region: str, when: datetime, answer: Response) -> Issue:
 
 def _points(meta: Mapping[str, Any], points: Iterable[Any]) -> list[Point]:
     """Return points in grams per kilowatt-hour; an entry that is no object has neither time nor value."""
-    seconds = finite(meta.get("data_point_period_seconds"))
+    seconds = finite_number(meta.get("data_point_period_seconds"))
     length_us = None if seconds is None else int(seconds * 1e6)
     known = [point if isinstance(point, dict) else {} for point in points]
     return [(point.get("point_time"), _g_per_kwh(point.get("value")), length_us) for point in known]
@@ -338,7 +338,7 @@ def _points(meta: Mapping[str, Any], points: Iterable[Any]) -> list[Point]:
 
 def _g_per_kwh(pounds_per_mwh: object) -> object:
     """Convert a value; anything but a number is returned unchanged, for the error message."""
-    number = finite(pounds_per_mwh)
+    number = finite_number(pounds_per_mwh)
     return pounds_per_mwh if number is None else number * G_PER_KWH
 
 
