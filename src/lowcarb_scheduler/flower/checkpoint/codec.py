@@ -15,7 +15,6 @@ import random
 import re
 import types
 from collections import OrderedDict
-from contextlib import suppress
 from datetime import date, datetime, timedelta
 from enum import Enum
 from pathlib import PurePath
@@ -33,11 +32,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_DEEPEST: Final = 50
+_MAX_DEPTH: Final = 50
 _BIT_GENERATORS: Final = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
-_RECORDS: Final = {"metrics": MetricRecord, "config": ConfigRecord}
 _SEQUENCES: Final = {"tuple": tuple, "set": set, "frozenset": frozenset}
-_MAPPINGS: Final = {"dict": dict, "ordered": OrderedDict}
+_MAPPINGS: Final = {
+    "dict": dict, "ordered": OrderedDict,
+    "metrics": MetricRecord, "config": ConfigRecord, "arrays": ArrayRecord,
+}  # fmt: skip
+_TAGS: Final[dict[type, str]] = {kind: tag for tag, kind in [*_SEQUENCES.items(), *_MAPPINGS.items()]}
 
 
 class CannotEncodeError(TypeError):
@@ -107,22 +109,20 @@ class Encoder:
             return {"time": value.isoformat()}
         if type(value) is timedelta:
             return {"microseconds": value // MICROSECOND}
-        if depth > _DEEPEST:
+        if depth > _MAX_DEPTH:
             raise CannotEncodeError(path, "a value that holds itself")
         if type(value) is list:
             return [self._encode(item, f"{path}/{k}", depth + 1) for k, item in enumerate(value)]
-        for tag, sequence in _SEQUENCES.items():
-            if type(value) is sequence:
-                # The order of a set differs between processes; equal states are to have equal digests.
-                items = value if sequence is tuple else sorted(value, key=repr)
-                return {tag: [self._encode(item, f"{path}/{k}", depth + 1) for k, item in enumerate(items)]}
-        for tag, mapping in _MAPPINGS.items():
-            if type(value) is mapping:
-                return {tag: self._items(value, path, depth)}
-        return self._leaf(value, path, depth)
-
-    def _leaf(self, value: Any, path: str, depth: int) -> Any:
-        """Return the JSON form of a value that holds arrays, or has none but its identity."""
+        tag = _TAGS.get(type(value), "")
+        if tag in _MAPPINGS:
+            pairs = [(self._encode(key, path, depth + 1), key, item) for key, item in value.items()]
+            return {
+                tag: [[key, self._encode(item, f"{path}/{name}", depth + 1)] for key, name, item in pairs]
+            }
+        if tag in _SEQUENCES:
+            # The order of a set differs between processes; equal states are to have equal digests.
+            items = value if tag == "tuple" else sorted(value, key=repr)
+            return {tag: self._encode(list(items), path, depth)}
         if isinstance(value, np.generic):
             return {"scalar": self._name(value, np.asarray(value), path)}
         if type(value) is np.ndarray:
@@ -131,11 +131,6 @@ class Encoder:
             return {"bytes": self._name(value, np.frombuffer(value, dtype=np.uint8), path)}
         if type(value) is Array and value.stype == "numpy.ndarray":
             return {"Array": self._name(value, value.numpy(), path)}
-        if type(value) is ArrayRecord:
-            return {"arrays": self._items(value, path, depth)}
-        for tag, record in _RECORDS.items():
-            if type(value) is record:
-                return {tag: self._items(value, path, depth)}
         if type(value) is np.random.Generator and type(value.bit_generator).__name__ in _BIT_GENERATORS:
             return {"generator": self._encode(value.bit_generator.state, path, depth + 1)}
         if type(value) is random.Random:
@@ -150,12 +145,6 @@ class Encoder:
         whole = hashlib.sha256(json.dumps(tree).encode())
         whole.update(digest(self.arrays).encode())
         return whole.hexdigest()
-
-    def _items(self, value: Mapping[Any, Any], path: str, depth: int) -> list[Any]:
-        return [
-            [self._encode(key, path, depth + 1), self._encode(item, f"{path}/{key}", depth + 1)]
-            for key, item in value.items()
-        ]
 
     def _name(self, owner: object, array: NDArray[Any], path: str) -> str:
         """Add an array, unless the object that owns it was met before, and return its name."""
@@ -205,11 +194,7 @@ def decode(tree: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     if tag in _SEQUENCES:
         return _SEQUENCES[tag](decode(item, arrays) for item in inner)
     if tag in _MAPPINGS:
-        return _MAPPINGS[tag](_pairs(inner, arrays))
-    if tag in _RECORDS:
-        return _RECORDS[tag](dict(_pairs(inner, arrays)))
-    if tag == "arrays":
-        return ArrayRecord(OrderedDict(_pairs(inner, arrays)))
+        return _MAPPINGS[tag](OrderedDict((decode(key, arrays), decode(item, arrays)) for key, item in inner))
     if tag == "generator":
         return _generator(decode(inner, arrays))
     if tag == "random":
@@ -225,10 +210,6 @@ def decode(tree: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     if tag == "Array":
         return Array(array)
     return array[()] if tag == "scalar" else array.tobytes()
-
-
-def _pairs(items: Any, arrays: Mapping[str, NDArray[Any]]) -> list[tuple[Any, Any]]:
-    return [(decode(key, arrays), decode(item, arrays)) for key, item in items]
 
 
 def _generator(state: Any) -> np.random.Generator:
@@ -271,23 +252,23 @@ class StrategyState:
 
     def missing(self) -> list[str]:
         """Return the attributes, each with its type, that may hold state and cannot be encoded."""
-        problems = []
-        for path, _, _, value in self._attributes():
-            try:
-                if self._is_state(path, value):
-                    _encode(value, path, Encoder())
-            except CannotEncodeError as error:
-                problems.append(str(error))
-        return problems
+        return self._encode(Encoder())[1]
 
     def encode(self, encoder: Encoder) -> dict[str, Any]:
         """Return the JSON form of each attribute that is state and can be encoded."""
-        trees = {}
+        return self._encode(encoder)[0]
+
+    def _encode(self, encoder: Encoder) -> tuple[dict[str, Any], list[str]]:
+        trees, missing = {}, []
         for path, _, _, value in self._attributes():
-            if self._is_state(path, value):
-                with suppress(CannotEncodeError):  # reported by missing()
-                    trees[path] = _encode(value, f"{_WRAPPED}/{path}", encoder)
-        return trees
+            try:
+                if _has_state_dict(value):
+                    trees[path] = {"state": encoder.encode(_state_dict(value, path), f"{_WRAPPED}/{path}")}
+                elif self._has_changed(path, value):
+                    trees[path] = encoder.encode(value, f"{_WRAPPED}/{path}")
+            except CannotEncodeError as error:
+                missing.append(str(error).removeprefix(f"{_WRAPPED}/"))
+        return trees, missing
 
     def restore(self, trees: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """Set the attributes that :meth:`encode` has returned.
@@ -312,15 +293,13 @@ class StrategyState:
             else:
                 setattr(chain[len(outer)], name, decode(tree, arrays))
 
-    def _is_state(self, path: str, value: object) -> bool:
+    def _has_changed(self, path: str, value: object) -> bool:
         """Return whether an attribute has changed; once it has, its fingerprint is not computed again."""
-        if _has_state_dict(value):
-            return True
         fingerprint, _ = self._initial.get(path, (None, ()))
-        if fingerprint is None or _fingerprint(value)[0] != fingerprint:
-            self._initial.pop(path, None)
-            return True
-        return False
+        if fingerprint is not None and _fingerprint(value)[0] == fingerprint:
+            return False
+        self._initial.pop(path, None)
+        return True
 
     def _attributes(self) -> Iterator[tuple[str, object, str, Any]]:
         """Yield path, owner, name and value of each attribute."""
@@ -336,13 +315,9 @@ def _has_state_dict(value: object) -> bool:
     return both and not isinstance(value, type)
 
 
-def _encode(value: Any, path: str, encoder: Encoder) -> Any:
-    if not _has_state_dict(value):
-        return encoder.encode(value, path)
+def _state_dict(value: Any, path: str) -> Any:
     try:
-        return {"state": encoder.encode(value.state_dict(), path)}
-    except CannotEncodeError:
-        raise
+        return value.state_dict()
     except Exception as error:
         raise CannotEncodeError(path, f"{type(value).__name__}: {one_line(str(error))}") from error
 
