@@ -1,4 +1,4 @@
-"""For tests, yours and ours: a Grid that runs a ClientApp in this process, beside the virtual clock.
+"""Test kit: a Grid that runs a ClientApp in this process, and the virtual clock.
 
 Examples
 --------
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from copy import copy
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -33,21 +33,21 @@ _FIRST_NODE_ID = 101
 
 
 class InMemoryGrid(Grid):
-    """A Grid whose nodes are calls of a ClientApp.
+    """Grid whose nodes are calls of a ClientApp.
 
     Parameters
     ----------
     app : ClientApp
-        What each node runs.
+        App of every node.
     node_configs : sequence of mapping
-        One a node: its ``node_config``.
+        ``node_config`` of each node.
     run_config : mapping, optional
-        What the ClientApp sees as its ``run_config``.
+        ``run_config`` of the ClientApp.
 
     Attributes
     ----------
     sent : list of Message
-        Every message pushed, in order.
+        All messages that were pushed, in order.
     registering : timedelta
         Time that a run gives nodes to connect; none, because they are connected from the start.
     """
@@ -60,7 +60,7 @@ class InMemoryGrid(Grid):
         node_configs: Sequence[Mapping[str, Any]],
         run_config: Mapping[str, Any] | None = None,
     ) -> None:
-        # A Message outside a Flower process has no identity of its own.
+        # Flower sets this private identity in its own processes; without it no Message can be made.
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
         self._app, self._run_config = app, dict(run_config or {})
         self._contexts: dict[int, Context] = {}
@@ -72,14 +72,14 @@ class InMemoryGrid(Grid):
             self.join(config)
 
     def join(self, node_config: Mapping[str, Any], name: str = "", location: str = "") -> int:
-        """Connect one more node and return its id.
+        """Connect another node and return its id.
 
         Parameters
         ----------
         node_config : mapping
-            Its ``node_config``.
+            ``node_config`` of the node.
         name, location : str
-            What it was registered with at the SuperLink, as with ``flwr supernode register``.
+            Registration at the SuperLink, as with ``flwr supernode register``.
         """
         node_id = _FIRST_NODE_ID + len(self._contexts)
         self._contexts[node_id] = Context(1, node_id, dict(node_config), RecordDict(), self._run_config)
@@ -87,25 +87,26 @@ class InMemoryGrid(Grid):
         return node_id
 
     def kill(self, node_id: int) -> None:
-        """Disconnect a node; what is sent to it comes back as an error that does not say whose it is."""
+        """Disconnect a node; messages to it get an error reply without its id."""
         self._dead.add(node_id)
 
     def revive(self, node_id: int) -> None:
-        """Connect a node again that was disconnected."""
+        """Connect a disconnected node again."""
         self._dead.discard(node_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the nodes that are connected."""
+        """Return the ids of the connected nodes."""
         return [node_id for node_id in self._contexts if node_id not in self._dead]
 
     def get_nodes(self) -> Iterable[NodeInfo]:
-        """Return what is known of the nodes that are connected."""
+        """Return the registrations of the connected nodes."""
         return [self._registered[node_id] for node_id in self.get_node_ids()]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Run the app on each message; an exception in it becomes an error reply."""
         ids = []
         for message in messages:
+            # Flower's own grids set the id on push, and the scheduler reads it; it has no public setter.
             message.metadata.__dict__["_message_id"] = message_id = str(uuid4())
             sent = _as_sent(message)
             self.sent.append(sent)
@@ -120,47 +121,45 @@ class InMemoryGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Push, and return all replies."""
+        """Push messages and return all replies."""
         return self.pull_messages(self.push_messages(messages))
 
     def _reply(self, message: Message) -> Message:
         node_id = message.metadata.dst_node_id
         if node_id in self._dead:
             reply = Message(Error(code=3, reason="Node Unavailable"), reply_to=message)
-            reply.metadata.__dict__["_src_node_id"] = 1  # as a SuperLink does
+            reply.metadata.__dict__["_src_node_id"] = 1  # the SuperLink, which sends such replies itself
             return reply
         try:
             reply = self._app(message, self._contexts[node_id])
-        except Exception as error:  # noqa: BLE001  whatever a ClientApp raises, its node answers
+        except Exception as error:  # noqa: BLE001  a node replies to whatever its ClientApp raises
             reply = Message(Error(code=2, reason=repr(error)), reply_to=message)
         reply.metadata.__dict__["_src_node_id"] = node_id
         return reply
 
-    # -- what Flower's own Grids also have, and strategies do not use ----------------------------------------
+    # The rest is abstract in Flower's Grid, but no strategy uses it.
 
     def set_run(self, run: Any) -> None:
-        """Do nothing: there is one run."""
+        """Do nothing: the grid has one run."""
 
     @property
     def run(self) -> Run:
-        """A run of which nothing is known but its id."""
+        """Run with an id and no other content."""
         return Run.create_empty(1)
 
     def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        """Use the constructor of Message instead, as Flower says."""
+        """Raise NotImplementedError: Flower replaces this method by the constructor of Message."""
         raise NotImplementedError("use Message(content, dst_node_id, message_type)")
 
 
 def _as_sent(message: Message) -> Message:
-    """Return a message as it arrives, with records of its own: strategies send the same ones to all."""
-    sent = copy(message)
-    content: dict[str, Any] = {key: _own(record) for key, record in message.content.items()}
-    sent.__dict__["_content"] = RecordDict(content)
+    """Return a message with records of its own, as it arrives: strategies send the same records to all nodes.
+
+    The values in a record are never changed, so that they need no copy.
+    """
+    sent, content = copy(message), RecordDict()
+    for key, record in message.content.items():
+        content[key] = copy(record)
+        content[key].__dict__["_data"] = dict(cast("Any", record))
+    sent.__dict__["_content"] = content
     return sent
-
-
-def _own(record: Any) -> Any:
-    """Return a record that can be changed without changing this one; the values in it are never changed."""
-    own = copy(record)
-    own.__dict__["_data"] = dict(record)
-    return own

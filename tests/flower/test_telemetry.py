@@ -234,7 +234,7 @@ def test_what_cannot_be_is_not_believed_and_noted(value):
     says = {"duration-s": 600.0, "energy-kwh": value, "energy": "measured"}
     assert validate_report(says, HOUR, "a", noted.append) == TurnReport(10 * MINUTE)
     assert len(noted) == 3
-    assert all(line.startswith("node 'a' claims") for line in noted)
+    assert all(line.startswith("node 'a' reports an invalid ") for line in noted)
 
 
 def test_no_node_draws_more_than_a_megawatt():
@@ -249,7 +249,7 @@ def test_a_node_that_lies_each_time_is_noted_once(machine):
         return {"duration-s": 1e12} if node_id == 101 else {"duration-s": 60.0}
 
     run(machine, says=says, rounds=6)
-    claims = [event for event in events_of("degraded") if "claims a time" in event["why"]]
+    claims = [event for event in events_of("degraded") if "reports an invalid duration" in event["why"]]
     assert len(claims) == 1
     assert claims[0]["why"].startswith("node '0'")
     durations = {event["duration_s"] for event in events_of("node_done") if event["id"] == "0"}

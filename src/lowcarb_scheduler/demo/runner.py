@@ -1,4 +1,4 @@
-"""The demo: the embedded app once carbon-aware and once plain, both in a real Flower simulation."""
+"""Demo: the embedded app in a real Flower simulation, once carbon-aware and once as plain FedAvg."""
 
 from __future__ import annotations
 
@@ -23,29 +23,26 @@ from lowcarb_scheduler.ledger import FILE_NAME, read_ledger, summarise
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Iterator
-    from datetime import datetime
+    from collections.abc import Callable, Mapping
 
     from rich.console import Console
-
-    from lowcarb_scheduler.ledger import RunSummary
 
 APP: Final = Path(__file__).parent / "app"
 NODES: Final = 24
 _MARKER: Final = ".lowcarb-demo"
 _TIMEOUT_S: Final = 600.0
-_NEEDS: Final = {"ray": "demo", "sklearn": "demo", "matplotlib": "demo", "jinja2": "demo"}
+_REQUIRED: Final = ("ray", "sklearn", "matplotlib", "jinja2")
 
 
 def run_demo(console: Console, run_dir: Path) -> dict[str, Any]:
-    """Run the demo and return what it found, as the document that ``lowcarb demo --json`` prints.
+    """Run the demo and return its results, as the document that ``lowcarb demo --json`` prints.
 
     Parameters
     ----------
     console : Console
-        Where progress and the table go.
+        Output for progress and the table.
     run_dir : Path
-        Folder for ledger, report and logs. What a demo has left there is replaced.
+        Folder for ledger, report and logs. The results of an earlier demo in it are replaced.
 
     Raises
     ------
@@ -54,15 +51,16 @@ def run_demo(console: Console, run_dir: Path) -> dict[str, Any]:
     RunFailedError
         If Flower does not complete the run.
     """
-    for package, extra in _NEEDS.items():
+    for package in _REQUIRED:
         if find_spec(package) is None:
-            raise MissingExtraError(package, extra)
+            raise MissingExtraError(package, "demo")
+    # Imported after the check: the report needs matplotlib and jinja2.
     from lowcarb_scheduler.accounting.replay import provenance_of
     from lowcarb_scheduler.report.html import write_report
 
-    run_dir = run_dir.absolute()
+    run_dir = run_dir.absolute()  # a ServerApp runs in a folder of its own, where a relative path is another
     flower = run_dir / "flower"
-    _make_room(run_dir)
+    _prepare_folder(run_dir)
     console.print(f"A real Flower simulation: {NODES} sites in 12 grid zones, 20 rounds of 1 h in 40 h.")
     console.print("Its clock is virtual: it jumps through the holds. Intensities are SYNTHETIC.\n")
     plain_results, aware_results = flower / "plain.json", flower / "carbon-aware.json"
@@ -70,142 +68,25 @@ def run_demo(console: Console, run_dir: Path) -> dict[str, Any]:
         config = {"lowcarb-run-dir": str(run_dir), "lowcarb-locations": str(APP / "locations.toml"),
                   "results-file": str(aware_results)}  # fmt: skip
         log = flower / "carbon-aware.log"
-        follow = _follow(console, run_dir)
         with console.status("Flower is starting ..."):
-            _complete(local.run(APP, config, log), log, follow)
-        _check_completed(run_dir, log)
+            _complete(local.run(APP, config, log), log, _round_printer(console, run_dir))
+        # ``flwr run`` also exits with 0 after a simulation that could not start.
+        if (status := summarise(read_ledger(run_dir)).status) != "completed":
+            raise RunFailedError(f"the simulation did not complete ({status})", tail(log), str(log))
         log = flower / "plain.log"
         with console.status("The same with plain FedAvg, for comparison ..."):
             plain = {"lowcarb-enabled": False, "results-file": str(plain_results)}
             _complete(local.run(APP, plain, log), log, lambda: None)
     events = read_ledger(run_dir)
-    found = {
+    summary = summarise(events)
+    first_plan = summary.first_plan or {}
+    results = {
         "schema_version": SCHEMA_VERSION,
         **provenance_of(events).to_dict(),
-        **_figures(summarise(events)),
-        "accuracy": _accuracy(aware_results),
-        "plain_accuracy": _accuracy(plain_results),
-        "run_dir": str(run_dir),
-    }
-    found["report"] = str(write_report(run_dir))
-    console.print()
-    console.print(_table(found, drawn=console.is_terminal))
-    console.print("Accuracy is of one run each; plain FedAvg draws its clients anew, and reached 90 to 94 %.")
-    console.print(f"Report: {found['report']}", soft_wrap=True)
-    return found
-
-
-def _make_room(run_dir: Path) -> None:
-    """Make the folder; what an earlier demo left there is replaced, anything else is never touched.
-
-    Raises
-    ------
-    InputError
-        If it holds something else, or cannot be made.
-    """
-    marker = run_dir / _MARKER
-    try:
-        if marker.exists():
-            shutil.rmtree(run_dir)
-        elif run_dir.exists() and any(run_dir.iterdir()):
-            fix = "give a folder that is empty or not there"
-            raise InputError("--run-dir", f"{run_dir} holds something that is not a demo's", fix)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        marker.write_text("lowcarb demo made this folder and may replace it\n", encoding="utf-8")
-    except OSError as error:
-        fix = "give another folder"
-        raise InputError("--run-dir", f"{run_dir} cannot be written ({error.strerror})", fix) from None
-
-
-def _complete(process: subprocess.Popen[bytes], log: Path, look: Callable[[], None]) -> None:
-    """Wait for a run, looking at its ledger now and then."""
-    deadline = time.monotonic() + _TIMEOUT_S
-    try:
-        while process.poll() is None:
-            if time.monotonic() > deadline:
-                raise RunFailedError(f"Flower took longer than {_TIMEOUT_S:.0f} s", tail(log), str(log))
-            look()
-            time.sleep(0.2)
-    finally:
-        stop(process)
-    look()
-    if process.returncode:
-        raise RunFailedError("flwr run failed", tail(log), str(log))
-
-
-def _check_completed(run_dir: Path, log: Path) -> None:
-    """Refuse a run that broke off: ``flwr run`` says nothing of a simulation that could not start."""
-    status = summarise(read_ledger(run_dir)).status
-    if status != "completed":
-        raise RunFailedError(f"the simulation did not complete ({status})", tail(log), str(log))
-
-
-def _follow(console: Console, run_dir: Path) -> Callable[[], None]:
-    """Return a function that prints a line for each round the ledger has closed since it was last called."""
-    lines = _progress(run_dir)
-
-    def look() -> None:
-        for line in lines:
-            if line is None:
-                return
-            console.print(line, soft_wrap=True)
-
-    return look
-
-
-def _progress(run_dir: Path) -> Iterator[str | None]:
-    """Yield a line a closed round, None whenever there is none to tell yet."""
-    path = run_dir / FILE_NAME
-    while not path.exists():
-        yield None
-    opened: dict[str, Any] = {}
-    started: dict[str, Any] = {}
-    with path.open(encoding="utf-8") as ledger:
-        line = ""
-        while True:
-            line += ledger.readline()
-            if not line.endswith("\n"):
-                yield None
-                continue
-            event, line = json.loads(line), ""
-            if event["event"] == "run_started":
-                started = event
-            elif event["event"] == "round_opened":
-                opened = event
-            elif event["event"] == "round_closed":
-                yield _round_line(started, opened, event)
-
-
-def _round_line(started: dict[str, Any], opened: dict[str, Any], closed: dict[str, Any]) -> str:
-    held = timedelta(seconds=opened["held_s"])
-    hold = f"held {format_duration(held):>6}" if held else "not held   "
-    opens, closes = (parse_time(closed[name], name) for name in ("opens_at", "closes_at"))
-    places = Counter(node["location"] for node in opened["nodes"])
-    mean = opened["mean_g_per_kwh"]
-    intensity = "  ? g/kWh" if mean is None else f"{mean:3.0f} g/kWh"
-    return (
-        f"round {closed['round']:2}/{started['rounds']}  {hold}  {_day(opens)}-{closes:%H:%M}  {intensity}"
-        f"  {closed['nodes_done']} nodes: {', '.join(f'{place} {n}' for place, n in places.most_common())}"
-    )
-
-
-def _day(when: datetime) -> str:
-    return f"{when:%a %H:%M}"
-
-
-def _accuracy(results: Path) -> float:
-    by_round = json.loads(results.read_text(encoding="utf-8"))["accuracy"]
-    last: float = by_round[max(by_round, key=int)]
-    return last
-
-
-def _figures(summary: RunSummary) -> dict[str, Any]:
-    first = summary.first_plan or {}
-    return {
         "rounds": len(summary.rounds),
         "run_now_emissions_g": summary.run_now_g,
-        "first_plan_emissions_g": first.get("emissions_g"),
-        "first_plan_saving": first.get("saving"),
+        "first_plan_emissions_g": first_plan.get("emissions_g"),
+        "first_plan_saving": first_plan.get("saving"),
         "planned_emissions_g": summary.planned_g,
         "realised_emissions_g": summary.realised_g,
         "saving": summary.saving,
@@ -214,28 +95,108 @@ def _figures(summary: RunSummary) -> dict[str, Any]:
         "jain": summary.jain,
         "min_turns": min(summary.turns.values()),
         "max_turns": max(summary.turns.values()),
+        "accuracy": _accuracy(aware_results),
+        "plain_accuracy": _accuracy(plain_results),
+        "run_dir": str(run_dir),
+        "report": str(write_report(run_dir)),
     }
+    console.print()
+    console.print(_table(results, drawn=console.is_terminal))
+    console.print("Accuracy is of one run each; plain FedAvg draws its clients anew, and reached 90 to 94 %.")
+    console.print(f"Report: {results['report']}", soft_wrap=True)
+    return results
 
 
-def _table(found: dict[str, Any], drawn: bool) -> Table:
+def _prepare_folder(run_dir: Path) -> None:
+    """Create the folder of the demo, and empty it if an earlier demo created it.
+
+    Raises
+    ------
+    InputError
+        If it holds anything else, or cannot be written.
+    """
+    marker = run_dir / _MARKER  # without it nothing is ever removed
+    try:
+        if marker.exists():
+            shutil.rmtree(run_dir)
+        elif run_dir.exists() and any(run_dir.iterdir()):
+            fix = "give an empty or new folder"
+            raise InputError("--run-dir", f"{run_dir} holds files that are not of a demo", fix)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        marker.write_text("lowcarb demo made this folder and may replace it\n", encoding="utf-8")
+    except OSError as error:
+        problem = f"{run_dir} cannot be written ({error.strerror})"
+        raise InputError("--run-dir", problem, "give another folder") from None
+
+
+def _complete(process: subprocess.Popen[bytes], log: Path, show_progress: Callable[[], None]) -> None:
+    """Wait for the end of a run, and show its progress meanwhile."""
+    deadline = time.monotonic() + _TIMEOUT_S
+    try:
+        while process.poll() is None:
+            if time.monotonic() > deadline:
+                raise RunFailedError(f"Flower took longer than {_TIMEOUT_S:.0f} s", tail(log), str(log))
+            show_progress()
+            time.sleep(0.2)
+    finally:
+        stop(process)
+    show_progress()  # rounds that closed after the last look
+    if process.returncode:
+        raise RunFailedError("flwr run failed", tail(log), str(log))
+
+
+def _round_printer(console: Console, run_dir: Path) -> Callable[[], None]:
+    """Return a function that prints a line for each round that closed since its last call."""
+    printed = 0
+
+    def show_progress() -> None:
+        nonlocal printed
+        if not (run_dir / FILE_NAME).exists():  # Flower takes some seconds to start the run
+            return
+        events = read_ledger(run_dir)
+        opened = {event["round"]: event for event in events if event["event"] == "round_opened"}
+        closed = [event for event in events if event["event"] == "round_closed"]
+        for event in closed[printed:]:
+            console.print(_round_line(events[0]["rounds"], opened[event["round"]], event), soft_wrap=True)
+        printed = len(closed)
+
+    return show_progress
+
+
+def _round_line(rounds: int, opened: Mapping[str, Any], closed: Mapping[str, Any]) -> str:
+    held = timedelta(seconds=opened["held_s"])
+    hold = f"held {format_duration(held):>6}" if held else "not held   "
+    opens, closes = (parse_time(closed[name], name) for name in ("opens_at", "closes_at"))
+    places = Counter(node["location"] for node in opened["nodes"])
+    mean = opened["mean_g_per_kwh"]
+    intensity = "  ? g/kWh" if mean is None else f"{mean:3.0f} g/kWh"
+    return (
+        f"round {closed['round']:2}/{rounds}  {hold}  {opens:%a %H:%M}-{closes:%H:%M}  {intensity}"
+        f"  {closed['nodes_done']} nodes: {', '.join(f'{place} {n}' for place, n in places.most_common())}"
+    )
+
+
+def _accuracy(results: Path) -> float:
+    by_round = json.loads(results.read_text(encoding="utf-8"))["accuracy"]
+    return float(by_round[max(by_round, key=int)])
+
+
+def _table(results: Mapping[str, Any], drawn: bool) -> Table:
     title = "20 rounds, 24 sites; synthetic intensities, power x time"
+    # In a pipe or a file the lines of a box are noise.
     table = Table(title=title, title_justify="left", box=HEAVY_HEAD if drawn else None)
     table.add_column("")
     for name in ("gCO2eq", "saving", "accuracy"):
         table.add_column(name, justify="right")
-    run_now, planned = found["run_now_emissions_g"], found["planned_emissions_g"]
-    planned_saving = saving(planned, run_now)
+    run_now, planned = results["run_now_emissions_g"], results["planned_emissions_g"]
+    first = results["first_plan_emissions_g"], results["first_plan_saving"]
     rows = (
-        ("run-now: plain FedAvg, back-to-back (expectation)", run_now, None, found["plain_accuracy"]),
-        ("plan, as made at the start", found["first_plan_emissions_g"], found["first_plan_saving"], None),
-        ("plan, as it stood when each round opened", planned, planned_saving, None),
-        ("realised", found["realised_emissions_g"], found["saving"], found["accuracy"]),
+        ("run-now: plain FedAvg, back-to-back (expectation)", run_now, None, results["plain_accuracy"]),
+        ("plan, as made at the start", *first, None),
+        ("plan, as it stood when each round opened", planned, saving(planned, run_now), None),
+        ("realised", results["realised_emissions_g"], results["saving"], results["accuracy"]),
     )
     for name, grams, avoided, accuracy in rows:
-        table.add_row(
-            name,
-            "unknown" if grams is None else f"{grams:,.0f}",
-            "" if avoided is None else f"{avoided:.1%}",
-            "" if accuracy is None else f"{accuracy:.1%}",
-        )
+        fractions = ("" if value is None else f"{value:.1%}" for value in (avoided, accuracy))
+        table.add_row(name, "unknown" if grams is None else f"{grams:,.0f}", *fractions)
     return table

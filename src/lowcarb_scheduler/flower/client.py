@@ -1,10 +1,10 @@
-"""The client side: answers where it runs and what it draws, and says how long a turn took and its energy.
+"""Client side: answers the profile query, and reports duration and energy of turns.
 
-Both read the node's own configuration, as given to ``flower-supernode --node-config``::
+Both use the configuration of the node, as given to ``flower-supernode --node-config``::
 
     location = "DE"  power-watts = 250.0  duration-minutes = 20.0  name = "hospital-a"
 
-It may also hold ``telemetry = false``, and then nothing is said of a turn, or ``energy = "estimated"``.
+``telemetry = false`` switches the reports of a node off, ``energy = "estimated"`` the measurement.
 """
 
 from __future__ import annotations
@@ -24,67 +24,63 @@ if TYPE_CHECKING:
 
     from flwr.clientapp.typing import Mod
 
-RECORD: Final = "lowcarb"  # name of our record in replies, and of the query
+RECORD: Final = "lowcarb"  # name of the scheduler's record in replies, and of the query
 QUERY: Final = f"query.{RECORD}"
-QUESTION: Final = "lowcarb-telemetry"  # in the config of a message, with the energy that is asked for
+QUESTION: Final = "lowcarb-telemetry"  # key in the config of a message; its value is the requested energy
 ENERGY: Final = "energy"
 PROFILE_KEYS: Final = ("location", "power-watts", "duration-minutes", "name", "partition-id")
 
 
 def profile_handler(message: Message, context: Context) -> Message:
-    """Response ``query.lowcarb`` with what the node's configuration says of it."""
-    known: dict[str, Any] = {
-        key: context.node_config[key] for key in PROFILE_KEYS if key in context.node_config
-    }
-    return Message(RecordDict({RECORD: ConfigRecord(known)}), reply_to=message)
+    """Return the reply to ``query.lowcarb``: the profile in the configuration of the node."""
+    profile: Any = {key: context.node_config[key] for key in PROFILE_KEYS if key in context.node_config}
+    return Message(RecordDict({RECORD: ConfigRecord(profile)}), reply_to=message)
 
 
 def carbon_mod(
     message: Message, context: Context, call_next: Callable[[Message, Context], Message]
 ) -> Message:
-    """Add to a reply how long the turn took and its energy, if the strategy asks and the node allows it.
-
-    It travels in a ConfigRecord of its own, which the strategy takes out again: a value in the metrics would
-    be averaged, and a second MetricRecord refused.
-    """
-    return _answered(message, context, call_next, is_private=False)
+    """Add duration and energy of the turn to a reply, if the strategy requests and the node allows it."""
+    return _reply(message, context, call_next, is_private=False)
 
 
-def _answered(
+def _reply(
     message: Message, context: Context, call_next: Callable[[Message, Context], Message], is_private: bool
 ) -> Message:
     if message.metadata.message_type == QUERY:
         return profile_handler(message, context)  # an app with a client_fn has mods, but no queries
-    asked = _question(message) if _allows(context, is_private) else None
-    if asked is None:
+    requested = _requested_energy(message) if _allows(context, is_private) else None
+    if requested is None:
         return call_next(message, context)
-    measures = asked == "measured" and context.node_config.get(ENERGY) != "estimated"
+    measures = requested == "measured" and context.node_config.get(ENERGY) != "estimated"
     with metered() if measures else nullcontext(Reading()) as reading:
-        began = time.perf_counter()
+        start = time.perf_counter()
         reply = call_next(message, context)
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
     if reply.has_content():
         energy = _energy(reading, context.node_config.get("power-watts"), seconds)
+        # A ConfigRecord of its own: Flower averages values in the metrics, and refuses a second MetricRecord.
         reply.content[RECORD] = ConfigRecord({"duration-s": seconds, **energy})
     return reply
 
 
-def _question(message: Message) -> str | None:
-    """Return the energy that is asked for; None if nothing is, as in messages of other kinds."""
+def _requested_energy(message: Message) -> str | None:
+    """Return the energy that a message requests, None without a request."""
+    # A message type may have an action, as in "train.fine_tune".
     if message.metadata.message_type.split(".")[0] not in (MessageType.TRAIN, MessageType.EVALUATE):
         return None
-    asked = (config.get(QUESTION) for config in message.content.config_records.values())
-    return next((str(energy) for energy in asked if energy is not None), None)
+    requests = (config.get(QUESTION) for config in message.content.config_records.values())
+    return next((str(energy) for energy in requests if energy is not None), None)
 
 
 def _allows(context: Context, is_private: bool) -> bool:
-    """Return whether the node says anything of its turns; an app with differential privacy only if told."""
-    told = context.node_config.get("telemetry")
-    return not is_private if told is None else str(told).lower() == "true"
+    """Return whether the node reports its turns; with differential privacy only if it is configured to."""
+    setting = context.node_config.get("telemetry")
+    return not is_private if setting is None else str(setting).lower() == "true"
 
 
 def _energy(reading: Reading, watts: object, seconds: float) -> dict[str, str | float]:
-    """Return what was measured, else power times time; nothing where the node does not know its power."""
+    """Return the measured energy, else power times time; nothing without a configured power."""
     if reading.measured_kwh is not None:
         return {"energy-kwh": reading.measured_kwh, ENERGY: "measured"}
     if isinstance(watts, int | float):
@@ -93,10 +89,10 @@ def _energy(reading: Reading, watts: object, seconds: float) -> dict[str, str | 
 
 
 class CarbonClientApp(ClientApp):
-    """A ClientApp that tells the scheduler where it runs, and what its turns take.
+    """ClientApp that reports profile, duration and energy to the scheduler.
 
-    With mods of differential privacy nothing is said of turns, unless the node's configuration holds
-    ``telemetry = true``: how long one took tells how much data there is.
+    With Flower's mods for differential privacy, turns are reported only if the configuration of the node has
+    ``telemetry = true``: the duration of a turn reveals the amount of data.
 
     Parameters
     ----------
@@ -109,8 +105,9 @@ class CarbonClientApp(ClientApp):
 
     def __init__(self, client_fn: Any = None, mods: list[Mod] | None = None) -> None:
         self._is_private = _is_private(mods or [])
+        # First: its duration then covers the work of all other mods.
         super().__init__(client_fn, mods=[self._carbon_mod, *(mods or [])])
-        if client_fn is None:
+        if client_fn is None:  # Flower refuses queries beside a client_fn; there the mod answers
             self.query(RECORD)(profile_handler)
 
     def train(self, action: str = "default", *, mods: list[Mod] | None = None) -> Any:
@@ -121,11 +118,10 @@ class CarbonClientApp(ClientApp):
     def _carbon_mod(
         self, message: Message, context: Context, call_next: Callable[[Message, Context], Message]
     ) -> Message:
-        return _answered(message, context, call_next, self._is_private)
+        return _reply(message, context, call_next, self._is_private)
 
 
 def _is_private(mods: Iterable[Mod]) -> bool:
     """Return whether one of Flower's mods for differential privacy is among these."""
-    return any(
-        isinstance(mod, LocalDpMod) or mod in (fixedclipping_mod, adaptiveclipping_mod) for mod in mods
-    )
+    clipping = (fixedclipping_mod, adaptiveclipping_mod)
+    return any(isinstance(mod, LocalDpMod) or mod in clipping for mod in mods)

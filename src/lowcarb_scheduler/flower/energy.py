@@ -1,9 +1,8 @@
-"""Energy of a turn, as codecarbon sees it on the machine where it runs.
+"""Measurement of the energy of a turn with codecarbon, the extra ``energy``.
 
-Only what is mostly read from counters of processor or GPU is called measured; where codecarbon finds none it
-has a model of its own, which knows less than a node's configured power. It sees the whole machine, so a turn
-that shares it with another one has no energy of its own. codecarbon is the extra ``energy``; without it, or
-where it fails, nothing is measured.
+An energy is called measured if most of it was read from counters of processor or GPU; where codecarbon finds
+no counters, its model knows less than the configured power of the node. codecarbon sees the whole machine, so
+that turns which share a machine have no measured energy. Where it is missing or fails, nothing is measured.
 """
 
 from __future__ import annotations
@@ -19,25 +18,25 @@ from typing import TYPE_CHECKING, Any, Final
 
 try:
     import fcntl
-except ImportError:  # not on POSIX: who else is there is not known, and nothing is measured
+except ImportError:  # not on POSIX: other turns on the machine cannot be seen, and nothing is measured
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_MOSTLY: Final = 0.5  # part of the energy that counters must have seen for all of it to be called measured
+_MIN_COUNTED: Final = 0.5  # fraction of the energy that has to come from counters
 _PROCESSOR_COUNTERS: Final = ("intel_rapl", "intel_power_gadget", "windows_emi")  # codecarbon's names
 _CHIPS_WITH_COUNTERS: Final = ("AppleSiliconChip", "Raspberry")
 
 
 @dataclass(slots=True)
 class Reading:
-    """What was seen of a turn.
+    """Reading of one turn.
 
     Parameters
     ----------
     measured_kwh : float or None
-        Its energy [kWh]; None where it was not measured, or shared the machine.
+        Energy [kWh]; None where it was not measured, or the turn shared the machine.
     """
 
     measured_kwh: float | None = None
@@ -45,7 +44,7 @@ class Reading:
 
 @contextmanager
 def metered() -> Iterator[Reading]:
-    """Watch the energy of what runs inside; the reading is complete when the context has ended."""
+    """Measure the energy of the code inside; the reading is complete when the context has ended."""
     reading = Reading()
     presence = _Presence()
     tracker = _start_tracker() if presence.is_alone else None
@@ -59,10 +58,10 @@ def metered() -> Iterator[Reading]:
 
 
 class _Presence:
-    """That a turn is running on this machine: a lock on a file that all turns of a user share.
+    """Presence of a turn on this machine: a shared lock on a file that all turns of a user open.
 
-    Each turn adds a byte when it begins. Who is alone then empties the file before, and has been alone if
-    it still holds that one byte in the end. A lock goes with its process, so the dead are not counted.
+    Each turn adds a byte when it begins. A turn that is alone then empties the file before, and was alone all
+    the time if the file still holds one byte in the end. The system releases the lock of a process that dies.
     """
 
     def __init__(self) -> None:
@@ -74,10 +73,11 @@ class _Presence:
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
             self._enter(self._file)
-        except OSError:  # no such folder, no locks, or not ours: nothing is measured
+        except OSError:  # no such folder, no locks, or a file of another user: nothing is measured
             self.is_alone = False
 
     def _enter(self, file: int) -> None:
+        # The folder is open to all users: anybody may have put something else under this name.
         about = os.fstat(file)
         if about.st_uid != os.getuid() or not stat.S_ISREG(about.st_mode):
             return
@@ -89,7 +89,7 @@ class _Presence:
         os.write(file, b".")
 
     def leave(self) -> bool:
-        """End it; return whether it was alone all the time."""
+        """End the presence, and return whether the turn was alone all the time."""
         if self._file is None:
             return False
         try:
@@ -100,14 +100,14 @@ class _Presence:
 
 
 def _start_tracker() -> Any | None:
-    """Return a tracker that is running, silent, offline and without files; None if it could not measure."""
+    """Return a running tracker, silent, offline and without files; None if it could not measure."""
     try:
         from codecarbon import OfflineEmissionsTracker
     except ImportError:
         return None
     logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
     try:
-        # Each of these can also be set in a file of the user's, and some would then use the network.
+        # A codecarbon file of the user could set any of these that is left out, and some use the network.
         tracker = OfflineEmissionsTracker(
             tracking_mode="machine", allow_multiple_runs=True, log_level="critical", output_methods=[],
             emissions_endpoint=False, electricitymaps_api_token=False, pue=1.0,
@@ -117,13 +117,13 @@ def _start_tracker() -> Any | None:
         if _counts_processor(tracker) or any(type(part).__name__ == "GPU" for part in _hardware(tracker)):
             return tracker
         tracker.stop()
-    except Exception:  # noqa: BLE001  whatever it is, the training counts more
+    except Exception:  # noqa: BLE001  no fault of codecarbon stops training
         return None
     return None
 
 
 def _read(tracker: Any, reading: Reading) -> None:
-    """Stop a tracker and take down what it has seen."""
+    """Stop a tracker and store its energy in the reading."""
     try:
         tracker.stop()
         seen = tracker.final_emissions_data
@@ -131,12 +131,12 @@ def _read(tracker: Any, reading: Reading) -> None:
         counted_kwh = float(seen.gpu_energy) + (float(seen.cpu_energy) if _counts_processor(tracker) else 0.0)
     except Exception:  # noqa: BLE001  see _start_tracker
         return
-    if 0 < _MOSTLY * energy_kwh <= counted_kwh:
+    if 0 < _MIN_COUNTED * energy_kwh <= counted_kwh:
         reading.measured_kwh = energy_kwh
 
 
 def _counts_processor(tracker: Any) -> bool:
-    """Return whether the processor's energy is read from counters, not computed from its load."""
+    """Return whether the energy of the processor is read from counters, not computed from its load."""
     return any(
         type(part).__name__ in _CHIPS_WITH_COUNTERS or getattr(part, "_mode", None) in _PROCESSOR_COUNTERS
         for part in _hardware(tracker)

@@ -1,8 +1,7 @@
-"""Telemetry: what the strategy asks nodes to say of their turns, and what of it is believed.
+"""Telemetry on the server: requests for reports of turns, and their validation.
 
-A node says nothing that it is not asked for, so nothing leaves it where telemetry is off. The question
-travels in the config of the message, where Flower puts the number of the round, too; the answer in a
-ConfigRecord of its own, which the strategy takes out of the reply again.
+Nodes report only on request, so that nothing leaves them where telemetry is off. The request is a key in the
+config of the message; the report is a ConfigRecord of its own in the reply.
 """
 
 from __future__ import annotations
@@ -25,30 +24,32 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.settings import Settings
 
 _HOUR: Final = timedelta(hours=1)
-_JITTER: Final = timedelta(seconds=1)  # two clocks do not agree to the millisecond
+_TOLERANCE: Final = timedelta(seconds=1)  # the clocks of node and server run at slightly different speed
 
 
 def is_asked(settings: Settings, strategy: object) -> bool:
-    """Return whether nodes are asked: as the settings say, and by default not under differential privacy.
+    """Return whether reports are requested; by default not with differential privacy.
 
-    How long a turn took tells how much data a node has.
+    The duration of a turn reveals the amount of data of a node.
     """
     if settings.telemetry is not None:
         return settings.telemetry
+    # Flower's wrappers for differential privacy have no base class, but all have this attribute.
     return not any(hasattr(layer, "noise_multiplier") for layer in layers(strategy))
 
 
 def ask(messages: Iterable[Message], energy: str) -> None:
-    """Put the question into messages, once for those that share a record.
+    """Add the request for reports to messages.
 
     Parameters
     ----------
     messages : iterable of Message
-        What is sent.
+        Messages to be sent.
     energy : {"measured", "estimated"}
-        Whether energy is to be measured where a node can.
+        Whether nodes are to measure energy where they can.
     """
     for message in messages:
+        # In the first config: Flower's mods for differential privacy expect one record of each type.
         config: ConfigRecord | None = next(iter(message.content.config_records.values()), None)
         if config is None:
             message.content[RECORD] = config = ConfigRecord()
@@ -56,39 +57,39 @@ def ask(messages: Iterable[Message], energy: str) -> None:
 
 
 def take(reply: Message) -> Mapping[str, Any] | None:
-    """Take our record out of a reply and return it; None if it has none."""
-    said = reply.content.pop(RECORD, None)
-    return said if isinstance(said, ConfigRecord) else None
+    """Remove the report from a reply and return it, None without one."""
+    report = reply.content.pop(RECORD, None)
+    return report if isinstance(report, ConfigRecord) else None
 
 
 def validate_report(
-    said: Mapping[str, Any] | None, elapsed: timedelta, who: str, note: Callable[[str], None]
+    report: Mapping[str, Any] | None, elapsed: timedelta, node: str, note: Callable[[str], None]
 ) -> TurnReport:
-    """Return what of a node's words can be: no turn is longer than the time since it was asked for.
+    """Return the valid part of a report: no turn is longer than the time since its message was sent.
 
     Parameters
     ----------
-    said : mapping or None
-        Its words.
+    report : mapping or None
+        Report of the node.
     elapsed : timedelta
-        The time since it was asked.
-    who : str
-        The node.
+        Time since its message was sent.
+    node : str
+        Name of the node.
     note : callable
-        Takes a line about a claim that is not believed.
+        Logs a line about an invalid value.
     """
-    if said is None:
+    if report is None:
         return TurnReport()
-    seconds = finite_number(said.get("duration-s"))
-    limit = elapsed + _JITTER
+    seconds = finite_number(report.get("duration-s"))
+    limit = elapsed + _TOLERANCE
     if seconds is None or not 0 < seconds <= limit.total_seconds():
-        note(f"node {who!r} claims a time for its turn that cannot be: the time until its reply is used")
+        note(f"node {node!r} reports an invalid duration of its turn: the time until its reply is used")
         return TurnReport()
     duration = min(timedelta(seconds=seconds), elapsed)
-    if said.get(ENERGY) != "measured":
+    if report.get(ENERGY) != "measured":
         return TurnReport(duration)
-    kwh = finite_number(said.get("energy-kwh"))
+    kwh = finite_number(report.get("energy-kwh"))
     if kwh is None or not 0 < kwh <= MOST_POWER_WATTS / 1000 * (timedelta(seconds=seconds) / _HOUR):
-        note(f"node {who!r} claims an energy that cannot be: power times time is used")
+        note(f"node {node!r} reports an invalid energy: power times time is used")
         return TurnReport(duration)
     return TurnReport(duration, kwh)
