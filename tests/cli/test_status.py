@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from lowcarb_scheduler import clock
-from lowcarb_scheduler.flower.waiting import WISH_NAME, pop_release_request
+from lowcarb_scheduler.flower.waiting import REQUEST_FILE, pop_release_request
 from lowcarb_scheduler.ledger import Ledger
 from support.cli_files import run
 from support.report_ledger import START, at, event, run_events, write_ledger
@@ -128,9 +128,9 @@ def test_release_names_the_held_round_and_no_other(capsys, written):
     answer = run(capsys, "release", run_dir, "--json")
     assert answer.code == 0
     assert (answer.document["round"], answer.document["was_to_open_at"]) == (2, at(2))
-    assert sorted(path.name for path in run_dir.iterdir()) == ["ledger.jsonl", WISH_NAME]
+    assert sorted(path.name for path in run_dir.iterdir()) == ["ledger.jsonl", REQUEST_FILE]
     assert not pop_release_request(run_dir, 3)  # it comes too late, and is void
-    assert not (run_dir / WISH_NAME).exists()
+    assert not (run_dir / REQUEST_FILE).exists()
     for command in ("release", "open-now"):  # the former name
         assert run(capsys, command, run_dir).out == "round 2 opens within 5 seconds\n"
     assert pop_release_request(run_dir, 2)
@@ -156,7 +156,7 @@ def test_release_is_refused_where_nothing_is_held(capsys, written, last, alive, 
     )
     error = run(capsys, "release", run_dir, "--json").document["error"]
     assert (error["kind"], error["state"]) == ("nothing_held", state)
-    assert not (run_dir / WISH_NAME).exists()
+    assert not (run_dir / REQUEST_FILE).exists()
 
 
 @pytest.mark.parametrize("command", ["status", "release"])
@@ -168,6 +168,6 @@ def test_a_folder_without_a_run_is_exit_2(capsys, tmp_path, command):
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"round": "2"}', "\udcff"])
 def test_a_file_that_is_no_wish_is_taken_away(tmp_path, text):
-    (tmp_path / WISH_NAME).write_bytes(text.encode("utf-8", "surrogateescape"))
+    (tmp_path / REQUEST_FILE).write_bytes(text.encode("utf-8", "surrogateescape"))
     assert not pop_release_request(tmp_path, 2)
-    assert not (tmp_path / WISH_NAME).exists()
+    assert not (tmp_path / REQUEST_FILE).exists()

@@ -58,7 +58,7 @@ def test_what_one_run_has_learned_serves_the_next(clock):
     assert named(second, "planned")[0]["basis"] == "forecast"
     faults = {event["what"]: event for event in named(second, "degraded")}
     assert "the last good forecast, of" in faults["forecast of DE, FR, GB"]["consequence"]
-    assert faults["actual intensity"]["consequence"] == "what it is missing for is not called realised"
+    assert faults["actual intensity"]["consequence"] == "without it no emissions are called realised"
     assert len(named(second, "round_closed")) == 4
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from lowcarb_scheduler.cli import main
 from lowcarb_scheduler.clock import SystemClock, parse_time
-from lowcarb_scheduler.flower.waiting import GLANCE, WAKE, Wait, ending_in_order, wish_to_open
+from lowcarb_scheduler.flower.waiting import GLANCE, WAKE, Wait, ending_in_order, request_release
 from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.testing import VirtualClock
 from support.apps import WorkingGrid
@@ -80,7 +80,7 @@ def test_a_clock_that_jumps_ahead_ends_it(midnight):
 
 def test_a_nudge_is_noticed_within_seconds(midnight):
     requested_at, opens_at = midnight + 100 * GLANCE, [midnight + HOUR]
-    machine = Machine(midnight, [(requested_at, lambda: wish_to_open(RUN, 1))])
+    machine = Machine(midnight, [(requested_at, lambda: request_release(RUN, 1))])
 
     def released():
         opens_at[0] = midnight
@@ -90,13 +90,13 @@ def test_a_nudge_is_noticed_within_seconds(midnight):
 
 
 def test_a_request_for_another_round_changes_nothing(midnight):
-    machine = Machine(midnight, [(midnight + MINUTE, lambda: wish_to_open(RUN, 2))])
+    machine = Machine(midnight, [(midnight + MINUTE, lambda: request_release(RUN, 2))])
     assert hold(machine, lambda: midnight + HOUR, lambda: 1 / 0) == midnight + HOUR
 
 
 def test_on_a_virtual_clock_nobody_is_listened_to(midnight):
     RUN.mkdir()
-    wish_to_open(RUN, 1)
+    request_release(RUN, 1)
     assert hold(VirtualClock(midnight), lambda: midnight + HOUR, lambda: 1 / 0) == midnight + HOUR
 
 

@@ -15,7 +15,7 @@ from lowcarb_scheduler.cli.output import Times, Utc
 from lowcarb_scheduler.clock import format_duration, parse_time
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import NothingHeldError
-from lowcarb_scheduler.flower.waiting import wish_to_open
+from lowcarb_scheduler.flower.waiting import request_release
 from lowcarb_scheduler.ledger import FILE_NAME, is_in_use, read_ledger
 from lowcarb_scheduler.report import formatting
 
@@ -269,7 +269,7 @@ def release(run_dir: RunDir, as_json: Json = False) -> None:
     run = RunState.read(folder)
     if run.state != HOLDING or run.round_number is None or run.is_virtual:
         raise NothingHeldError(str(run_dir), "on a virtual clock" if run.is_virtual else run.state)
-    wish_to_open(folder, run.round_number)
+    request_release(folder, run.round_number)
     if as_json:
         output.write_document(
             {

@@ -1,4 +1,4 @@
-"""The old API: strategies of ``flwr.server.strategy``, which research code and baselines still use.
+"""Carbon-aware strategies of Flower's legacy API, ``flwr.server.strategy``.
 
 ::
 
@@ -6,8 +6,8 @@
         strategy = carbon_aware_legacy(FedAvg(), context, num_rounds=3)
         return ServerAppComponents(strategy=strategy, config=ServerConfig(num_rounds=3))
 
-It holds in ``configure_fit``, and the strategy then sees a client manager of the planned clients only. Nodes
-are known by the server's locations file, and by ``CarbonClientApp(client_fn=...)``.
+A round is held in ``configure_fit``, and the strategy then sees a client manager of the planned clients only.
+Locations come from the server's locations file or from ``CarbonClientApp(client_fn=...)``.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ def carbon_aware_legacy(
     clock: Clock | str | None = None,
     **settings: Any,
 ) -> Strategy:
-    """Make a strategy of the old API wait for clean electricity.
+    """Make a strategy of the legacy API wait for clean electricity.
 
     Parameters
     ----------
     strategy : Strategy
-        Any of ``flwr.server.strategy``.
+        Any strategy of ``flwr.server.strategy``.
     context : Context, optional
-        That of ``server_fn``; its run-config may hold settings as ``lowcarb-...``.
+        Context of ``server_fn``; its run-config may hold settings as ``lowcarb-...``.
     num_rounds : int
-        As in ``ServerConfig``: the old API does not tell a strategy.
+        As in ``ServerConfig``, which the legacy API does not show to a strategy.
     source, clock, **settings
-        As of :func:`lowcarb_scheduler.carbon_aware`. Staggered starts are not possible.
+        As in :func:`lowcarb_scheduler.carbon_aware`. Staggered starts are not possible.
 
     Returns
     -------
     Strategy
-        To be given to ``ServerAppComponents`` or ``start_simulation``.
+        For ``ServerAppComponents`` or ``start_simulation``.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def carbon_aware_legacy(
 
 
 class CarbonAwareLegacy(Strategy):
-    """A strategy of the old API that stands before another one; see :func:`carbon_aware_legacy`."""
+    """Carbon-aware strategy of the legacy API around another one; see :func:`carbon_aware_legacy`."""
 
     def __init__(self, strategy: Strategy, setup: Setup, num_rounds: int) -> None:
         self._inner, self._setup, self._num_rounds = strategy, setup, num_rounds
@@ -83,10 +83,10 @@ class CarbonAwareLegacy(Strategy):
         self._run: Session | None = None
         self._done: set[int] = set()
 
-    # -- the hooks of Flower, in the order they are called --------------------------------------------------
+    # -- Hooks of Flower, in the order of their calls -------------------------------------------------------
 
     def initialize_parameters(self, client_manager: ClientManager) -> Any:
-        """Begin the run, and let the strategy do as it does."""
+        """Begin the run, and let the strategy initialise its parameters."""
         self._begin(_Clients(client_manager))
         return self._inner.initialize_parameters(client_manager=client_manager)
 
@@ -94,16 +94,16 @@ class CarbonAwareLegacy(Strategy):
         """Hold until the round opens, then let the strategy instruct exactly the planned clients."""
         clients, self._done = _Clients(client_manager), set()
         run, sampling = self._begin(clients), Sampling.of(self._inner)
-        if sampling.is_off:  # it trains nobody: leave it be
+        if sampling.is_off:  # the strategy trains nobody
             return self._inner.configure_fit(
                 server_round=server_round, parameters=parameters, client_manager=client_manager
             )
-        there = run.await_available(server_round, clients, sampling.available)
-        wanted, at_least = sampling.size(there, self._setup.settings.clients_per_round)
+        available = run.await_available(server_round, clients, sampling.available)
+        wanted, at_least = sampling.size(available, self._setup.settings.clients_per_round)
         nodes = run.open_round(server_round, clients, wanted, at_least)
         self._setup.check_clock(clients.grid)
         if not nodes:
-            return []  # it is too late
+            return []  # the deadline has passed
         with pinned_sampling(self._inner, "train", len(nodes)):
             instructions = self._inner.configure_fit(
                 server_round=server_round, parameters=parameters,
@@ -120,7 +120,7 @@ class CarbonAwareLegacy(Strategy):
         return self._inner.aggregate_fit(server_round, results, failures)
 
     def evaluate(self, server_round: int, parameters: Any) -> Any:
-        """Let the strategy evaluate on the server, and take its metrics down."""
+        """Let the strategy evaluate on the server, and record its metrics."""
         evaluation = self._inner.evaluate(server_round, parameters=parameters)
         if self._run is not None and evaluation is not None:
             loss, metrics = evaluation
@@ -130,7 +130,7 @@ class CarbonAwareLegacy(Strategy):
     def configure_evaluate(
         self, server_round: int, parameters: Any, client_manager: ClientManager
     ) -> list[Any]:
-        """Evaluate where the settings say: on the clients that have just trained, on all, or on none."""
+        """Evaluate on the clients that have just trained, on all, or on none, as the settings say."""
         clients, where = _Clients(client_manager), self._setup.settings.evaluate_on
         alive = list(clients.get_node_ids())
         everybody = where == "all" or Sampling.of(self._inner).is_off
@@ -154,17 +154,18 @@ class CarbonAwareLegacy(Strategy):
         loss, metrics = aggregated = self._inner.aggregate_evaluate(server_round, results, failures)
         if self._run is not None:
             done = {_node_id(proxy): None for proxy, _ in results}
-            told = {**({} if loss is None else {"loss": loss}), **metrics}
-            self._run.evaluated(server_round, done, dict(enumerate(map(str, failures))), told)
+            numbers = {**({} if loss is None else {"loss": loss}), **metrics}
+            self._run.evaluated(server_round, done, dict(enumerate(map(str, failures))), numbers)
             self._end_after(server_round)
         return aggregated
 
-    # -- beginning and end ----------------------------------------------------------------------------------
+    # -- Beginning and end ----------------------------------------------------------------------------------
 
     def _begin(self, clients: _Clients) -> Session:
         if self._run is None:
             self._run = self._setup.begin(clients.grid or clients, self._name, self._num_rounds)
-            # Nobody tells a strategy of the old API when a run breaks off.
+            # The legacy API does not tell a strategy that a run was aborted: that is noticed only when the
+            # strategy is garbage collected.
             self._broken_off = weakref.finalize(self, close_ledger, self._run, "failed")
         return self._run
 
@@ -175,7 +176,7 @@ class CarbonAwareLegacy(Strategy):
             self._run = None
 
     def _failed(self, failures: Iterable[Any]) -> Mapping[int, str]:
-        """Return why clients failed, by node id; an exception does not say whose it is."""
+        """Return the reasons of failures by node id; a plain exception does not name its client."""
         return {
             _node_id(failure[0]): one_line(failure[1].status.message or "no reason")
             for failure in failures
@@ -184,9 +185,9 @@ class CarbonAwareLegacy(Strategy):
 
 
 class _Clients(ForwardingGrid):
-    """A client manager as a Grid: who is there, and what their nodes say.
+    """Grid of the clients of a client manager.
 
-    Behind clients there is a Grid, but not in ``start_simulation``.
+    Clients of a ServerApp are nodes of a real Grid; those of ``start_simulation`` have none.
     """
 
     def __init__(self, manager: ClientManager) -> None:
@@ -199,15 +200,15 @@ class _Clients(ForwardingGrid):
         return {proxy.cid: proxy for proxy in self._all() if _node_id(proxy) in wanted}
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the nodes that have a client here."""
+        """Return the nodes of all clients."""
         return [_node_id(proxy) for proxy in self._all()]
 
     def get_nodes(self) -> Iterable[Any]:
-        """Return what is known of them."""
+        """Return the registration of each node, where there is a Grid."""
         return self.grid.get_nodes() if self.grid else []
 
     def known_claims(self, node_ids: Iterable[int]) -> dict[int, Mapping[str, Any]] | None:
-        """Return what can be known without asking the nodes; None if they can be asked."""
+        """Return the partition of each client, where nodes cannot be queried; None where they can."""
         if self.grid:
             return None
         partitions = {_node_id(proxy): getattr(proxy, "partition_id", None) for proxy in self._all()}
@@ -221,41 +222,41 @@ class _Clients(ForwardingGrid):
 
 
 class _ScopedManager(ClientManager):
-    """A client manager that shows and samples the planned clients, all of them, and waits for nobody."""
+    """Client manager of the planned clients: it samples all of them, and waits for no others."""
 
     def __init__(self, manager: ClientManager, planned: Mapping[str, ClientProxy], strategy: str) -> None:
         self._manager, self._planned = manager, dict(planned)
         self._polls = Polls(strategy, [_node_id(proxy) for proxy in planned.values()])
 
     def num_available(self) -> int:
-        """Return how many there are; it raises if it is asked again and again."""
+        """Return the number of clients; too many calls raise an error instead of an endless wait."""
         self._polls.count()
         return len(self._planned)
 
     def all(self) -> dict[str, ClientProxy]:
-        """Return them; it raises if it is asked again and again."""
+        """Return the clients; too many calls raise an error."""
         self._polls.count()
         return dict(self._planned)
 
     def wait_for(self, num_clients: int, timeout: int = 0) -> bool:
-        """Return at once whether there are so many; it raises if it is asked again and again."""
+        """Return at once whether there are as many clients; too many calls raise an error."""
         return self.num_available() >= num_clients
 
     def sample(
         self, num_clients: int, min_num_clients: int | None = None, criterion: Criterion | None = None
     ) -> list[ClientProxy]:
-        """Return all of them that meet the criterion, however many are asked for."""
+        """Return all clients that meet the criterion, however many are asked for."""
         return [proxy for proxy in self.all().values() if criterion is None or criterion.select(proxy)]
 
     def register(self, client: ClientProxy) -> bool:
-        """Pass on."""
+        """Register with the manager behind."""
         return self._manager.register(client)
 
     def unregister(self, client: ClientProxy) -> None:
-        """Pass on."""
+        """Unregister with the manager behind."""
         self._manager.unregister(client)
 
 
 def _node_id(proxy: ClientProxy) -> int:
-    """Return the node of a client; both of Flower's proxies have one."""
+    """Return the node id of a client; a proxy without one is known by its cid."""
     return int(getattr(proxy, "node_id", proxy.cid))

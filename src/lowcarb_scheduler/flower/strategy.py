@@ -1,8 +1,8 @@
-"""The strategy: makes any Flower strategy train the planned nodes in the planned windows.
+"""Carbon-aware strategies: any Flower strategy trains the planned nodes in the planned windows.
 
-``carbon_aware(strategy)`` keeps the strategy's class, state and own ``start()``. A mixin in front of its
-class holds in ``configure_train``, before messages are built, and then lets the inner strategy build them
-for exactly the planned nodes.
+``carbon_aware(strategy)`` keeps the strategy's class, state and own ``start()``. A mixin before its class
+holds each round in ``configure_train``, before messages are built, and then lets the strategy build them for
+exactly the planned nodes.
 """
 
 from __future__ import annotations
@@ -34,40 +34,36 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.flower.session import Session
     from lowcarb_scheduler.forecasts.base import ForecastSource
 
-# -- Whose a keyword is: the strategy's own, or ours --------------------------------------------------------
+logger = logging.getLogger("flwr")
 
-_OURS: Final = {"context", *Settings.model_fields, *FORMER_NAMES}
+_SETTINGS: Final = {"context", *Settings.model_fields, *FORMER_NAMES}
 _BY_NAME: Final = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
-def divided(
+def split_keywords(
     own_init: Callable[..., None], keywords: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return which keywords belong to a strategy's own ``__init__``, and which to us.
+    """Split keywords between a strategy's own ``__init__`` and settings.
 
-    A keyword that it does not name is ours, so that a slip of the pen is met with the nearest setting; where
-    it takes any keyword, only settings are.
+    A keyword that the strategy does not name is taken for a setting, so that the error for a misspelt one
+    suggests the nearest; where the strategy takes any keyword, only the names of settings are.
 
     Raises
     ------
     InputError
         If a keyword is both.
     """
-    # That of object says it takes anything, and takes nothing.
-    nothing = isinstance(own_init, MethodWrapperType)
-    parameters = [] if nothing else [*inspect.signature(own_init).parameters.values()]
+    # The __init__ of object has the signature (*args, **kwargs), and takes nothing.
+    takes_nothing = isinstance(own_init, MethodWrapperType)
+    parameters = [] if takes_nothing else [*inspect.signature(own_init).parameters.values()]
     named = {parameter.name for parameter in parameters if parameter.kind in _BY_NAME}
     takes_any = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters)
-    if both := sorted(named & _OURS & set(keywords)):
+    if both := sorted(named & _SETTINGS & set(keywords)):
         fix = "give it to the strategy, and wrap that: carbon_aware(strategy, ...)"
         raise InputError(both[0], "is an argument of the strategy and a setting of ours", fix)
-    theirs = {
-        name: value for name, value in keywords.items() if name in named or (takes_any and name not in _OURS)
-    }
-    return theirs, {name: value for name, value in keywords.items() if name not in theirs}
-
-
-logger = logging.getLogger("flwr")
+    own = named | (set(keywords) - _SETTINGS if takes_any else set())
+    own_keywords = {name: value for name, value in keywords.items() if name in own}
+    return own_keywords, {name: value for name, value in keywords.items() if name not in own}
 
 
 def carbon_aware(
@@ -83,11 +79,11 @@ def carbon_aware(
     Parameters
     ----------
     strategy : Strategy
-        Any of Flower's message API, ready to start. Its class, state and own ``start()`` are kept.
+        Any strategy of Flower's message API, ready to start. Its class, state and own ``start()`` are kept.
     context : Context, optional
-        The ServerApp's; its run-config may hold settings as ``lowcarb-...``.
+        Context of the ServerApp; its run-config may hold settings as ``lowcarb-...``.
     source : ForecastSource or str, optional
-        Where intensity comes from. Without one, rounds open at once.
+        Source of carbon intensity. Without one, rounds open at once.
     clock : Clock or str, optional
         ``"system"`` (default) or ``"virtual"``, which jumps through holds and is for simulation only.
     **settings
@@ -116,16 +112,16 @@ def carbon_aware(
     setup = Setup.read(context, source, clock, settings)
     cls = type(strategy)
     aware = type(f"CarbonAware{cls.__name__}", (CarbonAwareMixin, cls), {"_lowcarb_wraps": cls})
-    made: Any = object.__new__(aware)
-    made.__dict__ = strategy.__dict__  # one state: the strategy that was given is not a second one
-    vars(made)["_lowcarb_setup"] = setup
-    return made
+    wrapped: Any = object.__new__(aware)
+    wrapped.__dict__ = strategy.__dict__  # shared: __class__ cannot be assigned, the object layouts differ
+    vars(wrapped)["_lowcarb_setup"] = setup
+    return wrapped
 
 
 class CarbonAwareMixin:
-    """What stands in front of a strategy's class and makes it carbon-aware.
+    """Mixin that adds carbon-aware scheduling to a Strategy.
 
-    :func:`carbon_aware` puts it in front of the class of an instance. In a class statement it comes first::
+    :func:`carbon_aware` puts it before the class of an instance. In a class statement it comes first::
 
         class Mine(CarbonAwareMixin, FedAdam):
             ...
@@ -135,22 +131,22 @@ class CarbonAwareMixin:
     Parameters
     ----------
     *args
-        Arguments of the class behind.
+        Arguments of the strategy's own class.
     **kwargs
-        Its keywords; those that it does not have are ``context``, ``source``, ``clock`` and settings, as of
-        :func:`carbon_aware`.
+        Its keywords, and ``context``, ``source``, ``clock`` and settings as in :func:`carbon_aware`.
 
     Raises
     ------
     InputError
-        If a setting is unknown or impossible, or a keyword could be either's.
+        If a setting is unknown or impossible, or a keyword belongs to both.
     """
 
+    # Prefixed: the instance shares its __dict__ with the strategy of the user.
     _lowcarb_setup: Setup
     _lowcarb_run: Session | None = None
-    _lowcarb_progress: Progress  # of that run
-    _lowcarb_messages: Sequence[Message] = ()  # of the round: an error reply does not say whose it is
-    _lowcarb_done: Sequence[int] = ()
+    _lowcarb_progress: Progress  # checkpoint of that run
+    _lowcarb_messages: Sequence[Message] = ()  # of the round: an error reply does not name its node
+    _lowcarb_done: Sequence[int] = ()  # nodes that have trained in the round
     _lowcarb_result: ArrayRecord | None = None  # of a run that ends before its last round
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -163,10 +159,10 @@ class CarbonAwareMixin:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         own_init: Callable[..., None] = super().__init__
-        theirs, ours = divided(own_init, kwargs)
-        context, source, clock = (ours.pop(name, None) for name in ("context", "source", "clock"))
-        self._lowcarb_setup = Setup.read(context, source, clock, ours)
-        own_init(*args, **theirs)
+        own, settings = split_keywords(own_init, kwargs)
+        context, source, clock = (settings.pop(name, None) for name in ("context", "source", "clock"))
+        self._lowcarb_setup = Setup.read(context, source, clock, settings)
+        own_init(*args, **own)
 
     def start(self, grid: Grid, *args: Any, **kwargs: Any) -> Any:
         """Run the strategy's own ``start()``, carbon-aware."""
@@ -177,7 +173,7 @@ class CarbonAwareMixin:
         rounds = _argument("num_rounds", own_start, grid, args, kwargs)
         arrays = _argument("initial_arrays", own_start, grid, args, kwargs)
         run = setup.begin(grid, _name_of(self), rounds, kept=(self, arrays))
-        assert run.progress is not None  # it is kept
+        assert run.progress is not None, "checkpoints are kept"
         self._lowcarb_run, self._lowcarb_progress = run, run.progress
         args, kwargs = _with_recorded_evaluation(run, args, kwargs)
         status = "failed"
@@ -205,23 +201,21 @@ class CarbonAwareMixin:
                 "wrap the outermost: carbon_aware(DP(FedAvg())), not DP(carbon_aware(FedAvg()))",
             )  # fmt: skip
         if run is None:
-            messages: Iterable[Message] = inner.configure_train(server_round, arrays, config, grid)
-            return messages
-        if Sampling.of(self).is_off:  # it trains nobody: leave it be
-            everybody = ScopedGrid(grid, list(grid.get_node_ids()), type(self).__name__)
-            return list(inner.configure_train(server_round, arrays, config, everybody))
+            return inner.configure_train(server_round, arrays, config, grid)  # type: ignore[no-any-return]
+        name, sampling = type(self).__name__, Sampling.of(self)
+        if sampling.is_off:  # the strategy trains nobody; the scope still ends an endless wait for nodes
+            scope = ScopedGrid(grid, list(grid.get_node_ids()), name)
+            return list(inner.configure_train(server_round, arrays, config, scope))
         if self._lowcarb_progress.ask(server_round):
-            return []  # it was trained before a restart
+            return []  # trained before a restart
         if not run.has_ended:
             arrays = self._lowcarb_progress.begin(server_round, arrays, run.state())
-            sampling = Sampling.of(self)
-            there = run.await_available(server_round, grid, sampling.available)
-            wanted, at_least = sampling.size(there, settings.clients_per_round)
+            available = run.await_available(server_round, grid, sampling.available)
+            wanted, at_least = sampling.size(available, settings.clients_per_round)
             nodes = run.open_round(server_round, grid, wanted, at_least)
         if run.has_ended:
             self._lowcarb_result = arrays
             return []
-        name = type(self).__name__
         with pinned_sampling(self, "train", len(nodes)):
             scope = ScopedGrid(grid, nodes, name)
             sent = list(inner.configure_train(server_round, arrays, config, scope))
@@ -229,20 +223,18 @@ class CarbonAwareMixin:
         return self._lowcarb_sent(run, sent)
 
     def _lowcarb_sent(self, run: Session, messages: list[Message]) -> list[Message]:
-        """Remember messages, which get their ids when they are pushed, and put our question into them."""
+        """Remember messages, which get their ids when they are pushed, and request a report in each."""
         if energy := run.requested_energy(self):
             ask(messages, energy)
         self._lowcarb_messages = messages
         return messages
 
-    def _lowcarb_told(
+    def _lowcarb_replies(
         self, run: Session, replies: Iterable[Message]
     ) -> tuple[list[Message], dict[int, Any], dict[int, str]]:
-        """Take our record out of good replies; return it by node id, and why the other replies failed.
-
-        Replies come in any order, and sums of floats depend on it. They are returned by the names of their
-        nodes, so that a run that goes on ends with the weights it would have ended with.
-        """
+        """Return replies in order, and by node id the reports of good ones and the errors of the others."""
+        # Sums of floats depend on the order of replies. In the order of their nodes' names a resumed run ends
+        # with the same weights, to the bit.
         asked = {m.metadata.message_id: m.metadata.dst_node_id for m in self._lowcarb_messages}
         self._lowcarb_messages = ()
         of_nodes = [(asked.get(r.metadata.reply_to_message_id, r.metadata.src_node_id), r) for r in replies]
@@ -259,20 +251,17 @@ class CarbonAwareMixin:
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Take our record out of the replies, account for them, and let the strategy aggregate."""
+        """Account for the replies, and let the strategy aggregate them without the reports."""
         inner: Any = super()
         received = list(replies)
         if (run := self._lowcarb_run) is None:
-            result: tuple[ArrayRecord | None, MetricRecord | None] = inner.aggregate_train(
-                server_round, received
-            )
-            return result
+            return inner.aggregate_train(server_round, received)  # type: ignore[no-any-return]
         if run.has_ended:
-            return self._lowcarb_result, None  # what was trained before is the result
+            return self._lowcarb_result, None  # arrays of the last round that has trained
         progress = self._lowcarb_progress
         if progress.is_done(server_round, Stage.TRAINED):
             return progress.arrays, progress.metrics(server_round, Stage.TRAINED)
-        in_order, done, failed = self._lowcarb_told(run, received)
+        in_order, done, failed = self._lowcarb_replies(run, received)
         self._lowcarb_done = list(done)
         run.train_ended(done, failed)
         arrays, metrics = inner.aggregate_train(server_round, in_order)
@@ -283,12 +272,11 @@ class CarbonAwareMixin:
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Evaluate where the settings say: on the nodes that have just trained, on all, or on none."""
+        """Evaluate on the nodes that have just trained, on all, or on none, as the settings say."""
         inner: Any = super()
         where = self._lowcarb_setup.settings.evaluate_on
         if (run := self._lowcarb_run) is None:
-            messages: Iterable[Message] = inner.configure_evaluate(server_round, arrays, config, grid)
-            return messages
+            return inner.configure_evaluate(server_round, arrays, config, grid)  # type: ignore[no-any-return]
         progress = self._lowcarb_progress
         if run.has_ended or progress.is_done(server_round, Stage.EVALUATED):
             return []
@@ -307,18 +295,17 @@ class CarbonAwareMixin:
         return self._lowcarb_sent(run, sent)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Take our record out of the replies, let the strategy aggregate, and close the round."""
+        """Let the strategy aggregate the replies without the reports, and close the round."""
         inner: Any = super()
         received = list(replies)
         if (run := self._lowcarb_run) is None:
-            unplanned: MetricRecord | None = inner.aggregate_evaluate(server_round, received)
-            return unplanned
+            return inner.aggregate_evaluate(server_round, received)  # type: ignore[no-any-return]
         progress = self._lowcarb_progress
         if run.has_ended:
             return None
         if progress.is_done(server_round, Stage.EVALUATED):
             return progress.metrics(server_round, Stage.EVALUATED)
-        in_order, done, failed = self._lowcarb_told(run, received)
+        in_order, done, failed = self._lowcarb_replies(run, received)
         metrics: MetricRecord | None = inner.aggregate_evaluate(server_round, in_order)
         run.evaluated(server_round, done, failed, metrics)
         progress.evaluated(server_round, metrics, run.state())
@@ -331,7 +318,7 @@ class CarbonAwareFedAvg(CarbonAwareMixin, FedAvg):
     Parameters
     ----------
     *args, **kwargs
-        Arguments of FedAvg, and as keywords those of :func:`carbon_aware`.
+        Arguments of FedAvg, and keywords of :func:`carbon_aware`.
 
     Examples
     --------
@@ -340,7 +327,7 @@ class CarbonAwareFedAvg(CarbonAwareMixin, FedAvg):
 
 
 def _setup_of(strategy: CarbonAwareMixin) -> Setup:
-    """Return what a strategy was told."""
+    """Return the setup of a strategy."""
     try:
         return strategy._lowcarb_setup  # noqa: SLF001  its own
     except AttributeError:
@@ -361,7 +348,7 @@ _BASE_START: Final = inspect.signature(Strategy.start)  # self, grid, initial_ar
 def _argument(
     name: str, own_start: Callable[..., Any], grid: Grid, args: Any, kwargs: Mapping[str, Any]
 ) -> Any:
-    """Return what a start() is given for a parameter: by its own signature, else by that of Flower's."""
+    """Return an argument of start(), by name in its own signature or in that of Flower's."""
     own = inspect.signature(own_start)
     for signature, before in ((own, (grid,)), (_BASE_START, (None, grid))):
         if name in signature.parameters:
@@ -375,7 +362,7 @@ def _argument(
 def _with_recorded_evaluation(
     run: Session, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of start() with an evaluate_fn whose metrics are taken down."""
+    """Return the arguments of start() with an evaluate_fn that also records its metrics."""
     if kwargs.get("evaluate_fn") is not None:
         return args, {**kwargs, "evaluate_fn": _recording(kwargs["evaluate_fn"], run)}
     place = list(_BASE_START.parameters).index("evaluate_fn") - 2  # after self and grid
@@ -385,21 +372,21 @@ def _with_recorded_evaluation(
 
 
 def close_ledger(run: Session, status: str) -> None:
-    """Close the recorder; what has been trained is never lost to a fault of theirs."""
+    """Finish a run; a fault in its accounts never costs the result of the training."""
     try:
         run.finish(status)
     except Exception as error:  # noqa: BLE001  whatever it is, the result of the training counts more
-        logger.warning("lowcarb: the recorder could not be closed: %s: %s", type(error).__name__, error)
+        logger.warning("lowcarb: the ledger could not be closed: %s: %s", type(error).__name__, error)
 
 
 def _recording(evaluate_fn: Callable[..., Any], run: Session) -> Callable[..., Any]:
-    """Return an evaluate_fn whose metrics are also taken down."""
+    """Return an evaluate_fn that also records its metrics."""
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> Any:
         progress = run.progress
-        assert progress is not None  # it is kept
+        assert progress is not None, "checkpoints are kept"
         if run.has_ended:
-            return None  # nothing has changed since it was evaluated last
+            return None  # nothing has changed since the last evaluation
         if progress.is_done(server_round, Stage.OVER):
             return progress.metrics(server_round, Stage.OVER)
         metrics = evaluate_fn(server_round, arrays)

@@ -226,7 +226,7 @@ def _count(grid: Grid) -> int:
 # A release request is a file in the folder of the run that names the round. The hold sees it within seconds
 # and removes it. A request for another round is void: the hold of that round ended before it was seen.
 
-WISH_NAME: Final = "open-now.json"  # runs and commands of different versions share it
+REQUEST_FILE: Final = "open-now.json"  # runs and commands of different versions share it
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -267,7 +267,7 @@ def ending_in_order() -> Iterator[None]:
             restore()
 
 
-def wish_to_open(run_dir: Path, number: int) -> None:
+def request_release(run_dir: Path, number: int) -> None:
     """Request that a held round opens now.
 
     Raises
@@ -275,7 +275,7 @@ def wish_to_open(run_dir: Path, number: int) -> None:
     InputError
         If the folder is not writable.
     """
-    path, aside = run_dir / WISH_NAME, run_dir / f"{WISH_NAME}.new"
+    path, aside = run_dir / REQUEST_FILE, run_dir / f"{REQUEST_FILE}.new"
     try:  # renamed into place: a hold never reads half a request
         aside.write_text(to_json({"round": number}) + "\n", encoding="utf-8")
         aside.replace(path)
@@ -286,7 +286,7 @@ def wish_to_open(run_dir: Path, number: int) -> None:
 
 def pop_release_request(run_dir: Path, number: int) -> bool:
     """Return whether a request to open this round now is there, and remove it."""
-    path = run_dir / WISH_NAME
+    path = run_dir / REQUEST_FILE
     try:
         request = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

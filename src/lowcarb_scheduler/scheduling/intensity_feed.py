@@ -1,7 +1,7 @@
-"""What a run knows of carbon intensity: the newest good forecast, earlier ones, and what really happened.
+"""Intensity feed of a run: the newest good forecast, earlier ones, and actual intensity.
 
-No fault of a source gets past this module. It is noted in the open, and the run goes on with what it has:
-of each place a fresh forecast, else the last good one while it is no older than 36 hours, else nothing.
+No fault of a source gets past this module. It becomes a warning, and the run goes on with a fresh forecast
+of each location, else with the last good one while that is no older than 36 hours, else without.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 _INTERVAL: Final = timedelta(minutes=15)  # between two calls of the source that succeed
 _RECHECK: Final = timedelta(hours=2)  # actuals this recent are asked for again: providers revise them
 _NO_TIME: Final = timedelta(0)
-_BRIEFLY: Final = timedelta(seconds=2)  # a look-up that has less time is not worth beginning
-_MOST_NAMED: Final = 5  # places in a line
+_BRIEFLY: Final = timedelta(seconds=2)  # a request that has less time is not worth sending
+_MOST_NAMED: Final = 5  # locations in a warning
 _INSTEAD: Final = {
-    "archive": "nothing is kept, and what was kept before is not used",
-    "actual intensity": "what it is missing for is not called realised",
+    "archive": "nothing is archived, and what was archived before is not used",
+    "actual intensity": "without it no emissions are called realised",
 }
 
 
@@ -78,15 +78,17 @@ class IntensityFeed:
         self._source, self._ledger, self._log = source, ledger, log
         self._newest: Forecast | None = None
         self._past: list[Forecast] = []
-        self._past_of: set[str] = set()  # places whose past forecasts were looked up
+        self._past_of: set[str] = set()  # locations whose past forecasts were requested
         self._forecasts, self._actuals = Backoff(interval=_INTERVAL), Backoff(interval=_INTERVAL)
         self._places: tuple[str, ...] = ()
-        self._own_past_since: datetime | None = None  # what is on disk of later times is known to the run
+        self._own_past_since: datetime | None = (
+            None  # first forecast in the ledger of a resumed run: the archive is read before it
+        )
         self.actual: IntensityTable | None = None
 
     @property
     def forecast(self) -> IntensityTable | None:
-        """The newest good forecast of each place, or None."""
+        """The newest good forecast of each location, or None."""
         return self._newest.intensity if self._newest else None
 
     @property
@@ -99,10 +101,10 @@ class IntensityFeed:
         return KnownIntensity(self.forecast, self.actual, past, last_good)
 
     def close(self) -> None:
-        """Ask the source no more."""
+        """Stop asking the source."""
         self._source = None
 
-    # -- forecasts -----------------------------------------------------------------------------------------
+    # -- Forecasts -----------------------------------------------------------------------------------------
 
     def refresh(self, places: Iterable[str], now: datetime, time_left: timedelta | None = None) -> bool:
         """Ask for a forecast of some locations if one is due; return whether the known forecast has changed.
@@ -132,7 +134,7 @@ class IntensityFeed:
         return self._newest is not before
 
     def _look(self, source: ForecastSource, limit: timedelta | None, now: datetime) -> None:
-        """Ask for a forecast."""
+        """Ask the source for a forecast."""
         try:
             answer = _checked(source.forecast(self._askable(), now, timeout=limit), now)
             self._accept(answer)
@@ -145,7 +147,7 @@ class IntensityFeed:
         self._note_faults()
 
     def _askable(self) -> tuple[str, ...]:
-        """Return the places to ask for: a source with a closed list of names is asked for no others."""
+        """Return the locations to ask for: a source with a closed list of names is asked for no others."""
         listed = self._source.locations if self._source else None
         if listed is None:
             return self._places
@@ -157,7 +159,8 @@ class IntensityFeed:
         return tuple(place for place in self._places if place in listed) or self._places
 
     def _accept(self, answer: Forecast) -> None:
-        """Take what is newer than what is known; an older issue, as of a replica that lags, is no news."""
+        """Take the locations for which an answer is newer than the known forecast."""
+        # A server behind a load balancer may answer with an older issue than before.
         last, issue = self._newest, sanitize(answer.intensity)
         if last is not None and last.intensity.signal != issue.signal:
             last = None
@@ -182,7 +185,7 @@ class IntensityFeed:
         self._ledger.append("forecast", **made, missing=missing, last_good=last_good, **intensity.to_record())
 
     def _note_stale(self, stale: Mapping[str, str], answer: Forecast, kept: list[str]) -> None:
-        """Note which places have no fresh forecast, those with one reason together."""
+        """Warn of locations without a fresh forecast, together where they share a reason."""
         good: dict[str, list[str]] = {}
         none: dict[str, list[str]] = {}
         for place, why in stale.items():
@@ -196,7 +199,7 @@ class IntensityFeed:
             self._log.warn(f"forecast of {_named(places)}", why, "history, or no preference, is used")
 
     def _forget_old(self, now: datetime) -> None:
-        """Drop the forecasts of places whose last good one is too old by now."""
+        """Drop the forecasts of locations whose last good one is too old by now."""
         if (known := self._newest) is None:
             return
         old = [place for place in known.intensity.locations if now - known.issued_at(place) > MAX_AGE]
@@ -205,10 +208,10 @@ class IntensityFeed:
             why = "its last good forecast is more than 36 hours old"
             self._log.warn(f"forecast of {_named(old)}", why, "history, or no preference, is used")
 
-    # -- what corrections are learned from -----------------------------------------------------------------
+    # -- Past forecasts, from which corrections are learned -------------------------------------------------
 
     def _learn_past(self, now: datetime) -> None:
-        """Look up the past forecasts of places for which that was not done; on disk, not over the web."""
+        """Read the past forecasts of new locations from the archive, not over the web."""
         new = [place for place in self._askable() if place not in self._past_of]
         if not new:
             return
@@ -224,14 +227,14 @@ class IntensityFeed:
         self._note_faults()
 
     def _remember(self, places: Sequence[str]) -> None:
-        """Keep the newest forecast of these places among the past ones, if the last of them is old enough."""
-        assert self._newest is not None  # it was taken a moment ago
+        """Add the newest forecast of locations to the past ones, if the last of those is old enough."""
+        assert self._newest is not None, "a forecast was taken a moment ago"
         newest = max(self._newest.issued_at(place) for place in places)
         if not self._past or newest - self._past[-1].generated_at >= ISSUES_EVERY:
             self._past = [issue for issue in self._past if newest - issue.generated_at <= HISTORY]
             self._past.append(Forecast(self._newest.intensity.align(places), newest))
 
-    # -- what happened -------------------------------------------------------------------------------------
+    # -- Actual intensity ----------------------------------------------------------------------------------
 
     def learn_actual(
         self, since: datetime, now: datetime, time_left: timedelta | None = None, last_chance: bool = False
@@ -263,7 +266,7 @@ class IntensityFeed:
             self._ledger.append("actual", **known.to_record())
 
     def _unknown_from(self, since: datetime, now: datetime) -> datetime:
-        """Return from when on a place's actual intensity is not known, or is so new that it may change."""
+        """Return the time from which actual intensity is unknown, or so recent that it may be revised."""
         if self.actual is None:
             return since
         recent = max(since, self.actual.end - _RECHECK)
@@ -279,16 +282,16 @@ class IntensityFeed:
         why = f"its signal is {actual}, the forecast's {forecast}"
         self._log.warn("actual intensity", why, "it is left out of account")
 
-    # -- what a checkpoint keeps ---------------------------------------------------------------------------
+    # -- Checkpoint ----------------------------------------------------------------------------------------
 
     def memory(self) -> dict[str, Any]:
-        """Return what the ledger does not say: which places are asked for, and when they were last."""
+        """Return the state that is not in the ledger: locations, and the times of the last requests."""
         paces = {"forecasts": self._forecasts, "actuals": self._actuals}
         asked = {name: pace.called_at for name, pace in paces.items() if not pace.failures}
         return {"places": list(self._places), "asked": asked}
 
     def recall(self, events: Iterable[Mapping[str, Any]], memory: Mapping[str, Any]) -> None:
-        """Restore what is known from a ledger and what :meth:`memory` said."""
+        """Restore the feed from a ledger and what :meth:`memory` returned."""
         for event in events:
             if event["event"] == "forecast":
                 self._recall_forecast(event)
@@ -310,7 +313,7 @@ class IntensityFeed:
         if taken:
             self._remember(taken)
 
-    # -- asking --------------------------------------------------------------------------------------------
+    # -- Requests ------------------------------------------------------------------------------------------
 
     def _time_limit(self, time_left: timedelta | None, or_briefly: bool = False) -> timedelta | None:
         """Return how long a request may take without a round being late for it; None without a limit.
@@ -325,18 +328,18 @@ class IntensityFeed:
         return _BRIEFLY if or_briefly and time_left <= timedelta(0) else _NO_TIME
 
     def _note_faults(self) -> None:
-        """Note what did not work for a source although it answered."""
+        """Warn of faults of a source that has answered nevertheless."""
         for fault in self._source.faults if self._source else ():
             self._log.warn(fault.what, fault.why, _INSTEAD.get(fault.what, "the next source is asked"))
 
 
 def _newer(answer: Forecast, last: Forecast, place: str) -> bool:
-    """Return whether an answer has a newer forecast of a place."""
+    """Return whether an answer has a newer forecast of a location."""
     return place in answer.intensity.locations and answer.issued_at(place) > last.issued_at(place)
 
 
 def _checked(answer: Forecast, now: datetime) -> Forecast:
-    """Return a forecast without the places of which the time of making is implausible.
+    """Return a forecast without the locations whose issue time is implausible.
 
     Raises
     ------
@@ -353,7 +356,7 @@ def _checked(answer: Forecast, now: datetime) -> Forecast:
 
 
 def _without(known: Forecast, places: Collection[str]) -> Forecast | None:
-    """Return a forecast without some places, None if none is left."""
+    """Return a forecast without some locations, None if none is left."""
     issued = {place: known.issued_at(place) for place in known.intensity.locations if place not in places}
     if not issued:
         return None
@@ -363,7 +366,7 @@ def _without(known: Forecast, places: Collection[str]) -> Forecast | None:
 
 
 def _named(places: Sequence[str]) -> str:
-    """Return places as one short list."""
+    """Return locations as one short list."""
     return ", ".join(places[:_MOST_NAMED]) + (", ..." if len(places) > _MOST_NAMED else "")
 
 

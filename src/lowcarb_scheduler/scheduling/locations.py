@@ -1,4 +1,4 @@
-"""Locations file of the server: where each node runs, and what it draws."""
+"""Locations file of the server: location, power and duration of each node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PLACE_KEYS: Final = ("location", "power-watts", "duration-minutes")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What the server's locations file says of a node."""
+    """Entry of a node in the locations file."""
 
     location: str
     power_watts: float | None = None
@@ -30,13 +30,13 @@ def read_places(path: Path) -> dict[str, Place]:
     """Read a locations file.
 
     TOML, one entry a node by name or partition-id: ``0 = "DE"`` or
-    ``hospital-a = { location = "DE", power-watts = 250, duration-minutes = 20 }``. What sources call
-    a place stands there too, see :func:`lowcarb_scheduler.forecasts.base.read_names`.
+    ``hospital-a = { location = "DE", power-watts = 250, duration-minutes = 20 }``. The names that sources
+    use for a location are in the same file, see :func:`lowcarb_scheduler.forecasts.base.read_names`.
 
     Raises
     ------
     InputError
-        If it cannot be read, or an entry is not of this form.
+        If the file cannot be read, or an entry is of another form.
     """
     entries = read_locations(path)
     return {node: _place(node, entry, str(path)) for node, entry in entries.items() if node != NAMES}
@@ -48,7 +48,9 @@ def _place(node: str, entry: Any, file: str) -> Place:
     fix = f'write {node} = "DE" or {node} = {{ location = "DE", power-watts = 250 }}'
     if not isinstance(entry, dict):
         raise InputError(node, "is not a location", fix, file)
-    entry = {key.replace("_", "-"): value for key, value in entry.items()}  # as a job spells it
+    entry = {
+        key.replace("_", "-"): value for key, value in entry.items()
+    }  # keys with an underscore, as in a job file, are accepted
     if unknown := sorted(set(entry) - set(_PLACE_KEYS)):
         raise InputError(f"{node}.{unknown[0]}", "is no key of a location", fix, file)
     location, watts = entry.get("location"), entry.get("power-watts")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flwr")
 
-_ONE_SIDED: Final = 0.7  # of the locations that random clients would bring to a round: fewer are worth a word
+_ONE_SIDED: Final = 0.7  # part of the locations in a round of random clients, below which a plan is one-sided
 
 
 class RunLog:
@@ -74,24 +74,24 @@ def instant(when: datetime) -> str:
 def plan_lines(
     decision: Decision, schedule: Schedule, latest: datetime | None, mixes: bool = False
 ) -> list[str]:
-    """Return the block that stands before the first hold: plan, finish, expected saving, assumptions.
+    """Return the log lines before the first hold: plan, finish, expected saving, assumptions.
 
     Parameters
     ----------
     decision : Decision
         The first plan.
     schedule : Schedule
-        Its deadline, and the length of a round.
+        Deadline of the run, and the length of a round.
     latest : datetime or None
-        Until when waiting for the first round is allowed.
+        Latest opening of the first round.
     mixes : bool
-        Whether turns are shared out anew in every few rounds.
+        Whether rounds are mixed, so that no advice to mix them is needed.
     """
     plan, fleet = decision.plan, decision.plan.fleet
-    places = len(set(fleet.locations) - {UNKNOWN_PLACE})
+    locations = len(set(fleet.locations) - {UNKNOWN_PLACE})
     lines = [
         f"{len(plan.opens_us)} rounds of {plan.seats.shape[1]} out of {len(fleet)} clients"
-        f" in {places} location(s), {format_duration(schedule.round_duration)} each",
+        f" in {locations} location(s), {format_duration(schedule.round_duration)} each",
         f"planned finish {instant(plan.finish)}, deadline {instant(schedule.finish_by)}",
     ]
     if not decision.on_forecast:
@@ -116,7 +116,7 @@ def plan_lines(
 
 
 def _one_sided(plan: Plan) -> str | None:
-    """Return a warning if rounds hear of far fewer locations than rounds of random clients would."""
+    """Return advice if rounds see far fewer locations than rounds of random clients would."""
     fleet, seats = plan.fleet, plan.seats.shape[1]
     locations = fleet.location_index[plan.seats]
     heard = float(np.mean([len(np.unique(round_locations)) for round_locations in locations]))
@@ -133,7 +133,7 @@ def _one_sided(plan: Plan) -> str | None:
 
 
 def hold_reason(planned_g: float | None, at_once_g: float | None) -> str:
-    """Return why a round is held, and what that saves [gCO2eq]."""
+    """Return the reason of a hold, from emissions as planned and of opening at once [gCO2eq]."""
     if at_once_g is None or planned_g is None or planned_g >= at_once_g:
         return "the rounds that remain are cleaner together if it waits"
     return (
@@ -142,14 +142,14 @@ def hold_reason(planned_g: float | None, at_once_g: float | None) -> str:
     )
 
 
-def nodes_awaited(there: int, wanted: int, at_least: int, until: datetime) -> str:
-    """Return for how many nodes a round waits, and until when."""
-    needed = f", {at_least} are needed" if there < at_least else ""
-    return f"{there} of {wanted} nodes are connected{needed}; waiting for more until {instant(until)} at most"
+def nodes_awaited(alive: int, wanted: int, at_least: int, until: datetime) -> str:
+    """Return the line about a round that waits for nodes."""
+    needed = f", {at_least} are needed" if alive < at_least else ""
+    return f"{alive} of {wanted} nodes are connected{needed}; waiting for more until {instant(until)} at most"
 
 
 def summary_lines(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
-    """Return the block a run ends with, from its ``run_finished`` event."""
+    """Return the log lines at the end of a run, from its ``run_finished`` event."""
 
     def grams(name: str) -> str:
         return "unknown" if summary[name] is None else f"{summary[name]:,.0f} g"

@@ -1,6 +1,7 @@
-"""Replanning: what strategy and backtest call at every decision.
+"""Replanning policy of runs and backtests.
 
-correction -> value of waiting -> plan -> keep the previous plan unless the new one is worth the change.
+A decision corrects the forecast, adds the value of waiting, plans, and keeps the previous plan unless the new
+one is worth the change.
 """
 
 from __future__ import annotations
@@ -54,18 +55,18 @@ def replan(
     Parameters
     ----------
     job : Job
-        The rounds that remain.
+        Job of the rounds that remain.
     forecast : IntensityTable
         The newest forecast.
     history : IntensityTable, optional
-        What really happened; nothing later than ``job.now`` is looked at.
+        Actual intensity; values after ``job.now`` are not used.
     past_forecasts : sequence of IntensityTable
         Earlier issues, from which the correction is learned.
     previous : Plan, optional
         The plan so far. Its last ``job.rounds`` rounds are kept if they still obey the job's rules and the
         new plan does not avoid more than 0.1 % of their emissions: a plan does not flap.
     last_good, default : collection of str
-        Locations whose forecast is the last good one, or stands in for one; see ``Plan.forecast_origin``.
+        Locations whose forecast is the last good one, or a substitute; see ``Plan.forecast_origin``.
 
     Returns
     -------
@@ -82,14 +83,14 @@ def replan(
     """
     known = forecast.align(job.fleet.locations)
     if job.finish_by <= job.now:
-        return plan(job, known)  # says why there is none
+        return plan(job, known)  # raises the error that says why there is none
     until = looked_ahead(job)
     expectation = expect(known, history, job.now, until, past_forecasts, last_good, default)
     expected = expectation.intensity
     hoped = value_of_waiting(job, expected, history)
     best = plan(job, hoped)
     if best.closes_us[-1] > job.opens_from_us + job.rounds * job.round_us:
-        # Waiting has to be worth it, too: among plans as good as each other the one that is over first wins.
+        # Waiting has to be worth it: among plans that are about as good the one that ends first wins.
         soonest = plan(replace(job, patience=0.0, target_finish=None), hoped)
         best = best if _avoids(WORTH_WAITING, best, soonest) else soonest
     kept = None if previous is None else _still_valid(previous, job, hoped, best)
@@ -106,7 +107,7 @@ def _avoids(part: float, new: Plan, old: Plan) -> bool:
 
 
 def _still_valid(previous: Plan, job: Job, hoped: IntensityTable, best: Plan) -> Plan | None:
-    """Return the remaining rounds of the previous plan, charged anew; None if they break a rule by now."""
+    """Return the remaining rounds of the previous plan, charged anew; None if they break a rule."""
     fleet, rounds = job.fleet, job.rounds
     if len(previous.opens_us) < rounds or previous.seats.shape[1] != job.clients_per_round:
         return None
@@ -158,7 +159,7 @@ def _charged(planned: Plan, job: Job, intensity: IntensityTable, lower_bound_g: 
 
 
 def _origin_shares(planned: Plan, expectation: Expectation) -> dict[str, float]:
-    """Return where the intensity came from that turns begin in, as parts of all turns."""
+    """Return the origin of the intensity at the start of each turn, as parts of all turns."""
     table, fleet = expectation.intensity, planned.fleet
     columns = table.columns(fleet.locations)[fleet.location_index[planned.seats]]
     steps = np.searchsorted(table.edges_us, planned.starts_us, side="right") - 1
@@ -166,29 +167,29 @@ def _origin_shares(planned: Plan, expectation: Expectation) -> dict[str, float]:
     return {ORIGINS[k]: float(turns[k] / turns.sum()) for k in np.flatnonzero(turns)}
 
 
-# -- From who is alive and what is known to a plan: the best knowledge there is, and there is always a plan -
+# -- Decisions of a run --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A plan, and whether it rests on a forecast: if not, its emissions mean nothing."""
+    """Plan of a run; without a forecast its emissions mean nothing."""
 
     plan: Plan
     on_forecast: bool
 
 
 def decide(job: Job, known: KnownIntensity, previous: Plan | None, log: RunLog) -> Decision:
-    """Plan the remaining rounds on the best knowledge there is.
+    """Plan the remaining rounds; there is always a plan.
 
-    On forecast and history if they allow it, on the job's grid of openings or else on one that begins now;
-    if not, at once. Every step down is noted.
+    It rests on forecast and history where possible, on the job's grid of openings or else on one that starts
+    now; if not, rounds open at once. Each step down is a warning.
     """
     job = _with_rules_that_can_be_kept(job, log)
     if job.grid_from == job.now or (previous is not None and not _keeps_share(previous, job)):
-        previous = None  # without slack nothing is waited for, a slot of the plan so far neither
+        previous = None  # without slack nothing is waited for, not even a slot of the previous plan
     forecast = known.forecast
     if forecast is None and known.actual is not None:
-        forecast = known.actual.align(())  # its labels; the history itself is given to replan
+        forecast = known.actual.align(())  # only its provenance: the history itself is passed to replan
     if forecast is not None:
         trouble = ""
         for attempt in _attempts(job):
@@ -199,13 +200,13 @@ def decide(job: Job, known: KnownIntensity, previous: Plan | None, log: RunLog) 
             except PlanInfeasibleError as error:
                 trouble = error.reason
             except LowcarbError as error:
-                trouble = one_line(str(error))  # whatever it is, it must not stop the training
+                trouble = one_line(str(error))  # no fault of planning may stop the training
         log.warn("plan", trouble, "the next round opens at once")
     return at_once(job, log)
 
 
 def _with_rules_that_can_be_kept(job: Job, log: RunLog) -> Job:
-    """Return a job whose cap on locations fills a round with the nodes there are, and say what gives way."""
+    """Return a job whose cap on locations can fill a round with its fleet; warn where a rule gives way."""
     fleet, seats = job.fleet, job.clients_per_round
     if job.max_location_share == 1:
         return job
@@ -226,14 +227,14 @@ def _with_rules_that_can_be_kept(job: Job, log: RunLog) -> Job:
 
 
 def _keeps_share(previous: Plan, job: Job) -> bool:
-    """Return whether no round that remains of a plan has more clients of a location than a job allows."""
+    """Return whether the remaining rounds of a plan obey a job's cap on locations."""
     locations = previous.fleet.location_index[previous.seats[-job.rounds :]]
     most = max(int((locations == place).sum(axis=1).max()) for place in np.unique(locations))
     return most <= location_cap(job)
 
 
 def _attempts(job: Job) -> Iterator[Job]:
-    """Yield a job, and what may have a plan where it has none."""
+    """Yield a job, and variants that may have a plan where it has none."""
     yield job
     yield replace(job, grid_from=job.now)
     if isinstance(job.participation, tuple):
@@ -241,7 +242,7 @@ def _attempts(job: Job) -> Iterator[Job]:
 
 
 def _note_bounds(job: Job, planned: Plan, log: RunLog) -> None:
-    """Say so where bounds on turns had to give way."""
+    """Warn where bounds on turns had to give way."""
     if isinstance(job.participation, tuple):
         least, most = job.participation
         if planned.turns.min() < least or planned.turns.max() > most:
@@ -252,7 +253,7 @@ def _note_bounds(job: Job, planned: Plan, log: RunLog) -> None:
 def _replan(
     job: Job, forecast: IntensityTable, known: KnownIntensity, previous: Plan | None, log: RunLog
 ) -> Plan:
-    """Replan; a place of which nothing is known is neither sought nor shunned."""
+    """Replan; a location without any intensity is neither preferred nor avoided."""
     try:
         return replan(job, forecast, known.actual, known.past_forecasts, previous, last_good=known.last_good)
     except ForecastUnavailableError as error:
@@ -302,7 +303,7 @@ def job_of(
 
 
 def fleet_of(profiles: Iterable[Profile], turns: Mapping[str, int], round_duration: timedelta) -> Fleet:
-    """Return nodes as a fleet; a turn that claims to be longer than a round is taken to fill it."""
+    """Return nodes as a fleet; a turn longer than a round is taken to fill it."""
     nodes = sorted(profiles, key=lambda profile: profile.key)
     own = [p.duration if p.duration and p.duration <= round_duration else None for p in nodes]
     frame = pd.DataFrame(

@@ -167,7 +167,7 @@ class Durations:
 
     @property
     def is_known(self) -> bool:
-        """Whether a duration was given or observed."""
+        """True once a duration was given or observed."""
         return self.given is not None or bool(self.seen_s)
 
     @property
