@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from inspect import signature
@@ -16,7 +17,7 @@ from lowcarb_scheduler.errors import InputError, near_miss
 from lowcarb_scheduler.intensity import SIGNALS, IntensityTable, Provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from datetime import datetime
     from pathlib import Path
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.forecasts.http.client import ServerStats
     from lowcarb_scheduler.intensity import Signal
+
+Names = Sequence[str]  # of locations, as the source calls them
+Timeout = timedelta | None  # longest duration of a call; None leaves it to the source
 
 MAX_AGE: Final = timedelta(hours=36)  # an older forecast is no better than history
 MAX_AHEAD: Final = timedelta(minutes=10)  # a forecast issued later than this from now shows a wrong clock
@@ -114,9 +118,7 @@ class ForecastSource(ABC):
         cls.name = cls.name or cls.__name__
 
     @abstractmethod
-    def forecast(
-        self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
-    ) -> Forecast:
+    def forecast(self, locations: Names, now: datetime, *, timeout: Timeout = None) -> Forecast:
         """Return the newest forecast that is known at ``now``.
 
         Parameters
@@ -141,7 +143,7 @@ class ForecastSource(ABC):
 
     @abstractmethod
     def actual(
-        self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
+        self, locations: Names, start: datetime, end: datetime, *, timeout: Timeout = None
     ) -> IntensityTable:
         """Return the recorded intensity in [start, end).
 
@@ -166,13 +168,7 @@ class ForecastSource(ABC):
         """
 
     def past_forecasts(
-        self,
-        locations: Sequence[str],
-        start: datetime,
-        end: datetime,
-        every: timedelta,
-        *,
-        timeout: timedelta | None = None,
+        self, locations: Names, start: datetime, end: datetime, every: timedelta, *, timeout: Timeout = None
     ) -> list[Forecast]:
         """Return forecasts issued in [start, end), oldest first, at most one per ``every``; default: none.
 
@@ -183,7 +179,7 @@ class ForecastSource(ABC):
         """
         return []
 
-    def known_locations(self, *, timeout: timedelta | None = None) -> Mapping[str, Any] | None:
+    def known_locations(self, *, timeout: Timeout = None) -> Mapping[str, Any] | None:
         """Return the names that the source lists, with (latitude, longitude) or None for each [degrees].
 
         Returns
@@ -198,7 +194,7 @@ class ForecastSource(ABC):
         """
         return None
 
-    def health(self, *, timeout: timedelta | None = None) -> str | None:
+    def health(self, *, timeout: Timeout = None) -> str | None:
         """Return the server's own report of its state; None, the default, where it gives none.
 
         Raises

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.forecasts.base import Names, Timeout
     from lowcarb_scheduler.intensity import IntensityTable, Provenance, Signal
 
 Call = Callable[[ForecastSource, list[str], timedelta], Forecast]  # source, its own names, time limit
@@ -81,7 +82,7 @@ class FallbackSource(ForecastSource):
         """Recent failures of this source and of all it asks, each cause once."""
         return self._faults + [fault for source in self._sources for fault in source.faults]
 
-    def known_locations(self, *, timeout: timedelta | None = None) -> dict[str, Any]:
+    def known_locations(self, *, timeout: Timeout = None) -> dict[str, Any]:
         """Return the locations that the sources list, by each of their names.
 
         Raises
@@ -99,9 +100,7 @@ class FallbackSource(ForecastSource):
                 known.setdefault(name, where)
         return known
 
-    def forecast(
-        self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
-    ) -> Forecast:
+    def forecast(self, locations: Names, now: datetime, *, timeout: Timeout = None) -> Forecast:
         """Return each location's forecast from the first source with a fresh one, else with a last good one.
 
         Raises
@@ -117,7 +116,7 @@ class FallbackSource(ForecastSource):
         return self._merge(locations, now, "forecast", call, self._deadline(timeout))
 
     def actual(
-        self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
+        self, locations: Names, start: datetime, end: datetime, *, timeout: Timeout = None
     ) -> IntensityTable:
         """Return the recorded intensity in [start, end), of each location from the first source with a value.
 
@@ -134,13 +133,7 @@ class FallbackSource(ForecastSource):
         return self._merge(locations, first, "actual intensity", call, self._deadline(timeout)).intensity
 
     def past_forecasts(
-        self,
-        locations: Sequence[str],
-        start: datetime,
-        end: datetime,
-        every: timedelta,
-        *,
-        timeout: timedelta | None = None,
+        self, locations: Names, start: datetime, end: datetime, every: timedelta, *, timeout: Timeout = None
     ) -> list[Forecast]:
         """Return the issues of [start, end) that need no request over the web, oldest first.
 
@@ -158,7 +151,7 @@ class FallbackSource(ForecastSource):
             lacking = [location for location in lacking if location not in known]
         return sorted(found, key=lambda issue: issue.generated_at)
 
-    def _deadline(self, timeout: timedelta | None) -> datetime:
+    def _deadline(self, timeout: Timeout) -> datetime:
         """Return the time by which a call has to end."""
         return self._clock.now() + (self._timeout if timeout is None else min(timeout, self._timeout))
 

@@ -115,7 +115,8 @@ def test_a_refusal_of_the_longest_horizon_costs_no_forecast(status):
     # 401 may be too many requests, which pass: then the longest is asked for again.
     assert server.asked().count(longest) == (2 if status == 401 else 1)
     assert server.asked().count(f"/v4/carbon-intensity/forecast?zone=DE{V4}") == 2
-    assert not [path for path in server.asked() if path.startswith("/v3/")]
+    # 401 may mean the version, too.
+    assert len([path for path in server.asked() if path.startswith("/v3/")]) == (2 if status == 401 else 0)
 
 
 @pytest.mark.parametrize("status", [401, 404, 410])
@@ -128,7 +129,7 @@ def test_a_server_that_refuses_version_4_is_asked_in_version_3(status):
     asked = server.asked()
     assert asked.count("/v3/carbon-intensity/forecast?zone=DE&horizonHours=72") == 2
     # 401 may be too many requests, which pass: then version 4 is asked again.
-    assert len([path for path in asked if path.startswith("/v4/")]) == (8 if status == 401 else 2)
+    assert len([path for path in asked if path.startswith("/v4/")]) == (4 if status == 401 else 2)
 
 
 @pytest.mark.parametrize("status", [400, 402, 403, 422, 429, 500])

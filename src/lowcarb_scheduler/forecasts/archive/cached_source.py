@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.archive.database import Archive
-    from lowcarb_scheduler.forecasts.base import Forecast
+    from lowcarb_scheduler.forecasts.base import Forecast, Names, Timeout
     from lowcarb_scheduler.forecasts.series import Series
 
 R = TypeVar("R")
@@ -72,13 +72,11 @@ class CachedSource(ForecastSource):
         self._reads, self._writes, self._actuals = Backoff(), Backoff(), Backoff()
         self._requested: dict[str, _Period] = {}  # last request for actuals, by location
 
-    def known_locations(self, *, timeout: timedelta | None = None) -> Mapping[str, Any] | None:
+    def known_locations(self, *, timeout: Timeout = None) -> Mapping[str, Any] | None:
         """Return the names that the source lists."""
         return self.source.known_locations(timeout=timeout)
 
-    def forecast(
-        self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
-    ) -> Forecast:
+    def forecast(self, locations: Names, now: datetime, *, timeout: Timeout = None) -> Forecast:
         """Return the forecast of each location: the archived newest one, a fresh one, or the last good one.
 
         Raises
@@ -108,7 +106,7 @@ class CachedSource(ForecastSource):
         return replace(known, last_good={name: failed[name] for name in stand_ins})
 
     def actual(
-        self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
+        self, locations: Names, start: datetime, end: datetime, *, timeout: Timeout = None
     ) -> IntensityTable:
         """Return the actual intensity in [start, end), requesting hours that are missing or may be revised.
 
@@ -147,13 +145,7 @@ class CachedSource(ForecastSource):
         return table.align(known)
 
     def past_forecasts(
-        self,
-        locations: Sequence[str],
-        start: datetime,
-        end: datetime,
-        every: timedelta,
-        *,
-        timeout: timedelta | None = None,
+        self, locations: Names, start: datetime, end: datetime, every: timedelta, *, timeout: Timeout = None
     ) -> list[Forecast]:
         """Return the archived forecasts issued in [start, end), oldest first, at most one per ``every``."""
         first, last = period(start, end)
@@ -161,7 +153,7 @@ class CachedSource(ForecastSource):
         return self._read(timeout, lambda archive: archive.past(self._feed, names, first, last, every)) or []
 
     def _archived(
-        self, names: Sequence[str], now: datetime, max_age: timedelta, timeout: timedelta | None
+        self, names: Sequence[str], now: datetime, max_age: timedelta, timeout: Timeout
     ) -> dict[str, Issue]:
         """Return the newest archived issues that are at most ``max_age`` old and reach past ``now``."""
         if not names:
@@ -190,13 +182,11 @@ class CachedSource(ForecastSource):
         unknown = min(from_us(unknown_us), settled)
         return unknown if unknown < last else None
 
-    def _read(self, timeout: timedelta | None, operation: Callable[[Archive], R]) -> R | None:
+    def _read(self, timeout: Timeout, operation: Callable[[Archive], R]) -> R | None:
         """Read from the archive; see :meth:`_attempt`."""
         return self._attempt(self._reads, timeout, operation)
 
-    def _attempt(
-        self, backoff: Backoff, timeout: timedelta | None, operation: Callable[[Archive], R]
-    ) -> R | None:
+    def _attempt(self, backoff: Backoff, timeout: Timeout, operation: Callable[[Archive], R]) -> R | None:
         """Return the result of an operation on the archive; None if it fails, and for a pause after that."""
         now = self._clock.now()
         if not backoff.due(now):

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.forecasts.base import Forecast
+    from lowcarb_scheduler.forecasts.base import Forecast, Names, Timeout
     from lowcarb_scheduler.forecasts.http.client import HttpClient
     from lowcarb_scheduler.forecasts.http.parsing import Point
     from lowcarb_scheduler.forecasts.series import Issue
@@ -265,9 +265,7 @@ class CarbonAwareSdk(WebSource):
             timeout=settings.timeout,
         )
 
-    def forecast(
-        self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
-    ) -> Forecast:
+    def forecast(self, locations: Names, now: datetime, *, timeout: Timeout = None) -> Forecast:
         """Return the server's current forecast, its points as they came.
 
         Raises
@@ -282,7 +280,7 @@ class CarbonAwareSdk(WebSource):
         return forecast_of(answers, missing, self.provenance)
 
     def actual(
-        self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
+        self, locations: Names, start: datetime, end: datetime, *, timeout: Timeout = None
     ) -> IntensityTable:
         """Return what the server has recorded in [start, end).
 
@@ -329,13 +327,7 @@ class CarbonAwareSdk(WebSource):
         return {key: answer for key, answer in answers.items() if not isinstance(answer, FetchError)}
 
     def past_forecasts(
-        self,
-        locations: Sequence[str],
-        start: datetime,
-        end: datetime,
-        every: timedelta,
-        *,
-        timeout: timedelta | None = None,
+        self, locations: Names, start: datetime, end: datetime, every: timedelta, *, timeout: Timeout = None
     ) -> list[Forecast]:
         """Return forecasts that were made in [start, end), the oldest first.
 
@@ -377,9 +369,7 @@ class CarbonAwareSdk(WebSource):
         answers |= client.within(until - self._clock.now()).send_all(rest, read)
         return past_forecasts_of(answers, missing, self.provenance)
 
-    def known_locations(
-        self, *, timeout: timedelta | None = None
-    ) -> dict[str, tuple[float | None, float | None]]:
+    def known_locations(self, *, timeout: Timeout = None) -> dict[str, tuple[float | None, float | None]]:
         """Return the names the server knows, with latitude and longitude where it tells [degrees].
 
         Raises
@@ -389,7 +379,7 @@ class CarbonAwareSdk(WebSource):
         """
         return self._send_one(Request("locations"), read_locations, timeout)
 
-    def health(self, *, timeout: timedelta | None = None) -> str:
+    def health(self, *, timeout: Timeout = None) -> str:
         """Return what the server says of itself: ``Healthy``, or ``Degraded``.
 
         Raises

@@ -21,10 +21,10 @@ References
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from lowcarb_scheduler.clock import MICROSECOND, format_time, to_utc
-from lowcarb_scheduler.errors import ForecastUnavailableError, one_line
+from lowcarb_scheduler.errors import one_line
 from lowcarb_scheduler.forecasts.base import period, sendable
 from lowcarb_scheduler.forecasts.http.client import FetchError, Request
 from lowcarb_scheduler.forecasts.http.credentials import token as checked_token
@@ -39,17 +39,18 @@ from lowcarb_scheduler.forecasts.http.parsing import (
 from lowcarb_scheduler.forecasts.sources.web import WebSource
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Hashable, Mapping
     from datetime import datetime
 
     import httpx
     from pydantic import SecretStr
 
     from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.forecasts.base import Forecast
-    from lowcarb_scheduler.forecasts.http.client import HttpClient, Response
+    from lowcarb_scheduler.forecasts.base import Forecast, Names, Timeout
+    from lowcarb_scheduler.forecasts.http.client import Response
     from lowcarb_scheduler.forecasts.http.parsing import Point
     from lowcarb_scheduler.forecasts.series import Issue
+    from lowcarb_scheduler.forecasts.sources.web import K, T
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.settings import Settings
 
@@ -59,19 +60,9 @@ _HOUR: Final = timedelta(hours=1)
 _LENGTHS: Final = {"hourly": _HOUR, "15_minutes": timedelta(minutes=15), "5_minutes": timedelta(minutes=5)}
 _HORIZON_REFUSALS: Final = frozenset({400, 401, 402, 403, 422})
 _VERSION_REFUSALS: Final = frozenset({401, 404, 410})
+# The default granularity of version 4 is not documented to stay hourly.
+_VERSION_4_ONLY: Final = {"temporalGranularity": "hourly", "disableCallerLookup": "true"}
 _VARIABLE: Final = "LOWCARB_ELECTRICITY_MAPS_TOKEN"
-
-
-class _Variant(NamedTuple):
-    """Version of the API, and whether the longest horizon is requested."""
-
-    version: str
-    longest: bool
-
-
-# Order in which a forecast is requested. A refusal of the horizon leads to the next variant, one of the
-# version to the first variant of the next version.
-_VARIANTS: Final = (_Variant("v4", True), _Variant("v4", False), _Variant("v3", True), _Variant("v3", False))
 
 
 class ElectricityMaps(WebSource):
@@ -124,7 +115,8 @@ class ElectricityMaps(WebSource):
         super().__init__(
             url, timeout=timeout, transport=transport, clock=clock, headers=headers, follow_redirects=False
         )  # fmt: skip
-        self._accepted: dict[str, _Variant] = {}  # by zone, where the first variant is refused
+        self._version_3: set[str] = set()  # zones for which version 4 is refused
+        self._shorter: set[str] = set()  # zones for which the plan refuses the longest horizon
 
     @classmethod
     def from_settings(cls, settings: Settings) -> ElectricityMaps:
@@ -132,7 +124,7 @@ class ElectricityMaps(WebSource):
         token, url = settings.electricity_maps_token, settings.electricity_maps_url
         return cls(token, url, timeout=settings.timeout)
 
-    def known_locations(self, *, timeout: timedelta | None = None) -> dict[str, None]:
+    def known_locations(self, *, timeout: Timeout = None) -> dict[str, None]:
         """Return the zones that the token may request.
 
         Raises
@@ -140,18 +132,9 @@ class ElectricityMaps(WebSource):
         ForecastUnavailableError
             If the service does not answer; the reason stands under its address.
         """
-        client = self._limited(timeout)
-        deadline = self._clock.now() + client.timeout
-        outcome = _request_zones(client, "v4")
-        if isinstance(outcome, FetchError) and outcome.status in _VERSION_REFUSALS:
-            outcome = _request_zones(client.within(deadline - self._clock.now()), "v3")
-        if isinstance(outcome, FetchError):
-            raise ForecastUnavailableError({client.origin: outcome.why})
-        return outcome
+        return self._send_one(Request("v4/zones"), _read_zones, timeout)
 
-    def forecast(
-        self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
-    ) -> Forecast:
+    def forecast(self, locations: Names, now: datetime, *, timeout: Timeout = None) -> Forecast:
         """Return the newest forecast, as far as the plan of the token reaches.
 
         Raises
@@ -160,36 +143,30 @@ class ElectricityMaps(WebSource):
             If not one location has a forecast that is recent and reaches past ``now``.
         """
         now = to_utc(now, "now")
-        client = self._limited(timeout)
-        deadline = self._clock.now() + client.timeout
+        ends = self._clock.now() + self._limited(timeout).timeout
         names, missing = sendable(locations)
-        variants = {name: self._accepted.get(name, _VARIANTS[0]) for name in names}
-        may_pass: set[str] = set()  # zones with a 401, which may be for too many requests: nothing is learnt
-        answers: dict[str, Issue | FetchError] = {}
-        pending = names
-        while pending:
-            requests = {name: _forecast_request(name, variants[name]) for name in pending}
-            left = client.within(deadline - self._clock.now())
-            answers |= left.send_all(requests, lambda name, answer: _read_forecast(name, answer, now))
-            pending = []
-            for name in requests:
-                answer = answers[name]
-                if not isinstance(answer, FetchError):
-                    continue
-                if answer.status == 401:
-                    may_pass.add(name)
-                if (following := _next_variant(variants[name], answer.status)) is not None:
-                    variants[name] = following
-                    pending.append(name)
-                else:
-                    self._accepted.pop(name, None)
-        for name in answers:
-            if not isinstance(answers[name], FetchError) and name not in may_pass:
-                self._accepted[name] = variants[name]
-        return forecast_of(answers, missing, self.provenance)
+
+        def read(name: str, answer: Response) -> Issue:
+            return _read_forecast(name, answer, now)
+
+        requests = {name: _forecast_request(name, name not in self._shorter) for name in names}
+        answers = self._send_all(requests, read, timeout)
+        refused = {
+            name: answer.status
+            for name, answer in answers.items()
+            if isinstance(answer, FetchError) and answer.status in _HORIZON_REFUSALS
+            if name not in self._shorter
+        }
+        requests = {name: _forecast_request(name, longest=False) for name in refused}
+        again = self._send_all(requests, read, ends - self._clock.now())
+        # 401 may be too many requests, which pass: nothing is learnt from it.
+        self._shorter |= {
+            name for name in again if not isinstance(again[name], FetchError) and refused[name] != 401
+        }
+        return forecast_of({**answers, **again}, missing, self.provenance)
 
     def actual(
-        self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
+        self, locations: Names, start: datetime, end: datetime, *, timeout: Timeout = None
     ) -> IntensityTable:
         """Return the recorded intensity in [start, end), the service's own estimates included.
 
@@ -199,60 +176,58 @@ class ElectricityMaps(WebSource):
             If not one location has a value in the period.
         """
         first, last = period(start, end)
-        client = self._limited(timeout)
-        deadline = self._clock.now() + client.timeout
         names, missing = sendable(locations)
-        bounds = dict(enumerate(parts(first, last, _HOUR)))
-        versions = {name: self._accepted.get(name, _VARIANTS[0]).version for name in names}
-
-        def read(key: tuple[str, int], answer: Response) -> list[Point]:
-            return _points(key[0], answer, "data")[1]
-
         requests = {
-            (name, part): _past_request(name, *bounds[part], versions[name])
+            (name, part): _request("past-range", name, start=format_time(begin), end=format_time(until))
             for name in names
-            for part in bounds
+            for part, (begin, until) in enumerate(parts(first, last, _HOUR))
         }
-        answers = client.send_all(requests, read)
-        refused = [
-            (name, part)
-            for (name, part), answer in answers.items()
-            if isinstance(answer, FetchError)
-            and answer.status in _VERSION_REFUSALS
-            and versions[name] == "v4"
-        ]
-        requests = {(name, part): _past_request(name, *bounds[part], "v3") for name, part in refused}
-        answers |= client.within(deadline - self._clock.now()).send_all(requests, read)
+        answers = self._send_all(requests, lambda key, answer: _points(key[0], answer, "data")[1], timeout)
         return actual_of(answers, missing, (first, last), self.provenance)
 
+    def _send_all(
+        self, requests: Mapping[K, Request], parse: Callable[[K, Response], T], timeout: Timeout
+    ) -> dict[K, T | FetchError]:
+        """Send requests of version 4, and those that are refused once more in version 3."""
+        client = self._limited(timeout)
+        ends = self._clock.now() + client.timeout
+        known = {key for key in requests if _zone(key) in self._version_3}
+        answers = client.send_all(
+            {key: _in_version_3(each) if key in known else each for key, each in requests.items()}, parse
+        )
+        refused = {
+            key: answer.status
+            for key, answer in answers.items()
+            if isinstance(answer, FetchError) and answer.status in _VERSION_REFUSALS
+        }
+        self._version_3 -= {_zone(key) for key in known.intersection(refused)}  # version 4 is tried again
+        rest = {key: _in_version_3(requests[key]) for key in refused if key not in known}
+        again = client.send_all(rest, parse, ends - self._clock.now())
+        self._version_3 |= {
+            _zone(key) for key in again if not isinstance(again[key], FetchError) and refused[key] != 401
+        }
+        return {**answers, **again}
 
-def _next_variant(variant: _Variant, status: int | None) -> _Variant | None:
-    """Return the variant that may be accepted where one was refused; None where there is none."""
-    if variant.longest and status in _HORIZON_REFUSALS:
-        return variant._replace(longest=False)
-    if variant.version == "v4" and status in _VERSION_REFUSALS:
-        return _Variant("v3", longest=True)
-    return None
+
+def _zone(key: Hashable) -> str:
+    """Return the zone in the key of a request."""
+    return str(key[0] if isinstance(key, tuple) else key)
 
 
-def _forecast_request(zone: str, variant: _Variant) -> Request:
+def _in_version_3(request: Request) -> Request:
+    """Return a request as version 3 of the API takes it."""
+    params = {name: value for name, value in request.params.items() if name not in _VERSION_4_ONLY}
+    return Request(request.path.replace("v4/", "v3/", 1), params)
+
+
+def _request(path: str, zone: str, **params: str) -> Request:
+    """Return a request about the carbon intensity of a zone."""
+    return Request(f"v4/carbon-intensity/{path}", {"zone": zone, **params, **_VERSION_4_ONLY})
+
+
+def _forecast_request(zone: str, longest: bool) -> Request:
     """Return the request for a forecast; without a horizon the plan decides on it."""
-    horizon = {"horizonHours": str(LONGEST_HOURS)} if variant.longest else {}
-    return Request(
-        f"{variant.version}/carbon-intensity/forecast", {"zone": zone, **horizon, **_options(variant.version)}
-    )
-
-
-def _past_request(zone: str, begin: datetime, end: datetime, version: str) -> Request:
-    """Return the request for recorded intensity in whole hours."""
-    bounds = {"start": format_time(begin), "end": format_time(end)}
-    return Request(f"{version}/carbon-intensity/past-range", {"zone": zone, **bounds, **_options(version)})
-
-
-def _options(version: str) -> dict[str, str]:
-    """Return the parameters that version 4 has besides those of version 3."""
-    # The default granularity of version 4 is not documented to stay hourly.
-    return {"temporalGranularity": "hourly", "disableCallerLookup": "true"} if version == "v4" else {}
+    return _request("forecast", zone, **({"horizonHours": str(LONGEST_HOURS)} if longest else {}))
 
 
 def _read_forecast(zone: str, answer: Response, now: datetime) -> Issue:
@@ -277,12 +252,6 @@ def _points(zone: str, answer: Response, key: str) -> tuple[dict[str, Any], list
     length_us = None if length is None else length // MICROSECOND
     points = [point if isinstance(point, dict) else {} for point in data]
     return document, [(point.get("datetime"), point.get("carbonIntensity"), length_us) for point in points]
-
-
-def _request_zones(client: HttpClient, version: str) -> dict[str, None] | FetchError:
-    """Request the zones in one version of the API."""
-    request = {client.origin: Request(f"{version}/zones")}
-    return client.send_all(request, lambda _, answer: _read_zones(answer))[client.origin]
 
 
 def _read_zones(answer: Response) -> dict[str, None]:

@@ -37,9 +37,9 @@ from lowcarb_scheduler.forecasts.base import Forecast, ForecastSource, distinct,
 from lowcarb_scheduler.intensity import IntensityTable, Provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
+    from lowcarb_scheduler.forecasts.base import Names, Timeout
     from lowcarb_scheduler.intensity import Floats, Ints
     from lowcarb_scheduler.settings import Settings
 
@@ -123,9 +123,7 @@ class Synthetic(ForecastSource):
         """Open the source."""
         return cls()
 
-    def forecast(
-        self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
-    ) -> Forecast:
+    def forecast(self, locations: Names, now: datetime, *, timeout: Timeout = None) -> Forecast:
         """Return the hourly forecast issued at the last full hour, 96 h long.
 
         Raises
@@ -141,7 +139,7 @@ class Synthetic(ForecastSource):
         return Forecast(table, from_us(issued_us))
 
     def actual(
-        self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
+        self, locations: Names, start: datetime, end: datetime, *, timeout: Timeout = None
     ) -> IntensityTable:
         """Return what happens in [start, end), past or not, by the hour.
 

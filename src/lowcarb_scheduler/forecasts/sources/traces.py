@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
+    from lowcarb_scheduler.forecasts.base import Names, Timeout
     from lowcarb_scheduler.forecasts.series import Series
     from lowcarb_scheduler.intensity import Floats, Ints, Signal
     from lowcarb_scheduler.settings import Settings
@@ -95,9 +96,7 @@ class Traces(ForecastSource):
             raise InputError("traces", "is not set", "set LOWCARB_TRACES or give --traces, a CSV or Parquet")
         return cls(settings.traces, actual=settings.traces_actual, max_age=MAX_AGE)
 
-    def forecast(
-        self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
-    ) -> Forecast:
+    def forecast(self, locations: Names, now: datetime, *, timeout: Timeout = None) -> Forecast:
         """Return each location's newest issue at or before ``now``, whole.
 
         Raises
@@ -128,13 +127,7 @@ class Traces(ForecastSource):
         return replace(known, missing=missing) if self._issued else Forecast(known.intensity, now, missing)
 
     def past_forecasts(
-        self,
-        locations: Sequence[str],
-        start: datetime,
-        end: datetime,
-        every: timedelta,
-        *,
-        timeout: timedelta | None = None,
+        self, locations: Names, start: datetime, end: datetime, every: timedelta, *, timeout: Timeout = None
     ) -> list[Forecast]:
         """Return the issues of [start, end), oldest first.
 
@@ -159,7 +152,7 @@ class Traces(ForecastSource):
         return Forecast(table, oldest, issued={name: at for name, at in issued.items() if at != oldest})
 
     def actual(
-        self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
+        self, locations: Names, start: datetime, end: datetime, *, timeout: Timeout = None
     ) -> IntensityTable:
         """Return the recorded values in [start, end).
 

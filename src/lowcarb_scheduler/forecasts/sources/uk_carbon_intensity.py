@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from lowcarb_scheduler.forecasts.base import Forecast
+    from lowcarb_scheduler.forecasts.base import Forecast, Names, Timeout
     from lowcarb_scheduler.forecasts.http.client import Response
     from lowcarb_scheduler.forecasts.http.parsing import Point
     from lowcarb_scheduler.forecasts.series import Issue
@@ -103,13 +103,11 @@ class UkCarbonIntensity(WebSource):
         """Open the source that settings describe."""
         return cls(settings.uk_carbon_intensity_url, timeout=settings.timeout)
 
-    def known_locations(self, *, timeout: timedelta | None = None) -> dict[str, None]:
+    def known_locations(self, *, timeout: Timeout = None) -> dict[str, None]:
         """Return the names of the whole and of the regions; postcodes are known as well, too many to list."""
         return dict.fromkeys(("GB", *REGIONS))
 
-    def forecast(
-        self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
-    ) -> Forecast:
+    def forecast(self, locations: Names, now: datetime, *, timeout: Timeout = None) -> Forecast:
         """Return the forecast from now on in half hours: 48 hours, or as much as is published.
 
         Raises
@@ -128,7 +126,7 @@ class UkCarbonIntensity(WebSource):
         return forecast_of(self._send_all(requests, read, timeout), missing, self.provenance)
 
     def actual(
-        self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
+        self, locations: Names, start: datetime, end: datetime, *, timeout: Timeout = None
     ) -> IntensityTable:
         """Return what happened in [start, end): metered for ``GB``, the provider's estimate for a region.
 

@@ -41,13 +41,13 @@ from lowcarb_scheduler.settings import secret_fix
 from lowcarb_scheduler.validation import finite_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping
     from datetime import datetime
 
     from pydantic import SecretStr
 
     from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.forecasts.base import Forecast
+    from lowcarb_scheduler.forecasts.base import Forecast, Names, Timeout
     from lowcarb_scheduler.forecasts.http.client import HttpClient, Response
     from lowcarb_scheduler.forecasts.http.parsing import Point
     from lowcarb_scheduler.forecasts.series import Issue
@@ -122,7 +122,7 @@ class WattTime(WebSource):
         user, password = settings.watttime_user, settings.watttime_password
         return cls(user, password, settings.watttime_url, timeout=settings.timeout)
 
-    def known_locations(self, *, timeout: timedelta | None = None) -> dict[str, None]:
+    def known_locations(self, *, timeout: Timeout = None) -> dict[str, None]:
         """Return the regions that the account may request.
 
         Raises
@@ -132,9 +132,7 @@ class WattTime(WebSource):
         """
         return self._send_one(Request("v3/my-access"), _read_access, timeout)
 
-    def forecast(
-        self, locations: Sequence[str], now: datetime, *, timeout: timedelta | None = None
-    ) -> Forecast:
+    def forecast(self, locations: Names, now: datetime, *, timeout: Timeout = None) -> Forecast:
         """Return the newest forecast: 72 hours, its points unchanged.
 
         Raises
@@ -153,7 +151,7 @@ class WattTime(WebSource):
         return forecast_of(self._send_all(requests, read, timeout), missing, self.provenance)
 
     def actual(
-        self, locations: Sequence[str], start: datetime, end: datetime, *, timeout: timedelta | None = None
+        self, locations: Names, start: datetime, end: datetime, *, timeout: Timeout = None
     ) -> IntensityTable:
         """Return the recorded intensity in [start, end).
 
@@ -173,13 +171,7 @@ class WattTime(WebSource):
         return actual_of(answers, missing, (first, last), self.provenance)
 
     def past_forecasts(
-        self,
-        locations: Sequence[str],
-        start: datetime,
-        end: datetime,
-        every: timedelta,
-        *,
-        timeout: timedelta | None = None,
+        self, locations: Names, start: datetime, end: datetime, every: timedelta, *, timeout: Timeout = None
     ) -> list[Forecast]:
         """Return forecasts issued in [start, end), the oldest first.
 
@@ -203,7 +195,7 @@ class WattTime(WebSource):
         return past_forecasts_of(answers, missing, self.provenance)
 
     def _send_all(
-        self, requests: Mapping[K, Request], parse: Callable[[K, Response], T], timeout: timedelta | None
+        self, requests: Mapping[K, Request], parse: Callable[[K, Response], T], timeout: Timeout
     ) -> dict[K, T | FetchError]:
         client = self._limited(timeout)
         auth = _TokenAuth(self._session, client, self._clock)

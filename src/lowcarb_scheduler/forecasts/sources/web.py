@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import httpx
 
     from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.forecasts.base import Timeout
     from lowcarb_scheduler.forecasts.http.client import Request, Response
 
 K = TypeVar("K", bound=Hashable)
@@ -78,17 +79,17 @@ class WebSource(ForecastSource):
         )  # fmt: skip
         self.server, self.stats = self.client.server, self.client.stats
 
-    def _limited(self, timeout: timedelta | None) -> HttpClient:
+    def _limited(self, timeout: Timeout) -> HttpClient:
         """Return the client with a budget of at most ``timeout``, its circuit breaker shared."""
         return self.client if timeout is None else self.client.within(timeout)
 
     def _send_all(
-        self, requests: Mapping[K, Request], parse: Callable[[K, Response], T], timeout: timedelta | None
+        self, requests: Mapping[K, Request], parse: Callable[[K, Response], T], timeout: Timeout
     ) -> dict[K, T | FetchError]:
         """Send requests and parse their responses, as :meth:`HttpClient.send_all` does."""
         return self.client.send_all(requests, parse, timeout)
 
-    def _send_one(self, request: Request, parse: Callable[[Response], T], timeout: timedelta | None) -> T:
+    def _send_one(self, request: Request, parse: Callable[[Response], T], timeout: Timeout) -> T:
         """Send one request and return the parsed response.
 
         Raises
