@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from functools import reduce
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
@@ -22,10 +23,11 @@ from lowcarb_scheduler.forecasts import registry
 from lowcarb_scheduler.forecasts.archive.backfill import back_fill, steps
 from lowcarb_scheduler.forecasts.archive.database import Feed
 from lowcarb_scheduler.forecasts.archive.export import choose, export_actuals, export_forecasts
-from lowcarb_scheduler.forecasts.base import checked_signal, read_names, unknown_name
+from lowcarb_scheduler.forecasts.base import read_names, unknown_name
 from lowcarb_scheduler.forecasts.series import columns_of
-from lowcarb_scheduler.forecasts.sources.importers import merged, read_download
+from lowcarb_scheduler.forecasts.sources.importers import read_download
 from lowcarb_scheduler.forecasts.sources.traces import TraceWriter
+from lowcarb_scheduler.intensity import IntensityTable, Provenance
 from lowcarb_scheduler.report import formatting
 from lowcarb_scheduler.settings import Settings
 
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.archive.database import Archive, Holding
     from lowcarb_scheduler.forecasts.base import ForecastSource
     from lowcarb_scheduler.forecasts.sources.importers import Download, Factor
-    from lowcarb_scheduler.intensity import IntensityTable, Signal
+    from lowcarb_scheduler.intensity import Signal
 
 EXIT_MISSING: Final = 1
 _MEGABYTE: Final = 1e6
@@ -397,7 +399,7 @@ def read_all(files: Sequence[Path], factor: str, signal: str) -> list[Download]:
     """
     if factor not in _FACTORS:
         raise unknown_name("--factor", factor, _FACTORS)
-    measured = checked_signal(cast("Signal", signal))
+    measured = Provenance(None, cast("Signal", signal)).signal
     return [read_download(file, cast("Factor", factor), measured) for file in files]
 
 
@@ -409,7 +411,7 @@ def write_trace(downloads: Sequence[Download], path: Path) -> list[Imported]:
     InputError
         If the signals differ, or writing fails.
     """
-    whole = merged([each.table for each in downloads])
+    whole = reduce(IntensityTable.fill, (each.table for each in downloads))
     with TraceWriter(path, issued=False, field="--to") as writer:
         for location, series in columns_of(whole).items():
             writer.add(location, [(0, series)])

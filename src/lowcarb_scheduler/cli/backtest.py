@@ -27,9 +27,10 @@ from lowcarb_scheduler.clock import (
 )
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.forecasts.base import checked_signal, unknown_name
+from lowcarb_scheduler.forecasts.base import unknown_name
 from lowcarb_scheduler.forecasts.bias_correction import HISTORY
 from lowcarb_scheduler.forecasts.sources.traces import ISSUE, read_points
+from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.report import formatting
 from lowcarb_scheduler.userfiles import (
     Duration,
@@ -315,7 +316,7 @@ def read_replay(
     InputError
         If a file is unreadable or incomplete, or the period is too short.
     """
-    measured = checked_signal(cast("Signal", signal))
+    measured = Provenance(None, cast("Signal", signal)).signal
     rows = read_points(actual, "--actual")
     if ISSUE in rows:
         problem = "is a column of forecasts"

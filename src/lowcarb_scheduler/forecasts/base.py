@@ -14,7 +14,7 @@ import numpy as np
 
 from lowcarb_scheduler.clock import format_duration, format_time, to_us, to_utc
 from lowcarb_scheduler.errors import InputError, near_miss
-from lowcarb_scheduler.intensity import SIGNALS, IntensityTable, Provenance
+from lowcarb_scheduler.intensity import IntensityTable, Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -318,19 +318,6 @@ def period(start: datetime, end: datetime) -> tuple[datetime, datetime]:
     if first >= last:
         raise InputError("end", f"{format_time(last)} is not after the start", "give a later end")
     return first, last
-
-
-def checked_signal(signal: Signal) -> Signal:
-    """Return the signal, checked where a source is opened and not hours later.
-
-    Raises
-    ------
-    InputError
-        If no signal has that name.
-    """
-    if signal not in SIGNALS:
-        raise unknown_name("signal", signal, SIGNALS)
-    return signal
 
 
 def age_problem(generated_at: datetime, now: datetime, max_age: timedelta = MAX_AGE) -> str | None:

@@ -250,7 +250,7 @@ def test_literals_that_json_does_not_know_are_gaps():
         ({"forecastData": None}, "its forecast has no forecastData"),
         ({"forecastData": {"a": 1}}, "its forecast has no forecastData"),
         ({"forecastData": [{"timestamp": "2026-03-10T14:20:00", "value": 1}]}, "has no UTC offset"),
-        ({"forecastData": [{"timestamp": "2026-03-10T14:20:00Z", "value": -1}]}, "-1 is no plausible"),
+        ({"forecastData": [{"timestamp": "2026-03-10T14:20:00Z", "value": -1}]}, "-1 is not a plausible"),
         ({"forecastData": [{"timestamp": "2026-03-10T13:20:00Z", "duration": 60, "value": 1}]},
          "its forecast has no value after 2026-03-10T14:25:30.250000Z"),
         ({"location": "elsewhere"}, "asked for it, the server answered with elsewhere"),

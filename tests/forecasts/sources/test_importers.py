@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 
 from lowcarb_scheduler.clock import parse_time
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.forecasts.sources.importers import merged, read_download
+from lowcarb_scheduler.forecasts.sources.importers import read_download
 from lowcarb_scheduler.forecasts.sources.uk_carbon_intensity import UkCarbonIntensity
+from lowcarb_scheduler.intensity import IntensityTable
 
 ANSWERS = Path(__file__).parents[2] / "conformance" / "responses" / "uk-carbon-intensity"
 DIRECT = "Carbon intensity gCO₂eq/kWh (direct)"
@@ -145,7 +147,7 @@ def test_files_of_several_places_and_years_become_one(read):
     one = read(PORTAL).table
     fr = read([line.replace(",DE,", ",FR,") for line in PORTAL]).table
     later = read([line.replace("2023", "2024") for line in PORTAL]).table
-    table = merged([one, fr, later])
+    table = reduce(IntensityTable.fill, [one, fr, later])
     assert table.locations == ("DE", "FR")
     assert table.integrate([int(one.edges_us[0])], [int(one.edges_us[1])])[0].tolist() == [300.5, 300.5]
     assert np.isnan(table.integrate([int(one.edges_us[3])], [int(later.edges_us[0])])).all()

@@ -28,7 +28,6 @@ from lowcarb_scheduler.forecasts.sources.uk_carbon_intensity import UkCarbonInte
 from lowcarb_scheduler.intensity import MAX_G_PER_KWH
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from lowcarb_scheduler.intensity import IntensityTable, Signal
@@ -209,17 +208,3 @@ def _table(rows: _Rows) -> IntensityTable:
     if not np.isfinite(frame["g_per_kwh"]).any():
         raise InputError("g_per_kwh", "has no value at all", "give a file with values")
     return table_of_points(frame, "average", rows.source)
-
-
-def merged(tables: Sequence[IntensityTable]) -> IntensityTable:
-    """Return several downloads as one; where they overlap, the first counts.
-
-    Raises
-    ------
-    InputError
-        If they measure different signals.
-    """
-    whole = tables[0]
-    for table in tables[1:]:
-        whole = whole.fill(table)
-    return whole

@@ -25,7 +25,6 @@ from lowcarb_scheduler.forecasts.base import (
     Forecast,
     ForecastSource,
     age_problem,
-    checked_signal,
     distinct,
     has_value,
     period,
@@ -79,7 +78,7 @@ class Traces(ForecastSource):
         max_age: timedelta = timedelta.max,
     ) -> None:
         self.path = Path(path)
-        self.signal: Signal = checked_signal(signal)
+        self.signal: Signal = Provenance(self.name, signal).signal
         self._max_age = max_age
         self._issued, self._forecasts = _by_location(read_points(path, "traces"))
         self._actuals = self._forecasts if not self._issued else {}
