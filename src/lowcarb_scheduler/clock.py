@@ -17,6 +17,7 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 HOUR_US: Final = 3_600_000_000
 
+# Days, hours, minutes and seconds, each optional and with a fraction, in this order.
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)\s*d)?\s*(?:(\d+(?:\.\d+)?)\s*h)?\s*(?:(\d+(?:\.\d+)?)\s*m)?"
                        r"\s*(?:(\d+(?:\.\d+)?)\s*s)?")  # fmt: skip
 
@@ -70,7 +71,7 @@ class VirtualClock:
 
     def sleep_until(self, when: datetime) -> None:
         """Jump to ``when``; never back."""
-        self._now = max(self._now, to_utc(when, "when"))
+        self._now = max(self._now, to_utc(when, "when"))  # threads of a simulation may sleep past each other
 
 
 def cpu_seconds() -> float:
@@ -145,6 +146,7 @@ def format_duration(duration: timedelta) -> str:
     days, seconds = divmod(seconds, 86_400)
     hours, seconds = divmod(seconds, 3_600)
     minutes, seconds = divmod(seconds, 60)
+    # Two units at most: nobody reads the seconds of a day.
     parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
     shown = [f"{count} {unit}" for count, unit in parts if count][:2]
     return " ".join(shown) or "0 s"
@@ -157,4 +159,4 @@ def to_us(when: datetime) -> int:
 
 def from_us(us: int) -> datetime:
     """Return microseconds since 1970 UTC as an aware time."""
-    return EPOCH + timedelta(microseconds=int(us))
+    return EPOCH + timedelta(microseconds=int(us))  # exact, unlike datetime.fromtimestamp of a float

@@ -44,7 +44,7 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, dict):
-        return {str(key): to_plain(item) for key, item in value.items()}
+        return {str(key): to_plain(item) for key, item in value.items()}  # node ids are integers
     if isinstance(value, list | tuple):
         return [to_plain(item) for item in value]
     # numpy is not imported here: documents are written by commands that start fast without it.

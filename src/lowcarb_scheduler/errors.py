@@ -39,6 +39,7 @@ def one_line(text: str, most: int = _MOST_CHARACTERS) -> str:
 
 def near_miss(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is closest to a mistyped one, None if none is close."""
+    # Case is ignored: DE and de are the most frequent mistake.
     by_lower = {each.lower(): each for each in sorted(known)}
     near = get_close_matches(name.lower(), by_lower, 1)
     return by_lower[near[0]] if near else None
@@ -136,7 +137,7 @@ class PlanInfeasibleError(LowcarbError):
 
     def data(self) -> dict[str, Any]:
         """Return reason, needed, available and finish_by."""
-        plain = (int, float, str, type(None))
+        plain = (int, float, str, type(None))  # others, such as a duration, are shown as text
         return {
             "reason": self.reason,
             "needed": self.needed if isinstance(self.needed, plain) else str(self.needed),

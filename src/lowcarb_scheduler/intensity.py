@@ -192,6 +192,7 @@ class IntensityTable:
             order = np.argsort(times_us, kind="stable")
             edges = _close(times_us[order], (ends or {}).get(location))
             series[location] = edges, values_g[order]
+        # The common grid has the edges of all locations, so that no value is averaged.
         edges = np.unique(np.concatenate([own for own, _ in series.values()]))
         table = np.full((len(edges) - 1, len(series)), np.nan)
         for column, (own, values_g) in enumerate(series.values()):
@@ -261,6 +262,7 @@ class IntensityTable:
         else:
             column = np.asarray(columns, np.int64)
         last = len(self.edges_us) - 2
+        # A window that begins at an edge is in the step after it, one that ends there in the step before.
         first_step = np.searchsorted(self.edges_us, starts, side="right") - 1
         last_step = np.searchsorted(self.edges_us, ends, side="left") - 1
         inside = (first_step >= 0) & (last_step <= last) & (starts <= ends) & (column >= 0)
@@ -304,7 +306,7 @@ class IntensityTable:
         if self.signal != other.signal:
             fix = "use one signal in a run"
             raise InputError("signal", f"{self.signal} does not mix with {other.signal}", fix)
-        locations = tuple(dict.fromkeys(self.locations + other.locations))
+        locations = tuple(dict.fromkeys(self.locations + other.locations))  # in order, each once
         edges = np.union1d(self.edges_us, other.edges_us)
         values = self.sampled(edges, locations)
         return self.relaid(
@@ -329,6 +331,7 @@ class IntensityTable:
         -------
         ndarray of float64, shape (S, number of locations)
         """
+        # Unknown locations have column -1 and steps outside index -1 or T: both are masked at the end.
         columns = self.columns(self.locations if locations is None else locations)
         if not self.locations or not len(columns):
             return np.full((len(edges_us) - 1, len(columns)), np.nan)
@@ -365,6 +368,7 @@ class IntensityTable:
         """
         try:
             edges = np.array([to_us(parse_time(edge, "edges")) for edge in record["edges"]], dtype=np.int64)
+            # null in JSON is None here, which float64 turns into NaN.
             columns = [np.array(column, dtype=np.float64) for column in record["g_per_kwh"].values()]
             values = np.stack(columns, axis=1)
             provenance = Provenance(record["source"], record["signal"], record["synthetic"])
@@ -419,6 +423,7 @@ def neutral_table(
     It is the mean of the known values, so that such a location is neither preferred nor avoided, and 1 if
     nothing is known at all.
     """
+    # Any constant gives the same plan; the mean keeps the planned emissions realistic.
     finite = np.zeros(0) if known is None else known.values[np.isfinite(known.values)]
     values = np.full((1, len(locations)), finite.mean() if finite.size else 1.0)
     provenance = known.provenance if known else Provenance("none")

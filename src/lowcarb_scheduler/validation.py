@@ -46,6 +46,7 @@ def duration_of(claim: object) -> timedelta | None:
     minutes = finite_number(claim)
     if minutes is None or abs(minutes) > _MOST_DURATION.total_seconds() / 60:
         return None
+    # Compared as a number before: timedelta raises OverflowError for a large one.
     duration = timedelta(minutes=minutes)
     return duration if duration >= _LEAST_DURATION else None
 

@@ -37,41 +37,41 @@ def test_the_cleanest_window_is_found_with_what_it_saves():
     assert window.saving == pytest.approx(4 / 7)
 
 
-def test_it_may_begin_off_the_steps_to_end_on_one():
+def test_the_window_may_end_at_an_edge_and_begin_inside_a_step():
     assert best(table(400, 300, 100, 500), 1.5).start == hour(1.5)
 
 
-def test_it_begins_now_where_nothing_later_is_cleaner():
+def test_the_window_begins_now_if_no_later_one_is_cleaner():
     window = best(table(100, 200, 300), 1, now=0.25)
     assert window.start == hour(0.25)
     assert window.saving == 0
 
 
-def test_of_equals_the_earliest_wins():
+def test_the_earliest_of_equal_windows_is_returned():
     assert best(table(0.1 + 0.2, 0.3, 0.3, 0.3), 1).start == hour(0)
     assert best(table(9, 5, 7, 5), 1).start == hour(1)
 
 
-def test_it_touches_no_gap():
+def test_a_window_touches_no_gap():
     window = best(table(NAN, 100, NAN, 300, 200), 2)
     assert window.start == hour(3)
     assert window.now_g_per_kwh is None
     assert window.saving is None
 
 
-def test_there_is_none_where_all_touch_a_gap_or_nothing_is_as_long():
+def test_no_window_is_returned_if_all_touch_a_gap_or_the_table_is_too_short():
     assert best(table(100, NAN, 100), 2) is None
     assert best(table(100, 100), 3) is None
     assert best(table(100, 100), 1, now=1.5) is None
     assert best(table(100, 100), 24 * 999_999_999) is None
 
 
-def test_it_is_over_in_time():
+def test_the_window_ends_by_the_limit():
     assert best(table(400, 300, 200, 100), 1, until=2.5).end == hour(2.5)
     assert best(table(400, 300), 2, until=1) is None
 
 
-def test_nothing_is_saved_against_no_emissions():
+def test_the_saving_against_zero_emissions_is_undefined():
     assert best(table(0, 0, 0), 1).saving is None
 
 
@@ -80,7 +80,7 @@ def test_nothing_is_saved_against_no_emissions():
     minutes=st.integers(1, 400),
     now_minute=st.integers(0, 300),
 )
-def test_no_minute_begins_a_cleaner_window(values, minutes, now_minute):
+def test_no_start_on_a_minute_gives_a_cleaner_window(values, minutes, now_minute):
     intensity = table(*values)
     window = best(intensity, minutes / 60, now_minute / 60)
     starts = np.arange(now_minute, 60 * len(values) + 1) * HOUR_US // 60

@@ -229,6 +229,7 @@ class _Past:
             if issue_us < before_us and len(past) < MOST_ISSUES and issue_us > self.begins_us:
                 own = _of_one_signal(table, forecast, "past forecast")
                 past.append(self._issue(own, issue_us, forecast.locations))
+                # Issues close together repeat the same errors: the next one is older by ISSUES_EVERY.
                 before_us = issue_us - ISSUES_EVERY // timedelta(microseconds=1) + 1
         return learned_correction(self.hourly, newest, past[::-1], ahead)
 
@@ -372,6 +373,7 @@ def _learned(history: Floats, newest: HourlyIssue, past: Sequence[HourlyIssue], 
         np.tensordot(kernel, gram, 1) + _RIDGE * np.eye(_PREDICTORS),
         (kernel @ moment + _RIDGE * prior)[..., None],
     )
+    # The newest issue is not divided by the scale: the weights are linear, so it cancels.
     forecast = newest.at(len(history), ahead)
     correction = np.matmul(_predictors(history, newest, latest, forecast), weights)[..., 0]
     return np.where(np.isnan(forecast), 0.0, correction)

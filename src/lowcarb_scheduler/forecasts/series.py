@@ -123,6 +123,7 @@ class SeriesBuilder:
         """
         if all(np.isnan(value) for value, _ in self._points.values()):
             raise ValueError(f"there is no usable value: {self.problem}")
+        # Without a length a value holds until the next point, and the last one for the median step.
         given = sorted(self._points)
         step_us = int(np.median(np.diff(given))) if len(given) > 1 else HOUR_US
         times, values = [], []
@@ -166,6 +167,7 @@ def forecast_from(
     """
     series = {location: issue.series for location, issue in issues.items()}
     table = table_of(series, missing, provenance)
+    # One time for all locations is the rule; only exceptions are listed, which keeps ledgers short.
     oldest = min(issue.issued_at for issue in issues.values())
     issued = {name: issue.issued_at for name, issue in issues.items() if issue.issued_at != oldest}
     return Forecast(table, oldest, missing, issued)

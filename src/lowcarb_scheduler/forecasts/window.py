@@ -74,6 +74,7 @@ def cleanest_windows(
     last_us = int(edges[-1]) if until is None else min(to_us(until), int(edges[-1]))
     if now_us + length_us > last_us:
         return dict.fromkeys(table.locations)
+    # All windows that begin or end at an edge, the first that may begin and the last that may end.
     starts = np.unique(np.concatenate([[now_us], edges, edges - length_us, [last_us - length_us]]))
     starts = starts[(starts >= now_us) & (starts + length_us <= last_us)]
     means = table.integrate(starts, starts + length_us) * (HOUR_US / length_us)  # (starts, L)

@@ -1,4 +1,4 @@
-"""The archive: what is put is what is read, by two processes too, and no fault of it is a riddle."""
+"""Archive: data is read as it was stored, by two processes too, and each fault is one clear error."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_forecast_is_read_as_it_was_put(tmp_path_factory, made, ago_us):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(tables(), min_size=1, max_size=5))
-def test_of_actuals_the_newest_word_counts(tmp_path_factory, told):
+def test_new_actuals_replace_stored_ones(tmp_path_factory, told):
     archive = Archive(tmp_path_factory.mktemp("kept"), clock=VirtualClock(NOW))
     expected = told[0]
     for made in told:
@@ -132,7 +132,7 @@ def test_an_issue_is_kept_once_as_it_was_first_seen(archive):
     assert archive.holdings()[0].issues == 1
 
 
-def test_what_stands_in_for_a_fresh_forecast_is_not_kept_again(archive):
+def test_a_last_good_forecast_is_not_stored_again(archive):
     made = table(NOW, [1.0], PLACES)
     archive.put(FEED, Forecast(made, NOW - HOUR, issued={"FR": NOW}, last_good={"DE": "answered 500"}))
     assert set(archive.newest(FEED, PLACES, NOW)) == {"FR"}
@@ -170,7 +170,7 @@ def test_no_issue_later_than_now_is_ever_seen(tmp_path_factory, hours, now_hour)
     ]
 
 
-def test_of_past_issues_the_first_in_each_span_is_taken(archive):
+def test_past_returns_the_first_issue_of_each_interval(archive):
     times = [NOW - DAY + k * HOUR / 4 for k in range(96)]
     archive.put(FEED, *(issue(at, locations=PLACES if at.minute % 30 == 0 else ("FR",)) for at in times))
     past = archive.past(FEED, PLACES, NOW - DAY + 7 * HOUR, NOW, 6 * HOUR)
@@ -179,7 +179,7 @@ def test_of_past_issues_the_first_in_each_span_is_taken(archive):
     assert (past[0].intensity.signal, past[0].intensity.source) == ("marginal", "watttime")
 
 
-def test_past_issues_say_of_each_location_when_they_were_made(archive):
+def test_past_forecasts_have_the_issue_time_of_each_location(archive):
     archive.put(FEED, issue(NOW - 5 * HOUR))
     archive.put(FEED, issue(NOW - 4 * HOUR, locations=("FR",)))
     (past,) = archive.past(FEED, PLACES, NOW - DAY, NOW, 6 * HOUR)
@@ -191,7 +191,7 @@ def test_past_issues_say_of_each_location_when_they_were_made(archive):
 # -- keeping house -----------------------------------------------------------------------------------------
 
 
-def test_what_is_old_is_dropped_as_new_comes_in(tmp_path):
+def test_writing_deletes_old_data(tmp_path):
     clock = VirtualClock(NOW)
     archive = Archive(tmp_path, keep_days=3, clock=clock)
     archive.put(FEED, issue(NOW))
@@ -205,7 +205,7 @@ def test_what_is_old_is_dropped_as_new_comes_in(tmp_path):
     assert (left.issues, left.first_issued, left.actual_hours) == (2, NOW + 3 * DAY, 0.0)
 
 
-def test_pruning_drops_by_age_and_gives_the_room_back(archive):
+def test_pruning_deletes_by_age_and_shrinks_the_file(archive):
     archive.put(FEED, *(issue(NOW - day * DAY, np.arange(2000.0) / 7, PLACES) for day in range(10)))
     archive.put_actual(FEED, table(NOW - 10 * DAY, [1.0] * 240))
     size = archive.path.stat().st_size
@@ -218,7 +218,7 @@ def test_pruning_drops_by_age_and_gives_the_room_back(archive):
     assert archive.prune(4.5 * DAY) == (0, 0)
 
 
-def test_a_holding_says_what_there_is(archive):
+def test_holdings_describe_the_archived_data(archive):
     assert archive.holdings() == []
     archive.put(FEED, issue(NOW - DAY))
     archive.put(FEED, issue(NOW))
@@ -384,7 +384,7 @@ def test_an_issue_that_cannot_be_read_is_one_clear_error(archive, written):
         archive.newest(FEED, ["DE"], NOW)
 
 
-def test_another_process_is_not_waited_for_longer_than_told(archive):
+def test_the_wait_for_another_process_is_bounded(archive):
     archive.put(FEED, issue(NOW))
     other = sqlite3.connect(archive.path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
@@ -394,7 +394,7 @@ def test_another_process_is_not_waited_for_longer_than_told(archive):
     archive.put(FEED, issue(NOW + HOUR))
 
 
-def test_a_place_it_cannot_be_written_to(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"archive-dir: .*file.* cannot be used"):
         Archive(tmp_path / "file" / "below", clock=VirtualClock(NOW)).check()

@@ -103,7 +103,7 @@ def test_paths_are_put_below_the_route_prefix(url):
     assert str(server.requests[0].url) == "http://sdk:8080/a/b/emissions/x"
 
 
-def test_answers_keep_the_order_asked_for_and_few_are_open_at_once():
+def test_results_keep_the_order_of_requests_and_concurrency_is_bounded():
     open_now, most, lock = 0, 0, threading.Lock()
     together = threading.Barrier(CONCURRENCY, timeout=5)
 
@@ -145,7 +145,7 @@ def test_a_request_that_cannot_be_written_is_a_failure_of_its_own():
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
-def test_what_may_pass_is_asked_again(status):
+def test_retryable_statuses_are_retried(status):
     server = Server(httpx.Response(status), httpx.Response(status), ok())
     assert server.get("x") == {"x": [1]}
     assert len(server.requests) == 3
@@ -153,7 +153,7 @@ def test_what_may_pass_is_asked_again(status):
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 415, 501, 304])
-def test_what_will_not_pass_is_asked_once(status):
+def test_other_statuses_are_not_retried(status):
     server = Server(httpx.Response(status, text="no"), ok())
     assert server.why() == f"answered {status} no"
     assert len(server.requests) == 1
@@ -201,13 +201,13 @@ def test_retry_after_as_a_date_is_by_the_clock_of_the_server():
     assert 9 <= server.waited_s <= 9.5
 
 
-def test_nobody_waits_past_the_budget():
+def test_no_retry_waits_past_the_budget():
     server = Server(httpx.Response(429, headers={"retry-after": "3600"}))
     assert server.why() == "answered 429 with an empty body"
     assert (len(server.requests), server.waited_s) == (1, 0)
 
 
-def test_attempts_end():
+def test_attempts_are_bounded():
     server = Server(httpx.Response(500, json={"title": "InternalServerError", "status": 500}))
     assert server.why() == "answered 500 InternalServerError"
     assert len(server.requests) == MAX_ATTEMPTS
@@ -222,7 +222,7 @@ def test_a_silent_server_is_asked_three_times_within_the_budget():
     assert server.waited_s <= BUDGET.total_seconds()
 
 
-def test_a_server_that_cannot_be_reached_is_not_asked_for_every_place():
+def test_an_unreachable_server_gets_few_requests():
     server = Server(httpx.ConnectError("refused"))
     outcomes = server.get(*[f"p{number}" for number in range(100)])
     assert {outcome.why for outcome in outcomes.values()} == {"cannot connect to http://sdk:8080: refused"}
@@ -236,21 +236,21 @@ def test_one_bad_path_does_not_starve_the_others():
     assert outcomes["bad"].why == "answered 500 with an empty body"
 
 
-def test_a_status_that_is_an_answer_is_not_asked_for_again():
+def test_a_final_status_is_not_retried():
     server = Server(httpx.Response(500), ok())
     requests = {"x": Request("x", final=frozenset({500}))}
     outcome = server.client().send_all(requests, lambda _, answer: answer.json())["x"]
     assert (outcome.status, outcome.again, len(server.requests)) == (500, False, 1)
 
 
-def test_all_are_asked_once_before_one_is_asked_again():
+def test_all_first_attempts_come_before_any_retry():
     server = Server(lambda request: httpx.Response(503) if request.url.path == "/bad" else ok())
     server.get("bad", "a", "b", "c", concurrency=1)
     paths = [request.url.path for request in server.requests]
     assert paths == ["/bad", "/a", "/b", "/c", "/bad", "/bad", "/bad"]
 
 
-def test_those_that_wait_to_be_asked_again_wait_together():
+def test_retries_wait_at_the_same_time():
     asked = set()
 
     def limited(request):
@@ -296,7 +296,7 @@ def test_a_server_that_hangs_before_its_first_byte_does_not_hold_the_caller():
     forever.set()
 
 
-def test_those_that_hang_do_not_use_up_the_time_of_those_that_answer():
+def test_hanging_requests_do_not_block_the_others():
     forever = threading.Event()
 
     def answer(request):
@@ -311,7 +311,7 @@ def test_those_that_hang_do_not_use_up_the_time_of_those_that_answer():
     assert {outcomes[path].why for path in paths} == {"no answer within 2 s"}
 
 
-def test_those_that_failed_last_time_are_asked_last():
+def test_places_that_failed_in_the_last_call_are_sent_last():
     server = Server(lambda request: httpx.Response(500) if request.url.path == "/bad" else ok())
     client = server.client(concurrency=1)
     get(client, "bad", "a", "b")
@@ -321,7 +321,7 @@ def test_those_that_failed_last_time_are_asked_last():
     assert list(outcomes) == ["bad", "a", "new", "b"]
 
 
-def test_one_that_was_never_asked_has_not_failed():
+def test_a_request_that_was_never_sent_is_not_a_failure_of_its_place():
     server = Server()
     server.answers = (server.hang,)
     client = server.client(concurrency=1)
@@ -334,7 +334,7 @@ def test_one_that_was_never_asked_has_not_failed():
 
 
 @pytest.mark.parametrize("limit_s", [12, 60])
-def test_a_narrower_budget_is_kept(limit_s):
+def test_a_smaller_budget_is_kept(limit_s):
     server = Server()
     server.answers = (server.hang,)
     narrower = server.client().within(timedelta(seconds=limit_s))
@@ -361,7 +361,7 @@ def test_an_enormous_body_is_not_read_to_its_end():
     assert stream.sent == MAX_BODY_BYTES // 2**20 + 1
 
 
-def test_a_bomb_is_not_unpacked():
+def test_a_compression_bomb_is_not_decompressed():
     bomb = gzip.compress(bytes(4 * MAX_BODY_BYTES), 1)
     stream = Stream(bomb[start : start + 65536] for start in range(0, len(bomb), 65536))
     response = httpx.Response(200, headers={"content-encoding": "gzip"}, stream=stream)
@@ -417,7 +417,7 @@ def test_a_body_that_is_no_json_is_explained(body, why):
         (b'{"title": "' + b"x" * 10_000 + b'"}', "x" * 299 + "…"),
     ],
 )  # fmt: skip
-def test_a_refusal_is_told_in_one_line(body, why):
+def test_an_error_response_becomes_one_line(body, why):
     assert Server(httpx.Response(400, content=body)).why() == f"answered 400 {why}"
 
 
@@ -566,7 +566,7 @@ def test_a_header_that_cannot_be_sent_is_refused_and_not_shown(value):
 # -- the circuit breaker -----------------------------------------------------------------------------------
 
 
-def test_a_server_that_cannot_be_reached_costs_nothing_until_it_is_asked_again():
+def test_an_unreachable_server_gets_no_request_during_the_pause():
     server = Server(httpx.ConnectError("refused"))
     client = server.client()
     get(client, "a", "b")
@@ -579,7 +579,7 @@ def test_a_server_that_cannot_be_reached_costs_nothing_until_it_is_asked_again()
     assert {outcome.why for outcome in outcomes.values()} == {why}
 
 
-def test_one_request_tries_whether_it_is_back_and_pauses_grow():
+def test_one_request_probes_a_server_after_each_pause_and_pauses_double():
     server = Server(httpx.ConnectError("refused"))
     client = server.client()
     get(client, "a", "b", "c")
@@ -604,7 +604,7 @@ def test_one_request_tries_whether_it_is_back_and_pauses_grow():
 @pytest.mark.parametrize(
     "answer", [httpx.Response(500), httpx.Response(429), httpx.ReadError("reset"), httpx.ReadTimeout("")]
 )
-def test_a_server_where_every_place_failed_twice_is_left_alone(answer):
+def test_a_server_where_every_place_failed_twice_gets_no_request_during_the_pause(answer):
     server = Server(answer)
     client = server.client()
     for _ in range(2):
@@ -625,7 +625,7 @@ def test_a_server_that_answers_is_not_down(answer):
     assert len(server.requests) == 10
 
 
-def test_one_bad_place_never_keeps_another_from_being_asked():
+def test_one_bad_place_never_blocks_another():
     server = Server(lambda request: httpx.Response(500) if request.url.path == "/bad" else ok())
     client = server.client()
     for _ in range(4):
@@ -639,7 +639,7 @@ def test_one_bad_place_never_keeps_another_from_being_asked():
     assert get(client, "bad", "good")["good"] == [1]
 
 
-def test_places_are_what_keys_begin_with():
+def test_a_place_is_the_first_element_of_a_key():
     server = Server(lambda request: httpx.Response(500) if request.url.path == "/part1" else ok())
     client = server.client()
     requests = {("a", part): Request(f"part{part}") for part in range(2)}
@@ -648,7 +648,7 @@ def test_places_are_what_keys_begin_with():
         assert outcomes["a", 0] == [1]  # one part answers, so the place is there
 
 
-def test_a_call_that_had_little_time_does_not_call_a_server_down():
+def test_a_call_with_a_small_budget_does_not_open_the_breaker():
     server = Server()
     server.answers = (server.hang,)
     client = server.client()
@@ -668,7 +668,7 @@ def test_a_call_that_had_little_time_does_not_call_a_server_down():
     }
 
 
-def test_a_clock_that_was_set_back_does_not_keep_it_open():
+def test_a_clock_that_was_set_back_does_not_keep_the_breaker_open():
     server = Server(httpx.ConnectError("refused"))
     client = server.client()
     get(client, "a")
@@ -680,6 +680,6 @@ def test_a_clock_that_was_set_back_does_not_keep_it_open():
 # -- bugs --------------------------------------------------------------------------------------------------
 
 
-def test_a_bug_is_not_taken_for_a_fault_of_the_server():
+def test_an_exception_of_a_parser_is_raised():
     with pytest.raises(ZeroDivisionError):
         Server(lambda _: 1 / 0).get("x", "y")

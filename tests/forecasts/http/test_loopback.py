@@ -35,7 +35,7 @@ def _plain_network(monkeypatch):
 
 
 class Healthy(BaseHTTPRequestHandler):
-    """Says it is well, whatever it is asked; keeps what that was."""
+    """Server that answers every request with Healthy and keeps the paths."""
 
     def do_GET(self):
         self.server.asked.append(self.path)

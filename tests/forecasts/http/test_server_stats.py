@@ -35,13 +35,13 @@ def test_a_cached_answer_has_an_older_date():
     "headers", [{}, {"Date": "yesterday"}, {"Date": ""}, {"Date": date(timedelta(0)), "Age": "old"},
                 {"Date": date(timedelta(0)), "Age": "9" * 30}],
 )  # fmt: skip
-def test_a_server_need_not_tell_the_time(headers):
+def test_without_a_valid_date_the_lead_of_the_clock_is_unknown(headers):
     stats = ServerStats(VirtualClock(NOW))
     stats.on_response(httpx.Response(200, headers=headers))
     assert stats.ahead is None
 
 
-def test_a_client_sees_refusals_too_and_shares_what_it_has_seen():
+def test_stats_include_error_responses_and_are_shared_by_limited_clients():
     def answer(request):
         return httpx.Response(401 if request.url.path == "/a" else 200, headers={"Date": date(timedelta(9))})
 
@@ -56,7 +56,7 @@ def test_a_client_sees_refusals_too_and_shares_what_it_has_seen():
     assert client.stats.asked
 
 
-def test_a_server_that_is_silent_was_asked_all_the_same():
+def test_a_request_without_a_response_counts_as_sent():
     def silent(request):
         raise httpx.ConnectError("refused")
 
@@ -68,7 +68,7 @@ def test_a_server_that_is_silent_was_asked_all_the_same():
 
 
 @pytest.mark.parametrize("name", ["carbon-aware-sdk", "electricity-maps", "uk-carbon-intensity", "watttime"])
-def test_every_source_on_the_web_says_what_it_saw_of_its_server(name, monkeypatch):
+def test_every_web_source_has_stats_of_its_server(name, monkeypatch):
     for secret in ("ELECTRICITY_MAPS_TOKEN", "WATTTIME_USER", "WATTTIME_PASSWORD"):
         monkeypatch.setenv(f"LOWCARB_{secret}", "x")
     source = open_source(name, Settings.load({"sdk_url": "http://sdk:8080"}))

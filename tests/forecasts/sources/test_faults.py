@@ -127,7 +127,7 @@ WEB = {
 
 
 def response(name, request):
-    """Response as a source does when all is well."""
+    """Return the response of a healthy server."""
     file = "login" if request.url.path == "/login" else WEB[name][2]
     return httpx.Response(200, content=(FOLDER / "responses" / name / f"{file}.json").read_bytes())
 

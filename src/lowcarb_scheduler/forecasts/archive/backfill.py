@@ -87,13 +87,14 @@ def back_fill(
         If the archive cannot be used.
     """
     for place, name in names.items():
-        archived = CachedSource(source, archive, clock)
+        archived = CachedSource(source, archive, clock)  # one a location, so that its faults are its own
         try:
             hours = _hours(archived.actual([name], *period))
         except ForecastUnavailableError as error:
             hours, why = 0.0, error.missing.get(name)
         else:
             why = next((fault.why for fault in archived.faults), None)
+        # A run goes on without an archive; filling one that cannot be written makes no sense.
         for fault in archived.faults:
             if fault.what == "archive":
                 raise InputError("archive-dir", fault.why, "see that it can be written")
@@ -121,6 +122,7 @@ def _past(
     feed = Feed(source.name, source.signal or "unknown", source.server)
     why, offered = None, True  # a provider that has none of a week has none of the weeks before
     for begin, end in reversed(parts(*period, MICROSECOND)):
+        # Parts that are complete in the archive are not requested again: an interrupted backfill goes on.
         kept = archive.past(feed, [name], begin, end, ISSUES_EVERY)
         if offered and why is None and len(kept) < (end - begin) // ISSUES_EVERY:
             try:

@@ -69,6 +69,7 @@ class CachedSource(ForecastSource):
         self._issued_every = source.issued_every or timedelta(0)
         self._feed = Feed(self.name, self.signal, source.server)
         self.faults: list[Fault] = []
+        # A full disk can be read, so that reading and writing pause apart.
         self._reads, self._writes, self._actuals = Backoff(), Backoff(), Backoff()
         self._requested: dict[str, _Period] = {}  # last request for actuals, by location
 
@@ -85,6 +86,7 @@ class CachedSource(ForecastSource):
             If no location has any of these.
         """
         now, names = to_utc(now, "now"), distinct(locations)
+        # A forecast of exactly that age is due for replacement.
         issues = self._archived(names, now, self._issued_every - MICROSECOND, timeout)
         why: dict[str, str] = {}
         if lacking := [name for name in names if name not in issues]:
@@ -97,6 +99,7 @@ class CachedSource(ForecastSource):
                 columns = columns_of(answer.intensity).items()
                 issues |= {name: Issue(answer.issued_at(name), series) for name, series in columns}
                 self._attempt(self._writes, timeout, lambda archive: archive.put(self._feed, answer))
+        # The last good forecast comes from the archive only now: a fresh one goes before it.
         failed = {name: why.get(name, _NO_REASON) for name in names if name not in issues}
         stand_ins = self._archived(list(failed), now, MAX_AGE, timeout)
         missing = {name: reason for name, reason in failed.items() if name not in stand_ins}
@@ -123,6 +126,7 @@ class CachedSource(ForecastSource):
         why, found = dict.fromkeys(lacking, "the last request failed a moment ago"), []
         # The pause after a failure counts in time of the period: in a simulation the clock stands still.
         if lacking and self._actuals.due(last):
+            # One request for all locations, in full hours, since some providers aggregate by the hour.
             begin = min(lacking.values())
             try:
                 new = self.source.actual(
@@ -136,7 +140,7 @@ class CachedSource(ForecastSource):
                 self._attempt(self._writes, timeout, lambda archive: archive.put_actual(self._feed, new))
                 self._requested |= {name: _Period(begin, last) for name in lacking}
             self._actuals.record(last, succeeded=bool(found))
-        if kept:
+        if kept:  # after the new values, which replace archived ones of the same time
             found.append(table_of(kept, {}, self.provenance))
         table = reduce(IntensityTable.fill, found).slice(first, last) if found else None
         known = [] if table is None else [name for name in names if name in columns_of(table)]

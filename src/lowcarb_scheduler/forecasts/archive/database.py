@@ -51,6 +51,7 @@ _VERSION: Final = 1
 
 _UTC: Final = "strftime('%Y-%m-%dT%H:%M:%S', {0} / 1000000, 'unixepoch') || printf('.%06dZ', {0} % 1000000)"
 
+# Times are microseconds since 1970 UTC, as everywhere in the package; the views show them as text.
 _SCHEMA: Final = (
     """CREATE TABLE series (
         id INTEGER PRIMARY KEY,
@@ -151,6 +152,7 @@ class ArchiveFile:
             If the file cannot be written, or is not an archive.
         """
         with self._connected(writing=True) as db:
+            # IMMEDIATE waits for another writer now; a lock taken after the first read could only fail.
             db.execute("BEGIN IMMEDIATE")
             if not self._is_ours(db):
                 _create(db)
@@ -166,7 +168,7 @@ class ArchiveFile:
             If the file cannot be written.
         """
         with self._connected() as db:
-            db.execute("VACUUM")
+            db.execute("VACUUM")  # not possible inside a transaction
 
     @contextmanager
     def _connected(self, writing: bool = False) -> Iterator[sqlite3.Connection]:
@@ -176,8 +178,10 @@ class ArchiveFile:
                 path.parent.mkdir(parents=True, exist_ok=True)
             name = path if writing or path.exists() else ":memory:"
             patience_s = self.patience.total_seconds()
+            # isolation_level=None: sqlite3 must not begin transactions beside those of this class.
             with closing(sqlite3.connect(name, timeout=patience_s, isolation_level=None)) as db:
                 yield db
+        # ValueError: a row with a document that _read cannot parse, after a crash of the disk or by hand.
         except (sqlite3.Error, OSError, ValueError) as error:
             why = one_line(getattr(error, "strerror", None) or str(error))
             raise InputError("archive-dir", f"{path} cannot be used: {why}", _FIX) from None
@@ -198,6 +202,7 @@ class ArchiveFile:
         if application == _APPLICATION:
             problem = f"{self.path} is an archive of version {version}, not {_VERSION}"
             raise InputError("archive-dir", problem, f"install the release that wrote it, or {_FIX}")
+        # A new file has neither an application_id nor a table.
         if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             raise InputError("archive-dir", f"{self.path} is the database of another program", _FIX)
         return False
@@ -321,6 +326,7 @@ class Archive:
                     if location not in forecast.last_good:  # a stand-in is an old issue, stored already
                         _insert(db, _key(db, feed, location), forecast.issued_at(location), series)
             locations = {location for each in forecasts for location in each.intensity.locations}
+            # Each write deletes what is too old, or the file of a long-lived server would grow for ever.
             for key in _keys(db, feed, locations).values():
                 self._forget_old(db, key)
 
@@ -385,6 +391,7 @@ class Archive:
         self, feed: Feed, locations: Sequence[str], start: datetime, end: datetime
     ) -> dict[str, Series]:
         """Return the steps that overlap [start, end), by location; a location without any is left out."""
+        # The step that covers the begin is found by its key, not by end_us, which has no index.
         query = (
             "SELECT time_us, end_us, g_per_kwh FROM steps WHERE series = ?1 AND time_us < ?3 AND end_us > ?2"
             " AND time_us >= ifnull((SELECT max(time_us) FROM steps WHERE series = ?1 AND time_us <= ?2), ?2)"
@@ -457,6 +464,8 @@ def _keys(db: sqlite3.Connection, feed: Feed, locations: Iterable[str]) -> dict[
 def _clear(db: sqlite3.Connection, key: int, first_us: int, after_us: int) -> None:
     """Remove a span from a series; a step across its edge keeps the part outside."""
     last = "SELECT max(time_us) FROM steps WHERE series = ? AND time_us < ?"
+    # First the part after the span of a step that covers all of it, then the part before: the order matters,
+    # because shortening the step would lose its end.
     db.execute(
         "INSERT INTO steps SELECT series, ?, end_us, g_per_kwh FROM steps"
         f" WHERE series = ? AND time_us = ({last}) AND end_us > ?",

@@ -52,6 +52,7 @@ def choose(archive: Archive, places: Sequence[str], wanted: Mapping[str, str]) -
         raise ForecastUnavailableError(
             dict.fromkeys(missing, "the archive has no data for it"), sorted(found)
         )
+    # A trace file has one column of values: it must not mix signals, nor two feeds of one location.
     for key in ("signal", "source", "server"):
         values = sorted({getattr(each.feed, key) for each in held})
         if len(values) > 1 and (key == "signal" or len(found) < len(held)):

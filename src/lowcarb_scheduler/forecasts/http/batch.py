@@ -240,10 +240,12 @@ class RequestBatch(Generic[K, T]):
     def _attempt(self, request: Request) -> Response:
         """Send a request once, following redirects on the same host."""
         next_request = self._build(request)
+        # httpx limits the wait for each byte, not for the response: a server that drips would never end.
         until = min(self._deadline, self._clock.now() + self._options.timeout * _ATTEMPT_SHARE)
         try:
             for _ in range(MAX_REDIRECTS + 1):
                 next_request.extensions["timeout"] = self._timeouts(until).as_dict()
+                # Streamed, so that the time and the size of the body are checked while it comes in.
                 response = self._client.send(next_request, stream=True)
                 try:
                     if response.next_request is None:

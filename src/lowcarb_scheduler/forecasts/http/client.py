@@ -107,6 +107,7 @@ class HttpClient:
         self._transport, self._hints, self._follow_redirects = transport, hints or {}, follow_redirects
         self.concurrency, self.max_attempts = concurrency, max_attempts
         self._headers = {name: _header_value(name, value) for name, value in (headers or {}).items()}
+        # Credentials of the URL move to a header, whose value is masked in every message.
         if base_url.userinfo and "authorization" not in map(str.lower, self._headers):
             user, _, password = base_url.userinfo.decode().partition(":")
             self._headers["Authorization"] = basic_auth(unquote(user), unquote(password))
@@ -156,6 +157,7 @@ class HttpClient:
             Parsed response or error, by key, in the order of ``requests``.
         """
         budget = self.timeout if timeout is None else max(min(self.timeout, timeout), timedelta(0))
+        # Places that failed go last: their retries must not use up the time of the others.
         keys = sorted(requests, key=lambda key: self._breaker.failures(_place(key)))
         places = {_place(key) for key in keys}
         outcomes: dict[K, T | FetchError] = {}

@@ -43,6 +43,7 @@ def floored(when: datetime, step: timedelta) -> datetime:
 
 def parts(first: datetime, last: datetime, grid: timedelta) -> list[tuple[datetime, datetime]]:
     """Cut a period, widened to a grid, into parts that are short enough for every provider."""
+    # -x % grid is the distance to the next multiple: Python's remainder has the sign of the divisor.
     begin, end, cut = floored(first, grid), last + -(last - EPOCH) % grid, []
     while begin < end:
         until = min(begin + PART, end)
@@ -90,6 +91,7 @@ def issue_of(generated_at: datetime, points: Iterable[Point], now: datetime) -> 
     if problem := age_problem(generated_at, now):
         raise FetchError(problem)
     series = series_of(points, generated_at, generated_at)
+    # A server whose forecasts stopped may repeat its last one: recent enough, but over.
     if not has_value((series.times_us, series.values), now, ends_us=series.end_us):
         raise FetchError(f"its forecast has no value after {format_time(now)}")
     return Issue(generated_at, series)
@@ -211,4 +213,5 @@ def _join(outcomes: Sequence[list[Point] | FetchError], first: datetime, last: d
         series = series_of(points, first, last)
         if has_value((series.times_us, series.values), first, last, series.end_us):
             return series
+    # The first failure explains a period without values better than their absence does.
     raise failed[0] if failed else FetchError(f"no value from {format_time(first)} to {format_time(last)}")
