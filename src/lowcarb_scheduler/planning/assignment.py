@@ -72,6 +72,22 @@ class Seating:
         """Largest number of clients of each group in one round, shape (G,)."""
         return np.minimum(self.members, min(self.seats, self.location_cap))
 
+    def can_fill(self, possible: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return whether enough clients can train to take every seat of each candidate round, shape (J,).
+
+        Parameters
+        ----------
+        possible : ndarray of bool, shape (J, G)
+            Groups that can train in each candidate.
+        """
+        if possible.all():
+            return np.ones(len(possible), dtype=bool)
+        order = np.argsort(self.location, kind="stable")
+        first = np.unique(self.location[order], return_index=True)[1]
+        by_location = np.add.reduceat((possible * self.room)[:, order], first, axis=1)
+        enough: NDArray[np.bool_] = np.minimum(by_location, self.location_cap).sum(axis=1) >= self.seats
+        return enough
+
     @property
     def capped(self) -> bool:
         """True if the cap of a location can bind on several groups together; room covers single groups."""

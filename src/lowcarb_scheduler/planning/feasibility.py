@@ -73,17 +73,14 @@ def find_earliest(model: Model) -> Earliest:
         slots = np.arange(min(model.rounds, grid.most_rounds), dtype=np.int64) * grid.width
         end_us = int(grid.opens_us[slots[-1]]) + grid.round_us
         return Earliest(slots, end_us, len(slots) == model.rounds)
-    strata = _strata(model)
+    strata, klass = _strata(model), model.groups.klass[_firsts(model)]
     candidates = _candidates(model)
-    candidates = candidates.where(_enough(strata, model.groups.klass[_firsts(model)], candidates.possible))
+    candidates = candidates.where(strata.can_fill(candidates.possible[:, klass]))
     chosen = _pack(candidates, model.rounds)
     complete = len(chosen) == model.rounds
-    if complete:
-        possible = candidates.possible[chosen][:, model.groups.klass[_firsts(model)]]
-        complete = assign(strata, np.where(possible, 0.0, np.inf)) is not None
-        if not complete:
-            better = _search(model, strata, candidates)
-            chosen, complete = (chosen, False) if better is None else (better, True)
+    if complete and assign(strata, np.where(candidates.possible[chosen][:, klass], 0.0, np.inf)) is None:
+        better = _search(model, strata, candidates)
+        chosen, complete = (chosen, False) if better is None else (better, True)
     end_us = int(candidates.end_us[chosen[-1]]) if len(chosen) else grid.end_us
     return Earliest(candidates.slot[chosen], end_us, complete)
 
@@ -124,14 +121,6 @@ def _candidates(model: Model) -> _Candidates:
     possible = ends[of_slot, 1:] <= end_us[:, None]
     next_slot = -((grid.opens_us[0] - end_us) // grid.step_us)
     return _Candidates(of_slot, np.maximum(next_slot, of_slot + grid.width), end_us, possible)
-
-
-def _enough(strata: Seating, klass: Ints, possible: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return whether enough clients can train to fill each candidate, shape (J,)."""
-    locations = np.eye(int(strata.location.max()) + 1)[strata.location]
-    room = np.minimum((possible[:, klass] * strata.room) @ locations, strata.location_cap)
-    enough: NDArray[np.bool_] = room.sum(axis=1) >= strata.seats
-    return enough
 
 
 def _pack(candidates: _Candidates, rounds: int) -> Ints:

@@ -71,7 +71,7 @@ class Relaxation:
         self.integrals = model.windows.cheapest(slots, boundaries)[1]
         costs_g = model.costs_g(self.integrals)
         possible = np.isfinite(costs_g)
-        self.fits = (slots + spans <= last) & _fills(model.seating, possible)
+        self.fits = (slots + spans <= last) & model.seating.can_fill(possible)
         self.fits &= ~self._dominated()
         finite = costs_g[possible]
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
@@ -230,18 +230,6 @@ def _capped(room: Ints, location: NDArray[np.int32], cap: int) -> Ints:
     left = np.empty_like(room)
     np.put_along_axis(left, by_place, np.clip(cap - (before - before_place), 0, room), axis=1)
     return left
-
-
-def _fills(seating: Seating, possible: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return whether enough clients can train to take every seat, shape (J,)."""
-    if possible.all():
-        return np.ones(len(possible), dtype=bool)
-    order = np.argsort(seating.location, kind="stable")
-    place = seating.location[order]
-    first = np.flatnonzero(np.concatenate([[True], place[1:] != place[:-1]]))
-    by_place = np.add.reduceat((possible * seating.room)[:, order], first, axis=1)
-    enough: NDArray[np.bool_] = np.minimum(by_place, seating.location_cap).sum(axis=1) >= seating.seats
-    return enough
 
 
 def _spans(model: Model) -> Ints:

@@ -150,24 +150,22 @@ class Problem:
         good_enough : float
             Relative gap at which the search ends.
         """
-        model = self.model.until(self.model.windows.grid.until(target_us))
-        if not model.windows.stagger:
-            solution = solve(model, self.earliest_slots, near, good_enough)
-            return self._to_plan(model, solution), solution
-        # A plan without stagger obeys the rules of stagger too, so the better of both is never worse.
-        together = model.without_stagger()
-        earliest = feasibility.find_earliest(together)
-        plans = []
-        if earliest.complete:
-            near = solve(together, earliest.slots, near, good_enough)
-            plans.append(self._to_plan(together, near))
+        model, plans = self.model.until(self.model.windows.grid.until(target_us)), list[Plan]()
+        if model.windows.stagger:
+            # A plan without stagger obeys the rules of stagger too, so the better of both is never worse.
+            together = model.without_stagger()
+            earliest = feasibility.find_earliest(together)
+            if earliest.complete:
+                near = solve(together, earliest.slots, near, good_enough)
+                plans.append(self._to_plan(together, near))
         solution = solve(model, self.earliest_slots, near, good_enough)
         plans.append(self._to_plan(model, solution))
         best = min(plans, key=lambda planned: planned.emissions_g)
-        return replace(best, lower_bound_g=_bound_g(solution, best.emissions_g)), solution
+        proven = best.emissions_g - solution.bound_g <= _ROUNDING * abs(best.emissions_g)
+        return replace(best, lower_bound_g=best.emissions_g if proven else solution.bound_g), solution
 
     def _to_plan(self, model: Model, solution: Solution) -> Plan:
-        """Seat clients and charge each for its own window."""
+        """Seat clients and charge each for its own window; the bound is set later."""
         job, fleet, windows, grid = self.job, self.job.fleet, model.windows, model.windows.grid
         points, integrals = windows.cheapest(solution.slots, model.boundaries(solution.slots))
         seats = self._seats(model, solution, integrals)
@@ -184,7 +182,7 @@ class Problem:
             starts_us=starts_us,
             ends_us=ends_us,
             client_emissions_g=emissions_g,
-            lower_bound_g=_bound_g(solution, float(emissions_g.sum())),
+            lower_bound_g=None,
             run_now_emissions_g=job.run_now_g(self.intensity),
             provenance=self.intensity.provenance,
             forecast_until=self.intensity.end,
@@ -208,12 +206,6 @@ class Problem:
         found = assign(refined.seating, refined.costs_g(integrals), prices_g)
         assert found is not None, "the same rounds were filled in buckets"
         return apart.hand_out(found.counts, integrals)
-
-
-def _bound_g(solution: Solution, emissions_g: float) -> float:
-    """Return the bound of a solution, or the emissions of its plan where only rounding is between them."""
-    proven = emissions_g - solution.bound_g <= _ROUNDING * abs(emissions_g)
-    return emissions_g if proven else solution.bound_g
 
 
 def _model(job: Job, intensity: IntensityTable, turns: Turns, grid: Grid) -> Model:

@@ -91,51 +91,53 @@ def solve(
     good_enough : float
         Relative gap at which the search ends.
     """
-    return _Search(model, Relaxation(model)).run(start, near, good_enough)
+    search = _Search(model, start, near)
+    small = search.relaxation.every_span and len(model.windows.grid) * len(model.groups) <= _SMALL
+    enough = _ROUNDING if small else good_enough
+    search.climb(enough)
+    if search.is_open(enough):
+        search.seat(search.relaxation.evaluate(search.prices_g).slots)
+    if search.is_open(enough):
+        if small:
+            search.close()
+        else:
+            search.move_openings(_MOVES // max(1, model.rounds * len(model.groups) // _QUICK))
+    if near is None:
+        search.prefer(start)
+    bound_g = search.bound_g
+    if not model.groups.exact:
+        bound_g = bound_by_client_g(search.relaxation, search.prices_g)
+    return Solution(search.slots, search.best, bound_g, search.prices_g)
 
 
 class _Search:
     """Search state: the best plan and the best bound so far."""
 
-    def __init__(self, model: Model, relaxation: Relaxation) -> None:
-        self.model, self.relaxation = model, relaxation
+    def __init__(self, model: Model, start: Ints, near: Solution | None) -> None:
+        self.model, self.relaxation = model, Relaxation(model)
         self.seen: set[bytes] = set()
-        self.slots: Ints | None = None
-        self.best: Assignment | None = None
         self.bound_g = -np.inf
-        self.prices_g: Floats = np.zeros(len(model.groups))
+        self.prices_g: Floats = np.zeros(len(model.groups)) if near is None else near.prices_g
+        self.slots, self.best = self._first(start, near)
 
-    def run(self, start: Ints, near: Solution | None, good_enough: float) -> Solution:
-        """Search from a neighbouring solution, else from evenly spread openings, else from those given."""
+    def _first(self, start: Ints, near: Solution | None) -> tuple[Ints, Assignment]:
+        """Seat the openings of a neighbouring solution, else evenly spread ones, else those given."""
         if near is not None:
-            self.adopt(near)
-        else:
-            self.seat(self._spread())
-        if self.best is None:
-            self.seat(start)
-        assert self.best is not None, "the openings given are feasible"
-        assert self.slots is not None
-        small = self.relaxation.every_span and (
-            len(self.model.windows.grid) * len(self.model.groups) <= _SMALL
-        )
-        good_enough = _ROUNDING if small else good_enough
-        self.climb(good_enough)
-        if self.gap_g > good_enough * abs(self.best.emissions_g):
-            self.seat(self.relaxation.evaluate(self.prices_g).slots)
-        if not small and self.gap_g > good_enough * abs(self.best.emissions_g):
-            self.move_openings(_MOVES // max(1, self.model.rounds * len(self.model.groups) // _QUICK))
-        if small and self.gap_g > _ROUNDING * abs(self.best.emissions_g):
-            self.close()
-        if near is None:
-            self.prefer(start)
-        bound_g = self.bound_g
-        if not self.model.groups.exact:
-            bound_g = bound_by_client_g(self.relaxation, self.prices_g)
-        return Solution(self.slots, self.best, bound_g, self.prices_g)
+            moved = self._moved(near.assignment, near.slots)
+            if np.isfinite(moved.emissions_g):
+                return near.slots, moved
+        for slots in [start] if near is not None else [self._spread(), start]:
+            self.seen.add(slots.tobytes())
+            # The aggregated assignment brings prices, which the linear assignment does not.
+            found = assign_aggregated(self.model.seating, self.model.round_costs_g(slots), self.prices_g)
+            if found is not None:
+                if found.prices_g is not None and not self.prices_g.any():
+                    self.prices_g = found.prices_g
+                return slots, found
+        raise AssertionError("the openings given are feasible")
 
     def climb(self, good_enough: float) -> None:
         """Raise the bound by subgradient steps, and seat the openings found on the way."""
-        assert self.best is not None
         iterations = int(np.clip(_WORK // self.relaxation.costs_g.size, 60, 400))
         arcs = self.model.rounds * len(self.model.groups)
         seat_at, later = (0, 1.0) if arcs <= _QUICK else (_FIRST_SEATED, 1.5 if arcs <= _SLOW else 3.0)
@@ -150,7 +152,7 @@ class _Search:
                 self.seat(relaxed.slots)
                 seat_at = int(seat_at * later)
             gaps_g.append(self.gap_g)
-            if self.gap_g <= good_enough * abs(self.best.emissions_g):
+            if not self.is_open(good_enough):
                 break
             if iteration >= _WINDOW and self.gap_g > _PROGRESS * gaps_g[-1 - _WINDOW]:
                 break
@@ -167,8 +169,6 @@ class _Search:
         """Move one opening at a time between its neighbours, the moves with the lowest fill cost first."""
         relaxation, grid = self.relaxation, self.model.windows.grid
         while trials > 0:
-            assert self.best is not None
-            assert self.slots is not None
             before_g, slots = self.best.emissions_g, self.slots
             prices_g = self.best.prices_g if self.best.prices_g is not None else self.prices_g
             fill_g = relaxation.fill_g(prices_g).reshape(-1, len(grid)).min(axis=0)
@@ -193,7 +193,6 @@ class _Search:
 
     def close(self) -> None:
         """Close the gap by branch and bound over the candidates that a better plan can contain."""
-        assert self.best is not None
         best_g = self.best.emissions_g
         possible = self.relaxation.least_with(self.prices_g) <= best_g + 1e-9 * max(abs(best_g), 1.0)
         slots, spans = (values[possible] for values in self.relaxation.candidates)
@@ -206,8 +205,11 @@ class _Search:
     @property
     def gap_g(self) -> float:
         """Difference between plan and bound [gCO2eq]."""
-        assert self.best is not None
         return self.best.emissions_g - self.bound_g
+
+    def is_open(self, tolerance: float) -> bool:
+        """Return whether the gap is larger than a part of the emissions."""
+        return self.gap_g > tolerance * abs(self.best.emissions_g)
 
     def seat(self, slots: Ints) -> None:
         """Assign clients to rounds at these openings, and keep the assignment if it is the best so far."""
@@ -217,18 +219,13 @@ class _Search:
         costs_g = self.model.round_costs_g(slots)
         if self._hopeless(costs_g):
             return
-        # The first assignment has to bring prices, which the linear assignment has not.
-        method = assign if self.best else assign_aggregated
-        found = method(self.model.seating, costs_g, self.prices_g)
-        if found is None or (self.best is not None and found.emissions_g >= self.best.emissions_g):
-            return
-        if self.best is None and found.prices_g is not None and not self.prices_g.any():
-            self.prices_g = found.prices_g
-        self.best, self.slots = found, slots
+        found = assign(self.model.seating, costs_g, self.prices_g)
+        if found is not None and found.emissions_g < self.best.emissions_g:
+            self.best, self.slots = found, slots
 
     def _hopeless(self, costs_g: Floats) -> bool:
         """Return whether no seats at these costs can beat the best: a bound costs less than an assignment."""
-        if self.best is None or not np.isfinite(costs_g).all():
+        if not np.isfinite(costs_g).all():
             return False
         seating, best_g = self.model.seating, self.best.emissions_g
         return any(
@@ -240,17 +237,9 @@ class _Search:
 
     def prefer(self, slots: Ints) -> None:
         """Prefer these openings if the same seats are as clean there: a plan does not wait for no gain."""
-        assert self.best is not None
         moved = self._moved(self.best, slots)
         if moved.emissions_g <= self.best.emissions_g + _TIE * abs(self.best.emissions_g):
             self.best, self.slots = moved, slots
-
-    def adopt(self, near: Solution) -> None:
-        """Start from the prices of a similar problem, and from its seats if they are possible here."""
-        moved = self._moved(near.assignment, near.slots)
-        if np.isfinite(moved.emissions_g):
-            self.best, self.slots = moved, near.slots
-        self.prices_g = near.prices_g
 
     def _moved(self, assignment: Assignment, slots: Ints) -> Assignment:
         """Return the same seats, with the costs of rounds that open at ``slots``."""
