@@ -1,4 +1,4 @@
-"""All methods on the same instances: the statistics, and that the number of processes changes nothing."""
+"""Comparison of methods: its statistics, and their independence of the number of processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def timeless(found):
     }
 
 
-def test_the_scores_are_what_the_methods_come_to(history, found):
+def test_scores_are_the_statistics_of_outcomes(history, found):
     for deadline, scores in found.scores.items():
         period = PERIOD[0], PERIOD[1] - deadline * SCENARIO.back_to_back
         cases = [instance(SCENARIO, seed, 3, deadline, period) for seed in range(3)]
@@ -56,7 +56,7 @@ def test_the_scores_are_what_the_methods_come_to(history, found):
             assert score.plan_seconds >= 0
 
 
-def test_methods_stand_in_one_order_and_baseline_and_bound_are_always_there(found):
+def test_methods_keep_one_order_and_baseline_and_bound_are_always_included(found):
     for scores in found.scores.values():
         assert [score.method for score in scores] == [
             "run-now",
@@ -67,7 +67,7 @@ def test_methods_stand_in_one_order_and_baseline_and_bound_are_always_there(foun
         ]
 
 
-def test_turns_are_told_where_there_are_any(found):
+def test_turns_are_none_for_baseline_and_bound(found):
     for score in found.scores[3.0]:
         if score.method in ("run-now", "bound"):
             assert (score.jain, score.min_turns, score.max_turns) == (None, None, None)
@@ -75,44 +75,44 @@ def test_turns_are_told_where_there_are_any(found):
             assert (score.jain, score.min_turns, score.max_turns) == (1.0, 3, 3)
 
 
-def test_uneven_turns_show(history):
+def test_uneven_turns_are_reported(history):
     scenario = replace(SCENARIO, rounds=4)
-    ours = compare(history, scenario, (2.0,), 2, PERIOD, ("scheduler",)).scores[2.0][1]
-    assert (ours.min_turns, ours.max_turns) == (1, 2)
-    assert ours.jain == pytest.approx(jain_index([1, 1, 1, 1, 2, 2]))
+    score = compare(history, scenario, (2.0,), 2, PERIOD, ("scheduler",)).scores[2.0][1]
+    assert (score.min_turns, score.max_turns) == (1, 2)
+    assert score.jain == pytest.approx(jain_index([1, 1, 1, 1, 2, 2]))
 
 
-def test_any_number_of_processes_comes_to_the_same(history, found):
+def test_the_number_of_processes_changes_no_score(history, found):
     ticks = []
     again = compare(history, SCENARIO, (1.0, 3.0), 3, PERIOD, QUICK, jobs=2, done=lambda: ticks.append(1))
     assert timeless(again) == timeless(found)
     assert len(ticks) == 6
 
 
-def test_one_start_has_no_standard_error(history):
+def test_one_instance_has_no_standard_error(history):
     for score in compare(history, SCENARIO, (2.0,), 1, PERIOD, ("scheduler",)).scores[2.0]:
         assert (score.reduction_se, score.difference_se) == (None, None)
 
 
-def test_without_ours_there_is_nothing_to_compare_with(history):
+def test_differences_are_none_without_the_scheduler(history):
     for score in compare(history, SCENARIO, (1.0,), 2, PERIOD, ("one-shot",)).scores[1.0]:
         assert (score.difference, score.difference_se) == (None, None)
 
 
-def test_plans_are_revised_as_often_as_asked(history, monkeypatch):
+def test_the_time_between_plans_reaches_every_instance(history, monkeypatch):
     asked = []
-    ours = METHODS["scheduler"]
+    method = METHODS["scheduler"]
 
     def spy(case, history):
         asked.append(case.replan_every)
-        return ours(case, history)
+        return method(case, history)
 
     monkeypatch.setitem(METHODS, "scheduler", spy)
     compare(history, SCENARIO, (2.0,), 1, PERIOD, ("scheduler",), replan_every=3 * HOUR)
     assert asked == [3 * HOUR]
 
 
-def test_an_error_comes_back_whole_from_another_process(history):
+def test_an_error_from_another_process_keeps_its_data(history):
     unknown = replace(history, issues=history.issues[-1:])
     for jobs in (1, 2):
         with pytest.raises(ForecastUnavailableError, match="nothing is known yet") as caught:
@@ -121,7 +121,7 @@ def test_an_error_comes_back_whole_from_another_process(history):
         assert caught.value.exit_code == 1
 
 
-def test_every_error_can_be_handed_on():
+def test_errors_can_be_pickled():
     for error in (InputError("a", "b", "c", "d"), ForecastUnavailableError({"DE": "gone"})):
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), str(again), again.data()) == (type(error), str(error), error.data())

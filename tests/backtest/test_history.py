@@ -1,4 +1,4 @@
-"""Forecasts made of the past of a trace: of nothing but that."""
+"""Naive forecasts: made from the past of a trace alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def changed_from(actual: IntensityTable, when_us: int, value: float) -> Intensit
     kind=st.sampled_from(sorted(NAIVE)), hour=st.integers(0, 20 * 24), late=st.integers(0, 30),
     value=st.sampled_from([0.0, 1e4, float("nan")]),
 )  # fmt: skip
-def test_another_future_changes_no_forecast(actual, kind, hour, late, value):
+def test_naive_forecasts_use_no_future_values(actual, kind, hour, late, value):
     now_us = to_us(BEGIN) + hour * HOUR_US
     other = changed_from(actual, now_us - late * HOUR_US, value)
     for (at, told), (same, again) in zip(
@@ -46,7 +46,7 @@ def test_another_future_changes_no_forecast(actual, kind, hour, late, value):
 
 
 @pytest.mark.parametrize("kind", sorted(NAIVE))
-def test_they_are_made_daily_of_four_days(actual, kind):
+def test_naive_forecasts_are_issued_daily_for_96_hours(actual, kind):
     issues = naive_issues(actual, kind)
     assert [at for at, _ in issues] == [BEGIN + k * DAY for k in range(3, 20)]
     for at, table in issues:
@@ -54,13 +54,13 @@ def test_they_are_made_daily_of_four_days(actual, kind):
         assert np.isfinite(table.values).all()
 
 
-def test_persistence_is_the_last_day_again(actual):
+def test_persistence_repeats_the_last_day(actual):
     issues = dict(naive_issues(actual, "persistence"))
     last = actual.slice(BEGIN + 9 * DAY, BEGIN + 10 * DAY)
     np.testing.assert_allclose(issues[BEGIN + 10 * DAY].values, np.tile(last.values, (4, 1)))
 
 
-def test_what_was_known_late_is_not_used_and_hours_of_the_day_stay_theirs(actual):
+def test_a_delay_hides_late_hours_and_keeps_the_hour_of_the_day(actual):
     at = BEGIN + 10 * DAY
     told = dict(naive_issues(actual, "persistence", 5 * HOUR))[at].values
     day_before, before_that = (actual.slice(at - k * DAY, at - (k - 1) * DAY).values for k in (1, 2))
@@ -69,14 +69,14 @@ def test_what_was_known_late_is_not_used_and_hours_of_the_day_stay_theirs(actual
     np.testing.assert_allclose(told[24:48], told[:24])
 
 
-def test_climatology_is_that_of_the_product(actual):
+def test_climatology_equals_that_of_the_bias_correction(actual):
     at = BEGIN + 10 * DAY
     past = climatology(actual.slice(at - 10 * DAY, at).values, 96)
     expected = past.usual + expected_level(past.anomaly, 96)
     np.testing.assert_allclose(dict(naive_issues(actual, "climatology"))[at].values, expected)
 
 
-def test_half_hours_are_told_by_the_hour():
+def test_half_hourly_values_are_forecast_by_the_hour():
     edges = to_us(BEGIN) + np.arange(8 * 48 + 1) * (HOUR_US // 2)
     actual = IntensityTable(
         edges, ("GB",), np.tile([100.0, 300.0], 8 * 24)[:, None], Provenance("x", "average")
@@ -85,6 +85,6 @@ def test_half_hours_are_told_by_the_hour():
         assert (table.step, set(table.values.ravel()), table.signal) == (HOUR, {200.0}, "average")
 
 
-def test_a_trace_too_short_to_learn_from_has_none(actual):
+def test_a_trace_below_three_days_has_no_naive_forecast(actual):
     short = actual.slice(BEGIN, BEGIN + timedelta(days=2, hours=20))
     assert naive_issues(short, "climatology") == ()

@@ -1,4 +1,4 @@
-"""The replay of history: what a planner is shown, and what following it is charged with."""
+"""Methods of a backtest: the data they see, the rules they obey, and the emissions they are charged."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def test_a_planner_sees_nothing_of_the_running_hour_and_the_future(history, begi
         history.known(begin - HOUR)
 
 
-def test_a_cheating_planner_finds_nothing_to_cheat_with(history, case):
-    """It looks for any value of an hour not over; the future may change, and it decides the same."""
+def test_a_planner_that_seeks_the_future_finds_none(history, case):
+    """A planner that seeks future values finds none, and decides the same in another future."""
     now = case.start
     future = history.actual.edges_us[:-1] >= now.timestamp() * 1e6
     altered = replace(history, actual=history.actual.relaid(
@@ -76,7 +76,7 @@ def test_a_cheating_planner_finds_nothing_to_cheat_with(history, case):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("factor", [1.0, 2.5])
-def test_nobody_beats_the_bound_and_everybody_gets_the_same_turns(history, begin, seed, factor):
+def test_no_method_beats_the_bound_and_turns_are_equal(history, begin, seed, factor):
     case = instance(SCENARIO, seed, 3, factor, (begin + 30 * DAY, begin + 36 * DAY))
     outcomes = {name: method(case, history) for name, method in METHODS.items()}
     grams = {name: outcome.emissions_g for name, outcome in outcomes.items()}
@@ -95,7 +95,7 @@ def test_without_slack_moving_rounds_in_time_saves_nothing(history, begin):
     assert moved == pytest.approx(at_once)
 
 
-def test_a_round_that_has_begun_is_not_changed(history, case):
+def test_a_started_round_is_not_changed(history, case):
     asked = []
 
     def decide(job, known, previous):
@@ -109,7 +109,7 @@ def test_a_round_that_has_begun_is_not_changed(history, case):
     assert outcome.turns.sum() == SCENARIO.rounds * SCENARIO.clients_per_round
 
 
-def test_emissions_are_charged_with_what_happened(history, case):
+def test_emissions_are_charged_with_actual_intensity(history, case):
     outcome = methods.perfect(case, history)
     planned = plan(case.job(case.start, SCENARIO.rounds), history.actual)
     assert outcome.emissions_g == pytest.approx(planned.emissions_g)
@@ -135,7 +135,7 @@ def test_a_planner_that_breaks_the_rules_is_refused(history, case):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_the_cheapest_windows_are_those_of_brute_force(data):
+def test_cheapest_windows_equal_brute_force(data):
     hours = data.draw(st.integers(1, 9))
     length = data.draw(st.integers(1, min(3, hours)))
     values = np.array(data.draw(st.lists(st.integers(-5, 20), min_size=hours, max_size=hours)), dtype=float)
@@ -150,19 +150,19 @@ def test_the_cheapest_windows_are_those_of_brute_force(data):
         assert found[count] == pytest.approx(min(costs))
 
 
-def test_a_place_that_is_missing_is_named(frames):
+def test_a_missing_location_is_named(frames):
     with pytest.raises(InputError, match="location: XX is missing in the actual"):
         History.from_frames(*frames, (*PLACES, "XX"))
 
 
-def test_rounds_of_parts_of_hours_are_refused():
+def test_round_durations_are_whole_hours():
     for minutes in (0, 30, 90):
         with pytest.raises(InputError, match=r"round_duration: .* is not a whole number of hours"):
             replace(SCENARIO, round_duration=timedelta(minutes=minutes))
 
 
 @pytest.mark.parametrize("method", [methods.run_now, methods.bound])
-def test_what_did_not_happen_is_not_charged(history, case, method):
+def test_a_gap_in_actual_intensity_is_refused(history, case, method):
     unknown = history.actual.values.copy()
     unknown[30 * 24 :] = np.nan
     lacking = history.actual.relaid(history.actual.edges_us, PLACES, unknown)
@@ -170,7 +170,7 @@ def test_what_did_not_happen_is_not_charged(history, case, method):
         method(case, replace(history, actual=lacking))
 
 
-def test_instances_are_spread_over_the_period_and_the_same_each_time(begin):
+def test_instances_are_stratified_and_reproducible(begin):
     period = begin, begin + 100 * DAY
     made = [instance(SCENARIO, seed, 10, 2.0, period) for seed in range(10)]
     assert [int((one.start - begin) / (10 * DAY)) for one in made] == list(range(10))

@@ -1,4 +1,4 @@
-"""The rule of 2022: what it looks at, whom it chooses, and that it does the same work as every method."""
+"""The rule of 2022: its window, its choice of clients, and the same work as every method."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def case():
 
 
 def forecast(case, values):
-    """Return a forecast from the start on, of one row an hour; shape (H, 3)."""
+    """Return an hourly forecast from the start on; ``values`` has shape (H, 3)."""
     edges = to_us(case.start) + HOUR_US * np.arange(len(values) + 1)
     return IntensityTable(edges, PLACES, np.asarray(values, dtype=float))
 
@@ -41,7 +41,7 @@ def choose(case, values, taken, owed=None, left=9):
 
 
 def placed(case, places):
-    """Return the instance with its clients in these places."""
+    """Return the instance with its clients at these locations."""
     fleet = replace(case.fleet, locations=PLACES, location_index=np.asarray(places))
     return replace(case, fleet=fleet)
 
@@ -53,7 +53,7 @@ def test_least_improvement_to_come_goes_first(case):
     assert choose(case, values, np.full(6, 2)) == [4, 5]  # 10 to come, against 20 and 60; all are skipped
 
 
-def test_who_is_above_the_80th_percentile_is_skipped(case):
+def test_clients_above_the_80th_percentile_are_skipped(case):
     case = placed(case, [0, 0, 1, 1, 2, 2])
     values = np.full((36, 3), 100.0)
     values[:, 0] = np.where(np.arange(36) < 1, 101, 100)  # 1 to come, but now is its worst hour
@@ -69,7 +69,7 @@ def test_the_window_grows_with_the_turns_taken(case):
     assert choose(case, values, [2, 2, 0, 2, 1, 2]) == [2, 4]
 
 
-def test_a_client_that_owes_every_round_goes_and_one_that_owes_none_does_not(case):
+def test_a_client_that_owes_every_round_is_chosen_and_one_that_owes_none_is_not(case):
     case = placed(case, [0, 1, 2, 0, 1, 2])
     values = np.full((36, 3), 100.0)
     values[1:, 0] = 10
@@ -84,7 +84,7 @@ def test_a_client_that_owes_every_round_goes_and_one_that_owes_none_does_not(cas
     per_round=st.integers(1, 7),
     reach=st.integers(0, 40),
 )
-def test_everybody_takes_the_turns_owed_whatever_is_forecast(seed, rounds, per_round, reach):
+def test_all_clients_take_their_turns_with_any_forecast(seed, rounds, per_round, reach):
     rng = np.random.default_rng(seed)
     scenario = Scenario("any", PLACES, 7, per_round, rounds, HOUR)
     case = instance(scenario, seed, 1, 1.0, (START, START))
@@ -100,8 +100,8 @@ def test_everybody_takes_the_turns_owed_whatever_is_forecast(seed, rounds, per_r
     assert np.ptp(taken) <= 1
 
 
-def test_it_cheats_no_more_than_a_planner_can(history, case, monkeypatch):
-    """What happens, and what is forecast later, changes nothing of what it has chosen so far."""
+def test_it_uses_no_future_values(history, case, monkeypatch):
+    """Later actuals and forecasts change no earlier choice."""
     later = case.start + 4 * HOUR
     other = replace(
         history,
@@ -126,7 +126,7 @@ def test_it_cheats_no_more_than_a_planner_can(history, case, monkeypatch):
     assert chosen[0][:5] == chosen[1][:5]
 
 
-def test_it_does_not_wait_and_is_charged_with_what_happened(history, case):
+def test_it_does_not_wait_and_is_charged_with_actual_intensity(history, case):
     near = replace(case, finish_by=case.start + SCENARIO.back_to_back)
     flat = replace(
         history,

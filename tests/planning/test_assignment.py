@@ -1,4 +1,4 @@
-"""Both ways to assign seats give the same optimum; groups hand seats out to distinct clients."""
+"""Assignment: both solvers reach the same optimum, and groups hand seats out to distinct clients."""
 
 from __future__ import annotations
 

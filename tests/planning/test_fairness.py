@@ -1,4 +1,4 @@
-"""Turns are given to those with fewest, before anybody looks at carbon."""
+"""Fairness: turns go to the clients with fewest, whatever the carbon intensity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lowcarb_scheduler.planning.fairness import decide_turns, fill_evenly, locat
 
 @settings(derandomize=True, deadline=None, max_examples=300)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=30), st.integers(1, 9), st.data())
-def test_water_filling_gives_to_those_with_fewest(done, rounds, data):
+def test_water_filling_gives_turns_to_clients_with_fewest(done, rounds, data):
     n = data.draw(st.integers(1, len(done)))
     turns_done = np.array(done)
     turns = fill_evenly(turns_done, rounds * n, rounds, data.draw(st.integers(0, 5)))

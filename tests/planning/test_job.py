@@ -1,4 +1,4 @@
-"""The values of planning: what a fleet and a job refuse, and what they make of their input."""
+"""Fleet, job and rules: defaults, order, and refused values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def job_of(midnight):
     return make
 
 
-def test_clients_stand_in_the_order_of_their_ids():
+def test_clients_are_sorted_by_id():
     fleet = Fleet.from_frame(frame(power_watts=[100, 200], turns_done=[3, 4]))
     assert fleet.ids.tolist() == ["a", "b"]
     assert [fleet.locations[k] for k in fleet.location_index] == ["DE", "FR"]
@@ -40,7 +40,7 @@ def test_clients_stand_in_the_order_of_their_ids():
     assert fleet.turns_done.tolist() == [4, 3]
 
 
-def test_a_power_that_is_not_given_is_assumed_and_marked():
+def test_a_missing_power_is_assumed_and_marked():
     fleet = Fleet.from_frame(frame(power_watts=pd.array([100, None], dtype="Float64")))
     assert fleet.power_watts.tolist() == [300.0, 100.0]
     assert fleet.power_assumed.tolist() == [True, False]
@@ -53,7 +53,7 @@ def test_durations_default_to_the_round(job_of):
     assert job_of(fleet, round_duration=None).round_duration == timedelta(minutes=20)
 
 
-def test_a_million_clients_need_no_loop_of_ours():
+def test_a_million_clients_need_no_python_loop():
     count = 1_000_000
     many = pd.DataFrame({"id": np.arange(count), "location": np.tile(["DE", "FR"], count // 2)})
     assert len(Fleet.from_frame(many)) == count
@@ -79,7 +79,7 @@ def test_a_million_clients_need_no_loop_of_ours():
         (frame(duration=["1h", HOUR]), "duration", "timedelta"),
     ],
 )
-def test_a_fleet_refuses_and_names_the_client(bad, field, words):
+def test_an_invalid_fleet_names_field_and_client(bad, field, words):
     with pytest.raises(InputError, match=words) as caught:
         Fleet.from_frame(bad)
     assert caught.value.field == field
@@ -104,7 +104,7 @@ def test_a_fleet_refuses_and_names_the_client(bad, field, words):
         ({"seed": -1}, "seed"),
     ],
 )
-def test_a_job_refuses_what_is_impossible_and_names_it(job_of, changes, field):
+def test_an_invalid_job_names_the_field(job_of, changes, field):
     with pytest.raises(InputError) as caught:
         job_of(**changes)
     assert caught.value.field == field
@@ -116,12 +116,12 @@ def test_a_client_longer_than_the_round_is_named(job_of):
         job_of(fleet)
 
 
-def test_take_keeps_only_the_locations_still_used():
+def test_take_drops_unused_locations():
     part = Fleet.from_frame(frame()).take(np.array([False, True]))
     assert (part.ids.tolist(), part.locations, part.location_index.tolist()) == (["b"], ("FR",), [0])
 
 
-def test_settings_that_are_no_rules_or_not_given_leave_the_defaults(midnight):
+def test_rules_are_selected_from_settings_with_defaults(midnight):
     settings = {"patience": 0.5, "participation": (1, 3), "stagger": None, "source": "synthetic", "rounds": 7}
     rules = JobRules.from_settings(settings, round_duration=HOUR, participation=None)
     assert rules == JobRules(round_duration=HOUR, patience=0.5)

@@ -1,4 +1,4 @@
-"""Mixing: turns are shared out anew in every few rounds, and nothing else of a plan changes."""
+"""Mixed rounds: turns are shared out anew in every block, and all other rules hold."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_every_block_shares_turns_out_equally(clients, per_round, mix_rounds, pa
     assert all(len(set(seats)) == per_round for seats in planned.seats.tolist())
 
 
-def test_without_it_blocks_are_not_equal_and_emissions_are_less():
+def test_without_mixing_blocks_are_uneven_and_emissions_lower():
     free, mixed = plan(job(mix_rounds=None), expected()), plan(job(), expected())
     assert np.ptp(turns(free, 0, 4)) > 1
     assert free.emissions_g < mixed.emissions_g < mixed.run_now_emissions_g
@@ -55,7 +55,7 @@ def test_without_it_blocks_are_not_equal_and_emissions_are_less():
     assert mixed.lower_bound_g is None
 
 
-def test_a_job_of_one_block_is_planned_as_ever():
+def test_one_block_is_planned_as_without_mixing():
     free, mixed = plan(job(mix_rounds=None), expected()), plan(job(mix_rounds=20), expected())
     assert np.array_equal(free.seats, mixed.seats)
     assert mixed.lower_bound_g == free.lower_bound_g
@@ -66,7 +66,7 @@ def test_patience_0_opens_back_to_back():
     assert planned.finish == NOW + 20 * HOUR
 
 
-def test_a_block_goes_on_where_it_was_left():
+def test_a_block_continues_after_a_restart():
     asked = job()
     first = plan(asked, expected())
     begun = np.bincount(first.seats[:6].ravel(), minlength=24)
@@ -81,7 +81,7 @@ def test_replanning_mixes_too():
     assert [np.ptp(turns(planned, 0, end)) for end in (4, 8, 12, 16, 20)] == [0] * 5
 
 
-def test_a_block_that_gaps_leave_no_plan_gives_way():
+def test_an_infeasible_block_falls_back_to_one_block():
     values = expected().values.copy()
     values[24:44] = np.nan  # the second block's time and more
     table = IntensityTable(expected().edges_us, expected().locations, values, Provenance("test", "average"))
@@ -91,7 +91,7 @@ def test_a_block_that_gaps_leave_no_plan_gives_way():
     assert planned.lower_bound_g is not None
 
 
-def test_it_needs_equal_turns_and_has_no_front():
+def test_mixing_needs_equal_turns_and_has_no_front():
     with pytest.raises(InputError, match="mix_rounds"):
         job(participation="any")
     with pytest.raises(InputError, match="mix_rounds"):

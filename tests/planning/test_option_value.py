@@ -1,4 +1,4 @@
-"""The value of waiting lowers far hours of uncertain places, and nothing where there is no slack."""
+"""Value of waiting: it lowers far hours of varying locations, and nothing without slack."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_gaps_stay_gaps_and_the_past_earns_nothing():
     assert (seen.values[~past, 1] < values[~past, 1]).all()
 
 
-def test_history_tells_how_much_a_place_varies_but_only_what_is_over():
+def test_deviation_comes_from_ended_steps_of_history():
     hours = np.arange(6 * 24)
     swings = {"calm": np.where(hours % 2, 260.0, 340.0), "wild": np.where(hours % 2, 150.0, 450.0)}
     index = pd.date_range(NOW - hours_of(5 * 24), periods=len(hours), freq="1h")
@@ -72,7 +72,7 @@ def test_history_tells_how_much_a_place_varies_but_only_what_is_over():
     np.testing.assert_array_equal(seen.values, again.values)
 
 
-def test_with_little_history_it_is_as_without():
+def test_short_history_is_ignored():
     index = pd.date_range(NOW - hours_of(48), periods=48, freq="1h")
     past = IntensityTable.from_frame(pd.DataFrame({"wild": np.arange(48.0)}, index=index))
     seen, without = value_of_waiting(JOB, TABLE, past), value_of_waiting(JOB, TABLE)

@@ -1,4 +1,4 @@
-"""The front is monotone, honest about its gaps, and answers what people ask."""
+"""Pareto front: monotone, with valid gaps, knee and savings."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_point_is_a_plan_and_later_points_are_cleaner(seed):
     assert found.knee in found.points
 
 
-def test_progress_is_told_and_too_few_points_are_refused():
+def test_progress_is_reported_and_too_few_points_are_refused():
     job, table = next(
         (job, table)
         for job, table in (random_job(np.random.default_rng(seed)) for seed in range(50))
@@ -69,7 +69,7 @@ def _has_plan(job, table):
     return True
 
 
-def test_the_knee_is_where_waiting_stops_to_pay():
+def test_the_knee_is_farthest_below_the_line():
     bent = front((0.0, 2, 80), (0.25, 4, 50), (0.5, 6, 48), (1.0, 10, 45))
     assert bent.knee.finish == NOW + hours_of(4)
     assert front((0.0, 2, 80)).knee.finish == NOW + hours_of(2)
@@ -79,7 +79,7 @@ def test_the_knee_is_where_waiting_stops_to_pay():
     assert not straight.has_knee
 
 
-def test_people_ask_how_soon_a_saving_can_be_had_and_what_an_hour_buys():
+def test_earliest_saving_and_marginal_saving():
     bent = front((0.0, 2, 80), (0.5, 4, 50), (1.0, 10, 44))
     assert bent.earliest_saving(0.3).finish == NOW + hours_of(4)
     assert bent.earliest_saving(0.2).finish == NOW + hours_of(2)

@@ -1,4 +1,4 @@
-"""Plans obey every rule, are as good as an independent exact solver's, and never claim more than is true."""
+"""Plans obey every rule, are optimal on small jobs, and their bound is never above the optimum."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def same(one, other):
 
 
 def judge(job_, table_, solve=True):
-    """Plan a job; compare with the independent solver in everything that matters. Returns the excess."""
+    """Plan a job, compare it with the independent exact solver, and return the relative excess."""
     exact = Exact(job_, table_)
     try:
         planned = plan(job_, table_)
@@ -90,7 +90,7 @@ def _bounds(job_, exact):
     return turns.least.tolist(), turns.most.tolist()
 
 
-# -- against the independent exact solver -------------------------------------------------------------------
+# -- Independent exact solver -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("block", range(6))
@@ -133,7 +133,7 @@ def test_thousands_of_small_jobs_are_planned_to_optimality():
         assert excess is None or excess <= 1e-7
 
 
-# -- the order of rows, time and patience -------------------------------------------------------------------
+# -- Invariants: order of rows, time and patience -----------------------------------------------------------
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
@@ -196,10 +196,10 @@ def test_stagger_is_never_worse_than_without(seed):
     assert staggered.emissions_g <= together.emissions_g + 1e-9 * max(abs(together.emissions_g), 1)
 
 
-# -- examples to read ---------------------------------------------------------------------------------------
+# -- Examples -----------------------------------------------------------------------------------------------
 
 
-def test_each_place_trains_in_its_own_clean_hours():
+def test_each_location_trains_in_its_own_clean_hours():
     planned = plan(job(("A", "B"), rounds=2, n=1), table(RISING))
     assert [(c.id, c.location) for r in planned.rounds for c in r.clients] == [("c000", "A"), ("c001", "B")]
     assert [r.opens_at for r in planned.rounds] == [NOW, NOW + hours_of(5)]
@@ -209,12 +209,12 @@ def test_each_place_trains_in_its_own_clean_hours():
     assert planned.saving == pytest.approx(1 - 200 / 700)
 
 
-def test_no_patience_means_back_to_back_now():
+def test_patience_0_is_back_to_back_now():
     planned = plan(job(("A", "B"), rounds=2, n=1, patience=0.0), table(RISING))
     assert [r.opens_at for r in planned.rounds] == [NOW, NOW + hours_of(1)]
 
 
-def test_among_equal_plans_the_one_that_is_over_first_wins():
+def test_of_equal_plans_the_earliest_finish_wins():
     flat = table({"A": [100.0] * 24, "B": [100.0] * 24})
     planned = plan(job(("A", "B", "A"), rounds=3, n=2, finish_by=NOW + timedelta(hours=24)), flat)
     assert planned.finish == NOW + timedelta(hours=3)
@@ -239,7 +239,7 @@ def test_not_before_is_kept():
     assert planned.rounds[0].opens_at == NOW + hours_of(2)
 
 
-def test_a_gap_is_waited_out():
+def test_no_turn_touches_a_gap():
     holed = {"A": [100.0, np.nan, np.nan, 400, 500, 600]}
     planned = plan(job(("A",), rounds=3, n=1, patience=0.0), table(holed))
     assert [r.opens_at for r in planned.rounds] == [NOW, NOW + hours_of(3), NOW + hours_of(4)]
@@ -272,7 +272,7 @@ def test_the_default_step(round_s, step_s, expected_s):
     assert min(offsets) == 1
 
 
-# -- a question whose answer is no --------------------------------------------------------------------------
+# -- Infeasible jobs ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_the_default_step(round_s, step_s, expected_s):
         (job(("A", "A", "A", "B"), n=2, rounds=2, max_location_share=0.5), "turns of A", 3, 2),
     ],
 )
-def test_infeasible_jobs_say_why(asked, words, needed, available):
+def test_infeasible_jobs_name_reason_needed_and_available(asked, words, needed, available):
     with pytest.raises(PlanInfeasibleError) as caught:
         plan(asked, table(RISING))
     error = caught.value
@@ -305,7 +305,7 @@ def test_infeasible_jobs_say_why(asked, words, needed, available):
         assert (error.needed, error.available) == (needed, available)
 
 
-def test_a_job_that_only_gaps_forbid_says_so():
+def test_gaps_are_named_as_the_reason():
     holed = {"A": [100.0, np.nan, 300, np.nan, 500, np.nan]}
     with pytest.raises(PlanInfeasibleError, match="only 0 of 2"):
         plan(job(("A",), n=1, duration_hours=2, rounds=2), table(holed))

@@ -1,4 +1,4 @@
-"""What only large jobs use, forced upon small ones that can be judged exactly; and a large one at last."""
+"""Shortcuts for large jobs, forced on small jobs that an exact solver can check; and large jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small history: three places whose intensity swings by day, and forecasts of it made once a day."""
+"""Small history: three locations with daily curves, and one forecast a day."""
 
 from __future__ import annotations
 

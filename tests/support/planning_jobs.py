@@ -1,4 +1,4 @@
-"""Random jobs for the tests of planning: small ones, with every trap that ever caught a planner."""
+"""Random small jobs for the tests of planning, with gaps, ties, odd steps and other traps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def hours_of(count):
 
 
 def random_table(rng, locations, span_hours, step_minutes=None):
-    """Curves like real ones, or noise, flat, negative or zero; sometimes with gaps or irregular steps."""
+    """Return a table of daily curves, noise, flat, negative or zero values; some with gaps or irregular steps."""
     step = step_minutes or int(rng.choice([15, 30, 60, 60, 60, 120]))
     count = max(2, int(span_hours * 60 / step))
     minutes = np.arange(count) * step
@@ -47,7 +47,7 @@ def random_table(rng, locations, span_hours, step_minutes=None):
 
 
 def random_job(rng, most_clients=6, most_rounds=3, most_slots=14, stagger=None):
-    """A small job and its table. It may have no plan."""
+    """Return a small job and its table; the job may have no plan."""
     locations = int(rng.integers(1, 4))
     clients = int(rng.integers(1, most_clients + 1))
     rounds = int(rng.integers(1, most_rounds + 1))

@@ -20,7 +20,7 @@ from lowcarb_scheduler.backtest.scenario import REPLAN_EVERY, instance
 from lowcarb_scheduler.clock import cpu_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime, timedelta
 
     from lowcarb_scheduler.backtest.history import History
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import Floats
 
 BASELINE, BOUND, SCHEDULER = "run-now", "bound", "scheduler"
-_WITHOUT_TURNS: Final = (BASELINE, BOUND)  # an expectation, and a relaxation
-_Followed = dict[str, "tuple[Outcome, float]"]  # by method, with its CPU seconds
+_WITHOUT_TURNS: Final = (BASELINE, BOUND)  # an expectation and a relaxation: neither seats clients
+_Outcomes = dict[str, "tuple[Outcome, float]"]  # outcome and CPU seconds by method
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,25 +136,16 @@ def compare(
         If actual intensity has a gap in the period.
     """
     names = tuple(name for name in METHODS if name in methods or name in _WITHOUT_TURNS)
-    cases = {
-        (factor, seed): instance(
-            scenario,
-            seed,
-            seeds,
-            factor,
-            (period[0], period[1] - factor * scenario.back_to_back),
-            replan_every,
-        )
-        for factor in deadlines
-        for seed in range(seeds)
-    }
+    latest = {factor: period[1] - factor * scenario.back_to_back for factor in deadlines}
     # Late deadlines take longest; they start first, so that no process is left alone with one at the end.
-    order = sorted(cases, key=lambda key: (-key[0], key[1]))
-    found: dict[tuple[float, int], _Followed] = {}
-    for key, followed in zip(
-        order, _replayed(history, [cases[key] for key in order], names, jobs), strict=True
-    ):
-        found[key] = followed
+    keys = [(factor, seed) for factor in sorted(latest, reverse=True) for seed in range(seeds)]
+    cases = [
+        instance(scenario, seed, seeds, factor, (period[0], latest[factor]), replan_every)
+        for factor, seed in keys
+    ]
+    found: dict[tuple[float, int], _Outcomes] = {}
+    for key, outcomes in zip(keys, _replayed(history, cases, names, jobs), strict=True):
+        found[key] = outcomes
         done()
     scores = {factor: _scores([found[factor, seed] for seed in range(seeds)], names) for factor in deadlines}
     return Comparison(scenario, seeds, period, replan_every, scores)
@@ -162,19 +153,20 @@ def compare(
 
 def _replayed(
     history: History, cases: Sequence[Instance], names: Sequence[str], jobs: int
-) -> Iterator[_Followed]:
+) -> Iterator[_Outcomes]:
     """Yield the outcome of each method on each instance, in order."""
     if jobs == 1:
-        yield from (_follow_all(case, history, names) for case in cases)
+        _Worker.begin(history, names)
+        yield from map(_Worker.replay, cases)
         return
     # A fresh interpreter each: a fork while another thread draws the progress bar could hang.
     context = get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(cases)), context, _Worker.begin, (history, names)) as pool:
-        yield from pool.map(_Worker.follow_all, cases)
+        yield from pool.map(_Worker.replay, cases)
 
 
 class _Worker:
-    """State of a worker process, sent once and not with every instance."""
+    """State of a process, kept between instances: a history has many megabytes and is sent once."""
 
     history: History
     names: Sequence[str]
@@ -184,26 +176,24 @@ class _Worker:
         cls.history, cls.names = history, names
 
     @classmethod
-    def follow_all(cls, case: Instance) -> _Followed:
-        return _follow_all(case, cls.history, cls.names)
+    def replay(cls, case: Instance) -> _Outcomes:
+        outcomes = {}
+        for name in cls.names:
+            # CPU seconds: wall-clock time would depend on the number of processes.
+            before = cpu_seconds()
+            outcome = METHODS[name](case, cls.history)
+            outcomes[name] = outcome, cpu_seconds() - before
+        return outcomes
 
 
-def _follow_all(case: Instance, history: History, names: Iterable[str]) -> _Followed:
-    followed = {}
-    for name in names:
-        began = cpu_seconds()
-        outcome = METHODS[name](case, history)
-        followed[name] = outcome, cpu_seconds() - began
-    return followed
-
-
-def _scores(instances: Sequence[_Followed], names: Sequence[str]) -> tuple[Score, ...]:
+def _scores(instances: Sequence[_Outcomes], names: Sequence[str]) -> tuple[Score, ...]:
     emitted = {name: np.array([each[name][0].emissions_g for each in instances]) for name in names}
     reductions = {name: 1.0 - grams / emitted[BASELINE] for name, grams in emitted.items()}
     possible = float(reductions[BOUND].mean())
     scores = []
     for name in names:
         turns = [each[name][0].turns for each in instances] if name not in _WITHOUT_TURNS else []
+        # Paired by instance: starts differ much more than methods do, so unpaired errors would hide all.
         against = reductions[name] - reductions[SCHEDULER] if SCHEDULER in reductions else None
         reduction = float(reductions[name].mean())
         scores.append(

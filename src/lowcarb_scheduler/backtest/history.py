@@ -93,7 +93,7 @@ class History:
         return cls(table, issues_of(forecast, locations, signal), actual_delay)
 
     def __post_init__(self) -> None:
-        in_order = sorted(self.issues, key=lambda issue: issue[0])
+        in_order = sorted(self.issues, key=lambda issue: issue[0])  # tables cannot be compared
         object.__setattr__(self, "issues", tuple(in_order))
 
     def known(self, now: datetime) -> Known:
@@ -176,7 +176,7 @@ def _of_places(rows: pd.DataFrame, locations: Sequence[str], field: str) -> pd.D
 # Forecasts made from the past of the same trace alone, one issue of four days each day at 00:00 UTC. They
 # replace missing forecasts: a replay on them uses no future data, and shows the least that planning saves.
 
-REACH_HOURS: Final = 96
+REACH_HOURS: Final = 96  # the longest horizon of common providers
 _DAY_US: Final = DAY * HOUR_US
 _PAST_US: Final = MOST_DAYS * _DAY_US
 
@@ -221,6 +221,7 @@ def naive_issues(
         known = over(actual, from_us(issued_us) - actual_delay, from_us(issued_us - _PAST_US))
         if known is None:
             continue
+        # With a delay, the hours from the last known one to the issue are forecast too, and cut off.
         ends_us = min(to_us(known.end), issued_us) // HOUR_US * HOUR_US
         late = (issued_us - ends_us) // HOUR_US
         hours = ends_us - HOUR_US * np.arange(MOST_DAYS * DAY, 0, -1)

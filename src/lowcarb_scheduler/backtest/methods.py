@@ -84,6 +84,7 @@ def chosen_by_rule_2022(
         percentile = np.nanpercentile if np.isnan(window).any() else np.percentile
         skipped[alike] = now_g[alike] > percentile(window, SKIPPED_ABOVE, axis=1)
     left = owed - taken
+    # A seeded order of equals: by position, the same clients would win all ties.
     tie = np.random.default_rng([int(taken.sum()), to_us(case.start) // HOUR_US]).random(len(fleet))
     order = np.lexsort((tie, to_come, skipped, left < rounds_left, left < 1))
     return np.sort(order[: scenario.clients_per_round])
@@ -111,10 +112,11 @@ def bound(case: Instance, history: History) -> Outcome:
     starts_us = np.arange(to_us(case.start), to_us(case.finish_by) + 1, HOUR_US)
     length = scenario.round_duration // HOUR
     hourly = history.actual.integrate(starts_us[:-1], starts_us[1:])[:, _columns(case, history)]
+    # Clients take floor or ceil of their share of turns; the cheapest clients take the odd ones.
     most = -(-scenario.rounds * scenario.clients_per_round // scenario.clients)
     costs = np.diff(_cheapest_windows(hourly, length, most), axis=0)[:, fleet.location_index]
-    everybody, extra = divmod(scenario.rounds * scenario.clients_per_round, scenario.clients)
-    total = costs[:everybody].sum() + (np.sort(costs[everybody])[:extra].sum() if extra else 0.0)
+    each, extra = divmod(scenario.rounds * scenario.clients_per_round, scenario.clients)
+    total = costs[:each].sum() + (np.sort(costs[each])[:extra].sum() if extra else 0.0)
     return Outcome(float(total * 1e-3 * fleet.power_watts[0]), np.zeros(len(fleet), np.int64))
 
 
@@ -229,6 +231,7 @@ def follow(case: Instance, history: History, decide: Decide, every: timedelta | 
         if started:
             free_from = from_us(planned.closes_us[started - 1])
         left, now, previous = left - started, now + (every or HOUR), planned
+    # A method that breaks the deadline or equal turns would win every comparison.
     if free_from > case.finish_by or np.ptp(turns) > 1:
         raise InputError("decide", "broke the deadline or the turns", "obey the job")
     return Outcome(emitted, turns)

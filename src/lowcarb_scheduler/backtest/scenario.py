@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 HOUR: Final = timedelta(hours=1)
 REPLAN_EVERY: Final = timedelta(hours=6)
-KWH_A_TURN: Final = 1.0
+KWH_A_TURN: Final = 1.0  # equal for all clients: a saving comes from places and hours, not from small devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ class Scenario:
         if self.clients_per_round > self.clients:
             problem = f"{self.clients_per_round} is more than the {self.clients} clients"
             raise InputError("clients_per_round", problem, "give at most as many as there are clients")
+        # The bound places windows at full hours; with parts of hours it would be no bound.
         if self.round_duration < HOUR or self.round_duration % HOUR:
             problem = f"{self.round_duration} is not a whole number of hours"
             raise InputError("round_duration", problem, "give for example timedelta(hours=1)")
@@ -67,6 +68,7 @@ class Scenario:
         return self.rounds * self.round_duration
 
 
+# Zones with hourly actuals and 96-hour forecasts, spread over continents; "small" takes the first 8.
 _ZONES: Final = (
     "DE", "FR", "GB", "NL", "ES", "PL", "IT", "SE", "US-CAL-CISO", "US-TEX-ERCO", "US-MIDA-PJM", "US-NY-NYIS",
     "AU-NSW", "AU-VIC", "KR", "CL-SEN", "BR-CS", "DK", "FI", "NO", "PT", "US-MIDW-MISO", "US-NW-PACE", "ZA",
@@ -128,6 +130,7 @@ class Outcome:
     turns: Ints
 
     def __post_init__(self) -> None:
+        # Intensity integrated over a gap is NaN; as a mean over instances it would go unnoticed.
         if np.isnan(self.emissions_g):
             problem = "is not known of all hours until the deadline"
             raise InputError("actual", problem, "give starts that end within the trace, and fill its gaps")
@@ -162,6 +165,6 @@ def instance(
     ids = [f"c{k:04}" for k in range(scenario.clients)]
     watts = 1000.0 * KWH_A_TURN / (scenario.round_duration / HOUR)
     fleet = Fleet.from_frame(pd.DataFrame({"id": ids, "location": places, "power_watts": watts}))
-    hours = (period[1] - period[0]) // HOUR
+    hours = (period[1] - period[0]) // HOUR  # starts lie on full hours, as actual intensity does
     start = period[0] + HOUR * int((seed + rng.random()) / seeds * hours)
     return Instance(scenario, fleet, start, start + factor * scenario.back_to_back, replan_every)
