@@ -1,4 +1,4 @@
-"""How much of the possible saving is reached on real traces, by method and deadline.
+"""Savings on real traces and their share of the possible saving, by method and deadline.
 
     python benchmarks/capture.py DATA [--scenarios main small large] [--deadlines 1 2 4 8] [--seeds 20]
         [--from 2023-07-01] [--to 2023-12-28] [--methods scheduler fading ...] [--replan-every 6] [--delay 0]
@@ -35,7 +35,7 @@ HOUR = timedelta(hours=1)
 
 
 def faded(known, now, until, fading=0.85):
-    """Return the newest forecast less its fading error, and the hour of the day beyond it."""
+    """Return the newest forecast less its fading error, with hour-of-day means beyond its end."""
     forecast, past = known.forecast, known.history
     first, last = to_us(now), to_us(until)
     edges = np.arange(first, last + HOUR_US, HOUR_US)
@@ -61,7 +61,7 @@ def unlearned_decide(job, known, previous):
 
 
 def unhoping_decide(job, known, previous):
-    """Decide on the expectation alone, without the value of waiting."""
+    """Plan on the corrected forecast alone, without the value of waiting."""
     known_here = known.forecast.align(job.fleet.locations)
     return plan(
         job, correct_forecast(known_here, known.history, job.now, job.finish_by, known.past_forecasts)
@@ -113,28 +113,28 @@ def main() -> None:
     parser.add_argument("--replan-every", type=float, default=6, help="hours between plans")
     parser.add_argument("--delay", type=float, default=0, help="hours until actual intensity is known")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="write the numbers there, too")
-    told = parser.parse_args()
-    load(told.data, told.delay)
-    begin, end = (datetime.fromisoformat(text).replace(tzinfo=UTC) for text in (told.begin, told.end))
-    print(f"starts {begin:%Y-%m-%d} .. {end:%Y-%m-%d}, {told.seeds} seeds,",
-          f"planned every {told.replan_every:g} h, actuals {told.delay:g} h late")  # fmt: skip
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    options = parser.parse_args()
+    load(options.data, options.delay)
+    begin, end = (datetime.fromisoformat(text).replace(tzinfo=UTC) for text in (options.begin, options.end))
+    print(f"starts {begin:%Y-%m-%d} .. {end:%Y-%m-%d}, {options.seeds} seeds,",
+          f"planned every {options.replan_every:g} h, actuals {options.delay:g} h late")  # fmt: skip
     print(f"{'scenario':8}{'deadline':>9}  {'method':12}{'saving %':>9}{'capture':>9}"
           f"{'- fading (se)':>18}{'CPU s':>8}")  # fmt: skip
     found = []
-    with Pool(told.jobs) as pool:
-        for name in told.scenarios:
-            for factor in told.deadlines:
+    with Pool(options.jobs) as pool:
+        for name in options.scenarios:
+            for factor in options.deadlines:
                 length = factor * SCENARIOS[name].back_to_back
                 run = partial(
-                    replay, methods=told.methods, seeds=told.seeds, period=(begin, end - length),
-                    replan_every=told.replan_every * HOUR,
+                    replay, methods=options.methods, seeds=options.seeds, period=(begin, end - length),
+                    replan_every=options.replan_every * HOUR,
                 )  # fmt: skip
-                rows = pool.map(run, [(name, factor, seed) for seed in range(told.seeds)], chunksize=1)
-                found += report(name, factor, told.methods, rows)
-    if told.json:
-        document = {"from": told.begin, "to": told.end, "seeds": told.seeds, "rows": found}
-        told.json.write_text(json.dumps(document), encoding="utf-8")
+                rows = pool.map(run, [(name, factor, seed) for seed in range(options.seeds)], chunksize=1)
+                found += report(name, factor, options.methods, rows)
+    if options.json:
+        document = {"from": options.begin, "to": options.end, "seeds": options.seeds, "rows": found}
+        options.json.write_text(json.dumps(document), encoding="utf-8")
 
 
 def report(name, factor, methods, rows):

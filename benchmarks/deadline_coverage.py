@@ -1,16 +1,16 @@
-"""How often waiting makes a run late that would have been in time back-to-back: at most 1 in 100 is promised.
+"""Rate of runs that waiting makes late although back-to-back they would be in time: at most 1 in 100.
 
     python benchmarks/deadline_coverage.py [--runs 500] [--confidence 0.99] [--through-flower 24]
         [--json FILE]
 
-Every run waits before each of its rounds until the last moment that it is allowed to, which no plan can
-outdo: this is the worst there can be. What it may wait is asked of the code that a run in Flower asks, round
-by round, with what was seen by then. Durations are drawn anew for each round; half of the runs are told the
-median beforehand, half learn from their first round. Deadlines are multiples of the mean back-to-back time.
+Every run waits before each of its rounds for the longest time allowed, so this is the worst case of all
+plans. The allowed time comes from the code that a run in Flower uses, round by round, with the durations seen
+by then. Durations are drawn anew for each round; half of the runs know the median beforehand, half learn from
+their first round. Deadlines are multiples of the mean back-to-back time.
 
-A run counts as late only if it would have been in time without waiting. "used" is the part of its slack that
-the runs have waited, half-way and in all. ``--through-flower`` adds runs through a strategy on an in-memory
-Grid, with intensities that fall until the deadline, and says how they compare.
+A run counts as late only if it would have been in time without waiting. "used" is the part of the slack that
+the runs have waited, half-way and in total. ``--through-flower`` adds runs through a strategy on an in-memory
+Grid, with intensities that fall until the deadline, and compares them with the simulation.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DEADLINES = (1.5, 2.0, 4.0)  # times the mean back-to-back time
 
 
 class Law(NamedTuple):
-    """A law of durations [typical rounds]: its mean, and how to draw from it."""
+    """Distribution of durations [typical rounds]: its mean and a function that draws from it."""
 
     mean: float
     draw: object
@@ -69,7 +69,7 @@ LAWS = {
 
 
 class Outcome(NamedTuple):
-    """A run: in time without waiting; late with it; its slack, and parts of it waited; when rounds opened."""
+    """Simulated run: in time without waiting, late with it, slack, parts of it waited, openings."""
 
     could: bool
     late: bool
@@ -79,13 +79,13 @@ class Outcome(NamedTuple):
     openings: list[datetime]
 
 
-def settings_of(finish_by, confidence=0.99, is_told=True):
-    length = {"round_duration": HOUR} if is_told else {}
+def settings_of(finish_by, confidence=0.99, is_given=True):
+    length = {"round_duration": HOUR} if is_given else {}
     return Settings.load(keywords={"finish_by": finish_by, "deadline_confidence": confidence, **length})
 
 
 def simulate(durations, settings) -> Outcome:
-    """Run rounds of these durations, each after the longest wait that is allowed."""
+    """Simulate rounds of these durations, each after the longest wait that is allowed."""
     finish_by = settings.finish_by
     timing = RunTiming(
         START, len(durations), settings.round_duration, finish_by, settings.patience,
@@ -112,12 +112,12 @@ def sample(law, rounds, rng):
 
 
 def cell(task):
-    """Return the outcomes of the runs of a row, in short."""
+    """Return a summary of the runs of a row."""
     law, rounds, deadline, runs, confidence = task
     rng = np.random.default_rng([list(LAWS).index(law), rounds, int(10 * deadline)])
     finish_by = rounds * LAWS[law].mean * deadline * HOUR
-    told = [settings_of(finish_by, confidence, is_told) for is_told in (False, True)]
-    outcomes = [simulate(sample(law, rounds, rng), told[k % 2]) for k in range(runs)]
+    settings = [settings_of(finish_by, confidence, is_given) for is_given in (False, True)]
+    outcomes = [simulate(sample(law, rounds, rng), settings[k % 2]) for k in range(runs)]
     could = [outcome for outcome in outcomes if outcome.could]
     slacks = [max(outcome.slack / HOUR, 1e-9) for outcome in could]
     half, used = (
@@ -147,7 +147,7 @@ def table(runs, confidence):
     return found
 
 
-# -- the same through a strategy -----------------------------------------------------------------------------
+# -- Runs through a strategy --------------------------------------------------------------------------------
 
 
 def through_flower(runs, confidence):
@@ -217,10 +217,10 @@ def through_flower(runs, confidence):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=500, help="in a row of the table")
+    parser.add_argument("--runs", type=int, default=500, help="runs per row of the table")
     parser.add_argument("--confidence", type=float, default=0.99)
     parser.add_argument("--through-flower", type=int, default=24, help="runs through a strategy")
-    parser.add_argument("--json", type=Path, help="write the numbers there, too")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     options = parser.parse_args()
     began = time.perf_counter()
     found = table(options.runs, options.confidence)

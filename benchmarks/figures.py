@@ -2,15 +2,16 @@
 
     python benchmarks/figures.py [DATA] [--only NAME ...] [--tables] [--check]
 
-``docs/figures/NAME.json`` is what a command has found; it says which, and what that rests on. Tables on pages
-stand between ``<!-- figures: NAME -->`` and ``<!-- end -->`` and are written from these files; ``--tables``
-does only that, ``--check`` says where a page differs.
+``docs/figures/NAME.json`` holds the result of a command, with the command and the data it is based on. Tables
+on pages stand between ``<!-- figures: NAME -->`` and ``<!-- end -->`` and are written from these files;
+``--tables`` does only that, ``--check`` lists the pages that differ.
 
-Figures on made-up intensities or durations need nothing. Those on real traces need DATA, a folder with
+Figures on synthetic intensities or durations need no data. Those on real traces need DATA, a folder with
 ``actual.parquet`` (region, time, g_per_kwh) and ``forecast.parquet`` (the same with issued_at), and are left
-as they are without it. Ours are hourly actuals of 2022 and 2023 from Electricity Maps' Data Portal (ODbL;
-one download a zone and year, which ``lowcarb archive import`` reads), and one 96-hour forecast a day by a
-time-series model without weather data (nesl/CarbonX on GitHub, BSD-3-Clause, commit 47723d3).
+unchanged without it. The published ones use hourly actuals of 2022 and 2023 from Electricity Maps' Data
+Portal (ODbL; one download per zone and year, which ``lowcarb archive import`` reads), and one 96-hour
+forecast a day by a time-series model without weather data (nesl/CarbonX on GitHub, BSD-3-Clause, commit
+47723d3).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ BLOCK = re.compile(r"(<!-- figures: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 class Figure(NamedTuple):
-    """One file of numbers, and maybe a picture: what it rests on, and the command that writes it."""
+    """Figure: a file of numbers, the data it is based on, and the command that writes it."""
 
     name: str
     rests_on: str
@@ -94,19 +95,19 @@ ALL = (
 
 
 def make(figure: Figure, data: Path | None) -> None:
-    """Run the command of a figure, and note in its file what it was and what it rests on."""
+    """Run the command of a figure; its file records the command and the data it is based on."""
     out = FIGURES / f"{figure.name}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     command = figure.command(data, out)
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE if figure.to_stdout else None)
     found = json.loads(done.stdout if figure.to_stdout else out.read_text(encoding="utf-8"))
-    said = _said(command, data)
-    document = {"figure": figure.name, "rests_on": figure.rests_on, "command": said, **found}
+    shown = _shown(command, data)
+    document = {"figure": figure.name, "rests_on": figure.rests_on, "command": shown, **found}
     out.write_text(json.dumps(document) + "\n", encoding="utf-8")
 
 
-def _said(command: list[str], data: Path | None) -> str:
-    """Return a command as a reader would type it: no folder of this machine."""
+def _shown(command: list[str], data: Path | None) -> str:
+    """Return a command as a reader would type it, without folders of this machine."""
     words = []
     for part in command:
         if data is not None and part.startswith(str(data)):
@@ -119,7 +120,7 @@ def _said(command: list[str], data: Path | None) -> str:
     return " ".join(words)
 
 
-# -- tables --------------------------------------------------------------------------------------------------
+# -- Tables -------------------------------------------------------------------------------------------------
 
 
 def read(name: str) -> dict[str, Any]:
@@ -187,7 +188,7 @@ def _methods(name: str) -> str:
 
 
 def _points(score: dict[str, Any], key: str, sign: str = "") -> str:
-    """Return a part in points with its standard error, where that is more than rounding."""
+    """Return a part in percentage points, with its standard error if that is more than rounding."""
     shown, error = f"{round(100 * score[key], 1) + 0.0:{sign}.1f}", score[f"{key}_se"]
     return f"{shown} ({100 * error:.1f})" if error and error > 1e-9 else shown
 
@@ -235,9 +236,9 @@ def _capture_table() -> str:
         by_case.setdefault((row["scenario"], row["deadline"]), {})[row["method"]] = row
     for (scenario, deadline), methods in by_case.items():
         own, faded = methods["scheduler"], methods["fading"]
-        told = [f"{each['saving']:.1f}, {each['capture']:.3f}" for each in (own, faded)]
+        cells = [f"{each['saving']:.1f}, {each['capture']:.3f}" for each in (own, faded)]
         lines.append(
-            f"| {about[scenario]} | {deadline:g}x | {told[0]} | {told[1]} |"
+            f"| {about[scenario]} | {deadline:g}x | {cells[0]} | {cells[1]} |"
             f" {own['gain']:+.1f} ({own['gain_se']:.1f}) |"
         )
     return "\n".join(lines)
@@ -277,12 +278,12 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def pages() -> list[Path]:
-    """Return the pages that may hold tables."""
+    """Return the pages that can contain tables."""
     return [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("examples/**/*.md"))]
 
 
 def rewritten(text: str) -> str:
-    """Return a page with its tables as the numbers have them."""
+    """Return a page with its tables written anew from the numbers."""
 
     def table(match: re.Match[str]) -> str:
         return f"{match[1]}{TABLES[match[2]]()}\n{match[4]}"
@@ -291,31 +292,31 @@ def rewritten(text: str) -> str:
 
 
 def main() -> None:
-    """Make what can be made, then write the tables."""
+    """Make the figures whose data are given, then write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, nargs="?", help="folder with trace files")
     parser.add_argument("--only", nargs="+", choices=[figure.name for figure in ALL])
-    parser.add_argument("--tables", action="store_true", help="only write the tables again")
-    parser.add_argument("--check", action="store_true", help="only say which pages differ")
-    told = parser.parse_args()
-    for figure in () if told.tables or told.check else ALL:
-        if told.only and figure.name not in told.only:
+    parser.add_argument("--tables", action="store_true", help="only write the tables")
+    parser.add_argument("--check", action="store_true", help="only list the pages that differ")
+    options = parser.parse_args()
+    for figure in () if options.tables or options.check else ALL:
+        if options.only and figure.name not in options.only:
             continue
-        if figure.rests_on == REAL and told.data is None:
+        if figure.rests_on == REAL and options.data is None:
             print(f"{figure.name}: skipped, it rests on real traces: make figures DATA=folder")
             continue
         print(f"{figure.name}: {figure.rests_on} ...", flush=True)
-        make(figure, told.data)
+        make(figure, options.data)
     differ = []
     for page in pages():
         text = page.read_text(encoding="utf-8")
         if (new := rewritten(text)) != text:
             differ.append(str(page.relative_to(ROOT)))
-            if not told.check:
+            if not options.check:
                 page.write_text(new, encoding="utf-8")
     if differ:
-        print("differs:" if told.check else "written:", ", ".join(differ))
-    sys.exit(1 if told.check and differ else 0)
+        print("differs:" if options.check else "written:", ", ".join(differ))
+    sys.exit(1 if options.check and differ else 0)
 
 
 if __name__ == "__main__":

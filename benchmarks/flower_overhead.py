@@ -1,10 +1,10 @@
-"""What being carbon-aware costs: time a round beside plain FedAvg, many nodes, memory of many rounds.
+"""Overhead of carbon-aware scheduling: time per round beside plain FedAvg, many nodes, memory.
 
     python benchmarks/flower_overhead.py [--rounds 20] [--nodes 10000] [--memory-rounds R]
 
-Everything runs in this process on an in-memory Grid, with a virtual clock and made-up intensities, so no
-network and no waiting is in the figures. Seconds are CPU time, which is wall time where nothing else runs;
-imports are outside the clock, the work of the in-memory nodes is inside.
+Everything runs in this process on an in-memory Grid, with a virtual clock and synthetic intensities, so the
+figures contain no network and no waiting. Seconds are CPU time; imports are excluded, the work of the
+in-memory nodes is included.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def make_grid(nodes, cls=InMemoryGrid):
 
 
 class ScriptedGrid(InMemoryGrid):
-    """A Grid that shows the nodes of a script, round by round."""
+    """Grid with scripted nodes, round by round."""
 
     script: list[list[int]] = []  # noqa: RUF012  set on the instance
 
@@ -61,7 +61,7 @@ class ScriptedGrid(InMemoryGrid):
         return list(self.script[0])
 
     def push_messages(self, messages):
-        """Push, and go on to the next round."""
+        """Push the messages, and continue with the next round."""
         ids = list(super().push_messages(messages))
         if ids:
             self.script = self.script[1:]
@@ -84,7 +84,7 @@ def aware(run_dir, **settings):
 
 
 def overhead(folder, rounds):
-    """Print what a round takes with 100 nodes, plain and carbon-aware, on the same nodes."""
+    """Print the time of a round with 100 nodes, plain and carbon-aware."""
     grid = make_grid(100)
     took_s = run(aware(folder / "overhead", clients_per_round=20), grid, rounds)
     script: dict[int, list[int]] = {}
@@ -121,7 +121,7 @@ def timed(owner, name):
 
 
 def many_nodes(folder, nodes, rounds):
-    """Print what profiles and plans of a large fleet take."""
+    """Print the time of profiles and plans for a large fleet."""
     with timed(Session, "open_round") as opening_s:
         strategy = aware(folder / "many", clients_per_round=100)
         run(strategy, make_grid(nodes), rounds, parameters=10)
@@ -174,7 +174,7 @@ def _growth(strategy, rounds):
 
 
 def main() -> None:
-    """Print all of it."""
+    """Print all tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--nodes", type=int, default=10_000)

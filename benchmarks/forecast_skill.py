@@ -1,4 +1,4 @@
-"""How wrong forecasts are on real traces, by lead: as they come, corrected, and what is usual.
+"""Forecast errors on real traces by lead time: raw, corrected, and climatology.
 
     python benchmarks/forecast_skill.py DATA [--from 2023-07-01] [--to 2023-12-28] [--zones DE FR ...]
         [--delay 0] [--plot week.png] [--json FILE]
@@ -32,7 +32,7 @@ LEADS = [(0, 1), (1, 3), (3, 6), (6, 24), (24, 48), (6, 48), (48, 72), (72, 96),
 
 
 def raw(known, now):
-    """Return the forecast as it came, and the hour of the day beyond it."""
+    """Return the forecast as issued, with hour-of-day means beyond its end."""
     return faded(known, now, now + AHEAD * HOUR, fading=0.0)
 
 
@@ -54,7 +54,7 @@ def climatology(known, now):
 
 
 def persistence(known, now):
-    """Return yesterday's hours again and again; where one is not known yet, that of the day before."""
+    """Return the last day repeated; an hour that is not known yet is taken from the day before."""
     past = known.history.sampled(np.arange(to_us(now) - 48 * HOUR_US, to_us(now) + 1, HOUR_US))
     day = np.where(np.isnan(past[24:]), past[:24], past[24:])
     return known.history.relaid(_hours(now), known.history.locations, day[np.arange(AHEAD) % 24])
@@ -71,7 +71,7 @@ def _hours(now):
 
 
 def times(begin, end):
-    """Return when something is asked: every three days, at hours spread over the day."""
+    """Return the times of evaluation: every three days, at hours spread over the day."""
     day, number = begin, 0
     while day + timedelta(days=1, hours=AHEAD) < end:
         for offset in (0, 12):
@@ -108,7 +108,7 @@ def print_gain(errors):
     for low, high in LEADS:
         ours, theirs = (errors[name][:, low:high].mean(axis=(1, 2)) for name in ("corrected", "faded"))
         ratio = np.sqrt(ours.mean() / theirs.mean())
-        # the delta method for a ratio of means
+        # Standard error of a ratio of means, by the delta method.
         spread = np.std(ours / ours.mean() - theirs / theirs.mean(), ddof=1) / np.sqrt(len(ours))
         found.append({"percent": float(100 * (ratio - 1)), "error": float(50 * ratio * spread)})
         ratios.append(f"{f'{100 * (ratio - 1):+.1f} ({100 * ratio * spread / 2:.1f}) %':>15}")
@@ -164,30 +164,37 @@ def main() -> None:
     parser.add_argument("--to", dest="end", default="2023-12-28")
     parser.add_argument("--zones", nargs="+", default=list(SCENARIOS["large"].locations))
     parser.add_argument("--delay", type=float, default=0, help="hours until actual intensity is known")
-    parser.add_argument("--plot", type=Path, help="draw the first whole week")
-    parser.add_argument("--json", type=Path, help="write the numbers there, too")
-    told = parser.parse_args()
-    begin, end = (datetime.fromisoformat(text).replace(tzinfo=UTC) for text in (told.begin, told.end))
-    frames = read_points(told.data / "actual.parquet"), read_points(told.data / "forecast.parquet")
-    history = History.from_frames(*frames, told.zones)
-    history = History(history.actual, history.issues, told.delay * HOUR)
+    parser.add_argument("--plot", type=Path, help="draw the first whole week to this file")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    options = parser.parse_args()
+    begin, end = (datetime.fromisoformat(text).replace(tzinfo=UTC) for text in (options.begin, options.end))
+    frames = read_points(options.data / "actual.parquet"), read_points(options.data / "forecast.parquet")
+    history = History.from_frames(*frames, options.zones)
+    history = History(history.actual, history.issues, options.delay * HOUR)
     errors = square_errors(history, begin, end)
     asked = len(errors["raw"])
     print(
-        f"{told.begin} .. {told.end}, {len(told.zones)} zones, {asked} times, actuals {told.delay:g} h late"
+        f"{options.begin} .. {options.end}, {len(options.zones)} zones, {asked} times,"
+        f" actuals {options.delay:g} h late"
     )
     title = "root mean square error, gCO2eq/kWh (multiple of faded)"
-    plain = print_table(errors, np.ones(len(told.zones)), title), print_gain(errors)
+    plain = print_table(errors, np.ones(len(options.zones)), title), print_gain(errors)
     mean = np.nanmean(history.actual.values, axis=0)
     scaled = {name: rows / mean**2 for name, rows in errors.items()}
     relative = print_table(errors, mean, "the same relative to each zone's mean"), print_gain(scaled)
-    if told.json:
-        document = {"from": told.begin, "to": told.end, "zones": told.zones, "times": asked, "leads": LEADS}
+    if options.json:
+        document = {
+            "from": options.begin,
+            "to": options.end,
+            "zones": options.zones,
+            "times": asked,
+            "leads": LEADS,
+        }
         for name, (roots, gain) in (("g_per_kwh", plain), ("relative", relative)):
             document[name] = {"rmse": roots, "gain": gain}
-        told.json.write_text(json.dumps(document), encoding="utf-8")
-    if told.plot:
-        draw(history, begin, told.plot)
+        options.json.write_text(json.dumps(document), encoding="utf-8")
+    if options.plot:
+        draw(history, begin, options.plot)
 
 
 if __name__ == "__main__":

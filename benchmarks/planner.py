@@ -1,10 +1,10 @@
-"""Measure the planner: certified gaps, CPU time, and what other ways of planning cost.
+"""Benchmark of the planner: certified gaps, CPU time, and emissions of other ways of planning.
 
     python benchmarks/planner.py [--quick] [--expanded] [--actual FILE]
 
-CPU seconds of one thread, imports outside the clock; each row is the worst of its seeds. Curves are made up
-but shaped like real ones (daily and half-daily waves of a place's own phase, slow weather); ``--actual``
-takes real ones from a table of region, time and g_per_kwh for the comparison with other ways to plan.
+CPU seconds of one thread without imports; each row is the worst of its seeds. Curves are synthetic but shaped
+like real ones (daily and half-daily waves with a phase per location, slow weather); ``--actual`` adds a
+comparison with other ways of planning on real ones, from a table of region, time and g_per_kwh.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ MILLION = (
 )
 
 
-# -- what is planned ----------------------------------------------------------------------------------------
+# -- Jobs and intensities -----------------------------------------------------------------------------------
 
 
 def curves(locations: int, step_minutes: int, seed: int, iid: bool = False) -> IntensityTable:
-    """Return intensity by place: waves of a place's own phase on its own level, and slow weather."""
+    """Return intensity by location: waves with a phase and level per location, and slow weather."""
     rng = np.random.default_rng(seed)
     steps = HOURS * 60 // step_minutes
     hour = np.arange(steps)[:, None] * step_minutes / 60
@@ -96,7 +96,7 @@ def curves(locations: int, step_minutes: int, seed: int, iid: bool = False) -> I
 
 
 def read_actual(path: str, locations: int, seed: int) -> IntensityTable:
-    """Return four real days of some places."""
+    """Return four real days of some locations."""
     rows = pd.read_parquet(path) if path.endswith("parquet") else pd.read_csv(path, parse_dates=["time"])
     wide = rows.pivot_table(index="time", columns="region", values="g_per_kwh")
     first = int(np.random.default_rng(seed).integers(len(wide) - HOURS))
@@ -108,7 +108,7 @@ def read_actual(path: str, locations: int, seed: int) -> IntensityTable:
 
 
 def fleet(clients: int, locations: int, powers: str, seed: int) -> Fleet:
-    """Return clients spread over the places at random."""
+    """Return clients spread over the locations at random."""
     rng = np.random.default_rng(1000 + seed)
     watts = rng.uniform(80, 500, clients) if powers == "all differ" else rng.choice(CLASSES_WATTS, clients)
     names = np.array([f"L{k:03d}" for k in range(locations)], dtype=object)
@@ -136,12 +136,12 @@ def job_of(case: Case, seed: int, stagger: bool = False) -> Job:
 
 
 def timed(work: Callable[..., Any], *arguments: object) -> tuple[Any, float]:
-    """Return what a call returns, and the CPU seconds it took."""
+    """Call a function; return its result and the CPU seconds."""
     start = time.process_time()
     return work(*arguments), time.process_time() - start
 
 
-# -- other ways to plan: openings first, or clients first ---------------------------------------------------
+# -- Other ways of planning: openings first, or clients first -----------------------------------------------
 
 
 def evenly(problem: Problem) -> np.ndarray:
@@ -171,13 +171,12 @@ def assigned_g(problem: Problem, slots: np.ndarray) -> float:
 
 
 def round_by_round_g(problem: Problem, slots: np.ndarray) -> float:
-    """Return what evenly spaced rounds emit that each take the cleanest clients who still owe turns."""
+    """Return the emissions of rounds that each take the cleanest clients that still owe turns [gCO2eq]."""
     seating, costs = problem.model.seating, problem.model.round_costs_g(slots)
     left, total = seating.members * seating.most, 0.0
     for r in range(len(slots)):
-        must = np.maximum(
-            left - seating.members * (len(slots) - 1 - r), 0
-        )  # or they cannot be taken any more
+        # Turns that the remaining rounds have no room for must be taken now.
+        must = np.maximum(left - seating.members * (len(slots) - 1 - r), 0)
         taken, open_seats = must.copy(), seating.seats - must.sum()
         for g in np.argsort(costs[r]):
             more = min(open_seats, left[g] - taken[g], seating.members[g] - taken[g])
@@ -189,7 +188,7 @@ def round_by_round_g(problem: Problem, slots: np.ndarray) -> float:
 
 
 def monte_carlo_g(problem: Problem, slots: np.ndarray, seconds: float, seed: int) -> float:
-    """Return what swapping clients between evenly spaced rounds at random reaches in some CPU time."""
+    """Return the emissions after random swaps of clients between rounds for some CPU time [gCO2eq]."""
     rng = np.random.default_rng(seed)
     costs = problem.model.round_costs_g(slots)
     seating = problem.model.seating
@@ -209,7 +208,7 @@ def monte_carlo_g(problem: Problem, slots: np.ndarray, seconds: float, seed: int
     return total
 
 
-# -- the tables ---------------------------------------------------------------------------------------------
+# -- Tables -------------------------------------------------------------------------------------------------
 
 
 def show_scale(title: str, cases: tuple[Case, ...], iid: bool = False) -> None:
@@ -230,9 +229,9 @@ def show_scale(title: str, cases: tuple[Case, ...], iid: bool = False) -> None:
 
 
 def show_others(cases: tuple[Case, ...], actual: str | None = None) -> None:
-    """Print what other ways to plan emit as a multiple of ours, at least."""
+    """Print the emissions of other ways of planning as a multiple of the plan's, the least of all seeds."""
     kind = "real" if actual else "made-up"
-    print(f"\nother ways to plan, emissions as a multiple of ours ({kind} curves)\n"
+    print(f"\nother ways of planning, emissions as a multiple of the plan's ({kind} curves)\n"
           "  clients rounds places      evenly  fleet-mean by-the-round Monte-Carlo")  # fmt: skip
     for case in cases:
         ratios = []
@@ -261,10 +260,10 @@ def show_expanded() -> None:
     case = Case(10_000, 50, 200, 40, 60, 60)
     problem = Problem.of(job_of(case, 1), curves(case.locations, 60, 1))
     costs, members = problem.model.round_costs_g(evenly(problem)), problem.model.seating.members
-    ours, spent = timed(assign_aggregated, problem.model.seating, costs)
+    aggregated, spent = timed(assign_aggregated, problem.model.seating, costs)
     matrix = np.repeat(np.repeat(costs, case.seats, axis=0), members, axis=1)
     pairs, expanded = timed(scipy.optimize.linear_sum_assignment, matrix)
-    difference = ours.emissions_g / float(matrix[pairs].sum()) - 1
+    difference = aggregated.emissions_g / float(matrix[pairs].sum()) - 1
     print(f"  linear_sum_assignment {expanded:.2f} s   aggregated {spent:.3f} s   {expanded / spent:.0f} x"
           f"   difference {difference:.1e}")  # fmt: skip
 
@@ -283,7 +282,7 @@ def show_front() -> None:
 
 
 def show_stagger() -> None:
-    """Print what staggered starts add."""
+    """Print the gain of staggered starts."""
     print("\nstagger\n  clients rounds seats step  without g     with g   gap %   CPU s")
     for case in (
         Case(100, 20, 10, 16, 60, 60),
@@ -302,7 +301,9 @@ def show_stagger() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="leave out the million clients")
-    parser.add_argument("--expanded", action="store_true", help="also wait minutes for linear_sum_assignment")
+    parser.add_argument(
+        "--expanded", action="store_true", help="include linear_sum_assignment, which takes minutes"
+    )
     parser.add_argument("--actual", help="real intensities: region, time, g_per_kwh; CSV or Parquet")
     options = parser.parse_args()
     plan(job_of(SCALE[0], 1), curves(10, 60, 1))  # warm up

@@ -1,8 +1,8 @@
-"""What a report costs: CPU seconds for the accounts of a run, and for its page with pictures and tables.
+"""Cost of a report: CPU seconds for the accounts of a run, and for its page with pictures and tables.
 
     python benchmarks/report.py [--rounds 50] [--clients 100 1000 10000] [--seats 10]
 
-The ledgers are made-up runs at 16 locations, planned by the planner on synthetic intensities.
+The ledgers are synthetic runs at 16 locations, with real plans on synthetic intensities.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--clients", type=int, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument("--seats", type=int, default=10)
-    told = parser.parse_args()
+    options = parser.parse_args()
     print(f"{'rounds':>6} {'clients':>8} {'ledger MB':>10} {'accounts s':>11} {'files s':>8} {'page MB':>8}")
-    for clients in told.clients:
+    for clients in options.clients:
         with tempfile.TemporaryDirectory() as folder:
-            run = write_ledger(Path(folder) / "run", large_events(told.rounds, clients, told.seats))
+            run = write_ledger(Path(folder) / "run", large_events(options.rounds, clients, options.seats))
             events = read_ledger(run)
             accounts, files = seconds(account, events), seconds(write_report, run)
             sizes = [(run / name).stat().st_size / 1e6 for name in (FILE_NAME, "report.html")]
-        row = f"{told.rounds:>6} {clients:>8} {sizes[0]:>10.1f} {accounts:>11.2f} {files:>8.2f}"
+        row = f"{options.rounds:>6} {clients:>8} {sizes[0]:>10.1f} {accounts:>11.2f} {files:>8.2f}"
         print(f"{row} {sizes[1]:>8.2f}", flush=True)
 
 

@@ -24,7 +24,7 @@ SIZE = "960,1460"  # CSS pixels: headline, rounds, waterfall
 
 
 def shoot(page: Path, out: Path) -> None:
-    """Write what a browser shows of a page, from its top."""
+    """Write a screenshot of the top of a page."""
     browser = next(filter(None, map(shutil.which, BROWSERS)))
     with tempfile.TemporaryDirectory() as profile:
         command = [

@@ -17,7 +17,7 @@ def hours_of(count):
 
 
 def random_table(rng, locations, span_hours, step_minutes=None):
-    """Return a table of daily curves, noise, flat, negative or zero values; some with gaps or irregular steps."""
+    """Return a table of daily curves, noise, flat, negative or zero values; some with gaps or odd steps."""
     step = step_minutes or int(rng.choice([15, 30, 60, 60, 60, 120]))
     count = max(2, int(span_hours * 60 / step))
     minutes = np.arange(count) * step
