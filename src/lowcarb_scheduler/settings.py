@@ -156,8 +156,7 @@ class Settings(BaseSettings):
         description="where Electricity Maps answers; default `https://api.electricitymaps.com`",
     )
     watttime_url: str = Field(
-        "https://api.watttime.org",
-        description="where WattTime answers; default `https://api.watttime.org`",
+        "https://api.watttime.org", description="where WattTime answers; default `https://api.watttime.org`"
     )
     traces: Path | None = Field(None, description="the file of the source `traces`, CSV or Parquet")
     traces_actual: Path | None = Field(
@@ -177,8 +176,7 @@ class Settings(BaseSettings):
         None, ge=1, description="how many train in a round; default: as many as the inner strategy samples"
     )
     round_duration: Duration | None = Field(
-        None,
-        description="length of a whole round; default: as the first one shows",
+        None, description="length of a whole round; default: as the first one shows"
     )
     participation: Turns = Field(
         "equal", description="turns a client: `equal` (default), `any`, or bounds such as `2,5`"
@@ -215,8 +213,7 @@ class Settings(BaseSettings):
         "in 20), or a probability such as `0.9`; by the observed rate of drop-outs",
     )
     locations: Path | None = Field(
-        None,
-        description="absolute path of the TOML file that says where nodes are",
+        None, description="absolute path of the TOML file that says where nodes are"
     )
     default_location: str | None = Field(
         None, description="location of nodes of which nobody says where they are"

@@ -15,9 +15,8 @@ import typer
 from lowcarb_scheduler import clock as clocks
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.options import Command, Json, SdkSignal, SdkUrl, Source, examples
-from lowcarb_scheduler.cli.output import Times, Utc
+from lowcarb_scheduler.cli.output import Column, Times, Utc
 from lowcarb_scheduler.clock import HOUR_US, from_us
-from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.forecasts import registry
 from lowcarb_scheduler.forecasts.archive.backfill import back_fill, steps
@@ -77,7 +76,7 @@ def show(archive_dir: ArchiveDir = None, utc: Utc = False, as_json: Json = False
     if as_json:
         output.write_document(
             {
-                "schema_version": SCHEMA_VERSION, "path": str(archive.path), "size_bytes": size,
+                "path": str(archive.path), "size_bytes": size,
                 "keep_days": settings.archive_days, "holdings": [_document(each) for each in holdings],
             }
         )  # fmt: skip
@@ -103,10 +102,10 @@ def _print_holdings(screen: Console, holdings: Sequence[Holding], times: Times) 
     first, firsts = column("first issue", (each.first_issued for each in holdings))
     last, lasts = column("last issue", (each.last_issued for each in holdings))
     until, untils = column("history ends", (each.actual_until for each in holdings))
-    columns = [
-        output.Column("location"), output.Column("forecasts", right=True), output.Column(first),
-        output.Column(last), output.Column("history", right=True), output.Column(until),
-        output.Column("size", right=True),
+    columns: list[Column | str] = [
+        "location", Column("forecasts", right=True), Column(first),
+        Column(last), Column("history", right=True), Column(until),
+        Column("size", right=True),
     ]  # fmt: skip
     rows = [
         (each.location, each.issues, firsts[k], lasts[k], f"{each.actual_hours / 24:.1f} d", untils[k],
@@ -153,17 +152,17 @@ def fetch(
         for asked, own in zip(sources, names, strict=True):
             filled += back_fill(asked, own, archive, period, clock, done)
     if as_json:
-        document = {"schema_version": SCHEMA_VERSION, "days": days}
+        document = {"days": days}
         output.write_document({**document, "locations": [asdict(each) for each in filled]})
     else:
         screen = output.console()
         output.print_title(
             screen, f"the last {'day' if days == 1 else f'{days} days'}, stored in {archive.path}"
         )
-        columns = [
-            output.Column("source"), output.Column("location", whole=True),
-            output.Column("history", right=True), output.Column("past forecasts", right=True),
-            output.Column("problem"),
+        columns: list[Column | str] = [
+            "source", Column("location", whole=True),
+            Column("history", right=True), Column("past forecasts", right=True),
+            "problem",
         ]  # fmt: skip
         rows = [
             (each.source, each.location, f"{each.actual_hours / 24:.1f} d",
@@ -247,7 +246,7 @@ def export(
                 written = write(archive, chosen, path, f"--{kind}", done)
             documents[kind] = {"path": str(path), "rows": written.rows, "locations": written.locations}
     if as_json:
-        output.write_document({"schema_version": SCHEMA_VERSION, **documents})
+        output.write_document(documents)
         return
     screen = output.console()
     for kind, file in documents.items():
@@ -276,8 +275,7 @@ def import_files(
         ),
     ] = None,
     factor: Annotated[
-        str,
-        typer.Option(metavar="F", help="Emission factor of Electricity Maps: direct or lifecycle."),
+        str, typer.Option(metavar="F", help="Emission factor of Electricity Maps: direct or lifecycle.")
     ] = "direct",
     signal: Annotated[
         str, typer.Option(metavar="SIGNAL", help="Signal of trace files: average, marginal or unknown.")
@@ -296,19 +294,13 @@ def import_files(
         imported = into_archive(downloads, archive, settings.archive_days)
         where = str(archive.path)
     if as_json:
-        output.write_document(
-            {
-                "schema_version": SCHEMA_VERSION,
-                "path": where,
-                "locations": [asdict(each) for each in imported],
-            }
-        )
+        output.write_document({"path": where, "locations": [asdict(each) for each in imported]})
         return
     screen = output.console()
     output.print_title(screen, f"stored in {where}")
-    columns = [
-        output.Column("location", whole=True), output.Column("source"), output.Column("signal"),
-        output.Column("from (UTC)"), output.Column("to (UTC)"), output.Column("hours", right=True),
+    columns: list[Column | str] = [
+        Column("location", whole=True), "source", "signal",
+        "from (UTC)", "to (UTC)", Column("hours", right=True),
     ]  # fmt: skip
     rows = [
         (each.location, each.source, each.signal,
@@ -335,7 +327,7 @@ def prune(
     size = archive.path.stat().st_size if exists else 0
     if as_json:
         document = {"issues": issues, "actuals": values, "size_bytes": size}
-        output.write_document({"schema_version": SCHEMA_VERSION, "days": keep, **document})
+        output.write_document({"days": keep, **document})
         return
     deleted = (
         f"deleted {formatting.counted(issues, 'forecast')} and {formatting.counted(values, 'actual value')} "

@@ -16,6 +16,7 @@ from lowcarb_scheduler.backtest import METHODS, SCENARIOS, Scenario, compare
 from lowcarb_scheduler.backtest.history import NAIVE, History, issues_of, naive_issues, table_of
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.options import Command, Json, Plot, examples
+from lowcarb_scheduler.cli.output import Column
 from lowcarb_scheduler.clock import (
     HOUR_US,
     format_duration,
@@ -25,7 +26,6 @@ from lowcarb_scheduler.clock import (
     parse_time,
     to_us,
 )
-from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.forecasts.base import unknown_name
 from lowcarb_scheduler.forecasts.bias_correction import HISTORY
@@ -190,8 +190,7 @@ def _labels(replay: Replay) -> str:
 def _document(found: Comparison, replay: Replay) -> dict[str, Any]:
     table, setting = replay.history.actual, found.scenario
     return {
-        "schema_version": SCHEMA_VERSION,
-        **table.provenance.to_dict(),
+                **table.provenance.to_dict(),
         "actual": replay.actual,
         "forecast": replay.forecast,
         "setting": {
@@ -219,12 +218,12 @@ def _print(screen: Console, found: Comparison, replay: Replay) -> None:
         f"{setting.name}: {setting.rounds} rounds of {setting.clients_per_round} of {setting.clients}, "
         f"{len(setting.locations)} locations; {formatting.counted(found.seeds, 'start')} by deadline",
     )
-    columns = [
-        output.Column("deadline", right=True, whole=True), output.Column("method", whole=True),
-        output.Column("reduction (se), %", right=True),
-        output.Column("against scheduler (se), points", right=True),
-        output.Column("capture", right=True), output.Column("Jain", right=True),
-        output.Column("turns", right=True), output.Column("plan CPU s", right=True),
+    columns: list[Column | str] = [
+        Column("deadline", right=True, whole=True), Column("method", whole=True),
+        Column("reduction (se), %", right=True),
+        Column("against scheduler (se), points", right=True),
+        Column("capture", right=True), Column("Jain", right=True),
+        Column("turns", right=True), Column("plan CPU s", right=True),
     ]  # fmt: skip
     rows = [_row(factor, score) for factor, scores in found.scores.items() for score in scores]
     output.print_table(screen, columns, rows)

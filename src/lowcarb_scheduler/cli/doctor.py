@@ -11,7 +11,6 @@ from lowcarb_scheduler import clock
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.options import Command, Json, SdkSignal, SdkUrl, Source, Traces, examples
 from lowcarb_scheduler.doctor.run import examine
-from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def command(
     states: Counter[str] = Counter(check.state for check in checks)
     if as_json:
         found = [asdict(check) for check in checks]
-        output.write_document({"schema_version": SCHEMA_VERSION, "checks": found})
+        output.write_document({"checks": found})
     else:
         output.print_line(screen, _verdict(states))
     if states["fault"]:

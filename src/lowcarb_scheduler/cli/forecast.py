@@ -25,9 +25,8 @@ from lowcarb_scheduler.cli.options import (
     configured_source,
     examples,
 )
-from lowcarb_scheduler.cli.output import Times, Utc
+from lowcarb_scheduler.cli.output import Column, Times, Utc
 from lowcarb_scheduler.clock import HOUR_US, format_duration, from_us, parse_duration, parse_time, to_us
-from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, LowcarbError, one_line
 from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, expect
 from lowcarb_scheduler.forecasts.window import cleanest_windows
@@ -174,7 +173,6 @@ def _document(found: ForecastResult) -> dict[str, Any]:
                 step = step_of[to_us(point["time"])]  # type: ignore[arg-type]
                 point["origin"] = ORIGINS[expectation.origin[step, column]]
     document: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
         **table.provenance.to_dict(),
         "generated_at": forecast.generated_at,
         "locations": locations,
@@ -377,13 +375,13 @@ def _print_locations(screen: Console, result: ForecastResult, times: Times) -> N
                 _hour(ends[~np.isnan(values)][-1], now, times),
             ]  # fmt: skip
         rows.append([*row, origins[column]] if with_origins else row)
-    columns = [
-        output.Column("location"), output.Column("now", right=True), output.Column("min", right=True),
-        output.Column("at"), output.Column("max", right=True), output.Column("at"),
-        output.Column(f"next {ahead:.0f} h", whole=True), output.Column("forecast ends"),
+    columns: list[Column | str] = [
+        "location", Column("now", right=True), Column("min", right=True),
+        "at", Column("max", right=True), "at",
+        Column(f"next {ahead:.0f} h", whole=True), "forecast ends",
     ]  # fmt: skip
     if with_origins:
-        columns.append(output.Column("origin"))
+        columns.append("origin")
     output.print_table(screen, columns, rows)
 
 
@@ -419,10 +417,10 @@ def _print_windows(screen: Console, result: ForecastResult, times: Times) -> Non
              formatting.UNKNOWN if now_g is None else formatting.significant(now_g),
              formatting.percent(window.saving)]
         )  # fmt: skip
-    columns = [
-        output.Column("location"), output.Column("start"), output.Column("end"),
-        output.Column("g/kWh", right=True), output.Column("if started now", right=True),
-        output.Column("saving", right=True),
+    columns: list[Column | str] = [
+        "location", "start", "end",
+        Column("g/kWh", right=True), Column("if started now", right=True),
+        Column("saving", right=True),
     ]  # fmt: skip
     output.print_table(screen, columns, rows)
 

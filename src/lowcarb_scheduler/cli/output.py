@@ -38,8 +38,8 @@ class Column(NamedTuple):
 
 
 def write_document(document: Mapping[str, Any]) -> None:
-    """Print one JSON document on stdout."""
-    sys.stdout.write(to_json(document) + "\n")
+    """Print one JSON document on stdout, with the version of its schema."""
+    sys.stdout.write(to_json({"schema_version": SCHEMA_VERSION, **document}) + "\n")
 
 
 def log(text: str) -> None:
@@ -50,8 +50,7 @@ def log(text: str) -> None:
 def fail(kind: str, message: str, data: Mapping[str, Any], code: int, as_json: bool) -> int:
     """Print an error as one line on stderr or one document on stdout, and return the exit code."""
     if as_json:
-        error = {"kind": kind, "message": message, **data}
-        write_document({"schema_version": SCHEMA_VERSION, "error": error})
+        write_document({"error": {"kind": kind, "message": message, **data}})
     else:
         log(f"lowcarb: {one_line(message, _LONGEST_LINE)}")
     return code
@@ -89,7 +88,7 @@ def print_facts(screen: Console, facts: Sequence[tuple[str, str]]) -> None:
     _print(screen, table)
 
 
-def print_table(screen: Console, columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> None:
+def print_table(screen: Console, columns: Sequence[Column | str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows under their columns."""
     from rich import box
     from rich.table import Table
@@ -97,7 +96,8 @@ def print_table(screen: Console, columns: Sequence[Column], rows: Sequence[Seque
     lines = box.SIMPLE_HEAD if screen.is_terminal else None
     gap = 1 if screen.is_terminal else 2  # the drawn box adds one
     table = Table(box=lines, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
-    for column in columns:
+    for title in columns:
+        column = Column(title) if isinstance(title, str) else title
         justify: JustifyMethod = "right" if column.right else "left"
         table.add_column(column.title, justify=justify, overflow="fold", no_wrap=column.whole)
     for row in rows:

@@ -20,7 +20,7 @@ from lowcarb_scheduler.cli.options import (
     examples,
     source_options,
 )
-from lowcarb_scheduler.cli.output import Times, Utc
+from lowcarb_scheduler.cli.output import Column, Times, Utc
 from lowcarb_scheduler.planning.planner import plan
 from lowcarb_scheduler.report import formatting
 
@@ -90,10 +90,7 @@ def _show(planned: "Plan", job: "Job", corrected_by: str | None, plot: Path | No
             ("finish", times.instant(planned.finish)),
             ("deadline", times.instant(job.finish_by)),
             ("turns", f"{turns.min()} to {turns.max()} per client, Jain's index {jain_index(turns):.3f}"),
-            (
-                "power",
-                f"assumed for {assumed} of {clients} clients" if assumed else "given for every client",
-            ),
+            ("power", f"assumed for {assumed} of {clients} clients" if assumed else "given for every client"),
             ("intensity", formatting.labels(planned.provenance)),
             *([("corrected by", corrected_by)] if corrected_by else []),
             ("forecast ends", times.instant(planned.forecast_until)),
@@ -101,12 +98,12 @@ def _show(planned: "Plan", job: "Job", corrected_by: str | None, plot: Path | No
     )
     opens, opened = times.column("opens", [each.opens_at for each in planned.rounds])
     closes, closed = times.column("closes", [each.closes_at for each in planned.rounds])
-    columns = [
-        output.Column("round", right=True),
-        output.Column(opens),
-        output.Column(closes),
-        output.Column("clients by location"),
-        output.Column("CO2eq", right=True),
+    columns: list[Column | str] = [
+        Column("round", right=True),
+        Column(opens),
+        Column(closes),
+        "clients by location",
+        Column("CO2eq", right=True),
     ]
     rows = [
         (

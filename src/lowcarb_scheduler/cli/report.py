@@ -13,7 +13,6 @@ from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.options import Command, Json, SdkSignal, SdkUrl, Source, Traces, examples
 from lowcarb_scheduler.cli.output import Column, Times, Utc
 from lowcarb_scheduler.cli.status import RunDir, folder_of
-from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError, LowcarbError
 from lowcarb_scheduler.forecasts import registry
 from lowcarb_scheduler.forecasts.sources.traces import Traces as TraceFile
@@ -123,8 +122,7 @@ def _document(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed
     run, sci, front = accounts.run, accounts.sci, accounts.front
     turns = run.turns.values()
     return {
-        "schema_version": SCHEMA_VERSION,
-        "report": str(page),
+                "report": str(page),
         "tables": str(tables),
         "status": run.status,
         **accounts.provenance.to_dict(),
@@ -257,7 +255,7 @@ def _show_numbers(screen: Console, accounts: Accounts, labels: str) -> None:
     output.print_line(screen, f"Emissions of training: {labels}")
     output.print_table(
         screen,
-        [Column("number"), Column("CO2eq", right=True), Column("saving", right=True), Column("meaning")],
+        ["number", Column("CO2eq", right=True), Column("saving", right=True), "meaning"],
         [
             (name, formatting.mass(grams), "" if saving is None else formatting.percent(saving), what)
             for name, grams, saving, what in rows
@@ -279,7 +277,7 @@ def _show_waterfall(screen: Console, accounts: Accounts, labels: str) -> None:
             )
         )
     output.print_line(screen, f"From run-now to realised: {labels}")
-    columns = [Column("step"), Column("CO2eq", right=True), Column("of run-now", right=True)]
+    columns: list[Column | str] = ["step", Column("CO2eq", right=True), Column("of run-now", right=True)]
     output.print_table(screen, columns, rows)
 
 
@@ -288,16 +286,15 @@ def _show_locations(screen: Console, shares: Sequence[Share], labels: str) -> No
     order = sorted(shares, key=lambda share: (-share.energy_kwh, share.name))
     hidden = len(order) - MOST_LOCATIONS
     output.print_line(
-        screen,
-        f"By location: {labels}" + (f"; {hidden} more are in the tables" if hidden > 0 else ""),
+        screen, f"By location: {labels}" + (f"; {hidden} more are in the tables" if hidden > 0 else "")
     )
     output.print_table(
         screen,
         [
-            Column("location"),
+            "location",
             Column("turns", right=True),
             Column("energy", right=True),
-            Column("basis"),
+            "basis",
             Column("CO2eq", right=True),
             Column("g/kWh", right=True),
         ],

@@ -13,7 +13,6 @@ from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.options import Command, Json, examples
 from lowcarb_scheduler.cli.output import Times, Utc
 from lowcarb_scheduler.clock import format_duration, parse_time
-from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import NothingHeldError
 from lowcarb_scheduler.flower.waiting import request_release
 from lowcarb_scheduler.ledger import FILE_NAME, is_in_use, read_ledger
@@ -48,7 +47,6 @@ def folder_of(run_dir: Path) -> Path:
 
 def _document(run_dir: Path, run: RunState) -> dict[str, object]:
     return {
-        "schema_version": SCHEMA_VERSION,
         "run_dir": str(run_dir),
         "run_id": run.run_id,
         "state": run.state,
@@ -272,12 +270,7 @@ def release(run_dir: RunDir, as_json: Json = False) -> None:
     request_release(folder, run.round_number)
     if as_json:
         output.write_document(
-            {
-                "schema_version": SCHEMA_VERSION,
-                "run_dir": str(run_dir),
-                "round": run.round_number,
-                "was_to_open_at": run.opens_at,
-            }
+            {"run_dir": str(run_dir), "round": run.round_number, "was_to_open_at": run.opens_at}
         )
     else:
         output.print_line(output.console(), f"round {run.round_number} opens within {_SECONDS} seconds")

@@ -21,8 +21,7 @@ from lowcarb_scheduler.cli.options import (
     examples,
     source_options,
 )
-from lowcarb_scheduler.cli.output import Times, Utc
-from lowcarb_scheduler.documents import SCHEMA_VERSION
+from lowcarb_scheduler.cli.output import Column, Times, Utc
 from lowcarb_scheduler.errors import InputError, SavingUnreachableError
 from lowcarb_scheduler.planning.pareto import tradeoff
 from lowcarb_scheduler.report import formatting
@@ -140,7 +139,6 @@ def _document(
     front: "Frontier", intensity: "IntensityTable", answer: "FrontierPoint | None"
 ) -> dict[str, Any]:
     document = {
-        "schema_version": SCHEMA_VERSION,
         **intensity.provenance.to_dict(),
         "run_now_emissions_g": front.run_now_emissions_g,
         "points": [asdict(point) for point in front.points],
@@ -153,15 +151,15 @@ def _print_points(
     screen: "Console", front: "Frontier", job: "Job", answer: "FrontierPoint | None", times: Times
 ) -> None:
     finish, finishes = times.column("finish", [point.finish for point in front.points])
-    columns = [
-        output.Column("patience", right=True, whole=True),
-        output.Column(finish, whole=True),
-        output.Column("hours later", right=True),
-        output.Column("CO2eq", right=True, whole=True),
-        output.Column("saving", right=True),
-        output.Column("gap", right=True),
-        output.Column("saved per extra hour", right=True),
-        output.Column(""),
+    columns: list[Column | str] = [
+        Column("patience", right=True, whole=True),
+        Column(finish, whole=True),
+        Column("hours later", right=True),
+        Column("CO2eq", right=True, whole=True),
+        Column("saving", right=True),
+        Column("gap", right=True),
+        Column("saved per extra hour", right=True),
+        "",
     ]
     rows = []
     named = (("knee", front.knee if front.has_knee else None), ("asked", answer))
