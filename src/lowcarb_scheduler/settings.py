@@ -299,6 +299,7 @@ class Settings(BaseSettings):
             For an unknown name or an impossible value; it names the place it was written at.
         """
         given, written = cls._given(keywords, options, run_config)
+        # Doctor leaves out impossible settings one by one, to report all of them.
         given |= {field: cls.model_fields[field].default for field in unset}
         try:
             return cls(_secrets_dir=_secrets_dir(), **given)  # type: ignore[call-arg]
@@ -309,6 +310,7 @@ class Settings(BaseSettings):
             field = str(detail["loc"][0])
             label = written.get(field, ENVIRONMENT_PREFIX + field.upper())
             message = detail["msg"].removeprefix("Value error, ")
+            # pydantic's message repeats the input, which is a secret here.
             if field in SECRETS:  # never show what was given
                 raise InputError(label, message, _meaning(field)) from None
             raise InputError(label, f"{detail['input']!r}: {message}", _meaning(field)) from None
@@ -348,6 +350,7 @@ class Settings(BaseSettings):
         run_config: Mapping[str, Any] | None,
     ) -> tuple[dict[str, Any], dict[str, str]]:
         """Return what is given by hand, and how it is written there, by field name."""
+        # Such a key would be ignored without a word: settings begin with lowcarb-.
         for key in run_config or {}:
             if key.startswith("lowcarb_"):
                 raise InputError(key, "is no setting", f"write {key.replace('_', '-')}")
@@ -361,6 +364,7 @@ class Settings(BaseSettings):
             ({key: f"--{key.replace('_', '-')}" for key in options or {}}, options or {}),
             ({key: key for key in keywords or {}}, keywords or {}),
         )
+        # Later places override earlier ones: run-config, then options, then keywords.
         given: dict[str, Any] = {}
         written: dict[str, str] = {}
         for labels, values in places:

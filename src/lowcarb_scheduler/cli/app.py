@@ -70,6 +70,7 @@ class LazyGroup(TyperGroup):
     def load(self, name: str) -> click.Command:
         """Import a command's module and replace the stub by the command."""
         module = import_module(f"lowcarb_scheduler.cli.{COMMANDS[name].module}")
+        # The app of a module does not inherit the mode, which _invoke chooses at run time.
         module.app.rich_markup_mode = self.rich_markup_mode
         group = typer.main.get_group(module.app)
         group.name = name
@@ -112,6 +113,7 @@ def _lowcarb(
 def run(argv: Sequence[str] | None) -> int:
     """Run one command and return its exit code; every exception becomes one."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Looked up before parsing: an error in the arguments must become a document too.
     as_json = "--json" in arguments
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name may hold bytes that no encoding has
@@ -122,6 +124,7 @@ def run(argv: Sequence[str] | None) -> int:
     except (BrokenPipeError, SystemExit) as stop:  # rich and click turn a closed pipe into SystemExit(1)
         if isinstance(stop, SystemExit) and not stop.code:
             return 0  # shell completion ends with SystemExit(0)
+        # Python flushes stdout again at exit; into the closed pipe that would print a second error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
     return code
@@ -132,6 +135,7 @@ def _invoke(arguments: list[str], as_json: bool) -> int:
     if not sys.stdout.isatty():
         app.rich_markup_mode = None  # help in a pipe is plain text
     try:
+        # standalone_mode would print errors itself, over several lines, and exit.
         code = typer.main.get_command(app).main(arguments, prog_name="lowcarb", standalone_mode=False)
     except LowcarbError as error:
         return fail(_kind(error), str(error), error.data(), error.exit_code, as_json)
@@ -147,6 +151,7 @@ def _invoke(arguments: list[str], as_json: bool) -> int:
             f"please report it with the traceback that {TRACEBACK_VARIABLE}=1 prints"
         )
         return fail("internal", message, {}, EXIT_INPUT, as_json)
+    # typer turns Ctrl-C inside a command into this exit code.
     if code == EXIT_INTERRUPTED:
         return fail("interrupted", "stopped by the user", {}, EXIT_INTERRUPTED, as_json)
     return code if isinstance(code, int) else 0

@@ -138,6 +138,7 @@ def fetch(
     """Fetch past forecasts and intensity, so that a first run can correct its forecasts."""
     chosen = options.source_options(source, sdk_url, sdk_signal, None)
     settings = _settings(archive_dir=archive_dir, **chosen)
+    # Older data would be deleted by the next write.
     if days > settings.archive_days:
         problem = f"{days} is more than the archive keeps, {settings.archive_days}"
         raise InputError("--days", problem, "ask for fewer, or set LOWCARB_ARCHIVE_DAYS")
@@ -152,8 +153,7 @@ def fetch(
         for asked, own in zip(sources, names, strict=True):
             filled += back_fill(asked, own, archive, period, clock, done)
     if as_json:
-        document = {"days": days}
-        output.write_document({**document, "locations": [asdict(each) for each in filled]})
+        output.write_document({"days": days, "locations": [asdict(each) for each in filled]})
     else:
         screen = output.console()
         output.print_title(
@@ -170,6 +170,7 @@ def fetch(
             for each in filled
         ]  # fmt: skip
         output.print_table(screen, columns, rows)
+    # One source of several is enough for a location.
     found = {each.location for each in filled if each.actual_hours or each.past_forecasts}
     if lacking := [each for each in filled if each.location not in found]:
         for each in lacking:
@@ -197,6 +198,7 @@ def _names(
     """Return a source's own name for each location; by default for all archived locations of the source."""
     if not places:
         feed = Feed(source.name, source.signal or "unknown", source.server)
+        # A location that the archive already knows is spelled as the source spells it.
         held = [each.location for each in archive.holdings() if each.feed == feed]
         if not held:
             fix = f"give --location L, as {source.name} or the locations file calls it"
@@ -326,8 +328,7 @@ def prune(
     issues, values = archive.prune(timedelta(days=keep)) if exists else (0, 0)
     size = archive.path.stat().st_size if exists else 0
     if as_json:
-        document = {"issues": issues, "actuals": values, "size_bytes": size}
-        output.write_document({"days": keep, **document})
+        output.write_document({"days": keep, "issues": issues, "actuals": values, "size_bytes": size})
         return
     deleted = (
         f"deleted {formatting.counted(issues, 'forecast')} and {formatting.counted(values, 'actual value')} "
@@ -418,6 +419,7 @@ def into_archive(downloads: Sequence[Download], archive: Archive, keep_days: int
     InputError
         If a download is older than the archive keeps, or writing fails.
     """
+    # The archive would delete such data at its next write.
     oldest = clocks.SystemClock().now() - timedelta(days=keep_days)
     for each in downloads:
         if each.table.end <= oldest:
@@ -433,6 +435,7 @@ def into_archive(downloads: Sequence[Download], archive: Archive, keep_days: int
 
 def _imported(table: IntensityTable) -> Iterator[Imported]:
     for location, series in columns_of(table).items():
+        # The last value holds until the end of the series.
         edges = np.append(series.times_us, series.end_us)
         hours = float(np.diff(edges)[~np.isnan(series.values)].sum() / HOUR_US)
         yield Imported(location, table.source, table.signal, from_us(edges[0]), from_us(edges[-1]), hours)

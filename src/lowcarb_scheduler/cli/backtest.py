@@ -83,6 +83,7 @@ def _methods(text: str) -> tuple[str, ...]:
 
 def _hours(text: str, field: str, least: timedelta) -> timedelta:
     """Read a duration of whole hours, or a plain 0."""
+    # parse_duration refuses zero, which a delay may be.
     duration = timedelta(0) if text.strip() == "0" else parse_duration(text, field)
     if duration < least or duration % _HOUR:
         raise InputError(field, f"{text!r} is not a number of whole hours", "give for example 6h")
@@ -190,7 +191,7 @@ def _labels(replay: Replay) -> str:
 def _document(found: Comparison, replay: Replay) -> dict[str, Any]:
     table, setting = replay.history.actual, found.scenario
     return {
-                **table.provenance.to_dict(),
+        **table.provenance.to_dict(),
         "actual": replay.actual,
         "forecast": replay.forecast,
         "setting": {
@@ -242,6 +243,7 @@ def _row(factor: float, score: Score) -> tuple[str, ...]:
     def percent(part: float | None, error: float | None, sign: str = "") -> str:
         if part is None:
             return ""
+        # Adding zero turns -0.00 into 0.00.
         shown = f"{round(100 * part, 2) + 0.0:{sign}.2f}"
         return shown if error is None else f"{shown} ({100 * error:.2f})"
 
@@ -317,6 +319,7 @@ def read_replay(
     """
     measured = Provenance(None, cast("Signal", signal)).signal
     rows = read_points(actual, "--actual")
+    # A file of forecasts given as actual intensity would make every forecast look perfect.
     if ISSUE in rows:
         problem = "is a column of forecasts"
         raise InputError(
@@ -349,6 +352,7 @@ def read_replay(
         which = "the actual intensity" if ends <= last else "the last forecast"
         raise InputError("--to", f"{format_time(end)} is after {which} ends, {format_time(latest)}",
                          "give an earlier time")  # fmt: skip
+    # Instances start on whole hours, as the traces' hours do.
     start = from_us(-(-to_us(start) // HOUR_US) * HOUR_US)
     _check_length(setting, deadlines, start, end)
     _check_gaps(history, start, end, actual)
@@ -368,6 +372,7 @@ def _forecast_rows(forecast: str, wanted: tuple[datetime | None, datetime | None
         problem = "is missing: a forecast needs its time of issue"
         raise InputError(ISSUE, problem, "add the column, or give --forecast climatology", str(path))
     start, end = wanted
+    # Issues up to HISTORY before the start teach the bias correction.
     chosen = issued
     if start is not None:
         chosen = chosen[chosen[ISSUE] >= start - HISTORY]
@@ -400,6 +405,7 @@ def _check_length(setting: Scenario, deadlines: Sequence[float], start: datetime
 def _check_gaps(history: History, start: datetime, end: datetime, file: Path) -> None:
     """Refuse gaps in the intensity that emissions are computed from."""
     table: Any = history.actual.slice(start, end)
+    # Emissions in a gap are undefined, and a method could gain by training there.
     steps, columns = np.nonzero(np.isnan(table.values))
     if len(steps):
         where, when = table.locations[columns[0]], format_time(from_us(table.edges_us[steps[0]]))

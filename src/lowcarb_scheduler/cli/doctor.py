@@ -49,6 +49,7 @@ def command(
     given = options.source_options(source, sdk_url, sdk_signal, traces)
     checks: list[Check] = []
     screen = output.console(stderr=as_json)
+    # Checks are printed as they finish: a slow server must not hide the others.
     with _busy(screen):
         for check in examine(given, location or [], clock.SystemClock()):
             checks.append(check)
@@ -79,6 +80,7 @@ def _print(screen: "Console", check: "Check") -> None:
     from rich.table import Table
     from rich.text import Text
 
+    # A grid folds long details inside their column; plain printing would break the columns.
     sign, colour = _SIGNS[check.state]
     row = Table.grid(padding=(0, 1))
     row.add_column(width=1)

@@ -186,6 +186,7 @@ class Cells:
 
 def _listed(clients: Sequence[Client], file: str) -> Cells:
     """Return the clients of a job's list as columns."""
+    # From here on, listed clients and fleet files share their checks.
     names = {column: np.array([getattr(each, column) for each in clients], dtype=object) for column in NAMES}
     numbers = {
         column: np.array([getattr(each, column) for each in clients], dtype=np.float64)
@@ -277,6 +278,7 @@ def to_fleet(cells: Cells, round_duration: timedelta | None) -> Fleet:
     for column, a_name in NAMES.items():
         blank = cells.names[column] == ""
         cells.refuse(blank, column, "is empty or missing", f"give every client {a_name}")
+    # Turns are counted by id, so two clients can not share one.
     twice = pd.Series(ids).duplicated().to_numpy()
     cells.refuse(twice, "id", "stands twice", "give each client an id of its own")
     for column, unit in NUMBERS.items():
@@ -294,6 +296,7 @@ def to_fleet(cells: Cells, round_duration: timedelta | None) -> Fleet:
             problem = f"is longer than the round of {round_duration / _MINUTE:g} minutes"
             too_long = values > round_duration / _MINUTE
             cells.refuse(too_long, column, problem, "shorten it or lengthen the round")
+    # A missing power must stay missing: Fleet assumes one and marks it as assumed.
     watts = pd.array(cells.numbers["power_watts"], dtype="Float64")
     return Fleet.from_frame(
         pd.DataFrame(
@@ -396,5 +399,6 @@ def _job(given: JobDocument, path: Path, clock: Clock, patience: float) -> JobFi
 
 def _next_minute(when: datetime) -> datetime:
     """Return the first whole minute not before ``when``, to keep opening times readable."""
+    # Rounds open on a grid that begins now.
     whole = when.replace(second=0, microsecond=0)
     return whole if whole == when else whole + _MINUTE

@@ -111,6 +111,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Show the current carbon intensity forecast for locations."""
+    # Contradicting options are refused before a server is asked.
     if watch and as_json:
         raise InputError("--watch", "has no end, and --json prints one document", "leave one of them out")
     if every is not None and not watch:
@@ -167,6 +168,7 @@ def _document(found: ForecastResult) -> dict[str, Any]:
     table = forecast.intensity if expectation is None else expectation.intensity
     locations = table.to_points()
     if expectation is not None:
+        # The origins are stored by step, the points by time.
         step_of = {int(edge): step for step, edge in enumerate(table.edges_us)}
         for column, points in enumerate(locations.values()):
             for point in points:
@@ -353,8 +355,10 @@ def show(screen: Console, result: ForecastResult, times: Times) -> None:
 def _print_locations(screen: Console, result: ForecastResult, times: Times) -> None:
     table, now = result.intensity, result.now
     edges, now_us = table.edges_us, to_us(now)
+    # The intensity at an instant is its integral over one microsecond.
     ends, current = edges[1:], table.integrate(now_us, now_us + 1) * HOUR_US
     first = max(now_us, int(edges[0]))
+    # Each bar covers at least a microsecond, even if the forecast has ended.
     last = max(int(edges[-1]), first + _SPARKS)
     bins = np.linspace(first, last, _SPARKS + 1).astype(np.int64)
     ahead = (last - first) / HOUR_US
@@ -363,6 +367,7 @@ def _print_locations(screen: Console, result: ForecastResult, times: Times) -> N
     with_origins = result.expectation is not None or bool(result.forecast.last_good)
     rows = []
     for column, name in enumerate(table.locations):
+        # Only hours that are not over count as minimum and maximum.
         values = np.where(ends > now_us, table.values[:, column], np.nan)
         if np.isnan(values).all():
             row = [name, "", "", "", "", "", "", "past" if result.expectation is None else ""]
@@ -387,6 +392,7 @@ def _print_locations(screen: Console, result: ForecastResult, times: Times) -> N
 
 def _origin(result: ForecastResult, name: str) -> str:
     """Return the origins of a location's values, with the hours of each."""
+    # Whole minutes: seconds would suggest a precision that forecasts lack.
     age = (result.now - result.forecast.issued_at(name)) // _MINUTE * _MINUTE
     if result.expectation is None:
         last_good = f"last good, {format_duration(age)} old"
@@ -395,6 +401,7 @@ def _origin(result: ForecastResult, name: str) -> str:
     hours = np.diff(table.edges_us) / HOUR_US
     own = result.expectation.origin[:, table.locations.index(name)]
     parts = []
+    # Corrections come first, the raw forecast last.
     for origin in (*ORIGINS[1:], ORIGINS[0]):
         share = float(hours[own == ORIGINS.index(origin)].sum())
         label = f"last good ({format_duration(age)} old)" if origin == "last good" else origin
@@ -471,6 +478,7 @@ def _repeat(
     while True:
         asked_at = clock.now()
         status = f"updated at {times.instant(asked_at)}, every {format_duration(every)}; Ctrl-C ends"
+        # The page is rendered before it is shown: if it fails, the last page stays.
         page = output.console()
         try:
             with page.capture() as capture:

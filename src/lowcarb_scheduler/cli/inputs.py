@@ -86,6 +86,7 @@ def read_inputs(
     ForecastUnavailableError
         If a client's location has neither forecast nor history.
     """
+    # A source provides its own history; mixing it with a file's is not supported.
     if history is not None and forecast is None:
         raise InputError("--history", "is given without a forecast", "give --forecast FILE too")
     read = read_job(job, clocks.SystemClock(), patience)
@@ -122,6 +123,7 @@ def _from_source(read: JobFile, options: Mapping[str, Any]) -> Inputs:
     try:
         known = opened.forecast(job.fleet.locations, job.now, timeout=timeout * FORECAST_SHARE)
     except InputError as error:
+        # The unknown location stands in the job file, not in an option.
         raise error.within(read.cells.file) if error.field == "location" else error from None
     past = Past()
     # Synthetic numbers have no forecast errors to learn from.
@@ -157,6 +159,7 @@ def _learned(job: Job, known: IntensityTable, past: Past) -> Inputs:
     """Return the corrected forecast with a description of the correction."""
     expected = _corrected(job, known, past)
     changes, common = [str(past)], (to_us(job.now), to_us(min(known.end, expected.end)))
+    # The change is measured where both tables have values.
     if common[0] < common[1]:
         before, after = (table.align(job.fleet.locations).integrate(*common) for table in (known, expected))
         both = ~np.isnan(before + after)  # locations without a gap

@@ -29,6 +29,7 @@ PLOT_FORMATS: Final = (".pdf", ".png", ".svg")
 
 def sources(incomplete: str) -> list[str]:
     """Complete the name of a source, also after a comma."""
+    # Several sources are given in one option, separated by commas.
     before, comma, last = incomplete.rpartition(",")
     return [f"{before}{comma}{name}" for name in registry.SOURCES if name.startswith(last)]
 
@@ -51,9 +52,11 @@ def _known_locations(given: Mapping[str, Any]) -> Iterator[str]:
     options = {name: given.get(name) for name in ("source", "traces", "archive_dir")}
     settings = Settings.load(options=options)
     for name in registry.named_sources(settings):
+        # Other sources would have to be asked over the network.
         if name in ("synthetic", "traces"):
             yield from registry.open_source(name, settings).locations or ()
     archive = registry.open_archive(settings)
+    # Opening the database would create it.
     if archive is not None and archive.path.exists():
         yield from (holding.location for holding in archive.holdings())
 
@@ -62,6 +65,7 @@ def _plot_file(path: Path | None) -> Path | None:
     """Refuse a chart file that cannot be written, before anything is computed."""
     if path is None:
         return None
+    # matplotlib would refuse the format only after the planning.
     if path.suffix.lower() not in PLOT_FORMATS:
         raise InputError("--plot", f"{path} is not a chart file", f"end it in {', '.join(PLOT_FORMATS)}")
     if not path.parent.is_dir() or path.is_dir():

@@ -61,6 +61,7 @@ def console(stderr: bool = False) -> Console:
     from rich.console import Console
 
     screen = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    # rich would wrap at 80 columns, which breaks lines that other programs read.
     if not screen.is_terminal:
         screen.width = _PLAIN_WIDTH
     return screen
@@ -93,6 +94,7 @@ def print_table(screen: Console, columns: Sequence[Column | str], rows: Sequence
     from rich import box
     from rich.table import Table
 
+    # A terminal gets a line below the head; in a pipe it would be one more line to skip.
     lines = box.SIMPLE_HEAD if screen.is_terminal else None
     gap = 1 if screen.is_terminal else 2  # the drawn box adds one
     table = Table(box=lines, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")

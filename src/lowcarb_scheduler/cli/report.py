@@ -98,6 +98,7 @@ def _refresh(folder: Path, options: Mapping[str, Any], signal: str | None) -> Re
         source = _open(refreshing.told_settings(read_ledger(folder)[0], options), signal)
         found = refreshing.refresh(folder, source)
     except LowcarbError as error:
+        # If only the hindsight plan lacks hours, the report is written without them.
         if found.lacking or options["source"] is not None:
             raise
         output.log(output.shown(f"no further actual intensity for the hindsight plan: {error}"))
@@ -122,7 +123,7 @@ def _document(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed
     run, sci, front = accounts.run, accounts.sci, accounts.front
     turns = run.turns.values()
     return {
-                "report": str(page),
+        "report": str(page),
         "tables": str(tables),
         "status": run.status,
         **accounts.provenance.to_dict(),
@@ -131,6 +132,7 @@ def _document(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed
         "realised_g": accounts.realised_g,
         "run_now_g": accounts.run_now_g,
         "hindsight_g": accounts.hindsight_g,
+        # The hindsight plan may use hours after the run, as far as their actual intensity is known.
         "hindsight_until": None if accounts.hindsight is None else accounts.hindsight.known_until,
         "saving": accounts.saving,
         "planned_of": accounts.planned_of or None,
@@ -142,6 +144,7 @@ def _document(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed
         "by_phase": _shares(accounts.by_phase, "phase"),
         "by_location": _shares(accounts.by_location, "location"),
         "by_client": _shares(accounts.by_client, "client"),
+        # Software Carbon Intensity (ISO/IEC 21031): (E I + M) / R; embodied emissions M are unknown.
         "sci": {
             "energy_kwh": sci.energy_kwh, "intensity_g_per_kwh": sci.intensity_g_per_kwh, "embodied_g": None,
             "functional_unit": "round", "functional_units": sci.rounds, "g_per_round": sci.g_per_round,
@@ -199,28 +202,19 @@ def show(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed | No
     if accounts.by_location:
         _show_locations(screen, accounts.by_location, labels)
     turns = run.turns.values()
-    output.print_facts(
-        screen,
-        [
-            ("saving", formatting.percent(accounts.saving)),
-            ("energy", f"{formatting.energy(run.energy_kwh)} ({formatting.basis(run.energy_by_basis)})"),
-            (
-                "evaluation energy",
-                f"{formatting.energy(run.evaluation_energy_kwh)}, {formatting.mass(run.evaluation_g)} CO2eq",
-            ),
-            (
-                "SCI",
-                f"{formatting.mass(accounts.sci.g_per_round)} per round; embodied emissions are not counted",
-            ),
-            ("finish", times.instant(run.finish)),
-            (
-                "turns",
-                f"{min(turns, default=0)} to {max(turns, default=0)} per client, Jain's index {run.jain:.3f}",
-            ),
-            ("report", str(page)),
-            ("tables", str(tables)),
-        ],
-    )
+    fewest, most = min(turns, default=0), max(turns, default=0)
+    evaluation_kwh, sci_g = formatting.energy(run.evaluation_energy_kwh), accounts.sci.g_per_round
+    facts = [
+        ("saving", formatting.percent(accounts.saving)),
+        ("energy", f"{formatting.energy(run.energy_kwh)} ({formatting.basis(run.energy_by_basis)})"),
+        ("evaluation energy", f"{evaluation_kwh}, {formatting.mass(run.evaluation_g)} CO2eq"),
+        ("SCI", f"{formatting.mass(sci_g)} per round; embodied emissions are not counted"),
+        ("finish", times.instant(run.finish)),
+        ("turns", f"{fewest} to {most} per client, Jain's index {run.jain:.3f}"),
+        ("report", str(page)),
+        ("tables", str(tables)),
+    ]
+    output.print_facts(screen, facts)
 
 
 def _refreshed(found: Refreshed) -> str:
@@ -238,19 +232,17 @@ def _show_numbers(screen: Console, accounts: Accounts, labels: str) -> None:
     missing = accounts.without_actuals
     lacking = f"no actual intensity for {missing} round(s); --refresh asks for it" if missing else ""
     no_best = "no plan fits into the hours with known actual intensity"
+    # Planned emissions compare with the others only if every round had a forecast.
     planned_g, of = accounts.planned_g, "at each round's opening"
     if accounts.planned_of:
         planned_g, of = accounts.planned_of_g, f"of {accounts.planned_of} only; no others had a forecast"
+    best_g = accounts.hindsight_g
+    best = lacking or (no_best if best_g is None else "best plan with a perfect forecast")
     rows = [
         ("run-now", run_now_g, None, "baseline: random clients, back-to-back, " + actual),
         ("planned", planned_g, None, f"on the forecast {of}"),
         ("realised", accounts.realised_g, accounts.saving, lacking or actual),
-        (
-            "hindsight",
-            accounts.hindsight_g,
-            emissions.saving(accounts.hindsight_g, run_now_g),
-            lacking or (no_best if accounts.hindsight_g is None else "best plan with a perfect forecast"),
-        ),
+        ("hindsight", best_g, emissions.saving(best_g, run_now_g), best),
     ]
     output.print_line(screen, f"Emissions of training: {labels}")
     output.print_table(
@@ -268,14 +260,10 @@ def _show_waterfall(screen: Console, accounts: Accounts, labels: str) -> None:
     rows = []
     for step in accounts.waterfall:
         part = step.change_g / run_now_g if run_now_g else None
+        # Levels have no sign, changes do.
         sign = "+" if step.kind == "change" and step.change_g > 0 else ""
-        rows.append(
-            (
-                step.name,
-                sign + formatting.mass(step.change_g),
-                "" if part is None else sign + formatting.percent(part),
-            )
-        )
+        share = "" if part is None else sign + formatting.percent(part)
+        rows.append((step.name, sign + formatting.mass(step.change_g), share))
     output.print_line(screen, f"From run-now to realised: {labels}")
     columns: list[Column | str] = ["step", Column("CO2eq", right=True), Column("of run-now", right=True)]
     output.print_table(screen, columns, rows)

@@ -74,6 +74,7 @@ def _show(run: RunState, now: datetime, times: Times) -> None:
     facts = [("rounds done", f"{run.rounds_done} of {run.rounds}")]
     if run.opens_at is not None and run.state != "gone":
         opens = times.instant(run.opens_at)
+        # A virtual clock jumps to the opening: a countdown would be meaningless.
         if run.opens_at > now and not run.is_virtual:
             opens += f", in {format_duration(run.opens_at - now)}"
         facts.append(("opened" if run.state == "training" else "next opening", opens))
@@ -88,12 +89,8 @@ def _show(run: RunState, now: datetime, times: Times) -> None:
     facts.append(("last event", times.instant(run.last_event_at)))
     if run.degraded:
         last = run.degraded[-1]
-        facts.append(
-            (
-                "degraded",
-                f"{formatting.counted(len(run.degraded), 'time')}, last: {last['what']}: {last['why']}",
-            )
-        )
+        times_degraded = formatting.counted(len(run.degraded), "time")
+        facts.append(("degraded", f"{times_degraded}, last: {last['what']}: {last['why']}"))
     output.print_facts(screen, facts)
 
 
@@ -192,6 +189,7 @@ class RunState:
             match event["event"]:
                 case "planned":
                     planned, finish_by = event, event.get("finish_by", finish_by)
+                # Ledgers keep the event names of their first version, such as open_now.
                 case "nodes_awaited":
                     held, state, why = None, AWAITING, event["reason"]
                 case "hold_started":
@@ -202,14 +200,17 @@ class RunState:
                     opened, held, state = event, None, "training"
                 case "round_closed":
                     done, opened, state = event["round"], None, "preparing"
+                # Work after the last checkpoint is lost: whatever was open then is open no more.
                 case "run_resumed":
                     held = opened = ended = None
                     state = "preparing"
                 case "run_finished":
                     ended, held, state = event, None, event["status"]
                     finish_by = event["finish_by"]
+        # A killed process can not write run_finished, but the lock on its ledger is gone.
         if ended is None and is_alive is False:
             state = GONE
+        # Without an open or held round the next one counts, whose window the last plan has.
         current = opened or held
         number = current["round"] if current else done + 1 if ended is None else None
         windows = {w["round"]: w["opens_at"] for w in planned["windows"]} if planned else {}
@@ -265,6 +266,7 @@ def release(run_dir: RunDir, as_json: Json = False) -> None:
     """Open the held round now; later rounds follow the plan."""
     folder = folder_of(run_dir)
     run = RunState.read(folder)
+    # A virtual clock waits for nobody, so there is no hold to end.
     if run.state != HOLDING or run.round_number is None or run.is_virtual:
         raise NothingHeldError(str(run_dir), "on a virtual clock" if run.is_virtual else run.state)
     request_release(folder, run.round_number)

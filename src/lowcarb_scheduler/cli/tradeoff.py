@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.planning.pareto import Frontier, FrontierPoint
 
 app = typer.Typer()
+# Unit of the column that shows what an extra hour saves.
 HOUR: Final = timedelta(hours=1)
 MOST_POINTS: Final = 1_000
 KNEE_RULE: Final = "farthest below the straight line from first to last; later hours save less than average"
@@ -171,6 +172,7 @@ def _print_points(
             if point.finish + HOUR <= job.finish_by
             else ""
         )
+        # The knee and the answer may be the same point.
         marks = [name for name, marked in named if point == marked]
         rows.append(
             (_patience(point), finishes[k], f"{later:.1f}",
@@ -213,6 +215,7 @@ def _patience(point: "FrontierPoint") -> str:
 
 def _next_command(inputs: "Mapping[str, object]", point: "FrontierPoint") -> str:
     """Return the command line that plans a point of the front."""
+    # Options are repeated as they were given, so that the next command reads the same inputs.
     given = [
         word
         for name, value in inputs.items()
