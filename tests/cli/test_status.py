@@ -77,7 +77,7 @@ def test_a_hold_says_until_when_why_and_what_it_saves(capsys, written):
     assert shown.startswith("Run 7: holding round 2\n")
     facts = dict(line.split("  ", 1) for line in shown.splitlines()[1:])
     assert facts["next opening"].strip() == "2026-03-02 02:00 UTC, in 30 min"
-    assert facts["waiting saves"].strip() == "200 g of 500 g CO2eq, in this round"
+    assert facts["waiting saves"].strip() == "200 g of 500 g CO2eq in this round"
     assert facts["planned finish"].strip() == "2026-03-02 04:00 UTC, 2 h before the deadline"
     assert facts["process"].strip() == "alive"
 
