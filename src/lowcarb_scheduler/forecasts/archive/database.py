@@ -96,123 +96,6 @@ _SCHEMA: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ArchiveFile:
-    """SQLite file that is opened for each call.
-
-    Parameters
-    ----------
-    folder : Path or None
-        Folder of the file, created when it is missing; None for the user's data folder.
-    patience : timedelta
-        Longest wait for another process that is writing.
-    """
-
-    folder: Path | None
-    patience: timedelta = PATIENCE
-
-    @property
-    def path(self) -> Path:
-        """Path of the file.
-
-        Raises
-        ------
-        InputError
-            If the folder is below the home folder, and the user has none.
-        """
-        try:
-            if self.folder is None:
-                return user_data_path("lowcarb-scheduler", appauthor=False) / FILE_NAME
-            return self.folder.expanduser() / FILE_NAME
-        except RuntimeError:
-            raise InputError("archive-dir", "there is no home folder to keep an archive in", _FIX) from None
-
-    @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """Open the file for reading; a missing file reads as empty and is not created.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be read, or is not an archive.
-        """
-        with self._connected() as db:
-            db.execute("BEGIN")
-            if not self._is_ours(db):
-                _create(db)  # never committed, so that nothing is left on disk
-            yield db
-
-    @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """Open the file for writing in one transaction.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be written, or is not an archive.
-        """
-        with self._connected(writing=True) as db:
-            # IMMEDIATE waits for another writer now; a lock taken after the first read could only fail.
-            db.execute("BEGIN IMMEDIATE")
-            if not self._is_ours(db):
-                _create(db)
-            yield db
-            db.execute("COMMIT")
-
-    def shrink(self) -> None:
-        """Release the disk space of deleted rows.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be written.
-        """
-        with self._connected() as db:
-            db.execute("VACUUM")  # not possible inside a transaction
-
-    @contextmanager
-    def _connected(self, writing: bool = False) -> Iterator[sqlite3.Connection]:
-        path = self.path
-        try:
-            if writing:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            name = path if writing or path.exists() else ":memory:"
-            patience_s = self.patience.total_seconds()
-            # isolation_level=None: sqlite3 must not begin transactions beside those of this class.
-            with closing(sqlite3.connect(name, timeout=patience_s, isolation_level=None)) as db:
-                yield db
-        # ValueError: a row with a document that _read cannot parse, after a crash of the disk or by hand.
-        except (sqlite3.Error, OSError, ValueError) as error:
-            why = one_line(getattr(error, "strerror", None) or str(error))
-            raise InputError("archive-dir", f"{path} cannot be used: {why}", _FIX) from None
-
-    def _is_ours(self, db: sqlite3.Connection) -> bool:
-        """Return whether the file holds an archive; False if it is empty.
-
-        Raises
-        ------
-        InputError
-            If the file holds something else, or an archive of another version.
-        """
-        application, version = (
-            db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
-        )
-        if application == _APPLICATION and version == _VERSION:
-            return True
-        if application == _APPLICATION:
-            problem = f"{self.path} is an archive of version {version}, not {_VERSION}"
-            raise InputError("archive-dir", problem, f"install the release that wrote it, or {_FIX}")
-        # A new file has neither an application_id nor a table.
-        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            raise InputError("archive-dir", f"{self.path} is the database of another program", _FIX)
-        return False
-
-
-def _create(db: sqlite3.Connection) -> None:
-    for statement in _SCHEMA:
-        db.execute(statement)
-
-
 # -- Archive -----------------------------------------------------------------------------------------------
 
 
@@ -298,29 +181,39 @@ class Archive:
         clock: Clock | None = None,
         patience: timedelta = PATIENCE,
     ) -> None:
-        self._file, self._keep = ArchiveFile(folder, patience), timedelta(days=keep_days)
+        self._folder, self._patience, self._keep = folder, patience, timedelta(days=keep_days)
         self._clock = clock or SystemClock()
 
     @property
     def path(self) -> Path:
-        """Path of the file."""
-        return self._file.path
+        """Path of the file.
+
+        Raises
+        ------
+        InputError
+            If the folder is below the home folder, and the user has none.
+        """
+        try:
+            if self._folder is None:
+                return user_data_path("lowcarb-scheduler", appauthor=False) / FILE_NAME
+            return self._folder.expanduser() / FILE_NAME
+        except RuntimeError:
+            raise InputError("archive-dir", "there is no home folder to keep an archive in", _FIX) from None
 
     def within(self, limit: timedelta) -> Archive:
         """Return the same archive with a wait for other processes of at most ``limit``."""
-        patience = min(limit, self._file.patience)
-        return Archive(self._file.folder, self._keep.days, self._clock, patience)
+        return Archive(self._folder, self._keep.days, self._clock, min(limit, self._patience))
 
     def check(self) -> None:
         """Raise InputError if the archive cannot be written."""
-        with self._file.writing():
+        with self._writing():
             pass
 
     # -- Forecasts
 
     def put(self, feed: Feed, *forecasts: Forecast) -> None:
         """Store forecasts; an issue that is stored already does not change."""
-        with self._file.writing() as db:
+        with self._writing() as db:
             for forecast in forecasts:
                 for location, series in columns_of(forecast.intensity).items():
                     if location not in forecast.last_good:  # a stand-in is an old issue, stored already
@@ -337,7 +230,7 @@ class Archive:
         bounds = to_us(now - max_age), to_us(now)
         query = f"SELECT {_ISSUE} FROM issues WHERE series = ? AND issued_us BETWEEN ? AND ?"
         found = {}
-        with self._file.reading() as db:
+        with self._reading() as db:
             for location, key in _keys(db, feed, locations).items():
                 row = db.execute(f"{query} ORDER BY issued_us DESC LIMIT 1", (key, *bounds)).fetchone()
                 if row is not None:
@@ -359,7 +252,7 @@ class Archive:
             " USING (series, issued_us)"
         )
         spans: dict[int, dict[str, Issue]] = defaultdict(dict)
-        with self._file.reading() as db:
+        with self._reading() as db:
             for location, key in _keys(db, feed, locations).items():
                 for row in db.execute(query, (key, to_us(start), to_us(end), span_us)):
                     spans[row[0] // span_us][location] = _read(row)
@@ -367,7 +260,7 @@ class Archive:
 
     def issues(self, feed: Feed, location: str) -> list[Issue]:
         """Return all issues of a location, oldest first."""
-        with self._file.reading() as db:
+        with self._reading() as db:
             keys = _keys(db, feed, [location]).values()
             query = f"SELECT {_ISSUE} FROM issues WHERE series = ? ORDER BY issued_us"
             return [_read(row) for key in keys for row in db.execute(query, (key,))]
@@ -376,7 +269,7 @@ class Archive:
 
     def put_actual(self, feed: Feed, table: IntensityTable) -> None:
         """Store actual intensity over stored values of the same time, which providers revise."""
-        with self._file.writing() as db:
+        with self._writing() as db:
             for location, series in columns_of(table).items():
                 key = _key(db, feed, location)
                 for first_us, after_us in series.spans_us():
@@ -398,7 +291,7 @@ class Archive:
             " ORDER BY time_us"
         )
         found = {}
-        with self._file.reading() as db:
+        with self._reading() as db:
             for location, key in _keys(db, feed, locations).items():
                 if rows := db.execute(query, (key, to_us(start), to_us(end))).fetchall():
                     begins, ends = np.array([row[:2] for row in rows], np.int64).T
@@ -425,18 +318,19 @@ class Archive:
                        min(time_us) AS from_us, max(end_us) AS until_us
                        FROM steps GROUP BY series) AS s ON s.series = series.id
             ORDER BY source, server, signal, location"""
-        with self._file.reading() as db:
+        with self._reading() as db:
             return [_holding(*row) for row in db.execute(query)]
 
     def prune(self, keep: timedelta) -> tuple[int, int]:
         """Delete data older than ``keep`` and return the number of deleted issues and actual values."""
         before_us = to_us(self._clock.now() - keep)
-        with self._file.writing() as db:
+        with self._writing() as db:
             issues = db.execute("DELETE FROM issues WHERE issued_us < ?", (before_us,)).rowcount
             steps = db.execute("DELETE FROM steps WHERE end_us <= ?", (before_us,)).rowcount
             db.execute("DELETE FROM series WHERE id NOT IN (SELECT series FROM issues)"
                        " AND id NOT IN (SELECT series FROM steps)")  # fmt: skip
-        self._file.shrink()
+        with self._connected() as db:
+            db.execute("VACUUM")  # releases the disk space; not possible inside a transaction
         return issues, steps
 
     def _forget_old(self, db: sqlite3.Connection, key: int) -> None:
@@ -444,6 +338,82 @@ class Archive:
         db.execute("DELETE FROM issues WHERE series = ? AND issued_us < ?", (key, before_us))
         db.execute("DELETE FROM steps WHERE series = ? AND time_us < ? AND end_us <= ?",
                    (key, before_us, before_us))  # fmt: skip
+
+    # -- File
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """Open the file for reading; a missing file reads as empty and is not created.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read, or is not an archive.
+        """
+        with self._connected() as db:
+            db.execute("BEGIN")
+            if not self._is_ours(db):
+                _create(db)  # never committed, so that nothing is left on disk
+            yield db
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """Open the file for writing in one transaction.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be written, or is not an archive.
+        """
+        with self._connected(writing=True) as db:
+            # IMMEDIATE waits for another writer now; a lock taken after the first read could only fail.
+            db.execute("BEGIN IMMEDIATE")
+            if not self._is_ours(db):
+                _create(db)
+            yield db
+            db.execute("COMMIT")
+
+    @contextmanager
+    def _connected(self, writing: bool = False) -> Iterator[sqlite3.Connection]:
+        path = self.path
+        try:
+            if writing:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            name = path if writing or path.exists() else ":memory:"
+            patience_s = self._patience.total_seconds()
+            # isolation_level=None: sqlite3 must not begin transactions beside those of this class.
+            with closing(sqlite3.connect(name, timeout=patience_s, isolation_level=None)) as db:
+                yield db
+        # ValueError: a row with a document that _read cannot parse, after a crash of the disk or by hand.
+        except (sqlite3.Error, OSError, ValueError) as error:
+            why = one_line(getattr(error, "strerror", None) or str(error))
+            raise InputError("archive-dir", f"{path} cannot be used: {why}", _FIX) from None
+
+    def _is_ours(self, db: sqlite3.Connection) -> bool:
+        """Return whether the file holds an archive; False if it is empty.
+
+        Raises
+        ------
+        InputError
+            If the file holds something else, or an archive of another version.
+        """
+        application, version = (
+            db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+        )
+        if application == _APPLICATION and version == _VERSION:
+            return True
+        if application == _APPLICATION:
+            problem = f"{self.path} is an archive of version {version}, not {_VERSION}"
+            raise InputError("archive-dir", problem, f"install the release that wrote it, or {_FIX}")
+        # A new file has neither an application_id nor a table.
+        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise InputError("archive-dir", f"{self.path} is the database of another program", _FIX)
+        return False
+
+
+def _create(db: sqlite3.Connection) -> None:
+    for statement in _SCHEMA:
+        db.execute(statement)
 
 
 def _key(db: sqlite3.Connection, feed: Feed, location: str) -> int:
