@@ -67,7 +67,7 @@ def carbon_aware_legacy(
     InputError
         If a setting is unknown, impossible, or not possible here.
     """
-    setup = Setup.read(context, source, clock, settings)
+    setup = Setup(context, source, clock, settings)
     if setup.settings.stagger:
         fix = "leave it out, or use a strategy of flwr.serverapp"
         raise InputError("lowcarb-stagger", "is not possible with the old API", fix)
@@ -101,6 +101,7 @@ class CarbonAwareLegacy(Strategy):
         available = run.await_available(server_round, clients, sampling.available)
         wanted, at_least = sampling.size(available, self._setup.settings.clients_per_round)
         nodes = run.open_round(server_round, clients, wanted, at_least)
+        # Only now: before the first round the clients, and with them the grid, may not be connected.
         self._setup.check_clock(clients.grid)
         if not nodes:
             return []  # the deadline has passed
@@ -144,7 +145,7 @@ class CarbonAwareLegacy(Strategy):
                 )  # fmt: skip
         if self._run is not None and instructions:
             self._run.evaluation_begins()
-        elif self._run is not None:
+        elif self._run is not None:  # Flower does not call aggregate_evaluate where nobody evaluates
             self._run.close_round()
             self._end_after(server_round)
         return instructions
@@ -211,6 +212,7 @@ class _Clients(ForwardingGrid):
         """Return the partition of each client, where nodes cannot be queried; None where they can."""
         if self.grid:
             return None
+        # Proxies of start_simulation carry the partition, which is the only lasting name of a client there.
         partitions = {_node_id(proxy): getattr(proxy, "partition_id", None) for proxy in self._all()}
         return {n: {"partition-id": partitions[n]} for n in node_ids if partitions.get(n) is not None}
 

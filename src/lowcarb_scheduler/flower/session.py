@@ -54,8 +54,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flwr")
 
-_MOST_NAMED = 5  # nodes in a warning
-
 
 class LastRound(NamedTuple):
     """Opening and planned length of the round that opened last."""
@@ -84,7 +82,7 @@ class Session:
         Ledger of the run.
     rounds : int
         Number of rounds.
-    progress : Progress, optional
+    progress : Progress or None
         Checkpoint of the run, where one is kept.
     registering : timedelta
         Time that nodes are given to connect at the start.
@@ -96,16 +94,9 @@ class Session:
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        places: Mapping[str, Place],
-        source: ForecastSource | None,
-        clock: Clock,
-        ledger: Ledger,
-        rounds: int,
-        progress: Progress | None = None,
-        registering: timedelta = REGISTERING,
-    ) -> None:
+        self, settings: Settings, places: Mapping[str, Place], source: ForecastSource | None, clock: Clock,
+        ledger: Ledger, rounds: int, progress: Progress | None, registering: timedelta,
+    ) -> None:  # fmt: skip
         self._settings, self._clock, self._ledger, self._rounds = settings, clock, ledger, rounds
         self._virtual, self._has_source = isinstance(clock, VirtualClock), source is not None
         self._started = progress.started_at if progress else clock.now()
@@ -353,18 +344,16 @@ class Session:
 
     def _warn_of_locations(self) -> None:
         """Warn of nodes without a location, and of entries of the locations file without a node."""
-
-        def named(names: Sequence[str]) -> str:
-            return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
-
         unknown = sorted(profile.key for profile in self._alive.values() if profile.location is None)
         if unknown and self._has_source:
-            why = f"{len(unknown)} of {len(self._alive)} node(s) have no location ({named(unknown)})"
+            why = (
+                f"{len(unknown)} of {len(self._alive)} node(s) have no location ({messages.listed(unknown)})"
+            )
             fix = "set lowcarb-locations, by partition-id or name, or lowcarb-default-location"
             self._log.warn("locations", why, f"carbon cannot decide when they train; {fix}")
         if unmatched := self._registry.unmatched():
             use = "entries are matched by partition-id, node name or node id"
-            self._log.warn("locations", f"no node answers to {named(unmatched)} of the file", use)
+            self._log.warn("locations", f"no node answers to {messages.listed(unmatched)} of the file", use)
 
     def _forget_lost(self, grid: Grid) -> None:
         """Forget nodes that are not connected any more."""
@@ -387,6 +376,7 @@ class Session:
         node_of = {profile.key: node_id for node_id, profile in self._alive.items()}
         needed = min(clients, len(node_of))
         wanted = self._dropouts.wanted(needed, len(node_of), self._settings.over_select)
+        # Without a forecast in the plan, one that has just come must not put emissions on the round.
         forecast = self._feed.forecast if decision.on_forecast else None
         selection = select_clients(
             upcoming, forecast, opened_at, node_of, wanted, self._settings.max_location_share
@@ -416,22 +406,19 @@ class Session:
         """
         if (current := self._recorder.current) is None:
             return
-        if self._virtual:
+        if self._virtual:  # nodes work in real time, so the clock is moved to the planned end of the round
             self._clock.sleep_until(current.planned_closes_at)
-        now = self._clock.now()
-        turns = {node_id: self._turn(current, node_id, report, now)
-                 for node_id, report in done.items() if node_id in current.members}  # fmt: skip
+        now, turns = self._clock.now(), {}
+        for node_id, report in done.items():
+            if node_id not in current.members:
+                continue
+            profile, planned = current.members[node_id]
+            began, ended = current.started.get(node_id, current.opened_at), current.ended.get(node_id, now)
+            # Virtual time does not pass while a node works: its turn takes the planned time.
+            turn = (planned, TurnReport()) if self._virtual else self._window(profile, began, ended, report)
+            turns[node_id] = turn
         self._recorder.train_ended(turns, failed)
         self._dropouts = self._dropouts.after(len(current.members), current.failed)
-
-    def _turn(
-        self, current: Round, node_id: int, report: Mapping[str, Any] | None, now: datetime
-    ) -> tuple[Window, TurnReport]:
-        profile, planned = current.members[node_id]
-        if self._virtual:
-            return planned, TurnReport()
-        started_at = current.started.get(node_id, current.opened_at)
-        return self._window(profile, started_at, current.ended.get(node_id, now), report)
 
     def _window(
         self, profile: Profile, started_at: datetime, ended_at: datetime, report: Mapping[str, Any] | None
@@ -451,12 +438,9 @@ class Session:
         self._evaluation_began = self._clock.now()
 
     def evaluated(
-        self,
-        number: int,
-        done: Mapping[int, Mapping[str, Any] | None],
-        failed: Mapping[int, str],
+        self, number: int, done: Mapping[int, Mapping[str, Any] | None], failed: Mapping[int, str],
         metrics: Mapping[str, Any] | None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Enter an evaluation on clients, and close the round.
 
         Parameters
@@ -473,6 +457,7 @@ class Session:
         began, now = self._evaluation_began, self._clock.now()
         if done or failed:
             known = {**self._found, **self._alive}
+            # Virtual time stands still while nodes evaluate, so their reports of real time are not used.
             turns = [
                 (known[node_id], *self._window(known[node_id], began, now, None if self._virtual else report))
                 for node_id, report in done.items() if node_id in known
@@ -495,7 +480,7 @@ class Session:
         """Sum up and close the ledger; a run that did not complete ends at once, without asking a source."""
         if status == "completed" and self.has_ended:
             status = "out of time"
-        if status != "completed":
+        if status != "completed":  # a process that was told to stop may have seconds left
             self._feed.close()
         self.close_round()
         try:
@@ -551,56 +536,37 @@ class Setup:
 
     Parameters
     ----------
-    settings : Settings
-        Settings of the run.
-    source : ForecastSource or None
-        Source of carbon intensity, where not the one in the settings.
-    clock : Clock or None
-        Clock, where not the one in the settings.
-    run_id : str
-        Flower's id of the run.
+    context : Context or None
+        Context of the ServerApp, with its run-config.
+    source : ForecastSource, str or None
+        Source of carbon intensity, or its name in the settings.
+    clock : Clock, str or None
+        Clock, or its name in the settings.
+    keywords : mapping
+        Other settings given in code.
 
     Raises
     ------
     InputError
-        If a source or the locations file cannot be opened.
+        If a setting is unknown or impossible, or a source or the locations file cannot be opened.
     """
 
     def __init__(
-        self, settings: Settings, source: ForecastSource | None, clock: Clock | None, run_id: str
-    ) -> None:
-        self.settings, self.run_id = settings, run_id
-        self._clock = clock
-        # Opened here, so that a bad setting fails before anything trains. A virtual clock is not handed on:
-        # it runs away from the time that forecasts are dated by, and does not tell their age.
-        real = None if isinstance(clock, VirtualClock) else clock
-        self.source = _open_source(settings, source, real) if settings.enabled else None
-        self._places = read_places(settings.locations) if settings.locations and settings.enabled else {}
-
-    @classmethod
-    def read(
-        cls,
-        context: Context | None,
-        source: ForecastSource | str | None,
-        clock: Clock | str | None,
+        self, context: Context | None, source: ForecastSource | str | None, clock: Clock | str | None,
         keywords: Mapping[str, Any],
-    ) -> Setup:
-        """Read the setup from code, run-config and environment.
-
-        Raises
-        ------
-        InputError
-            If a setting is unknown or impossible.
-        """
+    ) -> None:  # fmt: skip
         named = {"source": source if isinstance(source, str) else None,
                  "clock": clock if isinstance(clock, str) else None}  # fmt: skip
         run_config = context.run_config if context else None
-        return cls(
-            settings=Settings.load(keywords={**keywords, **named}, run_config=run_config),
-            source=None if isinstance(source, str) else source,
-            clock=None if isinstance(clock, str) else clock,
-            run_id=str(context.run_id) if context else "local",
-        )
+        settings = Settings.load(keywords={**keywords, **named}, run_config=run_config)
+        self.settings, self.run_id = settings, str(context.run_id) if context else "local"
+        self._clock = None if isinstance(clock, str) else clock
+        # Opened here, so that a bad setting fails before anything trains. A virtual clock is not handed on:
+        # it runs away from the time that forecasts are dated by, and does not tell their age.
+        real = None if isinstance(clock, VirtualClock) else self._clock
+        given = None if isinstance(source, str) else source
+        self.source = _open_source(settings, given, real) if settings.enabled else None
+        self._places = read_places(settings.locations) if settings.locations and settings.enabled else {}
 
     def check_clock(self, grid: Grid | None) -> None:
         """Refuse a virtual clock with real nodes.

@@ -109,7 +109,7 @@ def carbon_aware(
         raise InputError("strategy", f"{type(strategy).__name__} is none of the message API", fix)
     if any(isinstance(layer, CarbonAwareMixin) for layer in layers(strategy)):
         raise InputError("strategy", "is carbon-aware already", "wrap it once, the outermost")
-    setup = Setup.read(context, source, clock, settings)
+    setup = Setup(context, source, clock, settings)
     cls = type(strategy)
     aware = type(f"CarbonAware{cls.__name__}", (CarbonAwareMixin, cls), {"_lowcarb_wraps": cls})
     wrapped: Any = object.__new__(aware)
@@ -161,7 +161,7 @@ class CarbonAwareMixin:
         own_init: Callable[..., None] = super().__init__
         own, settings = split_keywords(own_init, kwargs)
         context, source, clock = (settings.pop(name, None) for name in ("context", "source", "clock"))
-        self._lowcarb_setup = Setup.read(context, source, clock, settings)
+        self._lowcarb_setup = Setup(context, source, clock, settings)
         own_init(*args, **own)
 
     def start(self, grid: Grid, *args: Any, **kwargs: Any) -> Any:

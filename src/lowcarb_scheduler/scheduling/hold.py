@@ -123,6 +123,7 @@ class Hold:
         """Report a hold: until when, why, and the emissions it avoids."""
         planned_g, at_once_g = (planned.emissions_g(forecast, when) for when in (opens_at, now))
         reason = messages.hold_reason(planned_g, at_once_g)
+        # The best moment before the limit may be earlier than the limit itself.
         if opens_at == self._opens_by or opens_at != planned.opens_at:
             reason += "; it waits no longer than max-hold allows"
         seconds, until = opens_at - now, f"{messages.instant(opens_at)} ({format_duration(opens_at - now)})"

@@ -19,6 +19,7 @@ from lowcarb_scheduler.forecasts.backoff import Backoff
 from lowcarb_scheduler.forecasts.base import MAX_AGE, Forecast, age_problem
 from lowcarb_scheduler.forecasts.bias_correction import HISTORY, ISSUES_EVERY
 from lowcarb_scheduler.intensity import IntensityTable, sanitize
+from lowcarb_scheduler.scheduling.messages import listed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -32,7 +33,6 @@ _INTERVAL: Final = timedelta(minutes=15)  # between two calls of the source that
 _RECHECK: Final = timedelta(hours=2)  # actuals this recent are asked for again: providers revise them
 _NO_TIME: Final = timedelta(0)
 _BRIEFLY: Final = timedelta(seconds=2)  # a request that has less time is not worth sending
-_MOST_NAMED: Final = 5  # locations in a warning
 _INSTEAD: Final = {
     "archive": "nothing is archived, and what was archived before is not used",
     "actual intensity": "without it no emissions are called realised",
@@ -122,6 +122,7 @@ class IntensityFeed:
         self._places = tuple(sorted(new_places.union(self._places)))
         before = self._newest
         self._forget_old(now)
+        # A location that joins is asked for at once, unless the source is failing anyway.
         due = self._forecasts.due(now) or (new_places and not self._forecasts.failures)
         if self._source is None or not (due and self._places):
             return self._newest is not before
@@ -156,6 +157,7 @@ class IntensityFeed:
                 near = near_miss(place, listed)
                 hint = f"; did you mean {near}?" if near else ""
                 self._log.warn(f"forecast of {place}", f"the source does not know it{hint}", "no preference")
+        # With no known location the source is asked nevertheless: its error names the cause.
         return tuple(place for place in self._places if place in listed) or self._places
 
     def _accept(self, answer: Forecast) -> None:
@@ -163,7 +165,7 @@ class IntensityFeed:
         # A server behind a load balancer may answer with an older issue than before.
         last, issue = self._newest, sanitize(answer.intensity)
         if last is not None and last.intensity.signal != issue.signal:
-            last = None
+            last = None  # average and marginal intensity are never mixed
         kept = [] if last is None else [p for p in last.intensity.locations if not _newer(answer, last, p)]
         taken = [place for place in issue.locations if place not in kept]
         stale = {**answer.missing, **answer.last_good}
@@ -186,17 +188,15 @@ class IntensityFeed:
 
     def _note_stale(self, stale: Mapping[str, str], answer: Forecast, kept: list[str]) -> None:
         """Warn of locations without a fresh forecast, together where they share a reason."""
-        good: dict[str, list[str]] = {}
-        none: dict[str, list[str]] = {}
+        groups: dict[tuple[bool, str], list[str]] = {}
         for place, why in stale.items():
-            group = good if place in kept or place in answer.last_good else none
-            group.setdefault(why, []).append(place)
-        for why, places in good.items():
+            is_good = place in kept or place in answer.last_good
+            groups.setdefault((not is_good, why), []).append(place)
+        for (is_lost, why), places in sorted(groups.items(), key=lambda group: group[0][0]):
             issued = [answer.issued_at(place) for place in places if place in answer.last_good]
             of = f", of {format_time(min(issued))}," if issued else ""
-            self._log.warn(f"forecast of {_named(places)}", why, f"the last good forecast{of} is used")
-        for why, places in none.items():
-            self._log.warn(f"forecast of {_named(places)}", why, "history, or no preference, is used")
+            use = "history, or no preference, is used" if is_lost else f"the last good forecast{of} is used"
+            self._log.warn(f"forecast of {listed(places)}", why, use)
 
     def _forget_old(self, now: datetime) -> None:
         """Drop the forecasts of locations whose last good one is too old by now."""
@@ -206,7 +206,7 @@ class IntensityFeed:
         if old:
             self._newest = _without(known, old)
             why = "its last good forecast is more than 36 hours old"
-            self._log.warn(f"forecast of {_named(old)}", why, "history, or no preference, is used")
+            self._log.warn(f"forecast of {listed(old)}", why, "history, or no preference, is used")
 
     # -- Past forecasts, from which corrections are learned -------------------------------------------------
 
@@ -254,6 +254,7 @@ class IntensityFeed:
             new = sanitize(self._source.actual(self._askable(), start, now, timeout=limit))
             self._note_faults()
             self._actuals.record(now, succeeded=True)
+            # Recorded first: a source of another signal is not asked again before the interval is over.
             if self.forecast is not None and new.signal != self.forecast.signal:
                 self._drop_actual(new.signal, self.forecast.signal)
                 return
@@ -270,6 +271,7 @@ class IntensityFeed:
         if self.actual is None:
             return since
         recent = max(since, self.actual.end - _RECHECK)
+        # A gap may be filled by now, so everything after the first unknown hour is asked for again.
         hours = np.arange(to_us(since), to_us(recent), HOUR_US, dtype=np.int64)
         if not len(hours):
             return recent
@@ -301,7 +303,7 @@ class IntensityFeed:
             self.actual = None
         self._places = tuple(memory["places"])
         for name, pace in (("forecasts", self._forecasts), ("actuals", self._actuals)):
-            pace.called_at = memory["asked"].get(name)
+            pace.called_at = memory["asked"].get(name)  # else a resumed run would ask at once
 
     def _recall_forecast(self, event: Mapping[str, Any]) -> None:
         intensity, last = IntensityTable.from_record(event), self._newest
@@ -363,11 +365,6 @@ def _without(known: Forecast, places: Collection[str]) -> Forecast | None:
     last_good = {place: why for place, why in known.last_good.items() if place in issued}
     table = known.intensity.align(list(issued))
     return Forecast(table, min(issued.values()), known.missing, issued, last_good)
-
-
-def _named(places: Sequence[str]) -> str:
-    """Return locations as one short list."""
-    return ", ".join(places[:_MOST_NAMED]) + (", ..." if len(places) > _MOST_NAMED else "")
 
 
 def _line(error: Exception) -> str:

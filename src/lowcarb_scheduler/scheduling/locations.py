@@ -48,9 +48,8 @@ def _place(node: str, entry: Any, file: str) -> Place:
     fix = f'write {node} = "DE" or {node} = {{ location = "DE", power-watts = 250 }}'
     if not isinstance(entry, dict):
         raise InputError(node, "is not a location", fix, file)
-    entry = {
-        key.replace("_", "-"): value for key, value in entry.items()
-    }  # keys with an underscore, as in a job file, are accepted
+    # Keys with an underscore, as in a job file, are accepted.
+    entry = {key.replace("_", "-"): value for key, value in entry.items()}
     if unknown := sorted(set(entry) - set(_PLACE_KEYS)):
         raise InputError(f"{node}.{unknown[0]}", "is no key of a location", fix, file)
     location, watts = entry.get("location"), entry.get("power-watts")

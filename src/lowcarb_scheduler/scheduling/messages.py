@@ -11,7 +11,7 @@ from lowcarb_scheduler.accounting.turns import UNKNOWN_PLACE
 from lowcarb_scheduler.clock import format_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -59,11 +59,17 @@ class RunLog:
         consequence : str
             What the run does instead.
         """
+        # A fault that lasts is met at every wake-up, and would fill log and ledger.
         if (what, why) in self._warned:
             return
         self._warned.add((what, why))
         logger.warning("lowcarb: %s: %s; %s", what, why, consequence)
         self._ledger.append("degraded", what=what, why=why, consequence=consequence)
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Write the first names of a list, with dots for the others."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def instant(when: datetime) -> str:
@@ -103,6 +109,7 @@ def plan_lines(
             f"expected {plan.emissions_g:,.0f} gCO2eq, {plan.saving:.1%} less than the"
             f" {plan.run_now_emissions_g:,.0f} g of random clients back-to-back"
         )
+    # Such rounds save most, and may cost accuracy where data differ by location.
     if not mixes and (one_sided := _one_sided(plan)):
         lines.append(one_sided)
     labels = plan.provenance
@@ -122,6 +129,7 @@ def _one_sided(plan: Plan) -> str | None:
     heard = float(np.mean([len(np.unique(round_locations)) for round_locations in locations]))
     others = len(fleet) - np.bincount(fleet.location_index, minlength=len(fleet.locations))
     drawn = np.arange(seats)
+    # Probability that none of the seats goes to a location, drawing clients without replacement.
     absent = np.clip((others[:, None] - drawn) / (len(fleet) - drawn), 0, 1).prod(axis=1)
     usual = float((1 - absent).sum())
     if heard >= _ONE_SIDED * usual:

@@ -87,6 +87,7 @@ def replan(
     until = looked_ahead(job)
     expectation = expect(known, history, job.now, until, past_forecasts, last_good, default)
     expected = expectation.intensity
+    # The plan can still change, so a later slot is worth more than its expectation: it gets a bonus.
     hoped = value_of_waiting(job, expected, history)
     best = plan(job, hoped)
     if best.closes_us[-1] > job.opens_from_us + job.rounds * job.round_us:
@@ -96,6 +97,7 @@ def replan(
     kept = None if previous is None else _still_valid(previous, job, hoped, best)
     if kept is not None and not _avoids(WORTH_CHANGING, best, kept):
         best = kept
+    # With a bonus the plan is optimal for another objective, and its bound holds for that one only.
     certified = np.array_equal(hoped.values, expected.values, equal_nan=True)
     charged = _charged(best, job, expected, best.lower_bound_g if certified else None)
     return replace(charged, forecast_origin=_origin_shares(charged, expectation))
@@ -112,11 +114,13 @@ def _still_valid(previous: Plan, job: Job, hoped: IntensityTable, best: Plan) ->
     if len(previous.opens_us) < rounds or previous.seats.shape[1] != job.clients_per_round:
         return None
     opens_us, closes_us = previous.opens_us[-rounds:], previous.closes_us[-rounds:]
+    # Ids of a fleet are sorted, so each client of the previous plan is found by bisection, if it is there.
     position = np.minimum(np.searchsorted(fleet.ids, previous.fleet.ids), len(fleet) - 1)
     present = fleet.ids[position] == previous.fleet.ids
     seats, starts_us = position[previous.seats[-rounds:]], previous.starts_us[-rounds:]
     ends_us = starts_us + job.durations_us[seats]
     turns = fleet.turns_done + np.bincount(seats.ravel(), minlength=len(fleet))
+    # The kept plan may end no later than either plan, and never after the deadline.
     last_us = min(max(to_us(best.finish), to_us(previous.finish)), to_us(job.finish_by))
     obeys = (
         present[previous.seats[-rounds:]].all()
@@ -124,19 +128,12 @@ def _still_valid(previous: Plan, job: Job, hoped: IntensityTable, best: Plan) ->
         and (closes_us - opens_us >= job.round_us).all()
         and (ends_us <= closes_us[:, None]).all()
         and closes_us[-1] <= last_us
-        and np.ptp(turns) <= max(np.ptp(best.turns), 1)
+        and np.ptp(turns) <= max(np.ptp(best.turns), 1)  # as even as the new plan
     )
     if not obeys:
         return None
-    moved = replace(
-        best,
-        fleet=fleet,
-        opens_us=opens_us,
-        closes_us=closes_us,
-        seats=seats,
-        starts_us=starts_us,
-        ends_us=ends_us,
-    )
+    moved = replace(best, fleet=fleet, opens_us=opens_us, closes_us=closes_us, seats=seats,
+                    starts_us=starts_us, ends_us=ends_us)  # fmt: skip
     charged = _charged(moved, job, hoped, best.lower_bound_g)
     return None if np.isnan(charged.client_emissions_g).any() else charged
 
@@ -149,13 +146,10 @@ def _charged(planned: Plan, job: Job, intensity: IntensityTable, lower_bound_g: 
         intensity, columns[seats], fleet.power_watts[seats], planned.starts_us, planned.ends_us
     )
     return replace(
-        planned,
-        client_emissions_g=grams,
-        lower_bound_g=lower_bound_g,
-        run_now_emissions_g=job.run_now_g(intensity),
-        provenance=intensity.provenance,
+        planned, client_emissions_g=grams, lower_bound_g=lower_bound_g,
+        run_now_emissions_g=job.run_now_g(intensity), provenance=intensity.provenance,
         forecast_until=intensity.end,
-    )
+    )  # fmt: skip
 
 
 def _origin_shares(planned: Plan, expectation: Expectation) -> dict[str, float]:
@@ -212,6 +206,7 @@ def _with_rules_that_can_be_kept(job: Job, log: RunLog) -> Job:
         return job
     clients = np.bincount(fleet.location_index, minlength=len(fleet.locations))
     cap = location_cap(job)
+    # The smallest cap that still fills a round: the planner itself would find the job infeasible.
     while np.minimum(clients, cap).sum() < min(seats, len(fleet)):
         cap += 1
     if cap > location_cap(job):
@@ -264,6 +259,7 @@ def _replan(
         fix = "; set lowcarb-locations or lowcarb-default-location" if UNKNOWN_PLACE in missing else ""
         what = f"intensity of {', '.join(missing)}"
         log.warn(what, "nothing is known", f"it is planned at the others' mean{fix}")
+        # The mean of the others: a location without data must not look clean or dirty by accident.
         like = forecast if forecast.locations else known.actual
         neutral = neutral_table(like, missing, job.now, job.finish_by)
         return replan(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.scheduling.schedule import RunTiming
 
 Reason = Literal[
+    # Words of the ledger: older reports and readers know them.
     "next round", "nodes changed", "new forecast", "fresh actuals", "turns owed", "overrun", "more time"
 ]
 Features = tuple[str, float, "timedelta | None"]
@@ -238,6 +239,7 @@ class Replanner:
             return "next round"  # the fault that kept the plan from resting on the forecast may be over
         inputs = PlanInputs.of(seen.alive, seen.clients, schedule.round_duration, seen.known)
         reason = self._inputs.reason_to_replan(inputs, now, schedule.finish_by)
+        # Actual intensity arrives all the time: it is the weakest reason, and yields to the others.
         if reason is not None and reason != "fresh actuals":
             return reason
         if not turns_as_planned(decision.plan, upcoming.index, seen.turns):
@@ -248,6 +250,7 @@ class Replanner:
         if reason is not None:
             return reason
         self._inputs = inputs  # equal in content: the next comparison finds the same objects at once
+        # A buffer shrinks as rounds turn out shorter: time that comes free is worth a new plan.
         has_gained = (
             self._planned_by is not None
             and self._timing.plan_by(number, now) - self._planned_by > schedule.round_duration
@@ -266,6 +269,7 @@ class Replanner:
             job = job_of(self._rules, unseen, unseen.finish_by, now, 1, seen.clients, fleet)
             self.decision = at_once(job, self._log)
         else:
+            # A moment after its slot a round is still planned on it.
             if (upcoming := self.upcoming(number)) is not None:
                 now = schedule.on_slot(upcoming.opens_at, now)
             rounds, length = self._timing.rounds_left(number), schedule.round_duration
@@ -276,6 +280,7 @@ class Replanner:
             self.decision = decide(job, seen.known, previous, self._log)
             self._inputs = PlanInputs.of(seen.alive, seen.clients, length, seen.known)
         self._planned_from = number
+        # A plan that gives the same turns is no news for the ledger.
         if previous is None or reason == "next round" or not _same_turns(previous, self.decision.plan):
             self._write(number, reason, self.decision)
 
