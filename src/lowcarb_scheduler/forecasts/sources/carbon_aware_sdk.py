@@ -23,18 +23,9 @@ from typing import TYPE_CHECKING, Any, Final
 from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, format_time, to_utc
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.forecasts.base import period, sendable
+from lowcarb_scheduler.forecasts.http import parsing
 from lowcarb_scheduler.forecasts.http.client import FetchError, Request, Response, basic_auth
 from lowcarb_scheduler.forecasts.http.credentials import credential, token
-from lowcarb_scheduler.forecasts.http.parsing import (
-    actual_of,
-    floored,
-    forecast_of,
-    issue_of,
-    moments,
-    parts,
-    past_forecasts_of,
-    time_of,
-)
 from lowcarb_scheduler.forecasts.sources.web import WebSource
 from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.settings import secret_fix
@@ -140,7 +131,7 @@ class CarbonAwareSdk(WebSource):
         names, missing = sendable(locations)
         requests = {name: Request("emissions/forecasts/current", {"location": name}) for name in names}
         answers = self._send_all(requests, lambda name, answer: _read_forecast(name, answer, now), timeout)
-        return forecast_of(answers, missing, self.provenance)
+        return parsing.forecast_of(answers, missing, self.provenance)
 
     def actual(
         self, locations: Names, start: datetime, end: datetime, *, timeout: Timeout = None
@@ -161,7 +152,7 @@ class CarbonAwareSdk(WebSource):
         requests = {
             (name, part): _request("emissions/bylocations", name, time=begin, toTime=until)
             for name in names
-            for part, (begin, until) in enumerate(parts(first, last, _SECOND))
+            for part, (begin, until) in enumerate(parsing.parts(first, last, _SECOND))
         }
         answers = self._send_all(requests, lambda key, answer: _read_actual(key[0], answer), timeout)
         # A failed request shows nothing about the records: no averages then, which would be a second try.
@@ -174,7 +165,7 @@ class CarbonAwareSdk(WebSource):
                 if key[0] == name
             )
         ]
-        begins = [floored(last, _HOUR) - k * _HOUR for k in range(1, AVERAGED_HOURS + 1)]
+        begins = [parsing.floored(last, _HOUR) - k * _HOUR for k in range(1, AVERAGED_HOURS + 1)]
         hours = {-k: begin for k, begin in enumerate(begins, 1) if begin >= first}
         requests = {
             (name, k): _request(
@@ -188,7 +179,7 @@ class CarbonAwareSdk(WebSource):
             ends - self._clock.now(),
         )  # fmt: skip
         answers |= {key: each for key, each in averages.items() if not isinstance(each, FetchError)}
-        return actual_of(answers, missing, (first, last), self.provenance)
+        return parsing.actual_of(answers, missing, (first, last), self.provenance)
 
     def past_forecasts(
         self, locations: Names, start: datetime, end: datetime, every: timedelta, *, timeout: Timeout = None
@@ -207,7 +198,7 @@ class CarbonAwareSdk(WebSource):
         first, last = period(start, end)
         ends = self._clock.now() + self._limited(timeout).timeout
         names, missing = sendable(locations)
-        times = reversed(moments(first, last, every, _STEP))
+        times = reversed(parsing.moments(first, last, every, _STEP))
         requests = {(name, when): _past_request(name, when) for when in times for name in names}
 
         def read(key: tuple[str, datetime], answer: Response) -> Issue:
@@ -223,7 +214,7 @@ class CarbonAwareSdk(WebSource):
             return []
         rest = {key: request for key, request in requests.items() if key not in answers}
         answers |= self._send_all(rest, read, ends - self._clock.now())
-        return past_forecasts_of(answers, missing, self.provenance)
+        return parsing.past_forecasts_of(answers, missing, self.provenance)
 
     def known_locations(self, *, timeout: Timeout = None) -> dict[str, tuple[float | None, float | None]]:
         """Return the names that the server lists, with latitude and longitude or None for each [degrees].
@@ -300,8 +291,8 @@ def _read_forecast(location: str, answer: Response, now: datetime) -> Issue:
         raise FetchError("the server gives optimalDataPoints only; planning needs its forecastData")
     if not isinstance(data, list):
         raise FetchError("its forecast has no forecastData")
-    generated_at = time_of(own[0].get("generatedAt", ""), "generatedAt")
-    return issue_of(generated_at, _points(data, "timestamp", "value", _minutes_us), now)
+    generated_at = parsing.time_of(own[0].get("generatedAt", ""), "generatedAt")
+    return parsing.issue_of(generated_at, _points(data, "timestamp", "value", _minutes_us), now)
 
 
 def _read_actual(location: str, answer: Response) -> list[Point]:

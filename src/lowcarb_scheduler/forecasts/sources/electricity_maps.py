@@ -26,16 +26,9 @@ from typing import TYPE_CHECKING, Any, Final
 from lowcarb_scheduler.clock import MICROSECOND, format_time, to_utc
 from lowcarb_scheduler.errors import one_line
 from lowcarb_scheduler.forecasts.base import period, sendable
+from lowcarb_scheduler.forecasts.http import parsing
 from lowcarb_scheduler.forecasts.http.client import FetchError, Request
 from lowcarb_scheduler.forecasts.http.credentials import token as checked_token
-from lowcarb_scheduler.forecasts.http.parsing import (
-    actual_of,
-    floored,
-    forecast_of,
-    issue_of,
-    parts,
-    time_of,
-)
 from lowcarb_scheduler.forecasts.sources.web import WebSource
 
 if TYPE_CHECKING:
@@ -163,7 +156,7 @@ class ElectricityMaps(WebSource):
         self._shorter |= {
             name for name in again if not isinstance(again[name], FetchError) and refused[name] != 401
         }
-        return forecast_of({**answers, **again}, missing, self.provenance)
+        return parsing.forecast_of({**answers, **again}, missing, self.provenance)
 
     def actual(
         self, locations: Names, start: datetime, end: datetime, *, timeout: Timeout = None
@@ -180,10 +173,10 @@ class ElectricityMaps(WebSource):
         requests = {
             (name, part): _request("past-range", name, start=format_time(begin), end=format_time(until))
             for name in names
-            for part, (begin, until) in enumerate(parts(first, last, _HOUR))
+            for part, (begin, until) in enumerate(parsing.parts(first, last, _HOUR))
         }
         answers = self._send_all(requests, lambda key, answer: _points(key[0], answer, "data")[1], timeout)
-        return actual_of(answers, missing, (first, last), self.provenance)
+        return parsing.actual_of(answers, missing, (first, last), self.provenance)
 
     def _send_all(
         self, requests: Mapping[K, Request], parse: Callable[[K, Response], T], timeout: Timeout
@@ -235,8 +228,10 @@ def _read_forecast(zone: str, answer: Response, now: datetime) -> Issue:
     document, points = _points(zone, answer, "forecast")
     updated_at = document.get("updatedAt")
     # The service's own client calls it optional.
-    generated_at = floored(now, _HOUR) if updated_at is None else time_of(updated_at, "updatedAt")
-    return issue_of(generated_at, points, now)
+    generated_at = (
+        parsing.floored(now, _HOUR) if updated_at is None else parsing.time_of(updated_at, "updatedAt")
+    )
+    return parsing.issue_of(generated_at, points, now)
 
 
 def _points(zone: str, answer: Response, key: str) -> tuple[dict[str, Any], list[Point]]:

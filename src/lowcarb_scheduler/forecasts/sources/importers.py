@@ -1,13 +1,13 @@
-"""Files that people have downloaded: what happened, as Electricity Maps and NESO publish it.
+"""Readers of downloaded files with recorded intensity, as Electricity Maps and NESO publish them.
 
 - *Electricity Maps Data Portal*, CSV: ``Datetime (UTC)``, ``Zone id``,
-  ``Carbon intensity gCO₂eq/kWh (direct)`` and ``(Life cycle)``, written otherwise from year to year.
+  ``Carbon intensity gCO₂eq/kWh (direct)`` and ``(Life cycle)``, spelt differently from year to year.
 - *Carbon Intensity API* of Great Britain (NESO), CSV of its website: ``Datetime (UTC)``,
-  ``Actual Carbon Intensity (gCO2/kWh)``; JSON as ``/intensity/{from}/{to}`` and ``/regional/...`` answer.
+  ``Actual Carbon Intensity (gCO2/kWh)``; JSON responses of ``/intensity/{from}/{to}`` and ``/regional/...``.
 - *NESO data portal*, historic generation mix, CSV: ``DATETIME``, ``CARBON_INTENSITY``.
-- a trace file of what happened.
+- A trace file of recorded intensity.
 
-Times without an offset are UTC here, for each of these says that they are.
+Times without an offset are UTC here: each of these publishers says so.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _HEADER_BYTES: Final = 4096
 
 
 class Download(NamedTuple):
-    """What was in a file.
+    """Content of a file.
 
     Parameters
     ----------
     table : IntensityTable
-        What happened [gCO2eq/kWh].
+        Recorded intensity [gCO2eq/kWh].
     server : str
-        Who published it: what an archive keeps apart. Only what a source would say too bears its server.
+        Publisher, by which an archive keeps data apart. Only data that a source gives, too, has its address.
     """
 
     table: IntensityTable
@@ -55,7 +55,7 @@ class Download(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Cells of a file: where, when, and how much; as they are written."""
+    """Cells of a file as text: locations, times and values."""
 
     location: pd.Series
     time: pd.Series
@@ -65,21 +65,21 @@ class _Rows:
 
 
 def read_download(path: Path, factor: Factor = "direct", signal: Signal = "unknown") -> Download:
-    """Read what happened from a downloaded file.
+    """Read the recorded intensity in a downloaded file.
 
     Parameters
     ----------
     path : Path
         The file.
     factor : {"direct", "lifecycle"}
-        Which of Electricity Maps' two intensities: of operation alone, or with building and fuel.
+        Emission factors of an Electricity Maps file: of operation only, or including construction and fuel.
     signal : {"average", "marginal", "unknown"}
-        What a trace file measures; all other files are average.
+        Signal of a trace file; all other files are average.
 
     Raises
     ------
     InputError
-        If it is none of the known files, or holds what none of them may.
+        If the format is unknown, or a cell is invalid.
     """
     try:
         with path.open("rb") as stream:
@@ -102,7 +102,7 @@ def _is_trace(beginning: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    """Return the letters and digits of a column's name: how else it is written changes over the years."""
+    """Return the letters and digits of a column's name: the rest of the spelling changes over the years."""
     return re.sub(r"[^a-z0-9]", "", name.lower().replace("₂", "2"))
 
 
@@ -125,6 +125,7 @@ def _from_csv(path: Path, factor: Factor) -> _Rows:
         return next((columns[name] for name in names if name in columns), None)
 
     time = column("datetimeutc", "datetime")
+    # The spelling of both columns differs between years, and between the portal's old and new exports.
     wanted = {"direct": ("direct",), "lifecycle": ("lifecycle", "lifecycleassessment", "lca")}
     own = [f"carbonintensityg{gas}kwh{ending}" for ending in wanted[factor] for gas in ("co2eq", "co2")]
     both = any(name.startswith("carbonintensityg") for name in columns)
@@ -145,7 +146,7 @@ def _from_csv(path: Path, factor: Factor) -> _Rows:
 
 
 def _from_json(path: Path) -> _Rows:
-    """Return the half hours of an answer of the Carbon Intensity API; of a region its estimate."""
+    """Return the half hours of a response of the Carbon Intensity API; for a region its estimate."""
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -181,7 +182,7 @@ def _half_hours(place: str, data: object, kind: str) -> list[tuple[str, object, 
 
 
 def _table(rows: _Rows) -> IntensityTable:
-    """Return cells as a table; of a time that stands twice the last cell counts."""
+    """Return cells as a table; of a repeated time the last cell counts."""
     try:
         times = pd.to_datetime(rows.time.astype(str).str.strip(), utc=True, format="ISO8601")
     except (ValueError, TypeError) as error:
@@ -197,7 +198,7 @@ def _table(rows: _Rows) -> IntensityTable:
             row = int(np.argmax(wrong))
             problem = f"row {row + 1}: {one_line(texts.iloc[row], 40)!r} {problem}"
             raise InputError("g_per_kwh", problem, "correct it, or leave the cell empty for a gap")
-    values = values.where(values >= 0)  # a negative intensity is how providers write a missing one
+    values = values.where(values >= 0)  # providers write a missing intensity as a negative one
     places = rows.location.astype(str).str.strip()
     if (places == "").any():
         raise InputError("location", f"row {int(np.argmax(places == '')) + 1}: is empty", "name the location")

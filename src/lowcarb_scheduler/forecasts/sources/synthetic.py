@@ -1,4 +1,4 @@
-"""A made-up world, plausible enough to plan in: hourly forecasts, and actuals that differ from them.
+"""Synthetic intensity, plausible enough to plan with: hourly forecasts, and actuals that differ from them.
 
 Levels and swings of the 24 zones are the summary figures in ``zone-figures.csv`` (mean, daily swing and
 cleanest hour in December-February and June-August, spread and persistence of daily means, swing over the
@@ -44,44 +44,35 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.settings import Settings
 
 # The Azure regions, as the Carbon Aware SDK names them, whose grid is one of the zones.
-AZURE_REGIONS: Final = {
-    "australiacentral": "AU-NSW",
-    "australiacentral2": "AU-NSW",
-    "australiaeast": "AU-NSW",
-    "australiasoutheast": "AU-VIC",
-    "brazilsouth": "BR-CS",
-    "brazilsoutheast": "BR-CS",
-    "centralus": "US-MIDW-MISO",
-    "eastus": "US-MIDA-PJM",
-    "eastus2": "US-MIDA-PJM",
-    "francecentral": "FR",
-    "francesouth": "FR",
-    "germanynorth": "DE",
-    "germanywestcentral": "DE",
-    "italynorth": "IT",
-    "koreacentral": "KR",
-    "koreasouth": "KR",
-    "northcentralus": "US-MIDA-PJM",  # Chicago: ComEd is part of PJM, not of MISO
-    "norwayeast": "NO",
-    "norwaywest": "NO",
-    "polandcentral": "PL",
-    "southafricanorth": "ZA",
-    "southafricawest": "ZA",
-    "southcentralus": "US-TEX-ERCO",
-    "spaincentral": "ES",
-    "swedencentral": "SE",
-    "uksouth": "GB",
-    "ukwest": "GB",
-    "westeurope": "NL",
-    "westus": "US-CAL-CISO",
+_AZURE_REGIONS_OF: Final = {
+    "AU-NSW": ("australiacentral", "australiacentral2", "australiaeast"),
+    "AU-VIC": ("australiasoutheast",),
+    "BR-CS": ("brazilsouth", "brazilsoutheast"),
+    "US-MIDW-MISO": ("centralus",),
+    # Chicago, northcentralus, is in PJM: its utility ComEd is not part of MISO.
+    "US-MIDA-PJM": ("eastus", "eastus2", "northcentralus"),
+    "FR": ("francecentral", "francesouth"),
+    "DE": ("germanynorth", "germanywestcentral"),
+    "IT": ("italynorth",),
+    "KR": ("koreacentral", "koreasouth"),
+    "NO": ("norwayeast", "norwaywest"),
+    "PL": ("polandcentral",),
+    "ZA": ("southafricanorth", "southafricawest"),
+    "US-TEX-ERCO": ("southcentralus",),
+    "ES": ("spaincentral",),
+    "SE": ("swedencentral",),
+    "GB": ("uksouth", "ukwest"),
+    "NL": ("westeurope",),
+    "US-CAL-CISO": ("westus",),
 }
+AZURE_REGIONS: Final = {name: zone for zone, names in _AZURE_REGIONS_OF.items() for name in names}
 
-HORIZON_HOURS: Final = 96
-MEMORY_KNOTS: Final = 48  # how far back a part of the weather remembers
+HORIZON_HOURS: Final = 96  # of a forecast
+MEMORY_KNOTS: Final = 48  # memory of a part of the weather
 DAY_HOURS: Final = 24
 PASSING_KNOT_HOURS: Final = 3  # the passing part: noise within the day, soon forgotten
 PASSING_AR1: Final = 0.6
-# Its spread, as a share of the spread of daily levels: it makes the error of forecasts 17, 24, 27, 29 % of
+# Its spread as a share of the spread of daily levels. It makes the error of forecasts 17, 24, 27, 29 % of
 # the mean on lead days 1 to 4 over all zones, about what real forecasts without weather data have.
 PASSING_SHARE: Final = 0.45
 
@@ -104,12 +95,12 @@ class Zone:
 
 
 class Synthetic(ForecastSource):
-    """A source that makes its numbers up, the same ones for the same seed on every machine.
+    """Forecast source of made-up values, equal for equal seeds on every machine.
 
     Parameters
     ----------
     seed : int
-        Which world.
+        Seed of the weather.
     """
 
     name = "synthetic"
@@ -133,7 +124,7 @@ class Synthetic(ForecastSource):
         """
         issued_us = to_us(to_utc(now, "now")) // HOUR_US * HOUR_US
         hours = issued_us // HOUR_US + np.arange(HORIZON_HOURS, dtype=np.int64)
-        # An issue knows the hours that have ended; the hour that runs is the first it has to foresee.
+        # An issue knows the hours that have ended; the current hour is the first that it forecasts.
         lead_hours = np.arange(1, HORIZON_HOURS + 1, dtype=float)
         table = self._table(distinct(locations), hours, lead_hours)
         return Forecast(table, from_us(issued_us))
@@ -141,7 +132,7 @@ class Synthetic(ForecastSource):
     def actual(
         self, locations: Names, start: datetime, end: datetime, *, timeout: Timeout = None
     ) -> IntensityTable:
-        """Return what happens in [start, end), past or not, by the hour.
+        """Return the hourly intensity in [start, end), past or future.
 
         Raises
         ------
@@ -157,7 +148,7 @@ class Synthetic(ForecastSource):
     def _table(
         self, locations: tuple[str, ...], hours: Ints, lead_hours: Floats | None = None
     ) -> IntensityTable:
-        """Return intensity in ``hours`` since 1970: as it happens, or as foreseen ``lead_hours`` before."""
+        """Return intensity in ``hours`` since 1970: actual, or as forecast ``lead_hours`` before."""
         values = np.empty((len(hours), len(locations)))
         for column, location in enumerate(locations):
             zone = zones().get(AZURE_REGIONS.get(location, location))
@@ -171,7 +162,7 @@ class Synthetic(ForecastSource):
         )
 
     def _weather(self, zone: Zone, hours: Ints, lead_hours: Floats | None) -> Floats:
-        """Return the factor of the weather, mean 1, shape of ``hours``."""
+        """Return the factor of the weather: mean 1, shape of ``hours``."""
         # A weekend that differs is itself part of the spread of daily means.
         weekend_var = np.log(zone.weekend_ratio) ** 2 * (2 / 7) * (5 / 7)
         daily_sd = np.sqrt(max(zone.daily_log_sd**2 - weekend_var, 0.0))
@@ -205,7 +196,7 @@ def zones() -> dict[str, Zone]:
 
 
 def _regular(zone: Zone, hours: Ints) -> Floats:
-    """Return the part that season, weekday and hour of day decide [gCO2eq/kWh]."""
+    """Return the part that follows from season, weekday and hour of the day [gCO2eq/kWh]."""
     days = hours // DAY_HOURS
     year_turn = 2 * np.pi * ((hours / DAY_HOURS + 719_528) % 365.2425) / 365.2425  # 0 at the turn of the year
     # A swing over the year larger than the mean itself: an exponential keeps it positive, i0 keeps its mean.

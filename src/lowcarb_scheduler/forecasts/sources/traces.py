@@ -110,6 +110,7 @@ class Traces(ForecastSource):
                 missing[location] = f"not in {self.path.name}"
                 continue
             issues = self._forecasts[location]
+            # A file without issues is one forecast, known at any time.
             issue = issues.newest(to_us(now)) if self._issued else 0
             issued_at = from_us(issues.issued_us[issue]) if self._issued else now
             if issue < 0:
@@ -300,6 +301,7 @@ def _parse(raw: pd.DataFrame) -> pd.DataFrame:
     rows["time"] = _times(raw["time"])
     rows["g_per_kwh"] = _numbers(raw["g_per_kwh"])
     key = [name for name in rows.columns if name != "g_per_kwh"]
+    # Stable, so that an error about a repeated time names its second row.
     rows = rows.sort_values(key, kind="stable")
     twice = rows.duplicated(key)
     if twice.any():
@@ -450,6 +452,7 @@ class TraceWriter:
         self._columns = ["location", *([ISSUE] if issued else []), "time", "g_per_kwh"]
         if path.suffix.lower() not in formats:
             raise InputError(field, f"{path} is no trace file", "end it in .csv or .parquet")
+        # Beside the file, so that the rename at the end does not cross file systems.
         self._unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         self.rows = 0
         try:

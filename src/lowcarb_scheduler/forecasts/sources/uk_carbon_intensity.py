@@ -1,12 +1,12 @@
-"""The Carbon Intensity API of Great Britain's system operator NESO [1]_ as a source; it needs no key.
+"""Carbon Intensity API of Great Britain's system operator NESO [1]_; it needs no key.
 
-Where its answers are not what they seem:
+Particularities of its responses:
 
-- Past the end of what is published it answers 200 with ``{}`` or an empty list, so a forecast may be shorter
-  than the 48 hours asked for.
-- Nothing tells when a forecast was made: it is dated to the half hour in which it was asked for.
-- Regions have no metered actuals. What the API keeps of their past is its own last estimate.
-- A region's answer is an object, although the documentation prints a list; both are read.
+- Past the end of the published data it answers 200 with ``{}`` or an empty list, so a forecast may be shorter
+  than the 48 hours requested.
+- A forecast has no time of issue: it is dated to the half hour of the request.
+- Regions have no metered actuals. The API keeps its own last estimate of their past.
+- A region's response is an object, although the documentation prints a list; both are read.
 
 References
 ----------
@@ -22,15 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 from lowcarb_scheduler.clock import MICROSECOND, to_utc
 from lowcarb_scheduler.errors import near_miss, one_line
 from lowcarb_scheduler.forecasts.base import period, sendable
+from lowcarb_scheduler.forecasts.http import parsing
 from lowcarb_scheduler.forecasts.http.client import FetchError, Request
-from lowcarb_scheduler.forecasts.http.parsing import (
-    actual_of,
-    floored,
-    forecast_of,
-    issue_of,
-    parts,
-    time_of,
-)
 from lowcarb_scheduler.forecasts.sources.web import WebSource
 
 if TYPE_CHECKING:
@@ -45,12 +38,12 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.settings import Settings
 
 URL: Final = "https://api.carbonintensity.org.uk"
-REGIONS: Final = (  # by number, from 1
+REGIONS: Final = (  # in order of their numbers, from 1
     "North Scotland", "South Scotland", "North West England", "North East England", "Yorkshire",
     "North Wales & Merseyside", "South Wales", "West Midlands", "East Midlands", "East England",
     "South West England", "South England", "London", "South East England", "England", "Scotland", "Wales",
 )  # fmt: skip
-_NATIONAL: Final = ""  # the whole stands in no path
+_NATIONAL: Final = ""  # path of the whole country: none
 _NATIONAL_NAMES: Final = ("gb", "uk", "national")
 _HALF_HOUR: Final = timedelta(minutes=30)
 _HALF_HOUR_US: Final = _HALF_HOUR // MICROSECOND
@@ -58,33 +51,22 @@ _OUTCODE: Final = re.compile(r"[A-Z]{1,2}[0-9][A-Z0-9]?")
 _NUMBERS: Final = {
     **{name.casefold(): number for number, name in enumerate(REGIONS, 1)},
     **{str(number): number for number in range(1, len(REGIONS) + 1)},
-    "south yorkshire": 5,  # the documentation calls two of them otherwise than the answers do
+    "south yorkshire": 5,  # in the documentation two regions have other names than in the responses
     "north wales, merseyside and cheshire": 6,
 }
 
 
 class UkCarbonIntensity(WebSource):
-    """The Carbon Intensity API: average intensity of Great Britain, its regions and postcodes.
+    """Forecast source that reads the Carbon Intensity API: average intensity of Great Britain.
 
     A location is ``GB`` (also ``UK``, ``national``), a region by its number (1 to 17) or name (``London``),
-    or the first half of a postcode (``RG41``), in upper or lower case.
-
-    Parameters
-    ----------
-    url : str
-        Where it answers.
-    timeout : timedelta
-        The most any one call takes, whatever the server does.
-    transport : httpx.BaseTransport, optional
-        What carries the requests; by default the network, through the proxies of the environment.
-    clock : Clock, optional
-        What counts the timeout and sleeps between attempts, and tells which half hours are over; the
-        system's by default, in simulations too.
+    or the first half of a postcode (``RG41``), in upper or lower case. The parameters are ``url``,
+    ``timeout``, ``transport`` and ``clock`` of :class:`WebSource`.
 
     Raises
     ------
     InputError
-        If the URL is none.
+        If the URL is invalid.
     """
 
     name = "uk-carbon-intensity"
@@ -104,11 +86,11 @@ class UkCarbonIntensity(WebSource):
         return cls(settings.uk_carbon_intensity_url, timeout=settings.timeout)
 
     def known_locations(self, *, timeout: Timeout = None) -> dict[str, None]:
-        """Return the names of the whole and of the regions; postcodes are known as well, too many to list."""
+        """Return the names of the country and the regions; postcodes are too many to list."""
         return dict.fromkeys(("GB", *REGIONS))
 
     def forecast(self, locations: Names, now: datetime, *, timeout: Timeout = None) -> Forecast:
-        """Return the forecast from now on in half hours: 48 hours, or as much as is published.
+        """Return the forecast from the current half hour on: 48 hours, or as much as is published.
 
         Raises
         ------
@@ -116,24 +98,24 @@ class UkCarbonIntensity(WebSource):
             If not one location has a forecast that reaches past ``now``.
         """
         now = to_utc(now, "now")
-        generated_at = floored(now, _HALF_HOUR)
+        generated_at = parsing.floored(now, _HALF_HOUR)
         places, missing = _places(locations)
 
         def read(name: str, answer: Response) -> Issue:
-            return issue_of(generated_at, _points(places[name], answer, "forecast"), now)
+            return parsing.issue_of(generated_at, _points(places[name], answer, "forecast"), now)
 
         requests = {name: _request(place, generated_at, "fw48h") for name, place in places.items()}
-        return forecast_of(self._send_all(requests, read, timeout), missing, self.provenance)
+        return parsing.forecast_of(self._send_all(requests, read, timeout), missing, self.provenance)
 
     def actual(
         self, locations: Names, start: datetime, end: datetime, *, timeout: Timeout = None
     ) -> IntensityTable:
-        """Return what happened in [start, end): metered for ``GB``, the provider's estimate for a region.
+        """Return the recorded intensity in [start, end): metered for ``GB``, an estimate for a region.
 
         Raises
         ------
         ForecastUnavailableError
-            If not one location has a value there.
+            If not one location has a value in the period.
         """
         first, last = period(start, end)
         places, missing = _places(locations)
@@ -143,19 +125,20 @@ class UkCarbonIntensity(WebSource):
             place = places[key[0]]
             if place == _NATIONAL:
                 return _points(place, answer, "actual")
+            # A half hour of a region that is not over is a forecast, not an estimate of the past.
             return [point for point in _points(place, answer, "forecast") if _began_by(over, point)]
 
         requests = {
             (name, part): _request(place, begin, _written(until))
             for name, place in places.items()
-            for part, (begin, until) in enumerate(parts(first, last, _HALF_HOUR))
+            for part, (begin, until) in enumerate(parsing.parts(first, last, _HALF_HOUR))
         }
         answers = self._send_all(requests, read, timeout)
-        return actual_of(answers, missing, (first, last), self.provenance)
+        return parsing.actual_of(answers, missing, (first, last), self.provenance)
 
 
 def _places(locations: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return where the locations stand in the paths of the API, and why the others do not."""
+    """Return the path of each location, and the reason of each other one."""
     names, missing = sendable(locations)
     places = {}
     for name in names:
@@ -175,18 +158,18 @@ def _places(locations: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _request(place: str, begin: datetime, until: str) -> Request:
-    """Return the request for the half hours from one time until another, or for the next 48 hours."""
+    """Return the request for the half hours between two times, or for the next 48 hours."""
     folder = "intensity" if place == _NATIONAL else "regional/intensity"
     return Request(f"{folder}/{_written(begin)}/{until}{place}")
 
 
 def _written(when: datetime) -> str:
-    """Write a time as the API asks for it."""
+    """Format a time as the API expects it."""
     return f"{when:%Y-%m-%dT%H:%MZ}"
 
 
 def _points(place: str, answer: Response, kind: str) -> list[Point]:
-    """Return the half hours of an answer about a place, forecast or actual."""
+    """Return the half hours of a response, forecast or actual."""
     document = answer.json()
     if not isinstance(document, dict) or (document and "data" not in document):
         raise FetchError("answered with JSON that has no data")
@@ -201,7 +184,7 @@ def _points(place: str, answer: Response, kind: str) -> list[Point]:
 
 
 def _of_region(place: str, region: Any) -> object:
-    """Return what an answer says of the region or postcode that was asked for."""
+    """Return the data of the region or postcode that was requested."""
     if not isinstance(region, dict):
         raise FetchError("answered with JSON that is not about a region")
     key, asked = place.strip("/").split("/")
@@ -212,7 +195,7 @@ def _of_region(place: str, region: Any) -> object:
 
 
 def _point(half_hour: Any, kind: str) -> Point:
-    """Return one half hour; what is not one has neither time nor value."""
+    """Return one half hour; an entry that is no object has neither time nor value."""
     if not isinstance(half_hour, dict):
         return None, None, None
     intensity = half_hour.get("intensity")
@@ -220,8 +203,8 @@ def _point(half_hour: Any, kind: str) -> Point:
 
 
 def _began_by(when: datetime, point: Point) -> bool:
-    """Return whether a point began by a time; later half hours of a region are not over, but forecasts."""
+    """Return whether a point began by a time."""
     try:
-        return time_of(point[0], "from") <= when
+        return parsing.time_of(point[0], "from") <= when
     except FetchError:
-        return True  # it is dropped where all such points are
+        return True  # the parser of points drops it, with a reason

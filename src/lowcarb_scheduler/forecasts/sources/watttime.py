@@ -24,17 +24,9 @@ import httpx
 from lowcarb_scheduler.clock import EPOCH, format_time, to_utc
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.forecasts.base import period, sendable
+from lowcarb_scheduler.forecasts.http import parsing
 from lowcarb_scheduler.forecasts.http.client import FetchError, Request, basic_auth
 from lowcarb_scheduler.forecasts.http.credentials import credential
-from lowcarb_scheduler.forecasts.http.parsing import (
-    actual_of,
-    forecast_of,
-    issue_of,
-    moments,
-    parts,
-    past_forecasts_of,
-    time_of,
-)
 from lowcarb_scheduler.forecasts.http.responses import LoginError, Redaction
 from lowcarb_scheduler.forecasts.sources.web import WebSource
 from lowcarb_scheduler.settings import secret_fix
@@ -145,10 +137,12 @@ class WattTime(WebSource):
 
         def read(name: str, answer: Response) -> Issue:
             meta, points = _checked(name, answer)
-            return issue_of(time_of(meta.get("generated_at"), "generated_at"), _points(meta, points), now)
+            return parsing.issue_of(
+                parsing.time_of(meta.get("generated_at"), "generated_at"), _points(meta, points), now
+            )
 
         requests = {name: _request("forecast", name, {"horizon_hours": str(HORIZON_HOURS)}) for name in names}
-        return forecast_of(self._send_all(requests, read, timeout), missing, self.provenance)
+        return parsing.forecast_of(self._send_all(requests, read, timeout), missing, self.provenance)
 
     def actual(
         self, locations: Names, start: datetime, end: datetime, *, timeout: Timeout = None
@@ -165,10 +159,10 @@ class WattTime(WebSource):
         requests = {
             (name, part): _request("historical", name, _bounds(*bounds))
             for name in names
-            for part, bounds in enumerate(parts(first, last, _SECOND))
+            for part, bounds in enumerate(parsing.parts(first, last, _SECOND))
         }
         answers = self._send_all(requests, lambda key, answer: _points(*_checked(key[0], answer)), timeout)
-        return actual_of(answers, missing, (first, last), self.provenance)
+        return parsing.actual_of(answers, missing, (first, last), self.provenance)
 
     def past_forecasts(
         self, locations: Names, start: datetime, end: datetime, every: timedelta, *, timeout: Timeout = None
@@ -188,11 +182,11 @@ class WattTime(WebSource):
         horizon = {"horizon_hours": str(HORIZON_HOURS)}
         requests = {
             (name, when): _request("forecast/historical", name, {**_bounds(when, when), **horizon})
-            for when in reversed(moments(first, last, every, _STEP))
+            for when in reversed(parsing.moments(first, last, every, _STEP))
             for name in names
         }
         answers = self._send_all(requests, lambda key, answer: _read_past(*key, answer), timeout)
-        return past_forecasts_of(answers, missing, self.provenance)
+        return parsing.past_forecasts_of(answers, missing, self.provenance)
 
     def _send_all(
         self, requests: Mapping[K, Request], parse: Callable[[K, Response], T], timeout: Timeout
@@ -314,9 +308,9 @@ def _read_past(region: str, when: datetime, answer: Response) -> Issue:
     meta, issues = _checked(region, answer)
     for issue in issues:
         if isinstance(issue, dict) and isinstance(issue.get("forecast"), list):
-            generated_at = time_of(issue.get("generated_at"), "generated_at")
+            generated_at = parsing.time_of(issue.get("generated_at"), "generated_at")
             if when <= generated_at < when + _STEP:
-                return issue_of(generated_at, _points(meta, issue["forecast"]), generated_at)
+                return parsing.issue_of(generated_at, _points(meta, issue["forecast"]), generated_at)
     raise FetchError(f"there is no forecast made at {format_time(when)}")
 
 

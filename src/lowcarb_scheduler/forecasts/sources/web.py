@@ -41,8 +41,7 @@ class WebSource(ForecastSource):
         Transport of the requests; by default the network, through the proxies of the environment and with
         the certificates of ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` if one is set.
     clock : Clock, optional
-        Clock that counts the timeout and sleeps between attempts; the system's by default, in simulations
-        too: a server does not answer faster because a virtual clock jumps.
+        Clock that counts the timeout and sleeps between attempts; the system's by default.
     hints : mapping of int to str, optional
         Explanation added to a refusal, by status; by default that of the class.
     headers : mapping of str to str, optional
@@ -70,6 +69,7 @@ class WebSource(ForecastSource):
         headers: Mapping[str, str] | None = None,
         follow_redirects: bool = True,
     ) -> None:
+        # Not the virtual clock of a simulation: a server answers no sooner because that clock jumps.
         self._clock = clock or SystemClock()
         url = self.default_url if url is None else url
         base = base_url(url, self.url_setting.replace("_", "-"), self.default_url)
