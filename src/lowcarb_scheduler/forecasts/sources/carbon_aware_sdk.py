@@ -95,6 +95,7 @@ class CarbonAwareSdk(WebSource):
         clock: Clock | None = None,
     ) -> None:
         self.signal: Signal = Provenance(self.name, signal).signal
+        # 401 and 403 are the answer of the data provider, or of a proxy, never of the SDK: it has no accounts.
         keyed = auth is not None or "@" in str(url)
         refused = f"{_REFUSED}; {'is sdk-auth right?' if keyed else 'the SDK asks for no credentials'}"
         hints = {
@@ -279,13 +280,14 @@ def _read_forecast(location: str, answer: Response, now: datetime) -> Issue:
     FetchError
         If there is none, or it is not plausible.
     """
-    if answer.status == 204:
+    if answer.status == 204:  # it has no body, which would be an error of JSON
         raise FetchError("the server has no forecast for it")
     forecasts = _objects(answer)
     own = _about(location, forecasts)
     if not own:
         others = ", ".join(one_line(str(other.get("location")), 40) for other in forecasts[:3])
         raise FetchError(f"asked for it, the server answered with {others or 'an empty list'}")
+    # Services that speak the dialect of the SDK may leave the forecast out, and name the best time only.
     data = own[0].get("forecastData")
     if data is None and own[0].get("optimalDataPoints") is not None:
         raise FetchError("the server gives optimalDataPoints only; planning needs its forecastData")
@@ -311,6 +313,7 @@ def _read_average(location: str, begin: datetime, answer: Response) -> list[Poin
     document = answer.json()
     if not isinstance(document, dict) or not _about(location, [document]):
         raise FetchError("answered with JSON that is not an average of it")
+    # 0 stands for an hour without data; no grid emits exactly nothing.
     value = document.get("carbonIntensity")
     return [(format_time(begin), None if value == 0 else value, HOUR_US)]
 
@@ -356,7 +359,7 @@ def _points(
     return [
         (point.get(time), point.get(value), length_us(point.get("duration")))
         if isinstance(point, dict)
-        else (point, None, None)
+        else (point, None, None)  # shown in the error
         for point in data
     ]
 
@@ -368,7 +371,7 @@ def _is_value(point: Point) -> bool:
 
 def _minutes_us(duration: object) -> int | None:
     """Parse the duration of a point of a forecast, in minutes; None if it is missing or implausible."""
-    minutes = finite_number(duration)
+    minutes = finite_number(duration)  # truncated by the server: 0 for a point shorter than a minute
     return int(minutes * 60e6) if minutes is not None and minutes >= 1 else None
 
 

@@ -83,6 +83,7 @@ def read_download(path: Path, factor: Factor = "direct", signal: Signal = "unkno
     """
     try:
         with path.open("rb") as stream:
+            # The content decides on the format: downloads have all sorts of names.
             beginning = stream.read(_HEADER_BYTES).decode("utf-8-sig", "replace").lstrip()
     except OSError as error:
         raise InputError("file", f"cannot be read: {error.strerror}", "give the path of a file",
@@ -108,7 +109,7 @@ def _plain(name: str) -> str:
 
 def _from_trace(path: Path, signal: Signal) -> Download:
     rows = read_points(path, "file")
-    if ISSUE in rows:
+    if ISSUE in rows:  # a forecast must never be taken for recorded intensity
         raise InputError(ISSUE, "what happened was not issued", "give a trace of what happened")
     return Download(table_of_points(rows, signal), path.name)
 
@@ -140,7 +141,9 @@ def _from_csv(path: Path, factor: Factor) -> _Rows:
     if time is None or value is None:
         found = one_line(", ".join(map(str, frame.columns[:8])), 120)
         raise InputError("file", f"is none that is known (columns: {found})", f"give {_FORMATS}")
+    # NESO's two files are of the whole country and have no column of locations.
     here = pd.Series(NATIONAL, index=frame.index)
+    # The website's file holds the values that the API gives: in an archive they are of one series with them.
     published = UkCarbonIntensity().server if value.lower().startswith("actual") else "NESO data portal"
     return _Rows(here, frame[time], frame[value], UkCarbonIntensity.name, published)
 

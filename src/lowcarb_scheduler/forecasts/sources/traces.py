@@ -260,6 +260,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     frame = pd.read_csv(
         path, dtype=dtypes, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig"
     )
+    # keep_default_na is off above because a location "NA" is Namibia, not a missing cell.
     if not isinstance(frame.index, pd.RangeIndex):  # pandas takes excess cells for an index
         raise ValueError("the rows have more cells than the header")
     return frame
@@ -273,6 +274,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         raise MissingExtraError("pyarrow", "parquet") from None
     try:
         with path.open("rb") as file:
+            # Metadata of pandas could restore an index, whose columns would then be missing.
             frame: pd.DataFrame = parquet.ParquetFile(file).read().to_pandas(ignore_metadata=True)
     except ArrowException as error:
         raise ValueError(str(error)) from None
@@ -372,6 +374,7 @@ def _numbers(column: pd.Series) -> Floats:
             row = int(np.argmax(wrong))
             problem = f"row {row + 1}: {texts.iloc[row][:40]!r} is not a number"
             raise InputError(name, problem, "write a number, or leave the cell empty for a gap")
+    # Python reads "inf" and 1e999 as numbers, and a sum with either is useless.
     if np.isinf(values).any():
         row = int(np.argmax(np.isinf(values))) + 1
         raise InputError(name, f"row {row}: is infinite", "write a finite number, or leave the cell empty")
@@ -489,6 +492,7 @@ class TraceWriter:
             return
         times, values = zip(*(_points(series) for _, series in issues), strict=True)
         lengths = [len(each) for each in times]
+        # One frame per location: one per issue would spend its time in pandas.
         issued = np.repeat(np.array([issued_us for issued_us, _ in issues], np.int64), lengths)
         columns = {ISSUE: issued, "time": np.concatenate(times), "g_per_kwh": np.concatenate(values)}
         rows = pd.DataFrame({"location": location, **columns})[self._columns]

@@ -98,6 +98,7 @@ class UkCarbonIntensity(WebSource):
             If not one location has a forecast that reaches past ``now``.
         """
         now = to_utc(now, "now")
+        # The service does not tell the time of issue; the begin of the half hour is one for all locations.
         generated_at = parsing.floored(now, _HALF_HOUR)
         places, missing = _places(locations)
 
@@ -143,7 +144,7 @@ def _places(locations: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     places = {}
     for name in names:
         plain = name.strip().casefold()
-        outcode = plain.upper()
+        outcode = plain.upper()  # the service wants it in upper case
         if plain in _NATIONAL_NAMES:
             places[name] = _NATIONAL
         elif plain in _NUMBERS:
@@ -176,6 +177,7 @@ def _points(place: str, answer: Response, kind: str) -> list[Point]:
     data = document.get("data")
     if data and place != _NATIONAL:
         data = _of_region(place, data[0] if isinstance(data, list) else data)
+    # Past the end of the published data the service answers {} or an empty list, with status 200.
     if not data:
         raise FetchError("the service has published nothing for that time")
     if not isinstance(data, list):
@@ -188,6 +190,7 @@ def _of_region(place: str, region: Any) -> object:
     if not isinstance(region, dict):
         raise FetchError("answered with JSON that is not about a region")
     key, asked = place.strip("/").split("/")
+    # Only the field that was requested by: a postcode's response names its region, too.
     given = str(region.get(key, asked))
     if given.casefold() != asked.casefold():
         raise FetchError(f"asked for {key} {asked}, the service answered with {one_line(given, 40)}")

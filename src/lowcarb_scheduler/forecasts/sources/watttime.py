@@ -101,6 +101,7 @@ class WattTime(WebSource):
         transport: httpx.BaseTransport | None = None,
         clock: Clock | None = None,
     ) -> None:
+        # No redirects: a token or a password must not leave for another address.
         super().__init__(url, timeout=timeout, transport=transport, clock=clock, follow_redirects=False)
         name = credential(user, "watttime_user")
         if ":" in name:
@@ -192,6 +193,7 @@ class WattTime(WebSource):
         self, requests: Mapping[K, Request], parse: Callable[[K, Response], T], timeout: Timeout
     ) -> dict[K, T | FetchError]:
         client = self._limited(timeout)
+        # One authentication per call: only so it can tell a token of this call, which is not renewed again.
         auth = _TokenAuth(self._session, client, self._clock)
         outcomes = client.send_all(requests, parse, auth=auth)
         # The server has seen the credentials of the login and every token, and may echo them later.
@@ -273,6 +275,7 @@ def _read_token(answer: Response) -> str:
     """Return the token of a login."""
     document = answer.json()
     token = document.get("token") if isinstance(document, dict) else None
+    # It becomes a header: a line break in it would forge another one.
     if not isinstance(token, str) or not (token and token.isascii() and token.isprintable()):
         raise FetchError("answered without a token")
     return token
@@ -309,6 +312,7 @@ def _read_past(region: str, when: datetime, answer: Response) -> Issue:
     for issue in issues:
         if isinstance(issue, dict) and isinstance(issue.get("forecast"), list):
             generated_at = parsing.time_of(issue.get("generated_at"), "generated_at")
+            # The issue may be some seconds late, and the list may hold its neighbours.
             if when <= generated_at < when + _STEP:
                 return parsing.issue_of(generated_at, _points(meta, issue["forecast"]), generated_at)
     raise FetchError(f"there is no forecast made at {format_time(when)}")
@@ -316,6 +320,7 @@ def _read_past(region: str, when: datetime, answer: Response) -> Issue:
 
 def _points(meta: Mapping[str, Any], points: Iterable[Any]) -> list[Point]:
     """Return points in grams per kilowatt-hour; an entry that is no object has neither time nor value."""
+    # Without a plausible length the distance to the next point counts.
     seconds = finite_number(meta.get("data_point_period_seconds"))
     length_us = None if seconds is None else int(seconds * 1e6)
     known = [point if isinstance(point, dict) else {} for point in points]

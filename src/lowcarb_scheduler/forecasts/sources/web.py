@@ -77,6 +77,7 @@ class WebSource(ForecastSource):
             base, checked_timeout(timeout), self._clock, transport, hints or self.hints, headers=headers,
             follow_redirects=follow_redirects,
         )  # fmt: skip
+        # Without credentials: the address is shown, and names the data in the archive.
         self.server, self.stats = self.client.server, self.client.stats
 
     def _limited(self, timeout: Timeout) -> HttpClient:
@@ -98,6 +99,7 @@ class WebSource(ForecastSource):
             If the request failed; the origin of the server stands for a location.
         """
         origin = self.client.origin
+        # The key of a request names its place in errors and in the circuit breaker; this one has none.
         outcome = self._send_all({origin: request}, lambda _, response: parse(response), timeout)[origin]
         if isinstance(outcome, FetchError):
             raise ForecastUnavailableError({origin: outcome.why})
