@@ -95,7 +95,7 @@ class CarbonAwareSdk(WebSource):
         clock: Clock | None = None,
     ) -> None:
         self.signal: Signal = Provenance(self.name, signal).signal
-        # 401 and 403 are the answer of the data provider, or of a proxy, never of the SDK: it has no accounts.
+        # 401 and 403 come from the data provider or a proxy, never from the SDK: it has no accounts.
         keyed = auth is not None or "@" in str(url)
         refused = f"{_REFUSED}; {'is sdk-auth right?' if keyed else 'the SDK asks for no credentials'}"
         hints = {
