@@ -156,7 +156,8 @@ def through_flower(runs, confidence):
     from flwr.serverapp.strategy import FedAvg
 
     from lowcarb_scheduler import CarbonClientApp, Forecast, IntensityTable, carbon_aware
-    from lowcarb_scheduler.clock import HOUR_US, parse_time, to_us
+    from lowcarb_scheduler.clock import HOUR_US, to_us
+    from lowcarb_scheduler.events import RoundOpened
     from lowcarb_scheduler.intensity import Provenance
     from lowcarb_scheduler.ledger import read_ledger
     from lowcarb_scheduler.testing import InMemoryGrid
@@ -207,8 +208,8 @@ def through_flower(runs, confidence):
             strategy.start(grid, ArrayRecord([np.zeros(1)]), num_rounds=rounds)
             events = read_ledger(run_dir)
         simulated = simulate(durations, settings_of(finish_by, confidence))
-        opened = [parse_time(e["opened_at"], "opened_at") for e in events if e["event"] == "round_opened"]
-        late += events[-1]["late"] and simulated.could
+        opened = [event.opened_at for event in events if isinstance(event, RoundOpened)]
+        late += events[-1].late and simulated.could
         sooner += [(last - real) / HOUR for last, real in zip(simulated.openings, opened, strict=True)]
     print(f"through Flower: {late} of {runs} runs of {rounds} rounds are late for waiting; rounds open"
           f" {np.median(sooner):.1f} h (median; {min(sooner):.1f} to {max(sooner):.1f} h) before the last"

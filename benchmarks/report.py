@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from lowcarb_scheduler.accounting.attribution import account
+from lowcarb_scheduler.accounting.replay import Record
 from lowcarb_scheduler.ledger import FILE_NAME, read_ledger
 from lowcarb_scheduler.report.html import write_report
 
@@ -38,8 +39,8 @@ def main() -> None:
     for clients in options.clients:
         with tempfile.TemporaryDirectory() as folder:
             run = write_ledger(Path(folder) / "run", large_events(options.rounds, clients, options.seats))
-            events = read_ledger(run)
-            accounts, files = seconds(account, events), seconds(write_report, run)
+            record = Record.of(read_ledger(run))
+            accounts, files = seconds(account, record), seconds(write_report, run)
             sizes = [(run / name).stat().st_size / 1e6 for name in (FILE_NAME, "report.html")]
         row = f"{options.rounds:>6} {clients:>8} {sizes[0]:>10.1f} {accounts:>11.2f} {files:>8.2f}"
         print(f"{row} {sizes[1]:>8.2f}", flush=True)

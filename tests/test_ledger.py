@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import logging
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from lowcarb_scheduler.clock import VirtualClock
+from lowcarb_scheduler.documents import to_json
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.ledger import Ledger, read_ledger, summarise
+from lowcarb_scheduler.events import Degraded, Event, HoldStarted, RoundOpened, event_of
+from lowcarb_scheduler.ledger import Ledger, read_ledger
+from support.ledgers import replayed
+from support.report_ledger import event, run_events
 
 RUN = Path("run")
 
@@ -20,25 +23,30 @@ RUN = Path("run")
 @pytest.fixture
 def ledger(midnight):
     ledger = Ledger(RUN, VirtualClock(midnight))
-    ledger.append("run_started", source="synthetic")
+    ledger.append(replayed(run_events()).started)
     yield ledger
     ledger.close()
 
 
+def hold(until):
+    return HoldStarted(round=1, until=until, seconds=3600.0, reason="cleaner")
+
+
 def test_each_event_is_on_disk_before_the_run_goes_on(ledger, midnight):
-    ledger.append("hold_started", round=1, until=midnight, seconds=timedelta(hours=1))
+    ledger.append(hold(midnight))
     lines = (RUN / "ledger.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(lines[1]) == {
         "v": 1, "at": "2026-03-02T00:00:00Z", "event": "hold_started", "round": 1,
-        "until": "2026-03-02T00:00:00Z", "seconds": 3600.0,
+        "until": "2026-03-02T00:00:00Z", "seconds": 3600.0, "reason": "cleaner", "planned_g": None,
+        "at_once_g": None,
     }  # fmt: skip
 
 
 def test_a_torn_last_line_is_left_out(ledger):
-    ledger.append("degraded", what="forecast", why="down", consequence="no waiting")
+    ledger.append(Degraded(what="forecast", why="down", consequence="no waiting"))
     path = RUN / "ledger.jsonl"
     path.write_text(path.read_text(encoding="utf-8")[:-20], encoding="utf-8")
-    assert [event["event"] for event in read_ledger(RUN)] == ["run_started"]
+    assert [each.name for each in read_ledger(RUN)] == ["run_started"]
 
 
 def test_a_torn_line_in_the_middle_is_named(ledger):
@@ -79,52 +87,57 @@ def test_a_folder_that_cannot_be_written(midnight):
         Ledger(Path("file") / "run", VirtualClock(midnight))
 
 
-def test_a_full_disk_ends_the_ledger_and_not_the_training(ledger, monkeypatch, caplog):
+def test_a_full_disk_ends_the_ledger_and_not_the_training(ledger, midnight, monkeypatch, caplog):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
     monkeypatch.setattr("os.fsync", full)
-    ledger.append("hold_started", round=1)
-    ledger.append("hold_started", round=2)
+    ledger.append(hold(midnight))
+    ledger.append(hold(midnight))
     assert [record.message for record in caplog.records] == [
         "lowcarb: the ledger ends here, the training goes on: [Errno 28] No space left on device"
     ]
 
 
-def closed(number, **grams):
-    window = {"opens_at": f"2026-03-02T0{number}:00:00Z", "closes_at": f"2026-03-02T0{number + 1}:00:00Z"}
-    given = {"planned_g": 10.0, "realised_g": 11.0, "run_now_g": 20.0, **grams}
-    return {"round": number, **window, "nodes_done": 2, "nodes_failed": 0, "energy_kwh": 0.5, **given}
+# -- Events ------------------------------------------------------------------------------------------------
+
+OLD_LINES = [
+    line
+    for path in sorted((Path(__file__).parent / "fixtures" / "ledgers").glob("*.jsonl"))
+    for line in path.read_text(encoding="utf-8").splitlines()
+]
 
 
-def test_the_summary_adds_up(ledger):
-    ledger.append("nodes", joined=[{"id": name} for name in ("a", "b", "c")], left=[])
-    for number in (1, 2):
-        ledger.append("round_opened", round=number, held_s=60.0)
-        for name in ("a", "b"):
-            ledger.append("node_done", round=number, id=name, energy_kwh=0.25, energy_basis="estimated")
-        ledger.append("round_closed", **closed(number))
-    ledger.append("evaluated", round=2, where="server", metrics={"accuracy": 0.9})
-    summary = summarise(read_ledger(RUN))
-    assert (summary.planned_g, summary.realised_g, summary.run_now_g) == (20.0, 22.0, 40.0)
-    assert summary.saving == pytest.approx(0.45)
-    assert summary.energy_kwh == 1.0
-    assert summary.energy_by_basis == {"estimated": 1.0}
-    assert dict(summary.turns) == {"a": 2, "b": 2, "c": 0}
-    assert summary.jain == pytest.approx(16 / 24)
-    assert summary.rounds[1].metrics == {"accuracy": 0.9}
-    assert summary.rounds[0].held == timedelta(minutes=1)
-    assert summary.status == "unfinished"
+def test_lines_of_earlier_versions_are_written_as_they_were_read():
+    for line in OLD_LINES:
+        record = json.loads(line)
+        read = event_of(record)
+        head = {"v": 1, "at": read.at, "event": record["event"]}
+        assert type(read) is not Event
+        assert to_json({**head, **read.to_record()}) == line
 
 
-def test_what_is_unknown_in_one_round_is_unknown_in_sum_until_it_is_learnt(ledger):
-    for number, realised in ((1, 11.0), (2, None)):
-        ledger.append("round_opened", round=number, held_s=0.0)
-        ledger.append("round_closed", **closed(number, realised_g=realised))
-    assert summarise(read_ledger(RUN)).realised_g is None
-    assert summarise(read_ledger(RUN)).saving is None
-    late = [{"round": 2, "planned_g": 10.0, "realised_g": 12.0, "run_now_g": 20.0}]
-    ledger.append("run_finished", status="completed", rounds=late)
-    summary = summarise(read_ledger(RUN))
-    assert (summary.realised_g, summary.status) == (23.0, "completed")
+def test_keys_and_events_of_later_versions_are_ignored(ledger, midnight):
+    later = [event(1, "invented", round=1), event(2, "degraded", what="a", why="b", consequence="c", more=1)]
+    path = RUN / "ledger.jsonl"
+    path.write_text(path.read_text(encoding="utf-8") + "".join(to_json(each) + "\n" for each in later))
+    assert read_ledger(RUN)[1:] == [
+        Event(at=later[0]["at"]),
+        Degraded(at=later[1]["at"], what="a", why="b", consequence="c"),
+    ]
+
+
+def test_an_event_that_lacks_a_key_is_bad_input_that_names_the_ledger(ledger):
+    path = RUN / "ledger.jsonl"
+    path.write_text(path.read_text(encoding="utf-8") + to_json(event(1, "round_opened", round=1)) + "\n")
+    with pytest.raises(InputError, match=r"does not write \(KeyError: 'opened_at'\)") as caught:
+        read_ledger(RUN)
+    assert caught.value.file == str(path)
+
+
+def test_a_duration_is_stored_in_seconds_and_a_member_by_its_own_keys():
+    opened = next(each for each in run_events() if each["event"] == "round_opened")
+    read = event_of(json.loads(to_json(opened)))
+    assert isinstance(read, RoundOpened)
+    assert (read.held.total_seconds(), read.nodes[0].id) == (opened["held_s"], opened["nodes"][0]["id"])

@@ -18,7 +18,7 @@ ROOMS = [
     {"intensity", "settings", "documents"},
     {"forecasts", "accounting.emissions", "userfiles"},
     {"planning"},
-    {"ledger"},
+    {"ledger", "events"},
     {"accounting"},
     {"scheduling"},
     {"backtest", "flower"},

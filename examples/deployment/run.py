@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lowcarb_scheduler.accounting.replay import summarise
 from lowcarb_scheduler.clock import format_time
 from lowcarb_scheduler.demo.federation import (
     LINK,
@@ -31,7 +32,8 @@ from lowcarb_scheduler.demo.federation import (
     tail,
     write_connection,
 )
-from lowcarb_scheduler.ledger import read_ledger, summarise
+from lowcarb_scheduler.events import RoundOpened
+from lowcarb_scheduler.ledger import read_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -139,10 +141,10 @@ def main(run_dir: Path) -> int:
             return 1
     events = read_ledger(run_dir)
     for event in events:
-        if event["event"] == "round_opened":
-            nodes = ", ".join(f"{node['id']} ({node['location']})" for node in event["nodes"])
-            opened = f"{event['at']:%H:%M:%S}, held {event['held_s']:.0f} s"
-            print(f"round {event['round']} opened at {opened}: {nodes}")
+        if isinstance(event, RoundOpened):
+            nodes = ", ".join(f"{node.id} ({node.location})" for node in event.nodes)
+            opened = f"{event.at:%H:%M:%S}, held {event.held.total_seconds():.0f} s"
+            print(f"round {event.round} opened at {opened}: {nodes}")
     found = summarise(events)
     waited = found.status == "completed" and all(each.opens_at >= clean_at for each in found.rounds)
     if waited and found.saving is not None:

@@ -12,8 +12,8 @@ import pytest
 
 from lowcarb_scheduler.accounting.attribution import account
 from lowcarb_scheduler.accounting.emissions import waterfall
-from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.report.tables import tables_of, write_tables
+from support.ledgers import read_records, replayed
 from support.random_run import hours_of, random_run
 from support.report_ledger import at, run_events, write_ledger
 from support.report_world import large_events
@@ -31,7 +31,7 @@ def changes(accounts):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_waterfall_leads_from_run_now_to_realised_and_nothing_is_left_over(seed):
     events, _ = random_run(np.random.default_rng(seed))
-    accounts = account(events)
+    accounts = account(replayed(events))
     first, *between, last = accounts.waterfall
     assert [step.name for step in between] == list(CHANGES)
     assert (first.change_g, last.change_g) == pytest.approx(
@@ -50,7 +50,7 @@ def test_the_formula_adds_up_for_any_levels():
 @pytest.mark.parametrize("seed", SEEDS)
 def test_realised_is_what_every_turn_emitted_wherever_it_is_summed(seed):
     events, truth = random_run(np.random.default_rng(seed))
-    accounts = account(events)
+    accounts = account(replayed(events))
     done = named(events, "node_done")
     assert accounts.realised_g == pytest.approx(sum(map(truth.turn_g, done)), rel=1e-9)
     for shares, key in ((accounts.by_location, "location"), (accounts.by_client, "id")):
@@ -100,7 +100,7 @@ def levels_by_hand(opened, done, nodes, truth, at_run_now):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_level_of_a_round_is_what_its_definition_says(seed):
     events, truth = random_run(np.random.default_rng(seed))
-    levels = iter(account(events).levels)
+    levels = iter(account(replayed(events)).levels)
     nodes, at_run_now, done, opened = {}, 0.0, [], {}
     for event in events:
         match event["event"]:
@@ -119,7 +119,7 @@ def test_every_level_of_a_round_is_what_its_definition_says(seed):
 @pytest.mark.parametrize("seed", SEEDS[:12])
 def test_what_did_not_differ_has_no_bar(seed):
     def of(**kind):
-        return account(random_run(np.random.default_rng(seed), **kind)[0])
+        return account(replayed(random_run(np.random.default_rng(seed), **kind)[0]))
 
     as_planned = of(as_planned=True)
     assert changes(as_planned)["overruns"] == pytest.approx(0, abs=1e-9)
@@ -133,7 +133,7 @@ def test_what_did_not_differ_has_no_bar(seed):
 @pytest.mark.parametrize("seed", SEEDS[:8])
 def test_a_round_that_nobody_forecast_has_no_forecast_error_and_planned_is_no_part(seed):
     events, _ = random_run(np.random.default_rng(seed), first_unplanned=True)
-    accounts = account(events)
+    accounts = account(replayed(events))
     rounds = len(accounts.run.rounds)
     assert accounts.planned_g is None
     assert accounts.planned_of == (f"rounds 2-{rounds}" if rounds > 2 else "round 2")
@@ -146,7 +146,7 @@ def test_a_round_that_nobody_forecast_has_no_forecast_error_and_planned_is_no_pa
 def test_where_actuals_are_missing_there_is_no_number_and_no_part_of_one(known):
     for seed in SEEDS[:6]:
         events, _ = random_run(np.random.default_rng(seed), known=known)
-        accounts = account(events)
+        accounts = account(replayed(events))
         unknown = [r for r in accounts.run.rounds if r.realised_g is None]
         assert accounts.without_actuals == len(unknown) > 0
         assert accounts.realised_g is accounts.hindsight_g is accounts.saving is None
@@ -159,14 +159,14 @@ def test_where_actuals_are_missing_there_is_no_number_and_no_part_of_one(known):
 
 def test_equal_ledgers_have_equal_accounts():
     events, _ = random_run(np.random.default_rng(3))
-    one, other = tables_of(account(events)), tables_of(account(events))
+    one, other = tables_of(account(replayed(events))), tables_of(account(replayed(events)))
     for name, table in one.items():
         pd.testing.assert_frame_equal(table, other[name])
 
 
 def test_every_row_of_every_table_says_what_it_rests_on():
     events, _ = random_run(np.random.default_rng(3))
-    for name, table in tables_of(account(events)).items():
+    for name, table in tables_of(account(replayed(events))).items():
         assert len(table), name
         assert set(table["signal"]) == {"marginal"}
         assert set(table["source"]) == {"traces"}
@@ -175,7 +175,7 @@ def test_every_row_of_every_table_says_what_it_rests_on():
 
 def test_the_tables_add_up(tmp_path):
     events, _ = random_run(np.random.default_rng(3))
-    accounts = account(events)
+    accounts = account(replayed(events))
     files = {path.stem: pd.read_csv(path) for path in write_tables(tables_of(accounts), tmp_path)}
     rounds, steps = files["rounds"], files["waterfall"].set_index("step")
     for name in CHANGES:
@@ -193,7 +193,7 @@ def test_no_cell_is_a_formula(tmp_path):
                 entry["id"] = "=cmd|' /C calc'!A0\n@SUM(1)"
     files = {
         path.stem: path.read_text(encoding="utf-8")
-        for path in write_tables(tables_of(account(events)), tmp_path)
+        for path in write_tables(tables_of(account(replayed(events))), tmp_path)
     }
     cells = [cell for line in files["clients"].splitlines() for cell in line.split(",")]
     assert any("cmd" in cell for cell in cells)
@@ -201,7 +201,7 @@ def test_no_cell_is_a_formula(tmp_path):
 
 
 def test_a_run_that_did_nothing_has_accounts():
-    accounts = account(run_events()[:4])
+    accounts = account(replayed(run_events()[:4]))
     assert accounts.realised_g is accounts.hindsight_g is accounts.front is None
     assert (accounts.by_location, accounts.waterfall, accounts.without_actuals) == ((), (), 0)
     assert set(tables_of(accounts)) >= {"rounds", "numbers", "waterfall"}
@@ -215,7 +215,7 @@ def test_a_run_that_is_over_before_its_last_window_has_a_waterfall():
     for event in events:
         if event["event"] == "round_closed":
             event["round_duration_s"] = 3 * 3600.0
-    accounts = account(events)
+    accounts = account(replayed(events))
     assert accounts.waterfall
     assert sum(changes(accounts).values()) == pytest.approx(accounts.realised_g - accounts.run_now_g)
 
@@ -223,8 +223,8 @@ def test_a_run_that_is_over_before_its_last_window_has_a_waterfall():
 def test_rounds_that_were_run_twice_count_once():
     events = run_events()
     again = [event for event in events if event.get("round") == 1 and event["event"] in TRAINED]
-    accounts = account([*events[:-1], *again, events[-1]])
-    assert accounts.realised_g == account(events).realised_g
+    accounts = account(replayed([*events[:-1], *again, events[-1]]))
+    assert accounts.realised_g == account(replayed(events)).realised_g
     assert [r.number for r in accounts.run.rounds] == [1, 2, 3]
 
 
@@ -233,13 +233,13 @@ def test_a_turn_that_drew_nothing_emits_nothing_wherever_it_is():
     for event in events:
         if event["event"] == "node_done" and event["id"] == "site-d":
             event |= {"energy_kwh": 0.0, "location": None}
-    unknown = {share.name: share for share in account(events).by_location}["unknown"]
+    unknown = {share.name: share for share in account(replayed(events)).by_location}["unknown"]
     assert (unknown.turns, unknown.energy_kwh, unknown.emissions_g) == (1, 0.0, 0.0)
     assert replace(unknown, energy_kwh=0.0).mean_g_per_kwh is None
 
 
 @pytest.mark.parametrize("clients", [100, 10_000])
 def test_accounts_of_large_runs(tmp_path, clients):
-    accounts = account(read_ledger(write_ledger(tmp_path / "run", large_events(clients=clients))))
+    accounts = account(replayed(read_records(write_ledger(tmp_path / "run", large_events(clients=clients)))))
     assert len(accounts.waterfall) == 6
     assert accounts.hindsight_g < accounts.realised_g < accounts.run_now_g

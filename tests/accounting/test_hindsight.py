@@ -12,8 +12,8 @@ import pytest
 
 from lowcarb_scheduler.accounting.attribution import account
 from lowcarb_scheduler.accounting.hindsight import Rules, hindsight_of, job_of, without_fine_stagger
-from lowcarb_scheduler.accounting.replay import Record
 from lowcarb_scheduler.clock import HOUR_US
+from support.ledgers import replayed
 from support.random_run import random_run
 from support.report_ledger import ACTUAL, run_events
 
@@ -25,7 +25,7 @@ def done(events):
 
 
 def hindsight(events):
-    record = Record.of(events)
+    record = replayed(events)
     return record, hindsight_of(record)
 
 
@@ -53,7 +53,7 @@ def test_it_does_the_same_work(seed):
 def test_no_run_that_obeys_its_rules_is_below_its_bound(seed):
     """These runs open on the grid, take as long as planned, and are over in time."""
     events, _ = random_run(np.random.default_rng(seed), as_planned=True, evaluates=False)
-    accounts = account(events)
+    accounts = account(replayed(events))
     best = accounts.hindsight.plan
     assert best.lower_bound_g <= accounts.realised_g * (1 + 1e-9)
     assert best.lower_bound_g <= accounts.hindsight_g == best.emissions_g
@@ -61,7 +61,7 @@ def test_no_run_that_obeys_its_rules_is_below_its_bound(seed):
 
 
 def test_it_is_the_best_of_all_plans_of_a_small_run():
-    accounts = account(run_events())
+    accounts = account(replayed(run_events()))
     turns = Counter(event["id"] for event in done(run_events()))
     places = {event["id"]: event["location"] for event in done(run_events())}
     best = np.inf
@@ -77,7 +77,7 @@ def test_it_is_the_best_of_all_plans_of_a_small_run():
 
 
 def test_it_knows_no_hour_that_the_ledger_does_not():
-    accounts = account(run_events())
+    accounts = account(replayed(run_events()))
     assert accounts.hindsight.known_until.hour == 4
     assert accounts.hindsight.plan.finish.hour <= 4
 
@@ -85,7 +85,7 @@ def test_it_knows_no_hour_that_the_ledger_does_not():
 def test_a_run_that_did_not_complete_has_no_longer_than_it_took():
     events = run_events()
     events[-1] = {**events[-1], "status": "failed"}
-    record = Record.of(events)
+    record = replayed(events)
     assert Rules.of(record).finish_by == record.rounds[-1].closes_at
 
 
@@ -95,7 +95,7 @@ def test_a_cap_on_locations_binds_it_too():
     plan = hindsight(events)[1].plan
     names = np.array(plan.fleet.locations)[plan.fleet.location_index][plan.seats]
     assert all(Counter(row)["DE"] <= 1 and Counter(row)["FR"] <= 1 for row in names)
-    assert account(events).hindsight_g >= 966
+    assert account(replayed(events)).hindsight_g >= 966
 
 
 def test_turns_that_took_longer_than_a_round_fill_it():
@@ -110,7 +110,7 @@ def test_turns_that_took_longer_than_a_round_fill_it():
 def test_a_grid_of_minutes_is_not_searched_for_staggered_starts():
     events = run_events()
     events[0]["settings"] = {"stagger": True}
-    record = Record.of(events)
+    record = replayed(events)
     rules = Rules.of(record)
     for length, is_staggered in ((rules.job_rules.round_duration, True), (timedelta(minutes=59), False)):
         job_rules = replace(rules.job_rules, round_duration=length)
@@ -118,4 +118,4 @@ def test_a_grid_of_minutes_is_not_searched_for_staggered_starts():
             record, replace(rules, job_rules=job_rules, finish_by=rules.grid_from + timedelta(hours=6))
         )
         assert without_fine_stagger(job, record.actual).stagger is is_staggered
-    assert account(events).hindsight_g <= 966
+    assert account(replayed(events)).hindsight_g <= 966

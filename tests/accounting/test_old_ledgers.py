@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from lowcarb_scheduler.accounting.attribution import account
+from lowcarb_scheduler.accounting.replay import Record, summarise
 from lowcarb_scheduler.documents import to_plain
-from lowcarb_scheduler.ledger import FILE_NAME, read_ledger, summarise
+from lowcarb_scheduler.ledger import FILE_NAME, read_ledger
 from support.cli_files import run
 
 LEDGERS = Path(__file__).parents[1] / "fixtures" / "ledgers"
@@ -64,7 +65,7 @@ def test_the_summary_is_the_same(old_run):
 
 def test_the_accounts_are_the_same(old_run):
     run_dir, expected = old_run
-    accounts = account(read_ledger(run_dir))
+    accounts = account(Record.of(read_ledger(run_dir)))
     found = {
         **{name: getattr(accounts, name) for name in ACCOUNTS},
         "waterfall": [asdict(step) for step in accounts.waterfall],

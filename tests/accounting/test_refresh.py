@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -15,8 +16,9 @@ from lowcarb_scheduler.accounting.refresh import refresh, told_settings
 from lowcarb_scheduler.clock import VirtualClock
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
 from lowcarb_scheduler.intensity import Provenance
-from lowcarb_scheduler.ledger import FILE_NAME, Ledger, read_ledger, summarise
+from lowcarb_scheduler.ledger import FILE_NAME, Ledger
 from lowcarb_scheduler.testing import InMemoryGrid
+from support.ledgers import read_records, replayed
 from support.random_run import Truth, random_run
 from support.report_ledger import ACTUAL, START, run_events, write_ledger
 
@@ -54,14 +56,14 @@ def test_what_was_lacking_is_appended_and_the_accounts_are_those_of_a_run_that_k
     found = refresh(run_dir, source, VirtualClock(START + timedelta(days=2)))
     assert found.learned == found.lacking != ()
     assert (run_dir / FILE_NAME).read_bytes().startswith(before)
-    events = read_ledger(run_dir)
+    events = read_records(run_dir)
     assert [event["event"] for event in events[-2:]] == ["actual", "refreshed"]
-    accounts, knew = account(events), account(settled)
+    accounts, knew = account(replayed(events)), account(replayed(settled))
     assert accounts.realised_g == pytest.approx(knew.realised_g)
     assert [step.change_g for step in accounts.waterfall] == pytest.approx(
         [s.change_g for s in knew.waterfall]
     )
-    summary = {r.number: r.realised_g for r in summarise(events).rounds}
+    summary = {r.number: r.realised_g for r in replayed(events).summary.rounds}
     assert all(summary[number] is not None for number in found.lacking)  # for those who read no accounts
 
 
@@ -92,25 +94,25 @@ def test_hindsight_learns_the_hours_it_may_choose(tmp_path):
     run_dir = write_ledger(tmp_path / "run", run_events())
     source, clock = Asked(Truth(ACTUAL), signal="average"), VirtualClock(START + timedelta(hours=5))
     assert refresh(run_dir, source, clock).has_news  # the fifth hour; the sixth is to come
-    part = account(read_ledger(run_dir)).hindsight
+    part = account(replayed(read_records(run_dir))).hindsight
     assert part.known_until == START + timedelta(hours=5)
     assert not refresh(run_dir, source, clock).lacks_hours
     clock.sleep_until(START + timedelta(days=2))
     found = refresh(run_dir, source, clock)
     assert (found.lacking, found.lacks_hours, found.has_news) == ((), True, True)
     assert not refresh(run_dir, source, clock).lacks_hours
-    accounts = account(read_ledger(run_dir))
+    accounts = account(replayed(read_records(run_dir)))
     assert accounts.hindsight.known_until == START + timedelta(hours=6)  # the deadline
-    assert accounts.hindsight_g <= part.emissions_g <= account(run_events()).hindsight_g
-    assert accounts.realised_g == account(run_events()).realised_g
+    assert accounts.hindsight_g <= part.emissions_g <= account(replayed(run_events())).hindsight_g
+    assert accounts.realised_g == account(replayed(run_events())).realised_g
 
 
 def test_a_figure_that_was_known_does_not_change(unsettled):
     run_dir, truth, _ = unsettled
-    first = account(read_ledger(run_dir)).run.rounds[0].realised_g
+    first = account(replayed(read_records(run_dir))).run.rounds[0].realised_g
     truth.values = {name: [2 * g for g in values] for name, values in truth.values.items()}
     refresh(run_dir, Asked(truth), VirtualClock(START + timedelta(days=2)))
-    assert account(read_ledger(run_dir)).run.rounds[0].realised_g == first is not None
+    assert account(replayed(read_records(run_dir))).run.rounds[0].realised_g == first is not None
 
 
 def test_a_run_that_is_being_written_is_refused(unsettled):
@@ -143,7 +145,7 @@ def test_a_source_that_has_nothing_says_so(unsettled):
 
 
 def told(**settings):
-    return {"source": None, "settings": settings}
+    return replace(replayed(run_events()).started, source=None, settings=settings)
 
 
 def test_the_run_s_own_source_is_asked_with_its_own_address():
@@ -166,9 +168,9 @@ def test_what_is_given_now_goes_first_and_what_was_hidden_is_not_used(monkeypatc
 
 
 def test_a_source_given_in_code_is_known_by_its_name_or_has_to_be_named():
-    assert told_settings({**told(), "source": "uk-carbon-intensity"}, {}).source == "uk-carbon-intensity"
+    assert told_settings(replace(told(), source="uk-carbon-intensity"), {}).source == "uk-carbon-intensity"
     with pytest.raises(InputError, match="was given in code"):
-        told_settings({**told(), "source": "MySource"}, {})
+        told_settings(replace(told(), source="MySource"), {})
     with pytest.raises(InputError, match="the run had none"):
         told_settings(told(), {})
 
@@ -194,13 +196,13 @@ def really_run(tmp_path, rounds=5, **settings):
     }  # fmt: skip
     strategy = carbon_aware(FedAvg(fraction_evaluate=0.0), **{**given, **settings})
     strategy.start(grid, ArrayRecord([np.zeros(2)]), num_rounds=rounds)
-    return read_ledger(tmp_path / "run")
+    return read_records(tmp_path / "run")
 
 
 @pytest.mark.parametrize("settings", [{}, {"stagger": True}, {"patience": 0.0}, {"participation": "any"}])
 def test_the_accounts_of_a_run_are_its_own_numbers(tmp_path, settings):
     events = really_run(tmp_path, **settings)
-    ended, accounts = events[-1], account(events)
+    ended, accounts = events[-1], account(replayed(events))
     assert accounts.planned_g == pytest.approx(ended["planned_g"])
     assert accounts.realised_g == pytest.approx(ended["realised_g"])
     assert accounts.run_now_g == pytest.approx(ended["run_now_g"])
@@ -214,7 +216,7 @@ def test_the_accounts_of_a_run_are_its_own_numbers(tmp_path, settings):
 
 def test_the_front_is_what_the_planner_says_of_the_start(tmp_path):
     events = really_run(tmp_path)
-    front, accounts = account(events).front, account(events)
+    front, accounts = account(replayed(events)).front, account(replayed(events))
     finishes = [point.finish for point in front.frontier.points]
     assert finishes == sorted(finishes)
     assert front.frontier.points[0].finish == START + timedelta(hours=5)
@@ -233,7 +235,7 @@ def test_the_front_is_in_the_energy_that_was_drawn(tmp_path):
         {**event, "energy_kwh": event["energy_kwh"] / 2} if event["event"] == "node_done" else event
         for event in events
     ]
-    whole, part = account(events).front, account(half).front
+    whole, part = account(replayed(events)).front, account(replayed(half)).front
     for one, other in zip(whole.frontier.points, part.frontier.points, strict=True):
         assert other.emissions_g == pytest.approx(one.emissions_g / 2)
     for one, other in zip(whole.stands, part.stands, strict=True):
@@ -242,7 +244,7 @@ def test_the_front_is_in_the_energy_that_was_drawn(tmp_path):
 
 def test_a_run_without_a_source_has_no_front_and_no_number(tmp_path):
     events = really_run(tmp_path, source=None)
-    accounts = account(events)
+    accounts = account(replayed(events))
     assert accounts.front is accounts.planned_g is accounts.realised_g is accounts.run_now_g is None
     assert accounts.provenance.source is None
     assert accounts.run.energy_kwh > 0
@@ -252,4 +254,4 @@ def test_a_place_that_nobody_forecasts_stands_in_no_one_s_way(tmp_path):
     events = run_events()
     forecast = next(event for event in events if event["event"] == "forecast")
     forecast["g_per_kwh"] = {"DE": forecast["g_per_kwh"]["DE"]}
-    assert account(events).front is not None
+    assert account(replayed(events)).front is not None

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lowcarb_scheduler.ledger import read_ledger
 from support.cli_files import run
+from support.ledgers import read_records
 from support.report_ledger import ACTUAL, START, run_events, write_ledger
 
 TABLES = {"clients", "front", "locations", "numbers", "phases", "rounds", "sci", "waterfall"}
@@ -89,11 +89,11 @@ def test_what_happened_can_be_asked_for_later(capsys, unsettled, run_dir, actual
         assert document[number] == settled[number]
     assert document["hindsight_g"] < settled["hindsight_g"]  # it may choose hours after the run, too
     assert document["hindsight_until"] > settled["hindsight_until"]
-    lines = len(read_ledger(unsettled))
+    lines = len(read_records(unsettled))
     nothing = {"lacking": [], "learned": [], "has_news": False}
     assert run(capsys, *arguments).document["refreshed"] == nothing
     assert "Nothing to fetch" in run(capsys, "report", unsettled, "--refresh").out
-    assert len(read_ledger(unsettled)) == lines
+    assert len(read_records(unsettled)) == lines
 
 
 def test_a_source_is_asked_only_to_refresh(capsys, unsettled, actual):

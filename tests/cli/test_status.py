@@ -117,7 +117,14 @@ def test_where_locks_are_unknown_nothing_is_claimed(capsys, written, monkeypatch
 
 def test_after_a_restart_an_earlier_hold_is_over(capsys, written):
     run_dir = written("hold_started", alive=False)
-    resumed = event(2, "run_resumed", after=4, cut_bytes=0, round=0, stage="OVER")
+    about = {
+        "run_id": "7",
+        "flwr_version": "1.41.0",
+        "strategy": "FedAvg",
+        "source": None,
+        "version": "0.1.0",
+    }
+    resumed = event(2, "run_resumed", **about, after=4, cut_bytes=0, round=0, stage="OVER")
     with (run_dir / "ledger.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({**resumed, "at": at(2)}) + "\n")
     assert run(capsys, "status", run_dir, "--json").document["state"] == "gone"

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from flwr.app import Context, MessageType, RecordDict
 
+from lowcarb_scheduler.accounting.replay import summarise
 from lowcarb_scheduler.cli import main
-from lowcarb_scheduler.ledger import read_ledger, summarise
+from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.settings import Settings
 from lowcarb_scheduler.testing import InMemoryGrid
 

@@ -9,8 +9,9 @@ import pytest
 pytest.importorskip("ray")
 pytest.importorskip("sklearn")
 
+from lowcarb_scheduler.accounting.replay import summarise
 from lowcarb_scheduler.demo.federation import federation, tail
-from lowcarb_scheduler.ledger import read_ledger, summarise
+from lowcarb_scheduler.ledger import read_ledger
 
 pytestmark = [pytest.mark.flower, pytest.mark.enable_socket]
 APP = Path(__file__).parents[2] / "examples" / "sklearn-digits"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from flwr.app import Context, MessageType, RecordDict
 
-from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.testing import InMemoryGrid
+from support.ledgers import read_records
 
 ROOT = Path(__file__).parents[2]
 APP = ROOT / "examples" / "quickstart-numpy"
@@ -86,7 +86,7 @@ def test_with_them_it_waits(load, capsys):
     printed, trained = run(*load(lambda name, text: text), capsys)
     assert re.fullmatch(r"the line is y = (2\.9\d|3\.0\d) x -(0\.9\d|1\.0\d)\n", printed)
     assert len(trained) == 3 * 2
-    events = read_ledger(Path("run"))
+    events = read_records(Path("run"))
     assert any(event["event"] == "hold_started" for event in events)
     assert events[-1]["saving"] > 0
 

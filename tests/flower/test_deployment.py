@@ -16,11 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from lowcarb_scheduler.accounting.replay import summarise
 from lowcarb_scheduler.clock import parse_time
 from lowcarb_scheduler.demo.federation import script as script_of
 from lowcarb_scheduler.demo.federation import stop, tail
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.ledger import read_ledger, summarise
+from lowcarb_scheduler.ledger import read_ledger
+from support.ledgers import read_records, replayed
 
 pytestmark = [pytest.mark.flower, pytest.mark.enable_socket]
 SCRIPT = Path(__file__).parents[2] / "examples" / "deployment" / "run.py"
@@ -60,7 +62,7 @@ def await_event(run_dir, log, timeout_s, name, **wanted):
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
-            events = read_ledger(run_dir)
+            events = read_records(run_dir)
         except InputError:
             events = []
         for event in events:
@@ -161,8 +163,8 @@ def faulty(script, folder):
 
 def test_a_run_whose_serverapp_was_killed_goes_on_and_does_nothing_twice(faulty):
     assert faulty["code"] == 0
-    events = read_ledger(faulty["run_dir"])
-    found = summarise(events)
+    events = read_records(faulty["run_dir"])
+    found = replayed(events).summary
     assert (found.status, found.resumed, len(found.rounds)) == ("completed", 1, 2)
     opened = [event["round"] for event in events if event["event"] == "round_opened"]
     assert opened == [1, 2]
@@ -173,7 +175,7 @@ def test_a_run_whose_serverapp_was_killed_goes_on_and_does_nothing_twice(faulty)
 
 
 def test_a_node_that_dies_in_the_hold_is_replaced_by_one_that_joined(faulty):
-    events = read_ledger(faulty["run_dir"])
+    events = read_records(faulty["run_dir"])
     first, second = ({node["id"] for node in event["nodes"]} for event in events
                      if event["event"] == "round_opened")  # fmt: skip
     assert first == {"hospital-a", "hospital-b", "hospital-c"}
@@ -185,7 +187,7 @@ def test_a_node_that_dies_in_the_hold_is_replaced_by_one_that_joined(faulty):
 
 
 def test_an_operator_ends_a_hold(faulty):
-    events = read_ledger(faulty["run_dir"])
+    events = read_records(faulty["run_dir"])
     for number in (1, 2):
         wished = next(e for e in events if e["event"] == "open_now" and e["round"] == number)
         opened = next(e for e in events if e["event"] == "round_opened" and e["round"] == number)
@@ -197,7 +199,7 @@ def test_flwr_stop_ends_the_hold_at_once(faulty):
     assert parse_time(faulty["held"]["until"], "until") - faulty["asked_at"] > 600 * SECOND
     assert faulty["ended"]["status"] == "stopped"
     assert faulty["ended"]["at"] - faulty["asked_at"] < 40 * SECOND  # a ServerApp asks every 20 s
-    assert not [event for event in read_ledger(faulty["stopped"]) if event["event"] == "round_opened"]
+    assert not [event for event in read_records(faulty["stopped"]) if event["event"] == "round_opened"]
 
 
 def test_the_example_waits_for_clean_electricity(script, faulty):
@@ -213,8 +215,10 @@ def test_the_example_waits_for_clean_electricity(script, faulty):
 
 
 def test_staggered_nodes_start_when_the_plan_says(faulty, folder):
-    events = read_ledger(folder / "staggered")
-    assert summarise(events).status == "completed", tail(faulty["run_dir"] / "flower" / "staggered.log", 40)
+    events = read_records(folder / "staggered")
+    assert replayed(events).summary.status == "completed", tail(
+        faulty["run_dir"] / "flower" / "staggered.log", 40
+    )
     (opened,) = (event for event in events if event["event"] == "round_opened")
     planned = {node["id"]: parse_time(node["starts_at"], "starts_at") for node in opened["nodes"]}
     done = {e["id"]: parse_time(e["started_at"], "started_at") for e in events if e["event"] == "node_done"}

@@ -13,10 +13,10 @@ from lowcarb_scheduler import Forecast, IntensityTable, carbon_aware
 from lowcarb_scheduler.clock import HOUR_US, format_time, to_us
 from lowcarb_scheduler.flower.client import RECORD
 from lowcarb_scheduler.intensity import Provenance
-from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
 from support.apps import add_one, make_app
 from support.clocks import Machine
+from support.ledgers import read_records
 from support.runs import RUN, named
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -95,7 +95,7 @@ def run(grid, clock, rounds=1, strategy=None, timeout=7200.0, **settings):
     }  # fmt: skip
     aware = carbon_aware(strategy or FedAvg(fraction_evaluate=0.0), **{**given, **settings})
     result = aware.start(grid, ArrayRecord([np.zeros(2)]), num_rounds=rounds, timeout=timeout)
-    return read_ledger(RUN), result
+    return read_records(RUN), result
 
 
 def test_each_client_starts_when_its_place_is_clean(clock):
@@ -208,7 +208,7 @@ def test_stopping_in_a_round_stops_at_once(machine, midnight):
     with pytest.raises(KeyboardInterrupt):
         run(grid, machine)
     assert machine.now() == midnight + 2 * HOUR
-    assert named(read_ledger(RUN), "run_finished")[0]["status"] == "stopped"
+    assert named(read_records(RUN), "run_finished")[0]["status"] == "stopped"
 
 
 def test_turns_of_a_strategy_that_sends_by_itself_are_not_held_up(machine):

@@ -20,6 +20,8 @@ from lowcarb_scheduler.scheduling.messages import RunLog
 from lowcarb_scheduler.scheduling.recorder import Round, RunRecorder
 from lowcarb_scheduler.testing import InMemoryGrid
 from support.apps import make_app, node_configs
+from support.ledgers import replayed
+from support.report_ledger import run_events
 from support.runs import RUN
 
 HOUR = timedelta(hours=1)
@@ -31,7 +33,7 @@ def test_books_keep_a_few_numbers_a_round_however_many_nodes_it_had(midnight, mo
     monkeypatch.setattr("os.fsync", lambda _: None)
     clock = VirtualClock(midnight)
     ledger = Ledger(RUN, clock)
-    ledger.append("run_started")
+    ledger.append(replayed(run_events()).started)
     recorder = RunRecorder(ledger, RunLog(ledger), midnight)
     profiles = [Profile(k, f"node-{k}", "DE", 1000.0, False, None) for k in range(4)]
     recorder.add_nodes([p.key for p in profiles], [p.key for p in profiles])
@@ -63,9 +65,9 @@ def test_books_keep_a_few_numbers_a_round_however_many_nodes_it_had(midnight, mo
     size = (RUN / "ledger.jsonl").stat().st_size
     assert size > 3_000_000
     assert peak < size / 2  # it is read a round at a time
-    assert summary["realised_g"] == pytest.approx(rounds * 400.0)
-    assert summary["run_now_g"] == pytest.approx(rounds * 400.0)
-    assert summary["evaluation_g"] == pytest.approx(rounds * 400.0)
+    assert summary.realised_g == pytest.approx(rounds * 400.0)
+    assert summary.run_now_g == pytest.approx(rounds * 400.0)
+    assert summary.evaluation_g == pytest.approx(rounds * 400.0)
 
 
 @pytest.mark.parametrize("rounds", [24, pytest.param(2000, marks=pytest.mark.soak)])

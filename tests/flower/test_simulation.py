@@ -12,7 +12,7 @@ pytest.importorskip("sklearn")
 from lowcarb_scheduler.clock import parse_time
 from lowcarb_scheduler.demo.federation import federation, tail
 from lowcarb_scheduler.demo.runner import APP, NODES
-from lowcarb_scheduler.ledger import read_ledger, summarise
+from support.ledgers import read_records, replayed
 
 pytestmark = [pytest.mark.flower, pytest.mark.enable_socket]
 TIMEOUT_S = 240
@@ -48,8 +48,8 @@ def finished(tmp_path_factory):
 
 
 def test_the_run_completes_and_waits_for_clean_hours(finished):
-    events = read_ledger(finished / "run")
-    summary = summarise(events)
+    events = read_records(finished / "run")
+    summary = replayed(events).summary
     assert summary.status == "completed"
     assert [r.nodes for r in summary.rounds] == [6, 6, 6, 6]
     assert summary.saving is not None
@@ -59,7 +59,7 @@ def test_the_run_completes_and_waits_for_clean_hours(finished):
 
 
 def test_partition_ids_lead_to_the_places_of_the_locations_file(finished):
-    done = [event for event in read_ledger(finished / "run") if event["event"] == "node_done"]
+    done = [event for event in read_records(finished / "run") if event["event"] == "node_done"]
     assert {event["id"] for event in done} == {str(partition) for partition in range(NODES)}
     where = {event["id"]: (event["location"], event["power_watts"]) for event in done}
     assert where["0"] == ("DE", 300.0)
@@ -79,8 +79,8 @@ def test_the_log_says_plan_hold_and_saving(finished):
 
 
 def test_staggered_clients_start_when_the_plan_says(finished):
-    events = read_ledger(finished / "staggered")
-    assert summarise(events).status == "completed"
+    events = read_records(finished / "staggered")
+    assert replayed(events).summary.status == "completed"
     done = {
         (e["round"], e["id"]): parse_time(e["started_at"], "") for e in events if e["event"] == "node_done"
     }

@@ -20,10 +20,10 @@ from lowcarb_scheduler import (
     carbon_aware,
 )
 from lowcarb_scheduler.errors import InputError, PlanMismatchError
-from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
 from support.apps import make_app, make_tree_app, node_configs
 from support.clocks import Machine
+from support.ledgers import read_records
 from support.runs import RUN, trained
 
 HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)
@@ -219,7 +219,7 @@ def initial_arrays(name):
 
 def planned():
     """Return the nodes of each round as the ledger has them."""
-    opened = [event for event in read_ledger(RUN) if event["event"] == "round_opened"]
+    opened = [event for event in read_records(RUN) if event["event"] == "round_opened"]
     return [[int(node["id"]) + 101 for node in event["nodes"]] for event in opened]
 
 
@@ -311,8 +311,8 @@ def test_a_class_is_the_same_as_wrapping_an_instance(cls, bare, arguments, midni
     assert trained(grids[0]) == trained(grids[1])
     assert plain(one.arrays) == plain(other.arrays)
     assert state(made) == state(wrapped)
-    assert read_ledger(RUN)[0]["strategy"] == cls.__name__
-    assert read_ledger(Path("other"))[0]["strategy"] == bare.__name__
+    assert read_records(RUN)[0]["strategy"] == cls.__name__
+    assert read_records(Path("other"))[0]["strategy"] == bare.__name__
 
 
 def test_a_class_reads_the_run_config(midnight):
@@ -323,7 +323,7 @@ def test_a_class_reads_the_run_config(midnight):
     grid = InMemoryGrid(make_app(), CONFIGS)
     run(CarbonAwareFedAvg(0.5, context=context, **given), grid, initial_arrays(""), rounds=2)
     assert [len(nodes) for nodes in trained(grid).values()] == [3, 3]
-    assert read_ledger(RUN)[0]["run_id"] == "7"
+    assert read_records(RUN)[0]["run_id"] == "7"
 
 
 def test_a_slip_of_the_pen_is_met_with_the_nearest_setting():
@@ -391,7 +391,7 @@ def test_a_hook_that_leaves_the_mixin_out_is_noted(midnight):
 
     grid = InMemoryGrid(make_app(), CONFIGS)
     run(Bypassing(**settings(midnight)), grid, initial_arrays(""), rounds=2)
-    noted = [event for event in read_ledger(RUN) if event["event"] == "degraded"]
+    noted = [event for event in read_records(RUN) if event["event"] == "degraded"]
     assert [event["why"] for event in noted] == [f"{NODES} node(s) train that are not planned to"]
     assert "has to call that of super()" in noted[0]["consequence"]
 
@@ -459,7 +459,7 @@ def test_a_strategy_that_waits_for_more_is_an_error_that_says_so(hook, way, awar
     grid = InMemoryGrid(make_app(), CONFIGS)
     with pytest.raises(PlanMismatchError, match=r"WaitingFor.* it waits for more: raise lowcarb-clients-per"):
         run(aware(WaitingFor(hook, way)), grid, initial_arrays(""))
-    assert read_ledger(RUN)[-1]["status"] == "failed"
+    assert read_records(RUN)[-1]["status"] == "failed"
 
 
 class Registering(Machine):
@@ -486,7 +486,7 @@ def test_nodes_that_are_to_be_available_are_waited_for_while_they_register(
     run(aware(inner, clients_per_round=None, clock=clock, source=None), grid, initial_arrays(""), rounds=1)
     assert len(trained(grid)[1]) == trained_first
     assert (len(list(grid.get_node_ids())), clock.now()) == (there, midnight + (there - 2) * 2 * SECOND)
-    why = {event["why"] for event in read_ledger(RUN) if event["event"] == "degraded"}
+    why = {event["why"] for event in read_records(RUN) if event["event"] == "degraded"}
     said = f"{there} of {available} that the strategy wants to be available are connected"
     assert (said in why) == (there < available)
 

@@ -18,10 +18,11 @@ from flwr.serverapp.strategy import (
 )
 
 from lowcarb_scheduler import Forecast, IntensityTable, Synthetic, carbon_aware
+from lowcarb_scheduler.accounting.replay import summarise
 from lowcarb_scheduler.errors import InputError, PlanInfeasibleError, PlanMismatchError
 from lowcarb_scheduler.flower.client import QUERY
 from lowcarb_scheduler.intensity import Provenance
-from lowcarb_scheduler.ledger import read_ledger, summarise
+from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
 from support.apps import add_one, make_app, node_configs
 from support.forecast_sources import Flat

@@ -16,15 +16,17 @@ from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import FedAvg
 
 from lowcarb_scheduler import CarbonClientApp, Forecast, carbon_aware, carbon_mod
+from lowcarb_scheduler.accounting.replay import summarise
 from lowcarb_scheduler.accounting.turns import TurnReport
 from lowcarb_scheduler.flower.client import QUESTION, RECORD
 from lowcarb_scheduler.flower.telemetry import validate_report
-from lowcarb_scheduler.ledger import read_ledger, summarise
+from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.report.html import gather, render
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
 from support.apps import make_app, node_configs, takes
 from support.clocks import Machine
 from support.forecast_sources import Flat
+from support.ledgers import read_records, replayed
 from support.runs import RUN, events_of
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -329,7 +331,7 @@ def test_the_accounts_use_what_was_measured_and_say_so(machine):
     assert summary.realised_g == pytest.approx(120.0)  # at 100 g/kWh
     end = events_of("run_finished")[0]
     assert end["energy_by_basis"] == pytest.approx(dict(summary.energy_by_basis))
-    page = " ".join(render(gather(read_ledger(RUN))).split())
+    page = " ".join(render(gather(replayed(read_records(RUN)))).split())
     assert "100 Wh assumed, 100 Wh estimated, 1.00 kWh measured" in page
 
 
@@ -368,7 +370,7 @@ def test_evaluation_has_accounts_of_its_own(machine):
     end = events_of("run_finished")[0]
     assert (end["evaluation_energy_kwh"], end["evaluation_g"]) == pytest.approx((0.1, 10.0))
     assert end["saving"] == pytest.approx(0.0, abs=1e-9)
-    page = " ".join(render(gather(read_ledger(RUN))).split())
+    page = " ".join(render(gather(replayed(read_records(RUN)))).split())
     assert "Evaluation</th>" in page
     assert "100 Wh, 10.0 g" in page
 
@@ -387,7 +389,7 @@ def test_who_evaluates_is_who_is_accounted_for(machine, where, lines):
     run(machine, says=says_times, rounds=1, evaluate_on=where)
     assert len(events_of("node_evaluated")) == lines
     assert bool(summarise(read_ledger(RUN)).evaluation_energy_kwh) is bool(lines)
-    page = " ".join(render(gather(read_ledger(RUN))).split())
+    page = " ".join(render(gather(replayed(read_records(RUN)))).split())
     assert ("Evaluation</th>" in page) is bool(lines)
 
 

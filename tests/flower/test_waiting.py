@@ -13,11 +13,11 @@ import pytest
 from lowcarb_scheduler.cli import main
 from lowcarb_scheduler.clock import SystemClock, parse_time
 from lowcarb_scheduler.flower.waiting import GLANCE, WAKE, Wait, ending_in_order, request_release
-from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.testing import VirtualClock
 from support.apps import WorkingGrid
 from support.clocks import Machine
 from support.forecast_sources import Curve
+from support.ledgers import read_records
 from support.runs import RUN, named, opened, run_curve
 
 HOUR, MINUTE, SECOND = timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)
@@ -226,7 +226,7 @@ def test_sigterm_in_it_ends_the_run_in_order(midnight, grid):
     with pytest.raises(SystemExit) as caught:
         run_curve(grid, Machine(midnight, [(midnight + 2 * HOUR, terminate)]))
     assert caught.value.code == 143
-    last = read_ledger(RUN)[-1]
+    last = read_records(RUN)[-1]
     assert (last["event"], last["status"], last["at"]) == ("run_finished", "stopped", midnight + 2 * HOUR)
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -234,7 +234,7 @@ def test_sigterm_in_it_ends_the_run_in_order(midnight, grid):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])  # Flower handles both
 def test_who_handled_a_signal_before_gets_it_when_the_ledger_is_closed(midnight, grid, number):
     seen = []
-    before = signal.signal(number, lambda *_: seen.append(read_ledger(RUN)[-1]["status"]))
+    before = signal.signal(number, lambda *_: seen.append(read_records(RUN)[-1]["status"]))
     try:
         with pytest.raises(SystemExit):
             run_curve(grid, Machine(midnight, [(midnight + HOUR, lambda: signal.raise_signal(number))]))
@@ -252,7 +252,7 @@ def test_where_sigint_is_a_keyboard_interrupt_it_stays_so(midnight, grid):
             )
     finally:
         signal.signal(signal.SIGINT, before)
-    assert read_ledger(RUN)[-1]["status"] == "stopped"
+    assert read_records(RUN)[-1]["status"] == "stopped"
 
 
 def test_where_sigterm_is_ignored_it_stays_so():

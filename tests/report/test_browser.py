@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.report.html import gather, render
+from support.ledgers import read_records, replayed
 from support.report_ledger import write_ledger
 from support.report_world import large_events
 
@@ -49,7 +49,7 @@ def page(tmp_path_factory):
     """Write the page of a large run."""
     run_dir = write_ledger(tmp_path_factory.mktemp("browser"), large_events())
     path = run_dir / "report.html"
-    path.write_text(render(gather(read_ledger(run_dir))), encoding="utf-8")
+    path.write_text(render(gather(replayed(read_records(run_dir)))), encoding="utf-8")
     return path
 
 

@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lowcarb_scheduler.accounting.replay import known_intensity
 from lowcarb_scheduler.report.charts import choice_of_run, picture_of_choice
+from support.ledgers import replayed
 from support.report_ledger import ACTUAL, CLIENTS, OPENS, SEATS, run_events
 
 
 def choice(events):
-    return choice_of_run(events, known_intensity(events))
+    return choice_of_run(replayed(events))
 
 
 def test_a_round_has_the_mean_of_its_places_and_all_have_theirs():

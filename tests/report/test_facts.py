@@ -6,11 +6,12 @@ import pytest
 
 from lowcarb_scheduler.accounting.attribution import account
 from lowcarb_scheduler.report.html import facts_of
+from support.ledgers import replayed
 from support.report_ledger import START, run_events
 
 
 def facts(events, finish_by=START + timedelta(hours=6)):
-    return dict(facts_of(account(events), finish_by))
+    return dict(facts_of(account(replayed(events)), finish_by))
 
 
 def test_without_actual_intensity_there_is_no_sci():
@@ -19,7 +20,7 @@ def test_without_actual_intensity_there_is_no_sci():
 
 def test_the_terms_of_the_sci_give_its_value():
     events = run_events()
-    sci = account(events).sci
+    sci = account(replayed(events)).sci
     said = facts(events)["SCI"]
     assert f"= {sci.energy_kwh * sci.intensity_g_per_kwh / 3:.0f} g per round; M" in said
     assert "3 rounds" in said

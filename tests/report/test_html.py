@@ -6,19 +6,19 @@ from dataclasses import replace
 import pytest
 
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.ledger import summarise
 from lowcarb_scheduler.report import formatting
 from lowcarb_scheduler.report.html import FOLDER_NAME, MOST_FAILURES, gather, render, write_report
+from support.ledgers import replayed
 from support.report_ledger import run_events, write_ledger
 
 
 def page(events=None) -> str:
-    return render(gather(run_events() if events is None else events))
+    return render(gather(replayed(run_events() if events is None else events)))
 
 
 def words(events=None, **accounts) -> str:
     """Return what a reader sees, but for what is drawn, which takes longer; ``accounts`` are others."""
-    shown = gather(run_events() if events is None else events)
+    shown = gather(replayed(run_events() if events is None else events))
     blank = tuple(replace(picture, height_in=1, paint=lambda figure: None) for picture in shown.pictures)
     return text(render(replace(shown, pictures=blank, accounts=replace(shown.accounts, **accounts))))
 
@@ -33,7 +33,7 @@ def test_the_page_holds_the_figures_of_the_ledger(tmp_path):
     path = write_report(write_ledger(tmp_path / "run", run_events()))
     assert path == tmp_path / "run" / "report.html"
     seen = text(path.read_text(encoding="utf-8"))
-    run = summarise(run_events())
+    run = replayed(run_events()).summary
     run_now, realised = formatting.mass(run.run_now_g), formatting.mass(run.realised_g)
     for part in (
         f"{formatting.percent(run.saving)} saved against run-now: {realised} CO2eq instead of {run_now}",

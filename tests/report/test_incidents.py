@@ -4,6 +4,7 @@ import pandas as pd
 
 from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.report.tables import incidents_of, table_of_incidents, write_tables
+from support.ledgers import replayed
 from support.report_ledger import at, event, run_events
 
 LABELS = Provenance("traces", "average")
@@ -11,7 +12,7 @@ LABELS = Provenance("traces", "average")
 
 def test_what_went_wrong_is_listed_in_order():
     late = event(9, "degraded", what="power", why="none was given", consequence="300 W are assumed")
-    found = incidents_of([late, *run_events()])
+    found = incidents_of(replayed([late, *run_events()]))
     assert [incident.affected for incident in found] == ["forecast", "node site-c at FR", "power"]
     assert [incident.of_node for incident in found] == [False, True, False]
     assert found[1].consequence == "round 3 continued without this node"
@@ -20,13 +21,13 @@ def test_what_went_wrong_is_listed_in_order():
 def test_a_node_may_be_nowhere():
     events = run_events()
     next(e for e in events if e["event"] == "node_failed")["location"] = None
-    assert incidents_of(events)[1].affected == "node site-c at an unknown location"
+    assert incidents_of(replayed(events))[1].affected == "node site-c at an unknown location"
 
 
 def test_the_table_can_be_read_again_and_runs_nothing(tmp_path):
     events = run_events()
     next(e for e in events if e["event"] == "node_failed")["reason"] = "=cmd|' /C calc'!A0\n"
-    table = table_of_incidents(incidents_of(events), LABELS)
+    table = table_of_incidents(incidents_of(replayed(events)), LABELS)
     (path,) = write_tables({"mishaps": table}, tmp_path)
     read = pd.read_csv(path)
     assert list(read["at"]) == [at(0), at(4)]

@@ -7,6 +7,7 @@ import pytest
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.report.figure import save
 from lowcarb_scheduler.report.rounds import picture_of_run
+from support.ledgers import replayed
 from support.report_ledger import run_events
 
 
@@ -17,7 +18,7 @@ def svg(figure) -> str:
 
 
 def run_picture():
-    return picture_of_run(run_events()).figure()
+    return picture_of_run(replayed(run_events())).figure()
 
 
 def texts(figure) -> str:
@@ -46,7 +47,7 @@ def test_names_are_neither_formulas_nor_markup():
     for event in events:
         for node in event.get("nodes", []):
             node["location"] = r"$\frac{<script>\n" + "x" * 10_000
-    picture = svg(picture_of_run(events).figure())
+    picture = svg(picture_of_run(replayed(events)).figure())
     assert "<script>" not in picture
     assert len(picture) < 300_000
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from lowcarb_scheduler.ledger import summarise
 from lowcarb_scheduler.report.charts import MOST_METRICS, picture_of_progress, progress_of
+from support.ledgers import replayed
 from support.report_ledger import run_events
 
 
 def run(realised=(400.0, 300.0, 200.0), planned=(390.0, 310.0, 210.0), metrics=None):
-    summary = summarise(run_events())
+    summary = replayed(run_events()).summary
     rounds = tuple(
         replace(r, realised_g=real, planned_g=plan, run_now_g=500.0, metrics=metrics or r.metrics)
         for r, real, plan in zip(summary.rounds, realised, planned, strict=True)
@@ -43,7 +43,7 @@ def test_accuracies_come_first_and_not_too_many():
 
 
 def test_one_value_is_no_progress():
-    assert progress_of(summarise(run_events()[:12])) == ()
+    assert progress_of(replayed(run_events()[:12]).summary) == ()
 
 
 def texts(figure) -> str:

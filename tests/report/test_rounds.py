@@ -4,16 +4,16 @@ from datetime import timedelta
 
 import numpy as np
 
-from lowcarb_scheduler.accounting.replay import known_intensity
 from lowcarb_scheduler.clock import to_us
 from lowcarb_scheduler.intensity import IntensityTable
 from lowcarb_scheduler.report.rounds import RoundBar, arrange, gantt_of_run
 from lowcarb_scheduler.report.style import MOST_ROWS
-from support.report_ledger import ACTUAL, FORECAST, START, event, record, run_events
+from support.ledgers import replayed
+from support.report_ledger import ACTUAL, FORECAST, START, at, event, record, run_events
 
 
 def test_a_run_has_its_rounds_its_first_plan_and_its_deadline():
-    shown = gantt_of_run(run_events())
+    shown = gantt_of_run(replayed(run_events()))
     assert [bar.number for bar in shown.rounds] == [1, 2, 3]
     assert [bar.opens_at.hour for bar in shown.rounds] == [0, 2, 3]
     assert [bar.opens_at.hour for bar in shown.outlines] == [1, 2, 3]
@@ -39,7 +39,7 @@ def test_a_round_that_took_no_time_has_a_picture():
 
 
 def test_a_run_without_closed_rounds_has_no_picture():
-    assert gantt_of_run(run_events()[:3]) is None
+    assert gantt_of_run(replayed(run_events()[:3])) is None
 
 
 def test_actuals_cover_the_forecast_and_only_where_they_are():
@@ -48,7 +48,7 @@ def test_actuals_cover_the_forecast_and_only_where_they_are():
     for hour in (0, 2, 3):
         seen = {name: values[hour : hour + 1] for name, values in ACTUAL.items()}
         events.append(event(hour + 1, "actual", **record(seen, hour), **about))
-    table = known_intensity(events)
+    table = replayed(events).known_intensity
     hours = {name: table.values[:, k] for k, name in enumerate(table.locations)}
     for name in ("DE", "FR"):
         expected = [ACTUAL[name][h] if h in (0, 2, 3) else FORECAST[name][h] for h in range(6)]
@@ -56,16 +56,17 @@ def test_actuals_cover_the_forecast_and_only_where_they_are():
 
 
 def test_a_newer_forecast_covers_an_older_one_and_a_gap_does_not():
-    about = {"source": "s", "signal": "average", "synthetic": False, "generated_at": "", "missing": {}}
+    about = {"source": "s", "signal": "average", "synthetic": False, "generated_at": at(0), "missing": {}}
+    about |= {"issued_at": {}, "last_good": {}}
     older = event(0, "forecast", **record({"DE": [1.0, 2.0, 3.0]}), **about)
     newer = event(1, "forecast", **record({"DE": [20.0, None]}, first=1), **about)
-    np.testing.assert_array_equal(known_intensity([older, newer]).values[:, 0], [1.0, 20.0, 3.0])
+    np.testing.assert_array_equal(replayed([older, newer]).known_intensity.values[:, 0], [1.0, 20.0, 3.0])
 
 
 def test_a_ledger_without_intensity_knows_none():
     events = [e for e in run_events() if e["event"] not in ("forecast", "actual")]
-    assert known_intensity(events) is None
-    assert gantt_of_run(events).locations == ("DE", "FR")
+    assert replayed(events).known_intensity is None
+    assert gantt_of_run(replayed(events)).locations == ("DE", "FR")
 
 
 def test_many_locations_keep_the_rows_with_most_clients():

@@ -11,12 +11,12 @@ from lowcarb_scheduler import IntensityTable
 from lowcarb_scheduler.accounting.turns import Profile
 from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.intensity import Provenance
-from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.scheduling.intensity_feed import KnownIntensity
 from lowcarb_scheduler.scheduling.replanner import PlanInputs
 from support.apps import WorkingGrid, make_grid
 from support.clocks import Machine
 from support.forecast_sources import Curve
+from support.ledgers import read_records
 from support.runs import RUN, named, opened, run, run_curve
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -99,7 +99,7 @@ def test_a_round_that_overruns_is_a_reason(midnight):
     machine = Machine(midnight)
     slow = make_grid(machine, lambda number: 170 if number == 2 else 60)
     run(slow, machine, 4, source=Curve(midnight), round_duration=HOUR, finish_by=30 * HOUR)
-    events = read_ledger(RUN)
+    events = read_records(RUN)
     again = [event for event in named(events, "planned") if event["reason"] == "overrun"]
     assert [event["round"] for event in again] == [3]
     assert opened(events)[2] >= opened(events)[1] + 170 * MINUTE

@@ -16,12 +16,12 @@ from flwr.serverapp.strategy import FedAdam, FedAvg
 from lowcarb_scheduler import Synthetic, carbon_aware
 from lowcarb_scheduler.clock import parse_time
 from lowcarb_scheduler.errors import PlanInfeasibleError
-from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.scheduling.schedule import Durations, Schedule, observed_round
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
 from support.apps import add_one, make_app, make_grid, node_configs, takes
 from support.clocks import Machine
 from support.forecast_sources import Curve
+from support.ledgers import read_records
 from support.runs import RUN, named, opened
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -173,21 +173,21 @@ def run(machine, minutes, rounds, inner=None, evaluate_fn=None, grid=None, **set
 
 def test_the_plan_ends_where_the_buffer_begins(midnight):
     run(Machine(midnight), lambda _: 60, 6, finish_by=48 * HOUR)
-    plans = named(read_ledger(RUN), "planned")
+    plans = named(read_records(RUN), "planned")
     needed = Durations(HOUR).needed(6, 0.99)
     assert parse_time(plans[0]["finish"], "t") <= midnight + 48 * HOUR - 4.2 * HOUR - (needed - 6 * HOUR)
-    assert opened(read_ledger(RUN))[0] > midnight  # there is still time to wait
+    assert opened(read_records(RUN))[0] > midnight  # there is still time to wait
 
 
 def test_on_a_virtual_clock_rounds_take_their_time_and_nothing_is_kept(midnight):
     run(VirtualClock(midnight), None, 4, grid=make_grid(Machine(midnight), lambda _: 0),
         finish_by=8 * HOUR, source=Curve(midnight, clean=range(4, 8)))  # fmt: skip
-    assert opened(read_ledger(RUN)) == [midnight + hours * HOUR for hours in (4, 5, 6, 7)]
+    assert opened(read_records(RUN)) == [midnight + hours * HOUR for hours in (4, 5, 6, 7)]
 
 
 def test_tight_deadlines_leave_the_choice_of_who_trains(midnight):
     run(Machine(midnight), lambda _: 60, 4, finish_by=5 * HOUR)
-    events = read_ledger(RUN)
+    events = read_records(RUN)
     assert [event["held_s"] for event in named(events, "round_opened")] == [0.0] * 4
     assert {event["basis"] for event in named(events, "planned")} == {"forecast"}
     assert not named(events, "degraded")
@@ -195,7 +195,7 @@ def test_tight_deadlines_leave_the_choice_of_who_trains(midnight):
 
 def test_a_deadline_that_cannot_be_met_leaves_it_too_and_is_named(midnight):
     run(Machine(midnight), lambda _: 60, 4, finish_by=3 * HOUR)
-    events = read_ledger(RUN)
+    events = read_records(RUN)
     assert [event["held_s"] for event in named(events, "round_opened")] == [0.0] * 4
     assert {event["basis"] for event in named(events, "planned")} == {"forecast"}
     (degraded,) = named(events, "degraded")
@@ -206,10 +206,10 @@ def test_a_deadline_that_cannot_be_met_leaves_it_too_and_is_named(midnight):
 
 def test_rounds_that_take_much_longer_than_told_are_planned_so(midnight):
     run(Machine(midnight), lambda _: 100, 6, finish_by=24 * HOUR)
-    last = named(read_ledger(RUN), "planned")[-1]["windows"][0]
+    last = named(read_records(RUN), "planned")[-1]["windows"][0]
     length = parse_time(last["closes_at"], "t") - parse_time(last["opens_at"], "t")
     assert length == 100 * MINUTE
-    assert not named(read_ledger(RUN), "run_finished")[0]["late"]
+    assert not named(read_records(RUN), "run_finished")[0]["late"]
 
 
 def learning_grid(machine, nodes=4):
@@ -229,7 +229,7 @@ def test_late_runs_stop_if_they_are_told_to_and_return_what_was_trained(midnight
     strategy = inner(fraction_evaluate=0.0)
     result = run(machine, None, 5, strategy, evaluate, learning_grid(machine), finish_by=5 * HOUR,
                  on_late="stop")  # fmt: skip
-    events = read_ledger(RUN)
+    events = read_records(RUN)
     end = named(events, "run_finished")[0]
     assert (end["status"], end["late"], len(end["rounds"])) == ("out of time", False, 3)
     assert [event["why"] for event in named(events, "degraded")][-1] == (
@@ -243,7 +243,7 @@ def test_late_runs_stop_if_they_are_told_to_and_return_what_was_trained(midnight
 def test_by_default_late_runs_go_on(midnight):
     machine = Machine(midnight)
     result = run(machine, None, 5, grid=learning_grid(machine), finish_by=5 * HOUR)
-    end = named(read_ledger(RUN), "run_finished")[0]
+    end = named(read_records(RUN), "run_finished")[0]
     assert (end["status"], end["late"], len(end["rounds"])) == ("completed", True, 5)
     assert result.arrays.to_numpy_ndarrays()[0].tolist() == [5.0, 5.0]
 
@@ -252,14 +252,14 @@ def test_a_run_that_must_stop_before_its_first_round_returns_what_it_was_given(m
     machine = Machine(midnight)
     result = run(machine, None, 5, grid=learning_grid(machine), finish_by=30 * MINUTE, on_late="stop")
     assert result.arrays.to_numpy_ndarrays()[0].tolist() == [0.0, 0.0]
-    assert named(read_ledger(RUN), "run_finished")[0]["status"] == "out of time"
-    assert not named(read_ledger(RUN), "round_opened")
+    assert named(read_records(RUN), "run_finished")[0]["status"] == "out of time"
+    assert not named(read_records(RUN), "round_opened")
 
 
 def test_runs_that_are_in_time_to_the_minute_do_not_stop(midnight):
     machine = Machine(midnight)
     run(machine, lambda _: 60.2, 5, finish_by=5 * HOUR, on_late="stop")
-    assert named(read_ledger(RUN), "run_finished")[0]["status"] == "completed"
+    assert named(read_records(RUN), "run_finished")[0]["status"] == "completed"
 
 
 @pytest.mark.parametrize("on_late", ["finish", "stop"])
@@ -272,7 +272,7 @@ def test_too_few_nodes_are_waited_for_as_long_as_there_is_slack(midnight, on_lat
             run(machine, None, 4, **told)
     else:
         run(machine, None, 4, **told)
-    events = read_ledger(RUN)
+    events = read_records(RUN)
     slack = 40 * HOUR - Durations(HOUR).needed(4, 0.99) - 3.6 * HOUR
     assert abs(machine.now() - midnight - slack) < MINUTE
     assert events[-1]["status"] == {"finish": "failed", "stop": "out of time"}[on_late]
@@ -291,9 +291,9 @@ def test_nodes_that_come_while_there_is_slack_are_in_time(midnight, caplog):
     machine = Waiting(midnight)
     grid = learning_grid(machine, nodes=1)
     run(machine, None, 4, grid=grid, finish_by=40 * HOUR)
-    end = named(read_ledger(RUN), "run_finished")[0]
+    end = named(read_records(RUN), "run_finished")[0]
     assert (end["status"], end["late"], len(end["rounds"])) == ("completed", False, 4)
-    awaited = named(read_ledger(RUN), "nodes_awaited")
+    awaited = named(read_records(RUN), "nodes_awaited")
     assert awaited[-1]["reason"].startswith("1 of 2 nodes are connected, 2 are needed; waiting for more")
     lines = [line for line in caplog.messages if "waiting for more" in line]
     assert len(lines) == len(awaited)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from flwr.serverapp.strategy import FedAvgM
 
+from lowcarb_scheduler.events import RoundClosed
 from lowcarb_scheduler.flower.checkpoint.store import Checkpoint
 from lowcarb_scheduler.ledger import Ledger
 from lowcarb_scheduler.testing import VirtualClock
@@ -23,12 +24,12 @@ def run_until_killed(place):
         if is_here:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def in_a_line(self, event, **data):
-        if place == "line" and event == "round_closed" and data["round"] == 2:
+    def in_a_line(self, event):
+        if place == "line" and isinstance(event, RoundClosed) and event.round == 2:
             self._file.write('{"v": 1, "at": "2026-')
             self._file.flush()
             die_if(True)
-        append(self, event, **data)
+        append(self, event)
 
     def between(self, state):
         die_if(place == "between" and state["round"] == 2)

@@ -178,6 +178,25 @@ def random_run(
                             planned_g=planned_g if is_planned else None, realised_g=None,
                             run_now_g=None))  # fmt: skip
     events.append(
-        event(now, "run_finished", status="completed", rounds=[], finish_by=finish_by, finish=at(now))
+        event(
+            now,
+            "run_finished",
+            status="completed",
+            rounds=[],
+            planned_g=None,
+            realised_g=None,
+            run_now_g=None,
+            evaluation_g=None,
+            saving=None,
+            energy_kwh=0.0,
+            energy_by_basis={},
+            evaluation_energy_kwh=0.0,
+            finish=at(now),
+            finish_by=finish_by,
+            late=False,
+            jain=1.0,
+            min_turns=0,
+            max_turns=rounds,
+        )
     )
     return events, truth

@@ -58,7 +58,8 @@ def run_events(actual: bool = True, finished: bool = True, synthetic: bool = Fal
             joined=[{"id": name, "location": place, "power_watts": 1000.0, "duration_s": None}
                     for name, place in CLIENTS.items()],
         ),
-        event(0, "forecast", round=1, generated_at=at(0), missing={}, **record(FORECAST), **about),
+        event(0, "forecast", round=1, generated_at=at(0), issued_at={}, missing={},
+            last_good={}, **record(FORECAST), **about),
         event(
             0, "planned", round=1, reason="start", basis="forecast", finish=at(4), target_finish=at(6),
             emissions_g=1200.0, lower_bound_g=1190.0, run_now_emissions_g=1500.0, saving=0.2,
@@ -114,7 +115,8 @@ def run_events(actual: bool = True, finished: bool = True, synthetic: bool = Fal
         events.append(
             event(
                 4, "run_finished", status="completed", rounds=totals, planned_g=1.0, realised_g=1.0,
-                run_now_g=1.0, saving=None, energy_kwh=5.0, finish=at(4), finish_by=at(6), late=False,
+                run_now_g=1.0, evaluation_g=0.0, saving=None, energy_kwh=5.0, energy_by_basis={},
+                evaluation_energy_kwh=0.0, finish=at(4), finish_by=at(6), late=False,
                 jain=0.9, min_turns=1, max_turns=2,
             )
         )  # fmt: skip

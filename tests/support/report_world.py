@@ -47,7 +47,8 @@ def large_events(
             {"id": name, "location": place, "power_watts": watts[name], "duration_s": None}
             for name, place in fleet.items()
         ]),
-        event(0, "forecast", round=1, generated_at=at(0), missing={}, **first.to_record()),
+        event(0, "forecast", round=1, generated_at=at(0), issued_at={}, missing={}, last_good={},
+              **first.to_record()),
     ]  # fmt: skip
     frame = pd.DataFrame(
         {"id": list(fleet), "location": list(fleet.values()), "power_watts": list(watts.values())}
@@ -95,7 +96,9 @@ def large_events(
                     "forecast",
                     round=number,
                     generated_at=at(int(opens)),
+                    issued_at={},
                     missing={},
+                    last_good={},
                     **newer.to_record(),
                 )
             )
@@ -146,7 +149,8 @@ def large_events(
         ]  # fmt: skip
     events.append(event(
         free, "run_finished", status="completed", rounds=totals, planned_g=1.0, realised_g=1.0, run_now_g=1.0,
-        saving=None, energy_kwh=5.0, finish=at(free), finish_by=finish_by, late=False, jain=0.9, min_turns=4,
+        evaluation_g=0.0, saving=None, energy_kwh=5.0, energy_by_basis={}, evaluation_energy_kwh=0.0,
+        finish=at(free), finish_by=finish_by, late=False, jain=0.9, min_turns=4,
         max_turns=5,
     ))  # fmt: skip
     return events

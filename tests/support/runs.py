@@ -12,8 +12,8 @@ from flwr.serverapp.strategy import FedAvg
 
 from lowcarb_scheduler import Synthetic, carbon_aware
 from lowcarb_scheduler.clock import parse_time
-from lowcarb_scheduler.ledger import read_ledger
 from support.forecast_sources import Curve
+from support.ledgers import read_records
 
 HOUR = timedelta(hours=1)
 RUN = Path("run")
@@ -24,7 +24,7 @@ def run(grid, clock, rounds=2, strategy=None, **settings):
     given = {"source": Synthetic(), "clock": clock, "run_dir": RUN, "clients_per_round": 2, **settings}
     aware = carbon_aware(strategy or FedAvg(fraction_evaluate=0.0), **given)
     aware.start(grid, ArrayRecord([np.zeros(2)]), num_rounds=rounds)
-    return read_ledger(given["run_dir"])
+    return read_records(given["run_dir"])
 
 
 def run_curve(grid, machine, rounds=2, length=HOUR, **settings):
@@ -41,7 +41,7 @@ def named(events, name):
 
 def events_of(name, run_dir=RUN):
     """Return the events of one name in the ledger of a run."""
-    return named(read_ledger(run_dir), name)
+    return named(read_records(run_dir), name)
 
 
 def opened(events):

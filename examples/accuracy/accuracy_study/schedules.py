@@ -19,11 +19,12 @@ from flwr.serverapp.strategy import FedAvg
 from accuracy_study.task import Images, new_weights, right, split, train
 from lowcarb_scheduler import CarbonClientApp, carbon_aware
 from lowcarb_scheduler.accounting.emissions import emissions_g, run_now_g
+from lowcarb_scheduler.accounting.replay import summarise
 from lowcarb_scheduler.backtest import Instance, chosen_by_rule_2022
 from lowcarb_scheduler.backtest.methods import owed_turns
 from lowcarb_scheduler.clock import MICROSECOND, to_us
 from lowcarb_scheduler.flower.grid import ScopedGrid, pinned_sampling
-from lowcarb_scheduler.ledger import read_ledger, summarise
+from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from math import isfinite, nan
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,13 +24,13 @@ from lowcarb_scheduler.accounting.hindsight import (
     hindsight_of,
     levels_of,
 )
-from lowcarb_scheduler.accounting.replay import Record, RoundRecord, provenance_of
-from lowcarb_scheduler.accounting.turns import UNKNOWN_PLACE, Turn, emitted_g
-from lowcarb_scheduler.ledger import RunSummary, summarise
+from lowcarb_scheduler.accounting.turns import emitted_g
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from lowcarb_scheduler.accounting.replay import Record, RoundRecord, RunSummary
+    from lowcarb_scheduler.events import Turn
     from lowcarb_scheduler.intensity import Floats, IntensityTable, Provenance
 
 __all__ = ["Accounts", "Outcome", "RunFront", "Sci", "Share", "Step", "account"]
@@ -169,7 +169,7 @@ class Accounts:
         return saving(self.realised_g, self.run_now_g)
 
 
-def account(events: Sequence[Mapping[str, Any]]) -> Accounts:
+def account(record: Record) -> Accounts:
     """Return the accounts of a run.
 
     All figures are computed again from the turns and the newest actual intensity of the ledger, so those of
@@ -177,10 +177,10 @@ def account(events: Sequence[Mapping[str, Any]]) -> Accounts:
 
     Parameters
     ----------
-    events : sequence of mapping
-        What :func:`~lowcarb_scheduler.ledger.read_ledger` returns.
+    record : Record
+        The replayed ledger, see :meth:`~lowcarb_scheduler.accounting.replay.Record.of`.
     """
-    record, run = Record.of(events), summarise(events)
+    run = record.summary
     levels = [_levels(worked, record.actual) for worked in record.rounds]
     evaluation = [_Emitted.of(worked.evaluated, record.actual) for worked in record.rounds]
     run = replace(run, rounds=tuple(
@@ -197,15 +197,15 @@ def account(events: Sequence[Mapping[str, Any]]) -> Accounts:
     planned = [r for r in run.rounds if r.planned_g is not None] if is_part else []
     return Accounts(
         run=run,
-        provenance=provenance_of(events),
+        provenance=record.provenance,
         planned_g=run.planned_g,
         realised_g=realised_g,
         run_now_g=run.run_now_g,
         hindsight_g=None if best is None else best.emissions_g,
         waterfall=_waterfall(levels),
         by_phase=(trained.share("train"), evaluated.share("evaluate")),
-        by_location=trained.by(lambda turn: turn.location or UNKNOWN_PLACE),
-        by_client=trained.by(lambda turn: turn.key),
+        by_location=trained.by(lambda turn: turn.place),
+        by_client=trained.by(lambda turn: turn.id),
         sci=Sci(kwh, None if realised_g is None or not kwh else realised_g / kwh, len(run.rounds)),
         without_actuals=sum(r.realised_g is None for r in run.rounds),
         front=None
@@ -271,7 +271,7 @@ class _Emitted(NamedTuple):
         """Return all of it under one name."""
         basis: dict[str, float] = {}
         for turn in self.turns:
-            basis[turn.basis] = basis.get(turn.basis, 0.0) + turn.energy_kwh
+            basis[turn.energy_basis] = basis.get(turn.energy_basis, 0.0) + turn.energy_kwh
         kwh = dict(sorted(basis.items()))
         return Share(name, len(self.turns), sum(kwh.values(), 0.0), _known(float(self.grams.sum())), kwh)
 

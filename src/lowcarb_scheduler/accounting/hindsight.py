@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from lowcarb_scheduler.accounting.emissions import emissions_g, known_sum
-from lowcarb_scheduler.accounting.turns import UNKNOWN_PLACE, expected_g, realised_g, stretch_of
-from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, parse_time, to_us
+from lowcarb_scheduler.accounting.turns import expected_g, realised_g, stretch_of
+from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, to_us
 from lowcarb_scheduler.errors import LowcarbError
+from lowcarb_scheduler.events import UNKNOWN_PLACE
 from lowcarb_scheduler.forecasts.bias_correction import correct_forecast
 from lowcarb_scheduler.intensity import neutral_table
 from lowcarb_scheduler.planning.fairness import most_of_one_location
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from lowcarb_scheduler.accounting.replay import InitialPlan, Record, RoundRecord
-    from lowcarb_scheduler.accounting.turns import Node
+    from lowcarb_scheduler.events import Node
     from lowcarb_scheduler.intensity import IntensityTable, Ints
     from lowcarb_scheduler.planning.job import Job, Participation, Plan
     from lowcarb_scheduler.planning.pareto import Frontier
@@ -65,15 +66,14 @@ class Rules:
     @classmethod
     def of(cls, record: Record) -> Rules:
         """Return the rules of a run; one that did not do all its rounds had no longer than it took."""
-        settings, length = record.started["settings"], record.rounds[-1].length
+        settings, length = record.started.settings, record.rounds[-1].length
         grid_from, finish_by = record.started_at, record.rounds[-1].closes_at
         target = finish_by
-        if record.beginning is not None:
-            planned = record.beginning.planned
-            grid_from = parse_time(planned["grid_from"], "grid_from")
-            if record.has_completed:
-                finish_by = parse_time(planned["finish_by"], "finish_by")
-                target = parse_time(planned["target_finish"], "target_finish")
+        if record.initial_plan is not None:
+            grid_from = record.initial_plan.grid_from
+            if record.status == "completed":
+                finish_by = record.initial_plan.finish_by
+                target = record.initial_plan.target_finish
         back_to_back = grid_from + len(record.rounds) * length
         # Turns are those that were taken, and the target stands for patience.
         job_rules = JobRules.from_settings(
@@ -161,12 +161,12 @@ def _fleet(record: Record, rules: Rules) -> Fleet:
     kind: dict[str, tuple[str, timedelta]] = {}
     for worked in record.rounds:
         for turn in worked.turns:
-            node = worked.nodes.get(turn.key)
+            node = worked.nodes.get(turn.id)
             planned = worked.length if node is None else node.turn(worked.length)
-            kind[turn.key] = turn.location or UNKNOWN_PLACE, planned
-            lengths_us[kind[turn.key]].append((turn.ended_at - turn.started_at) // MICROSECOND)
-            kwh[turn.key] += turn.energy_kwh
-            turns[turn.key] += 1
+            kind[turn.id] = turn.place, planned
+            lengths_us[kind[turn.id]].append((turn.ended_at - turn.started_at) // MICROSECOND)
+            kwh[turn.id] += turn.energy_kwh
+            turns[turn.id] += 1
     round_us = (rules.job_rules.round_duration or record.rounds[-1].length) // MICROSECOND
     mean_us = {of: int(np.clip(round(np.mean(taken)), 1, round_us)) for of, taken in lengths_us.items()}
     ids = sorted(turns)
@@ -255,9 +255,9 @@ def _planned_levels(worked: RoundRecord, actual: IntensityTable, kwh: float) -> 
     """Return the three levels that rest on the plan, for so much energy."""
     starts_us = np.array([to_us(member.starts_at) for member in worked.members], dtype=np.int64)
     ends_us = np.array([to_us(member.ends_at) for member in worked.members], dtype=np.int64)
-    usual_watts = {turn.key: turn.power_watts for turn in worked.turns}
+    usual_watts = {turn.id: turn.power_watts for turn in worked.turns}
     usual_watts |= {key: node.power_watts for key, node in worked.nodes.items()}
-    watts = np.array([usual_watts.get(member.key, nan) for member in worked.members])
+    watts = np.array([usual_watts.get(member.id, nan) for member in worked.members])
     planned_kwh = float((watts / 1000 * (ends_us - starts_us)).sum() / HOUR_US)
     if not planned_kwh > 0:
         return nan, nan, nan  # energy without a power: nobody knows who was to draw how much of it
@@ -344,10 +344,10 @@ def front_of(record: Record, rules: Rules, realised_g: Mapping[int, float | None
     RunFront or None
         None where no round of the first plan has closed, or it rested on no forecast.
     """
-    begun = record.beginning
-    if begun is None or begun.forecast is None or begun.planned["basis"] != "forecast":
+    begun = record.initial_plan
+    if begun is None or begun.forecast is None or begun.planned.basis != "forecast":
         return None
-    first = begun.planned["round"]
+    first = begun.planned.round
     rounds = [worked for worked in record.rounds if worked.number >= first]
     if not rounds:
         return None
@@ -360,7 +360,7 @@ def front_of(record: Record, rules: Rules, realised_g: Mapping[int, float | None
         return None  # the run found a way around what was in its way; a front has none
     back_to_back = rules.grid_from + job.rounds * rounds[0].length
     stands = [_stand("run-now", back_to_back, frontier.run_now_emissions_g)]
-    if record.has_completed:
+    if record.status == "completed":
         finish = rounds[-1].closes_at
         stands += [
             _stand("planned", finish, known_sum(worked.planned_g for worked in rounds), drawn),
@@ -378,7 +378,7 @@ def _drawn(rounds: list[RoundRecord]) -> float:
     planned_watts_us = 0.0
     for worked in rounds:
         for member in worked.members:
-            if (node := worked.nodes.get(member.key)) is not None:
+            if (node := worked.nodes.get(member.id)) is not None:
                 planned_watts_us += node.power_watts * ((member.ends_at - member.starts_at) // MICROSECOND)
     kwh = sum(turn.energy_kwh for worked in rounds for turn in worked.turns)
     return kwh / (planned_watts_us / 1000 / HOUR_US) if planned_watts_us > 0 else 1.0
@@ -388,19 +388,19 @@ def _job_at_the_start(
     record: Record, begun: InitialPlan, rules: Rules, length: timedelta, drawn: float
 ) -> Job:
     """Return the job as it was when the run was first planned."""
-    windows = begun.planned["windows"]
+    windows = begun.planned.windows
     job_rules = replace(
         rules.job_rules,
         round_duration=length,
-        participation=_participation(record.started["participation"]),
+        participation=_participation(record.started.participation),
         bounds_count_done=True,
     )
     return job_rules.job(
         _initial_fleet(begun.nodes, begun.turns, length // MICROSECOND, drawn),
-        begun.planned["at"],
-        parse_time(begun.planned["finish_by"], "finish_by"),
+        begun.planned.at,
+        begun.finish_by,
         len(windows),
-        sum(windows[0]["locations"].values()),
+        sum(windows[0].locations.values()),
         grid_from=rules.grid_from,
     )
 

@@ -7,18 +7,19 @@ tells nothing new.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from lowcarb_scheduler.accounting.hindsight import Rules
-from lowcarb_scheduler.accounting.replay import Record, as_written, provenance_of
-from lowcarb_scheduler.accounting.turns import UNKNOWN_PLACE, Figures, expected_g, realised_g, stretch_of
+from lowcarb_scheduler.accounting.replay import Record, figures_of
+from lowcarb_scheduler.accounting.turns import stretch_of
 from lowcarb_scheduler.clock import MICROSECOND, SystemClock, from_us, to_us
 from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.events import UNKNOWN_PLACE, ActualReceived, FiguresRefreshed
 from lowcarb_scheduler.intensity import sanitize
-from lowcarb_scheduler.ledger import FILE_NAME, Ledger, is_in_use, read_ledger
+from lowcarb_scheduler.ledger import FILE_NAME, Ledger, as_written, is_in_use, read_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.accounting.replay import RoundRecord
     from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.events import Figures, RunStarted
     from lowcarb_scheduler.forecasts.base import ForecastSource
-    from lowcarb_scheduler.intensity import IntensityTable
+    from lowcarb_scheduler.intensity import IntensityTable, Provenance
     from lowcarb_scheduler.settings import Settings
 
 SETTINGS: Final = (
@@ -73,13 +75,13 @@ class Refreshed:
         return tuple(number for number in self.lacking if number not in self.learned)
 
 
-def told_settings(started: Mapping[str, Any], options: Mapping[str, Any]) -> Settings:
+def told_settings(started: RunStarted, options: Mapping[str, Any]) -> Settings:
     """Return the settings by which a run's source is asked again.
 
     Parameters
     ----------
-    started : mapping
-        The run's ``run_started`` event, which holds no secret.
+    started : RunStarted
+        The start of the run; its settings hold no secret.
     options : mapping
         What is given now, and goes first.
 
@@ -91,9 +93,9 @@ def told_settings(started: Mapping[str, Any], options: Mapping[str, Any]) -> Set
     from lowcarb_scheduler.forecasts.registry import SOURCES
     from lowcarb_scheduler.settings import FORMER_NAMES, RUN_CONFIG_PREFIX, Settings
 
-    recorded = {FORMER_NAMES.get(name, name): value for name, value in started["settings"].items()}
+    recorded = {FORMER_NAMES.get(name, name): value for name, value in started.settings.items()}
     told = {name: recorded.get(name) for name in SETTINGS}
-    own = str(started.get("source") or "")
+    own = started.source or ""
     if set(own.split(",")) <= set(SOURCES):
         told["source"] = own  # it may have been given in code
     told = {name: value for name, value in told.items() if value is not None and "***" not in str(value)}
@@ -135,7 +137,7 @@ def refresh(run_dir: Path, source: ForecastSource | None, clock: Clock | None = 
         raise InputError("ledger", "a run is still writing it", "wait until it has ended", file)
     with as_written(file):
         record = Record.of(events)
-    before = figures_of(record)
+    before = _figures(record, record.actual)
     lacking = tuple(number for number, figures in before.items() if not figures.are_known)
     places = _places(record)
     lacks_hours = bool(lacking) or _lacks_hours(record, places, clock)
@@ -143,41 +145,25 @@ def refresh(run_dir: Path, source: ForecastSource | None, clock: Clock | None = 
         return Refreshed(lacking, (), lacks_hours)
     start, end = _period(record, [worked for worked in record.rounds if worked.number in lacking], clock)
     new = sanitize(source.actual(places, start, end))
-    _check_labels(new, events)
+    _check_provenance(new, record.provenance)
     told = _lacking(new.slice(start, end), record.actual)
     if told is None:
         return Refreshed(lacking, (), lacks_hours)
-    known = replace(record, actual=told if record.actual is None else told.fill(record.actual))
-    after = figures_of(known)
+    after = _figures(record, told if record.actual is None else told.fill(record.actual))
     ledger = Ledger(run_dir, clock, goes_on=True)
     try:
-        ledger.append("actual", **told.to_record())
-        if any(asdict(after[number]) != asdict(before[number]) for number in lacking):
-            rounds = [{"round": number, **asdict(after[number])} for number in lacking]
-            ledger.append("refreshed", rounds=rounds)
+        ledger.append(ActualReceived(intensity=told))
+        if any(after[number] != before[number] for number in lacking):
+            ledger.append(FiguresRefreshed(rounds=tuple(after[number] for number in lacking)))
     finally:
         ledger.close()
     learned = tuple(number for number in lacking if after[number].are_known)
     return Refreshed(lacking, learned, lacks_hours, has_news=True)
 
 
-def figures_of(record: Record) -> dict[int, Figures]:
-    """Return the emissions of each round, by number, on the newest actual intensity there is."""
-    actual = record.actual
-    if actual is None:
-        return {
-            worked.number: Figures(worked.planned_g, evaluation_g=None if worked.evaluated else 0.0)
-            for worked in record.rounds
-        }
-    return {
-        worked.number: Figures(
-            worked.planned_g,
-            realised_g(worked.turns, actual),
-            expected_g(worked.nodes, worked.turns, actual, worked.run_now_at, worked.length),
-            realised_g(worked.evaluated, actual),
-        )
-        for worked in record.rounds
-    }
+def _figures(record: Record, actual: IntensityTable | None) -> dict[int, Figures]:
+    """Return the emissions of each round on actual intensity, by number."""
+    return {worked.number: figures_of(worked, actual) for worked in record.rounds}
 
 
 def _lacks_hours(record: Record, places: Sequence[str], clock: Clock) -> bool:
@@ -227,13 +213,12 @@ def _places(record: Record) -> list[str]:
     """Return where nodes were."""
     nodes = {id(worked.nodes): worked.nodes for worked in record.rounds}.values()  # few, seldom changed
     places = {node.place for there in nodes for node in there.values()}
-    places |= {turn.location or UNKNOWN_PLACE for worked in record.rounds for turn in worked.turns}
+    places |= {turn.place for worked in record.rounds for turn in worked.turns}
     return sorted(places - {UNKNOWN_PLACE})
 
 
-def _check_labels(new: IntensityTable, events: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse numbers that do not mix with those of the run."""
-    known = provenance_of(events)
+def _check_provenance(new: IntensityTable, known: Provenance) -> None:
+    """Refuse intensity that must not be mixed with that of the run."""
     if known.source is None:
         return  # the run knew of no intensity at all
     if new.signal != known.signal:

@@ -1,272 +1,481 @@
-"""What a ledger says of the rounds that have closed, gathered in one pass: who was to train, and who did."""
+"""Replay of a ledger: the state of a run after its events, and a record of each round that has closed."""
 
 from __future__ import annotations
 
-from collections import Counter
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lowcarb_scheduler.accounting.turns import Node, Turn, took, update_nodes
-from lowcarb_scheduler.clock import parse_time
-from lowcarb_scheduler.errors import InputError, MissingExtraError
+from lowcarb_scheduler.accounting.emissions import jain_index, known_sum, saving
+from lowcarb_scheduler.accounting.turns import expected_g, realised_g
+from lowcarb_scheduler.events import (
+    ActualReceived,
+    Degraded,
+    EvaluatedOnClients,
+    EvaluatedOnServer,
+    Figures,
+    FiguresRefreshed,
+    ForecastReceived,
+    HoldStarted,
+    NodeDone,
+    NodeEvaluated,
+    NodeFailed,
+    NodesAwaited,
+    NodesChanged,
+    Planned,
+    Released,
+    RoundClosed,
+    RoundOpened,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+)
 from lowcarb_scheduler.intensity import IntensityTable, Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
+
+    from lowcarb_scheduler.events import Event, Member, Node, Turn
 
 
-class Member(NamedTuple):
-    """Who was to train in a round, and when."""
-
-    key: str
-    location: str | None
-    starts_at: datetime
-    ends_at: datetime
+# -- Summary -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class RoundRecord:
-    """One round.
+class RoundSummary:
+    """Summary of a round. Emissions [gCO2eq] are None if they are not known.
 
-    Parameters
-    ----------
-    number : int
-        The round, from 1.
-    opens_at, closes_at : datetime
-        When it really opened and closed.
-    run_now_at : datetime
-        When it would have opened had no round waited.
-    length : timedelta
-        How long a round was planned.
-    planned_g : float or None
-        What was expected when it opened [gCO2eq].
-    members : tuple of Member
-        Who was to train.
-    turns, evaluated : tuple of Turn
-        Who has trained, and evaluated.
-    nodes : mapping of str to Node
-        Everyone who was there when it closed, by key.
+    Fields named ``evaluation`` are of evaluation on clients, all others of training alone.
     """
 
     number: int
     opens_at: datetime
     closes_at: datetime
-    run_now_at: datetime
-    length: timedelta
+    held: timedelta
+    nodes: int
+    failed: int
+    energy_kwh: float
     planned_g: float | None
-    members: tuple[Member, ...]
-    turns: tuple[Turn, ...]
-    evaluated: tuple[Turn, ...]
-    nodes: Mapping[str, Node]
+    realised_g: float | None
+    run_now_g: float | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    evaluation_energy_kwh: float = 0.0
+    evaluation_g: float | None = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """Summary of a run, with the figures that its ledger has.
+
+    Sums [gCO2eq] are None where one of their rounds is; ``realised_g`` and ``run_now_g`` use actual
+    intensity, ``planned_g`` the forecast when each round opened. ``energy_by_basis`` is the energy of
+    training by its origin [kWh]; ``resumed`` counts the restarts after an early end.
+    """
+
+    started: RunStarted
+    rounds: tuple[RoundSummary, ...]
+    turns: Mapping[str, int]
+    degraded: tuple[Degraded, ...]
+    first_plan: Planned | None
+    status: str
+    energy_by_basis: Mapping[str, float] = field(default_factory=dict)
+    resumed: int = 0
+
+    @property
+    def planned_g(self) -> float | None:
+        """Sum of the rounds' planned emissions."""
+        return known_sum(r.planned_g for r in self.rounds)
+
+    @property
+    def realised_g(self) -> float | None:
+        """Sum of the rounds' realised emissions."""
+        return known_sum(r.realised_g for r in self.rounds)
+
+    @property
+    def run_now_g(self) -> float | None:
+        """Emissions of as many rounds of random clients, back-to-back from the start."""
+        return known_sum(r.run_now_g for r in self.rounds)
+
+    @property
+    def saving(self) -> float | None:
+        """Part of the run-now emissions that was avoided."""
+        return saving(self.realised_g, self.run_now_g)
+
+    @property
+    def energy_kwh(self) -> float:
+        """Energy of all training [kWh]."""
+        return sum(r.energy_kwh for r in self.rounds)
+
+    @property
+    def evaluation_energy_kwh(self) -> float:
+        """Energy of all evaluation on clients [kWh]."""
+        return sum(r.evaluation_energy_kwh for r in self.rounds)
+
+    @property
+    def evaluation_g(self) -> float | None:
+        """Realised emissions of all evaluation on clients."""
+        return known_sum(r.evaluation_g for r in self.rounds)
+
+    @property
+    def finish(self) -> datetime | None:
+        """Time at which the last round closed."""
+        return self.rounds[-1].closes_at if self.rounds else None
+
+    @property
+    def jain(self) -> float:
+        """Jain's index of completed turns."""
+        return jain_index(list(self.turns.values()))
+
+
+def summarise(events: Iterable[Event]) -> RunSummary:
+    """Return the summary of a run.
+
+    Parameters
+    ----------
+    events : iterable of Event
+        The events of its ledger, see :func:`~lowcarb_scheduler.ledger.read_ledger`.
+    """
+    return Record.of(events).summary
+
+
+# -- Replay ------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class RoundRecord:
+    """Record of a round.
+
+    Parameters
+    ----------
+    opened : RoundOpened
+        Its opening, with the nodes that were selected.
+    run_now_at : datetime
+        Time at which it would have opened if no round had waited.
+    closed : RoundClosed or None
+        Its end; None while it is open.
+    turns, evaluated : list of Turn
+        Completed turns of training, and of evaluation.
+    nodes : mapping of str to Node
+        All nodes that were connected when it closed, by id.
+    failed : int
+        Number of nodes that did not complete their turn.
+    metrics : dict of str to float
+        Metrics of its evaluations.
+    evaluation : EvaluatedOnClients or None
+        Its evaluation on clients.
+    """
+
+    opened: RoundOpened
+    run_now_at: datetime
+    closed: RoundClosed | None = None
+    turns: list[Turn] = field(default_factory=list)
+    evaluated: list[Turn] = field(default_factory=list)
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+    failed: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    evaluation: EvaluatedOnClients | None = None
+
+    @property
+    def end(self) -> RoundClosed:
+        """The end of a round that has closed."""
+        assert self.closed is not None  # records of a run hold closed rounds only
+        return self.closed
+
+    @property
+    def number(self) -> int:
+        """Number of the round, from 1."""
+        return self.opened.round
+
+    @property
+    def opens_at(self) -> datetime:
+        """Time at which it really opened."""
+        return self.end.opens_at
+
+    @property
+    def closes_at(self) -> datetime:
+        """Time at which it really closed."""
+        return self.end.closes_at
+
+    @property
+    def length(self) -> timedelta:
+        """Planned length of a round."""
+        return self.end.round_duration
+
+    @property
+    def planned_g(self) -> float | None:
+        """Emissions that were expected when it opened [gCO2eq]."""
+        return self.end.planned_g
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """Nodes that were selected, and their planned windows."""
+        return self.opened.nodes
+
+    @property
+    def figures(self) -> Figures:
+        """Emissions as they were known when it closed."""
+        end, evaluation_g = self.end, self.evaluation.realised_g if self.evaluation else 0.0
+        return Figures(round=self.number, planned_g=end.planned_g, realised_g=end.realised_g,
+                       run_now_g=end.run_now_g, evaluation_g=evaluation_g)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class InitialPlan:
-    """The first plan of several rounds, and what it rested on.
+    """The first plan of several rounds, and its inputs.
 
     Parameters
     ----------
-    planned : mapping
-        Its ``planned`` event.
+    planned : Planned
+        The plan.
+    grid_from, finish_by, target_finish : datetime
+        Start of the grid on which rounds open, deadline, and target of the run.
     forecast, actual : IntensityTable or None
-        What was known of intensity.
+        The intensity that was known.
     nodes : mapping of str to Node
-        Who was there, by key.
+        The nodes that were connected, by id.
     turns : mapping of str to int
-        Turns they had completed.
+        The turns they had completed.
     """
 
-    planned: Mapping[str, Any]
+    planned: Planned
+    grid_from: datetime
+    finish_by: datetime
+    target_finish: datetime
     forecast: IntensityTable | None
     actual: IntensityTable | None
     nodes: Mapping[str, Node]
     turns: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
 class Record:
-    """What a ledger says.
+    """State of a run after the events of its ledger.
 
-    Parameters
+    Attributes
     ----------
-    started : mapping
-        Its ``run_started`` event.
-    rounds : tuple of RoundRecord
-        Those that have closed, in order.
-    actual : IntensityTable or None
-        The newest that is known of actual intensity.
-    beginning : InitialPlan or None
-        None where rounds were never planned together.
-    has_completed : bool
-        Whether all rounds were done.
+    started : RunStarted
+        Its first event.
+    closed : dict of int to RoundRecord
+        The rounds that have closed, by number. If a number ran twice, the last one counts.
+    current : RoundRecord or None
+        The round that opened last.
+    nodes : mapping of str to Node
+        The nodes that are connected, by id.
+    all_nodes : dict of str to Node
+        All nodes that have ever been connected, by id.
+    turns : dict of str to int
+        Completed turns, by node.
+    initial_plan, first_plan, plan : InitialPlan or Planned or None
+        The first plan of several rounds with its inputs, the first one at all, and the newest.
+    incidents : list of Degraded or NodeFailed
+        Faults of sources and nodes.
+    status : str
+        ``unfinished``, or the status of ``run_finished``.
+    activity : str
+        ``preparing``, ``waiting for nodes``, ``holding``, ``training``, or the status once it has finished.
+    waiting : HoldStarted or NodesAwaited or None
+        The newest wait, for a window or for nodes.
+    is_open : bool
+        Whether the round that opened last has not closed.
     """
 
-    started: Mapping[str, Any]
-    rounds: tuple[RoundRecord, ...]
-    actual: IntensityTable | None
-    beginning: InitialPlan | None
-    has_completed: bool
+    def __init__(self) -> None:
+        self.started: RunStarted
+        self.last_at: datetime
+        self.closed: dict[int, RoundRecord] = {}
+        self.current: RoundRecord | None = None
+        self.nodes: Mapping[str, Node] = {}
+        self.all_nodes: dict[str, Node] = {}
+        self.turns: dict[str, int] = {}
+        self.energy_by_basis: defaultdict[str, float] = defaultdict(float)
+        self.incidents: list[Degraded | NodeFailed] = []
+        self.initial_plan: InitialPlan | None = None
+        self.first_plan: Planned | None = None
+        self.plan: Planned | None = None
+        self.finished: RunFinished | None = None
+        self.status, self.activity, self.resumed = "unfinished", "preparing", 0
+        self.waiting: HoldStarted | NodesAwaited | None = None
+        self.is_open = False
+        self.run_now_at: datetime | None = None
+        self.forecasts: list[IntensityTable] = []
+        self.actuals: list[IntensityTable] = []
+        self._provenance: Provenance | None = None
+        self._actual: IntensityTable | None = None
+        self._turns_before: Counter[str] = Counter()  # in rounds that have closed
+        self._late: dict[int, Figures] = {}
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> Record:
+        """Replay the events of a ledger."""
+        record = cls()
+        for event in events:
+            record.read(event)
+        return record
+
+    def read(self, event: Event) -> None:
+        """Take one more event into account."""
+        self.last_at = event.at
+        match event:
+            case RunStarted():
+                self.started, self.run_now_at = event, event.began_at
+            case RunResumed():
+                self.status, self.activity, self.resumed = "unfinished", "preparing", self.resumed + 1
+                self.waiting, self.is_open, self.finished = None, False, None
+            case NodesChanged():
+                left, joined = set(event.left), {node.id: node for node in event.joined}
+                # A new mapping: the rounds before keep theirs.
+                self.nodes = {key: node for key, node in self.nodes.items() if key not in left} | joined
+                self.all_nodes |= joined
+                self.turns = dict.fromkeys(joined, 0) | self.turns
+            case ForecastReceived():
+                self.forecasts.append(event.intensity)
+                self._provenance = event.intensity.provenance
+            case ActualReceived():
+                self.actuals.append(event.intensity)
+                self._actual = event.intensity.over(self._actual)
+                self._provenance = event.intensity.provenance
+            case Planned():
+                self.plan, self.first_plan = event, self.first_plan or event
+                if not self.initial_plan and event.grid_from and event.finish_by and event.target_finish:
+                    self.initial_plan = InitialPlan(
+                        event, event.grid_from, event.finish_by, event.target_finish,
+                        self.forecasts[-1] if self.forecasts else None, self._actual, self.nodes,
+                        dict(self._turns_before),
+                    )  # fmt: skip
+            case HoldStarted():
+                self.waiting, self.activity = event, "holding"
+            case NodesAwaited():
+                self.waiting, self.activity = event, "waiting for nodes"
+            case Released():
+                self.activity = "preparing"
+            case Degraded() | NodeFailed():
+                self.incidents.append(event)
+                if isinstance(event, NodeFailed) and self.current is not None:
+                    self.current.failed += 1
+            case RunFinished():
+                self.status = self.activity = event.status
+                self.finished, self.waiting = event, None
+                self._late |= {figures.round: figures for figures in event.rounds}
+            case FiguresRefreshed():
+                self._late |= {figures.round: figures for figures in event.rounds}
+            case _:
+                self._read_round(event)
+
+    def _read_round(self, event: Event) -> None:
+        """Take an event of a round into account."""
+        if isinstance(event, RoundOpened):
+            assert self.run_now_at is not None  # every ledger begins with run_started
+            self.current = RoundRecord(event, self.run_now_at)
+            self.waiting, self.is_open, self.activity = None, True, "training"
+        if (current := self.current) is None:
+            return  # an evaluation before the first round
+        match event:
+            case NodeDone():
+                current.turns.append(event)
+                self.turns[event.id] = self.turns.get(event.id, 0) + 1
+                self.energy_by_basis[event.energy_basis] += event.energy_kwh
+            case NodeEvaluated():
+                current.evaluated.append(event)
+            case EvaluatedOnServer() | EvaluatedOnClients():
+                current.metrics |= event.metrics
+                if isinstance(event, EvaluatedOnClients):
+                    current.evaluation = event
+            case RoundClosed():
+                current.closed, current.nodes = event, self.nodes
+                self.closed[current.number] = current
+                self._turns_before.update(turn.id for turn in current.turns)
+                self.run_now_at = current.run_now_at + event.took
+                self.is_open, self.activity = False, "preparing"
+
+    @property
+    def rounds(self) -> tuple[RoundRecord, ...]:
+        """The rounds that have closed, in order."""
+        return tuple(self.closed[number] for number in sorted(self.closed))
 
     @property
     def started_at(self) -> datetime:
-        """When the run began."""
-        return began(self.started)
+        """Time at which the run began."""
+        return self.started.began_at
 
-    @classmethod
-    def of(cls, events: Iterable[Mapping[str, Any]]) -> Record:
-        """Gather what the events of a ledger say."""
-        reading = _Reading()
-        for event in events:
-            reading.read(event)
-        return reading.record()
+    @property
+    def finish_by(self) -> datetime | None:
+        """The deadline; None for a run without one."""
+        return (self.finished or self.started).finish_by
 
+    @property
+    def actual(self) -> IntensityTable | None:
+        """All actual intensity, later values first; None if its signal is not that of the forecasts."""
+        if self._actual and self.forecasts and self._actual.signal != self.forecasts[-1].signal:
+            return None  # a plan was not made on it
+        return self._actual
 
-@contextmanager
-def as_written(file: str) -> Iterator[None]:
-    """Refuse events of a ledger that are not as this version writes them, and name the file.
+    @property
+    def known_intensity(self) -> IntensityTable | None:
+        """Actual intensity, and the newest forecast where there is none; None if both are missing."""
+        return _overlaid([*self.forecasts, *self.actuals])
 
-    Raises
-    ------
-    InputError
-        If they are not.
-    """
-    try:
-        yield
-    except MissingExtraError:
-        raise
-    except InputError as error:
-        raise error.within(file) from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        problem = f"holds an event this version does not write ({type(error).__name__}: {error})"
-        raise InputError("ledger", problem, "use the version that wrote it", file) from error
+    @property
+    def provenance(self) -> Provenance:
+        """Provenance of the newest intensity, without a source if there is none."""
+        return self._provenance or Provenance(None, synthetic=self.started.source == "synthetic")
 
-
-def began(started: Mapping[str, Any]) -> datetime:
-    """Return when a run began, from its ``run_started`` event."""
-    at = started.get("started_at")
-    return started["at"] if at is None else parse_time(at, "started_at")
-
-
-class _Reading:
-    """What has been read so far."""
-
-    def __init__(self) -> None:
-        self._times: dict[str, datetime] = {}  # thousands of nodes share a few
-        self._nodes: dict[str, Node] = {}
-        self._snapshot: Mapping[str, Node] | None = None
-        self._turns: list[Turn] = []
-        self._done: Counter[str] = Counter()
-        self._evaluated: dict[int, list[Turn]] = {}
-        self._opened: Mapping[str, Any] = {}
-        self._rounds: dict[int, RoundRecord] = {}  # of a number that was run twice the last one counts
-        self._actual: IntensityTable | None = None
-        self._forecast: IntensityTable | None = None
-        self._started: Mapping[str, Any] = {}
-        self._run_now_at: datetime | None = None
-        self._beginning: InitialPlan | None = None
-        self._has_completed = False
-
-    def read(self, event: Mapping[str, Any]) -> None:
-        match event["event"]:
-            case "run_started":
-                self._started, self._run_now_at = event, began(event)
-            case "nodes":
-                update_nodes(self._nodes, event)
-                self._snapshot = None
-            case "forecast":
-                self._forecast = IntensityTable.from_record(event)
-            case "actual":
-                self._actual = IntensityTable.from_record(event).over(self._actual)
-            case "planned" if self._beginning is None and event["grid_from"] is not None:
-                self._beginning = InitialPlan(
-                    event, self._forecast, self._actual, self._everyone(), dict(self._done)
+    @property
+    def summary(self) -> RunSummary:
+        """Summary of the run, with figures that were learned after a round had closed."""
+        rounds = []
+        for worked in self.rounds:
+            figures = self._late.get(worked.number, worked.figures)
+            evaluation = worked.evaluation
+            rounds.append(
+                RoundSummary(
+                    number=worked.number,
+                    opens_at=worked.opens_at,
+                    closes_at=worked.closes_at,
+                    held=worked.opened.held,
+                    nodes=worked.end.nodes_done,
+                    failed=worked.end.nodes_failed,
+                    energy_kwh=worked.end.energy_kwh,
+                    planned_g=figures.planned_g,
+                    realised_g=figures.realised_g,
+                    run_now_g=figures.run_now_g,
+                    metrics=worked.metrics,
+                    evaluation_energy_kwh=evaluation.energy_kwh if evaluation else 0.0,
+                    evaluation_g=figures.evaluation_g if evaluation else 0.0,
                 )
-            case "round_opened":
-                self._opened, self._turns = event, []
-                self._evaluated.pop(event["round"], None)
-            case "node_done":
-                self._turns.append(Turn.from_event(event))
-            case "node_evaluated":
-                self._evaluated.setdefault(event["round"], []).append(Turn.from_event(event))
-            case "round_closed":
-                self._close(event)
-            case "run_finished":
-                self._has_completed = event["status"] == "completed"
-
-    def _everyone(self) -> Mapping[str, Node]:
-        """Return the nodes as they are now; as long as nobody joins or leaves it is one mapping."""
-        if self._snapshot is None:
-            self._snapshot = dict(self._nodes)
-        return self._snapshot
-
-    def _close(self, event: Mapping[str, Any]) -> None:
-        assert self._run_now_at is not None  # every ledger begins with run_started
-        number = event["round"]
-        self._rounds[number] = RoundRecord(
-            number=number,
-            opens_at=parse_time(event["opens_at"], "opens_at"),
-            closes_at=parse_time(event["closes_at"], "closes_at"),
-            run_now_at=self._run_now_at,
-            length=timedelta(seconds=event["round_duration_s"]),
-            planned_g=event["planned_g"],
-            members=tuple(
-                Member(m["id"], m["location"], self._time(m["starts_at"]), self._time(m["ends_at"]))
-                for m in self._opened["nodes"]
-            ),
-            turns=tuple(self._turns),
-            evaluated=(),
-            nodes=self._everyone(),
-        )
-        self._done.update(turn.key for turn in self._turns)
-        self._run_now_at += took(event)
-
-    def _time(self, text: str) -> datetime:
-        if (when := self._times.get(text)) is None:
-            when = self._times[text] = parse_time(text, "starts_at")
-        return when
-
-    def record(self) -> Record:
-        actual = self._actual
-        if actual is not None and self._forecast is not None and actual.signal != self._forecast.signal:
-            actual = None  # it is not what was planned on
-        rounds = tuple(
-            replace(worked, evaluated=tuple(self._evaluated.get(number, ())))
-            for number, worked in sorted(self._rounds.items())
-        )
-        return Record(self._started, rounds, actual, self._beginning, self._has_completed)
+            )
+        degraded = tuple(event for event in self.incidents if isinstance(event, Degraded))
+        return RunSummary(
+            self.started, tuple(rounds), self.turns, degraded, self.first_plan, self.status,
+            dict(self.energy_by_basis), self.resumed,
+        )  # fmt: skip
 
 
-def deadline_of(events: Sequence[Mapping[str, Any]]) -> datetime | None:
-    """Return when a run had to be over, as it said last; None where it did not have to."""
-    ended = next((event for event in reversed(events) if event["event"] == "run_finished"), events[0])
-    finish_by = ended["finish_by"]
-    return parse_time(finish_by, "finish_by") if finish_by else None
-
-
-def known_intensity(events: Iterable[Mapping[str, Any]]) -> IntensityTable | None:
-    """Return what a ledger knows of intensity: actuals, and where there are none the newest forecast.
-
-    None where it holds neither.
-    """
-    forecasts: list[IntensityTable] = []
-    actuals: list[IntensityTable] = []
+def rounds_of(events: Iterable[Event]) -> Iterator[RoundRecord]:
+    """Yield the rounds of a ledger that have closed, holding one of them at a time."""
+    record = Record()
     for event in events:
-        if event["event"] in ("forecast", "actual"):
-            (actuals if event["event"] == "actual" else forecasts).append(IntensityTable.from_record(event))
-    return _overlaid([*forecasts, *actuals])
+        if isinstance(event, RoundOpened):
+            yield from record.rounds
+            record.closed.clear()
+        if not isinstance(event, ForecastReceived | ActualReceived):  # tables of a whole run are large
+            record.read(event)
+    yield from record.rounds
 
 
-def provenance_of(events: Sequence[Mapping[str, Any]]) -> Provenance:
-    """Return the provenance of the newest intensity in a ledger, without a source if there is none."""
-    known = [event for event in events if event["event"] in ("forecast", "actual")]
-    if known:
-        return Provenance(known[-1]["source"], known[-1]["signal"], known[-1]["synthetic"])
-    return Provenance(None, synthetic=events[0]["source"] == "synthetic")
+def figures_of(worked: RoundRecord, actual: IntensityTable | None) -> Figures:
+    """Return the emissions of a round on actual intensity."""
+    if actual is None:
+        evaluation_g = None if worked.evaluated else 0.0
+        return Figures(round=worked.number, planned_g=worked.planned_g, evaluation_g=evaluation_g)
+    return Figures(
+        round=worked.number,
+        planned_g=worked.planned_g,
+        realised_g=realised_g(worked.turns, actual),
+        run_now_g=expected_g(worked.nodes, worked.turns, actual, worked.run_now_at, worked.length),
+        evaluation_g=realised_g(worked.evaluated, actual),
+    )
 
 
 def _overlaid(tables: Sequence[IntensityTable]) -> IntensityTable | None:
@@ -281,10 +490,4 @@ def _overlaid(tables: Sequence[IntensityTable]) -> IntensityTable | None:
         inside = (step >= 0) & (step < len(table.values))
         found = table.align(locations).values[step[inside]]
         values[inside] = np.where(np.isnan(found), values[inside], found)
-    last = tables[-1]
-    return last.relaid(edges, locations, values)
-
-
-def entry_time(entry: Mapping[str, Any], key: str) -> datetime:
-    """Read a time of an event."""
-    return parse_time(entry[key], key)
+    return tables[-1].relaid(edges, locations, values)

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
 from lowcarb_scheduler.accounting.emissions import emissions_g, run_now_g
-from lowcarb_scheduler.clock import MICROSECOND, parse_time, to_us
+from lowcarb_scheduler.clock import MICROSECOND, to_us
+from lowcarb_scheduler.events import UNKNOWN_PLACE, Node, NodeDone, NodeEvaluated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from lowcarb_scheduler.events import Turn
     from lowcarb_scheduler.intensity import Floats, IntensityTable
 
-
-UNKNOWN_PLACE: Final = "unknown"  # where a node is of which nobody says where it is
-
 _HOUR: Final = timedelta(hours=1)
+AnyTurn = TypeVar("AnyTurn", NodeDone, NodeEvaluated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,122 +76,40 @@ class TurnReport:
     measured_kwh: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
-    """What run-now needs to know of a node.
+def node_of(profile: Profile) -> Node:
+    """Return the part of a profile that a ledger keeps."""
+    return Node(id=profile.key, location=profile.location, power_watts=profile.power_watts,
+                duration=profile.duration)  # fmt: skip
+
+
+def turn_of(
+    event: type[AnyTurn], number: int, profile: Profile, window: tuple[datetime, datetime],
+    report: TurnReport | None = None,
+) -> AnyTurn:  # fmt: skip
+    """Return the event of a completed turn.
 
     Parameters
     ----------
-    location : str or None
-        Where it is; None where nobody says.
-    power_watts : float
-        What it draws [W].
-    duration : timedelta or None
-        Its own time for a turn; None is the whole round.
+    event : type
+        ``NodeDone`` or ``NodeEvaluated``.
+    number : int
+        The round, from 1.
+    profile : Profile
+        The node.
+    window : (datetime, datetime)
+        When the turn really started and ended.
+    report : TurnReport, optional
+        The node's report; energy is what it has measured, otherwise power times time.
     """
-
-    location: str | None
-    power_watts: float
-    duration: timedelta | None
-
-    @classmethod
-    def of(cls, profile: Profile) -> Node:
-        """Return what is kept of a profile."""
-        return cls(profile.location, profile.power_watts, profile.duration)
-
-    @property
-    def place(self) -> str:
-        """Its location, or the name of nowhere."""
-        return self.location or UNKNOWN_PLACE
-
-    @property
-    def features(self) -> tuple[str, float, timedelta | None]:
-        """What a plan rests on."""
-        return self.place, self.power_watts, self.duration
-
-    def turn(self, round_duration: timedelta) -> timedelta:
-        """Return how long a turn is planned; one that claims to be longer than a round fills it."""
-        return self.duration if self.duration and self.duration <= round_duration else round_duration
-
-    def to_entry(self, key: str) -> dict[str, object]:
-        """Return it as it stands in a ledger."""
-        return {"id": key, "location": self.location, "power_watts": self.power_watts,
-                "duration_s": self.duration}  # fmt: skip
-
-    @classmethod
-    def from_entry(cls, entry: Mapping[str, Any]) -> Node:
-        """Read it back."""
-        seconds = entry["duration_s"]
-        duration = None if seconds is None else timedelta(seconds=seconds)
-        return cls(entry["location"], entry["power_watts"], duration)
-
-
-def update_nodes(nodes: dict[str, Node], event: Mapping[str, Any]) -> None:
-    """Bring nodes, by key, up to a ``nodes`` event."""
-    for key in event["left"]:
-        nodes.pop(key, None)
-    for entry in event["joined"]:
-        nodes[entry["id"]] = Node.from_entry(entry)
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One completed turn of training, or of evaluating.
-
-    Parameters
-    ----------
-    key : str
-        The node's name that outlives the run.
-    location : str or None
-        Where it is.
-    started_at, ended_at : datetime
-        Its window.
-    power_watts : float
-        What the node is taken to draw [W].
-    energy_kwh : float
-        What it has drawn [kWh].
-    basis : {"measured", "estimated", "assumed"}
-        What that energy rests on: counters, power times time, or a power that is a default.
-    """
-
-    key: str
-    location: str | None
-    started_at: datetime
-    ended_at: datetime
-    power_watts: float
-    energy_kwh: float
-    basis: str
-
-    @classmethod
-    def of(cls, profile: Profile, window: tuple[datetime, datetime], said: TurnReport | None = None) -> Turn:
-        """Return a turn of a node: its energy is what it has measured, else power times time."""
-        kwh = profile.power_watts / 1000 * ((window[1] - window[0]) / _HOUR)
-        basis = "assumed" if profile.power_assumed else "estimated"
-        if said is not None and said.measured_kwh is not None:
-            kwh, basis = said.measured_kwh, "measured"
-        return cls(profile.key, profile.location, *window, profile.power_watts, kwh, basis)
-
-    @property
-    def usual_kwh(self) -> float:
-        """Power times time [kWh]."""
-        return self.power_watts / 1000 * ((self.ended_at - self.started_at) / _HOUR)
-
-    def to_event(self) -> dict[str, object]:
-        """Return it as it stands in a ledger."""
-        return {
-            "id": self.key, "location": self.location, "started_at": self.started_at,
-            "ended_at": self.ended_at, "duration_s": self.ended_at - self.started_at,
-            "power_watts": self.power_watts, "energy_kwh": self.energy_kwh, "energy_basis": self.basis,
-        }  # fmt: skip
-
-    @classmethod
-    def from_event(cls, event: Mapping[str, Any]) -> Turn:
-        """Read it back."""
-        return cls(
-            event["id"], event["location"], parse_time(event["started_at"], "started_at"),
-            parse_time(event["ended_at"], "ended_at"), event["power_watts"], event["energy_kwh"],
-            event["energy_basis"],
-        )  # fmt: skip
+    energy_kwh = profile.power_watts / 1000 * ((window[1] - window[0]) / _HOUR)
+    basis = "assumed" if profile.power_assumed else "estimated"
+    if report is not None and report.measured_kwh is not None:
+        energy_kwh, basis = report.measured_kwh, "measured"
+    return event(
+        round=number, id=profile.key, location=profile.location, started_at=window[0], ended_at=window[1],
+        duration=window[1] - window[0], power_watts=profile.power_watts, energy_kwh=energy_kwh,
+        energy_basis=basis,
+    )  # fmt: skip
 
 
 def realised_g(turns: Sequence[Turn], actual: IntensityTable) -> float | None:
@@ -204,7 +122,7 @@ def emitted_g(turns: Sequence[Turn], actual: IntensityTable) -> Floats:
 
     Measured energy is taken to be drawn evenly over a turn.
     """
-    columns = actual.columns([turn.location or UNKNOWN_PLACE for turn in turns])
+    columns = actual.columns([turn.place for turn in turns])
     starts = np.array([to_us(turn.started_at) for turn in turns], dtype=np.int64)
     ends = np.array([to_us(turn.ended_at) for turn in turns], dtype=np.int64)
     ends = np.maximum(ends, starts + 1)  # what took no time at all has still an energy
@@ -246,9 +164,13 @@ def expected_g(
     """
     if not turns:
         return 0.0
-    everyone = {**{turn.key: Node(turn.location, turn.power_watts, None) for turn in turns}, **nodes}
+    gone = {
+        turn.id: Node(id=turn.id, location=turn.location, power_watts=turn.power_watts, duration=None)
+        for turn in turns
+    }
+    everyone = gone | dict(nodes)
     stretch = stretch_of(turns, everyone, round_duration)
-    usual_kwh = sum(turn.usual_kwh for turn in turns)
+    usual_kwh = sum(turn.power_watts / 1000 * ((turn.ended_at - turn.started_at) / _HOUR) for turn in turns)
     drawn = sum(turn.energy_kwh for turn in turns) / usual_kwh if usual_kwh > 0 else 1.0
     lengths = [node.turn(round_duration) // MICROSECOND for node in everyone.values()]
     durations = np.maximum(np.round(np.array(lengths, dtype=np.int64) * stretch), 1).astype(np.int64)
@@ -261,85 +183,10 @@ def expected_g(
 
 def stretch_of(turns: Sequence[Turn], nodes: Mapping[str, Node], round_duration: timedelta) -> float:
     """Return how many times as long as planned turns took, all together; 1 where none was planned."""
-    usual = [nodes[turn.key].turn(round_duration) if turn.key in nodes else round_duration for turn in turns]
+    usual = [nodes[turn.id].turn(round_duration) if turn.id in nodes else round_duration for turn in turns]
     planned = sum(usual, timedelta(0))
     took = sum((turn.ended_at - turn.started_at for turn in turns), timedelta(0))
     return took / planned if planned else 1.0
-
-
-@dataclass(slots=True)
-class Figures:
-    """The emissions of a round [gCO2eq]; None is not known, or not yet.
-
-    Parameters
-    ----------
-    planned_g : float or None
-        Of training, as expected when the round opened.
-    realised_g : float or None
-        Of training, on actual intensity.
-    run_now_g : float or None
-        Of the same work by random clients, back-to-back from the start of the run.
-    evaluation_g : float or None
-        Of evaluating on clients, on actual intensity.
-    """
-
-    planned_g: float | None
-    realised_g: float | None = None
-    run_now_g: float | None = None
-    evaluation_g: float | None = 0.0
-
-    @property
-    def are_known(self) -> bool:
-        """Whether nothing more can be learned."""
-        return None not in (self.realised_g, self.run_now_g, self.evaluation_g)
-
-
-def settle(
-    events: Iterable[Mapping[str, Any]], actual: IntensityTable, started_at: datetime
-) -> Iterator[tuple[int, str, float | None]]:
-    """Compute from a ledger what its rounds have really emitted, holding one round at a time.
-
-    Parameters
-    ----------
-    events : iterable of mapping
-        The ledger's.
-    actual : IntensityTable
-        What is known of intensity by now.
-    started_at : datetime
-        When the run began.
-
-    Yields
-    ------
-    (int, str, float or None)
-        A round, the name of one of its :class:`Figures`, and its value [gCO2eq].
-    """
-    nodes: dict[str, Node] = {}
-    trained: list[Turn] = []
-    evaluated: list[Turn] = []
-    run_now_opens_at = started_at
-    for event in events:
-        match event["event"]:
-            case "nodes":
-                update_nodes(nodes, event)
-            case "round_opened":
-                trained, evaluated = [], []
-            case "node_done":
-                trained.append(Turn.from_event(event))
-            case "node_evaluated":
-                evaluated.append(Turn.from_event(event))
-            case "evaluated" if event["where"] == "clients":
-                yield event["round"], "evaluation_g", realised_g(evaluated, actual)
-            case "round_closed":
-                length = timedelta(seconds=event["round_duration_s"])
-                yield event["round"], "realised_g", realised_g(trained, actual)
-                expected = expected_g(nodes, trained, actual, run_now_opens_at, length)
-                yield event["round"], "run_now_g", expected
-                run_now_opens_at += took(event)
-
-
-def took(closed: Mapping[str, Any]) -> timedelta:
-    """Return how long a round took, from its ``round_closed`` event."""
-    return parse_time(closed["closes_at"], "closes_at") - parse_time(closed["opens_at"], "opens_at")
 
 
 def _sum_g(grams: Any) -> float | None:

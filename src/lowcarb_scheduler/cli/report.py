@@ -9,6 +9,7 @@ import typer
 
 from lowcarb_scheduler.accounting import emissions
 from lowcarb_scheduler.accounting import refresh as refreshing
+from lowcarb_scheduler.accounting.replay import Record
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.options import Command, Json, SdkSignal, SdkUrl, Source, Traces, examples
 from lowcarb_scheduler.cli.output import Column, Times, Utc
@@ -95,7 +96,7 @@ def _refresh(folder: Path, options: Mapping[str, Any], signal: str | None) -> Re
         return found
     source = None
     try:
-        source = _open(refreshing.told_settings(read_ledger(folder)[0], options), signal)
+        source = _open(refreshing.told_settings(Record.of(read_ledger(folder)).started, options), signal)
         found = refreshing.refresh(folder, source)
     except LowcarbError as error:
         # If only the hindsight plan lacks hours, the report is written without them.
@@ -192,7 +193,7 @@ MOST_LOCATIONS: Final = 40
 def show(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed | None, times: Times) -> None:
     """Print the emissions of a run, and their breakdown."""
     screen, run = output.console(), accounts.run
-    output.print_title(screen, f"Run {run.started['run_id']}: {run.status}, {len(run.rounds)} rounds")
+    output.print_title(screen, f"Run {run.started.run_id}: {run.status}, {len(run.rounds)} rounds")
     if refreshed is not None:
         output.print_line(screen, _refreshed(refreshed))
     labels = formatting.labels(accounts.provenance)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from lowcarb_scheduler import clock
+from lowcarb_scheduler.accounting.replay import Record
 from lowcarb_scheduler.cli import output
 from lowcarb_scheduler.cli.options import Command, Json, examples
 from lowcarb_scheduler.cli.output import Times, Utc
-from lowcarb_scheduler.clock import format_duration, parse_time
+from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.errors import NothingHeldError
+from lowcarb_scheduler.events import Degraded, HoldStarted
 from lowcarb_scheduler.flower.waiting import request_release
 from lowcarb_scheduler.ledger import FILE_NAME, is_in_use, read_ledger
 from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
 app = typer.Typer()
@@ -62,7 +64,7 @@ def _document(run_dir: Path, run: RunState) -> dict[str, object]:
         "finish": run.finish,
         "finish_by": run.finish_by,
         "late": run.is_late,
-        "degraded": [{name: each[name] for name in ("at", "what", "why")} for each in run.degraded],
+        "degraded": [{name: getattr(each, name) for name in ("at", "what", "why")} for each in run.degraded],
         "last_event_at": run.last_event_at,
     }
 
@@ -90,7 +92,7 @@ def _show(run: RunState, now: datetime, times: Times) -> None:
     if run.degraded:
         last = run.degraded[-1]
         times_degraded = formatting.counted(len(run.degraded), "time")
-        facts.append(("degraded", f"{times_degraded}, last: {last['what']}: {last['why']}"))
+        facts.append(("degraded", f"{times_degraded}, last: {last.what}: {last.why}"))
     output.print_facts(screen, facts)
 
 
@@ -143,7 +145,7 @@ class RunState:
         Planned or actual end of the last round.
     finish_by : datetime or None
         The deadline.
-    degraded : sequence of mapping
+    degraded : sequence of Degraded
         Problems so far.
     last_event_at : datetime
         Time of the last event.
@@ -163,7 +165,7 @@ class RunState:
     at_once_g: float | None
     finish: datetime | None
     finish_by: datetime | None
-    degraded: Sequence[Mapping[str, Any]]
+    degraded: Sequence[Degraded]
     last_event_at: datetime
     is_virtual: bool
 
@@ -176,62 +178,38 @@ class RunState:
         InputError
             If the ledger is missing, or a line of it is not an event.
         """
-        events = read_ledger(run_dir)
-        return cls.of(events, is_in_use(run_dir))
+        return cls.of(Record.of(read_ledger(run_dir)), is_in_use(run_dir))
 
     @classmethod
-    def of(cls, events: Sequence[Mapping[str, Any]], is_alive: bool | None) -> RunState:
-        """Derive the state from the events of a run."""
-        started, state = events[0], "preparing"
-        planned = held = opened = ended = None
-        finish_by, done, why = started["finish_by"], 0, None
-        for event in events:
-            match event["event"]:
-                case "planned":
-                    planned, finish_by = event, event.get("finish_by", finish_by)
-                # Ledgers keep the event names of their first version, such as open_now.
-                case "nodes_awaited":
-                    held, state, why = None, AWAITING, event["reason"]
-                case "hold_started":
-                    held, state, why = event, HOLDING, event["reason"]
-                case "open_now":
-                    state = "preparing"
-                case "round_opened":
-                    opened, held, state = event, None, "training"
-                case "round_closed":
-                    done, opened, state = event["round"], None, "preparing"
-                # Work after the last checkpoint is lost: whatever was open then is open no more.
-                case "run_resumed":
-                    held = opened = ended = None
-                    state = "preparing"
-                case "run_finished":
-                    ended, held, state = event, None, event["status"]
-                    finish_by = event["finish_by"]
+    def of(cls, record: Record, is_alive: bool | None) -> RunState:
+        """Derive the state from the replayed ledger."""
+        ended, plan, waiting = record.finished, record.plan, record.waiting
         # A killed process can not write run_finished, but the lock on its ledger is gone.
-        if ended is None and is_alive is False:
-            state = GONE
+        state = GONE if ended is None and is_alive is False else record.activity
+        held = waiting if isinstance(waiting, HoldStarted) else None
+        opened = record.current.opened if record.is_open and record.current else None
+        done = record.rounds[-1].number if record.rounds else 0
         # Without an open or held round the next one counts, whose window the last plan has.
         current = opened or held
-        number = current["round"] if current else done + 1 if ended is None else None
-        windows = {w["round"]: w["opens_at"] for w in planned["windows"]} if planned else {}
-        opens_at = held["until"] if held else opened["opened_at"] if opened else windows.get(number)
-        finish = ended["finish"] if ended else planned["finish"] if planned else None
+        number = current.round if current else done + 1 if ended is None else None
+        planned = {window.round: window.opens_at for window in plan.windows} if plan else {}
+        opens_at = held.until if held else opened.opened_at if opened else planned.get(number or 0)
         return cls(
-            run_id=str(started["run_id"]),
+            run_id=str(record.started.run_id),
             state=state,
             is_alive=False if ended else is_alive,
             round_number=number,
-            rounds=started["rounds"],
+            rounds=record.started.rounds,
             rounds_done=done,
-            opens_at=_time(opens_at),
-            why=why if held or state == AWAITING else None,
-            held_g=held.get("planned_g") if held else None,
-            at_once_g=held.get("at_once_g") if held else None,
-            finish=_time(finish),
-            finish_by=_time(finish_by),
-            degraded=[event for event in events if event["event"] == "degraded"],
-            last_event_at=events[-1]["at"],
-            is_virtual=started["clock"] == "virtual",
+            opens_at=opens_at,
+            why=waiting.reason if waiting and (held or state == AWAITING) else None,
+            held_g=held.planned_g if held else None,
+            at_once_g=held.at_once_g if held else None,
+            finish=ended.finish if ended else plan.finish if plan else None,
+            finish_by=ended.finish_by if ended else plan.finish_by if plan else record.started.finish_by,
+            degraded=[event for event in record.incidents if isinstance(event, Degraded)],
+            last_event_at=record.last_at,
+            is_virtual=record.started.clock == "virtual",
         )
 
     @property
@@ -247,10 +225,6 @@ class RunState:
         if self.finish is None or self.finish_by is None:
             return None
         return self.finish > self.finish_by
-
-
-def _time(text: str | None) -> datetime | None:
-    return None if text is None else parse_time(text, "time")
 
 
 # -- lowcarb release ---------------------------------------------------------------------------------------

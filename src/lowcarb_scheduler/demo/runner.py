@@ -6,7 +6,6 @@ import json
 import shutil
 import time
 from collections import Counter
-from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,17 +14,20 @@ from rich.box import HEAVY_HEAD
 from rich.table import Table
 
 from lowcarb_scheduler.accounting.emissions import saving
-from lowcarb_scheduler.clock import format_duration, parse_time
+from lowcarb_scheduler.accounting.replay import Record, summarise
+from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.demo.federation import federation, stop, tail
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError, MissingExtraError, RunFailedError
-from lowcarb_scheduler.ledger import FILE_NAME, read_ledger, summarise
+from lowcarb_scheduler.ledger import FILE_NAME, read_ledger
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Mapping
 
     from rich.console import Console
+
+    from lowcarb_scheduler.accounting.replay import RoundRecord
 
 APP: Final = Path(__file__).parent / "app"
 NODES: Final = 24
@@ -55,7 +57,6 @@ def run_demo(console: Console, run_dir: Path) -> dict[str, Any]:
         if find_spec(package) is None:
             raise MissingExtraError(package, "demo")
     # Imported after the check: the report needs matplotlib and jinja2.
-    from lowcarb_scheduler.accounting.replay import provenance_of
     from lowcarb_scheduler.report.html import write_report
 
     run_dir = run_dir.absolute()  # a ServerApp runs in a folder of its own, where a relative path is another
@@ -77,21 +78,20 @@ def run_demo(console: Console, run_dir: Path) -> dict[str, Any]:
         with console.status("The same with plain FedAvg, for comparison ..."):
             plain = {"lowcarb-enabled": False, "results-file": str(plain_results)}
             _complete(local.run(APP, plain, log), log, lambda: None)
-    events = read_ledger(run_dir)
-    summary = summarise(events)
-    first_plan = summary.first_plan or {}
+    record = Record.of(read_ledger(run_dir))
+    summary, first_plan = record.summary, record.first_plan
     results = {
         "schema_version": SCHEMA_VERSION,
-        **provenance_of(events).to_dict(),
+        **record.provenance.to_dict(),
         "rounds": len(summary.rounds),
         "run_now_emissions_g": summary.run_now_g,
-        "first_plan_emissions_g": first_plan.get("emissions_g"),
-        "first_plan_saving": first_plan.get("saving"),
+        "first_plan_emissions_g": first_plan.emissions_g if first_plan else None,
+        "first_plan_saving": first_plan.saving if first_plan else None,
         "planned_emissions_g": summary.planned_g,
         "realised_emissions_g": summary.realised_g,
         "saving": summary.saving,
         "finish": summary.finish,
-        "finish_by": summary.started["finish_by"],
+        "finish_by": summary.started.finish_by,
         "jain": summary.jain,
         "min_turns": min(summary.turns.values()),
         "max_turns": max(summary.turns.values()),
@@ -153,26 +153,24 @@ def _round_printer(console: Console, run_dir: Path) -> Callable[[], None]:
         nonlocal printed
         if not (run_dir / FILE_NAME).exists():  # Flower takes some seconds to start the run
             return
-        events = read_ledger(run_dir)
-        opened = {event["round"]: event for event in events if event["event"] == "round_opened"}
-        closed = [event for event in events if event["event"] == "round_closed"]
-        for event in closed[printed:]:
-            console.print(_round_line(events[0]["rounds"], opened[event["round"]], event), soft_wrap=True)
+        record = Record.of(read_ledger(run_dir))
+        closed = record.rounds
+        for worked in closed[printed:]:
+            console.print(_round_line(worked, record.started.rounds), soft_wrap=True)
         printed = len(closed)
 
     return show_progress
 
 
-def _round_line(rounds: int, opened: Mapping[str, Any], closed: Mapping[str, Any]) -> str:
-    held = timedelta(seconds=opened["held_s"])
+def _round_line(worked: RoundRecord, rounds: int) -> str:
+    held, mean = worked.opened.held, worked.opened.mean_g_per_kwh
     hold = f"held {format_duration(held):>6}" if held else "not held   "
-    opens, closes = (parse_time(closed[name], name) for name in ("opens_at", "closes_at"))
-    places = Counter(node["location"] for node in opened["nodes"])
-    mean = opened["mean_g_per_kwh"]
+    places = Counter(member.location for member in worked.members)
     intensity = "  ? g/kWh" if mean is None else f"{mean:3.0f} g/kWh"
     return (
-        f"round {closed['round']:2}/{rounds}  {hold}  {opens:%a %H:%M}-{closes:%H:%M}  {intensity}"
-        f"  {closed['nodes_done']} nodes: {', '.join(f'{place} {n}' for place, n in places.most_common())}"
+        f"round {worked.number:2}/{rounds}  {hold}  {worked.opens_at:%a %H:%M}-{worked.closes_at:%H:%M}"
+        f"  {intensity}  {worked.end.nodes_done} nodes:"
+        f" {', '.join(f'{place} {n}' for place, n in places.most_common())}"
     )
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from lowcarb_scheduler.clock import format_duration, format_time
 from lowcarb_scheduler.errors import InputError, MissingExtraError, near_miss, one_line
+from lowcarb_scheduler.events import RunFinished
 from lowcarb_scheduler.forecasts.archive.database import Archive
 from lowcarb_scheduler.forecasts.climatology import LEAST_DAYS
 from lowcarb_scheduler.ledger import FILE_NAME, read_ledger
@@ -259,7 +260,7 @@ def _check_ledger(folder: Path) -> Check:
     """Check a folder that contains a run already."""
     fix = "set LOWCARB_RUN_DIR to another folder, or unset it"
     try:
-        finished = any(event["event"] == "run_finished" for event in read_ledger(folder))
+        finished = any(isinstance(event, RunFinished) for event in read_ledger(folder))
     except InputError as error:
         return Check("run-dir", "fault", f"{folder}: {error.problem}", fix)
     if finished:

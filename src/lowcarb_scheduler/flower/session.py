@@ -20,6 +20,7 @@ from lowcarb_scheduler._version import __version__
 from lowcarb_scheduler.accounting.turns import TurnReport
 from lowcarb_scheduler.clock import SystemClock, VirtualClock, format_time, from_us, parse_time
 from lowcarb_scheduler.errors import InputError, PlanInfeasibleError
+from lowcarb_scheduler.events import EvaluatedOnServer, RunResumed, RunStarted
 from lowcarb_scheduler.flower.checkpoint.resume import Stage, job_of, open_folder
 from lowcarb_scheduler.flower.checkpoint.store import Checkpoint
 from lowcarb_scheduler.flower.grid import DispatchGrid
@@ -157,13 +158,15 @@ class Session:
     def _write_start(self, about: Mapping[str, Any]) -> None:
         settings, schedule = self._settings, self._timing.schedule
         self._ledger.append(
-            "run_started", **about, version=__version__, settings=settings.shown(), started_at=self._started,
-            rounds=self._rounds, clients_per_round=settings.clients_per_round,
-            round_duration_s=settings.round_duration,
-            finish_by=schedule.finish_by if schedule else None,
-            target_finish=schedule.target_finish if schedule else None,
-            patience=settings.patience, participation=settings.participation,
-            clock="virtual" if self._virtual else "system",
+            RunStarted(
+                **about, version=__version__, settings=settings.shown(), started_at=self._started,
+                rounds=self._rounds, clients_per_round=settings.clients_per_round,
+                round_duration=settings.round_duration,
+                finish_by=schedule.finish_by if schedule else None,
+                target_finish=schedule.target_finish if schedule else None,
+                patience=settings.patience, participation=settings.participation,
+                clock="virtual" if self._virtual else "system",
+            )
         )  # fmt: skip
 
     def state(self) -> dict[str, Any]:
@@ -183,7 +186,7 @@ class Session:
         self._first_round = max(number + 1, 1)
         if state is not None:
             # A virtual clock was set back to the checkpoint: intensity learned later is not known yet.
-            known = (event for event in resumption.events() if event["at"] <= resumption.at)
+            known = (event for event in resumption.events() if event.at <= resumption.at)
             self._feed.recall(known, state["feed"])
             self._recorder.recall(resumption.events(), state["turns"])
             nodes = {key: node.features for key, node in self._recorder.nodes.items()}
@@ -199,8 +202,10 @@ class Session:
             return
         self._reopens = self._round_to_reopen(resumption)
         self._ledger.append(
-            "run_resumed", **about, version=__version__, after=resumption.lines, cut_bytes=self._ledger.cut,
-            round=number, stage=stage.name,
+            RunResumed(
+                **about, version=__version__, after=resumption.lines, cut_bytes=self._ledger.cut,
+                round=number, stage=stage.name,
+            )
         )  # fmt: skip
         done = f"round {number} is {stage.name.lower()}" if number > 0 else "no round has trained"
         cut = f"; {self._ledger.cut} bytes of a torn line were cut" if self._ledger.cut else ""
@@ -431,7 +436,7 @@ class Session:
     def evaluated_here(self, number: int, metrics: Mapping[str, Any] | None) -> None:
         """Enter the metrics of an evaluation on the server."""
         if numbers := _numbers(metrics):
-            self._ledger.append("evaluated", round=number, where="server", metrics=numbers)
+            self._ledger.append(EvaluatedOnServer(round=number, metrics=numbers))
 
     def evaluation_begins(self) -> None:
         """Note that nodes are asked to evaluate."""

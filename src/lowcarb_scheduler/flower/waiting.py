@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lowcarb_scheduler.clock import EPOCH, SystemClock, VirtualClock
 from lowcarb_scheduler.documents import to_json
 from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.events import NodesAwaited
 from lowcarb_scheduler.scheduling import messages
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ class NodeWait:
         if self._is_virtual:  # the ledger is in virtual time, and here it is real time that passes
             self._log.info(line)
         else:
-            self._log.report("nodes_awaited", line, round=number, until=until, reason=line)
+            self._log.report(line, NodesAwaited(round=number, until=until, reason=line))
 
 
 def _count(grid: Grid) -> int:

@@ -11,12 +11,11 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
 from lowcarb_scheduler.accounting.emissions import jain_index
-from lowcarb_scheduler.accounting.replay import entry_time
 from lowcarb_scheduler.backtest.comparison import SCHEDULER
 from lowcarb_scheduler.clock import from_us, to_us
 from lowcarb_scheduler.errors import one_line
@@ -48,9 +47,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from lowcarb_scheduler.accounting.attribution import Step
+    from lowcarb_scheduler.accounting.replay import Record, RunSummary
     from lowcarb_scheduler.backtest import Comparison
     from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
-    from lowcarb_scheduler.ledger import RunSummary
 
 
 # -- Waterfall: from the emissions of run-now to those that were realised ---------------------------------
@@ -150,40 +149,23 @@ class Choice:
         return float(np.average(self.mean[known], weights=np.diff(self.edges_us)[known]))
 
 
-def choice_of_run(events: Sequence[Mapping[str, Any]], intensity: IntensityTable | None) -> Choice | None:
-    """Return the intensity of chosen and of all locations; None where too little is known.
-
-    Parameters
-    ----------
-    events : sequence of mapping
-        Events of the run's ledger.
-    intensity : IntensityTable or None
-        Intensity as far as the ledger has it.
-    """
-    locations: dict[str, str] = {}
-    seats: dict[int, Counter[str]] = {}
-    spans: list[tuple[int, datetime, datetime]] = []
-    for event in events:
-        match event["event"]:
-            case "nodes":
-                locations |= {node["id"]: node.get("location") or "" for node in event["joined"]}
-            case "round_opened":
-                named = (node["location"] for node in event["nodes"] if node["location"])
-                seats[event["round"]] = Counter(named)
-            case "round_closed":
-                spans.append((event["round"], entry_time(event, "opens_at"), entry_time(event, "closes_at")))
-    if intensity is None or not spans or not locations:
+def choice_of_run(record: Record) -> Choice | None:
+    """Return the intensity of chosen and of all locations; None where too little is known."""
+    intensity, closed = record.known_intensity, record.rounds
+    locations = {key: node.place for key, node in record.all_nodes.items()}
+    if intensity is None or not closed or not locations:
         return None
-    shown = intensity.slice(events[0]["at"], max(closes for _, _, closes in spans))
+    shown = intensity.slice(record.started.at, max(worked.closes_at for worked in closed))
     names = sorted(set(locations.values()) & set(intensity.locations))
     if shown is None or not names:
         return None
     clients = Counter(locations.values())
     values = shown.align(names).values.repeat([clients[name] for name in names], axis=1)
     rounds = []
-    for number, opens, closes in spans:
-        if (mean := _mean(intensity, seats.get(number, Counter()), opens, closes)) is not None:
-            rounds.append((opens, closes, mean))
+    for worked in closed:
+        seats = Counter(member.location for member in worked.members if member.location)
+        if (mean := _mean(intensity, seats, worked.opens_at, worked.closes_at)) is not None:
+            rounds.append((worked.opens_at, worked.closes_at, mean))
     # A step with a gap at one location would have a mean over other clients than the next step.
     whole = ~np.isnan(values.sum(axis=1))
     if not rounds or not whole.any():

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import resources
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lowcarb_scheduler.accounting.attribution import account
-from lowcarb_scheduler.accounting.replay import as_written, deadline_of, known_intensity
+from lowcarb_scheduler.accounting.replay import Record
 from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.errors import InputError, MissingExtraError, one_line
-from lowcarb_scheduler.ledger import FILE_NAME, read_ledger
+from lowcarb_scheduler.ledger import FILE_NAME, as_written, read_ledger
 from lowcarb_scheduler.report import formatting
 from lowcarb_scheduler.report.charts import (
     MOST_CLIENTS,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lowcarb_scheduler.accounting.attribution import Accounts, Sci
-    from lowcarb_scheduler.ledger import RunSummary
+    from lowcarb_scheduler.accounting.replay import RunSummary
     from lowcarb_scheduler.report.figure import Picture
     from lowcarb_scheduler.report.tables import Incident
 
@@ -125,30 +125,30 @@ def read_page(run_dir: Path) -> Page:
     """Return the content of a run's page, from its ledger; raises like :func:`write_report`."""
     events = read_ledger(run_dir)
     with as_written(str(run_dir / FILE_NAME)):
-        return gather(events)
+        return gather(Record.of(events))
 
 
-def gather(events: Sequence[Mapping[str, Any]]) -> Page:
-    """Return the content of a page from the events of a ledger."""
-    accounts = account(events)
+def gather(record: Record) -> Page:
+    """Return the content of a page from the replayed ledger of a run."""
+    accounts = account(record)
     return Page(
         accounts=accounts,
-        pictures=pictures_of_run(events, accounts),
+        pictures=pictures_of_run(record, accounts),
         numbers=_numbers(accounts),
         labels=formatting.labels(accounts.provenance),
-        facts=facts_of(accounts, deadline_of(events)),
-        incidents=incidents_of(events),
+        facts=facts_of(accounts, record.finish_by),
+        incidents=incidents_of(record),
     )
 
 
-def pictures_of_run(events: Sequence[Mapping[str, Any]], accounts: Accounts) -> tuple[Picture, ...]:
+def pictures_of_run(record: Record, accounts: Accounts) -> tuple[Picture, ...]:
     """Return the charts of a run, in the order of the page; those without data are left out."""
     labels = formatting.labels(accounts.provenance)
-    choice = choice_of_run(events, known_intensity(events))
+    choice = choice_of_run(record)
     found = (
-        picture_of_run(events),
+        picture_of_run(record),
         picture_of_waterfall(accounts.waterfall, labels),
-        picture_of_outcome(accounts.front, deadline_of(events), labels) if accounts.front else None,
+        picture_of_outcome(accounts.front, record.finish_by, labels) if accounts.front else None,
         picture_of_choice(choice, labels) if choice else None,
         *(picture_of_progress(each, k, labels) for k, each in enumerate(progress_of(accounts.run), start=1)),
         picture_of_turns(accounts.run.turns, labels),
@@ -180,14 +180,14 @@ def facts_of(accounts: Accounts, finish_by: datetime | None) -> list[tuple[str, 
         ("Run-now", "baseline: as many rounds, start immediately and back-to-back, random clients"),
         ("Hindsight", "best plan with a perfect forecast"),
         ("SCI", _sci(accounts.sci)),
-        ("Strategy", str(started["strategy"])),
-        ("Participation", str(started["participation"])),
-        ("Patience", f"{started['patience']:g} (0: start immediately; 1: lowest emissions by the deadline)"),
+        ("Strategy", str(started.strategy)),
+        ("Participation", str(started.participation)),
+        ("Patience", f"{started.patience:g} (0: start immediately; 1: lowest emissions by the deadline)"),
         ("Deadline", f"{formatting.instant(finish_by)} UTC" if finish_by else "none"),
         ("Finish", _finish(run, finish_by)),
         *([("Resumed", f"{run.resumed} time(s); nothing is counted twice")] if run.resumed else []),
-        ("Clock", "virtual: waiting times were skipped" if started["clock"] == "virtual" else "system"),
-        ("Software", f"lowcarb-scheduler {started['version']}, flwr {started['flwr_version']}"),
+        ("Clock", "virtual: waiting times were skipped" if started.clock == "virtual" else "system"),
+        ("Software", f"lowcarb-scheduler {started.version}, flwr {started.flwr_version}"),
     ]
 
 

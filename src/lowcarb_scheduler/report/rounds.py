@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.collections import PatchCollection
 from matplotlib.patches import Rectangle
 
-from lowcarb_scheduler.accounting.replay import deadline_of, entry_time, known_intensity, provenance_of
+from lowcarb_scheduler.events import UNKNOWN_PLACE
 from lowcarb_scheduler.report import formatting
 from lowcarb_scheduler.report.figure import Picture
 from lowcarb_scheduler.report.style import (
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from lowcarb_scheduler.accounting.replay import Record
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.planning.job import Plan
 
@@ -110,28 +111,21 @@ def gantt_of_plan(
     return arrange(names, intensity, tuple(rounds), (), now, finish_by)
 
 
-def gantt_of_run(events: Sequence[Mapping[str, Any]]) -> Gantt | None:
+def gantt_of_run(record: Record) -> Gantt | None:
     """Return the closed rounds of a run, and those of its initial plan; None before one has closed."""
-    nodes: dict[int, Counter[str]] = {}
-    rounds: list[RoundBar] = []
-    outlines: tuple[RoundBar, ...] = ()
-    for event in events:
-        match event["event"]:
-            case "planned" if not outlines:
-                outlines = tuple(_bar(window, window["locations"]) for window in event["windows"])
-            case "round_opened":
-                nodes[event["round"]] = Counter(node["location"] or "unknown" for node in event["nodes"])
-            case "round_closed":
-                rounds.append(_bar(event, nodes.get(event["round"], Counter())))
+    rounds = tuple(
+        RoundBar(worked.number, worked.opens_at, worked.closes_at,
+                 Counter(member.location or UNKNOWN_PLACE for member in worked.members))
+        for worked in record.rounds
+    )  # fmt: skip
     if not rounds:
         return None
+    outlines = tuple(
+        RoundBar(window.round, window.opens_at, window.closes_at, window.locations)
+        for window in (record.first_plan.windows if record.first_plan else ())
+    )
     names = tuple(dict.fromkeys(name for bar in (*rounds, *outlines) for name in bar.clients))
-    known, finish_by = known_intensity(events), deadline_of(events)
-    return arrange(names, known, tuple(rounds), outlines, events[0]["at"], finish_by)
-
-
-def _bar(entry: Mapping[str, Any], clients: Mapping[str, int]) -> RoundBar:
-    return RoundBar(entry["round"], entry_time(entry, "opens_at"), entry_time(entry, "closes_at"), clients)
+    return arrange(names, record.known_intensity, rounds, outlines, record.started.at, record.finish_by)
 
 
 def arrange(
@@ -190,12 +184,12 @@ def plot_plan(
     return picture_of_rounds(gantt_of_plan(plan, intensity, now, finish_by), title, labels).figure()
 
 
-def picture_of_run(events: Sequence[Mapping[str, Any]]) -> Picture | None:
-    """Return the chart of a run from the events of its ledger; None before a round has closed."""
-    if (gantt := gantt_of_run(events)) is None:
+def picture_of_run(record: Record) -> Picture | None:
+    """Return the chart of a run; None before a round has closed."""
+    if (gantt := gantt_of_run(record)) is None:
         return None
     title = f"{formatting.counted(len(gantt.rounds), 'round')} by time and location"
-    return picture_of_rounds(gantt, title, formatting.labels(provenance_of(events)))
+    return picture_of_rounds(gantt, title, formatting.labels(record.provenance))
 
 
 def picture_of_rounds(gantt: Gantt, title: str, labels: str) -> Picture:

@@ -10,6 +10,7 @@ import numpy as np
 from lowcarb_scheduler.accounting import emissions
 from lowcarb_scheduler.clock import format_time
 from lowcarb_scheduler.errors import InputError, one_line
+from lowcarb_scheduler.events import NodeFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lowcarb_scheduler.accounting.attribution import Accounts, Share
+    from lowcarb_scheduler.accounting.replay import Record
     from lowcarb_scheduler.intensity import Provenance
 
 BASES: Final = ("measured", "estimated", "assumed")
@@ -157,19 +159,16 @@ class Incident(NamedTuple):
     of_node: bool
 
 
-def incidents_of(events: Sequence[Mapping[str, Any]]) -> list[Incident]:
+def incidents_of(record: Record) -> list[Incident]:
     """Return all incidents of a run, in order of time."""
     found = []
-    for event in events:
-        match event["event"]:
-            case "degraded":
-                found.append(
-                    Incident(event["at"], event["what"], event["why"], event["consequence"], of_node=False)
-                )
-            case "node_failed":
-                node = f"node {event['id']} at {event['location'] or 'an unknown location'}"
-                consequence = f"round {event['round']} continued without this node"
-                found.append(Incident(event["at"], node, event["reason"], consequence, of_node=True))
+    for event in record.incidents:
+        if isinstance(event, NodeFailed):
+            node = f"node {event.id} at {event.location or 'an unknown location'}"
+            consequence = f"round {event.round} continued without this node"
+            found.append(Incident(event.at, node, event.reason, consequence, of_node=True))
+        else:
+            found.append(Incident(event.at, event.what, event.why, event.consequence, of_node=False))
     return sorted(found, key=attrgetter("at"))
 
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from lowcarb_scheduler.clock import format_duration
+from lowcarb_scheduler.events import HoldStarted, Released
 from lowcarb_scheduler.scheduling import messages
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Hold:
         """Let the round open now, at the operator's request."""
         self._is_over = True
         line = f"round {self._number} opens now, at the operator's request"
-        self._log.report("open_now", line, round=self._number, until=self._announced)
+        self._log.report(line, Released(round=self._number, until=self._announced))
 
     def _gains_nothing(
         self, planned: UpcomingRound | None, forecast: IntensityTable | None, now: datetime
@@ -128,7 +129,7 @@ class Hold:
             reason += "; it waits no longer than max-hold allows"
         seconds, until = opens_at - now, f"{messages.instant(opens_at)} ({format_duration(opens_at - now)})"
         self._log.report(
-            "hold_started", f"holding round {self._number}/{self._rounds} until {until}: {reason}",
-            round=self._number, until=opens_at, seconds=seconds, reason=reason, planned_g=planned_g,
-            at_once_g=at_once_g,
+            f"holding round {self._number}/{self._rounds} until {until}: {reason}",
+            HoldStarted(round=self._number, until=opens_at, seconds=seconds.total_seconds(), reason=reason,
+                        planned_g=planned_g, at_once_g=at_once_g),
         )  # fmt: skip

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lowcarb_scheduler.clock import HOUR_US, format_time, from_us, parse_time, to_us
+from lowcarb_scheduler.clock import HOUR_US, format_time, from_us, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError, near_miss, one_line
+from lowcarb_scheduler.events import ActualReceived, ForecastReceived
 from lowcarb_scheduler.forecasts.archive.cached_source import at_hand
 from lowcarb_scheduler.forecasts.backoff import Backoff
 from lowcarb_scheduler.forecasts.base import MAX_AGE, Forecast, age_problem
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
+    from lowcarb_scheduler.events import Event
     from lowcarb_scheduler.forecasts.base import ForecastSource
     from lowcarb_scheduler.ledger import Ledger
     from lowcarb_scheduler.scheduling.messages import RunLog
@@ -183,8 +185,12 @@ class IntensityFeed:
         last_good = {place: why for place, why in stale.items() if place in there}
         self._newest = Forecast(intensity, min(issued.values()), missing, issued, last_good)
         self._remember(taken)
-        made = {"generated_at": self._newest.generated_at, "issued_at": issued}
-        self._ledger.append("forecast", **made, missing=missing, last_good=last_good, **intensity.to_record())
+        self._ledger.append(
+            ForecastReceived(
+                generated_at=self._newest.generated_at, issued_at=issued, missing=missing,
+                last_good=last_good, intensity=intensity,
+            )
+        )  # fmt: skip
 
     def _note_stale(self, stale: Mapping[str, str], answer: Forecast, kept: list[str]) -> None:
         """Warn of locations without a fresh forecast, together where they share a reason."""
@@ -264,7 +270,7 @@ class IntensityFeed:
             self._log.warn("actual intensity", _line(error), _INSTEAD["actual intensity"])
             return
         if known := new.slice(start, now):
-            self._ledger.append("actual", **known.to_record())
+            self._ledger.append(ActualReceived(intensity=known))
 
     def _unknown_from(self, since: datetime, now: datetime) -> datetime:
         """Return the time from which actual intensity is unknown, or so recent that it may be revised."""
@@ -292,25 +298,23 @@ class IntensityFeed:
         asked = {name: pace.called_at for name, pace in paces.items() if not pace.failures}
         return {"places": list(self._places), "asked": asked}
 
-    def recall(self, events: Iterable[Mapping[str, Any]], memory: Mapping[str, Any]) -> None:
+    def recall(self, events: Iterable[Event], memory: Mapping[str, Any]) -> None:
         """Restore the feed from a ledger and what :meth:`memory` returned."""
         for event in events:
-            if event["event"] == "forecast":
+            if isinstance(event, ForecastReceived):
                 self._recall_forecast(event)
-            elif event["event"] == "actual":
-                self.actual = IntensityTable.from_record(event).over(self.actual)
+            elif isinstance(event, ActualReceived):
+                self.actual = event.intensity.over(self.actual)
         if self._newest and self.actual and self._newest.intensity.signal != self.actual.signal:
             self.actual = None
         self._places = tuple(memory["places"])
         for name, pace in (("forecasts", self._forecasts), ("actuals", self._actuals)):
             pace.called_at = memory["asked"].get(name)  # else a resumed run would ask at once
 
-    def _recall_forecast(self, event: Mapping[str, Any]) -> None:
-        intensity, last = IntensityTable.from_record(event), self._newest
-        issued = {place: parse_time(at, "issued_at") for place, at in event["issued_at"].items()}
-        generated_at = parse_time(event["generated_at"], "generated_at")
-        self._newest = Forecast(intensity, generated_at, event["missing"], issued, event["last_good"])
-        self._own_past_since = self._own_past_since or event["at"]
+    def _recall_forecast(self, event: ForecastReceived) -> None:
+        intensity, issued, last = event.intensity, event.issued_at, self._newest
+        self._newest = Forecast(intensity, event.generated_at, event.missing, issued, event.last_good)
+        self._own_past_since = self._own_past_since or event.at
         taken = [p for p in intensity.locations if last is None or last.issued.get(p) != issued[p]]
         if taken:
             self._remember(taken)

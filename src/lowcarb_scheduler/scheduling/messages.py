@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from lowcarb_scheduler.accounting.turns import UNKNOWN_PLACE
 from lowcarb_scheduler.clock import format_duration
+from lowcarb_scheduler.events import UNKNOWN_PLACE, Degraded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
     from pathlib import Path
 
+    from lowcarb_scheduler.events import Event, RunFinished
     from lowcarb_scheduler.ledger import Ledger
     from lowcarb_scheduler.planning.job import Plan
     from lowcarb_scheduler.scheduling.policy import Decision
@@ -42,9 +43,9 @@ class RunLog:
         """Log a line for people."""
         logger.info("lowcarb: %s", line)
 
-    def report(self, event: str, line: str, **data: object) -> None:
+    def report(self, line: str, event: Event) -> None:
         """Log a line for people, and write its event to the ledger."""
-        self._ledger.append(event, **data)
+        self._ledger.append(event)
         self.info(line)
 
     def warn(self, what: str, why: str, consequence: str) -> None:
@@ -64,7 +65,7 @@ class RunLog:
             return
         self._warned.add((what, why))
         logger.warning("lowcarb: %s: %s; %s", what, why, consequence)
-        self._ledger.append("degraded", what=what, why=why, consequence=consequence)
+        self._ledger.append(Degraded(what=what, why=why, consequence=consequence))
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
@@ -156,21 +157,20 @@ def nodes_awaited(alive: int, wanted: int, at_least: int, until: datetime) -> st
     return f"{alive} of {wanted} nodes are connected{needed}; waiting for more until {instant(until)} at most"
 
 
-def summary_lines(summary: Mapping[str, Any], run_dir: Path) -> list[str]:
+def summary_lines(finished: RunFinished, run_dir: Path) -> list[str]:
     """Return the log lines at the end of a run, from its ``run_finished`` event."""
 
     def grams(name: str) -> str:
-        return "unknown" if summary[name] is None else f"{summary[name]:,.0f} g"
+        return "unknown" if getattr(finished, name) is None else f"{getattr(finished, name):,.0f} g"
 
-    saving = "unknown" if summary["saving"] is None else f"{summary['saving']:.1%}"
-    bases = [f"{kwh:.3f} {name}" for name, kwh in sorted(summary["energy_by_basis"].items())]
+    saving = "unknown" if finished.saving is None else f"{finished.saving:.1%}"
+    bases = [f"{kwh:.3f} {name}" for name, kwh in sorted(finished.energy_by_basis.items())]
     return [
-        f"run {summary['status']}, {len(summary['rounds'])} round(s)",
+        f"run {finished.status}, {len(finished.rounds)} round(s)",
         f"run-now {grams('run_now_g')}, planned {grams('planned_g')}, realised {grams('realised_g')}",
         f"saving against run-now: {saving}",
-        f"training {summary['energy_kwh']:.3f} kWh ({', '.join(bases) or 'no turn'});"
-        f" evaluation {summary['evaluation_energy_kwh']:.3f} kWh, {grams('evaluation_g')}",
-        f"{summary['min_turns']} to {summary['max_turns']} turns a client,"
-        f" Jain's index {summary['jain']:.3f}",
+        f"training {finished.energy_kwh:.3f} kWh ({', '.join(bases) or 'no turn'});"
+        f" evaluation {finished.evaluation_energy_kwh:.3f} kWh, {grams('evaluation_g')}",
+        f"{finished.min_turns} to {finished.max_turns} turns a client, Jain's index {finished.jain:.3f}",
         f"next: lowcarb report {run_dir.absolute()}",
     ]

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from lowcarb_scheduler.accounting.emissions import emissions_g
-from lowcarb_scheduler.accounting.turns import UNKNOWN_PLACE
 from lowcarb_scheduler.clock import to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError, PlanInfeasibleError, one_line
+from lowcarb_scheduler.events import UNKNOWN_PLACE
 from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, expect
 from lowcarb_scheduler.intensity import neutral_table
 from lowcarb_scheduler.planning.fairness import crowded, fill_evenly, location_cap

@@ -7,23 +7,26 @@ So of a round that is over a few numbers are kept, however many clients it had.
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Final
 
 from lowcarb_scheduler.accounting.emissions import jain_index, known_sum, saving
-from lowcarb_scheduler.accounting.turns import (
-    Figures,
-    Node,
-    Turn,
-    expected_g,
-    realised_g,
-    settle,
-    took,
-    update_nodes,
-)
-from lowcarb_scheduler.clock import parse_time
+from lowcarb_scheduler.accounting.replay import Record, figures_of, rounds_of
+from lowcarb_scheduler.accounting.turns import expected_g, node_of, realised_g, turn_of
 from lowcarb_scheduler.errors import LowcarbError
+from lowcarb_scheduler.events import (
+    EvaluatedOnClients,
+    Figures,
+    Member,
+    NodeDone,
+    NodeEvaluated,
+    NodeFailed,
+    NodesChanged,
+    RoundClosed,
+    RoundOpened,
+    RunFinished,
+)
 from lowcarb_scheduler.ledger import iter_ledger
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from lowcarb_scheduler.accounting.turns import Profile, TurnReport
+    from lowcarb_scheduler.events import Event, Node, Turn
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.ledger import Ledger
     from lowcarb_scheduler.scheduling.messages import RunLog
@@ -58,7 +62,7 @@ class Round:
         round opened and when its training ended.
     unsent : dict of int to str
         By node id, why it was sent no message.
-    turns : list of Turn
+    turns : sequence of Turn
         Who has trained.
     failed : int
         How many have not.
@@ -74,7 +78,7 @@ class Round:
     started: dict[int, datetime] = field(default_factory=dict)
     ended: dict[int, datetime] = field(default_factory=dict)
     unsent: dict[int, str] = field(default_factory=dict)
-    turns: list[Turn] = field(default_factory=list)
+    turns: Sequence[Turn] = field(default_factory=list)
     failed: int = 0
     evaluation_g: float | None = 0.0
 
@@ -109,7 +113,7 @@ class RunRecorder:
         self._failures: Counter[str] = Counter()  # in a row
         self._nodes: dict[str, Node] = {}
         self._figures: dict[int, Figures] = {}
-        self._energy_by_basis: dict[str, float] = {}
+        self._energy_by_basis: defaultdict[str, float] = defaultdict(float)
         self._evaluation_kwh = 0.0
         self._closed_at: datetime | None = None
         self._run_now_opens_at = started  # the next round of run-now: the same rounds without a pause
@@ -143,47 +147,55 @@ class RunRecorder:
 
     def update_nodes(self, profiles: Iterable[Profile]) -> None:
         """Enter who is there now, and what is known of them, where that has changed."""
-        there = {profile.key: Node.of(profile) for profile in profiles}
-        joined = [node.to_entry(key) for key, node in there.items() if self._nodes.get(key) != node]
-        left = [key for key in self._nodes if key not in there]
+        nodes = {profile.key: node_of(profile) for profile in profiles}
+        joined = tuple(node for key, node in nodes.items() if self._nodes.get(key) != node)
+        left = tuple(key for key in self._nodes if key not in nodes)
         if joined or left:
-            self._nodes = there
-            self._ledger.append("nodes", joined=joined, left=left)
+            self._nodes = nodes
+            self._ledger.append(NodesChanged(joined=joined, left=left))
 
     # -- a round, in the order it happens ------------------------------------------------------------------
 
     def open(self, opened: Round, held: timedelta, planned_opens_at: datetime) -> None:
         """Enter a round that opens."""
         self.current, self.opened = opened, opened.number
-        kwh = sum(Turn.of(profile, window).energy_kwh for profile, window in opened.members.values())
+        number, members = opened.number, opened.members.values()
+        kwh = sum(turn_of(NodeDone, number, profile, window).energy_kwh for profile, window in members)
         mean = opened.planned_g / kwh if opened.planned_g is not None and kwh > 0 else None
-        nodes = [{"id": profile.key, "location": profile.location, "starts_at": starts, "ends_at": ends}
-                 for profile, (starts, ends) in opened.members.values()]  # fmt: skip
+        nodes = tuple(
+            Member(id=profile.key, location=profile.location, starts_at=starts_at, ends_at=ends_at)
+            for profile, (starts_at, ends_at) in members
+        )
         self._ledger.append(
-            "round_opened", round=opened.number, opened_at=opened.opened_at, held_s=held,
-            planned_opens_at=planned_opens_at, nodes=nodes, planned_g=opened.planned_g, mean_g_per_kwh=mean,
+            RoundOpened(
+                round=number, opened_at=opened.opened_at, held=held, planned_opens_at=planned_opens_at,
+                nodes=nodes, planned_g=opened.planned_g, mean_g_per_kwh=mean,
+            )
         )  # fmt: skip
 
     def train_ended(self, done: Mapping[int, tuple[Window, TurnReport]], failed: Mapping[int, str]) -> None:
         """Enter who has completed a turn, by node id, and what it says of it; and why the others have not."""
         if (current := self.current) is None:
             return
-        turns = [Turn.of(current.members[node_id][0], *each) for node_id, each in done.items()]
-        current.turns = sorted(turns, key=lambda turn: turn.key)
+        turns = [
+            turn_of(NodeDone, current.number, current.members[node_id][0], *each)
+            for node_id, each in done.items()
+        ]
+        current.turns = sorted(turns, key=lambda turn: turn.id)
         current.failed = len(current.members) - len(turns)
         for turn in current.turns:
-            self._completed[turn.key] += 1
-            self._count_energy(turn)
-            self._ledger.append("node_done", round=current.number, **turn.to_event())
+            self._completed[turn.id] += 1
+            self._energy_by_basis[turn.energy_basis] += turn.energy_kwh
+            self._ledger.append(turn)
         for node_id, (profile, _) in current.members.items():
             if node_id in done:
                 self._failures.pop(profile.key, None)
             else:
                 self._owe(profile.key)
+                reason = failed.get(node_id) or current.unsent.get(node_id, "no reply")
                 self._ledger.append(
-                    "node_failed", round=current.number, id=profile.key, location=profile.location,
-                    reason=failed.get(node_id) or current.unsent.get(node_id, "no reply"),
-                )  # fmt: skip
+                    NodeFailed(round=current.number, id=profile.key, location=profile.location, reason=reason)
+                )
 
     def _owe(self, key: str) -> None:
         """Let a node owe the turn it has not completed, but not for ever: it would be in every round."""
@@ -198,16 +210,18 @@ class RunRecorder:
         metrics: Mapping[str, float], actual: IntensityTable | None,
     ) -> None:  # fmt: skip
         """Enter an evaluation on clients: who has evaluated when, and what it says of it."""
-        turns = [Turn.of(*each) for each in sorted(done, key=lambda each: each[0].key)]
+        turns = [turn_of(NodeEvaluated, number, *each) for each in sorted(done, key=lambda each: each[0].key)]
         for turn in turns:
-            self._ledger.append("node_evaluated", round=number, **turn.to_event())
+            self._ledger.append(turn)
         kwh = sum(turn.energy_kwh for turn in turns)
         grams = realised_g(turns, actual) if actual is not None else None if turns else 0.0
         self._evaluation_kwh += kwh
         self._note_evaluation(number, grams)
         self._ledger.append(
-            "evaluated", round=number, where="clients", metrics=metrics, nodes_done=len(turns),
-            nodes_failed=failed, energy_kwh=kwh, realised_g=grams,
+            EvaluatedOnClients(
+                round=number, metrics=metrics, nodes_done=len(turns), nodes_failed=failed, energy_kwh=kwh,
+                realised_g=grams,
+            )
         )  # fmt: skip
 
     def close(self, now: datetime, round_duration: timedelta, actual: IntensityTable | None) -> None:
@@ -215,20 +229,27 @@ class RunRecorder:
         if (current := self.current) is None:
             return
         now = max(now, current.opened_at)
-        figures = Figures(current.planned_g, evaluation_g=current.evaluation_g)
+        figures = Figures(
+            round=current.number, planned_g=current.planned_g, evaluation_g=current.evaluation_g
+        )
         if actual is not None:
-            figures.realised_g = realised_g(current.turns, actual)
-            figures.run_now_g = expected_g(
-                self._nodes, current.turns, actual, self._run_now_opens_at, round_duration
+            figures = replace(
+                figures,
+                realised_g=realised_g(current.turns, actual),
+                run_now_g=expected_g(
+                    self._nodes, current.turns, actual, self._run_now_opens_at, round_duration
+                ),
             )
         self._figures[current.number] = figures
         self.current, self._closed_at = None, now
         self._run_now_opens_at += now - current.opened_at
         self._ledger.append(
-            "round_closed", round=current.number, opens_at=current.opened_at, closes_at=now,
-            round_duration_s=round_duration, nodes_done=len(current.turns), nodes_failed=current.failed,
-            energy_kwh=sum(turn.energy_kwh for turn in current.turns), planned_g=figures.planned_g,
-            realised_g=figures.realised_g, run_now_g=figures.run_now_g,
+            RoundClosed(
+                round=current.number, opens_at=current.opened_at, closes_at=now,
+                round_duration=round_duration, nodes_done=len(current.turns), nodes_failed=current.failed,
+                energy_kwh=sum(turn.energy_kwh for turn in current.turns), planned_g=figures.planned_g,
+                realised_g=figures.realised_g, run_now_g=figures.run_now_g,
+            )
         )  # fmt: skip
 
     @property
@@ -236,50 +257,49 @@ class RunRecorder:
         """Whether the realised emissions of every closed round are known."""
         return all(figures.are_known for figures in self._figures.values())
 
-    def finish(
-        self, status: str, finish_by: datetime | None, actual: IntensityTable | None
-    ) -> dict[str, Any]:
+    def finish(self, status: str, finish_by: datetime | None, actual: IntensityTable | None) -> RunFinished:
         """Sum up the run on the actual intensity known at its end; return the ``run_finished`` event."""
         self._settle(actual)
-        rounds = [{"round": number, **asdict(figures)} for number, figures in sorted(self._figures.items())]
-        totals = {name: known_sum(r[name] for r in rounds)
-                  for name in ("planned_g", "realised_g", "run_now_g", "evaluation_g")}  # fmt: skip
+        rounds = tuple(figures for _, figures in sorted(self._figures.items()))
+        realised, run_now = (known_sum(r.realised_g for r in rounds), known_sum(r.run_now_g for r in rounds))
         turns = list(self._completed.values()) or [0]
-        summary = {
-            "status": status,
-            "rounds": rounds,
-            **totals,
-            "saving": saving(totals["realised_g"], totals["run_now_g"]),
-            "energy_kwh": sum(self._energy_by_basis.values()),
-            "energy_by_basis": self._energy_by_basis,
-            "evaluation_energy_kwh": self._evaluation_kwh,
-            "finish": self._closed_at,
-            "finish_by": finish_by,
-            "late": bool(self._closed_at and finish_by and self._closed_at > finish_by),
-            "jain": jain_index(turns),
-            "min_turns": min(turns),
-            "max_turns": max(turns),
-        }
-        self._ledger.append("run_finished", **summary)
-        return summary
+        finished = RunFinished(
+            status=status,
+            rounds=rounds,
+            planned_g=known_sum(r.planned_g for r in rounds),
+            realised_g=realised,
+            run_now_g=run_now,
+            evaluation_g=known_sum(r.evaluation_g for r in rounds),
+            saving=saving(realised, run_now),
+            energy_kwh=sum(self._energy_by_basis.values()),
+            energy_by_basis=self._energy_by_basis,
+            evaluation_energy_kwh=self._evaluation_kwh,
+            finish=self._closed_at,
+            finish_by=finish_by,
+            late=bool(self._closed_at and finish_by and self._closed_at > finish_by),
+            jain=jain_index(turns),
+            min_turns=min(turns),
+            max_turns=max(turns),
+        )
+        self._ledger.append(finished)
+        return finished
 
     def _settle(self, actual: IntensityTable | None) -> None:
         """Compute the figures that were not known when their rounds closed."""
         if actual is None or self.is_settled:
             return
         try:
-            for number, name, grams in settle(iter_ledger(self._ledger.run_dir), actual, self._started):
-                if number in self._figures and getattr(self._figures[number], name) is None:
-                    setattr(self._figures[number], name, grams)
+            for worked in rounds_of(iter_ledger(self._ledger.run_dir)):
+                if (known := self._figures.get(worked.number)) is not None:
+                    late = asdict(figures_of(worked, actual))
+                    late |= {name: value for name, value in asdict(known).items() if value is not None}
+                    self._figures[worked.number] = Figures(**late)
         except LowcarbError as error:
             self._log.warn("ledger", str(error), "what it is missing for is not called realised")
 
-    def _count_energy(self, turn: Turn) -> None:
-        self._energy_by_basis[turn.basis] = self._energy_by_basis.get(turn.basis, 0.0) + turn.energy_kwh
-
     def _note_evaluation(self, number: int, grams: float | None) -> None:
         if (figures := self._figures.get(number)) is not None:
-            figures.evaluation_g = grams
+            self._figures[number] = replace(figures, evaluation_g=grams)
         elif self.current is not None:
             self.current.evaluation_g = grams
 
@@ -289,40 +309,25 @@ class RunRecorder:
         """Return what the ledger does not say: turns completed and credited, by key."""
         return {key: [done, self._credited[key]] for key, done in self._completed.items()}
 
-    def recall(self, events: Iterable[Mapping[str, Any]], memory: Mapping[str, Sequence[int]]) -> None:
-        """Restore the recorder from a ledger and what :meth:`memory` said.
+    def recall(self, events: Iterable[Event], memory: Mapping[str, Sequence[int]]) -> None:
+        """Restore the recorder from the events of a ledger and the result of :meth:`memory`.
 
         A round whose training has ended is open again.
         """
         self._completed = Counter({key: done for key, (done, _) in memory.items()})
         self._credited = Counter({key: credited for key, (_, credited) in memory.items()})
-        for event in events:
-            self._recall(event)
-        if self.current is not None and not self.current.turns and not self.current.failed:
-            self.current = None  # its training has not ended
-
-    def _recall(self, event: Mapping[str, Any]) -> None:
-        number = event.get("round", 0)
-        match event["event"]:
-            case "nodes":
-                update_nodes(self._nodes, event)
-            case "round_opened":
-                at = parse_time(event["opened_at"], "opened_at")
-                self.current, self.opened = Round(number, at, at, {}, event["planned_g"]), number
-            case "node_done" if self.current is not None:
-                turn = Turn.from_event(event)
-                self.current.turns.append(turn)
-                self._count_energy(turn)
-            case "node_failed" if self.current is not None:
-                self.current.failed += 1
-            case "evaluated" if event["where"] == "clients":
-                self._evaluation_kwh += event["energy_kwh"]
-                self._note_evaluation(number, event["realised_g"])
-            case "round_closed":
-                evaluation_g = self.current.evaluation_g if self.current else 0.0
-                self._figures[number] = Figures(
-                    event["planned_g"], event["realised_g"], event["run_now_g"], evaluation_g
-                )
-                self._closed_at = parse_time(event["closes_at"], "closes_at")
-                self._run_now_opens_at += took(event)
-                self.current = None
+        record = Record.of(events)
+        self._nodes, self._energy_by_basis = dict(record.nodes), record.energy_by_basis
+        self._figures = {worked.number: worked.figures for worked in record.rounds}
+        self._run_now_opens_at = record.run_now_at or self._started
+        if (last := record.current) is None:
+            return
+        self.opened = last.number
+        evaluations = [worked.evaluation for worked in {**record.closed, last.number: last}.values()]
+        self._evaluation_kwh = sum(each.energy_kwh for each in evaluations if each is not None)
+        self._closed_at = record.rounds[-1].closes_at if record.rounds else None
+        if last.closed is None and (last.turns or last.failed):
+            at, planned_g = last.opened.opened_at, last.opened.planned_g
+            grams = last.evaluation.realised_g if last.evaluation else 0.0
+            self.current = Round(last.number, at, at, {}, planned_g, turns=last.turns, failed=last.failed,
+                                 evaluation_g=grams)  # fmt: skip

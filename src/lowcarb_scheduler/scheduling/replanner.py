@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lowcarb_scheduler.clock import format_time, to_us
+from lowcarb_scheduler.events import Planned, Window
 from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.planning.fleet import Fleet
 from lowcarb_scheduler.planning.job import Plan
@@ -316,27 +317,31 @@ class Replanner:
     def _write(self, number: int, reason: Reason, decision: Decision) -> None:
         """Enter a plan in the ledger, and log the first one."""
         plan, on_forecast, schedule = decision.plan, decision.on_forecast, self._timing.schedule
-        names = ("emissions_g", "lower_bound_g", "run_now_emissions_g", "saving")
-        windows = [
-            {
-                "round": number + index,
-                "opens_at": planned.opens_at,
-                "closes_at": planned.closes_at,
-                "emissions_g": planned.emissions_g if on_forecast else None,
-                "locations": _count(plan, index),
-            }
+        windows = tuple(
+            Window(
+                round=number + index,
+                opens_at=planned.opens_at,
+                closes_at=planned.closes_at,
+                emissions_g=planned.emissions_g if on_forecast else None,
+                locations=_count(plan, index),
+            )
             for index, planned in enumerate(plan.rounds)
-        ]
+        )
         turns = plan.turns
         self._ledger.append(
-            "planned", round=number, reason=reason, basis="forecast" if on_forecast else "none",
-            rests_on=plan.forecast_origin if on_forecast else {},
-            finish=plan.finish, **{name: getattr(plan, name) if on_forecast else None for name in names},
-            power_assumed=bool(plan.fleet.power_assumed.any()), min_turns=int(turns.min()),
-            max_turns=int(turns.max()), windows=windows,
-            grid_from=schedule.grid_from if schedule else None,
-            target_finish=schedule.target_finish if schedule else None,
-            finish_by=schedule.finish_by if schedule else None,
+            Planned(
+                round=number, reason=reason, basis="forecast" if on_forecast else "none",
+                rests_on=plan.forecast_origin if on_forecast else {}, finish=plan.finish,
+                emissions_g=plan.emissions_g if on_forecast else None,
+                lower_bound_g=plan.lower_bound_g if on_forecast else None,
+                run_now_emissions_g=plan.run_now_emissions_g if on_forecast else None,
+                saving=plan.saving if on_forecast else None,
+                power_assumed=bool(plan.fleet.power_assumed.any()), min_turns=int(turns.min()),
+                max_turns=int(turns.max()), windows=windows,
+                grid_from=schedule.grid_from if schedule else None,
+                target_finish=schedule.target_finish if schedule else None,
+                finish_by=schedule.finish_by if schedule else None,
+            )
         )  # fmt: skip
         if not self._announced and schedule:
             self._announced = True

@@ -22,11 +22,12 @@ from lowcarb_scheduler import (
     IntensityTable,
     Synthetic,
 )
+from lowcarb_scheduler.accounting.replay import summarise
 from lowcarb_scheduler.clock import HOUR_US, parse_time, to_us
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.flower.checkpoint.store import Checkpoint
 from lowcarb_scheduler.intensity import Provenance
-from lowcarb_scheduler.ledger import Ledger, read_ledger, summarise
+from lowcarb_scheduler.ledger import Ledger, read_ledger
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
 from support.apps import do_nothing, fails, make_app, make_tree_app, node_configs, takes
 from support.clocks import Machine

@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord, MetricRecord
 from lowcarb_scheduler.clock import VirtualClock, parse_time
 from lowcarb_scheduler.documents import to_plain
 from lowcarb_scheduler.errors import InputError, one_line
+from lowcarb_scheduler.events import CheckpointWritten, RoundOpened, RunFinished, RunStarted
 from lowcarb_scheduler.flower.checkpoint.codec import Encoder, StrategyState, decode
 from lowcarb_scheduler.flower.checkpoint.store import Checkpoint
 from lowcarb_scheduler.ledger import FILE_NAME, Ledger, iter_ledger
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.events import Event
     from lowcarb_scheduler.settings import Settings
 
 _COUNTS_TWICE: Final = "its own start() counts its rounds more than once"
@@ -129,7 +131,7 @@ class Progress:
 
     # -- Steps before a restart --------------------------------------------------------------------------
 
-    def recall(self, state: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> None:
+    def recall(self, state: Mapping[str, Any], events: Iterable[Event]) -> None:
         """Restore the strategy, and the results of the rounds that are over, from a checkpoint.
 
         Raises
@@ -146,8 +148,8 @@ class Progress:
             self._state.restore(state["model"]["strategy"], arrays)
             self._model = {"file": entry, **state["model"]}
         for event in events:
-            if event["event"] == "checkpoint":
-                for each in event["yielded"]:
+            if isinstance(event, CheckpointWritten):
+                for each in event.yielded:
                     self._metrics[each["round"], Stage[each["stage"]]] = decode(each["metrics"], {})
 
     def is_done(self, number: int, stage: Stage) -> bool:
@@ -239,7 +241,7 @@ class Progress:
         encoder = Encoder()
         yielded = [{"round": n, "stage": of.name, "metrics": encoder.encode(metrics, "metrics")}
                    for n, of, metrics in self._unwritten]  # fmt: skip
-        ledger.append("checkpoint", round=number, stage=stage.name, yielded=yielded)
+        ledger.append(CheckpointWritten(round=number, stage=stage.name, yielded=yielded))
         self._unwritten = []
 
     def _commit(self, lines: int, session: Any) -> None:
@@ -316,8 +318,7 @@ class Resumption:
             return None
         state = checkpoint.read()
         if ledger.exists() and any(
-            event["event"] == "run_finished" and event["status"] == "completed"
-            for event in iter_ledger(run_dir)
+            isinstance(event, RunFinished) and event.status == "completed" for event in iter_ledger(run_dir)
         ):
             raise InputError(
                 "run-dir", f"{run_dir} holds the ledger of a run that has completed", _OTHER_FOLDER
@@ -356,15 +357,18 @@ class Resumption:
         """Number of lines of the ledger at the checkpoint; later ones are of work that was lost."""
         return int(self.state["ledger_lines"])
 
-    def events(self) -> Iterator[dict[str, Any]]:
+    def events(self) -> Iterator[Event]:
         """Yield the events of the ledger up to the checkpoint."""
         return iter_ledger(self.run_dir, until=self.lines) if self.has_ledger else iter(())
 
     def last_opened(self) -> tuple[int, datetime] | None:
         """Return number and opening time of the round that opened since the checkpoint, None without one."""
-        opened = [event for event in iter_ledger(self.run_dir, since=self.lines)
-                  if event["event"] == "round_opened"]  # fmt: skip
-        return (opened[-1]["round"], parse_time(opened[-1]["opened_at"], "opened_at")) if opened else None
+        opened = [
+            (event.round, event.opened_at)
+            for event in iter_ledger(self.run_dir, since=self.lines)
+            if isinstance(event, RoundOpened)
+        ]
+        return opened[-1] if opened else None
 
     def check(self, ledger: Ledger) -> None:
         """Check that the ledger reaches the checkpoint.
@@ -442,7 +446,7 @@ def _begun(run_dir: Path, state: Mapping[str, Any]) -> bool:
         if state["ledger_lines"]:
             raise InputError("ledger", "is missing", f"restore it from a copy, or {_OTHER_FOLDER}", str(path))
         return False
-    if first.get("started_at") != state["started_at"]:
+    if not isinstance(first, RunStarted) or first.started_at != parse_time(state["started_at"], "started_at"):
         raise InputError("ledger", "is of another run than its checkpoint", _OTHER_FOLDER, str(path))
     return True
 

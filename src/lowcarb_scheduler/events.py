@@ -1,0 +1,567 @@
+"""Events of a ledger: one frozen class for each, and how they are stored as JSON objects."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import MISSING, dataclass, field, fields
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+
+from lowcarb_scheduler.clock import parse_time
+from lowcarb_scheduler.intensity import IntensityTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+UNKNOWN_PLACE: Final = "unknown"  # stands for the location of a node whose location is unknown
+_UNSTAMPED: Final = datetime.min.replace(tzinfo=UTC)  # time of an event that is not written yet
+
+
+# -- Stored values -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """Base class of values that are stored as JSON objects.
+
+    Each field is stored under its own name, a duration in seconds under ``NAME_s``, and the columns of an
+    intensity table beside the other fields. Keys without a field are ignored: later versions may add some.
+    """
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the value as keys and values for the JSON writer."""
+        record: dict[str, Any] = {}
+        for name, key, is_nested, *_ in _schema(type(self)):
+            value = getattr(self, name)
+            if isinstance(value, IntensityTable):
+                record |= value.to_record()
+            else:
+                record[key] = [entry.to_record() for entry in value] if is_nested else value
+        return record
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Return the value of a JSON object.
+
+        Raises
+        ------
+        KeyError, TypeError, InputError
+            If the object lacks a key, or holds a value of another type.
+        """
+        values: dict[str, Any] = {"at": _time(record["at"], "at")} if issubclass(cls, Event) else {}
+        for name, key, _, decode, is_optional in _schema(cls):
+            if key is None:
+                values[name] = IntensityTable.from_record(record)
+            elif key in record:
+                values[name] = record[key] if decode is None else decode(record[key], key)
+            elif not is_optional:
+                raise KeyError(key)
+        return cls(**values)
+
+
+_SCHEMAS: Final[dict[type, list[tuple[Any, ...]]]] = {}
+
+
+def _schema(cls: type[Entry]) -> list[tuple[Any, ...]]:
+    """Return (field, key, holds entries, decoder, has a default) for each stored field of a class."""
+    if (schema := _SCHEMAS.get(cls)) is None:
+        schema = _SCHEMAS[cls] = []
+        for each in fields(cls):
+            if each.name == "at":  # the ledger itself stamps it
+                continue
+            kind = str(each.type)
+            key = None if kind == "IntensityTable" else each.name + "_s" * kind.startswith("timedelta")
+            is_optional = each.default is not MISSING or each.default_factory is not MISSING
+            schema.append((each.name, key, bool(_entry_class(kind)), _decoder(kind), is_optional))
+    return schema
+
+
+def _entry_class(kind: str) -> type[Entry] | None:
+    """Return the class of the entries in a tuple of them, from its annotation."""
+    match = re.fullmatch(r"tuple\[(\w+), \.\.\.\]", kind)
+    return {cls.__name__: cls for cls in (Node, Member, Window, Figures)}.get(match[1]) if match else None
+
+
+def _decoder(kind: str) -> Callable[[Any, str], Any] | None:
+    """Return the function that reads a field of a type, from its annotation; None for plain JSON values."""
+    if (entry := _entry_class(kind)) is not None:
+        return lambda records, _: tuple(entry.from_record(record) for record in records)
+    match kind:
+        case "datetime":
+            return _time
+        case "datetime | None":
+            return lambda text, key: None if text is None else _time(text, key)
+        case "timedelta":
+            return lambda seconds, _: timedelta(seconds=seconds)
+        case "timedelta | None":
+            return lambda seconds, _: None if seconds is None else timedelta(seconds=seconds)
+        case "Mapping[str, datetime]":
+            return lambda times, key: {name: _time(text, key) for name, text in times.items()}
+        case "tuple[str, ...]":
+            return lambda names, _: tuple(names)
+    return None
+
+
+_time = lru_cache(maxsize=256)(parse_time)  # thousands of nodes share a few times
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node(Entry):
+    """A node as run-now and hindsight need it.
+
+    Parameters
+    ----------
+    id : str
+        Name that outlives the run.
+    location : str or None
+        Location; None if unknown.
+    power_watts : float
+        Power drawn while training [W].
+    duration : timedelta or None
+        The node's own time for a turn; None for the whole round.
+    """
+
+    id: str
+    location: str | None
+    power_watts: float
+    duration: timedelta | None
+
+    @property
+    def place(self) -> str:
+        """The location, or the name of an unknown one."""
+        return self.location or UNKNOWN_PLACE
+
+    @property
+    def features(self) -> tuple[str, float, timedelta | None]:
+        """Properties that a plan depends on."""
+        return self.place, self.power_watts, self.duration
+
+    def turn(self, round_duration: timedelta) -> timedelta:
+        """Return the planned length of a turn; one that claims to be longer than a round fills it."""
+        return self.duration if self.duration and self.duration <= round_duration else round_duration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member(Entry):
+    """A node that is selected for a round, and its planned window."""
+
+    id: str
+    location: str | None
+    starts_at: datetime
+    ends_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window(Entry):
+    """A planned round: its window, expected emissions [gCO2eq] and number of clients by location."""
+
+    round: int
+    opens_at: datetime
+    closes_at: datetime
+    emissions_g: float | None
+    locations: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures(Entry):
+    """Emissions of a round [gCO2eq]; None where they are not known, or not yet.
+
+    Parameters
+    ----------
+    round : int
+        The round, from 1.
+    planned_g : float or None
+        Training, as expected when the round opened.
+    realised_g : float or None
+        Training, on actual intensity.
+    run_now_g : float or None
+        The same work by random clients, back-to-back from the start of the run.
+    evaluation_g : float or None
+        Evaluation on clients, on actual intensity.
+    """
+
+    round: int
+    planned_g: float | None
+    realised_g: float | None = None
+    run_now_g: float | None = None
+    evaluation_g: float | None = 0.0
+
+    @property
+    def are_known(self) -> bool:
+        """Whether all that depends on actual intensity is known."""
+        return None not in (self.realised_g, self.run_now_g, self.evaluation_g)
+
+
+# -- Events ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event(Entry):
+    """Base class of events, and the event of a name that this version does not know.
+
+    Parameters
+    ----------
+    at : datetime
+        When it happened; the ledger stamps it when it writes the event.
+    """
+
+    name: ClassVar[str] = ""
+
+    at: datetime = _UNSTAMPED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted(Event):
+    """Start of a run: its job, its settings without secrets, and the versions that run it."""
+
+    name: ClassVar[str] = "run_started"
+
+    run_id: str
+    flwr_version: str
+    strategy: str
+    source: str | None
+    version: str
+    settings: Mapping[str, Any]
+    started_at: datetime | None = None
+    rounds: int
+    clients_per_round: int | None
+    round_duration: timedelta | None
+    finish_by: datetime | None
+    target_finish: datetime | None
+    patience: float
+    participation: Any
+    clock: str
+
+    @property
+    def began_at(self) -> datetime:
+        """When the run began; run-now counts from then."""
+        return self.started_at or self.at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResumed(Event):
+    """Continuation of a run; the lines after line ``after`` are of work that was lost."""
+
+    name: ClassVar[str] = "run_resumed"
+
+    run_id: str
+    flwr_version: str
+    strategy: str
+    source: str | None
+    version: str
+    after: int
+    cut_bytes: int
+    round: int
+    stage: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodesAwaited(Event):
+    """Wait for nodes to connect."""
+
+    name: ClassVar[str] = "nodes_awaited"
+
+    round: int
+    until: datetime | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodesChanged(Event):
+    """Nodes that joined or changed since the last look, and the ids of those that left."""
+
+    name: ClassVar[str] = "nodes"
+
+    joined: tuple[Node, ...]
+    left: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForecastReceived(Event):
+    """Newest forecast of each location.
+
+    Parameters
+    ----------
+    generated_at : datetime
+        When the oldest part was issued.
+    issued_at : mapping of str to datetime
+        When each location's part was issued.
+    missing, last_good : mapping of str to str
+        Why a location has no forecast, or still its last good one.
+    intensity : IntensityTable
+        The forecast.
+    """
+
+    name: ClassVar[str] = "forecast"
+
+    generated_at: datetime
+    issued_at: Mapping[str, datetime]
+    missing: Mapping[str, str]
+    last_good: Mapping[str, str]
+    intensity: IntensityTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActualReceived(Event):
+    """Actual intensity that was learned."""
+
+    name: ClassVar[str] = "actual"
+
+    intensity: IntensityTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned(Event):
+    """Plan of the remaining rounds, from ``round`` on; emissions [gCO2eq] are None without a forecast."""
+
+    name: ClassVar[str] = "planned"
+
+    round: int
+    reason: str
+    basis: str
+    rests_on: Mapping[str, Any] = field(default_factory=dict)
+    finish: datetime
+    emissions_g: float | None
+    lower_bound_g: float | None
+    run_now_emissions_g: float | None
+    saving: float | None
+    power_assumed: bool
+    min_turns: int
+    max_turns: int
+    windows: tuple[Window, ...]
+    grid_from: datetime | None
+    target_finish: datetime | None
+    finish_by: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldStarted(Event):
+    """Hold of a round until its window; emissions [gCO2eq] of opening then, and at once."""
+
+    name: ClassVar[str] = "hold_started"
+
+    round: int
+    until: datetime
+    seconds: float
+    reason: str
+    planned_g: float | None = None
+    at_once_g: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released(Event):
+    """End of a hold at the operator's request."""
+
+    name: ClassVar[str] = "open_now"
+
+    round: int
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Degraded(Event):
+    """A fault, its cause, and what the run does instead."""
+
+    name: ClassVar[str] = "degraded"
+
+    what: str
+    why: str
+    consequence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundOpened(Event):
+    """Opening of a round: its members, and their expected emissions [gCO2eq] and intensity."""
+
+    name: ClassVar[str] = "round_opened"
+
+    round: int
+    opened_at: datetime
+    held: timedelta
+    planned_opens_at: datetime
+    nodes: tuple[Member, ...]
+    planned_g: float | None
+    mean_g_per_kwh: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn(Event):
+    """One completed turn of training or evaluation.
+
+    Parameters
+    ----------
+    round : int
+        The round, from 1.
+    id : str
+        Name of the node.
+    location : str or None
+        Location; None if unknown.
+    started_at, ended_at : datetime
+        When it really started and ended.
+    duration : timedelta
+        The time between.
+    power_watts : float
+        Power that the node is assumed to draw [W].
+    energy_kwh : float
+        Energy drawn [kWh].
+    energy_basis : {"measured", "estimated", "assumed"}
+        Origin of that energy: counters, power times time, or a default power times time.
+    """
+
+    round: int
+    id: str
+    location: str | None
+    started_at: datetime
+    ended_at: datetime
+    duration: timedelta
+    power_watts: float
+    energy_kwh: float
+    energy_basis: str
+
+    @property
+    def place(self) -> str:
+        """The location, or the name of an unknown one."""
+        return self.location or UNKNOWN_PLACE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeDone(Turn):
+    """A completed turn of training."""
+
+    name: ClassVar[str] = "node_done"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeEvaluated(Turn):
+    """A completed turn of evaluation."""
+
+    name: ClassVar[str] = "node_evaluated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFailed(Event):
+    """A turn that was not completed, and why."""
+
+    name: ClassVar[str] = "node_failed"
+
+    round: int
+    id: str
+    location: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundClosed(Event):
+    """End of a round: its window, its nodes, and its energy [kWh] and emissions [gCO2eq] so far as known."""
+
+    name: ClassVar[str] = "round_closed"
+
+    round: int
+    opens_at: datetime
+    closes_at: datetime
+    round_duration: timedelta
+    nodes_done: int
+    nodes_failed: int
+    energy_kwh: float
+    planned_g: float | None
+    realised_g: float | None
+    run_now_g: float | None
+
+    @property
+    def took(self) -> timedelta:
+        """Time from opening to closing."""
+        return self.closes_at - self.opens_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatedOnServer(Event):
+    """Metrics of an evaluation on the server."""
+
+    name: ClassVar[str] = "evaluated"
+
+    round: int
+    where: str = "server"
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatedOnClients(Event):
+    """Metrics of an evaluation on clients, its energy [kWh] and its emissions [gCO2eq] if known."""
+
+    name: ClassVar[str] = "evaluated"
+
+    round: int
+    where: str = "clients"
+    metrics: Mapping[str, float]
+    nodes_done: int
+    nodes_failed: int
+    energy_kwh: float
+    realised_g: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointWritten(Event):
+    """A checkpoint, and the encoded metrics that the run has yielded since the one before."""
+
+    name: ClassVar[str] = "checkpoint"
+
+    round: int
+    stage: str
+    yielded: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished(Event):
+    """End of a run, in whatever state, with the figures of its rounds and their sums."""
+
+    name: ClassVar[str] = "run_finished"
+
+    status: str
+    rounds: tuple[Figures, ...]
+    planned_g: float | None
+    realised_g: float | None
+    run_now_g: float | None
+    evaluation_g: float | None
+    saving: float | None
+    energy_kwh: float
+    energy_by_basis: Mapping[str, float]
+    evaluation_energy_kwh: float
+    finish: datetime | None
+    finish_by: datetime | None
+    late: bool
+    jain: float
+    min_turns: int
+    max_turns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FiguresRefreshed(Event):
+    """Figures of rounds that became known after the run had ended."""
+
+    name: ClassVar[str] = "refreshed"
+
+    rounds: tuple[Figures, ...]
+
+
+_EVENTS: Final = {
+    cls.name: cls
+    for cls in (
+        RunStarted, RunResumed, NodesAwaited, NodesChanged, ForecastReceived, ActualReceived, Planned,
+        HoldStarted, Released, Degraded, RoundOpened, NodeDone, NodeEvaluated, NodeFailed, RoundClosed,
+        EvaluatedOnClients, CheckpointWritten, RunFinished, FiguresRefreshed,
+    )
+}  # fmt: skip
+
+
+def event_of(record: Mapping[str, Any]) -> Event:
+    """Return the event of a line; an event of an unknown name has no fields but its time.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError, InputError
+        If the line is not as this version writes it.
+    """
+    is_server = record["event"] == EvaluatedOnServer.name and record["where"] == "server"
+    cls = EvaluatedOnServer if is_server else _EVENTS.get(record["event"], Event)
+    return cls.from_record(record)

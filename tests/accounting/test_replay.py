@@ -1,0 +1,56 @@
+"""The replay of a ledger: sums, and figures that are learned after a round has closed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from support.ledgers import replayed
+from support.report_ledger import at, event, run_events
+
+LEFT_OUT = "round_opened", "node_done", "node_failed", "round_closed", "evaluated", "hold_started"
+
+
+def round_of(number, **grams):
+    """Return the events of a round of two nodes that was held for a minute."""
+    given = {"planned_g": 10.0, "realised_g": 11.0, "run_now_g": 20.0, **grams}
+    turn = {"location": "DE", "started_at": at(number), "ended_at": at(number + 1), "duration_s": 3600.0}
+    return [
+        event(number, "round_opened", round=number, opened_at=at(number), held_s=60.0, nodes=[],
+              planned_opens_at=at(number), planned_g=10.0, mean_g_per_kwh=None),
+        *(event(number, "node_done", round=number, id=name, power_watts=250.0, energy_kwh=0.25,
+                energy_basis="estimated", **turn) for name in ("site-a", "site-b")),
+        event(number, "round_closed", round=number, opens_at=at(number), closes_at=at(number + 1),
+              round_duration_s=3600.0, nodes_done=2, nodes_failed=0, energy_kwh=0.5, **given),
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def begun():
+    """The events before the first round."""
+    return [each for each in run_events(finished=False) if each["event"] not in LEFT_OUT]
+
+
+def test_the_summary_adds_up(begun):
+    evaluated = event(3, "evaluated", round=2, where="server", metrics={"accuracy": 0.9})
+    summary = replayed([*begun, *round_of(1), *round_of(2), evaluated]).summary
+    assert (summary.planned_g, summary.realised_g, summary.run_now_g) == (20.0, 22.0, 40.0)
+    assert summary.saving == pytest.approx(0.45)
+    assert summary.energy_kwh == 1.0
+    assert summary.energy_by_basis == {"estimated": 1.0}
+    assert dict(summary.turns) == {"site-a": 2, "site-b": 2, "site-c": 0, "site-d": 0}
+    assert summary.jain == pytest.approx(16 / 32)
+    assert summary.rounds[1].metrics == {"accuracy": 0.9}
+    assert summary.rounds[0].held == timedelta(minutes=1)
+    assert summary.status == "unfinished"
+
+
+def test_what_is_unknown_in_one_round_is_unknown_in_sum_until_it_is_learned(begun):
+    events = [*begun, *round_of(1), *round_of(2, realised_g=None)]
+    assert replayed(events).summary.realised_g is None
+    assert replayed(events).summary.saving is None
+    late = {"round": 2, "planned_g": 10.0, "realised_g": 12.0, "run_now_g": 20.0}
+    finished = {**run_events()[-1], "rounds": [late]}
+    summary = replayed([*events, finished]).summary
+    assert (summary.realised_g, summary.status) == (23.0, "completed")

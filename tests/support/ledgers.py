@@ -1,0 +1,35 @@
+"""Ledgers in tests: the lines as they are on disk, and their replay."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from lowcarb_scheduler.accounting.replay import Record
+from lowcarb_scheduler.documents import to_json
+from lowcarb_scheduler.events import event_of
+from lowcarb_scheduler.ledger import iter_ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from lowcarb_scheduler.events import Event
+
+
+def read_records(run_dir: Path) -> list[dict[str, Any]]:
+    """Return the events of a run as they are stored, but for their time, which is parsed."""
+    return [
+        {**json.loads(to_json({"event": event.name, **event.to_record()})), "at": event.at}
+        for event in iter_ledger(run_dir)
+    ]
+
+
+def events_of(records: Iterable[Mapping[str, Any]]) -> list[Event]:
+    """Return the events of lines as they are stored."""
+    return [event_of(json.loads(to_json(dict(record)))) for record in records]
+
+
+def replayed(records: Iterable[Mapping[str, Any]]) -> Record:
+    """Return the state of a run after the events of these lines."""
+    return Record.of(events_of(records))
