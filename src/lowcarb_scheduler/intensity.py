@@ -215,7 +215,7 @@ class IntensityTable:
 
     @property
     def synthetic(self) -> bool:
-        """Whether the values are made up."""
+        """True if the values are made up."""
         return self.provenance.synthetic
 
     @property

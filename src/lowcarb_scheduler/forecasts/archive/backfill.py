@@ -123,8 +123,8 @@ def _past(
     why, offered = None, True  # a provider that has none of a week has none of the weeks before
     for begin, end in reversed(parts(*period, MICROSECOND)):
         # Parts that are complete in the archive are not requested again: an interrupted backfill goes on.
-        kept = archive.past(feed, [name], begin, end, ISSUES_EVERY)
-        if offered and why is None and len(kept) < (end - begin) // ISSUES_EVERY:
+        archived = archive.past(feed, [name], begin, end, ISSUES_EVERY)
+        if offered and why is None and len(archived) < (end - begin) // ISSUES_EVERY:
             try:
                 issues = source.past_forecasts([name], begin, end, ISSUES_EVERY)
             except ForecastUnavailableError as error:

@@ -91,14 +91,14 @@ class CachedSource(ForecastSource):
         why: dict[str, str] = {}
         if lacking := [name for name in names if name not in issues]:
             try:
-                answer = self.source.forecast(lacking, now, timeout=timeout)
+                fresh = self.source.forecast(lacking, now, timeout=timeout)
             except ForecastUnavailableError as error:
                 why = error.missing
             else:
-                why = dict(answer.missing)
-                columns = columns_of(answer.intensity).items()
-                issues |= {name: Issue(answer.issued_at(name), series) for name, series in columns}
-                self._attempt(self._writes, timeout, lambda archive: archive.put(self._feed, answer))
+                why = dict(fresh.missing)
+                columns = columns_of(fresh.intensity).items()
+                issues |= {name: Issue(fresh.issued_at(name), series) for name, series in columns}
+                self._attempt(self._writes, timeout, lambda archive: archive.put(self._feed, fresh))
         # The last good forecast comes from the archive only now: a fresh one goes before it.
         failed = {name: why.get(name, _NO_REASON) for name in names if name not in issues}
         stand_ins = self._archived(list(failed), now, MAX_AGE, timeout)
@@ -120,8 +120,8 @@ class CachedSource(ForecastSource):
         """
         first, last = period(start, end)
         names = distinct(locations)
-        kept = self._read(timeout, lambda archive: archive.actual(self._feed, names, first, last)) or {}
-        begins = {name: self._unknown_from(name, kept.get(name), first, last) for name in names}
+        archived = self._read(timeout, lambda archive: archive.actual(self._feed, names, first, last)) or {}
+        begins = {name: self._unknown_from(name, archived.get(name), first, last) for name in names}
         lacking = {name: begin for name, begin in begins.items() if begin is not None}
         why, found = dict.fromkeys(lacking, "the last request failed a moment ago"), []
         # The pause after a failure counts in time of the period: in a simulation the clock stands still.
@@ -140,8 +140,8 @@ class CachedSource(ForecastSource):
                 self._attempt(self._writes, timeout, lambda archive: archive.put_actual(self._feed, new))
                 self._requested |= {name: _Period(begin, last) for name in lacking}
             self._actuals.record(last, succeeded=bool(found))
-        if kept:  # after the new values, which replace archived ones of the same time
-            found.append(table_of(kept, {}, self.provenance))
+        if archived:  # after the new values, which replace archived ones of the same time
+            found.append(table_of(archived, {}, self.provenance))
         table = reduce(IntensityTable.fill, found).slice(first, last) if found else None
         known = [] if table is None else [name for name in names if name in columns_of(table)]
         if table is None or not known:
@@ -170,11 +170,11 @@ class CachedSource(ForecastSource):
         }
 
     def _unknown_from(
-        self, name: str, kept: Series | None, first: datetime, last: datetime
+        self, name: str, archived: Series | None, first: datetime, last: datetime
     ) -> datetime | None:
         """Return the begin of the hours to request; None if all are known and settled."""
         settled = max(first, min(last, self._clock.now() - SETTLED))
-        spans = [] if kept is None else kept.spans_us()
+        spans = [] if archived is None else archived.spans_us()
         requested = self._requested.get(name)
         # A hole that the provider did not fill a moment ago counts as known, or every call would request it.
         if spans and requested is not None and last - requested.end < _RETRY_MISSING:
