@@ -319,8 +319,9 @@ def test_how_long_a_turn_takes_is_told_by_the_file_and_else_by_the_node(look, fi
 
 
 def test_a_locations_file_may_tell_how_long_a_turn_takes():
-    Path("l.toml").write_text('a = { location = "DE", duration-minutes = 20 }\n', encoding="utf-8")
-    assert read_places(Path("l.toml")) == {"a": Place("DE", None, 20 * MINUTE)}
+    lines = 'a = { location = "DE", duration-minutes = 20 }\nb = { location = "DE", duration = "20m" }\n'
+    Path("l.toml").write_text(lines, encoding="utf-8")
+    assert read_places(Path("l.toml")) == dict.fromkeys("ab", Place("DE", None, 20 * MINUTE))
 
 
 @pytest.mark.parametrize(
@@ -334,6 +335,8 @@ def test_a_locations_file_may_tell_how_long_a_turn_takes():
         ('0 = { location = "DE", power-watts = nan }', "0.power-watts"),
         ('0 = { location = "DE", duration-minutes = 0 }', "0.duration-minutes"),
         ('0 = { location = "DE", duration-minutes = "20" }', "0.duration-minutes"),
+        ('0 = { location = "DE", duration = 20 }', "0.duration"),
+        ('0 = { location = "DE", duration = "20m", duration-minutes = 20 }', "0.duration-minutes"),
     ],
 )
 def test_a_bad_locations_file_names_file_and_entry(text, field):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from datetime import timedelta  # noqa: TC003 - pydantic evaluates the annotations
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator
 
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.forecasts.base import NAMES, read_locations
+from lowcarb_scheduler.userfiles import Duration, FieldError, FileModel, either, validate
 from lowcarb_scheduler.validation import duration_of, power_of
 
 if TYPE_CHECKING:
-    from datetime import timedelta
     from pathlib import Path
-
-
-_PLACE_KEYS: Final = ("location", "power-watts", "duration-minutes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,39 @@ class Place:
     duration: timedelta | None = None
 
 
+def _location(value: object) -> object:
+    if not isinstance(value, str) or not value:
+        raise FieldError("is not a location", 'write for example location = "DE"')
+    return value
+
+
+def _power(value: object) -> float:
+    if (watts := power_of(value)) is None:
+        raise FieldError(f"{value!r} is not from 0 to 1e6", "give watts")
+    return watts
+
+
+def _minutes(value: object) -> timedelta:
+    if (duration := duration_of(value)) is None:
+        raise FieldError(f"{value!r} is not from a second to a week", "give minutes")
+    return duration
+
+
+class _Entry(FileModel):
+    """Content of an entry, its keys with underscores as in a job file."""
+
+    location: Annotated[str, BeforeValidator(_location)]
+    power_watts: Annotated[float | None, BeforeValidator(_power)] = None
+    duration: Duration | None = None
+    duration_minutes: Annotated[timedelta | None, BeforeValidator(_minutes)] = None
+
+
 def read_places(path: Path) -> dict[str, Place]:
     """Read a locations file.
 
     TOML, one entry a node by name or partition-id: ``0 = "DE"`` or
-    ``hospital-a = { location = "DE", power-watts = 250, duration-minutes = 20 }``. The names that sources
-    use for a location are in the same file, see :func:`lowcarb_scheduler.forecasts.base.read_names`.
+    ``hospital-a = { location = "DE", power-watts = 250, duration = "20m" }``. The names that sources use for
+    a location are in the same file, see :func:`lowcarb_scheduler.forecasts.base.read_names`.
 
     Raises
     ------
@@ -43,22 +70,15 @@ def read_places(path: Path) -> dict[str, Place]:
 
 
 def _place(node: str, entry: Any, file: str) -> Place:
+    fix = f'write {node} = "DE" or {node} = {{ location = "DE", power-watts = 250 }}'
     if isinstance(entry, str):
         entry = {"location": entry}
-    fix = f'write {node} = "DE" or {node} = {{ location = "DE", power-watts = 250 }}'
-    if not isinstance(entry, dict):
-        raise InputError(node, "is not a location", fix, file)
-    # Keys with an underscore, as in a job file, are accepted.
-    entry = {key.replace("_", "-"): value for key, value in entry.items()}
-    if unknown := sorted(set(entry) - set(_PLACE_KEYS)):
-        raise InputError(f"{node}.{unknown[0]}", "is no key of a location", fix, file)
-    location, watts = entry.get("location"), entry.get("power-watts")
-    if not isinstance(location, str) or not location:
+    if not isinstance(entry, dict) or not entry.get("location"):
         raise InputError(node, "has no location", fix, file)
-    if watts is not None and power_of(watts) is None:
-        raise InputError(f"{node}.power-watts", f"{watts!r} is not from 0 to 1e6", "give watts", file)
-    minutes = entry.get("duration-minutes")
-    if minutes is not None and duration_of(minutes) is None:
-        problem = f"{minutes!r} is not from a second to a week"
-        raise InputError(f"{node}.duration-minutes", problem, "give minutes", file)
-    return Place(location, power_of(watts), duration_of(minutes))
+    try:
+        # The keys are written with hyphens, as settings are; underscores, as in a job file, are read too.
+        read = validate(_Entry, {key.replace("-", "_"): value for key, value in entry.items()}, file)
+        return Place(read.location, read.power_watts, either(read, "duration"))
+    except InputError as error:
+        field = f"{node}.{error.field.replace('_', '-')}"
+        raise InputError(field, error.problem, error.fix, file) from None
