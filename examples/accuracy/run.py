@@ -1,4 +1,4 @@
-"""Does waiting for clean electricity cost accuracy? Real data, a real model, the real strategy.
+"""Accuracy under waiting for clean electricity: real data, a real model, the real strategy.
 
     python examples/accuracy/run.py [--seeds 10] [--deadline 2] [--out FOLDER]
         [--actual FILE --forecast FILE --from 2023-07-01 --to 2023-12-20]
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class Study(NamedTuple):
-    """What is asked: how many seeds, the deadline in back-to-back times, intensities, and when runs start."""
+    """Study: number of seeds, deadline in back-to-back times, intensities, and period of starts."""
 
     seeds: int
     deadline: float
@@ -53,13 +53,13 @@ class Study(NamedTuple):
     rounds: int = 50
 
     def world(self, seed: int) -> World:
-        """Return the world of a seed."""
+        """Return the setup of a seed."""
         scenario = replace(SCENARIOS["main"], rounds=self.rounds)
         period = (self.begin, self.end - self.deadline * scenario.back_to_back)
         return World(instance(scenario, seed, self.seeds, self.deadline, period), self.source(), seed)
 
     def source(self) -> ForecastSource:
-        """Return where intensity comes from."""
+        """Return the source of carbon intensity."""
         return Synthetic() if self.forecast is None else _traces(self.forecast, self.actual)
 
 
@@ -69,7 +69,7 @@ def _traces(forecast: Path, actual: Path) -> Traces:
 
 
 def follow(study: Study, seed: int, name: str) -> dict[str, Any]:
-    """Return what following a schedule came to, as it stands in the results."""
+    """Follow a schedule; return its entry in the results."""
     world = study.world(seed)
     found = SCHEDULES[name](world)
     region = world.case.fleet.location_index[found.clients]
@@ -85,12 +85,12 @@ def follow(study: Study, seed: int, name: str) -> dict[str, Any]:
 
 
 def _quiet() -> None:
-    """Let Flower's log say nothing but errors, in the processes that train."""
+    """Restrict Flower's log to errors, in the processes that train."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
 
 
 def conduct(study: Study, jobs: int) -> dict[str, Any]:
-    """Return the results of a study: every schedule, every seed."""
+    """Return the results of a study for every schedule and seed."""
     seeds = range(study.seeds)
     with ProcessPoolExecutor(jobs, initializer=_quiet) as pool:
         asked = {(name, seed): pool.submit(follow, study, seed, name) for seed in seeds for name in SCHEDULES}
@@ -114,7 +114,7 @@ def conduct(study: Study, jobs: int) -> dict[str, Any]:
 
 
 def asked() -> tuple[Study, Path, int]:
-    """Return what the command line asks for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--deadline", type=float, default=2.0, help="in back-to-back times")
@@ -134,7 +134,7 @@ def asked() -> tuple[Study, Path, int]:
 
 
 def main() -> None:
-    """Conduct the study, and write what it found."""
+    """Run the study, and write its results."""
     try:
         study, out, jobs = asked()
     except InputError as error:

@@ -1,4 +1,4 @@
-"""Real SuperNodes on this machine wait for clean electricity, and the ledger shows that they did.
+"""Deployment on this machine: real SuperNodes wait for clean electricity, checked by the ledger.
 
     python examples/deployment/run.py [RUN_DIR]
 
@@ -46,14 +46,14 @@ TIMEOUT_S = 300
 
 
 class Deployment:
-    """A running SuperLink and the SuperNodes that have joined it; see :func:`deployment`."""
+    """Running SuperLink with its SuperNodes; see :func:`deployment`."""
 
     def __init__(self, home: Path, port: int) -> None:
         self.home, self._port = home, port
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
 
     def join(self, name: str, location: str, watts: float) -> None:
-        """Start a SuperNode that says where it is and what it draws."""
+        """Start a SuperNode that reports its location and power."""
         config = {"name": name, "location": location, "power-watts": watts, "partition-id": len(self.nodes)}
         command = [
             script("flower-supernode"), "--insecure", "--superlink", f"127.0.0.1:{self._port}",
@@ -94,7 +94,7 @@ def deployment(home: Path) -> Iterator[Deployment]:
 
 
 def write_trace(path: Path, clean_at: datetime) -> None:
-    """Write a trace by the minute: dirty but for the two minutes that begin then."""
+    """Write a trace in steps of a minute, with two clean minutes from a given time."""
     lines = ["location,time,g_per_kwh"]
     for place in sorted({place for _, place, _ in SITES}):
         for minute in range(-40, 60):
@@ -123,7 +123,7 @@ def _toml(values: Mapping[str, object]) -> str:
 
 
 def main(run_dir: Path) -> int:
-    """Run it, and print what the ledger says; return 0 if rounds opened in the clean minutes only."""
+    """Run the app, print the ledger, and return 0 if all rounds opened in the clean minutes."""
     run_dir = run_dir.absolute()
     with deployment(run_dir / "flower") as running:
         for name, location, watts in SITES:

@@ -1,1 +1,1 @@
-"""Does waiting for clean electricity cost accuracy? The same training under several schedules."""
+"""Accuracy study: the same training under several schedules, with and without waiting."""

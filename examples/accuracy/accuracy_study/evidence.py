@@ -1,4 +1,4 @@
-"""The evidence: what ten or more runs of each schedule say, and how surely."""
+"""Evidence: results of ten or more runs of each schedule, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONFIDENCE = 0.95
 
 
 class Mean(NamedTuple):
-    """A mean over seeds, its standard error, and half the width of its confidence interval."""
+    """Mean over seeds, its standard error, and half the width of its confidence interval."""
 
     value: float
     error: float
@@ -21,7 +21,7 @@ class Mean(NamedTuple):
 
     @classmethod
     def of(cls, values: np.ndarray) -> Mean:
-        """Return the mean of values that were drawn independently."""
+        """Return the mean of independent values."""
         error = float(values.std(ddof=1) / np.sqrt(len(values)))
         return cls(
             float(values.mean()), error, float(error * student.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
@@ -32,7 +32,7 @@ class Mean(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One schedule: accuracies [%], differences to plain FedAvg [points], saving on run-now [%]."""
+    """Row of a schedule: accuracies [%], differences to plain FedAvg [points], saving against run-now [%]."""
 
     name: str
     final: Mean
@@ -45,7 +45,7 @@ class Row(NamedTuple):
 
 
 def rows(results: dict[str, Any]) -> list[Row]:
-    """Return one row a schedule, differences paired by seed."""
+    """Return one row per schedule, with differences paired by seed."""
     accuracy = {name: accuracies(results, name) for name in results["schedules"]}
     base, found = accuracy[BASELINE], []
     run_now = np.array(results["run_now_g"])

@@ -1,4 +1,4 @@
-"""The picture: accuracy against what has been emitted so far."""
+"""Figure: accuracy against cumulative emissions."""
 
 from __future__ import annotations
 

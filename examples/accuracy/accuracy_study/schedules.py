@@ -1,4 +1,4 @@
-"""The schedules: who trains when. Each trains the same model in the same rounds with Flower's own FedAvg."""
+"""Schedules of clients. Each trains the same model in the same rounds with Flower's own FedAvg."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ Choose = Callable[[int, datetime], Sequence[int]]  # the clients of a round, by 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What is the same for all schedules: who is where, what they know, what electricity does.
+    """Setup that all schedules share: clients, data and carbon intensity.
 
     Parameters
     ----------
     case : Instance
-        The job: fleet, start, deadline.
+        Job with its fleet, start and deadline.
     source : ForecastSource
         Forecast and actual intensity.
     seed : int
-        Of everything that is drawn.
+        Seed of all random draws.
     """
 
     case: Instance
@@ -54,15 +54,15 @@ class World:
     seed: int
 
     def opening(self, number: int) -> datetime:
-        """Return when a round opens if nothing waits."""
+        """Return the opening of a round that does not wait."""
         return self.case.start + (number - 1) * self.case.scenario.round_duration
 
     def back_to_back(self) -> list[datetime]:
-        """Return when all of them do."""
+        """Return the openings of all rounds without waiting."""
         return [self.opening(number) for number in range(1, self.case.scenario.rounds + 1)]
 
     def grid(self) -> InMemoryGrid:
-        """Return the clients, each with its own images."""
+        """Return a grid of clients, each with its own images."""
         fleet = self.case.fleet
         owned = split(fleet.location_index, np.random.default_rng([self.seed, 1]))
         places = np.array(fleet.locations)[fleet.location_index]
@@ -73,7 +73,7 @@ class World:
         return InMemoryGrid(_client_app(owned, self.seed), configs)
 
     def emissions_g(self, opens: Sequence[datetime], clients: np.ndarray) -> np.ndarray:
-        """Return what rounds of clients have really emitted [gCO2eq], shape (R,)."""
+        """Return the actual emissions of rounds of clients [gCO2eq], shape (R,)."""
         opens_us = np.array([to_us(when) for when in opens])[:, None]
         columns, fleet = self.case.fleet.location_index[clients], self.case.fleet
         ends_us = opens_us + self.case.scenario.round_duration // MICROSECOND
@@ -81,14 +81,14 @@ class World:
         return emissions_g(actual, columns, fleet.power_watts[clients], opens_us, ends_us).sum(axis=1)
 
     def run_now_g(self) -> float:
-        """Return what random clients are expected to emit back-to-back [gCO2eq]."""
-        opens, setting, fleet = self.back_to_back(), self.case.scenario, self.case.fleet
-        durations = np.full(len(fleet), setting.round_duration // MICROSECOND)
+        """Return the expected emissions of random clients back-to-back [gCO2eq]."""
+        opens, scenario, fleet = self.back_to_back(), self.case.scenario, self.case.fleet
+        durations = np.full(len(fleet), scenario.round_duration // MICROSECOND)
         opens_us = np.array([to_us(when) for when in opens])
         return float(
             run_now_g(
                 self._actual(opens), fleet.location_index, fleet.power_watts, durations, opens_us,
-                setting.clients_per_round,
+                scenario.clients_per_round,
             ).sum()
         )  # fmt: skip
 
@@ -100,16 +100,16 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """What following a schedule came to.
+    """Result of a schedule.
 
     Parameters
     ----------
     opens : list of datetime
-        When the rounds opened.
+        Openings of the rounds.
     clients : ndarray of int, shape (R, n)
-        Who trained in them.
+        Clients that trained in them.
     right : list of int
-        After each round: how many of the test images are told right.
+        Number of correctly classified test images after each round.
     """
 
     opens: list[datetime]
@@ -127,7 +127,7 @@ class Choosing(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Build messages for the chosen ones."""
+        """Build messages for the chosen clients."""
         nodes = sorted(grid.get_node_ids())
         chosen = self._choose(server_round, self._world.opening(server_round))
         scope = ScopedGrid(grid, [nodes[k] for k in chosen], type(self).__name__)
@@ -136,38 +136,38 @@ class Choosing(FedAvg):
 
 
 def plain(world: World, draw: int = 0) -> Followed:
-    """Train random clients back-to-back: Flower's FedAvg as it is."""
-    setting = world.case.scenario
+    """Train random clients back-to-back with plain FedAvg."""
+    scenario = world.case.scenario
     random.seed(1000 * draw + world.seed)  # FedAvg draws from it
     strategy = FedAvg(
-        fraction_train=setting.clients_per_round / setting.clients,
-        min_train_nodes=setting.clients_per_round,
+        fraction_train=scenario.clients_per_round / scenario.clients,
+        min_train_nodes=scenario.clients_per_round,
         fraction_evaluate=0.0,
     )
     return _followed(world, strategy)
 
 
 def plain_again(world: World) -> Followed:
-    """Do the same with another draw: how far two runs lie apart that differ in nothing that matters."""
+    """Repeat plain FedAvg with another draw: the difference is the noise of the study."""
     return plain(world, draw=1)
 
 
 def region_after_region(world: World) -> Followed:
-    """Train regions in turn, everybody equally often: what a study that can fail has to notice."""
-    setting = world.case.scenario
+    """Train regions in turn, all clients equally often: a control that must lose accuracy."""
+    scenario = world.case.scenario
     by_region = np.argsort(world.case.fleet.location_index, kind="stable")
-    blocks = setting.clients // setting.clients_per_round
+    blocks = scenario.clients // scenario.clients_per_round
 
     def choose(number: int, now: datetime) -> Sequence[int]:
-        block = (number - 1) * blocks // setting.rounds
-        first = block * setting.clients_per_round
-        return [int(k) for k in by_region[first : first + setting.clients_per_round]]
+        block = (number - 1) * blocks // scenario.rounds
+        first = block * scenario.clients_per_round
+        return [int(k) for k in by_region[first : first + scenario.clients_per_round]]
 
     return _followed(world, Choosing(world, choose))
 
 
 def rule_2022(world: World) -> Followed:
-    """Follow the rule of flwr-lowcarb, back-to-back, on the newest forecast of each moment."""
+    """Follow the rule of flwr-lowcarb, back-to-back, on the newest forecast of each round."""
     case, taken = world.case, np.zeros(len(world.case.fleet), np.int64)
     owed = owed_turns(case)
 
@@ -182,7 +182,7 @@ def rule_2022(world: World) -> Followed:
 
 
 def scheduled(world: World, patience: float, **settings: Any) -> Followed:
-    """Do what a user does: hand FedAvg to :func:`carbon_aware`."""
+    """Train with :func:`carbon_aware` around FedAvg, as a user does."""
     case = world.case
     with tempfile.TemporaryDirectory() as folder:
         strategy = carbon_aware(
@@ -218,8 +218,8 @@ SCHEDULES: Final[dict[str, Callable[[World], Followed]]] = {
 
 
 def _followed(world: World, strategy: FedAvg) -> Followed:
-    """Train with a strategy; as if its rounds did not wait."""
-    grid, setting = world.grid(), world.case.scenario
+    """Train with a strategy; openings are recorded as if its rounds did not wait."""
+    grid, scenario = world.grid(), world.case.scenario
     nodes = {node_id: k for k, node_id in enumerate(sorted(grid.get_node_ids()))}
     found: list[int] = []
 
@@ -227,19 +227,19 @@ def _followed(world: World, strategy: FedAvg) -> Followed:
         found.append(right(arrays.to_numpy_ndarrays()))
         return MetricRecord({})
 
-    strategy.start(grid, ArrayRecord(new_weights()), num_rounds=setting.rounds, evaluate_fn=evaluate)
+    strategy.start(grid, ArrayRecord(new_weights()), num_rounds=scenario.rounds, evaluate_fn=evaluate)
     trained: dict[int, list[int]] = defaultdict(list)
     for message in grid.sent:
         if message.metadata.message_type == "train":
             trained[int(message.content["config"]["server-round"])].append(
                 nodes[message.metadata.dst_node_id]
             )
-    clients = np.array([trained[number] for number in range(1, setting.rounds + 1)])
+    clients = np.array([trained[number] for number in range(1, scenario.rounds + 1)])
     return Followed(world.back_to_back(), clients, found[1:])  # the first is of the new weights
 
 
 def _client_app(owned: Sequence[Images], seed: int) -> CarbonClientApp:
-    """Return an app whose clients train on what they own."""
+    """Return an app whose clients train on their own images."""
     app = CarbonClientApp()
 
     @app.train()

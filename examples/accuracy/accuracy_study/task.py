@@ -1,4 +1,4 @@
-"""The task: softmax regression on scikit-learn's handwritten digits, of which each region sees a few."""
+"""Task: softmax regression on scikit-learn's handwritten digits, with few digits per region."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Weights = list[np.ndarray]  # [(PIXELS, DIGITS), (DIGITS,)]
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Images of digits, shape (I, PIXELS), scaled to [0, 1], and what they show, shape (I,)."""
+    """Images of digits, shape (I, PIXELS), scaled to [0, 1], and their labels, shape (I,)."""
 
     pixels: np.ndarray
     digits: np.ndarray
@@ -28,7 +28,7 @@ class Images:
 
 @cache
 def load() -> tuple[Images, Images]:
-    """Return what clients share among them, and what nobody trains on."""
+    """Return training images, which clients share, and test images."""
     pixels, digits = load_digits(return_X_y=True)
     train_x, test_x, train_y, test_y = train_test_split(
         pixels / 16.0, digits, test_size=0.25, random_state=0, stratify=digits
@@ -37,7 +37,7 @@ def load() -> tuple[Images, Images]:
 
 
 def split(region_of: np.ndarray, rng: np.random.Generator) -> list[Images]:
-    """Return each client's images; what digits it sees is its region's taste, a few digits for the most part.
+    """Split the images among clients; most images of a region show a few digits.
 
     Tastes are drawn from a Dirichlet distribution, as is usual for federated learning on uneven data [1]_.
     The clients take one image after the other in turns, so that all have equally many.
@@ -67,7 +67,7 @@ def split(region_of: np.ndarray, rng: np.random.Generator) -> list[Images]:
 
 
 def new_weights() -> Weights:
-    """Return the weights everybody starts from."""
+    """Return the initial weights."""
     return [np.zeros((PIXELS, DIGITS)), np.zeros(DIGITS)]
 
 
@@ -86,6 +86,6 @@ def train(weights: Weights, images: Images, rng: np.random.Generator) -> Weights
 
 
 def right(weights: Weights) -> int:
-    """Return how many of the images that nobody trains on are told right."""
+    """Return the number of test images that are classified correctly."""
     _, test = load()
     return int((np.argmax(test.pixels @ weights[0] + weights[1], axis=1) == test.digits).sum())

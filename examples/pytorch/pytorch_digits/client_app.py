@@ -1,4 +1,4 @@
-"""The client side: trains and evaluates on its own site's digits."""
+"""ClientApp: trains and evaluates on the digits of its own site."""
 
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 
@@ -9,7 +9,7 @@ app = CarbonClientApp()
 
 
 def model_and_data(message: Message, context: Context):
-    """Return the model that was sent, and what this site knows."""
+    """Return the received model and the images of this site."""
     model = Net()
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     sites = int(context.node_config["num-partitions"])

@@ -1,4 +1,4 @@
-"""The server side: FedAvg, and the accuracy on digits that no site has seen."""
+"""ServerApp: FedAvg, and the accuracy on digits that no site trains on."""
 
 import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
@@ -13,7 +13,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Train, and say how well it went."""
+    """Train, and print the accuracy."""
     torch.manual_seed(0)
     strategy = carbon_aware(FedAvg(), context)
     result = strategy.start(

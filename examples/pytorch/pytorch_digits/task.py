@@ -1,4 +1,4 @@
-"""The task: scikit-learn's handwritten digits, split evenly, and a small convolutional network."""
+"""Task: scikit-learn's handwritten digits, split evenly, and a small convolutional network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Images = tuple[Tensor, Tensor]  # (I, 1, SIDE, SIDE) in [0, 1], and what they sh
 
 
 class Net(nn.Sequential):
-    """One convolution, one hidden layer."""
+    """Network of one convolution and one hidden layer."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -25,7 +25,7 @@ class Net(nn.Sequential):
 
 @cache
 def load_data() -> tuple[Images, Images]:
-    """Return images to train on, and to test with."""
+    """Return training and test images."""
     images, digits = load_digits(return_X_y=True)
     parts = train_test_split(images / 16.0, digits, test_size=0.25, random_state=0, stratify=digits)
     train_x, test_x = (torch.tensor(x, dtype=torch.float32).reshape(-1, 1, SIDE, SIDE) for x in parts[:2])
@@ -52,7 +52,7 @@ def train(model: Net, images: Images, epochs: int) -> None:
 
 
 def accuracy(model: Net, images: Images) -> float:
-    """Return the part of images whose digit is told right."""
+    """Return the accuracy: the part of images that are classified correctly."""
     x, y = images
     model.eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The client side: trains and evaluates on its own site's points."""
+"""ClientApp: trains and evaluates on the points of its own site."""
 
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 

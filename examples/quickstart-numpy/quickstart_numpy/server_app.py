@@ -1,4 +1,4 @@
-"""The server side: FedAvg."""
+"""ServerApp: FedAvg."""
 
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp

@@ -1,4 +1,4 @@
-"""The task: a line through the points of all sites, none of which leaves its own."""
+"""Task: a line through the points of all sites, which stay at their sites."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SLOPE, OFFSET = 3.0, -1.0  # what the sites' numbers have in common
 
 
 def new_weights() -> list[np.ndarray]:
-    """Return the line everybody starts from: slope and offset."""
+    """Return the initial line: slope and offset."""
     return [np.zeros(2)]
 
 
@@ -29,6 +29,6 @@ def train(weights: list[np.ndarray], x: np.ndarray, y: np.ndarray) -> list[np.nd
 
 
 def loss(weights: list[np.ndarray], x: np.ndarray, y: np.ndarray) -> float:
-    """Return the mean squared distance of points from the line."""
+    """Return the mean squared error of the line."""
     slope, offset = weights[0]
     return float(np.mean((slope * x + offset - y) ** 2))

@@ -1,4 +1,4 @@
-"""The client side: trains and evaluates on its own site's digits."""
+"""ClientApp: trains and evaluates on the digits of its own site."""
 
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 
@@ -9,7 +9,7 @@ app = CarbonClientApp()
 
 
 def own_data(context: Context):
-    """Return what this site knows."""
+    """Return the images of this site."""
     return site_data(int(context.node_config["partition-id"]), int(context.node_config["num-partitions"]))
 
 

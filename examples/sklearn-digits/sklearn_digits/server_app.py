@@ -1,4 +1,4 @@
-"""The server side: FedAvg, and the accuracy on digits that no site has seen."""
+"""ServerApp: FedAvg, and the accuracy on digits that no site trains on."""
 
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
@@ -12,7 +12,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Train, and say how well it went."""
+    """Train, and print the accuracy."""
     strategy = carbon_aware(FedAvg(), context)
     result = strategy.start(
         grid=grid,

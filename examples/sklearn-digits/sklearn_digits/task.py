@@ -1,4 +1,4 @@
-"""The task: scikit-learn's handwritten digits, split evenly, and its linear classifier."""
+"""Task: scikit-learn's handwritten digits, split evenly, and its linear classifier."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def site_data(site: int, sites: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def model_of(weights: list[np.ndarray]) -> SGDClassifier:
-    """Return a classifier with some weights."""
+    """Return a classifier with the given weights."""
     model = SGDClassifier(loss="log_loss", learning_rate="constant", eta0=0.05, random_state=0)
     model.classes_ = np.arange(DIGITS)
     model.coef_, model.intercept_ = weights[0].copy(), weights[1].copy()
@@ -37,7 +37,7 @@ def model_of(weights: list[np.ndarray]) -> SGDClassifier:
 
 
 def new_weights() -> list[np.ndarray]:
-    """Return the weights everybody starts from."""
+    """Return the initial weights."""
     return [np.zeros((DIGITS, PIXELS)), np.zeros(DIGITS)]
 
 
@@ -50,5 +50,5 @@ def train(weights: list[np.ndarray], x: np.ndarray, y: np.ndarray, epochs: int) 
 
 
 def accuracy(weights: list[np.ndarray], x: np.ndarray, y: np.ndarray) -> float:
-    """Return the part of images whose digit is told right."""
+    """Return the accuracy: the part of images that are classified correctly."""
     return float(model_of(weights).score(x, y))

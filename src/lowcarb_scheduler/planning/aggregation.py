@@ -190,8 +190,7 @@ class Groups:
         pool = np.cumsum(_changes(self.stratum) | ~single) - 1
         pools = int(pool[-1]) + 1
         pool_size = np.bincount(pool, weights=self.size, minlength=pools).astype(np.int64)
-        group, seat_round = (index.ravel() for index in np.meshgrid(
-            np.arange(len(self)), np.arange(rounds), indexing="ij"))  # fmt: skip
+        group, seat_round = np.repeat(np.arange(len(self)), rounds), np.tile(np.arange(rounds), len(self))
         order = np.lexsort((seat_round, integrals[seat_round, self.klass[group]], pool[group]))
         group, seat_round = group[order], seat_round[order]
         repeat = counts[seat_round, group]

@@ -50,10 +50,8 @@ def decide_turns(job: Job) -> Turns:
     """
     clients, seats = len(job.fleet), job.rounds * job.clients_per_round
     if job.clients_per_round > clients:
-        raise PlanInfeasibleError(
-            f"a round takes {job.clients_per_round} distinct clients and the fleet has {clients}",
-            job.clients_per_round, clients, job.finish_by,
-        )  # fmt: skip
+        reason = f"a round takes {job.clients_per_round} distinct clients and the fleet has {clients}"
+        raise PlanInfeasibleError(reason, job.clients_per_round, clients, job.finish_by)
     if job.participation == "equal":
         turns = fill_evenly(job.fleet.turns_done, seats, job.rounds, job.seed)
         if job.bounds_count_done:
@@ -63,23 +61,17 @@ def decide_turns(job: Job) -> Turns:
     if job.bounds_count_done and job.participation != "any":
         return _remaining(job, least, most, seats)
     if least > job.rounds:
-        raise PlanInfeasibleError(
-            f"participation asks {least} turns of every client, one a round at most",
-            least, job.rounds, job.finish_by,
-        )  # fmt: skip
+        reason = f"participation asks {least} turns of every client, one a round at most"
+        raise PlanInfeasibleError(reason, least, job.rounds, job.finish_by)
     most = min(most, job.rounds)
     if clients * least > seats:
-        raise PlanInfeasibleError(
-            f"participation asks at least {least} turn(s) of each of {clients} clients, more than there are"
-            f" seats in {job.rounds} round(s)",
-            clients * least, seats, job.finish_by,
-        )  # fmt: skip
+        asked = f"participation asks at least {least} turn(s) of each of {clients} clients"
+        reason = f"{asked}, more than there are seats in {job.rounds} round(s)"
+        raise PlanInfeasibleError(reason, clients * least, seats, job.finish_by)
     if clients * most < seats:
-        raise PlanInfeasibleError(
-            f"participation allows at most {most} turn(s) to each of {clients} clients, fewer than there are"
-            f" seats in {job.rounds} round(s)",
-            seats, clients * most, job.finish_by,
-        )  # fmt: skip
+        allowed = f"participation allows at most {most} turn(s) to each of {clients} clients"
+        reason = f"{allowed}, fewer than there are seats in {job.rounds} round(s)"
+        raise PlanInfeasibleError(reason, seats, clients * most, job.finish_by)
     return Turns(np.full(clients, least, dtype=np.int64), np.full(clients, most, dtype=np.int64))
 
 

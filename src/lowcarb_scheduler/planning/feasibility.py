@@ -93,10 +93,9 @@ def _firsts(model: Model) -> Ints:
 def _strata(model: Model) -> Seating:
     """Return the rules of seating for strata: power does not matter for feasibility."""
     first, seating = _firsts(model), model.seating
-    return Seating(
-        seating.seats, np.add.reduceat(seating.members, first), seating.least[first], seating.most[first],
-        seating.location[first], seating.location_cap,
-    )  # fmt: skip
+    members = np.add.reduceat(seating.members, first)
+    least, most, location = seating.least[first], seating.most[first], seating.location[first]
+    return Seating(seating.seats, members, least, most, location, seating.location_cap)
 
 
 def _candidates(model: Model) -> _Candidates:
@@ -115,9 +114,7 @@ def _candidates(model: Model) -> _Candidates:
     ends[(first_start == never) | (ends > grid.end_us)] = np.iinfo(np.int64).max
     ends = np.concatenate([shortest[:, None], ends], axis=1)
     of_slot, column = np.nonzero(ends < np.iinfo(np.int64).max)
-    end_us = ends[of_slot, column]
-    keep = np.unique(np.stack([of_slot, end_us]), axis=1)
-    of_slot, end_us = keep
+    of_slot, end_us = np.unique(np.stack([of_slot, ends[of_slot, column]]), axis=1)
     possible = ends[of_slot, 1:] <= end_us[:, None]
     next_slot = -((grid.opens_us[0] - end_us) // grid.step_us)
     return _Candidates(of_slot, np.maximum(next_slot, of_slot + grid.width), end_us, possible)
@@ -128,10 +125,8 @@ def _pack(candidates: _Candidates, rounds: int) -> Ints:
 
     For intervals that must not overlap, taking the earliest end first gives the largest number of them.
     """
-    chosen: list[int] = []
-    order = np.lexsort((candidates.slot, candidates.end_us))
-    free = 0
-    for j in order:
+    chosen, free = list[int](), 0
+    for j in np.lexsort((candidates.slot, candidates.end_us)):
         if candidates.slot[j] >= free:
             chosen.append(int(j))
             free = int(candidates.next_slot[j])
@@ -149,12 +144,12 @@ def _search(model: Model, strata: Seating, candidates: _Candidates) -> Ints | No
     low, high = 0, int(np.searchsorted(ends, candidates.end_us[best].max()))
     while low < high:
         middle = (low + high) // 2
-        within = np.flatnonzero(candidates.end_us <= ends[middle])
-        found = _choose(model, strata, candidates.where(candidates.end_us <= ends[middle]))
+        within = candidates.end_us <= ends[middle]
+        found = _choose(model, strata, candidates.where(within))
         if found is None:
             low = middle + 1
         else:
-            best = within[found]
+            best = np.flatnonzero(within)[found]
             high = int(np.searchsorted(ends, candidates.end_us[best].max()))
     return best
 
@@ -235,44 +230,35 @@ def check_forecast(job: Job, intensity: IntensityTable) -> None:
 
 def check_share(job: Job, turns: Turns) -> None:
     """Refuse a cap on locations that leaves too few seats for the turns."""
-    cap, fleet = location_cap(job), job.fleet
-    places, rounds, seats = len(fleet.locations), job.rounds, job.clients_per_round
-    clients = np.bincount(fleet.location_index, minlength=places)
-    if (most := int(np.minimum(clients, cap).sum())) < seats:
-        raise PlanInfeasibleError(
-            f"max_location_share {job.max_location_share:g} lets at most {cap} client(s) of a location into a"
-            f" round, and {places} location(s) do not fill one",
-            seats, most, job.finish_by,
-        )  # fmt: skip
-    owed = np.bincount(fleet.location_index, weights=turns.least, minlength=places)
+    cap, fleet, rounds, seats = location_cap(job), job.fleet, job.rounds, job.clients_per_round
+    share, locations = f"max_location_share {job.max_location_share:g}", len(fleet.locations)
+    clients = np.bincount(fleet.location_index, minlength=locations)
+    owed, allowed = (
+        np.bincount(fleet.location_index, weights=bound, minlength=locations).astype(np.int64)
+        for bound in (turns.least, turns.most)
+    )
+    in_round, in_all = int(np.minimum(clients, cap).sum()), int(np.minimum(allowed, cap * rounds).sum())
+    if in_round < seats:
+        lets = f"{share} lets at most {cap} client(s) of a location into a round"
+        reason = f"{lets}, and {locations} location(s) do not fill one"
+        raise PlanInfeasibleError(reason, seats, in_round, job.finish_by)
     if owed.max() > cap * rounds:
         worst = int(owed.argmax())
-        raise PlanInfeasibleError(
-            f"max_location_share {job.max_location_share:g} leaves too few seats for the turns of"
-            f" {fleet.locations[worst]}",
-            int(owed[worst]), cap * rounds, job.finish_by,
-        )  # fmt: skip
-    allowed = np.bincount(fleet.location_index, weights=turns.most, minlength=places)
-    if (most := int(np.minimum(allowed, cap * rounds).sum())) < rounds * seats:
-        raise PlanInfeasibleError(
-            f"max_location_share {job.max_location_share:g} and participation leave seats empty",
-            rounds * seats, most, job.finish_by,
-        )  # fmt: skip
+        reason = f"{share} leaves too few seats for the turns of {fleet.locations[worst]}"
+        raise PlanInfeasibleError(reason, int(owed[worst]), cap * rounds, job.finish_by)
+    if in_all < rounds * seats:
+        reason = f"{share} and participation leave seats empty"
+        raise PlanInfeasibleError(reason, rounds * seats, in_all, job.finish_by)
 
 
 def check_gaps(job: Job, intensity: IntensityTable, earliest: Earliest) -> None:
     """Refuse a job for which the end or the gaps of the forecast leave no plan."""
-    if earliest.complete:
-        return
     found = len(earliest.slots)
     if found < job.rounds:
-        raise PlanInfeasibleError(
-            f"only {found} of {job.rounds} round(s) find a window by finish_by in which"
-            f" {job.clients_per_round} client(s) have a forecast without a gap"
-            f" (the forecast ends {format_time(intensity.end)})",
-            job.rounds, found, job.finish_by,
-        )  # fmt: skip
-    raise PlanInfeasibleError(
-        "gaps in the forecast keep some clients from the turns they owe by finish_by",
-        job.rounds * job.clients_per_round, "fewer", job.finish_by,
-    )  # fmt: skip
+        known = f"{job.clients_per_round} client(s) have a forecast without a gap"
+        reason = (f"only {found} of {job.rounds} round(s) find a window by finish_by in which {known}"
+                  f" (the forecast ends {format_time(intensity.end)})")  # fmt: skip
+        raise PlanInfeasibleError(reason, job.rounds, found, job.finish_by)
+    if not earliest.complete:
+        reason = "gaps in the forecast keep some clients from the turns they owe by finish_by"
+        raise PlanInfeasibleError(reason, job.rounds * job.clients_per_round, "fewer", job.finish_by)

@@ -1,4 +1,4 @@
-"""The fleet: the clients of a job, as arrays, and what is refused of them."""
+"""Fleet: the clients of a job as arrays, with checks of their values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLEET_COLUMNS: Final = ("id", "location", "power_watts", "duration", "turns_done
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fleet:
-    """The clients of a job, as arrays in the order of their ids. Build one with :meth:`from_frame`.
+    """Clients of a job, as arrays in the order of their ids; built with :meth:`from_frame`.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Fleet:
     power_watts : ndarray of float64, shape (C,)
         Power drawn while training [W], not negative.
     power_assumed : ndarray of bool, shape (C,)
-        Where the power is the default, not a statement of the client's.
+        True where the power is the default and not given.
     durations_us : ndarray of int64, shape (C,)
         Training time of one turn [µs]; 0 where it is the whole round.
     turns_done : ndarray of int64, shape (C,)
@@ -89,10 +89,8 @@ class Fleet:
             raise InputError("id", f"{ids[twice[0]]!r} stands twice", "give each client an id of its own")
         location_index, locations = pd.factorize(_names(df["location"], "location")[order], sort=True)
 
-        power = df["power_watts"] if "power_watts" in df else pd.Series([None] * len(df), dtype=object)
-        watts, given = _numbers(power, ids, order, "power_watts", "watts, for example 300")
-        turns = df["turns_done"] if "turns_done" in df else pd.Series(np.zeros(len(df)))
-        counts, counted = _numbers(turns, ids, order, "turns_done", "a whole number, for example 0")
+        watts, given = _numbers(df, ids, order, "power_watts", "watts, for example 300")
+        counts, counted = _numbers(df, ids, order, "turns_done", "a whole number, for example 0")
         counts = np.where(counted, counts, 0.0)
         _refuse(counts != np.floor(counts), ids, "turns_done", "is not whole", "give a whole number")
         return cls(
@@ -106,7 +104,7 @@ class Fleet:
         )
 
     def take(self, keep: NDArray[np.bool_]) -> Fleet:
-        """Return the clients where ``keep`` (shape (C,)) is true."""
+        """Select the clients where ``keep``, shape (C,), is true."""
         used, index = np.unique(self.location_index[keep], return_inverse=True)
         return Fleet(
             self.ids[keep], tuple(self.locations[k] for k in used), index.astype(np.int64),
@@ -115,7 +113,7 @@ class Fleet:
 
 
 def _names(column: pd.Series, field: str) -> NDArray[np.object_]:
-    """Return a column of names as str, refusing what is missing or blank."""
+    """Return a column of names as str; refuse missing and blank ones."""
     if column.isna().any():
         row = int(np.flatnonzero(column.isna().to_numpy())[0])
         raise InputError(field, f"row {row + 1} has none", f"give every client a {field}")
@@ -127,14 +125,17 @@ def _names(column: pd.Series, field: str) -> NDArray[np.object_]:
 
 
 def _numbers(
-    column: pd.Series, ids: NDArray[np.object_], order: Ints, field: str, unit: str
+    df: pd.DataFrame, ids: NDArray[np.object_], order: Ints, field: str, unit: str
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Return numbers >= 0 in the order of the ids, and where one was given.
+    """Return numbers >= 0 in the order of the ids, and a mask of those that were given.
 
-    None and NA mean "not given"; NaN in a column of floats is an error, and so is anything infinite.
+    None and NA mean "not given"; NaN in a column of floats is an error, and so is infinity.
     """
     import pandas as pd
 
+    if field not in df:
+        return np.full(len(df), np.nan), np.zeros(len(df), dtype=bool)
+    column = df[field]
     if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf":
         given = np.ones(len(column), dtype=bool)
         raw = column.to_numpy(dtype=np.float64)
@@ -155,14 +156,12 @@ def _numbers(
 
 
 def _durations(df: pd.DataFrame, ids: NDArray[np.object_], order: Ints) -> Ints:
-    """Return training times [µs] in the order of the ids, 0 where none is given."""
+    """Return training times [µs] in the order of the ids; 0 where none is given."""
     import pandas as pd
 
-    if "duration" not in df:
+    if "duration" not in df or df["duration"].isna().all():
         return np.zeros(len(df), dtype=np.int64)
     column = df["duration"]
-    if column.isna().all():
-        return np.zeros(len(df), dtype=np.int64)
     if column.dtype.kind != "m" and not all(isinstance(v, timedelta) or pd.isna(v) for v in column):
         raise InputError("duration", "holds something that is no timedelta", "give timedeltas")
     durations = pd.to_timedelta(column).dt.as_unit("us")
@@ -173,6 +172,6 @@ def _durations(df: pd.DataFrame, ids: NDArray[np.object_], order: Ints) -> Ints:
 
 
 def _refuse(bad: NDArray[np.bool_], ids: NDArray[np.object_], field: str, problem: str, fix: str) -> None:
-    """Raise for the first client at fault."""
+    """Raise an InputError for the first client with a bad value."""
     if bad.any():
         raise InputError(field, f"of client {ids[int(bad.argmax())]!r} {problem}", fix)
