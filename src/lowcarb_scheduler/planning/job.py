@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, overload
 
 import numpy as np
@@ -389,18 +390,19 @@ class Plan:
         """Return a frame with one row per turn: round and its window, client and its window, emissions."""
         import pandas as pd
 
+        times = partial(pd.to_datetime, unit="us", utc=True)
         rounds, seats = self.seats.shape
         seat = self.seats.ravel()
         names = np.array(self.fleet.locations, dtype=object)
         return pd.DataFrame(
             {
                 "round": np.repeat(np.arange(1, rounds + 1), seats),
-                "opens_at": _times(np.repeat(self.opens_us, seats)),
-                "closes_at": _times(np.repeat(self.closes_us, seats)),
+                "opens_at": times(np.repeat(self.opens_us, seats)),
+                "closes_at": times(np.repeat(self.closes_us, seats)),
                 "id": self.fleet.ids[seat],
                 "location": names[self.fleet.location_index[seat]],
-                "starts_at": _times(self.starts_us.ravel()),
-                "ends_at": _times(self.ends_us.ravel()),
+                "starts_at": times(self.starts_us.ravel()),
+                "ends_at": times(self.ends_us.ravel()),
                 "emissions_g": self.client_emissions_g.ravel(),
             }
         )
@@ -468,9 +470,3 @@ def _check_participation(value: object) -> Participation:
         raise InputError("participation", f"{value!r} is not understood",
                          'give "equal", "any" or [min, max] turns with 0 <= min <= max')  # fmt: skip
     return bounds[0], bounds[1]
-
-
-def _times(us: Ints) -> pd.Series:
-    import pandas as pd
-
-    return pd.Series(pd.to_datetime(us, unit="us", utc=True))

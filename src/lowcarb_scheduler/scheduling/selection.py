@@ -7,13 +7,13 @@ time than planned. Gaps and extra seats go to the best of those who owe turns.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import floor
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
 from lowcarb_scheduler.accounting.emissions import emissions_g
 from lowcarb_scheduler.clock import from_us, to_us
+from lowcarb_scheduler.planning.fairness import most_of_one_location
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -142,7 +142,7 @@ def select_clients(
         starts_us = np.full(len(free), opened_us, dtype=np.int64)
         grams = _grams(forecast, plan, free, starts_us, starts_us + durations_us[free])
         order = _by_merit(plan, index, free, grams)
-        cap = max(1, floor(max_location_share * wanted + 1e-9))
+        cap = most_of_one_location(max_location_share, wanted)
         joining = _within_cap(fleet.location_index, staying, order, gaps, cap)
     clients = np.concatenate([staying, joining])
     starts_us = np.concatenate([plan.starts_us[index][stay] + shift_us, np.full(len(joining), opened_us)])
