@@ -12,8 +12,19 @@ from support.ledgers import replayed
 from support.report_ledger import run_events, write_ledger
 
 
-def page(events=None) -> str:
-    return render(gather(replayed(run_events() if events is None else events)))
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Write the report of a run: drawing its charts takes seconds."""
+    return write_report(write_ledger(tmp_path_factory.mktemp("report") / "run", run_events()))
+
+
+@pytest.fixture(scope="module")
+def html(report):
+    return report.read_text(encoding="utf-8")
+
+
+def page(events) -> str:
+    return render(gather(replayed(events)))
 
 
 def words(events=None, **accounts) -> str:
@@ -29,10 +40,9 @@ def text(html: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body))
 
 
-def test_the_page_holds_the_figures_of_the_ledger(tmp_path):
-    path = write_report(write_ledger(tmp_path / "run", run_events()))
-    assert path == tmp_path / "run" / "report.html"
-    seen = text(path.read_text(encoding="utf-8"))
+def test_the_page_holds_the_figures_of_the_ledger(report, html):
+    assert report.parts[-2:] == ("run", "report.html")
+    seen = text(html)
     run = replayed(run_events()).summary
     run_now, realised = formatting.mass(run.run_now_g), formatting.mass(run.realised_g)
     for part in (
@@ -55,8 +65,7 @@ def test_the_page_holds_the_figures_of_the_ledger(tmp_path):
         assert part in seen.replace("&#39;", "'"), part
 
 
-def test_the_page_is_one_file_that_loads_nothing():
-    html = page()
+def test_the_page_is_one_file_that_loads_nothing(html):
     addresses = re.findall(r"""(?:src|href|action|url)\s*[=(]\s*["']?([^"')\s>]+)""", html)
     assert addresses
     assert all(address.startswith(("#", "data:image/png;base64,")) for address in addresses)
@@ -64,22 +73,21 @@ def test_the_page_is_one_file_that_loads_nothing():
     assert "default-src 'none'" in html
 
 
-def test_no_two_parts_of_the_page_have_one_name():
-    names = re.findall(r' id="([^"]*)"', page())
+def test_no_two_parts_of_the_page_have_one_name(html):
+    names = re.findall(r' id="([^"]*)"', html)
     assert names
     assert len(names) == len(set(names))
 
 
-def test_pictures_and_tables_stand_beside_the_page(tmp_path):
-    run_dir = write_report(write_ledger(tmp_path / "run", run_events())).parent
-    names = {file.name for file in (run_dir / FOLDER_NAME).iterdir()}
+def test_pictures_and_tables_stand_beside_the_page(report):
+    names = {file.name for file in (report.parent / FOLDER_NAME).iterdir()}
     for name in ("rounds", "chosen", "progress-1", "turns"):
         assert {f"{name}.png", f"{name}.svg"} <= names
     assert {"numbers.csv", "mishaps.csv"} <= names
 
 
-def test_equal_ledgers_give_equal_pages():
-    assert page() == page()
+def test_equal_ledgers_give_equal_pages(html):
+    assert page(run_events()) == html
 
 
 def test_without_actuals_nothing_realised_is_shown():

@@ -7,7 +7,8 @@ import pytest
 
 from lowcarb_scheduler.intensity import IntensityTable, Provenance
 from lowcarb_scheduler.planning.pareto import Frontier, FrontierPoint
-from lowcarb_scheduler.report.pareto import plot_tradeoff, tradeoff_of
+from lowcarb_scheduler.report.pareto import plot_tradeoff
+from lowcarb_scheduler.report.style import day
 from support.figures import svg, words
 from support.report_ledger import START
 
@@ -32,18 +33,23 @@ def table(source: str = "uk", synthetic: bool = False) -> IntensityTable:
     )
 
 
-def test_the_picture_has_one_unit_and_knows_its_knee():
-    shown = tradeoff_of(front(*BENT, gap=0.01), DEADLINE)
-    assert shown.unit == "kg"
-    assert shown.emissions.tolist() == [1.8, 1.3, 1.2]
-    assert shown.bounds == pytest.approx([1.782, 1.287, 1.188])
-    assert shown.gap == pytest.approx(0.01)
-    assert (shown.run_now, shown.knee, shown.end) == (2.0, 1, DEADLINE)
-    assert shown.choice_saving == pytest.approx(0.1)
+def test_all_values_are_in_the_unit_of_the_largest():
+    figure = plot_tradeoff(front(*BENT, gap=0.01), table(), DEADLINE)
+    axes = figure.axes[0]
+    bounds, plans, beyond, knee, run_now, deadline = axes.lines
+    assert axes.get_ylabel() == "expected emissions [kgCO2eq]"
+    assert plans.get_ydata() == pytest.approx([1.8, 1.3, 1.2])
+    assert bounds.get_ydata() == pytest.approx([1.782, 1.287, 1.188])
+    assert "at most 1.00 %" in words(figure)
+    assert knee.get_ydata() == pytest.approx([1.3])
+    assert run_now.get_ydata() == [2.0, 2.0]
+    assert beyond.get_xdata()[-1] == deadline.get_xdata()[0] == day(DEADLINE)
+    assert "10.0 % without waiting" in words(figure)
 
 
 def test_small_emissions_are_in_grams():
-    assert tradeoff_of(front((1, 0.5), (2, 0.4), run_now_g=0.7)).unit == "g"
+    figure = plot_tradeoff(front((1, 0.5), (2, 0.4), run_now_g=0.7), table())
+    assert figure.axes[0].get_ylabel() == "expected emissions [gCO2eq]"
 
 
 def test_a_front_is_drawn_with_units_run_now_knee_bound_and_deadline():

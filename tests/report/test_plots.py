@@ -1,33 +1,21 @@
 from __future__ import annotations
 
-import io
-
 import pytest
 
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.report.figure import save
 from lowcarb_scheduler.report.rounds import picture_of_run
+from support.figures import svg, words
 from support.ledgers import replayed
 from support.report_ledger import run_events
-
-
-def svg(figure) -> str:
-    buffer = io.BytesIO()
-    save(figure, buffer, "svg")
-    return buffer.getvalue().decode()
 
 
 def run_picture():
     return picture_of_run(replayed(run_events())).figure()
 
 
-def texts(figure) -> str:
-    found = figure.findobj(lambda artist: hasattr(artist, "get_text"))
-    return " ".join(" ".join(text.get_text() for text in found).split())  # a legend may be wrapped
-
-
 def test_a_run_is_drawn_with_rounds_locations_and_deadline():
-    shown = texts(run_picture())
+    shown = words(run_picture())
     for part in (
         "FR",
         "DE",

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lowcarb_scheduler.report.charts import MOST_METRICS, picture_of_progress, progress_of
+from support.figures import words
 from support.ledgers import replayed
 from support.report_ledger import run_events
 
@@ -46,10 +47,6 @@ def test_one_value_is_no_progress():
     assert progress_of(replayed(run_events()[:12]).summary) == ()
 
 
-def texts(figure) -> str:
-    return " ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
-
-
 @pytest.mark.parametrize(
     ("known", "says"),
     [
@@ -63,4 +60,4 @@ def test_the_axis_says_what_it_is(known, says):
     picture = picture_of_progress(accuracy, 1, "made up")
     figure = picture.draw(4.2)
     assert figure.axes[0].get_xlabel().startswith(says)
-    assert ("run-now: 1.50 kg" in texts(figure)) == (not known)
+    assert ("run-now: 1.50 kg" in words(figure)) == (not known)

@@ -19,25 +19,8 @@ from lowcarb_scheduler.accounting.emissions import jain_index
 from lowcarb_scheduler.backtest.comparison import SCHEDULER
 from lowcarb_scheduler.clock import from_us, to_us
 from lowcarb_scheduler.errors import one_line
-from lowcarb_scheduler.report import formatting
+from lowcarb_scheduler.report import formatting, style
 from lowcarb_scheduler.report.figure import Picture
-from lowcarb_scheduler.report.style import (
-    DAY_US,
-    FAINT,
-    INK,
-    LINE,
-    NO_VALUE,
-    PLANNED,
-    SOFT,
-    UNIT,
-    clean,
-    day,
-    is_narrow,
-    label,
-    short_name,
-    time_axis,
-    whole_numbers,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,25 +62,25 @@ def _paint_waterfall(steps: Sequence[Step], figure: Figure) -> None:
         start_g = 0.0 if step.kind == "level" else at_g
         at_g = start_g + step.change_g
         left, right = sorted((start_g / unit_g, at_g / unit_g))
-        colour = FAINT if step.kind == "level" else LINE if step.change_g <= 0 else PLANNED
+        colour = style.FAINT if step.kind == "level" else style.LINE if step.change_g <= 0 else style.PLANNED
         if row == len(steps) - 1 and step.kind == "level":
-            colour = INK
+            colour = style.INK
         axes.barh(row, right - left, left=left, height=2 * _HALF, color=colour)
         if row + 1 < len(steps):
-            axes.plot([at_g / unit_g] * 2, [row + _HALF, row + 1 - _HALF], color=FAINT, linewidth=0.8)
+            axes.plot([at_g / unit_g] * 2, [row + _HALF, row + 1 - _HALF], color=style.FAINT, linewidth=0.8)
         axes.annotate(
             _amount(step, run_now_g, unit_g, unit), (right, row), xytext=(5, 0), textcoords="offset points",
-            va="center", fontsize=8.5, color=INK,
+            va="center"
         )  # fmt: skip
         ends += [left, right]
     low, high = min(0.0, *ends), max(ends)
-    room = _NARROW_ROOM if is_narrow(axes) else _WIDE_ROOM
+    room = _NARROW_ROOM if style.is_narrow(axes) else _WIDE_ROOM
     axes.set_xlim(low, low + (high - low or 1.0) * room)
     axes.set_yticks(range(len(steps)), labels=[step.name for step in steps])
     axes.set_ylim(len(steps) - 0.5, -0.5)
-    clean(axes, "x")
+    style.clean(axes, "x")
     axes.tick_params(axis="y", length=0, labelsize=8.5)
-    label(axes, x=f"emissions of training [{unit}CO2eq]")
+    axes.set_xlabel(f"emissions of training [{unit}CO2eq]")
 
 
 def _amount(step: Step, run_now_g: float, unit_g: float, unit: str) -> str:
@@ -200,15 +183,22 @@ def picture_of_choice(choice: Choice, labels: str) -> Picture:
 
 def _paint_choice(choice: Choice, figure: Figure) -> None:
     axes = figure.subplots()
-    edges = choice.edges_us / DAY_US
-    axes.stairs(choice.high, edges, baseline=choice.low, fill=True, color=NO_VALUE)
-    axes.stairs(choice.mean, edges, baseline=None, color=SOFT, linewidth=1.2)
+    edges = choice.edges_us / style.DAY_US
+    axes.stairs(choice.high, edges, baseline=choice.low, fill=True, color=style.NO_VALUE)
+    axes.stairs(choice.mean, edges, baseline=None, color=style.SOFT, linewidth=1.2)
     opens, closes, means = zip(*choice.rounds, strict=True)
-    axes.hlines(means, [*map(day, opens)], [*map(day, closes)], color=LINE, linewidth=3.4, capstyle="butt")
-    clean(axes)
+    axes.hlines(
+        means,
+        [*map(style.day, opens)],
+        [*map(style.day, closes)],
+        color=style.LINE,
+        linewidth=3.4,
+        capstyle="butt",
+    )
+    style.clean(axes)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    time_axis(axes, from_us(choice.edges_us[0]), from_us(choice.edges_us[-1]), margin=0)
-    label(axes, y=UNIT)
+    style.time_axis(axes, from_us(choice.edges_us[0]), from_us(choice.edges_us[-1]), margin=0)
+    axes.set_ylabel(style.UNIT)
 
 
 # -- Progress: metrics of the app against cumulative emissions --------------------------------------------
@@ -289,29 +279,29 @@ def picture_of_progress(progress: Progress, number: int, labels: str) -> Picture
 
 def _paint_progress(progress: Progress, figure: Figure) -> None:
     axes = figure.subplots()
-    clean(axes)
+    style.clean(axes)
     unit_g, unit = 1.0, ""
     if progress.of != "rounds":
         unit_g, unit = formatting.mass_unit(max(abs(progress.run_now_g or 0.0), *map(abs, progress.spent)))
     spent = [g / unit_g for g in progress.spent]
-    axes.plot(spent, progress.values, color=LINE, linewidth=1.6, marker="o", markersize=3.2)
+    axes.plot(spent, progress.values, color=style.LINE, linewidth=1.6, marker="o", markersize=3.2)
     if progress.run_now_g is not None:
         run_now = progress.run_now_g / unit_g
-        axes.axvline(run_now, color=SOFT, linewidth=1.2, linestyle="--")
+        axes.axvline(run_now, color=style.SOFT, linewidth=1.2, linestyle="--")
         # The text stands away from the end of the curve: a rising one leaves room below, a falling one above.
         low = progress.values[-1] > (min(progress.values) + max(progress.values)) / 2
         axes.annotate(
             f"run-now: {formatting.mass(progress.run_now_g)}", (run_now, 0.05 if low else 0.95),
             xytext=(-5, 0), xycoords=("data", "axes fraction"), textcoords="offset points", ha="right",
-            va="bottom" if low else "top", fontsize=8.5, color=SOFT,
+            va="bottom" if low else "top", color=style.SOFT,
         )  # fmt: skip
     if progress.of == "rounds":
-        whole_numbers(axes.xaxis, 6 if is_narrow(axes) else 12)
-        label(axes, x="round")
+        style.whole_numbers(axes.xaxis, 6 if style.is_narrow(axes) else 12)
+        axes.set_xlabel("round")
     else:
         axes.set_xlim(left=min(0.0, *spent))
-        label(axes, x=f"cumulative emissions, {progress.of} [{unit}CO2eq]")
-    label(axes, y=short_name(progress.metric))
+        axes.set_xlabel(f"cumulative emissions, {progress.of} [{unit}CO2eq]")
+    axes.set_ylabel(style.short_name(progress.metric))
 
 
 # -- Participation: completed turns of each client --------------------------------------------------------
@@ -346,36 +336,37 @@ def _natural(item: tuple[str, int]) -> list[str | int]:
 def _paint_clients(bars: Sequence[tuple[str, int]], figure: Figure) -> None:
     axes = figure.subplots()
     rows = range(len(bars))
-    axes.barh(rows, [count for _, count in bars], height=0.5, color=LINE)
-    axes.set_yticks(rows, labels=[short_name(name) for name, _ in bars])
+    axes.barh(rows, [count for _, count in bars], height=0.5, color=style.LINE)
+    axes.set_yticks(rows, labels=[style.short_name(name) for name, _ in bars])
     axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.set_xlim(0, max(1, *(count for _, count in bars)) * 1.02)
-    clean(axes, "x")
+    style.clean(axes, "x")
     axes.tick_params(axis="y", length=0)
-    whole_numbers(axes.xaxis, 10)
-    label(axes, x="completed turns")
+    style.whole_numbers(axes.xaxis, 10)
+    axes.set_xlabel("completed turns")
 
 
 def _paint_histogram(clients: Counter[int], figure: Figure) -> None:
     axes = figure.subplots()
     turns = range(min(clients), max(clients) + 1)
-    bars = axes.bar(turns, [clients[number] for number in turns], width=0.7, color=LINE)
-    if len(turns) <= (10 if is_narrow(axes) else 20):
-        axes.bar_label(bars, fontsize=8.5, color=INK, padding=2)
+    bars = axes.bar(turns, [clients[number] for number in turns], width=0.7, color=style.LINE)
+    if len(turns) <= (10 if style.is_narrow(axes) else 20):
+        axes.bar_label(bars, padding=2)
     axes.margins(y=0.12)
     axes.set_xlim(turns[0] - 1, turns[-1] + 1)
-    clean(axes)
-    whole_numbers(axes.xaxis, 12)
-    whole_numbers(axes.yaxis, 5)
-    label(axes, x="completed turns", y="clients")
+    style.clean(axes)
+    style.whole_numbers(axes.xaxis, 12)
+    style.whole_numbers(axes.yaxis, 5)
+    axes.set_xlabel("completed turns")
+    axes.set_ylabel("clients")
 
 
 # -- Backtest: reduction of each method, and its share of what is possible, by deadline -------------------
 
 _LEAST_APART: Final = 0.047  # least distance of two names that can be read [fraction of the height]
 _COLOURS: Final = {
-    SCHEDULER: LINE, "rolling": "#4f8fc0", "one-shot": "#93b9d6", "flwr-lowcarb-2022": PLANNED,
-    "temporal-only": "#9c6b30", "perfect": "#3b7a3b", "bound": INK, "run-now": "#8a8a8a",
+    SCHEDULER: style.LINE, "rolling": "#4f8fc0", "one-shot": "#93b9d6", "flwr-lowcarb-2022": style.PLANNED,
+    "temporal-only": "#9c6b30", "perfect": "#3b7a3b", "bound": style.INK, "run-now": "#8a8a8a",
 }  # fmt: skip
 _DASHED: Final = ("bound", "perfect", "run-now")  # references: no method that can be used in practice
 
@@ -459,9 +450,10 @@ def _paint_lines(
             places, line, bars, color=_COLOURS[name], linestyle="--" if name in _DASHED else "-",
             linewidth=2.6 if name == SCHEDULER else 1.5, marker="o", markersize=4, elinewidth=1.2, capsize=3,
         )  # fmt: skip
-    clean(axes)
+    style.clean(axes)
     axes.set_xticks(places, labels=[f"{deadline:g}x" for deadline in lines.deadlines])
-    label(axes, x="deadline [multiples of the back-to-back time]", y=values)
+    axes.set_xlabel("deadline [multiples of the back-to-back time]")
+    axes.set_ylabel(values)
     axes.set_xlim(-0.15, places[-1] + 0.15)
     low, high = axes.get_ylim()
     ends = {name: float(line[-1]) for name, line in shown.items() if np.isfinite(line[-1])}

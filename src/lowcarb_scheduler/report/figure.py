@@ -14,22 +14,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
 from lowcarb_scheduler.errors import InputError, one_line
-from lowcarb_scheduler.report.style import (
-    DEADLINE,
-    FAINT,
-    INK,
-    LINE,
-    NARROW_IN,
-    NO_VALUE,
-    PAGE_IN,
-    PLANNED,
-    SOFT,
-    WIDTH_IN,
-    new_figure,
-    plain,
-    reproducible,
-    short_name,
-)
+from lowcarb_scheduler.report import style
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,8 +27,8 @@ _LONGEST_LINE, _LONGEST_HEADING = 165, 120  # characters
 _TEXTS_IN: Final = 0.9  # height of heading and caption in a file
 _EDGE: Final = {"w_pad": 0.12, "h_pad": 0.1}  # inches left free around a chart in a file
 _ROLES: Final[Mapping[str, str]] = {
-    INK: "ink", SOFT: "soft", FAINT: "faint", NO_VALUE: "grid", LINE: "accent", PLANNED: "planned",
-    DEADLINE: "deadline",
+    style.INK: "ink", style.SOFT: "soft", style.FAINT: "faint", style.NO_VALUE: "grid", style.LINE: "accent",
+    style.PLANNED: "planned", style.DEADLINE: "deadline",
 }  # fmt: skip
 _TAG: Final = re.compile(r"<[^>]+>")  # brackets in text are escaped, so this matches tags only
 _NAME: Final = re.compile(r' id="([^"]*)"')
@@ -85,36 +70,42 @@ class Picture:
 
     def draw(self, width_in: float) -> Figure:
         """Draw the chart alone, without heading and caption."""
-        figure = new_figure(self.height_in, width_in)
-        self.paint(figure)
+        figure = style.new_figure(self.height_in, width_in)
+        with style.theme():
+            self.paint(figure)
         return figure
 
     def figure(self) -> Figure:
         """Draw the chart as it is saved to a file, with heading and caption."""
-        figure = self.draw(WIDTH_IN)
+        figure = self.draw(style.WIDTH_IN)
         figure.set_figheight(figure.get_figheight() + _TEXTS_IN)
         if (layout := figure.get_layout_engine()) is not None:
             layout.set(**_EDGE)
         # The layout leaves room for one heading only: the labels take its second line, which is empty.
         title = figure.suptitle(
-            f"{plain(self.title)}\n", x=0.012, ha="left", fontsize=11, fontweight="bold", color=INK
+            f"{style.plain(self.title)}\n",
+            x=0.012,
+            ha="left",
+            fontsize=11,
+            fontweight="bold",
+            color=style.INK,
         )
-        labels = short_name(self.labels, _LONGEST_HEADING)
+        labels = style.short_name(self.labels, _LONGEST_HEADING)
         figure.axes[0].annotate(
-            labels, (0, 0), xycoords=title, annotation_clip=False, fontsize=8.5, color=INK
+            labels, (0, 0), xycoords=title, annotation_clip=False, fontsize=8.5, color=style.INK
         ).set_in_layout(False)
-        legend = plain(textwrap.fill("; ".join(map(one_line, self.legend)), _LONGEST_LINE))
-        figure.supxlabel(legend, x=0.012, ha="left", fontsize=8, color=INK)
+        legend = style.plain(textwrap.fill("; ".join(map(one_line, self.legend)), _LONGEST_LINE))
+        figure.supxlabel(legend, x=0.012, ha="left", fontsize=8, color=style.INK)
         return figure
 
     def inline(self) -> str:
         """Return two elements of a page, ``.wide`` and ``.narrow``, of which the page shows one."""
-        return self._element("wide", PAGE_IN) + self._element("narrow", NARROW_IN)
+        return self._element("wide", style.PAGE_IN) + self._element("narrow", style.NARROW_IN)
 
     def _element(self, variant: str, width_in: float) -> str:
         buffer = io.BytesIO()
         # The salt keeps ids apart: one element must not refer to parts of another that is hidden.
-        with reproducible(salt=f"{self.name} {variant}", text="none"):
+        with style.reproducible(salt=f"{self.name} {variant}", text="none"):
             figure = self.draw(width_in)
             figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=110, transparent=True)
         return element(buffer.getvalue().decode(), variant, f"{self.title}. {self.caption}")
@@ -151,7 +142,7 @@ def save(figure: Figure, file: Path | BinaryIO, kind: str | None = None) -> None
     """
     kind = kind or str(file).rpartition(".")[2].lower()
     undated: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
-    with reproducible():
+    with style.reproducible():
         try:
             figure.savefig(file, format=kind, metadata=undated, dpi=150, facecolor="white")
         except OSError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import resources
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lowcarb_scheduler.accounting.attribution import account
 from lowcarb_scheduler.accounting.replay import Record
@@ -47,8 +47,7 @@ MOST_FAILURES: Final = 20
 _KINDS: Final = ("png", "svg")
 
 
-@dataclass(frozen=True, slots=True)
-class Number:
+class Number(NamedTuple):
     """One of the four numbers: name, emissions [g], fraction of the largest, and definition."""
 
     name: str
@@ -67,24 +66,18 @@ class Page:
         Accounts of the run.
     pictures : sequence of Picture
         Charts, in order.
-    numbers : sequence of Number
-        Run-now, planned, realised and hindsight.
-    labels : str
-        Source and signal of the intensity.
-    facts : sequence of (str, str)
-        Origin and definition of the numbers, as name and text.
     incidents : sequence of Incident
         Problems during the run, in order.
+    finish_by : datetime or None
+        Deadline.
     most_clients : int
         Largest fleet whose clients are listed in the page; a CSV file has those of a larger one.
     """
 
     accounts: Accounts
     pictures: Sequence[Picture]
-    numbers: Sequence[Number]
-    labels: str
-    facts: Sequence[tuple[str, str]]
     incidents: Sequence[Incident]
+    finish_by: datetime | None
     most_clients: int = MOST_CLIENTS
 
     @property
@@ -131,14 +124,7 @@ def read_page(run_dir: Path) -> Page:
 def gather(record: Record) -> Page:
     """Return the content of a page from the replayed ledger of a run."""
     accounts = account(record)
-    return Page(
-        accounts=accounts,
-        pictures=pictures_of_run(record, accounts),
-        numbers=_numbers(accounts),
-        labels=formatting.labels(accounts.provenance),
-        facts=facts_of(accounts, record.finish_by),
-        incidents=incidents_of(record),
-    )
+    return Page(accounts, pictures_of_run(record, accounts), incidents_of(record), record.finish_by)
 
 
 def pictures_of_run(record: Record, accounts: Accounts) -> tuple[Picture, ...]:
@@ -256,16 +242,14 @@ def render(page: Page) -> str:
     environment = Environment(
         autoescape=True, finalize=finalize, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {
-        "basis": formatting.basis,
-        "mass": formatting.mass,
-        "percent": formatting.percent,
-        "energy": formatting.energy,
-        "instant": formatting.instant,
-        "duration": format_duration,
-    }
+    names = ("basis", "mass", "percent", "energy", "instant")
+    environment.filters |= {name: getattr(formatting, name) for name in names} | {"duration": format_duration}
     template = resources.files("lowcarb_scheduler.report").joinpath("report.html").read_text("utf-8")
-    return environment.from_string(template).render(page=page, accounts=page.accounts, run=page.accounts.run)
+    accounts = page.accounts
+    return environment.from_string(template).render(
+        page=page, accounts=accounts, run=accounts.run, numbers=_numbers(accounts),
+        facts=facts_of(accounts, page.finish_by), labels=formatting.labels(accounts.provenance),
+    )  # fmt: skip
 
 
 def write_pictures(pictures: Iterable[Picture], folder: Path) -> None:

@@ -13,23 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.forecasts.bias_correction import ORIGINS
-from lowcarb_scheduler.report import formatting
+from lowcarb_scheduler.report import formatting, style
 from lowcarb_scheduler.report.figure import Picture
-from lowcarb_scheduler.report.style import (
-    DAY_US,
-    DEADLINE,
-    INK,
-    LINE,
-    MOST_ROWS,
-    PLANNED,
-    UNIT,
-    clean,
-    cleanest_first,
-    day,
-    heat_map,
-    short_name,
-    time_axis,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,7 +105,7 @@ def shown_forecast(
     else:
         codes = expectation.origin
     is_map = len(known.locations) > MOST_PANELS
-    names = tuple(cleanest_first(known)[:MOST_ROWS] if is_map else known.locations)
+    names = tuple(style.cleanest_first(known)[: style.MOST_ROWS] if is_map else known.locations)
     compared = not is_map and bool((codes == ORIGINS.index("corrected")).any())
     raw = forecast.intensity.align(names) if compared else None
     start = known.start if raw is None else min(known.start, raw.start)
@@ -172,7 +157,7 @@ def plot_forecast(
     if shown.is_map:
         paint, height_in = _paint_map, 0.7 + 0.26 * rows
     labels = formatting.labels(table.provenance)
-    title = f"Carbon intensity [{UNIT}]"
+    title = f"Carbon intensity [{style.UNIT}]"
     return Picture(
         "forecast", title, labels, tuple(_legend(shown)), height_in, partial(paint, shown)
     ).figure()
@@ -218,52 +203,52 @@ def _paint_panels(shown: ShownForecast, figure: Figure) -> None:
             _step(axes, shown.raw, shown.raw.values[:, column], color=_RAW, linewidth=1.0)
         for origin in shown.origins():
             own = np.where(shown.origin[:, column] == origin, table.values[:, column], np.nan)
-            _step(axes, table, own, color=LINE, linewidth=1.7, linestyle=_DASHES.get(origin, "-"))
+            _step(axes, table, own, color=style.LINE, linewidth=1.7, linestyle=_DASHES.get(origin, "-"))
         if np.isnan(table.values[:, column]).all():
-            axes.text(0.5, 0.5, "no value", transform=axes.transAxes, ha="center", fontsize=8, color=INK)
+            axes.text(0.5, 0.5, "no value", transform=axes.transAxes, ha="center")
         _mark_window(axes, shown.windows.get(name))
-        axes.set_title(short_name(name), loc="left", fontsize=9, fontweight="bold", color=INK, pad=3)
-        clean(axes, "both")
+        axes.set_title(style.short_name(name), loc="left", fontsize=9, fontweight="bold", pad=3)
+        style.clean(axes, "both")
         if shown.now is not None:
-            axes.axvline(day(shown.now), color=DEADLINE, linewidth=1.2)
-    time_axis(panels[-1], shown.start, shown.end)
+            axes.axvline(style.day(shown.now), color=style.DEADLINE, linewidth=1.2)
+    style.time_axis(panels[-1], shown.start, shown.end)
 
 
-def _step(axes: Axes, table: IntensityTable, values: Floats, **style: Any) -> None:
+def _step(axes: Axes, table: IntensityTable, values: Floats, **look: Any) -> None:
     if not np.isnan(values).all():
-        axes.stairs(values, table.edges_us / DAY_US, baseline=None, **style)
+        axes.stairs(values, table.edges_us / style.DAY_US, baseline=None, **look)
 
 
 def _mark_window(axes: Axes, window: Window | None) -> None:
     """Shade a window, and write its saving above the panel."""
     if window is None:
         return
-    axes.axvspan(day(window.start), day(window.end), color=_SHADE, linewidth=0, zorder=0)
+    axes.axvspan(style.day(window.start), style.day(window.end), color=_SHADE, linewidth=0, zorder=0)
     text = f"{formatting.span(window.start, window.end)}: {formatting.significant(window.g_per_kwh)} g/kWh"
     if window.saving:
         text += f", {formatting.percent(window.saving)} less than now"
     elif window.saving is not None:
         text += ", nothing later is cleaner"
-    axes.set_title(text, loc="right", fontsize=8, color=INK, pad=3)
+    axes.set_title(text, loc="right", fontsize=8, pad=3)
 
 
 def _paint_map(shown: ShownForecast, figure: Figure) -> None:
     """Draw a row per location, coloured by its intensity."""
     axes = figure.subplots()
     names = shown.intensity.locations
-    heat_map(axes, shown.intensity.slice(shown.start, shown.end), names, shown.start, shown.end)
-    edges, left = shown.intensity.edges_us / DAY_US, day(shown.start)
+    style.heat_map(axes, shown.intensity.slice(shown.start, shown.end), names, shown.start, shown.end)
+    edges, left = shown.intensity.edges_us / style.DAY_US, style.day(shown.start)
     for row, name in enumerate(names):
         for first, last in _runs(shown.origin[:, row] == "climatology"):
             begin = max(edges[first], left)
             axes.add_patch(Rectangle((begin, row - 0.5), edges[last] - begin, 1, fill=False, **_HATCH))
         if window := shown.windows.get(name):
-            begin = day(window.start)
-            box = Rectangle((begin, row - 0.42), day(window.end) - begin, 0.84)
-            box.set(fill=False, edgecolor=PLANNED, linewidth=1.8)
+            begin = style.day(window.start)
+            box = Rectangle((begin, row - 0.42), style.day(window.end) - begin, 0.84)
+            box.set(fill=False, edgecolor=style.PLANNED, linewidth=1.8)
             axes.add_patch(box)
     if shown.now is not None:
-        axes.axvline(day(shown.now), color=DEADLINE, linewidth=1.6)
+        axes.axvline(style.day(shown.now), color=style.DEADLINE, linewidth=1.6)
 
 
 def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -13,20 +13,8 @@ from matplotlib.collections import PatchCollection
 from matplotlib.patches import Rectangle
 
 from lowcarb_scheduler.events import UNKNOWN_PLACE
-from lowcarb_scheduler.report import formatting
+from lowcarb_scheduler.report import formatting, style
 from lowcarb_scheduler.report.figure import Picture
-from lowcarb_scheduler.report.style import (
-    BOX,
-    DEADLINE,
-    INK,
-    MOST_ROWS,
-    ON_HEAT,
-    PLANNED,
-    cleanest_first,
-    day,
-    heat_map,
-    is_narrow,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -146,10 +134,10 @@ def arrange(
     seats: Counter[str] = Counter()
     for bar in bars:
         seats.update(bar.clients)
-    rows = sorted(sorted(names, key=lambda name: (-seats[name], name))[:MOST_ROWS])
+    rows = sorted(sorted(names, key=lambda name: (-seats[name], name))[: style.MOST_ROWS])
     table = intensity.slice(start, end) if intensity is not None else None
     if table is not None:
-        rows = cleanest_first(table.align(rows))
+        rows = style.cleanest_first(table.align(rows))
         table = table.align(rows)
     return Gantt(tuple(rows), table, start, end, rounds, outlines, finish_by, len(names) - len(rows))
 
@@ -219,26 +207,26 @@ def _legend(gantt: Gantt) -> list[str]:
 
 def _paint(gantt: Gantt, figure: Figure) -> None:
     axes = figure.subplots()
-    narrow = is_narrow(axes)
-    heat_map(axes, gantt.intensity, gantt.locations, gantt.start, gantt.end)
+    narrow = style.is_narrow(axes)
+    style.heat_map(axes, gantt.intensity, gantt.locations, gantt.start, gantt.end)
     axes.set_ylim(len(gantt.locations) - 0.5, -1.3)  # room for the bars on top
-    points_a_day = _PLOT_SHARE * figure.get_figwidth() * 72 / (day(gantt.end) - day(gantt.start))
+    points_a_day = _PLOT_SHARE * figure.get_figwidth() * 72 / (style.day(gantt.end) - style.day(gantt.start))
     rows = {name: row for row, name in enumerate(gantt.locations)}
     planned = [(bar, row, 0.92) for bar, row, _ in _seats(gantt.outlines, rows)]
     _add_boxes(
-        axes, planned, facecolor="none", edgecolor=PLANNED, linewidth=0.6 if narrow else 1.1,
+        axes, planned, facecolor="none", edgecolor=style.PLANNED, linewidth=0.6 if narrow else 1.1,
         linestyle=(0, (2, 1.5)),
     )  # fmt: skip
     bars = _seats(gantt.rounds, rows)
     boxes = [(bar, row, 0.3 + 0.4 * count / gantt.most) for bar, row, count in bars]
-    _add_boxes(axes, boxes, facecolor=BOX, edgecolor=ON_HEAT, linewidth=0.3 if narrow else 0.7)
+    _add_boxes(axes, boxes, facecolor=style.BOX, edgecolor=style.ON_HEAT, linewidth=0.3 if narrow else 0.7)
     for bar, row, count in bars:
-        opens, closes = day(bar.opens_at), day(bar.closes_at)
+        opens, closes = style.day(bar.opens_at), style.day(bar.closes_at)
         if (closes - opens) * points_a_day > _CHARACTER_PT * len(str(count)) + 0.4:
-            axes.text((opens + closes) / 2, row, str(count), color=ON_HEAT, **_SMALL)
+            axes.text((opens + closes) / 2, row, str(count), color=style.ON_HEAT, **_SMALL)
     _number_rounds(axes, gantt.rounds, points_a_day)
     if gantt.finish_by is not None and gantt.finish_by <= gantt.end:
-        axes.axvline(day(gantt.finish_by), color=DEADLINE, linewidth=2)
+        axes.axvline(style.day(gantt.finish_by), color=style.DEADLINE, linewidth=2)
 
 
 def _seats(rounds: Iterable[RoundBar], rows: Mapping[str, int]) -> list[tuple[RoundBar, int, int]]:
@@ -246,23 +234,23 @@ def _seats(rounds: Iterable[RoundBar], rows: Mapping[str, int]) -> list[tuple[Ro
     return [(bar, rows[name], count) for bar in rounds for name, count in bar.clients.items() if name in rows]
 
 
-def _add_boxes(axes: Axes, boxes: Sequence[tuple[RoundBar, int, float]], **style: Any) -> None:
+def _add_boxes(axes: Axes, boxes: Sequence[tuple[RoundBar, int, float]], **look: Any) -> None:
     """Draw a box for every round, row and height; one collection is much faster than single patches."""
     patches = []
     for bar, row, height in boxes:
-        left, right = day(bar.opens_at), day(bar.closes_at)
+        left, right = style.day(bar.opens_at), style.day(bar.closes_at)
         patches.append(Rectangle((left, row - height / 2), right - left, height))
-    axes.add_collection(PatchCollection(patches, rasterized=len(patches) > _RASTER_FROM, **style))
+    axes.add_collection(PatchCollection(patches, rasterized=len(patches) > _RASTER_FROM, **look))
 
 
 def _number_rounds(axes: Axes, rounds: Sequence[RoundBar], points_a_day: float) -> None:
     """Draw the rounds above all rows, with as many of their numbers as fit."""
-    spans = [day(bar.opens_at) for bar in rounds], [day(bar.closes_at) for bar in rounds]
-    axes.hlines([-0.62] * len(rounds), *spans, color=INK, linewidth=2, capstyle="butt")
+    spans = [style.day(bar.opens_at) for bar in rounds], [style.day(bar.closes_at) for bar in rounds]
+    axes.hlines([-0.62] * len(rounds), *spans, color=style.INK, linewidth=2, capstyle="butt")
     free_from = -np.inf
     for bar, left, right in zip(rounds, *spans, strict=True):
         half = _CHARACTER_PT * len(str(bar.number)) / points_a_day / 2
         middle = (left + right) / 2
         if middle - half > free_from:
-            axes.text(middle, -0.95, str(bar.number), color=INK, **_SMALL)
+            axes.text(middle, -0.95, str(bar.number), color=style.INK, **_SMALL)
             free_from = middle + half + 2.5 / points_a_day

@@ -22,6 +22,7 @@ except ImportError:
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
     from datetime import datetime
 
     from matplotlib.axes import Axes
@@ -53,6 +54,18 @@ def new_figure(height_in: float, width_in: float = WIDTH_IN) -> Figure:
     return Figure(figsize=(width_in, height_in), layout="constrained")
 
 
+def theme() -> AbstractContextManager[None]:
+    """Return a context in which new texts, axes and legends have the style of a chart.
+
+    Ticks are not in it: matplotlib makes them when it draws, outside of the context.
+    """
+    return matplotlib.rc_context({
+        "font.size": 8.5, "text.color": INK, "axes.labelsize": 8.5, "axes.labelcolor": INK,
+        "axes.axisbelow": True, "axes.edgecolor": FAINT, "axes.spines.top": False, "axes.spines.right": False,
+        "grid.color": NO_VALUE, "grid.linewidth": 0.6, "legend.frameon": False,
+    })  # fmt: skip
+
+
 @contextmanager
 def reproducible(salt: str = "lowcarb", text: str = "path") -> Iterator[None]:
     """Write figures such that equal figures give equal files; ``salt`` makes the ids in an SVG unique."""
@@ -67,19 +80,9 @@ def is_narrow(axes: Axes) -> bool:
 
 
 def clean(axes: Axes, values: Literal["x", "y", "both"] = "y") -> None:
-    """Remove all of the frame but the axes, with faint grid lines across the axis of values."""
-    axes.grid(axis=values, color=NO_VALUE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
+    """Draw faint grid lines across the axis of values, and labels of ticks."""
+    axes.grid(axis=values)
     axes.tick_params(labelsize=8, colors=INK)
-
-
-def label(axes: Axes, x: str | None = None, y: str | None = None) -> None:
-    """Write the labels of the axes."""
-    for text, write in ((x, axes.set_xlabel), (y, axes.set_ylabel)):
-        if text is not None:
-            write(text, fontsize=8.5, color=INK)
 
 
 def whole_numbers(axis: Axis, most: int) -> None:
@@ -161,7 +164,7 @@ def heat_map(
         if is_narrow(axes):
             place = {"location": "bottom", "pad": 0.02, "aspect": 40}
         bar = _figure(axes).colorbar(mesh, ax=axes, **place)
-        bar.set_label(UNIT, fontsize=8, color=INK)
+        bar.set_label(UNIT)
         bar.ax.tick_params(labelsize=8, colors=INK)
         bar.outline.set_visible(False)
     time_axis(axes, start, end)

@@ -38,112 +38,98 @@ _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "clients": ("client", *_SHARE),
     "sci": ("term", "value", "unit", "is"),
     "front": ("point", "patience", "finish", "emissions_g", "lower_bound_g"),
+    "mishaps": ("at", "what", "why", "consequence"),
 }  # fmt: skip
+Row = tuple[object, ...]
 
 
 def tables_of(accounts: Accounts) -> dict[str, pd.DataFrame]:
-    """Return the tables by name; an unknown number is missing."""
-    import pandas as pd
-
-    rows: dict[str, list[dict[str, Any]]] = {
+    """Return the tables of a run's accounts by name; an unknown number is missing."""
+    rows = {
         "numbers": _numbers(accounts),
         "waterfall": _waterfall(accounts),
         "rounds": _rounds(accounts),
-        "phases": _shares(accounts.by_phase, "phase"),
-        "locations": _shares(accounts.by_location, "location"),
-        "clients": _shares(accounts.by_client, "client"),
+        "phases": _shares(accounts.by_phase),
+        "locations": _shares(accounts.by_location),
+        "clients": _shares(accounts.by_client),
         "sci": _sci(accounts),
         "front": _front(accounts),
     }
-    labels = accounts.provenance.to_dict()
-    return {
-        name: pd.DataFrame([{**row, **labels} for row in listed], columns=[*_COLUMNS[name], *labels])
-        for name, listed in rows.items()
-    }
+    return {name: _frame(name, listed, accounts.provenance) for name, listed in rows.items()}
 
 
-def _numbers(accounts: Accounts) -> list[dict[str, Any]]:
+def _frame(name: str, rows: Sequence[Row], provenance: Provenance) -> pd.DataFrame:
+    import pandas as pd
+
+    labels: dict[str, Any] = provenance.to_dict()
+    return pd.DataFrame(rows, columns=_COLUMNS[name]).assign(**labels)
+
+
+def _numbers(accounts: Accounts) -> list[Row]:
     run_now_g, realised_g, best_g = accounts.run_now_g, accounts.realised_g, accounts.hindsight_g
     # Planned emissions are for other work than run-now where a turn failed or took longer: no saving.
-    rows: list[dict[str, Any]] = [
-        _number("run-now", "actual", run_now_g),
-        _number("planned", "forecast", accounts.planned_g),
-        _number("realised", "actual", realised_g, saving=emissions.saving(realised_g, run_now_g)),
-        _number("hindsight", "actual", best_g, saving=emissions.saving(best_g, run_now_g)),
+    rows: list[Row] = [
+        ("run-now", "all", "actual", run_now_g, None),
+        ("planned", "all", "forecast", accounts.planned_g, None),
+        ("realised", "all", "actual", realised_g, emissions.saving(realised_g, run_now_g)),
+        ("hindsight", "all", "actual", best_g, emissions.saving(best_g, run_now_g)),
     ]
     if accounts.planned_of:
-        rows.append(_number("planned", "forecast", accounts.planned_of_g, accounts.planned_of))
+        rows.append(("planned", accounts.planned_of, "forecast", accounts.planned_of_g, None))
     return rows
 
 
-def _number(
-    name: str, intensity: str, grams: float | None, rounds: str = "all", saving: float | None = None
-) -> dict[str, Any]:
-    return {"number": name, "rounds": rounds, "intensity": intensity, "emissions_g": grams, "saving": saving}
-
-
-def _waterfall(accounts: Accounts) -> list[dict[str, Any]]:
-    rows, level_g = [], 0.0
+def _waterfall(accounts: Accounts) -> list[Row]:
+    rows: list[Row] = []
+    level_g = 0.0
     for step in accounts.waterfall:
-        level_g = step.change_g if step.kind == "level" else level_g + step.change_g
-        change_g = None if step.kind == "level" else step.change_g
-        rows.append({"step": step.name, "kind": step.kind, "change_g": change_g, "level_g": level_g})
+        is_level = step.kind == "level"
+        level_g = step.change_g if is_level else level_g + step.change_g
+        rows.append((step.name, step.kind, None if is_level else step.change_g, level_g))
     return rows
 
 
-def _rounds(accounts: Accounts) -> list[dict[str, Any]]:
-    rows = []
+def _rounds(accounts: Accounts) -> list[Row]:
+    rows: list[Row] = []
     for r, levels in zip(accounts.run.rounds, accounts.levels, strict=True):
-        changes = emissions.waterfall(*([level] for level in levels))._asdict()
-        is_whole = bool(np.isfinite(list(changes.values())).all())
-        rows.append(
-            {
-                "round": r.number, "opens_at": format_time(r.opens_at), "closes_at": format_time(r.closes_at),
-                "held_s": r.held.total_seconds(), "nodes_done": r.nodes, "nodes_failed": r.failed,
-                "energy_kwh": r.energy_kwh, "planned_g": r.planned_g, "realised_g": r.realised_g,
-                "run_now_g": r.run_now_g, **(changes if is_whole else {}),
-                "evaluation_energy_kwh": r.evaluation_energy_kwh, "evaluation_g": r.evaluation_g,
-            }
-        )  # fmt: skip
+        changes = emissions.waterfall(*([level] for level in levels))
+        known = changes if np.isfinite(changes).all() else [None] * len(changes)
+        rows.append((
+            r.number, format_time(r.opens_at), format_time(r.closes_at), r.held.total_seconds(), r.nodes,
+            r.failed, r.energy_kwh, r.planned_g, r.realised_g, r.run_now_g, *known, r.evaluation_energy_kwh,
+            r.evaluation_g,
+        ))  # fmt: skip
     return rows
 
 
-def _shares(shares: Iterable[Share], of: str) -> list[dict[str, Any]]:
+def _shares(shares: Iterable[Share]) -> list[Row]:
     return [
-        {
-            of: share.name, "turns": share.turns, "energy_kwh": share.energy_kwh,
-            **{f"{basis}_kwh": share.basis.get(basis, 0.0) for basis in BASES},
-            "emissions_g": share.emissions_g, "mean_g_per_kwh": share.mean_g_per_kwh,
-        }
+        (share.name, share.turns, share.energy_kwh, *(share.basis.get(basis, 0.0) for basis in BASES),
+         share.emissions_g, share.mean_g_per_kwh)
         for share in shares
     ]  # fmt: skip
 
 
-def _sci(accounts: Accounts) -> list[dict[str, Any]]:
+def _sci(accounts: Accounts) -> list[Row]:
     sci = accounts.sci
-    terms: Sequence[tuple[str, float | None, str, str]] = (
+    return [
         ("E", sci.energy_kwh, "kWh", "energy of training"),
         ("I", sci.intensity_g_per_kwh, "gCO2eq/kWh", "realised emissions over that energy"),
         ("M", None, "gCO2eq", "embodied emissions: not counted"),
         ("R", sci.rounds, "rounds", "functional unit: a round"),
         ("SCI", sci.g_per_round, "gCO2eq a round", "(E I) / R: operational emissions of a round"),
-    )
-    return [dict(zip(_COLUMNS["sci"], term, strict=True)) for term in terms]
+    ]
 
 
-def _front(accounts: Accounts) -> list[dict[str, Any]]:
+def _front(accounts: Accounts) -> list[Row]:
     if (front := accounts.front) is None:
         return []
-    points = [
-        {"point": "plan", "patience": point.patience, "finish": format_time(point.finish),
-         "emissions_g": point.emissions_g, "lower_bound_g": point.lower_bound_g}
-        for point in front.frontier.points
+    return [
+        *(("plan", p.patience, format_time(p.finish), p.emissions_g, p.lower_bound_g)
+          for p in front.frontier.points),
+        *((outcome.name, None, format_time(outcome.finish), outcome.emissions_g, None)
+          for outcome in front.stands),
     ]  # fmt: skip
-    outcomes = [
-        {"point": outcome.name, "finish": format_time(outcome.finish), "emissions_g": outcome.emissions_g}
-        for outcome in front.stands
-    ]
-    return [*points, *outcomes]
 
 
 # -- Problems during a run --------------------------------------------------------------------------------
@@ -174,14 +160,8 @@ def incidents_of(record: Record) -> list[Incident]:
 
 def table_of_incidents(incidents: Sequence[Incident], provenance: Provenance) -> pd.DataFrame:
     """Return the incidents as a table, with source and signal of the run's intensity."""
-    import pandas as pd
-
-    rows = [
-        {"at": format_time(each.at), "what": each.affected, "why": each.cause,
-         "consequence": each.consequence, **provenance.to_dict()}
-        for each in incidents
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["at", "what", "why", "consequence", *provenance.to_dict()])
+    rows = [(format_time(each.at), each.affected, each.cause, each.consequence) for each in incidents]
+    return _frame("mishaps", rows, provenance)
 
 
 # -- CSV files --------------------------------------------------------------------------------------------
