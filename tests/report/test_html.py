@@ -51,7 +51,7 @@ def test_the_page_holds_the_figures_of_the_ledger(report, html):
         f"realised {realised}",
         f"planned {formatting.mass(run.planned_g)}",
         "a saving of 20.0 %",
-        "3.00 kWh assumed, 2.00 kWh estimated",
+        "5.00 kWh of training; basis: 60 % assumed, 40 % estimated",
         "data from traces; average grid intensity",
         "2 h before the deadline",
         "Jain's index 0.893",

@@ -94,8 +94,10 @@ def check_settings(options: Mapping[str, Any]) -> Configuration:
             break
         except InputError as error:
             field = error.field.removeprefix(ENVIRONMENT_PREFIX).lower()
+            # An invalid option is bad input of this command; an invalid setting is a finding.
             if error.field.startswith("--"):
                 raise
+            # No setting is to blame, for example a .env file that is not text: no other can be read either.
             if field not in Settings.model_fields or field in invalid:
                 return Configuration(None, [Check("settings", "fault", str(error), error.fix)])
             invalid.append(field)
@@ -111,12 +113,11 @@ def check_settings(options: Mapping[str, Any]) -> Configuration:
 def _misspelt() -> list[Check]:
     """Return a warning for each variable with the prefix of settings that is not one."""
     known = [ENVIRONMENT_PREFIX + field.upper() for field in (*Settings.model_fields, *FORMER_NAMES)]
+    read = {*known, *(ENVIRONMENT_PREFIX + name for name in _NO_SETTINGS)}
     checks = []
     for variable in sorted(os.environ):
         name = variable.upper()
-        if not name.startswith(ENVIRONMENT_PREFIX) or name in known:
-            continue
-        if name.removeprefix(ENVIRONMENT_PREFIX) in _NO_SETTINGS:
+        if not name.startswith(ENVIRONMENT_PREFIX) or name in read:
             continue
         near = near_miss(name, known)
         fix = f"did you mean {near}?" if near else "remove it"
@@ -188,6 +189,7 @@ def check_packages() -> Iterator[Check]:
         except metadata.PackageNotFoundError:
             yield Check(required.package, "fault", "not installed", fix)
             continue
+        # flwr has its own line: its version is the first question about a run.
         if _numbers(version) < _numbers(required.lowest):
             yield Check(required.package, "fault", f"{version} is older than {required.lowest}", fix)
         elif required.package == "flwr":
@@ -233,7 +235,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 # first entry.
 
 RUNS: Final = Path("runs")  # parent folder of runs without run-dir
-LEAST_FREE_BYTES: Final = 100_000_000
+LEAST_FREE_BYTES: Final = 100_000_000  # a ledger of a long run has some MB, a checkpoint as much as the model
 FETCH: Final = "lowcarb archive fetch --days 28"
 NEVER_KEPT: Final = {"", "synthetic", "traces"}  # sources that are not archived
 _MOST_LISTED: Final = 6  # locations
@@ -285,6 +287,7 @@ def check_archive(settings: Settings, clock: Clock) -> Check:
             problem = f"{path} does not exist yet: the first run has no history"
             return Check("archive", _thin(settings), problem, f"fill it: {FETCH}")
         archive.check()
+        # A location may be archived from several sources: the longest history counts.
         for stored in archive.holdings():
             days[stored.location] = max(stored.actual_hours / 24, days.get(stored.location, 0.0))
         size = path.stat().st_size / _MEGABYTE
@@ -319,5 +322,6 @@ def _free_bytes(folder: Path) -> int:
     """
     absolute = folder.expanduser().absolute()
     existing = next(path for path in (absolute, *absolute.parents) if path.exists())
+    # Permissions say too little, for example on a read-only mount: a file is written, and removed.
     with tempfile.TemporaryFile(dir=existing):
         return shutil.disk_usage(existing).free

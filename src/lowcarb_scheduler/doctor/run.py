@@ -64,6 +64,7 @@ def _check_sources(settings: Settings, locations: Sequence[str], clock: Clock) -
         return
     places, faults = sources.places_of(settings, locations)
     yield from faults
+    # Names of locations that a source uses instead of those of the nodes.
     called: Mapping[str, Mapping[str, str]] = {}
     if settings.locations is not None and not faults:
         try:
@@ -84,6 +85,7 @@ def _check_sources(settings: Settings, locations: Sequence[str], clock: Clock) -
             continue
         own = called.get(name, {})
         probes.append(SourceProbe(name, source, {place: own.get(place, place) for place in places}))
+    # All servers are asked at once: the checks below only read the answers.
     ask(probes, clock)
     for probe in probes:
         yield sources.check_source(probe, settings.timeout)

@@ -59,6 +59,7 @@ def _paint_waterfall(steps: Sequence[Step], figure: Figure) -> None:
     run_now_g = steps[0].change_g
     at_g, ends = 0.0, []
     for row, step in enumerate(steps):
+        # A level starts at zero, a change where the bar above ends.
         start_g = 0.0 if step.kind == "level" else at_g
         at_g = start_g + step.change_g
         left, right = sorted((start_g / unit_g, at_g / unit_g))
@@ -122,6 +123,7 @@ class Choice:
     @property
     def chosen_mean(self) -> float:
         """Mean over the rounds, weighted by their length."""
+        # A round of no length counts a little, or the weights of a run of such rounds would sum to zero.
         seconds = [(closes - opens).total_seconds() for opens, closes, _ in self.rounds]
         return float(np.average([mean for _, _, mean in self.rounds], weights=np.maximum(seconds, 1.0)))
 
@@ -247,6 +249,7 @@ def progress_of(run: RunSummary) -> tuple[Progress, ...]:
         of, spent = "realised", list(accumulate(realised_g))
     elif len(planned_g) == len(rounds):
         of, spent = "planned", list(accumulate(planned_g))
+    # Run-now is on actual intensity, so it is comparable with realised emissions only.
     run_now_g = run.run_now_g if of == "realised" else None
     found = []
     for name in sorted({name for r in rounds for name in r.metrics}, key=_accuracies_first):
@@ -348,6 +351,7 @@ def _paint_clients(bars: Sequence[tuple[str, int]], figure: Figure) -> None:
 
 def _paint_histogram(clients: Counter[int], figure: Figure) -> None:
     axes = figure.subplots()
+    # Numbers of turns that no client has keep their place on the axis.
     turns = range(min(clients), max(clients) + 1)
     bars = axes.bar(turns, [clients[number] for number in turns], width=0.7, color=style.LINE)
     if len(turns) <= (10 if style.is_narrow(axes) else 20):
@@ -455,6 +459,7 @@ def _paint_lines(
     axes.set_xlabel("deadline [multiples of the back-to-back time]")
     axes.set_ylabel(values)
     axes.set_xlim(-0.15, places[-1] + 0.15)
+    # Names of lines with a similar end would overlap: they are moved, and a thin line leads to the end.
     low, high = axes.get_ylim()
     ends = {name: float(line[-1]) for name, line in shown.items() if np.isfinite(line[-1])}
     heights = _apart([(end - low) / (high - low) for end in ends.values()])

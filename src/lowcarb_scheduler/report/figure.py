@@ -78,6 +78,7 @@ class Picture:
     def figure(self) -> Figure:
         """Draw the chart as it is saved to a file, with heading and caption."""
         figure = self.draw(style.WIDTH_IN)
+        # The chart keeps its height; heading and caption get their own.
         figure.set_figheight(figure.get_figheight() + _TEXTS_IN)
         if (layout := figure.get_layout_engine()) is not None:
             layout.set(**_EDGE)
@@ -104,6 +105,7 @@ class Picture:
 
     def _element(self, variant: str, width_in: float) -> str:
         buffer = io.BytesIO()
+        # Text stays text, which can be searched and read aloud, in the font of the page.
         # The salt keeps ids apart: one element must not refer to parts of another that is hidden.
         with style.reproducible(salt=f"{self.name} {variant}", text="none"):
             figure = self.draw(width_in)
@@ -117,19 +119,16 @@ def element(svg: str, variant: str, label: str) -> str:
     view = re.search(r'viewBox="[^"]*"', svg[start:])
     assert view is not None  # matplotlib writes one
     body = svg[svg.index("<g ", start) :].rstrip()  # without its style, which would apply to the whole page
+    # matplotlib numbers all groups alike: ids without a reference would clash with those of other charts.
     used = set(re.findall(r"#([\w.]+)", body))
 
     def adapt(tag: re.Match[str]) -> str:
         named = _NAME.sub(lambda name: name[0] if name[1] in used else "", tag[0])
-        return _COLOUR.sub(lambda colour: f"{colour[1]}: {_colour(colour[2])}", named)
+        return _COLOUR.sub(lambda c: f"{c[1]}: var(--{_ROLES[c[2]]})" if c[2] in _ROLES else c[0], named)
 
     body = _TAG.sub(adapt, body)
     opening = f'<svg class="{variant}" {view[0]} role="img" aria-label="{escape(label)}" '
     return f'{opening}xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">{body}'
-
-
-def _colour(colour: str) -> str:
-    return f"var(--{_ROLES[colour]})" if colour in _ROLES else colour
 
 
 def save(figure: Figure, file: Path | BinaryIO, kind: str | None = None) -> None:
@@ -141,6 +140,7 @@ def save(figure: Figure, file: Path | BinaryIO, kind: str | None = None) -> None
         If the file cannot be written.
     """
     kind = kind or str(file).rpartition(".")[2].lower()
+    # A date in the metadata would make equal figures differ.
     undated: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
     with style.reproducible():
         try:

@@ -32,7 +32,7 @@ from lowcarb_scheduler.report.rounds import picture_of_run
 from lowcarb_scheduler.report.tables import incidents_of, table_of_incidents, tables_of, write_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -159,9 +159,10 @@ def _numbers(accounts: Accounts) -> list[Number]:
 def facts_of(accounts: Accounts, finish_by: datetime | None) -> list[tuple[str, str]]:
     """Return origin and definition of a run's numbers, as name and text."""
     run, started = accounts.run, accounts.run.started
+    basis = formatting.basis(run.energy_by_basis)
     return [
         ("Intensity", formatting.labels(accounts.provenance)),
-        ("Energy", f"{formatting.energy(run.energy_kwh)} of training; {_basis(run.energy_by_basis)}"),
+        ("Energy", f"{formatting.energy(run.energy_kwh)} of training; basis: {basis}"),
         ("Emissions", "energy of training times intensity, in CO2 equivalents; nothing else is included"),
         ("Run-now", "baseline: as many rounds, start immediately and back-to-back, random clients"),
         ("Hindsight", "best plan with a perfect forecast"),
@@ -175,14 +176,6 @@ def facts_of(accounts: Accounts, finish_by: datetime | None) -> list[tuple[str, 
         ("Clock", "virtual: waiting times were skipped" if started.clock == "virtual" else "system"),
         ("Software", f"lowcarb-scheduler {started.version}, flwr {started.flwr_version}"),
     ]
-
-
-def _basis(kwh: Mapping[str, float]) -> str:
-    if not kwh:
-        return "no turn is completed yet"
-    if len(kwh) == 1:
-        return f"{next(iter(kwh))} for every turn"
-    return ", ".join(f"{formatting.energy(part)} {name}" for name, part in sorted(kwh.items()))
 
 
 def _sci(sci: Sci) -> str:
@@ -217,6 +210,7 @@ def write_page(page: Page, run_dir: Path) -> Path:
     unfinished = path.with_suffix(".html.new")
     try:
         folder.mkdir(exist_ok=True)
+        # Renamed when complete: a browser that reloads never finds half a page.
         unfinished.write_text(render(page), encoding="utf-8")
         unfinished.replace(path)
     except OSError as error:
@@ -236,6 +230,7 @@ def render(page: Page) -> str:
     except ImportError:
         raise MissingExtraError("jinja2", "report") from None
 
+    # Escaping makes markup harmless; control characters and the length are limited here.
     def finalize(value: object) -> object:
         return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 

@@ -106,9 +106,11 @@ def shown_forecast(
         codes = expectation.origin
     is_map = len(known.locations) > MOST_PANELS
     names = tuple(style.cleanest_first(known)[: style.MOST_ROWS] if is_map else known.locations)
+    # The raw forecast is of interest only beside a correction, and only lines can show both.
     compared = not is_map and bool((codes == ORIGINS.index("corrected")).any())
     raw = forecast.intensity.align(names) if compared else None
     start = known.start if raw is None else min(known.start, raw.start)
+    # Hours long over would push the future, which decisions are about, to the side.
     if now is not None:
         start = max(start, min(now, known.end) - _PAST)
     found = {name: window for name, window in (windows or {}).items() if window is not None}
@@ -192,6 +194,7 @@ def _paint_panels(shown: ShownForecast, figure: Figure) -> None:
     """Draw a panel per location."""
     table = shown.intensity
     panels = figure.subplots(len(table.locations), 1, sharex=True, sharey=True, squeeze=False).ravel()
+    # One scale for all panels: locations are compared with each other.
     tables = (table.slice(shown.start, shown.end), shown.raw)
     values = [part.values for part in tables if part is not None]
     low = min(0.0, *(float(np.nanmin(part, initial=0.0)) for part in values))
@@ -225,6 +228,7 @@ def _mark_window(axes: Axes, window: Window | None) -> None:
         return
     axes.axvspan(style.day(window.start), style.day(window.end), color=_SHADE, linewidth=0, zorder=0)
     text = f"{formatting.span(window.start, window.end)}: {formatting.significant(window.g_per_kwh)} g/kWh"
+    # The saving is None where the intensity now is not known, and 0 where no later window is cleaner.
     if window.saving:
         text += f", {formatting.percent(window.saving)} less than now"
     elif window.saving is not None:

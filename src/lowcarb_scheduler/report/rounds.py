@@ -89,6 +89,7 @@ def gantt_of_plan(
     plan: Plan, intensity: IntensityTable, now: datetime | None = None, finish_by: datetime | None = None
 ) -> Gantt:
     """Return the rounds of a plan over the intensity that it was made on."""
+    # Seats are counted by arrays: a plan may have a million clients, each an object if asked for.
     names = plan.fleet.locations
     at = plan.fleet.location_index[plan.seats]
     rounds = []
@@ -134,6 +135,7 @@ def arrange(
     seats: Counter[str] = Counter()
     for bar in bars:
         seats.update(bar.clients)
+    # Locations with most clients get a row if there are too many; ties are broken by name.
     rows = sorted(sorted(names, key=lambda name: (-seats[name], name))[: style.MOST_ROWS])
     table = intensity.slice(start, end) if intensity is not None else None
     if table is not None:
@@ -212,6 +214,7 @@ def _paint(gantt: Gantt, figure: Figure) -> None:
     axes.set_ylim(len(gantt.locations) - 0.5, -1.3)  # room for the bars on top
     points_a_day = _PLOT_SHARE * figure.get_figwidth() * 72 / (style.day(gantt.end) - style.day(gantt.start))
     rows = {name: row for row, name in enumerate(gantt.locations)}
+    # An outline is higher than any box, so that it is seen around the box of a round that ran as planned.
     planned = [(bar, row, 0.92) for bar, row, _ in _seats(gantt.outlines, rows)]
     _add_boxes(
         axes, planned, facecolor="none", edgecolor=style.PLANNED, linewidth=0.6 if narrow else 1.1,
@@ -222,6 +225,7 @@ def _paint(gantt: Gantt, figure: Figure) -> None:
     _add_boxes(axes, boxes, facecolor=style.BOX, edgecolor=style.ON_HEAT, linewidth=0.3 if narrow else 0.7)
     for bar, row, count in bars:
         opens, closes = style.day(bar.opens_at), style.day(bar.closes_at)
+        # A number that is wider than its box is left out.
         if (closes - opens) * points_a_day > _CHARACTER_PT * len(str(count)) + 0.4:
             axes.text((opens + closes) / 2, row, str(count), color=style.ON_HEAT, **_SMALL)
     _number_rounds(axes, gantt.rounds, points_a_day)

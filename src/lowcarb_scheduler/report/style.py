@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import IntensityTable
 
 UNIT: Final = "gCO2eq/kWh"
+# Each colour is a role: in the page it becomes a variable of the style sheet, which has values for dark mode.
 INK, NO_VALUE, DEADLINE, PLANNED, LINE = "#1b1b1b", "#dedede", "#c2185b", "#e06c00", "#0b4f8a"
 SOFT, FAINT = "#5c655e", "#9aa39c"  # secondary marks, and references that results are compared with
 ON_HEAT, BOX = "#1c1c1c", "#ffffff"  # on a heat map, which looks the same in light and dark mode
@@ -41,6 +42,7 @@ MOST_ROWS: Final = 40  # locations that can still be told apart on a heat map
 _LONGEST_NAME: Final = 24  # characters
 _WIDE_TICKS, _NARROW_TICKS = 14, 4  # most labels of a time axis
 _DAY: Final = timedelta(days=1)
+# Steps of a time axis: parts of a day, then numbers of days.
 _TICKS: Final = (
     *(timedelta(minutes=m) for m in (1, 5, 15, 30, 60, 120, 180, 360, 720)),
     *(timedelta(days=d) for d in (1, 2, 5, 10, 20, 50, 100, 200, 500)),
@@ -116,6 +118,7 @@ def time_axis(axes: Axes, start: datetime, end: datetime, margin: float = 0.005)
     )
     first = -(-to_us(start) // (step // MICROSECOND))
     last = to_us(end) // (step // MICROSECOND)
+    # The first label has a date, so that the day is known even where no midnight is shown.
     times = [EPOCH + k * step for k in range(first, last + 1)]
     names = []
     for k, when in enumerate(times):
@@ -156,9 +159,11 @@ def heat_map(
     axes.add_patch(Rectangle((left, -0.5), right - left, count, facecolor=NO_VALUE))
     if table is not None:
         values = np.ma.masked_invalid(table.values.T)
+        # Zero is on the scale: otherwise a small range would look as dramatic as a large one.
         low = min(0.0, float(values.min())) if values.count() else 0.0
         high = max(float(values.max()), low + 1.0) if values.count() else 1.0
         edges, rows = table.edges_us / DAY_US, np.arange(count + 1) - 0.5
+        # Rasterized: as vectors, the cells of weeks at many locations would make a page of megabytes.
         mesh = axes.pcolormesh(edges, rows, values, cmap=_COLOURS, vmin=low, vmax=high, rasterized=True)
         place: dict[str, Any] = {"pad": 0.01, "fraction": 0.03, "aspect": 30}
         if is_narrow(axes):
@@ -175,6 +180,7 @@ def heat_map(
 
 def cleanest_first(table: IntensityTable) -> list[str]:
     """Return the locations by their mean intensity over time, those without a value last."""
+    # Steps differ in length, so the mean is weighted by duration; gaps have no weight.
     hours = np.where(np.isnan(table.values), 0.0, np.diff(table.edges_us)[:, None])
     known = hours.sum(axis=0)
     sums = (np.nan_to_num(table.values) * hours).sum(axis=0)
@@ -192,6 +198,7 @@ def short_name(text: str, longest: int = _LONGEST_NAME) -> str:
 
 def plain(text: str) -> str:
     """Return text that matplotlib does not read as a formula."""
+    # Text between two dollar signs is a formula, and an invalid formula is an error.
     return text.replace("$", r"\$")
 
 

@@ -61,6 +61,7 @@ def tables_of(accounts: Accounts) -> dict[str, pd.DataFrame]:
 def _frame(name: str, rows: Sequence[Row], provenance: Provenance) -> pd.DataFrame:
     import pandas as pd
 
+    # Labels stand in every row, so that a table that is copied elsewhere keeps them.
     labels: dict[str, Any] = provenance.to_dict()
     return pd.DataFrame(rows, columns=_COLUMNS[name]).assign(**labels)
 
@@ -183,6 +184,7 @@ def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]
         path = folder / f"{name}.csv"
         unfinished = path.with_suffix(".csv.new")
         try:
+            # Renamed when complete: no reader finds half a table.
             table.map(_cell).to_csv(unfinished, index=False, lineterminator="\n")
             unfinished.replace(path)
         except OSError as error:
