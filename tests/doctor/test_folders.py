@@ -12,6 +12,7 @@ from lowcarb_scheduler.doctor.checks import LEAST_FREE_BYTES, check_archive, che
 from lowcarb_scheduler.forecasts.archive.database import Archive, Feed
 from lowcarb_scheduler.intensity import IntensityTable
 from lowcarb_scheduler.settings import Settings
+from support.report_ledger import run_events, write_ledger
 
 
 def settings(**keywords) -> Settings:
@@ -35,15 +36,16 @@ def test_a_run_dir_that_cannot_be_written_is_a_fault():
     assert "LOWCARB_RUN_DIR" in check.fix
 
 
-@pytest.mark.parametrize(
-    ("events", "state"),
-    [(["run_started", "run_finished"], "fault"), (["run_started"], "warning"), ([], "fault")],
-)
-def test_a_run_dir_with_a_ledger_is_a_fault_unless_the_run_may_go_on(events, state):
-    Path("run").mkdir()
-    lines = [f'{{"v": 1, "at": "2026-03-02T00:00:00Z", "event": "{event}"}}\n' for event in events]
-    Path("run/ledger.jsonl").write_text("".join(lines) or "no ledger\n", encoding="utf-8")
+@pytest.mark.parametrize(("finished", "state"), [(True, "fault"), (False, "warning")])
+def test_a_run_dir_with_a_ledger_is_a_fault_unless_the_run_may_go_on(finished, state):
+    write_ledger(Path("run"), run_events(finished=finished))
     assert check_run_dir(settings(run_dir="run")).state == state
+
+
+def test_a_run_dir_with_an_unreadable_ledger_is_a_fault():
+    Path("run").mkdir()
+    Path("run/ledger.jsonl").write_text("no ledger\n", encoding="utf-8")
+    assert check_run_dir(settings(run_dir="run")).state == "fault"
 
 
 def test_a_disk_that_is_nearly_full_is_a_warning(monkeypatch):
