@@ -20,7 +20,7 @@ from lowcarb_scheduler.ledger import FILE_NAME
 from lowcarb_scheduler.report.html import write_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SIZE = "960,1460"  # CSS pixels: headline, rounds, waterfall
+SIZE = "960,1500"  # CSS pixels: headline, rounds, waterfall
 
 
 def shoot(page: Path, out: Path) -> None:

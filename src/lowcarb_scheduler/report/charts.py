@@ -427,6 +427,7 @@ def plot_backtest(found: Comparison, labels: str) -> Figure:
         "bound: no plan can save more",
         f"error bars: one standard error of {SCHEDULER}",
     )
+    # The chart is only saved to files, which are wide: two panels fit side by side.
     title = f"Backtest: {scenario.name}, {found.seeds} starts per deadline"
     return Picture("backtest", title, labels, legend, 4.2, partial(_paint_methods, lines_of(found))).figure()
 

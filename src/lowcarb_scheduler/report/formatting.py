@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.planning.job import Job
 
 UNKNOWN: Final = "unknown"
+# A unit applies from 0.9995 of it on: 999.6 g rounds to 1.00 kg, not to 1,000 g.
 _MASSES: Final = ((1e6, "t"), (1e3, "kg"), (1.0, "g"))
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _SIGNALS: Final = {

@@ -70,15 +70,12 @@ class Page:
         Problems during the run, in order.
     finish_by : datetime or None
         Deadline.
-    most_clients : int
-        Largest fleet whose clients are listed in the page; a CSV file has those of a larger one.
     """
 
     accounts: Accounts
     pictures: Sequence[Picture]
     incidents: Sequence[Incident]
     finish_by: datetime | None
-    most_clients: int = MOST_CLIENTS
 
     @property
     def shown_incidents(self) -> list[Incident]:
@@ -242,7 +239,7 @@ def render(page: Page) -> str:
     template = resources.files("lowcarb_scheduler.report").joinpath("report.html").read_text("utf-8")
     accounts = page.accounts
     return environment.from_string(template).render(
-        page=page, accounts=accounts, run=accounts.run, numbers=_numbers(accounts),
+        page=page, accounts=accounts, run=accounts.run, most_clients=MOST_CLIENTS, numbers=_numbers(accounts),
         facts=facts_of(accounts, page.finish_by), labels=formatting.labels(accounts.provenance),
     )  # fmt: skip
 

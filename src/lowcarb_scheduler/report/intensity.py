@@ -59,8 +59,6 @@ class ShownForecast:
         The forecast as the source published it, where correction has changed it.
     windows : mapping of str to Window
         Cleanest window of each location that has one.
-    duration : timedelta or None
-        Length of the windows.
     now : datetime or None
         Present.
     start, end : datetime
@@ -73,7 +71,6 @@ class ShownForecast:
     origin: NDArray[np.str_]
     raw: IntensityTable | None
     windows: Mapping[str, Window]
-    duration: timedelta | None
     now: datetime | None
     start: datetime
     end: datetime
@@ -81,7 +78,7 @@ class ShownForecast:
 
     @property
     def is_map(self) -> bool:
-        """Whether a panel per location would be too small."""
+        """There are too many locations for a panel each."""
         return len(self.intensity.locations) > MOST_PANELS
 
     def origins(self) -> list[str]:
@@ -119,7 +116,6 @@ def shown_forecast(
         origin=np.array(ORIGINS)[codes[:, known.columns(names)]],
         raw=raw,
         windows={name: found[name] for name in names if name in found},
-        duration=next((window.end - window.start for window in found.values()), None),
         now=now,
         start=start,
         end=known.end if until is None else max(start + _SHORTEST, min(until, known.end)),
@@ -180,9 +176,10 @@ def _legend(shown: ShownForecast) -> list[str]:
         parts += [_MEANING[name] for name in origins]
         if shown.raw is not None:
             parts.append("grey: as published by the source")
-    if shown.duration is not None and shown.windows:
+    if shown.windows:
+        window, *_ = shown.windows.values()  # all are equally long
         mark = "orange box" if shown.is_map else "shaded"
-        parts.append(f"{mark}: cleanest {format_duration(shown.duration)} from now")
+        parts.append(f"{mark}: cleanest {format_duration(window.end - window.start)} from now")
     if shown.now is not None:
         parts.append(f"red line: now, {formatting.instant(shown.now.replace(second=0))}")
     if shown.hidden:

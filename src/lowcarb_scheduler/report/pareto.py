@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.planning.pareto import Frontier
 
 _ROOM_FOR_CHOICE: Final = 0.15  # fraction of the height that the arrow of the choice of clients needs
-_NO_GAP: Final = 1e-4
+_NO_GAP: Final = 1e-4  # a smaller gap cannot be seen in the chart
 _MARKS: Final[Mapping[str, dict[str, Any]]] = {
     "run-now": {"marker": "s", "color": style.INK},
     "planned": {"marker": "D", "markeredgecolor": style.PLANNED, "mfc": "none", "markeredgewidth": 2},

@@ -82,7 +82,7 @@ def _numbers(accounts: Accounts) -> list[Row]:
 
 def _waterfall(accounts: Accounts) -> list[Row]:
     rows: list[Row] = []
-    level_g = 0.0
+    level_g = 0.0  # running total, so that a reader of the file need not add up the changes
     for step in accounts.waterfall:
         is_level = step.kind == "level"
         level_g = step.change_g if is_level else level_g + step.change_g
