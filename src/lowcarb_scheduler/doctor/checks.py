@@ -189,10 +189,9 @@ def check_packages() -> Iterator[Check]:
         except metadata.PackageNotFoundError:
             yield Check(required.package, "fault", "not installed", fix)
             continue
-        # flwr has its own line: its version is the first question about a run.
         if _numbers(version) < _numbers(required.lowest):
             yield Check(required.package, "fault", f"{version} is older than {required.lowest}", fix)
-        elif required.package == "flwr":
+        elif required.package == "flwr":  # a line of its own: the first question about a run
             yield Check("flwr", "ok", f"{version} (required: {required.lowest} or newer)")
         else:
             good.append(f"{required.package} {version}")
