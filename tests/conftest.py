@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and settings that all tests share."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import time
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import settings
 
 os.environ["TZ"] = "UTC"  # what a command prints must not depend on where the tests run
 time.tzset()
+# Speed is for benchmarks: on a busy machine a correct example may take longer than any limit.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ def tables(draw):
     return IntensityTable(edges, ("A", "B"), np.array(grid))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(tables(), st.integers(-20, 800), st.integers(0, 300))
 def test_integral_is_the_sum_over_minutes_and_nan_where_a_minute_is_unknown(table, start, length):
     got = table.integrate(start * MINUTE_US, (start + length) * MINUTE_US)
@@ -43,7 +43,7 @@ def test_integral_is_the_sum_over_minutes_and_nan_where_a_minute_is_unknown(tabl
         assert got[column] == pytest.approx(total, abs=1e-6, nan_ok=True)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(tables(), st.integers(0, 700), st.integers(1, 200), st.integers(1, 200))
 def test_integrals_add_up(table, start, first, second):
     a, b, c = (m * MINUTE_US for m in (start, start + first, start + first + second))
@@ -103,7 +103,7 @@ def test_slice_cuts_steps_and_is_none_outside(midnight):
     assert table.slice(midnight - timedelta(hours=2), midnight) is None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(tables(), tables())
 def test_fill_keeps_what_is_known_and_takes_the_rest(one, other):
     filled = one.fill(other)
@@ -151,7 +151,7 @@ def test_refuses_bad_frames_and_names_the_field(frame, field):
     assert caught.value.field == field
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(tables())
 def test_a_record_in_a_ledger_loses_nothing(table):
     back = IntensityTable.from_record(json.loads(to_json(table.to_record())))

@@ -28,7 +28,7 @@ def changed_from(actual: IntensityTable, when_us: int, value: float) -> Intensit
     return actual.relaid(actual.edges_us, actual.locations, values)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     kind=st.sampled_from(sorted(NAIVE)), hour=st.integers(0, 20 * 24), late=st.integers(0, 30),
     value=st.sampled_from([0.0, 1e4, float("nan")]),

@@ -133,7 +133,7 @@ def test_a_planner_that_breaks_the_rules_is_refused(history, case):
         follow(case, history, unfair, every=None)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_cheapest_windows_equal_brute_force(data):
     hours = data.draw(st.integers(1, 9))

@@ -77,7 +77,7 @@ def test_a_client_that_owes_every_round_is_chosen_and_one_that_owes_none_is_not(
     assert choose(case, values, [1, 3, 2, 3, 2, 3], [3, 3, 3, 3, 3, 3], 2) in ([0, 2], [0, 4])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**31),
     rounds=st.integers(1, 12),

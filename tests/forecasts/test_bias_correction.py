@@ -274,7 +274,7 @@ def _refined(table, after):
     return table.relaid(edges, table.locations, table.sampled(edges))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.floats(-500, 500), st.integers(0, 59), st.integers(0, 23))
 def test_what_happens_after_now_changes_nothing(seed, change, minute, age):
     now = pd.Timestamp("2026-03-02T12:00Z").to_pydatetime() + timedelta(minutes=minute)
@@ -287,7 +287,7 @@ def test_what_happens_after_now_changes_nothing(seed, change, minute, age):
     np.testing.assert_array_equal(tables[0].values, tables[1].values)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_whatever_is_known_the_result_is_bounded_and_keeps_what_is_known(data):
     now = pd.Timestamp("2026-03-02T12:00Z").to_pydatetime()

@@ -13,7 +13,7 @@ from lowcarb_scheduler import Fleet, Job
 from lowcarb_scheduler.planning.fairness import decide_turns, fill_evenly, location_cap
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(derandomize=True, max_examples=300)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=30), st.integers(1, 9), st.data())
 def test_water_filling_gives_turns_to_clients_with_fewest(done, rounds, data):
     n = data.draw(st.integers(1, len(done)))
@@ -45,7 +45,7 @@ def test_turns_owed_stay_owed_while_a_job_goes_on():
     assert (done + rest).tolist() == first.tolist()
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(derandomize=True, max_examples=300)
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 6)), min_size=2, max_size=25), st.data())
 def test_in_a_run_equal_turns_give_way_to_a_cap_on_locations_and_no_further(clients, data):
     places, done = np.array([place for place, _ in clients]), np.array([turns for _, turns in clients])

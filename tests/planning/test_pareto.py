@@ -26,7 +26,7 @@ def front(*points, run_now_g=100.0):
     )
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(derandomize=True, max_examples=40)
 @given(st.integers(0, 10**6))
 def test_every_point_is_a_plan_and_later_points_are_cleaner(seed):
     job, table = random_job(np.random.default_rng(seed))

@@ -109,7 +109,7 @@ def test_twenty_clients_six_rounds_and_48_slots_are_planned_to_optimality(seed):
     assert excess is None or excess <= 1e-7
 
 
-@settings(derandomize=True, deadline=None, max_examples=2000)
+@settings(derandomize=True, max_examples=2000)
 @given(st.integers(10**6, 10**9))
 def test_no_rule_is_broken(seed):
     judge(
@@ -136,7 +136,7 @@ def test_thousands_of_small_jobs_are_planned_to_optimality():
 # -- Invariants: order of rows, time and patience -----------------------------------------------------------
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(st.integers(0, 10**6))
 def test_the_order_of_clients_and_of_locations_changes_nothing(seed):
     rng = np.random.default_rng(seed)
@@ -164,7 +164,7 @@ def test_the_order_of_clients_and_of_locations_changes_nothing(seed):
         assert same(first, plan(job_, table_))
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(derandomize=True, max_examples=40)
 @given(st.integers(0, 10**6))
 def test_more_time_and_more_patience_never_plan_more_emissions(seed):
     job_, table_ = random_job(np.random.default_rng(seed))
@@ -184,7 +184,7 @@ def test_more_time_and_more_patience_never_plan_more_emissions(seed):
     assert after <= before + 1e-7 * max(abs(before), 1)
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(derandomize=True, max_examples=40)
 @given(st.integers(0, 10**6))
 def test_stagger_is_never_worse_than_without(seed):
     job_, table_ = random_job(np.random.default_rng(seed), stagger=False)

@@ -79,7 +79,7 @@ def same(one, other):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tables(), st.integers(0, 10**9))
 def test_a_forecast_is_read_as_it_was_put(tmp_path_factory, made, ago_us):
     archive = Archive(tmp_path_factory.mktemp("kept"), clock=VirtualClock(NOW))
@@ -97,7 +97,7 @@ def test_a_forecast_is_read_as_it_was_put(tmp_path_factory, made, ago_us):
         )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(tables(), min_size=1, max_size=5))
 def test_new_actuals_replace_stored_ones(tmp_path_factory, told):
     archive = Archive(tmp_path_factory.mktemp("kept"), clock=VirtualClock(NOW))
@@ -156,7 +156,7 @@ def test_feeds_are_never_mixed(archive):
 # -- which issue -------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(-50, 50), min_size=1, max_size=20, unique=True), st.integers(-50, 50))
 def test_no_issue_later_than_now_is_ever_seen(tmp_path_factory, hours, now_hour):
     archive = Archive(tmp_path_factory.mktemp("kept"), clock=VirtualClock(NOW))

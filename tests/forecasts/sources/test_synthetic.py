@@ -71,7 +71,7 @@ def test_regions_are_on_the_grid_of_their_zone():
     assert len(ZONES) == 24
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     days=st.integers(-5000, 25000),
     minutes=st.integers(1, 3000),
@@ -88,7 +88,7 @@ def test_an_hour_is_the_same_whatever_it_is_asked_with(days, minutes, zone):
     assert (table.values < 3000).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(late=st.integers(0, 3599))
 def test_a_forecast_does_not_change_within_its_hour(late):
     hour = NOW.replace(minute=0)

@@ -214,7 +214,7 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
         read_points(tmp_path / "any.parquet")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(st.sampled_from("AB"), st.integers(0, 3), st.integers(0, 9), st.none() | st.floats(0, 9)),
