@@ -98,9 +98,9 @@ class Session:
         self, settings: Settings, places: Mapping[str, Place], source: ForecastSource | None, clock: Clock,
         ledger: Ledger, rounds: int, progress: Progress | None, registering: timedelta,
     ) -> None:  # fmt: skip
-        self._settings, self._clock, self._ledger, self._rounds = settings, clock, ledger, rounds
+        self._settings, self._clock, self._ledger = settings, clock, ledger
         self._virtual, self._has_source = isinstance(clock, VirtualClock), source is not None
-        self._started = progress.started_at if progress else clock.now()
+        started = progress.started_at if progress else clock.now()
         self.progress = progress
         self._log = messages.RunLog(ledger)
         self._warn_of_node = partial(self._log.warn, "node", consequence="its turns still count")
@@ -111,7 +111,7 @@ class Session:
         self._node_wait = NodeWait(clock, registering, self._log)
         self._feed = IntensityFeed(source, ledger, self._log)
         self._timing = RunTiming(
-            self._started, rounds, settings.round_duration, settings.finish_by, settings.patience,
+            started, rounds, settings.round_duration, settings.finish_by, settings.patience,
             settings.deadline_confidence, as_planned=self._virtual,
         )  # fmt: skip
         rules = JobRules.from_settings(
@@ -120,11 +120,11 @@ class Session:
         )  # fmt: skip
         stops_late = settings.on_late == "stop"
         self._replanner = Replanner(rules, self._timing, ledger, self._log, stops_late)
-        self._recorder = RunRecorder(ledger, self._log, self._started)
+        self._recorder = RunRecorder(ledger, self._log, started)
         self._dropouts = Dropouts()
         self._alive: dict[int, Profile] = {}
         self._found: dict[int, Profile] = {}  # nodes that evaluate after a restart
-        self._evaluation_began = self._started
+        self._evaluation_began = started
         self._last: LastRound | None = None
         self._ready: tuple[int, datetime] | None = None  # a round, and since when it could have opened
         self._first_round = 1  # since the last start
@@ -159,8 +159,8 @@ class Session:
         settings, schedule = self._settings, self._timing.schedule
         self._ledger.append(
             RunStarted(
-                **about, version=__version__, settings=settings.shown(), started_at=self._started,
-                rounds=self._rounds, clients_per_round=settings.clients_per_round,
+                **about, version=__version__, settings=settings.shown(), started_at=self._timing.started,
+                rounds=self._timing.rounds, clients_per_round=settings.clients_per_round,
                 round_duration=settings.round_duration,
                 finish_by=schedule.finish_by if schedule else None,
                 target_finish=schedule.target_finish if schedule else None,
@@ -209,7 +209,7 @@ class Session:
         )  # fmt: skip
         done = f"round {number} is {stage.name.lower()}" if number > 0 else "no round has trained"
         cut = f"; {self._ledger.cut} bytes of a torn line were cut" if self._ledger.cut else ""
-        self._log.info(f"going on with the run of {messages.instant(self._started)}: {done}{cut}")
+        self._log.info(f"going on with the run of {messages.instant(self._timing.started)}: {done}{cut}")
         if (current := self._recorder.current) is not None:
             self._close(max(resumption.at, current.opened_at), current.opened_at)
 
@@ -296,7 +296,7 @@ class Session:
         max_hold = self._settings.max_hold
         opens_by = None if max_hold is None else ready_at + max_hold
         return Hold(
-            number, self._rounds, self._timing.round_duration, opens_by, self._log,
+            number, self._timing.rounds, self._timing.round_duration, opens_by, self._log,
             is_over=number == self._reopens, is_quiet=self._virtual,
         )  # fmt: skip
 
@@ -368,7 +368,7 @@ class Session:
     def _time_left(self) -> timedelta | None:
         """Return the time that a request may take without a round opening late; None if any."""
         number = self._recorder.opened + 1
-        if self._virtual or number > self._rounds:
+        if self._virtual or number > self._timing.rounds:
             return None  # a request takes no virtual time, and after the last round nothing can be late
         return self._replanner.time_left(number, self._clock.now())
 
@@ -478,7 +478,7 @@ class Session:
     def _close(self, closed_at: datetime, opened_at: datetime) -> None:
         length = self._timing.round_closed(closed_at - opened_at)
         closed_at = max(closed_at, opened_at)  # a clock may be set back
-        self._feed.learn_actual(self._started, closed_at, self._time_left())
+        self._feed.learn_actual(self._timing.started, closed_at, self._time_left())
         self._recorder.close(closed_at, length, self._feed.actual)
 
     def finish(self, status: str) -> None:
@@ -490,7 +490,9 @@ class Session:
         self.close_round()
         try:
             if not self._recorder.is_settled:
-                self._feed.learn_actual(self._started, self._clock.now(), self._time_left(), last_chance=True)
+                self._feed.learn_actual(
+                    self._timing.started, self._clock.now(), self._time_left(), last_chance=True
+                )
             summary = self._recorder.finish(status, self._timing.finish_by, self._feed.actual)
         finally:
             self._ledger.close()

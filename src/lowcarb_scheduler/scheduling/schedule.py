@@ -248,7 +248,7 @@ class RunTiming:
         self, started: datetime, rounds: int, round_duration: timedelta | None,
         finish_by: datetime | timedelta | None, patience: float, confidence: float, as_planned: bool = False,
     ) -> None:  # fmt: skip
-        self._started, self._rounds, self._finish_by = started, rounds, finish_by
+        self.started, self.rounds, self._finish_by = started, rounds, finish_by
         self._patience, self._confidence, self._as_planned = patience, confidence, as_planned
         self.schedule = self._settle(round_duration) if round_duration else None
         self.durations = Durations(round_duration)
@@ -270,7 +270,7 @@ class RunTiming:
 
     def rounds_left(self, number: int) -> int:
         """Return the number of rounds that remain before a round opens."""
-        return max(self._rounds - number + 1, 1)
+        return max(self.rounds - number + 1, 1)
 
     def latest_opening(self, number: int) -> datetime | None:
         """Return the end of the time in which a round may wait; None while a round's length is unknown."""
@@ -353,5 +353,5 @@ class RunTiming:
         """Fix deadline and target, once the length of a round is known."""
         spare_part = 0.0 if self._as_planned else SPARE_PART
         return Schedule.settle(
-            self._started, self._rounds, round_duration, self._finish_by, self._patience, spare_part
+            self.started, self.rounds, round_duration, self._finish_by, self._patience, spare_part
         )
