@@ -20,7 +20,7 @@ import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, format_time, to_utc
+from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, format_time
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.forecasts.base import period, sendable
 from lowcarb_scheduler.forecasts.http import parsing
@@ -42,11 +42,10 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.base import Forecast, Names, Timeout
     from lowcarb_scheduler.forecasts.http.parsing import Point
     from lowcarb_scheduler.forecasts.series import Issue
-    from lowcarb_scheduler.intensity import IntensityTable, Signal
+    from lowcarb_scheduler.intensity import Signal
     from lowcarb_scheduler.settings import Settings
 
 AVERAGED_HOURS: Final = 3  # requested one by one where nothing is recorded: enough to judge recent errors
-_SECOND: Final = timedelta(seconds=1)
 _HOUR: Final = timedelta(hours=1)
 _STEP: Final = timedelta(minutes=5)
 _STATES: Final = ("Healthy", "Degraded", "Unhealthy")
@@ -120,42 +119,33 @@ class CarbonAwareSdk(WebSource):
             raise InputError("carbon-aware-sdk-url", "is not set", fix)
         return cls(url, auth=settings.sdk_auth, signal=settings.sdk_signal, timeout=settings.timeout)
 
-    def forecast(self, locations: Names, now: datetime, *, timeout: Timeout = None) -> Forecast:
-        """Return the server's current forecast, its points unchanged.
+    def _forecast_request(self, name: str, now: datetime) -> Request:
+        return Request("emissions/forecasts/current", {"location": name})
 
-        Raises
-        ------
-        ForecastUnavailableError
-            If not one location has a forecast that is recent and reaches past ``now``.
+    def _parse_forecast(self, name: str, answer: Response, now: datetime) -> Issue:
+        return _read_forecast(name, answer, now)
+
+    def _past_request(self, name: str, begin: datetime, end: datetime) -> Request:
+        return _request("emissions/bylocations", name, time=begin, toTime=end)
+
+    def _parse_past(self, name: str, answer: Response) -> list[Point]:
+        if answer.status == 204:
+            return []
+        emissions = _objects(answer)
+        own = _about(name, emissions)
+        if not own and len({str(item.get("location")) for item in emissions}) == 1:
+            own = emissions  # the data provider's name of the location, if it is the only one
+        return _points(own, "time", "rating", _time_span_us)
+
+    def _recorded(
+        self, names: Names, first: datetime, last: datetime, timeout: Timeout
+    ) -> dict[tuple[str, int], list[Point] | FetchError]:
+        """Request recorded intensity, and averages of the last three full hours where there is none.
+
+        Each hour is one request, so not more of them.
         """
-        now = to_utc(now, "now")
-        names, missing = sendable(locations)
-        requests = {name: Request("emissions/forecasts/current", {"location": name}) for name in names}
-        answers = self._send_all(requests, lambda name, answer: _read_forecast(name, answer, now), timeout)
-        return parsing.forecast_of(answers, missing, self.provenance)
-
-    def actual(
-        self, locations: Names, start: datetime, end: datetime, *, timeout: Timeout = None
-    ) -> IntensityTable:
-        """Return the recorded intensity in [start, end).
-
-        Where the server has recorded nothing, the averages of the last three full hours are requested; each
-        hour is one request, so not more of them.
-
-        Raises
-        ------
-        ForecastUnavailableError
-            If not one location has a value in the period.
-        """
-        first, last = period(start, end)
         ends = self._clock.now() + self._limited(timeout).timeout
-        names, missing = sendable(locations)
-        requests = {
-            (name, part): _request("emissions/bylocations", name, time=begin, toTime=until)
-            for name in names
-            for part, (begin, until) in enumerate(parsing.parts(first, last, _SECOND))
-        }
-        answers = self._send_all(requests, lambda key, answer: _read_actual(key[0], answer), timeout)
+        answers = super()._recorded(names, first, last, timeout)
         # A failed request shows nothing about the records: no averages then, which would be a second try.
         empty = [
             name
@@ -179,8 +169,7 @@ class CarbonAwareSdk(WebSource):
             requests, lambda key, answer: _read_average(key[0], hours[key[1]], answer),
             ends - self._clock.now(),
         )  # fmt: skip
-        answers |= {key: each for key, each in averages.items() if not isinstance(each, FetchError)}
-        return parsing.actual_of(answers, missing, (first, last), self.provenance)
+        return answers | {key: each for key, each in averages.items() if not isinstance(each, FetchError)}
 
     def past_forecasts(
         self, locations: Names, start: datetime, end: datetime, every: timedelta, *, timeout: Timeout = None
@@ -200,7 +189,7 @@ class CarbonAwareSdk(WebSource):
         ends = self._clock.now() + self._limited(timeout).timeout
         names, missing = sendable(locations)
         times = reversed(parsing.moments(first, last, every, _STEP))
-        requests = {(name, when): _past_request(name, when) for when in times for name in names}
+        requests = {(name, when): _issue_request(name, when) for when in times for name in names}
 
         def read(key: tuple[str, datetime], answer: Response) -> Issue:
             issue = _read_forecast(key[0], answer, key[1])
@@ -262,7 +251,7 @@ def _request(path: str, location: str, **times: datetime) -> Request:
     return Request(path, {"location": location, **{key: format_time(each) for key, each in times.items()}})
 
 
-def _past_request(name: str, when: datetime) -> Request:
+def _issue_request(name: str, when: datetime) -> Request:
     """Return the request for the forecast that was current at a time."""
     body = [{"location": name, "requestedAt": format_time(when)}]
     # The server answers 500 where there was no forecast: a retry would not change that.
@@ -295,17 +284,6 @@ def _read_forecast(location: str, answer: Response, now: datetime) -> Issue:
         raise FetchError("its forecast has no forecastData")
     generated_at = parsing.time_of(own[0].get("generatedAt", ""), "generatedAt")
     return parsing.issue_of(generated_at, _points(data, "timestamp", "value", _minutes_us), now)
-
-
-def _read_actual(location: str, answer: Response) -> list[Point]:
-    """Return the recorded points about a location."""
-    if answer.status == 204:
-        return []
-    emissions = _objects(answer)
-    own = _about(location, emissions)
-    if not own and len({str(item.get("location")) for item in emissions}) == 1:
-        own = emissions  # the data provider's name of the location, if it is the only one
-    return _points(own, "time", "rating", _time_span_us)
 
 
 def _read_average(location: str, begin: datetime, answer: Response) -> list[Point]:

@@ -23,9 +23,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from lowcarb_scheduler.clock import MICROSECOND, format_time, to_utc
+from lowcarb_scheduler.clock import MICROSECOND, format_time
 from lowcarb_scheduler.errors import one_line
-from lowcarb_scheduler.forecasts.base import period, sendable
 from lowcarb_scheduler.forecasts.http import parsing
 from lowcarb_scheduler.forecasts.http.client import FetchError, Request
 from lowcarb_scheduler.forecasts.http.credentials import token as checked_token
@@ -39,12 +38,11 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.forecasts.base import Forecast, Names, Timeout
+    from lowcarb_scheduler.forecasts.base import Names, Timeout
     from lowcarb_scheduler.forecasts.http.client import Response
     from lowcarb_scheduler.forecasts.http.parsing import Point
     from lowcarb_scheduler.forecasts.series import Issue
     from lowcarb_scheduler.forecasts.sources.web import K, T
-    from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.settings import Settings
 
 URL: Final = "https://api.electricitymaps.com"
@@ -84,7 +82,7 @@ class ElectricityMaps(WebSource):
 
     name = "electricity-maps"
     signal = "average"
-    issued_every = _HOUR
+    issued_every = grid = _HOUR
     url_setting = "electricity_maps_url"
     default_url = URL
     secret_settings = ("electricity_maps_token",)
@@ -127,56 +125,43 @@ class ElectricityMaps(WebSource):
         """
         return self._send_one(Request("v4/zones"), _read_zones, timeout)
 
-    def forecast(self, locations: Names, now: datetime, *, timeout: Timeout = None) -> Forecast:
-        """Return the newest forecast, as far as the plan of the token reaches.
+    def _forecast_request(self, name: str, now: datetime) -> Request:
+        horizon = {} if name in self._shorter else {"horizonHours": str(LONGEST_HOURS)}
+        return _request("forecast", name, **horizon)
 
-        Raises
-        ------
-        ForecastUnavailableError
-            If not one location has a forecast that is recent and reaches past ``now``.
-        """
-        now = to_utc(now, "now")
+    def _parse_forecast(self, name: str, answer: Response, now: datetime) -> Issue:
+        document, points = _points(name, answer, "forecast")
+        updated_at = document.get("updatedAt")
+        if updated_at is None:  # the service's own client calls it optional
+            return parsing.issue_of(parsing.floored(now, _HOUR), points, now)
+        return parsing.issue_of(parsing.time_of(updated_at, "updatedAt"), points, now)
+
+    def _past_request(self, name: str, begin: datetime, end: datetime) -> Request:
+        return _request("past-range", name, start=format_time(begin), end=format_time(end))
+
+    def _parse_past(self, name: str, answer: Response) -> list[Point]:
+        return _points(name, answer, "data")[1]
+
+    def _issues(self, names: Names, now: datetime, timeout: Timeout) -> dict[str, Issue | FetchError]:
+        """Request the longest forecasts, and where they are refused those that the plan allows."""
         ends = self._clock.now() + self._limited(timeout).timeout
-        names, missing = sendable(locations)
-
-        def read(name: str, answer: Response) -> Issue:
-            return _read_forecast(name, answer, now)
-
-        requests = {name: _forecast_request(name, name not in self._shorter) for name in names}
-        answers = self._send_all(requests, read, timeout)
+        answers = super()._issues(names, now, timeout)
         refused = {
             name: answer.status
             for name, answer in answers.items()
             if isinstance(answer, FetchError) and answer.status in _HORIZON_REFUSALS
             if name not in self._shorter
         }
-        requests = {name: _forecast_request(name, longest=False) for name in refused}
-        again = self._send_all(requests, read, ends - self._clock.now())
+        again = self._send_all(
+            {name: _request("forecast", name) for name in refused},
+            lambda name, answer: self._parse_forecast(name, answer, now),
+            ends - self._clock.now(),
+        )
         # 401 may be too many requests, which pass: nothing is learnt from it.
         self._shorter |= {
             name for name in again if not isinstance(again[name], FetchError) and refused[name] != 401
         }
-        return parsing.forecast_of({**answers, **again}, missing, self.provenance)
-
-    def actual(
-        self, locations: Names, start: datetime, end: datetime, *, timeout: Timeout = None
-    ) -> IntensityTable:
-        """Return the recorded intensity in [start, end), the service's own estimates included.
-
-        Raises
-        ------
-        ForecastUnavailableError
-            If not one location has a value in the period.
-        """
-        first, last = period(start, end)
-        names, missing = sendable(locations)
-        requests = {
-            (name, part): _request("past-range", name, start=format_time(begin), end=format_time(until))
-            for name in names
-            for part, (begin, until) in enumerate(parsing.parts(first, last, _HOUR))
-        }
-        answers = self._send_all(requests, lambda key, answer: _points(key[0], answer, "data")[1], timeout)
-        return parsing.actual_of(answers, missing, (first, last), self.provenance)
+        return {**answers, **again}
 
     def _send_all(
         self, requests: Mapping[K, Request], parse: Callable[[K, Response], T], timeout: Timeout
@@ -216,22 +201,6 @@ def _in_version_3(request: Request) -> Request:
 def _request(path: str, zone: str, **params: str) -> Request:
     """Return a request about the carbon intensity of a zone."""
     return Request(f"v4/carbon-intensity/{path}", {"zone": zone, **params, **_VERSION_4_ONLY})
-
-
-def _forecast_request(zone: str, longest: bool) -> Request:
-    """Return the request for a forecast; without a horizon the plan decides on it."""
-    return _request("forecast", zone, **({"horizonHours": str(LONGEST_HOURS)} if longest else {}))
-
-
-def _read_forecast(zone: str, answer: Response, now: datetime) -> Issue:
-    """Return the issue that a response holds."""
-    document, points = _points(zone, answer, "forecast")
-    updated_at = document.get("updatedAt")
-    # The service's own client calls it optional.
-    generated_at = (
-        parsing.floored(now, _HOUR) if updated_at is None else parsing.time_of(updated_at, "updatedAt")
-    )
-    return parsing.issue_of(generated_at, points, now)
 
 
 def _points(zone: str, answer: Response, key: str) -> tuple[dict[str, Any], list[Point]]:

@@ -19,22 +19,19 @@ import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from lowcarb_scheduler.clock import MICROSECOND, to_utc
+from lowcarb_scheduler.clock import MICROSECOND
 from lowcarb_scheduler.errors import near_miss, one_line
-from lowcarb_scheduler.forecasts.base import period, sendable
 from lowcarb_scheduler.forecasts.http import parsing
 from lowcarb_scheduler.forecasts.http.client import FetchError, Request
 from lowcarb_scheduler.forecasts.sources.web import WebSource
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import datetime
 
-    from lowcarb_scheduler.forecasts.base import Forecast, Names, Timeout
+    from lowcarb_scheduler.forecasts.base import Names, Timeout
     from lowcarb_scheduler.forecasts.http.client import Response
     from lowcarb_scheduler.forecasts.http.parsing import Point
     from lowcarb_scheduler.forecasts.series import Issue
-    from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.settings import Settings
 
 URL: Final = "https://api.carbonintensity.org.uk"
@@ -71,7 +68,7 @@ class UkCarbonIntensity(WebSource):
 
     name = "uk-carbon-intensity"
     signal = "average"
-    issued_every = _HALF_HOUR
+    issued_every = grid = _HALF_HOUR
     url_setting = "uk_carbon_intensity_url"
     default_url = URL
     listing_proves = "nothing"
@@ -89,79 +86,52 @@ class UkCarbonIntensity(WebSource):
         """Return the names of the country and the regions; postcodes are too many to list."""
         return dict.fromkeys(("GB", *REGIONS))
 
-    def forecast(self, locations: Names, now: datetime, *, timeout: Timeout = None) -> Forecast:
-        """Return the forecast from the current half hour on: 48 hours, or as much as is published.
+    def _sendable(self, locations: Names) -> tuple[list[str], dict[str, str]]:
+        names, missing = super()._sendable(locations)
+        for name in names:
+            if _path(name) is None:
+                near = near_miss(name, REGIONS)
+                hint = (
+                    f"did you mean {near}?" if near else "give GB, a region, or the first half of a postcode"
+                )
+                missing[name] = f"is no place in Great Britain; {hint}"
+        return [name for name in names if name not in missing], missing
 
-        Raises
-        ------
-        ForecastUnavailableError
-            If not one location has a forecast that reaches past ``now``.
-        """
-        now = to_utc(now, "now")
+    def _forecast_request(self, name: str, now: datetime) -> Request:
+        return _request(name, parsing.floored(now, _HALF_HOUR), "fw48h")
+
+    def _parse_forecast(self, name: str, answer: Response, now: datetime) -> Issue:
         # The service does not tell the time of issue; the begin of the half hour is one for all locations.
         generated_at = parsing.floored(now, _HALF_HOUR)
-        places, missing = _places(locations)
+        return parsing.issue_of(generated_at, _points(name, answer, "forecast"), now)
 
-        def read(name: str, answer: Response) -> Issue:
-            return parsing.issue_of(generated_at, _points(places[name], answer, "forecast"), now)
+    def _past_request(self, name: str, begin: datetime, end: datetime) -> Request:
+        return _request(name, begin, _written(end))
 
-        requests = {name: _request(place, generated_at, "fw48h") for name, place in places.items()}
-        return parsing.forecast_of(self._send_all(requests, read, timeout), missing, self.provenance)
-
-    def actual(
-        self, locations: Names, start: datetime, end: datetime, *, timeout: Timeout = None
-    ) -> IntensityTable:
-        """Return the recorded intensity in [start, end): metered for ``GB``, an estimate for a region.
-
-        Raises
-        ------
-        ForecastUnavailableError
-            If not one location has a value in the period.
-        """
-        first, last = period(start, end)
-        places, missing = _places(locations)
+    def _parse_past(self, name: str, answer: Response) -> list[Point]:
+        if _path(name) == _NATIONAL:
+            return _points(name, answer, "actual")
+        # A half hour of a region that is not over is a forecast, not an estimate of the past.
         over = self._clock.now() - _HALF_HOUR
-
-        def read(key: tuple[str, int], answer: Response) -> list[Point]:
-            place = places[key[0]]
-            if place == _NATIONAL:
-                return _points(place, answer, "actual")
-            # A half hour of a region that is not over is a forecast, not an estimate of the past.
-            return [point for point in _points(place, answer, "forecast") if _began_by(over, point)]
-
-        requests = {
-            (name, part): _request(place, begin, _written(until))
-            for name, place in places.items()
-            for part, (begin, until) in enumerate(parsing.parts(first, last, _HALF_HOUR))
-        }
-        answers = self._send_all(requests, read, timeout)
-        return parsing.actual_of(answers, missing, (first, last), self.provenance)
+        return [point for point in _points(name, answer, "forecast") if _began_by(over, point)]
 
 
-def _places(locations: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the path of each location, and the reason of each other one."""
-    names, missing = sendable(locations)
-    places = {}
-    for name in names:
-        plain = name.strip().casefold()
-        outcode = plain.upper()  # the service wants it in upper case
-        if plain in _NATIONAL_NAMES:
-            places[name] = _NATIONAL
-        elif plain in _NUMBERS:
-            places[name] = f"/regionid/{_NUMBERS[plain]}"
-        elif _OUTCODE.fullmatch(outcode):
-            places[name] = f"/postcode/{outcode}"
-        else:
-            near = near_miss(name, REGIONS)
-            hint = f"did you mean {near}?" if near else "give GB, a region, or the first half of a postcode"
-            missing[name] = f"is no place in Great Britain; {hint}"
-    return places, missing
+def _path(name: str) -> str | None:
+    """Return the part of the path that names a location; None if there is no such location."""
+    plain = name.strip().casefold()
+    if plain in _NATIONAL_NAMES:
+        return _NATIONAL
+    if plain in _NUMBERS:
+        return f"/regionid/{_NUMBERS[plain]}"
+    outcode = plain.upper()  # the service wants it in upper case
+    return f"/postcode/{outcode}" if _OUTCODE.fullmatch(outcode) else None
 
 
-def _request(place: str, begin: datetime, until: str) -> Request:
+def _request(name: str, begin: datetime, until: str) -> Request:
     """Return the request for the half hours between two times, or for the next 48 hours."""
-    folder = "intensity" if place == _NATIONAL else "regional/intensity"
-    return Request(f"{folder}/{_written(begin)}/{until}{place}")
+    path = _path(name)
+    folder = "intensity" if path == _NATIONAL else "regional/intensity"
+    return Request(f"{folder}/{_written(begin)}/{until}{path}")
 
 
 def _written(when: datetime) -> str:
@@ -169,14 +139,14 @@ def _written(when: datetime) -> str:
     return f"{when:%Y-%m-%dT%H:%MZ}"
 
 
-def _points(place: str, answer: Response, kind: str) -> list[Point]:
+def _points(name: str, answer: Response, kind: str) -> list[Point]:
     """Return the half hours of a response, forecast or actual."""
-    document = answer.json()
+    path, document = _path(name) or _NATIONAL, answer.json()
     if not isinstance(document, dict) or (document and "data" not in document):
         raise FetchError("answered with JSON that has no data")
     data = document.get("data")
-    if data and place != _NATIONAL:
-        data = _of_region(place, data[0] if isinstance(data, list) else data)
+    if data and path != _NATIONAL:
+        data = _of_region(path, data[0] if isinstance(data, list) else data)
     # Past the end of the published data the service answers {} or an empty list, with status 200.
     if not data:
         raise FetchError("the service has published nothing for that time")
@@ -185,11 +155,11 @@ def _points(place: str, answer: Response, kind: str) -> list[Point]:
     return [_point(half_hour, kind) for half_hour in data]
 
 
-def _of_region(place: str, region: Any) -> object:
+def _of_region(path: str, region: Any) -> object:
     """Return the data of the region or postcode that was requested."""
     if not isinstance(region, dict):
         raise FetchError("answered with JSON that is not about a region")
-    key, asked = place.strip("/").split("/")
+    key, asked = path.strip("/").split("/")
     # Only the field that was requested by: a postcode's response names its region, too.
     given = str(region.get(key, asked))
     if given.casefold() != asked.casefold():

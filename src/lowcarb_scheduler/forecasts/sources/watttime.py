@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
-from lowcarb_scheduler.clock import EPOCH, format_time, to_utc
+from lowcarb_scheduler.clock import EPOCH, format_time
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.forecasts.base import period, sendable
 from lowcarb_scheduler.forecasts.http import parsing
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.http.parsing import Point
     from lowcarb_scheduler.forecasts.series import Issue
     from lowcarb_scheduler.forecasts.sources.web import K, T
-    from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.settings import Settings
 
 URL: Final = "https://api.watttime.org"
@@ -53,16 +52,16 @@ G_PER_KWH: Final = 0.45359237  # grams per kilowatt-hour of a pound per megawatt
 _UNIT: Final = "lbs_co2_per_mwh"
 _SIGNAL: Final = "co2_moer"  # marginal operating emissions rate
 _STEP: Final = timedelta(minutes=5)
-_SECOND: Final = timedelta(seconds=1)
 _CHECK: Final = "check LOWCARB_WATTTIME_USER and LOWCARB_WATTTIME_PASSWORD"
 _TOKEN_LASTS: Final = timedelta(minutes=25)  # valid for 30; the rest is for calls that are under way
 _REFUSALS: Final = frozenset({401, 403})  # an old token is answered with either
 
 
 class WattTime(WebSource):
-    """Forecast source that reads the WattTime API: marginal intensity by grid region, every five minutes.
+    """Forecast source that reads the WattTime API: marginal intensity by grid region.
 
-    A location is one of its regions, for example ``CAISO_NORTH``.
+    A location is one of its regions, for example ``CAISO_NORTH``. A forecast has steps of five minutes and
+    reaches 72 hours.
 
     Parameters
     ----------
@@ -125,45 +124,19 @@ class WattTime(WebSource):
         """
         return self._send_one(Request("v3/my-access"), _read_access, timeout)
 
-    def forecast(self, locations: Names, now: datetime, *, timeout: Timeout = None) -> Forecast:
-        """Return the newest forecast: 72 hours, its points unchanged.
+    def _forecast_request(self, name: str, now: datetime) -> Request:
+        return _request("forecast", name, {"horizon_hours": str(HORIZON_HOURS)})
 
-        Raises
-        ------
-        ForecastUnavailableError
-            If not one location has a forecast that is recent and reaches past ``now``.
-        """
-        now = to_utc(now, "now")
-        names, missing = sendable(locations)
+    def _parse_forecast(self, name: str, answer: Response, now: datetime) -> Issue:
+        meta, points = _checked(name, answer)
+        generated_at = parsing.time_of(meta.get("generated_at"), "generated_at")
+        return parsing.issue_of(generated_at, _points(meta, points), now)
 
-        def read(name: str, answer: Response) -> Issue:
-            meta, points = _checked(name, answer)
-            return parsing.issue_of(
-                parsing.time_of(meta.get("generated_at"), "generated_at"), _points(meta, points), now
-            )
+    def _past_request(self, name: str, begin: datetime, end: datetime) -> Request:
+        return _request("historical", name, _bounds(begin, end))
 
-        requests = {name: _request("forecast", name, {"horizon_hours": str(HORIZON_HOURS)}) for name in names}
-        return parsing.forecast_of(self._send_all(requests, read, timeout), missing, self.provenance)
-
-    def actual(
-        self, locations: Names, start: datetime, end: datetime, *, timeout: Timeout = None
-    ) -> IntensityTable:
-        """Return the recorded intensity in [start, end).
-
-        Raises
-        ------
-        ForecastUnavailableError
-            If not one location has a value in the period.
-        """
-        first, last = period(start, end)
-        names, missing = sendable(locations)
-        requests = {
-            (name, part): _request("historical", name, _bounds(*bounds))
-            for name in names
-            for part, bounds in enumerate(parsing.parts(first, last, _SECOND))
-        }
-        answers = self._send_all(requests, lambda key, answer: _points(*_checked(key[0], answer)), timeout)
-        return parsing.actual_of(answers, missing, (first, last), self.provenance)
+    def _parse_past(self, name: str, answer: Response) -> list[Point]:
+        return _points(*_checked(name, answer))
 
     def past_forecasts(
         self, locations: Names, start: datetime, end: datetime, every: timedelta, *, timeout: Timeout = None

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Hashable
 from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from lowcarb_scheduler.clock import SystemClock
+from lowcarb_scheduler.clock import SystemClock, to_utc
 from lowcarb_scheduler.errors import ForecastUnavailableError
-from lowcarb_scheduler.forecasts.base import ForecastSource
+from lowcarb_scheduler.forecasts.base import ForecastSource, period, sendable
+from lowcarb_scheduler.forecasts.http import parsing
 from lowcarb_scheduler.forecasts.http.client import FetchError, HttpClient, base_url
-from lowcarb_scheduler.forecasts.http.parsing import checked_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import datetime
 
     import httpx
 
     from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.forecasts.base import Timeout
+    from lowcarb_scheduler.forecasts.base import Forecast, Names, Timeout
     from lowcarb_scheduler.forecasts.http.client import Request, Response
+    from lowcarb_scheduler.forecasts.http.parsing import Point
+    from lowcarb_scheduler.forecasts.series import Issue
+    from lowcarb_scheduler.intensity import IntensityTable
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -29,7 +34,8 @@ class WebSource(ForecastSource):
     """Forecast source with a server.
 
     A subclass declares ``name``, ``issued_every``, ``url_setting``, and where it has them ``signal``,
-    ``secret_settings`` and ``listing_proves``; its class method ``from_settings`` opens it.
+    ``secret_settings`` and ``listing_proves``; its class method ``from_settings`` opens it. It implements two
+    requests and the parsers of their responses; each is about one location, so that none spoils another.
 
     Parameters
     ----------
@@ -56,6 +62,7 @@ class WebSource(ForecastSource):
     """
 
     default_url: ClassVar[str]
+    grid: ClassVar[timedelta] = timedelta(seconds=1)  # bounds of requests for the past are multiples of it
     hints: ClassVar[Mapping[int, str]] = {}
 
     def __init__(
@@ -74,11 +81,74 @@ class WebSource(ForecastSource):
         url = self.default_url if url is None else url
         base = base_url(url, self.url_setting.replace("_", "-"), self.default_url)
         self.client = HttpClient(
-            base, checked_timeout(timeout), self._clock, transport, hints or self.hints, headers=headers,
-            follow_redirects=follow_redirects,
+            base, parsing.checked_timeout(timeout), self._clock, transport, hints or self.hints,
+            headers=headers, follow_redirects=follow_redirects,
         )  # fmt: skip
         # Without credentials: the address is shown, and names the data in the archive.
         self.server, self.stats = self.client.server, self.client.stats
+
+    def forecast(self, locations: Names, now: datetime, *, timeout: Timeout = None) -> Forecast:
+        """Return the newest forecast, its points unchanged.
+
+        Raises
+        ------
+        ForecastUnavailableError
+            If not one location has a forecast that is recent and reaches past ``now``.
+        """
+        now = to_utc(now, "now")
+        names, missing = self._sendable(locations)
+        return parsing.forecast_of(self._issues(names, now, timeout), missing, self.provenance)
+
+    def actual(
+        self, locations: Names, start: datetime, end: datetime, *, timeout: Timeout = None
+    ) -> IntensityTable:
+        """Return the recorded intensity in [start, end), the provider's own estimates included.
+
+        Raises
+        ------
+        ForecastUnavailableError
+            If not one location has a value in the period.
+        """
+        first, last = period(start, end)
+        names, missing = self._sendable(locations)
+        answers = self._recorded(names, first, last, timeout)
+        return parsing.actual_of(answers, missing, (first, last), self.provenance)
+
+    @abstractmethod
+    def _forecast_request(self, name: str, now: datetime) -> Request:
+        """Return the request for the forecast of a location."""
+
+    @abstractmethod
+    def _parse_forecast(self, name: str, answer: Response, now: datetime) -> Issue:
+        """Return the issue in a response about a location; raise FetchError if it is not plausible."""
+
+    @abstractmethod
+    def _past_request(self, name: str, begin: datetime, end: datetime) -> Request:
+        """Return the request for the recorded intensity of a location."""
+
+    @abstractmethod
+    def _parse_past(self, name: str, answer: Response) -> list[Point]:
+        """Return the points in a response about a location; raise FetchError if it has none."""
+
+    def _sendable(self, locations: Names) -> tuple[list[str], dict[str, str]]:
+        """Return the names that may be sent to the server, and the reason of each other one."""
+        return sendable(locations)
+
+    def _issues(self, names: Names, now: datetime, timeout: Timeout) -> dict[str, Issue | FetchError]:
+        """Request the forecasts of locations."""
+        requests = {name: self._forecast_request(name, now) for name in names}
+        return self._send_all(requests, lambda name, each: self._parse_forecast(name, each, now), timeout)
+
+    def _recorded(
+        self, names: Names, first: datetime, last: datetime, timeout: Timeout
+    ) -> dict[tuple[str, int], list[Point] | FetchError]:
+        """Request the recorded intensity of locations, in parts of a period that every provider accepts."""
+        requests = {
+            (name, part): self._past_request(name, *bounds)
+            for name in names
+            for part, bounds in enumerate(parsing.parts(first, last, self.grid))
+        }
+        return self._send_all(requests, lambda key, answer: self._parse_past(key[0], answer), timeout)
 
     def _limited(self, timeout: Timeout) -> HttpClient:
         """Return the client with a budget of at most ``timeout``, its circuit breaker shared."""
