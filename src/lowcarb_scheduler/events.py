@@ -31,6 +31,7 @@ class Entry:
 
     def to_record(self) -> dict[str, Any]:
         """Return the value as keys and values for the JSON writer."""
+        # No zero-argument super() in subclasses: slots make dataclass build the class a second time.
         record: dict[str, Any] = {}
         for name, key, is_nested, *_ in _schema(type(self)):
             value = getattr(self, name)
@@ -60,6 +61,7 @@ class Entry:
         return cls(**values)
 
 
+# Built once a class: a round of 10,000 nodes writes and reads as many events.
 _SCHEMAS: Final[dict[type, list[tuple[Any, ...]]]] = {}
 
 
@@ -70,7 +72,7 @@ def _schema(cls: type[Entry]) -> list[tuple[Any, ...]]:
         for each in fields(cls):
             if each.name == "at":  # the ledger itself stamps it
                 continue
-            kind = str(each.type)
+            kind = str(each.type)  # a string, as annotations are postponed in this module
             key = None if kind == "IntensityTable" else each.name + "_s" * kind.startswith("timedelta")
             is_optional = each.default is not MISSING or each.default_factory is not MISSING
             schema.append((each.name, key, bool(_entry_class(kind)), _decoder(kind), is_optional))
@@ -223,14 +225,14 @@ class RunStarted(Event):
     source: str | None
     version: str
     settings: Mapping[str, Any]
-    started_at: datetime | None = None
+    started_at: datetime | None = None  # missing in the first ledgers
     rounds: int
     clients_per_round: int | None
     round_duration: timedelta | None
     finish_by: datetime | None
     target_finish: datetime | None
     patience: float
-    participation: Any
+    participation: Any  # a word, or bounds as a list of two
     clock: str
 
     @property

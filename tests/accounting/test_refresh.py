@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from lowcarb_scheduler import CarbonClientApp, IntensityTable, Synthetic, carbon_aware
 from lowcarb_scheduler.accounting.attribution import account
-from lowcarb_scheduler.accounting.refresh import refresh, told_settings
+from lowcarb_scheduler.accounting.refresh import refresh, source_settings
 from lowcarb_scheduler.clock import VirtualClock
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
 from lowcarb_scheduler.intensity import Provenance
@@ -150,7 +150,7 @@ def told(**settings):
 
 def test_the_run_s_own_source_is_asked_with_its_own_address():
     started = told(source="carbon-aware-sdk", sdk_url="http://sdk:1", sdk_signal="average", archive_days=7)
-    settings = told_settings(started, {})
+    settings = source_settings(started, {})
     assert (settings.source, settings.carbon_aware_sdk_url, settings.sdk_signal) == (
         "carbon-aware-sdk",
         "http://sdk:1",
@@ -161,18 +161,18 @@ def test_the_run_s_own_source_is_asked_with_its_own_address():
 
 def test_what_is_given_now_goes_first_and_what_was_hidden_is_not_used(monkeypatch):
     started = told(source="carbon-aware-sdk", sdk_url="http://***@sdk:1")
-    assert told_settings(started, {}).carbon_aware_sdk_url is None
+    assert source_settings(started, {}).carbon_aware_sdk_url is None
     monkeypatch.setenv("LOWCARB_SDK_URL", "http://user:secret@sdk:1")
-    assert told_settings(started, {}).carbon_aware_sdk_url == "http://user:secret@sdk:1"
-    assert told_settings(started, {"source": "uk-carbon-intensity"}).source == "uk-carbon-intensity"
+    assert source_settings(started, {}).carbon_aware_sdk_url == "http://user:secret@sdk:1"
+    assert source_settings(started, {"source": "uk-carbon-intensity"}).source == "uk-carbon-intensity"
 
 
 def test_a_source_given_in_code_is_known_by_its_name_or_has_to_be_named():
-    assert told_settings(replace(told(), source="uk-carbon-intensity"), {}).source == "uk-carbon-intensity"
+    assert source_settings(replace(told(), source="uk-carbon-intensity"), {}).source == "uk-carbon-intensity"
     with pytest.raises(InputError, match="was given in code"):
-        told_settings(replace(told(), source="MySource"), {})
+        source_settings(replace(told(), source="MySource"), {})
     with pytest.raises(InputError, match="the run had none"):
-        told_settings(told(), {})
+        source_settings(told(), {})
 
 
 # -- runs that really happened -----------------------------------------------------------------------------

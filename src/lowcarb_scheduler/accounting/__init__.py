@@ -1,1 +1,1 @@
-"""Emissions accounting: from turns and ledgers to planned, realised, run-now and hindsight emissions."""
+"""Emissions accounting: planned, realised, run-now and hindsight emissions, from turns and ledgers."""

@@ -1,8 +1,8 @@
-"""The accounts of a run: what its ledger says of emissions, and why they are what they are.
+"""Accounts of a run: its emissions, and their breakdown by cause, phase, location and client.
 
 Four numbers: *planned* (expected when each round opened), *realised* (on actual intensity), *run-now* (as
-many rounds of random clients, back-to-back) and *hindsight* (the best plan of somebody who knew). What is not
-known is None, never a part dressed as the whole.
+many rounds of random clients, back-to-back) and *hindsight* (the best plan with a perfect forecast). An
+unknown number is None; a partial sum never stands for a whole.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lowcarb_scheduler.accounting.turns import emitted_g
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from lowcarb_scheduler.accounting.replay import Record, RoundRecord, RunSummary
+    from lowcarb_scheduler.accounting.replay import Record, RunSummary
     from lowcarb_scheduler.events import Turn
     from lowcarb_scheduler.intensity import Floats, IntensityTable, Provenance
 
@@ -38,7 +38,7 @@ __all__ = ["Accounts", "Outcome", "RunFront", "Sci", "Share", "Step", "account"]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A bar of the waterfall from run-now to realised.
+    """Bar of the waterfall from run-now to realised.
 
     Parameters
     ----------
@@ -46,9 +46,9 @@ class Step:
         ``run-now``, ``choice of clients``, ``choice of time``, ``forecast error``, ``overruns`` or
         ``realised``.
     change_g : float
-        What it adds [gCO2eq]; of the first and the last the level itself.
+        Change of emissions [gCO2eq]; for the first and last bar the level itself.
     kind : {"level", "change"}
-        Which of the two it is.
+        Meaning of ``change_g``.
     """
 
     name: str
@@ -58,20 +58,20 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a phase, a location or a client has of the whole.
+    """Share of a phase, location or client in turns, energy and emissions.
 
     Parameters
     ----------
     name : str
-        Whose it is.
+        Name of the phase, location or client.
     turns : int
-        Turns completed; of the phase ``evaluate``, times a client has evaluated.
+        Completed turns; evaluations for the phase ``evaluate``.
     energy_kwh : float
-        Energy of them [kWh].
+        Energy of the turns [kWh].
     emissions_g : float or None
-        On actual intensity [gCO2eq]; None where that is not known of one of them.
+        Emissions on actual intensity [gCO2eq]; None if it is unknown for one of the turns.
     basis : mapping of str to float
-        The energy by what it rests on, ``measured``, ``estimated`` or ``assumed`` [kWh].
+        Energy by its origin: ``measured``, ``estimated`` or ``assumed`` [kWh].
     """
 
     name: str
@@ -82,20 +82,20 @@ class Share:
 
     @property
     def mean_g_per_kwh(self) -> float | None:
-        """Intensity that the energy was drawn at, on average [gCO2eq/kWh]; None where it is not known."""
+        """Mean intensity of the energy [gCO2eq/kWh]; None if unknown."""
         return None if self.emissions_g is None or not self.energy_kwh else self.emissions_g / self.energy_kwh
 
 
 @dataclass(frozen=True, slots=True)
 class Sci:
-    """The terms of the Software Carbon Intensity, ``(E I + M) / R``, of the training; M is not counted.
+    """Terms of the Software Carbon Intensity, ``(E I + M) / R``, of training; M is not included.
 
     Parameters
     ----------
     energy_kwh : float
         E: the energy of training [kWh].
     intensity_g_per_kwh : float or None
-        I: realised emissions over that energy [gCO2eq/kWh]; None where they are not known.
+        I: realised emissions per energy [gCO2eq/kWh]; None if unknown.
     rounds : int
         R: the functional unit is a round.
     """
@@ -106,7 +106,7 @@ class Sci:
 
     @property
     def g_per_round(self) -> float | None:
-        """Operational emissions of a round [gCO2eq]; None where they are not known."""
+        """Operational emissions per round [gCO2eq]; None if unknown."""
         if self.intensity_g_per_kwh is None or not self.rounds:
             return None
         return self.energy_kwh * self.intensity_g_per_kwh / self.rounds
@@ -114,35 +114,35 @@ class Sci:
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """The accounts of a run. Emissions are of training unless a phase says otherwise.
+    """Accounts of a run. Emissions are those of training, but for the phase ``evaluate``.
 
     Parameters
     ----------
     run : RunSummary
-        What the run did.
+        Summary of the run.
     provenance : Provenance
-        What its intensities are.
+        Source and signal of the intensity.
     planned_g, realised_g, run_now_g, hindsight_g : float or None
         The four numbers [gCO2eq].
     hindsight : Hindsight or None
         The plan behind that number.
     levels : tuple of EmissionLevels
-        What the waterfall rests on, a round each; NaN is not known.
+        Levels of the waterfall, by round; unknown ones are NaN.
     planned_of : str
-        The rounds of which the planned emissions are known, for example ``rounds 2-50``; empty where they
-        are known of all, or of none.
+        Rounds whose planned emissions are known, for example ``rounds 2-50``; empty if they are known for all
+        rounds, or for none.
     planned_of_g : float or None
-        The planned emissions of these [gCO2eq].
+        Planned emissions of these rounds [gCO2eq].
     waterfall : tuple of Step
-        From run-now to realised; empty where one of its levels is not known.
+        Bars from run-now to realised; empty if one of the levels is unknown.
     by_phase, by_location, by_client : tuple of Share
-        Who emitted what; the last two of training.
+        Shares; the last two of training alone.
     sci : Sci
-        The terms of the Software Carbon Intensity.
+        Software Carbon Intensity.
     without_actuals : int
-        Rounds without a realised number.
+        Number of rounds without realised emissions.
     front : RunFront or None
-        None where no plan at the start rested on a forecast.
+        Trade-off at the start; None if the initial plan was made without a forecast.
     """
 
     run: RunSummary
@@ -172,8 +172,8 @@ class Accounts:
 def account(record: Record) -> Accounts:
     """Return the accounts of a run.
 
-    All figures are computed again from the turns and the newest actual intensity of the ledger, so those of
-    rounds, locations and clients agree with each other to the last digit.
+    All figures are computed again from the turns and the newest actual intensity, so the sums over rounds,
+    locations and clients agree to the last digit.
 
     Parameters
     ----------
@@ -181,7 +181,11 @@ def account(record: Record) -> Accounts:
         The replayed ledger, see :meth:`~lowcarb_scheduler.accounting.replay.Record.of`.
     """
     run = record.summary
-    levels = [_levels(worked, record.actual) for worked in record.rounds]
+    # Stored figures may be older than the newest actual intensity: all are computed again.
+    unknown = EmissionLevels(nan, nan, nan, nan, nan)
+    levels = [
+        unknown if record.actual is None else levels_of(worked, record.actual) for worked in record.rounds
+    ]
     evaluation = [_Emitted.of(worked.evaluated, record.actual) for worked in record.rounds]
     run = replace(run, rounds=tuple(
         replace(r, realised_g=_known(own.realised_g), run_now_g=_known(own.run_now_g),
@@ -193,6 +197,7 @@ def account(record: Record) -> Accounts:
     rules = Rules.of(record) if record.rounds else None
     realised_g, kwh = run.realised_g, run.energy_kwh
     best = hindsight_of(record) if realised_g is not None else None
+    # A first round of unknown length opens at once and has no planned emissions.
     is_part = run.planned_g is None and any(r.planned_g is not None for r in run.rounds)
     planned = [r for r in run.rounds if r.planned_g is not None] if is_part else []
     return Accounts(
@@ -218,16 +223,13 @@ def account(record: Record) -> Accounts:
     )
 
 
-def _levels(worked: RoundRecord, actual: IntensityTable | None) -> EmissionLevels:
-    return EmissionLevels(nan, nan, nan, nan, nan) if actual is None else levels_of(worked, actual)
-
-
 def _known(grams: float) -> float | None:
     return grams if isfinite(grams) else None
 
 
 def _waterfall(levels: Sequence[EmissionLevels]) -> tuple[Step, ...]:
-    """Return the bars; none where a level of a round is not known."""
+    """Return the bars; none if a level of a round is unknown."""
+    # A waterfall of some rounds only would not add up to the numbers beside it.
     if not levels or not np.isfinite(levels).all():
         return ()
     by_level = np.array(levels).T
@@ -256,19 +258,19 @@ def _rounds_named(numbers: Sequence[int]) -> str:
 
 
 class _Emitted(NamedTuple):
-    """Turns, and what each has emitted [gCO2eq]; NaN is not known."""
+    """Turns and their emissions [gCO2eq], NaN if unknown."""
 
     turns: Sequence[Turn]
     grams: Floats
 
     @classmethod
     def of(cls, turns: Sequence[Turn], actual: IntensityTable | None) -> _Emitted:
-        """Charge turns."""
+        """Compute the emissions of turns."""
         unknown = np.full(len(turns), nan)
         return cls(turns, unknown if actual is None else emitted_g(turns, actual))
 
     def share(self, name: str) -> Share:
-        """Return all of it under one name."""
+        """Return the share of all turns under one name."""
         basis: dict[str, float] = {}
         for turn in self.turns:
             basis[turn.energy_basis] = basis.get(turn.energy_basis, 0.0) + turn.energy_kwh
@@ -276,11 +278,11 @@ class _Emitted(NamedTuple):
         return Share(name, len(self.turns), sum(kwh.values(), 0.0), _known(float(self.grams.sum())), kwh)
 
     def by(self, name_of: Callable[[Turn], str]) -> tuple[Share, ...]:
-        """Return who has what of it, by name."""
-        places: dict[str, list[int]] = {}
-        for place, turn in enumerate(self.turns):
-            places.setdefault(name_of(turn), []).append(place)
+        """Return the shares of groups of turns, in order of their names."""
+        groups: dict[str, list[int]] = {}
+        for index, turn in enumerate(self.turns):
+            groups.setdefault(name_of(turn), []).append(index)
         return tuple(
-            _Emitted([self.turns[place] for place in own], self.grams[own]).share(name)
-            for name, own in sorted(places.items())
+            _Emitted([self.turns[index] for index in group], self.grams[group]).share(name)
+            for name, group in sorted(groups.items())
         )

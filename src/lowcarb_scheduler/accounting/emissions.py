@@ -1,4 +1,4 @@
-"""Accounting: emissions of windows under any intensity table, run-now, and how evenly turns fell.
+"""Emissions of windows and of run-now under any intensity table, and the fairness of turns.
 
 Pure functions over arrays. Emissions of a client are its power times the integral of intensity over its own
 training time: 1 kW for 1 h at 100 g/kWh is 100 g.
@@ -50,9 +50,9 @@ def run_now_g(
     opens_us: Ints,
     clients_per_round: int,
 ) -> Floats:
-    """Return what rounds of random clients are expected to emit [gCO2eq].
+    """Return the expected emissions of rounds of random clients [gCO2eq].
 
-    This is the one baseline of the project: every round draws its clients uniformly, without regard to
+    This is the only baseline of the project: each round draws its clients uniformly, without regard to
     carbon, so its expectation is ``clients_per_round`` times the fleet's mean.
 
     Parameters
@@ -62,14 +62,14 @@ def run_now_g(
     columns, power_watts, durations_us : ndarray, shape (C,)
         The fleet: column of each client's location, power [W], training time [µs].
     opens_us : ndarray of int64, shape (R,)
-        When the rounds open [µs since 1970 UTC]; back-to-back for run-now.
+        Openings of the rounds [µs since 1970 UTC]; back-to-back for run-now.
     clients_per_round : int
         Clients a round.
 
     Returns
     -------
     ndarray of float64, shape (R,)
-        NaN for a round in which a client of the fleet would meet a gap.
+        NaN for a round in which any client of the fleet meets a gap.
     """
     # Clients that share location and duration differ by power alone: sum it, and integrate once a class.
     durations, duration_index = np.unique(durations_us, return_inverse=True)
@@ -82,7 +82,7 @@ def run_now_g(
 
 
 class Waterfall(NamedTuple):
-    """What lies between run-now and realised [gCO2eq]; the four add up to the difference of the two."""
+    """Four changes from run-now to realised [gCO2eq]; they add up to the difference of the two."""
 
     choice_of_clients_g: float
     choice_of_time_g: float
@@ -97,15 +97,15 @@ def waterfall(
     as_planned_g: ArrayLike,
     realised_g: ArrayLike,
 ) -> Waterfall:
-    """Split the way from run-now to realised into four changes.
+    """Split the difference of run-now and realised into four changes.
 
-    Of every round, with K its energy [kWh], the same all the way from the second step on ::
+    For each round, with K its energy [kWh], the same from the second step on ::
 
-        run-now       random clients at run-now's time, on actual intensity
-        + clients     K x mean intensity of the round's clients at run-now's time, actual    - run-now
+        run-now       random clients at the time of run-now, on actual intensity
+        + clients     K x mean intensity of the selected clients at that time, actual         - run-now
         + time        K x mean intensity expected for the planned windows                    - the above
         + forecast    K x mean intensity of the planned windows, actual                      - the above
-        + overruns    realised: the windows that really were, by those who really trained    - the above
+        + overruns    realised: the real windows of the clients that really trained           - the above
 
     Parameters
     ----------
@@ -115,8 +115,7 @@ def waterfall(
     Returns
     -------
     Waterfall
-        Sums over the rounds. What one step adds the next begins with, so nothing is counted twice and
-        nothing is left over.
+        Sums over the rounds. Each step begins where the one before ends, so the sum is exact.
     """
     levels = np.array([run_now_g, at_once_g, expected_g, as_planned_g, realised_g], dtype=np.float64)
     return Waterfall(*np.diff(levels, axis=0).sum(axis=1).tolist())
@@ -125,7 +124,7 @@ def waterfall(
 def saving(emitted_g: float | None, baseline_g: float | None) -> float | None:
     """Return the part of run-now emissions that is avoided.
 
-    None where either is unknown, or run-now is not positive.
+    None if either is unknown, or run-now is not positive.
     """
     if emitted_g is None or baseline_g is None or baseline_g <= 0:
         return None
@@ -133,14 +132,14 @@ def saving(emitted_g: float | None, baseline_g: float | None) -> float | None:
 
 
 def known_sum(parts: Iterable[float | None]) -> float | None:
-    """Return a sum, None where a part of it is unknown or there is none."""
+    """Return a sum; None if a part is unknown, or there are no parts."""
     values = list(parts)
     known = [value for value in values if value is not None]
     return sum(known) if values and len(known) == len(values) else None
 
 
 def jain_index(turns: ArrayLike) -> float:
-    """Return Jain's fairness index of turns: 1 when all are equal, 1/C when one client takes all.
+    """Return Jain's fairness index of turns: 1 if all are equal, 1/C if one client takes all.
 
     ``(sum x)^2 / (C sum x^2)``; Jain, Chiu and Hawe, DEC Research Report TR-301 (1984). 1 for no turns.
     """

@@ -1,17 +1,18 @@
-"""Hindsight: the best plan that could have been made at the start by somebody who knew what was to come.
+"""Hindsight: the best plan with a perfect forecast, the emission levels of rounds, and the initial trade-off.
 
-The same work under the same rules. Everybody does as many turns as it really did, draws as much energy in
-each as it did on average, and takes as long as turns of its kind took there. The rounds are as many, as long
-as they were planned last, on the run's own grid, over by its target; no round has more clients than the
-largest had, or fewer than the smallest. Only intensity is known: what is not yet in the ledger cannot be
-chosen. Who was there when is left out of account, so a run whose nodes came and went could not always have
-done as well.
+Hindsight plans the same work under the same rules. Each node does as many turns as it really did, with the
+mean energy of its turns and the mean time of turns of its kind. The rounds are as many as they were, have the
+length that was planned last, open on the run's own grid and end by its target; no round has more clients than
+the largest had, or fewer than the smallest. Only hours whose actual intensity is in the ledger can be chosen.
+The plan ignores which nodes were connected when, so a run whose nodes came and went could not always have
+reached it.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from math import ceil, isnan, nan
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -32,28 +33,27 @@ from lowcarb_scheduler.planning.planner import plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from lowcarb_scheduler.accounting.replay import InitialPlan, Record, RoundRecord
-    from lowcarb_scheduler.events import Node
-    from lowcarb_scheduler.intensity import IntensityTable, Ints
+    from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
     from lowcarb_scheduler.planning.job import Job, Participation, Plan
     from lowcarb_scheduler.planning.pareto import Frontier
 
-_MOST_SLOTS: Final = 300  # openings up to which clients that may start apart are planned so
-_EMPTY: Final = "\x00empty seat"  # no node is called so: what nodes say of themselves is printable
+_MOST_SLOTS: Final = 300  # staggered starts are planned up to this number of possible openings
+_EMPTY: Final = "\x00empty seat"  # no node has such a name: names of nodes are printable
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What bound the run, and binds hindsight.
+    """Rules of the run, which its hindsight plan obeys too.
 
     Parameters
     ----------
     grid_from : datetime
         Rounds open on ``grid_from + k * start_step``, and not before.
     finish_by, target_finish : datetime
-        The deadline, and where patience puts the end.
+        The deadline, and the end that patience allows.
     job_rules : JobRules
         Rules of the job that the run was planned with, but for participation.
     """
@@ -65,7 +65,7 @@ class Rules:
 
     @classmethod
     def of(cls, record: Record) -> Rules:
-        """Return the rules of a run; one that did not do all its rounds had no longer than it took."""
+        """Return the rules of a run; the deadline of an incomplete run is the end of its last round."""
         settings, length = record.started.settings, record.rounds[-1].length
         grid_from, finish_by = record.started_at, record.rounds[-1].closes_at
         target = finish_by
@@ -75,7 +75,7 @@ class Rules:
                 finish_by = record.initial_plan.finish_by
                 target = record.initial_plan.target_finish
         back_to_back = grid_from + len(record.rounds) * length
-        # Turns are those that were taken, and the target stands for patience.
+        # The turns are given by the fleet, and patience by the target: both would bind a second time.
         job_rules = JobRules.from_settings(
             settings, round_duration=length, patience=None, participation=None, mix_rounds=None
         )
@@ -84,14 +84,14 @@ class Rules:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hindsight:
-    """The best plan with perfect information.
+    """Best plan with a perfect forecast.
 
     Parameters
     ----------
     plan : Plan
-        On actual intensity. Clients of no power stand for seats that stayed empty.
+        The plan on actual intensity; clients without power stand for empty seats.
     known_until : datetime
-        Until when actual intensity was known; nothing later could be chosen.
+        End of the known actual intensity; no later hour can be chosen.
     """
 
     plan: Plan
@@ -99,14 +99,14 @@ class Hindsight:
 
     @property
     def emissions_g(self) -> float:
-        """What it would have emitted [gCO2eq]."""
+        """Emissions of the plan [gCO2eq]."""
         return self.plan.emissions_g
 
 
 def hindsight_of(record: Record) -> Hindsight | None:
-    """Return the best plan with perfect information, None where there is none.
+    """Return the best plan with a perfect forecast.
 
-    That is so where no turn was done, or actual intensity is not known of enough hours.
+    None if no turn was completed, or actual intensity is known for too few hours.
     """
     if record.actual is None or not any(worked.turns for worked in record.rounds):
         return None
@@ -123,15 +123,16 @@ def hindsight_of(record: Record) -> Hindsight | None:
 
 
 def job_of(record: Record, rules: Rules) -> Job:
-    """Return the job that the run turned out to be."""
+    """Return the job that the run has really done."""
     seated = [len(worked.turns) for worked in record.rounds]
     seats, empty = max(seated), max(seated) - min(seated)
-    share = min(max(rules.job_rules.max_location_share, _largest_share(record, seats)), 1.0)
+    most = max(max(Counter(turn.place for turn in r.turns).values(), default=0) for r in record.rounds)
+    share = min(max(rules.job_rules.max_location_share, most / seats), 1.0)  # the run may have relaxed it
     fleet = _fleet(record, rules)
     if empty:
         places = ceil(empty / most_of_one_location(share, seats))
         fleet = _with_clients_of_no_power(fleet, empty, places, len(seated) * seats - sum(seated))
-    # Who has done less owes the difference: so everybody does as many turns as it really did.
+    # Equal participation evens turns out: a node that did fewer of them must begin with more.
     fleet = replace(fleet, turns_done=fleet.turns_done.max() - fleet.turns_done)
     return replace(rules.job_rules, max_location_share=share).job(
         fleet, rules.grid_from, rules.finish_by, len(seated), seats, target_finish=rules.target_finish
@@ -139,22 +140,16 @@ def job_of(record: Record, rules: Rules) -> Job:
 
 
 def without_fine_stagger(job: Job, intensity: IntensityTable) -> Job:
-    """Return a job whose clients start together where the grid is so fine that seeking would take minutes.
+    """Return the job without staggered starts if its grid is so fine that the search would take minutes.
 
-    Such a plan obeys the rules of stagger, too; it may only miss a little of what that buys.
+    The plan still obeys the rules of stagger; it may only save a little less.
     """
     slots = (to_us(job.finish_by) - job.opens_from_us) // start_step_us(job, intensity)
     return replace(job, stagger=job.stagger and slots <= _MOST_SLOTS)
 
 
-def _largest_share(record: Record, seats: int) -> float:
-    """Return the largest part of a round that one location had."""
-    most = (max(Counter(turn.location for turn in r.turns).values(), default=0) for r in record.rounds)
-    return max(most) / seats
-
-
 def _fleet(record: Record, rules: Rules) -> Fleet:
-    """Return those who did a turn, with the energy and time that took; ``turns_done`` says how many."""
+    """Return the nodes that did turns, with their mean power and time, and the number of turns done."""
     lengths_us: defaultdict[tuple[str, timedelta], list[int]] = defaultdict(list)
     kwh: defaultdict[str, float] = defaultdict(float)
     turns: Counter[str] = Counter()
@@ -172,21 +167,26 @@ def _fleet(record: Record, rules: Rules) -> Fleet:
     ids = sorted(turns)
     durations_us = np.array([mean_us[kind[key]] for key in ids], dtype=np.int64)
     counts = np.array([turns[key] for key in ids], dtype=np.int64)
-    energy_kwh = np.array([kwh[key] for key in ids]) / counts
-    locations, index = np.unique([kind[key][0] for key in ids], return_inverse=True)
+    watts = np.array([kwh[key] for key in ids]) / counts * 1000 / (durations_us / HOUR_US)
+    return _fleet_of(ids, [kind[key][0] for key in ids], watts, durations_us, counts)
+
+
+def _fleet_of(ids: list[str], places: list[str], watts: Floats, durations_us: Ints, turns: Ints) -> Fleet:
+    """Return a fleet from its columns; checks of ids and powers were made when the run read them."""
+    locations, index = np.unique(places, return_inverse=True)
     return Fleet(
         ids=np.array(ids, dtype=object),
         locations=tuple(str(name) for name in locations),
         location_index=index.astype(np.int64),
-        power_watts=energy_kwh * 1000 / (durations_us / HOUR_US),
+        power_watts=watts,
         power_assumed=np.zeros(len(ids), dtype=bool),
         durations_us=durations_us,
-        turns_done=counts,
+        turns_done=turns,
     )
 
 
 def _with_clients_of_no_power(fleet: Fleet, clients: int, places: int, turns: int) -> Fleet:
-    """Return a fleet with clients that emit nothing, which take so many turns together."""
+    """Return a fleet with more clients, without power, that do a number of turns together."""
     counts = np.full(clients, turns // clients, dtype=np.int64)
     counts[: turns % clients] += 1
     ids = np.array([f"{_EMPTY} {k:09d}" for k in range(clients)], dtype=object)
@@ -203,34 +203,34 @@ def _with_clients_of_no_power(fleet: Fleet, clients: int, places: int, turns: in
 
 
 def _with_empty_seats(known: IntensityTable, fleet: Fleet) -> IntensityTable:
-    """Return the table of a fleet's locations, nothing where a seat stays empty."""
+    """Return the intensity at a fleet's locations, 0 at those of empty seats."""
     table = known.align(fleet.locations)
     values = table.values.copy()
     values[:, [k for k, name in enumerate(fleet.locations) if name.startswith(_EMPTY)]] = 0.0
     return table.relaid(table.edges_us, table.locations, values)
 
 
-# -- From run-now to realised in four steps: what a round would have emitted, one thing changed at a time ---
+# -- Emission levels of a round ----------------------------------------------------------------------------
 
 
 class EmissionLevels(NamedTuple):
-    """The five levels of a round, as :func:`waterfall` takes them [gCO2eq].
+    """Emissions of a round from run-now to realised, one thing changed at a time; input of ``waterfall``.
 
-    NaN is not known. All but the first are of the energy that was really drawn.
+    Unknown levels are NaN. All but the first use the energy that was really drawn [gCO2eq].
 
     Parameters
     ----------
     run_now_g : float
-        The same work by random clients when run-now would have done it.
+        The same work by random clients, at the time of run-now.
     at_once_g : float
-        By those who were to train, at that time.
+        By the selected nodes, at the time of run-now.
     expected_g : float
-        By them when they were to train, as expected when the round opened; on actual intensity where nothing
-        was expected, so that what nobody forecast has no forecast error.
+        By the selected nodes in their planned windows, as expected when the round opened; on actual intensity
+        where there was no forecast, so that a missing forecast is no forecast error.
     as_planned_g : float
-        The same on actual intensity; as far as turns went, where they were shorter and the rest is not known.
+        The same on actual intensity; in shorter windows if turns were shorter and the rest is unknown.
     realised_g : float
-        By those who really trained, when they did.
+        By the nodes that trained, when they did.
     """
 
     run_now_g: float
@@ -241,7 +241,7 @@ class EmissionLevels(NamedTuple):
 
 
 def levels_of(worked: RoundRecord, actual: IntensityTable) -> EmissionLevels:
-    """Return the levels of a round."""
+    """Return the emission levels of a round."""
     kwh = sum(turn.energy_kwh for turn in worked.turns)
     realised = realised_g(worked.turns, actual)
     run_now = expected_g(worked.nodes, worked.turns, actual, worked.run_now_at, worked.length)
@@ -252,7 +252,7 @@ def levels_of(worked: RoundRecord, actual: IntensityTable) -> EmissionLevels:
 
 
 def _planned_levels(worked: RoundRecord, actual: IntensityTable, kwh: float) -> tuple[float, float, float]:
-    """Return the three levels that rest on the plan, for so much energy."""
+    """Return the three levels that depend on the plan, for the energy that was drawn."""
     starts_us = np.array([to_us(member.starts_at) for member in worked.members], dtype=np.int64)
     ends_us = np.array([to_us(member.ends_at) for member in worked.members], dtype=np.int64)
     usual_watts = {turn.id: turn.power_watts for turn in worked.turns}
@@ -260,13 +260,13 @@ def _planned_levels(worked: RoundRecord, actual: IntensityTable, kwh: float) -> 
     watts = np.array([usual_watts.get(member.id, nan) for member in worked.members])
     planned_kwh = float((watts / 1000 * (ends_us - starts_us)).sum() / HOUR_US)
     if not planned_kwh > 0:
-        return nan, nan, nan  # energy without a power: nobody knows who was to draw how much of it
+        return nan, nan, nan  # energy without power cannot be shared out among the members
     drawn = kwh / planned_kwh
     columns = actual.columns([member.location or UNKNOWN_PLACE for member in worked.members])
     lengths_us, stretch = ends_us - starts_us, stretch_of(worked.turns, worked.nodes, worked.length)
 
     def within_g(opens_us: Ints, stretch: float) -> float:
-        """Charge the same energy in windows of other lengths."""
+        """Return the emissions of the same energy in windows of other lengths."""
         durations_us = np.maximum(np.round(lengths_us * stretch), 1).astype(np.int64)
         power_watts = watts * lengths_us / durations_us
         grams = emissions_g(actual, columns, power_watts, opens_us, opens_us + durations_us)
@@ -274,32 +274,29 @@ def _planned_levels(worked: RoundRecord, actual: IntensityTable, kwh: float) -> 
 
     at_once = within_g(np.full(len(starts_us), to_us(worked.run_now_at), dtype=np.int64), stretch)
     as_planned = within_g(starts_us, 1.0)
-    if isnan(as_planned) and stretch < 1:  # a run that is over early does not know how its last window ends
+    if isnan(as_planned) and stretch < 1:  # a run that ends early never learns the end of its last window
         as_planned = within_g(starts_us, stretch)
     expected = as_planned if worked.planned_g is None else drawn * worked.planned_g
     return at_once, expected, as_planned
 
 
-# -- What could be chosen when a run began: plans for some values of patience, and where the run ended ------
-# The plans rest on what was forecast then, corrected by what was known of the past, as the ledger has both.
-# All is in the energy that was really drawn: where turns took more or less than power times time, or were not
-# completed, plans are scaled by that.
+# -- Trade-off at the start of a run -----------------------------------------------------------------------
 
 POINTS: Final = 6  # values of patience
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A point beside the front: where something was over, and what it emitted.
+    """Point beside the front: an end, and its emissions.
 
     Parameters
     ----------
     name : str
         ``run-now``, ``planned`` or ``realised``.
     finish : datetime
-        When its last round closes.
+        End of the last round.
     emissions_g : float
-        What it emits [gCO2eq].
+        Emissions [gCO2eq].
     """
 
     name: str
@@ -309,17 +306,20 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class RunFront:
-    """What could be chosen when the run began, and where it stood in the end.
+    """Time-carbon trade-off when the run began, and its outcome.
+
+    The plans use the forecast of that time, corrected by the past that was known. All emissions are of the
+    energy that was really drawn: plans are scaled by drawn over planned energy.
 
     Parameters
     ----------
     frontier : Frontier
-        Plans for some values of patience, on what was expected at the start.
+        Plans for some values of patience.
     stands : tuple of Outcome
-        Run-now, as expected then; and once the run has completed, what was planned when each round opened,
-        and what was realised; each where it is known.
+        Run-now, as expected then; for a completed run also the emissions planned when each round opened, and
+        the realised ones; each if it is known.
     first_round : int
-        The first of the rounds this is about: 2 where the length of a round was not given.
+        First round of the plans: 2 if the length of a round was not given.
     """
 
     frontier: Frontier
@@ -328,21 +328,21 @@ class RunFront:
 
 
 def front_of(record: Record, rules: Rules, realised_g: Mapping[int, float | None]) -> RunFront | None:
-    """Return what could be chosen when a run began.
+    """Return the time-carbon trade-off when a run began.
 
     Parameters
     ----------
     record : Record
         The run.
     rules : Rules
-        What bound it.
+        Its rules.
     realised_g : mapping of int to float or None
-        What its rounds have emitted, by number [gCO2eq].
+        Realised emissions of its rounds, by number [gCO2eq].
 
     Returns
     -------
     RunFront or None
-        None where no round of the first plan has closed, or it rested on no forecast.
+        None if no round of the initial plan has closed, or it was made without a forecast.
     """
     begun = record.initial_plan
     if begun is None or begun.forecast is None or begun.planned.basis != "forecast":
@@ -357,24 +357,19 @@ def front_of(record: Record, rules: Rules, realised_g: Mapping[int, float | None
         expected = _expected(job, begun, begun.forecast)
         frontier = tradeoff(without_fine_stagger(job, expected), expected, POINTS)
     except LowcarbError:
-        return None  # the run found a way around what was in its way; a front has none
+        return None  # the run relaxed a rule that could not be kept; the front relaxes none
     back_to_back = rules.grid_from + job.rounds * rounds[0].length
-    stands = [_stand("run-now", back_to_back, frontier.run_now_emissions_g)]
+    emissions = {"run-now": (back_to_back, frontier.run_now_emissions_g)}
     if record.status == "completed":
-        finish = rounds[-1].closes_at
-        stands += [
-            _stand("planned", finish, known_sum(worked.planned_g for worked in rounds), drawn),
-            _stand("realised", finish, known_sum(realised_g[worked.number] for worked in rounds)),
-        ]
-    return RunFront(frontier, tuple(stand for stand in stands if stand is not None), first)
-
-
-def _stand(name: str, finish: datetime, emissions_g: float | None, drawn: float = 1.0) -> Outcome | None:
-    return None if emissions_g is None else Outcome(name, finish, emissions_g * drawn)
+        finish, planned_g = rounds[-1].closes_at, known_sum(worked.planned_g for worked in rounds)
+        emissions["planned"] = finish, None if planned_g is None else planned_g * drawn
+        emissions["realised"] = finish, known_sum(realised_g[worked.number] for worked in rounds)
+    stands = (Outcome(name, end, grams) for name, (end, grams) in emissions.items() if grams is not None)
+    return RunFront(frontier, tuple(stands), first)
 
 
 def _drawn(rounds: list[RoundRecord]) -> float:
-    """Return the energy that was drawn over that planned for the same rounds; 1 while none has closed."""
+    """Return drawn over planned energy of rounds; 1 if none was planned."""
     planned_watts_us = 0.0
     for worked in rounds:
         for member in worked.members:
@@ -387,7 +382,7 @@ def _drawn(rounds: list[RoundRecord]) -> float:
 def _job_at_the_start(
     record: Record, begun: InitialPlan, rules: Rules, length: timedelta, drawn: float
 ) -> Job:
-    """Return the job as it was when the run was first planned."""
+    """Return the job of the initial plan."""
     windows = begun.planned.windows
     job_rules = replace(
         rules.job_rules,
@@ -396,7 +391,7 @@ def _job_at_the_start(
         bounds_count_done=True,
     )
     return job_rules.job(
-        _initial_fleet(begun.nodes, begun.turns, length // MICROSECOND, drawn),
+        _initial_fleet(begun, length // MICROSECOND, drawn),
         begun.planned.at,
         begun.finish_by,
         len(windows),
@@ -405,29 +400,23 @@ def _job_at_the_start(
     )
 
 
-def _participation(told: object) -> Participation:
-    return (int(told[0]), int(told[1])) if isinstance(told, list | tuple) else told  # type: ignore[return-value]
+def _participation(stored: object) -> Participation:
+    # JSON has no tuples: bounds come back as a list.
+    return tuple(map(int, stored)) if isinstance(stored, list) else stored  # type: ignore[return-value]
 
 
-def _initial_fleet(nodes: Mapping[str, Node], turns: Mapping[str, int], round_us: int, drawn: float) -> Fleet:
-    ids = sorted(nodes)
-    own_us = np.array(
-        [(nodes[key].duration or MICROSECOND * 0) // MICROSECOND for key in ids], dtype=np.int64
-    )
-    locations, index = np.unique([nodes[key].place for key in ids], return_inverse=True)
-    return Fleet(
-        ids=np.array(ids, dtype=object),
-        locations=tuple(str(name) for name in locations),
-        location_index=index.astype(np.int64),
-        power_watts=np.array([nodes[key].power_watts for key in ids], dtype=np.float64) * drawn,
-        power_assumed=np.zeros(len(ids), dtype=bool),
-        durations_us=np.where(own_us <= round_us, own_us, 0),
-        turns_done=np.array([turns.get(key, 0) for key in ids], dtype=np.int64),
-    )
+def _initial_fleet(begun: InitialPlan, round_us: int, drawn: float) -> Fleet:
+    ids, nodes = sorted(begun.nodes), [node for _, node in sorted(begun.nodes.items())]
+    own_us = np.array([(node.duration or timedelta(0)) // MICROSECOND for node in nodes], dtype=np.int64)
+    watts = np.array([node.power_watts for node in nodes], dtype=np.float64) * drawn
+    turns = np.array([begun.turns.get(key, 0) for key in ids], dtype=np.int64)
+    # A duration of 0 stands for the whole round, as does a claim to be longer than it.
+    durations_us = np.where(own_us <= round_us, own_us, 0)
+    return _fleet_of(ids, [node.place for node in nodes], watts, durations_us, turns)
 
 
 def _expected(job: Job, begun: InitialPlan, forecast: IntensityTable) -> IntensityTable:
-    """Return what was expected; a place of which nothing was known is at the others' mean."""
+    """Return the expected intensity; a location without any is at the mean of the others."""
     until = looked_ahead(job)
     expected = correct_forecast(forecast.align(job.fleet.locations), begun.actual, job.now, until)
     blank = np.flatnonzero(np.isnan(expected.values).all(axis=0))

@@ -1,8 +1,7 @@
-"""Actual intensity that was not known when a run ended: asked for later, and entered in its ledger.
+"""Refresh of a ledger: actual intensity that was unknown when the run ended, requested later.
 
-What is entered is appended: an ``actual`` event with what the source said, and a ``refreshed`` event with the
-figures of the rounds that are known by it. What was known before stays as it is, and nothing is appended that
-tells nothing new.
+Two events are appended: ``actual`` with the new intensity, and ``refreshed`` with the figures of rounds that
+become known by it. Known values never change, and a request without news appends nothing.
 """
 
 from __future__ import annotations
@@ -45,23 +44,23 @@ SETTINGS: Final = (
     "traces_actual",
     "uk_carbon_intensity_url",
     "watttime_url",
-)  # fmt: skip  of the run, that say whom it asked
+)  # fmt: skip  settings of a run that name its source
 
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """What came of asking.
+    """Result of a refresh.
 
     Parameters
     ----------
     lacking : tuple of int
-        The rounds of which something was not known before.
+        Rounds with an unknown figure before.
     learned : tuple of int
-        Those of them of which all is known now.
+        Rounds among them whose figures are all known now.
     lacks_hours : bool
-        Whether there were hours that hindsight may choose and does not know.
+        Whether hindsight may choose hours whose actual intensity was unknown.
     has_news : bool
-        Whether anything was entered.
+        Whether events were appended.
     """
 
     lacking: tuple[int, ...]
@@ -71,37 +70,39 @@ class Refreshed:
 
     @property
     def unknown(self) -> tuple[int, ...]:
-        """The rounds of which something is still not known."""
+        """Rounds with a figure that is still unknown."""
         return tuple(number for number in self.lacking if number not in self.learned)
 
 
-def told_settings(started: RunStarted, options: Mapping[str, Any]) -> Settings:
-    """Return the settings by which a run's source is asked again.
+def source_settings(started: RunStarted, options: Mapping[str, Any]) -> Settings:
+    """Return settings that open the source of a run again.
 
     Parameters
     ----------
     started : RunStarted
         The start of the run; its settings hold no secret.
     options : mapping
-        What is given now, and goes first.
+        Options of the command, which take precedence.
 
     Raises
     ------
     InputError
-        If no source is named, there or now.
+        If neither the run nor the options name a source.
     """
     from lowcarb_scheduler.forecasts.registry import SOURCES
     from lowcarb_scheduler.settings import FORMER_NAMES, RUN_CONFIG_PREFIX, Settings
 
     recorded = {FORMER_NAMES.get(name, name): value for name, value in started.settings.items()}
-    told = {name: recorded.get(name) for name in SETTINGS}
+    values = {name: recorded.get(name) for name in SETTINGS}
     own = started.source or ""
     if set(own.split(",")) <= set(SOURCES):
-        told["source"] = own  # it may have been given in code
-    told = {name: value for name, value in told.items() if value is not None and "***" not in str(value)}
-    if options.get("source") is not None:  # another one may have no such names of places, or files
-        told = {name: told[name] for name in told if name in ("archive_days", "archive_dir", "locations")}
-    run_config = {RUN_CONFIG_PREFIX + name.replace("_", "-"): value for name, value in told.items()}
+        values["source"] = own  # the source may have been given in code, not as a setting
+    values = {name: value for name, value in values.items() if value is not None and "***" not in str(value)}
+    if options.get("source") is not None:  # locations and files of the run belong to its own source
+        values = {
+            name: values[name] for name in values if name in ("archive_days", "archive_dir", "locations")
+        }
+    run_config = {RUN_CONFIG_PREFIX + name.replace("_", "-"): value for name, value in values.items()}
     settings = Settings.load(options=options, run_config=run_config)
     if settings.source is None:
         problem = f"the run's was given in code ({own})" if own else "the run had none"
@@ -110,29 +111,29 @@ def told_settings(started: RunStarted, options: Mapping[str, Any]) -> Settings:
 
 
 def refresh(run_dir: Path, source: ForecastSource | None, clock: Clock | None = None) -> Refreshed:
-    """Ask for actual intensity that a run's accounts lack, and enter it in the ledger.
+    """Request actual intensity that the accounts of a run lack, and append it to the ledger.
 
-    They lack it where a round has no realised or run-now emissions, or where hindsight does not know an hour
-    that it may choose.
+    It is lacking if a round has no realised or run-now emissions, or for an hour that hindsight may choose.
 
     Parameters
     ----------
     run_dir : Path
         Folder of a run that is not being written.
     source : ForecastSource or None
-        Who is asked; not needed where nothing is lacking.
+        Source of actual intensity; not needed if none is lacking.
     clock : Clock, optional
-        Stamps the events, and says what is past.
+        Stamps the events; hours after its time are not requested.
 
     Raises
     ------
     InputError
-        If a run is still writing there, or the source measures something else than the run's.
+        If a run is still writing there, or the signal of the source is not that of the run.
     ForecastUnavailableError
-        If the source knows of no location.
+        If the source has no data for any location.
     """
     clock = clock or SystemClock()
     events, file = read_ledger(run_dir), str(run_dir / FILE_NAME)
+    # Two writers would mix their lines.
     if is_in_use(run_dir):
         raise InputError("ledger", "a run is still writing it", "wait until it has ended", file)
     with as_written(file):
@@ -146,13 +147,13 @@ def refresh(run_dir: Path, source: ForecastSource | None, clock: Clock | None = 
     start, end = _period(record, [worked for worked in record.rounds if worked.number in lacking], clock)
     new = sanitize(source.actual(places, start, end))
     _check_provenance(new, record.provenance)
-    told = _lacking(new.slice(start, end), record.actual)
-    if told is None:
+    news = _lacking(new.slice(start, end), record.actual)
+    if news is None:
         return Refreshed(lacking, (), lacks_hours)
-    after = _figures(record, told if record.actual is None else told.fill(record.actual))
+    after = _figures(record, news if record.actual is None else news.fill(record.actual))
     ledger = Ledger(run_dir, clock, goes_on=True)
     try:
-        ledger.append(ActualReceived(intensity=told))
+        ledger.append(ActualReceived(intensity=news))
         if any(after[number] != before[number] for number in lacking):
             ledger.append(FiguresRefreshed(rounds=tuple(after[number] for number in lacking)))
     finally:
@@ -167,7 +168,7 @@ def _figures(record: Record, actual: IntensityTable | None) -> dict[int, Figures
 
 
 def _lacks_hours(record: Record, places: Sequence[str], clock: Clock) -> bool:
-    """Return whether actual intensity is not known of an hour that hindsight may choose, and that is past."""
+    """Return whether a past hour that hindsight may choose has no actual intensity."""
     if record.actual is None or not record.rounds:
         return False
     rules = Rules.of(record)
@@ -178,25 +179,26 @@ def _lacks_hours(record: Record, places: Sequence[str], clock: Clock) -> bool:
     return bool(np.isnan(known).any())
 
 
-def _lacking(told: IntensityTable | None, known: IntensityTable | None) -> IntensityTable | None:
-    """Return of a table what was not known, None where that is nothing: what was given once stays."""
-    if told is None:
+def _lacking(news: IntensityTable | None, known: IntensityTable | None) -> IntensityTable | None:
+    """Return the part of a table that was unknown, None if there is none: known values never change."""
+    if news is None:
         return None
+    # On the union of edges a step is either known or not, so none is half replaced.
     if known is not None:
-        inside = (known.edges_us > told.edges_us[0]) & (known.edges_us < told.edges_us[-1])
-        edges_us = np.union1d(told.edges_us, known.edges_us[inside])
-        is_known = ~np.isnan(known.sampled(edges_us, told.locations))
-        told = told.relaid(edges_us, told.locations, np.where(is_known, np.nan, told.sampled(edges_us)))
-    steps = np.flatnonzero(np.isfinite(told.values).any(axis=1))
+        inside = (known.edges_us > news.edges_us[0]) & (known.edges_us < news.edges_us[-1])
+        edges_us = np.union1d(news.edges_us, known.edges_us[inside])
+        is_known = ~np.isnan(known.sampled(edges_us, news.locations))
+        news = news.relaid(edges_us, news.locations, np.where(is_known, np.nan, news.sampled(edges_us)))
+    steps = np.flatnonzero(np.isfinite(news.values).any(axis=1))
     if not len(steps):
         return None
-    return told.slice(from_us(told.edges_us[steps[0]]), from_us(told.edges_us[steps[-1] + 1]))
+    return news.slice(from_us(news.edges_us[steps[0]]), from_us(news.edges_us[steps[-1] + 1]))
 
 
 def _period(record: Record, rounds: Sequence[RoundRecord], clock: Clock) -> tuple[datetime, datetime]:
-    """Return when something happened of which it is to be known what it emitted.
+    """Return the period in which anything that is to be charged happened.
 
-    Hindsight may choose any hour of the run, so all that is past of its time is asked for as well.
+    Hindsight may choose any hour of the run, so the period covers the whole run as far as it is past.
     """
     starts, ends = [record.started_at], [min(Rules.of(record).finish_by, clock.now())]
     for worked in rounds:
@@ -210,7 +212,8 @@ def _period(record: Record, rounds: Sequence[RoundRecord], clock: Clock) -> tupl
 
 
 def _places(record: Record) -> list[str]:
-    """Return where nodes were."""
+    """Return the known locations of nodes and turns."""
+    # Rounds share their mapping of nodes until one joins or leaves.
     nodes = {id(worked.nodes): worked.nodes for worked in record.rounds}.values()  # few, seldom changed
     places = {node.place for there in nodes for node in there.values()}
     places |= {turn.place for worked in record.rounds for turn in worked.turns}

@@ -320,10 +320,12 @@ class Record:
         match event:
             case RunStarted():
                 self.started, self.run_now_at = event, event.began_at
+            # Events of lost work never get here: the reader of the ledger skips them.
             case RunResumed():
                 self.status, self.activity, self.resumed = "unfinished", "preparing", self.resumed + 1
                 self.waiting, self.is_open, self.finished = None, False, None
             case NodesChanged():
+                # An event holds differences only; a node that changed is among those that joined.
                 left, joined = set(event.left), {node.id: node for node in event.joined}
                 # A new mapping: the rounds before keep theirs.
                 self.nodes = {key: node for key, node in self.nodes.items() if key not in left} | joined
@@ -334,6 +336,7 @@ class Record:
                 self._provenance = event.intensity.provenance
             case ActualReceived():
                 self.actuals.append(event.intensity)
+                # A source may revise recent hours: the newest value counts.
                 self._actual = event.intensity.over(self._actual)
                 self._provenance = event.intensity.provenance
             case Planned():
@@ -357,6 +360,7 @@ class Record:
             case RunFinished():
                 self.status = self.activity = event.status
                 self.finished, self.waiting = event, None
+                # Rounds whose actual intensity came late are settled when the run ends.
                 self._late |= {figures.round: figures for figures in event.rounds}
             case FiguresRefreshed():
                 self._late |= {figures.round: figures for figures in event.rounds}
@@ -386,6 +390,7 @@ class Record:
                 current.closed, current.nodes = event, self.nodes
                 self.closed[current.number] = current
                 self._turns_before.update(turn.id for turn in current.turns)
+                # Run-now does the same rounds without waits: the next one opens when this one would end.
                 self.run_now_at = current.run_now_at + event.took
                 self.is_open, self.activity = False, "preparing"
 
@@ -456,6 +461,7 @@ def rounds_of(events: Iterable[Event]) -> Iterator[RoundRecord]:
     """Yield the rounds of a ledger that have closed, holding one of them at a time."""
     record = Record()
     for event in events:
+        # A round is complete when the next one opens: evaluation may follow its close.
         if isinstance(event, RoundOpened):
             yield from record.rounds
             record.closed.clear()
@@ -482,6 +488,7 @@ def _overlaid(tables: Sequence[IntensityTable]) -> IntensityTable | None:
     """Return one table, in which a later one covers those before it wherever it has a value."""
     if not tables:
         return None
+    # On the union of all edges every step of every table is constant.
     locations = tuple(dict.fromkeys(name for table in tables for name in table.locations))
     edges = np.unique(np.concatenate([table.edges_us for table in tables]))
     values = np.full((len(edges) - 1, len(locations)), np.nan)

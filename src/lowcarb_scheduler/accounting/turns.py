@@ -1,7 +1,6 @@
-"""Turns: what one node did in one round, what that emitted, and what run-now would have emitted instead.
+"""Turns of nodes: their energy and emissions, and the emissions of the same work by random clients.
 
-All of it can be read back from a ledger, so nothing of a round has to be kept in memory for the day its
-actual intensity is known.
+A ledger holds all of their inputs, so a run keeps no turns in memory until their actual intensity is known.
 """
 
 from __future__ import annotations
@@ -29,22 +28,22 @@ AnyTurn = TypeVar("AnyTurn", NodeDone, NodeEvaluated)
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What is known of a node.
+    """Known properties of a node.
 
     Parameters
     ----------
     node_id : int
         Flower's id in this run.
     key : str
-        A name that outlives the run: node name, partition-id, or the node id where there is neither.
+        Name that outlives the run: node name, partition-id, or the node id if it has neither.
     location : str or None
-        Where it runs; None where nobody says.
+        Location; None if unknown.
     power_watts : float
         Power drawn while training [W].
     power_assumed : bool
-        Whether that is the default.
+        Whether that is the default power.
     duration : timedelta or None
-        Expected time of a turn, where it says one.
+        Expected time of a turn; None if unknown.
     """
 
     node_id: int
@@ -56,20 +55,20 @@ class Profile:
 
     @property
     def place(self) -> str:
-        """Its location, or the name of nowhere."""
+        """The location, or the name of an unknown one."""
         return self.location or UNKNOWN_PLACE
 
 
 @dataclass(frozen=True, slots=True)
 class TurnReport:
-    """What a node says of a turn, as far as it can be.
+    """Plausible part of a node's report of a turn.
 
     Parameters
     ----------
     duration : timedelta or None
-        How long it took; None where it does not say.
+        Duration of the turn; None if it is not reported.
     measured_kwh : float or None
-        What it has measured [kWh]; None where it has not. What it estimates is not asked: its power is known.
+        Measured energy [kWh]; None without a measurement. A node's own estimate is ignored.
     """
 
     duration: timedelta | None = None
@@ -113,22 +112,22 @@ def turn_of(
 
 
 def realised_g(turns: Sequence[Turn], actual: IntensityTable) -> float | None:
-    """Return what turns have emitted [gCO2eq]; None where actual intensity has a gap."""
+    """Return the emissions of turns [gCO2eq]; None if actual intensity has a gap."""
     return _sum_g(emitted_g(turns, actual))
 
 
 def emitted_g(turns: Sequence[Turn], actual: IntensityTable) -> Floats:
-    """Return what each turn has emitted [gCO2eq], NaN where actual intensity has a gap.
+    """Return the emissions of each turn [gCO2eq], NaN where actual intensity has a gap.
 
-    Measured energy is taken to be drawn evenly over a turn.
+    Measured energy is assumed to be drawn evenly over a turn.
     """
     columns = actual.columns([turn.place for turn in turns])
     starts = np.array([to_us(turn.started_at) for turn in turns], dtype=np.int64)
     ends = np.array([to_us(turn.ended_at) for turn in turns], dtype=np.int64)
-    ends = np.maximum(ends, starts + 1)  # what took no time at all has still an energy
+    ends = np.maximum(ends, starts + 1)  # a turn of no time can still have measured energy
     hours = (ends - starts) * (MICROSECOND / _HOUR)
     kwh = np.array([turn.energy_kwh for turn in turns], dtype=np.float64)
-    # Without energy nothing is emitted, whatever is known of the place.
+    # Without energy emissions are 0 even in a gap, where the product is NaN.
     return np.where(kwh == 0, 0.0, emissions_g(actual, columns, kwh * 1000 / hours, starts, ends))
 
 
@@ -139,31 +138,32 @@ def expected_g(
     opens_at: datetime,
     round_duration: timedelta,
 ) -> float | None:
-    """Return what to expect of the same work by random clients that begin then [gCO2eq].
+    """Return the expected emissions of the same work by random clients [gCO2eq].
 
-    The same work: as many turns as were completed, as much longer or shorter than planned as they were, and
-    as much more or less energy than power times time as was measured.
+    The same work: as many turns as were completed, with their ratio of real to planned time, and their ratio
+    of drawn energy to power times time.
 
     Parameters
     ----------
     nodes : mapping of str to Node
-        Everyone who could have trained, by key.
+        All nodes that could have trained, by id.
     turns : sequence of Turn
-        The round's turns.
+        Completed turns of the round.
     actual : IntensityTable
-        What intensity really was.
+        Actual intensity.
     opens_at : datetime
-        When the round would have opened.
+        Opening of the round in run-now.
     round_duration : timedelta
         Length of a round.
 
     Returns
     -------
     float or None
-        None where actual intensity has a gap.
+        None if actual intensity has a gap.
     """
     if not turns:
         return 0.0
+    # A node that trained and has left since could have been drawn by run-now, too.
     gone = {
         turn.id: Node(id=turn.id, location=turn.location, power_watts=turn.power_watts, duration=None)
         for turn in turns
@@ -182,7 +182,7 @@ def expected_g(
 
 
 def stretch_of(turns: Sequence[Turn], nodes: Mapping[str, Node], round_duration: timedelta) -> float:
-    """Return how many times as long as planned turns took, all together; 1 where none was planned."""
+    """Return the ratio of real to planned time of turns together; 1 if none was planned."""
     usual = [nodes[turn.id].turn(round_duration) if turn.id in nodes else round_duration for turn in turns]
     planned = sum(usual, timedelta(0))
     took = sum((turn.ended_at - turn.started_at for turn in turns), timedelta(0))
@@ -190,5 +190,5 @@ def stretch_of(turns: Sequence[Turn], nodes: Mapping[str, Node], round_duration:
 
 
 def _sum_g(grams: Any) -> float | None:
-    """Return the sum of emissions, None where a gap makes one unknown."""
+    """Return the sum of emissions, None if a gap makes one unknown."""
     return None if np.isnan(grams).any() else float(grams.sum())

@@ -96,7 +96,7 @@ def _refresh(folder: Path, options: Mapping[str, Any], signal: str | None) -> Re
         return found
     source = None
     try:
-        source = _open(refreshing.told_settings(Record.of(read_ledger(folder)).started, options), signal)
+        source = _open(refreshing.source_settings(Record.of(read_ledger(folder)).started, options), signal)
         found = refreshing.refresh(folder, source)
     except LowcarbError as error:
         # If only the hindsight plan lacks hours, the report is written without them.

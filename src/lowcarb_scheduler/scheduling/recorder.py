@@ -1,8 +1,8 @@
-"""The recorder of a run: who trained when in each round, whose turns count, and what that emitted.
+"""Recorder of a run: nodes, turns and emissions of each round, in memory and in the ledger.
 
-Planned emissions rest on what was expected when the round opened. Realised and run-now emissions rest on
-actual intensity: what is not known of it when a round closes is computed from the ledger when the run ends.
-So of a round that is over a few numbers are kept, however many clients it had.
+Planned emissions use the forecast when the round opened, realised and run-now emissions actual intensity. If
+that is unknown when a round closes, they are computed from the ledger when the run ends. So memory holds a
+few numbers for each closed round, however many clients it had.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.scheduling.messages import RunLog
 
 Window = tuple["datetime", "datetime"]
-_MOST_FAILURES: Final = 3  # in a row, after which turns are owed no more
+_MOST_FAILURES: Final = 3  # in a row, after which a node owes no more turns
 
 
 @dataclass(slots=True)
 class Round:
-    """A round that is open.
+    """Round that is open.
 
     Parameters
     ----------
@@ -54,20 +54,20 @@ class Round:
     opened_at, planned_closes_at : datetime
         Its window.
     members : mapping of int to (Profile, Window)
-        By node id, who is to train and when.
+        Selected nodes and their planned windows, by node id.
     planned_g : float or None
-        Expected emissions [gCO2eq]; None where there was no forecast.
+        Expected emissions [gCO2eq]; None without a forecast.
     started, ended : dict of int to datetime
-        By node id, when it was really sent its message and when its reply came, where that was not when the
-        round opened and when its training ended.
+        When a node was really sent its message, and when its reply came, by node id; only where these differ
+        from the opening of the round and the end of its training.
     unsent : dict of int to str
-        By node id, why it was sent no message.
+        Why a node was sent no message, by node id.
     turns : sequence of Turn
-        Who has trained.
+        Completed turns.
     failed : int
-        How many have not.
+        Number of turns that were not completed.
     evaluation_g : float or None
-        What evaluating has emitted [gCO2eq].
+        Emissions of evaluation on clients [gCO2eq].
     """
 
     number: int
@@ -84,7 +84,7 @@ class Round:
 
 
 class RunRecorder:
-    """The recorder of one run.
+    """Recorder of one run.
 
     Parameters
     ----------
@@ -94,14 +94,14 @@ class RunRecorder:
     log : RunLog
         Takes warnings.
     started : datetime
-        When the run began; run-now counts from there.
+        When the run began; run-now starts then.
 
     Attributes
     ----------
     current : Round or None
-        The round that is open, if one is.
+        The round that is open.
     opened : int
-        How many rounds have opened.
+        Number of the round that opened last.
     """
 
     def __init__(self, ledger: Ledger, log: RunLog, started: datetime) -> None:
@@ -110,33 +110,33 @@ class RunRecorder:
         self.opened = 0
         self._completed: Counter[str] = Counter()
         self._credited: Counter[str] = Counter()
-        self._failures: Counter[str] = Counter()  # in a row
+        self._failures: Counter[str] = Counter()  # in a row, by node
         self._nodes: dict[str, Node] = {}
         self._figures: dict[int, Figures] = {}
         self._energy_by_basis: defaultdict[str, float] = defaultdict(float)
         self._evaluation_kwh = 0.0
         self._closed_at: datetime | None = None
-        self._run_now_opens_at = started  # the next round of run-now: the same rounds without a pause
+        self._run_now_opens_at = started  # next round of run-now: the same rounds without waits
 
-    # -- nodes ---------------------------------------------------------------------------------------------
+    # -- Nodes ---------------------------------------------------------------------------------------------
 
     @property
     def nodes(self) -> Mapping[str, Node]:
-        """Who was there at the last look, by key."""
+        """Nodes that were connected at the last look, by key."""
         return self._nodes
 
     @property
     def turns(self) -> dict[str, int]:
-        """Turns that count for a node: completed, and credited for the time it was not there."""
+        """Turns that count for a node: completed, and credited for the time before it joined."""
         return {key: done + self._credited[key] for key, done in self._completed.items()}
 
     def add_nodes(self, arrived: Iterable[str], present: Iterable[str]) -> None:
-        """Enter nodes that join or return; each is credited up to the mean of the others: it owes nothing.
+        """Enter nodes that join or return; each is credited up to the mean of the others and owes nothing.
 
         Parameters
         ----------
         arrived, present : iterable of str
-            The keys of those that are new since the last look, and of all that are there.
+            Keys of nodes that are new since the last look, and of all connected nodes.
         """
         new, turns = set(arrived), self.turns
         counted = [turns[key] for key in present if key not in new]
@@ -146,7 +146,7 @@ class RunRecorder:
             self._credited[key] += max(0, mean - turns.get(key, 0))
 
     def update_nodes(self, profiles: Iterable[Profile]) -> None:
-        """Enter who is there now, and what is known of them, where that has changed."""
+        """Enter the connected nodes, if they or their properties have changed."""
         nodes = {profile.key: node_of(profile) for profile in profiles}
         joined = tuple(node for key, node in nodes.items() if self._nodes.get(key) != node)
         left = tuple(key for key in self._nodes if key not in nodes)
@@ -154,7 +154,7 @@ class RunRecorder:
             self._nodes = nodes
             self._ledger.append(NodesChanged(joined=joined, left=left))
 
-    # -- a round, in the order it happens ------------------------------------------------------------------
+    # -- Round, in order of events -------------------------------------------------------------------------
 
     def open(self, opened: Round, held: timedelta, planned_opens_at: datetime) -> None:
         """Enter a round that opens."""
@@ -174,7 +174,7 @@ class RunRecorder:
         )  # fmt: skip
 
     def train_ended(self, done: Mapping[int, tuple[Window, TurnReport]], failed: Mapping[int, str]) -> None:
-        """Enter who has completed a turn, by node id, and what it says of it; and why the others have not."""
+        """Enter completed turns with the reports of their nodes, and the failures of others, by node id."""
         if (current := self.current) is None:
             return
         turns = [
@@ -198,8 +198,9 @@ class RunRecorder:
                 )
 
     def _owe(self, key: str) -> None:
-        """Let a node owe the turn it has not completed, but not for ever: it would be in every round."""
+        """Count a failure: the node owes the turn, until it has failed too often in a row."""
         self._failures[key] += 1
+        # A node that always fails would be selected for every round, and its seat lost.
         if self._failures[key] >= _MOST_FAILURES:
             self._credited[key] += 1
             why = f"{key} has failed {_MOST_FAILURES} times in a row"
@@ -209,7 +210,7 @@ class RunRecorder:
         self, number: int, done: Sequence[tuple[Profile, Window, TurnReport]], failed: int,
         metrics: Mapping[str, float], actual: IntensityTable | None,
     ) -> None:  # fmt: skip
-        """Enter an evaluation on clients: who has evaluated when, and what it says of it."""
+        """Enter an evaluation on clients, with the windows and reports of its nodes."""
         turns = [turn_of(NodeEvaluated, number, *each) for each in sorted(done, key=lambda each: each[0].key)]
         for turn in turns:
             self._ledger.append(turn)
@@ -228,7 +229,7 @@ class RunRecorder:
         """Close the round that is open, on the actual intensity known so far."""
         if (current := self.current) is None:
             return
-        now = max(now, current.opened_at)
+        now = max(now, current.opened_at)  # a clock may be set back
         figures = Figures(
             round=current.number, planned_g=current.planned_g, evaluation_g=current.evaluation_g
         )
@@ -303,10 +304,10 @@ class RunRecorder:
         elif self.current is not None:
             self.current.evaluation_g = grams
 
-    # -- what a checkpoint keeps ---------------------------------------------------------------------------
+    # -- Checkpoint ----------------------------------------------------------------------------------------
 
     def memory(self) -> dict[str, list[int]]:
-        """Return what the ledger does not say: turns completed and credited, by key."""
+        """Return the state that is not in the ledger: completed and credited turns, by key."""
         return {key: [done, self._credited[key]] for key, done in self._completed.items()}
 
     def recall(self, events: Iterable[Event], memory: Mapping[str, Sequence[int]]) -> None:
@@ -316,7 +317,7 @@ class RunRecorder:
         """
         self._completed = Counter({key: done for key, (done, _) in memory.items()})
         self._credited = Counter({key: credited for key, (_, credited) in memory.items()})
-        record = Record.of(events)
+        record = Record.of(events)  # with all turns, which are dropped again when this returns
         self._nodes, self._energy_by_basis = dict(record.nodes), record.energy_by_basis
         self._figures = {worked.number: worked.figures for worked in record.rounds}
         self._run_now_opens_at = record.run_now_at or self._started
