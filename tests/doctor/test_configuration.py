@@ -23,7 +23,7 @@ def test_what_is_given_is_shown_with_its_origin(monkeypatch):
 
 
 def test_nothing_given_is_said():
-    assert [check.detail for check in check_settings({}).checks] == ["none set: all have their defaults"]
+    assert [check.detail for check in check_settings({})[1]] == ["none set: all have their defaults"]
 
 
 def test_secrets_are_only_set(monkeypatch):
@@ -65,7 +65,7 @@ def test_settings_that_cannot_be_read_are_one_fault():
 def test_a_misspelt_variable_is_a_warning_with_the_nearest_name(monkeypatch):
     monkeypatch.setenv("LOWCARB_SORUCE", "synthetic")
     monkeypatch.setenv("LOWCARB_TRACEBACK", "1")
-    warned = [check for check in check_settings({}).checks if check.state == "warning"]
+    warned = [check for check in check_settings({})[1] if check.state == "warning"]
     assert warned == [
         Check("settings", "warning", "LOWCARB_SORUCE is not a setting", "did you mean LOWCARB_SOURCE?")
     ]

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lowcarb_scheduler.report.charts import picture_of_turns
-from lowcarb_scheduler.report.html import MOST_CLIENTS
+from lowcarb_scheduler.report.charts import MOST_CLIENTS, picture_of_turns
 
 
 def drawn(turns):

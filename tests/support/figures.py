@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import io
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from lowcarb_scheduler.report.figure import save
@@ -23,6 +24,7 @@ def words(figure: Figure) -> str:
 
 def svg(figure: Figure) -> str:
     """Return a figure as it is saved to an SVG file."""
-    buffer = io.BytesIO()
-    save(figure, buffer, "svg")
-    return buffer.getvalue().decode()
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "figure.svg"
+        save(figure, file)
+        return file.read_text(encoding="utf-8")

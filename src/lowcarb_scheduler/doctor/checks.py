@@ -58,23 +58,11 @@ class Check:
 _NO_SETTINGS: Final = frozenset({"SECRETS_DIR", "TRACEBACK", "UTC"})
 
 
-class Configuration(NamedTuple):
-    """Valid settings, and the checks of all given ones.
+def check_settings(options: Mapping[str, Any]) -> tuple[Settings | None, list[Check]]:
+    """Return the valid settings, and a check of each given one.
 
-    Parameters
-    ----------
-    settings : Settings or None
-        Invalid ones have their defaults; None if no setting can be read.
-    checks : list of Check
-        One for each given setting.
-    """
-
-    settings: Settings | None
-    checks: list[Check]
-
-
-def check_settings(options: Mapping[str, Any]) -> Configuration:
-    """Read the settings; an invalid one does not hide the others.
+    An invalid setting does not hide the others, which are returned with its default; without any that can be
+    read, there are no settings.
 
     Parameters
     ----------
@@ -99,7 +87,7 @@ def check_settings(options: Mapping[str, Any]) -> Configuration:
                 raise
             # No setting is to blame, for example a .env file that is not text: no other can be read either.
             if field not in Settings.model_fields or field in invalid:
-                return Configuration(None, [Check("settings", "fault", str(error), error.fix)])
+                return None, [Check("settings", "fault", str(error), error.fix)]
             invalid.append(field)
             checks.append(Check(_name(field), "fault", error.problem, error.fix))
     for field, origin in sorted(Settings.origins(options=options).items()):
@@ -107,7 +95,7 @@ def check_settings(options: Mapping[str, Any]) -> Configuration:
             checks.append(Check(_name(field), "ok", f"{_value(settings, field)} ({origin})"))
     if not checks:
         checks.append(Check("settings", "ok", "none set: all have their defaults"))
-    return Configuration(settings, checks + _misspelt())
+    return settings, checks + _misspelt()
 
 
 def _misspelt() -> list[Check]:

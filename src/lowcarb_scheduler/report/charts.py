@@ -241,14 +241,13 @@ def progress_of(run: RunSummary) -> tuple[Progress, ...]:
     where these are not known either, against the rounds.
     """
     rounds = run.rounds
-    realised_g = [r.realised_g for r in rounds if r.realised_g is not None]
-    planned_g = [r.planned_g for r in rounds if r.planned_g is not None]
+    spent: list[float] = [1.0] * len(rounds)
     of: Literal["realised", "planned", "rounds"] = "rounds"
-    spent = [float(r.number) for r in rounds]
-    if len(realised_g) == len(rounds):
-        of, spent = "realised", list(accumulate(realised_g))
-    elif len(planned_g) == len(rounds):
-        of, spent = "planned", list(accumulate(planned_g))
+    if run.realised_g is not None:
+        of, spent = "realised", [r.realised_g or 0.0 for r in rounds]
+    elif run.planned_g is not None:
+        of, spent = "planned", [r.planned_g or 0.0 for r in rounds]
+    totals = tuple(accumulate(spent))
     # Run-now is on actual intensity, so it is comparable with realised emissions only.
     run_now_g = run.run_now_g if of == "realised" else None
     found = []
@@ -256,7 +255,7 @@ def progress_of(run: RunSummary) -> tuple[Progress, ...]:
         reported = [k for k, r in enumerate(rounds) if r.metrics.get(name) is not None]
         if len(reported) > 1:
             values = tuple(rounds[k].metrics[name] for k in reported)
-            found.append(Progress(name, values, tuple(spent[k] for k in reported), of, run_now_g))
+            found.append(Progress(name, values, tuple(totals[k] for k in reported), of, run_now_g))
     return tuple(found[:MOST_METRICS])
 
 
@@ -299,7 +298,7 @@ def _paint_progress(progress: Progress, figure: Figure) -> None:
             va="bottom" if low else "top", color=style.SOFT,
         )  # fmt: skip
     if progress.of == "rounds":
-        style.whole_numbers(axes.xaxis, 6 if style.is_narrow(axes) else 12)
+        axes.locator_params("x", nbins=6 if style.is_narrow(axes) else 12, integer=True)
         axes.set_xlabel("round")
     else:
         axes.set_xlim(left=min(0.0, *spent))
@@ -345,7 +344,7 @@ def _paint_clients(bars: Sequence[tuple[str, int]], figure: Figure) -> None:
     axes.set_xlim(0, max(1, *(count for _, count in bars)) * 1.02)
     style.clean(axes, "x")
     axes.tick_params(axis="y", length=0)
-    style.whole_numbers(axes.xaxis, 10)
+    axes.locator_params("x", nbins=10, integer=True)
     axes.set_xlabel("completed turns")
 
 
@@ -359,8 +358,8 @@ def _paint_histogram(clients: Counter[int], figure: Figure) -> None:
     axes.margins(y=0.12)
     axes.set_xlim(turns[0] - 1, turns[-1] + 1)
     style.clean(axes)
-    style.whole_numbers(axes.xaxis, 12)
-    style.whole_numbers(axes.yaxis, 5)
+    axes.locator_params("x", nbins=12, integer=True)
+    axes.locator_params("y", nbins=5, integer=True)
     axes.set_xlabel("completed turns")
     axes.set_ylabel("clients")
 
@@ -373,38 +372,6 @@ _COLOURS: Final = {
     "temporal-only": "#9c6b30", "perfect": "#3b7a3b", "bound": style.INK, "run-now": "#8a8a8a",
 }  # fmt: skip
 _DASHED: Final = ("bound", "perfect", "run-now")  # references: no method that can be used in practice
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MethodLines:
-    """Lines of the chart.
-
-    Parameters
-    ----------
-    deadlines : tuple of float
-        Multiples of the back-to-back time, increasing.
-    reductions, errors, captures : mapping of str to ndarray, shape (D,)
-        Mean reduction, its standard error, and capture of each method [%]; NaN where undefined.
-    """
-
-    deadlines: tuple[float, ...]
-    reductions: Mapping[str, Floats]
-    errors: Mapping[str, Floats]
-    captures: Mapping[str, Floats]
-
-
-def lines_of(found: Comparison) -> MethodLines:
-    """Return reduction and capture of each method, over deadlines."""
-    deadlines = tuple(sorted(found.scores))
-    rows = [found.scores[deadline] for deadline in deadlines]
-
-    def line(field: str) -> dict[str, Floats]:
-        return {
-            score.method: 100 * np.array([getattr(row[k], field) for row in rows], dtype=np.float64)
-            for k, score in enumerate(rows[0])
-        }
-
-    return MethodLines(deadlines, line("reduction"), line("reduction_se"), line("capture"))
 
 
 def plot_backtest(found: Comparison, labels: str) -> Figure:
@@ -429,40 +396,48 @@ def plot_backtest(found: Comparison, labels: str) -> Figure:
     )
     # The chart is only saved to files, which are wide: two panels fit side by side.
     title = f"Backtest: {scenario.name}, {found.seeds} starts per deadline"
-    return Picture("backtest", title, labels, legend, 4.2, partial(_paint_methods, lines_of(found))).figure()
+    return Picture("backtest", title, labels, legend, 4.2, partial(_paint_methods, found)).figure()
 
 
-def _paint_methods(lines: MethodLines, figure: Figure) -> None:
+def _paint_methods(found: Comparison, figure: Figure) -> None:
     left, right = figure.subplots(1, 2)
-    captured = {name: line for name, line in lines.captures.items() if name not in ("bound", "run-now")}
-    _paint_lines(left, lines, captured, "capture [% of the bound's mean reduction]")
-    saved = {name: line for name, line in lines.reductions.items() if name != "run-now"}
-    _paint_lines(right, lines, saved, "reduction against run-now [%]", lines.errors)
+    captures = _lines(found, "capture")
+    del captures["bound"], captures["run-now"]  # 100 % and 0 % by definition
+    _paint_lines(left, found, captures, "capture [% of the bound's mean reduction]")
+    reductions = _lines(found, "reduction")
+    del reductions["run-now"]
+    errors = _lines(found, "reduction_se")[SCHEDULER]
+    _paint_lines(right, found, reductions, "reduction against run-now [%]", errors)
+
+
+def _lines(found: Comparison, field: str) -> dict[str, Floats]:
+    """Return a field of the scores by method, over increasing deadlines [%]; NaN where undefined."""
+    rows = [found.scores[deadline] for deadline in sorted(found.scores)]
+    return {
+        score.method: 100 * np.array([getattr(row[k], field) for row in rows], dtype=np.float64)
+        for k, score in enumerate(rows[0])
+    }
 
 
 def _paint_lines(
-    axes: Axes,
-    lines: MethodLines,
-    shown: Mapping[str, Floats],
-    values: str,
-    errors: Mapping[str, Floats] | None = None,
+    axes: Axes, found: Comparison, lines: Mapping[str, Floats], values: str, errors: Floats | None = None
 ) -> None:
-    """Draw lines with their names at the end."""
-    places = np.arange(len(lines.deadlines))
-    for name, line in shown.items():
-        bars = errors[name] if errors is not None and name == SCHEDULER else None
+    """Draw lines with their names at the end, and error bars of the scheduler."""
+    places = np.arange(len(found.scores))
+    for name, line in lines.items():
         axes.errorbar(
-            places, line, bars, color=_COLOURS[name], linestyle="--" if name in _DASHED else "-",
-            linewidth=2.6 if name == SCHEDULER else 1.5, marker="o", markersize=4, elinewidth=1.2, capsize=3,
+            places, line, errors if name == SCHEDULER else None, color=_COLOURS[name], label=name, marker="o",
+            linestyle="--" if name in _DASHED else "-", linewidth=2.6 if name == SCHEDULER else 1.5,
+            markersize=4, elinewidth=1.2, capsize=3,
         )  # fmt: skip
     style.clean(axes)
-    axes.set_xticks(places, labels=[f"{deadline:g}x" for deadline in lines.deadlines])
+    axes.set_xticks(places, labels=[f"{deadline:g}x" for deadline in sorted(found.scores)])
     axes.set_xlabel("deadline [multiples of the back-to-back time]")
     axes.set_ylabel(values)
     axes.set_xlim(-0.15, places[-1] + 0.15)
     # Names of lines with a similar end would overlap: they are moved, and a thin line leads to the end.
     low, high = axes.get_ylim()
-    ends = {name: float(line[-1]) for name, line in shown.items() if np.isfinite(line[-1])}
+    ends = {name: float(line[-1]) for name, line in lines.items() if np.isfinite(line[-1])}
     heights = _apart([(end - low) / (high - low) for end in ends.values()])
     for (name, end), height in zip(ends.items(), heights, strict=True):
         axes.annotate(

@@ -19,7 +19,6 @@ from lowcarb_scheduler.report import style
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
-    from typing import BinaryIO
 
     from matplotlib.figure import Figure
 
@@ -131,15 +130,15 @@ def element(svg: str, variant: str, label: str) -> str:
     return f'{opening}xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">{body}'
 
 
-def save(figure: Figure, file: Path | BinaryIO, kind: str | None = None) -> None:
-    """Write a figure as PNG, SVG or PDF, by the file's suffix or ``kind``.
+def save(figure: Figure, file: Path) -> None:
+    """Write a figure as PNG, SVG or PDF, by the suffix of the file.
 
     Raises
     ------
     InputError
         If the file cannot be written.
     """
-    kind = kind or str(file).rpartition(".")[2].lower()
+    kind = file.suffix[1:].lower()
     # A date in the metadata would make equal figures differ.
     undated: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
     with style.reproducible():

@@ -9,27 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import resources
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from lowcarb_scheduler.accounting.attribution import account
 from lowcarb_scheduler.accounting.replay import Record
 from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.errors import InputError, MissingExtraError, one_line
 from lowcarb_scheduler.ledger import FILE_NAME, as_written, read_ledger
-from lowcarb_scheduler.report import formatting
-from lowcarb_scheduler.report.charts import (
-    MOST_CLIENTS,
-    choice_of_run,
-    picture_of_choice,
-    picture_of_progress,
-    picture_of_turns,
-    picture_of_waterfall,
-    progress_of,
-)
+from lowcarb_scheduler.report import charts, formatting, pareto, rounds, tables
 from lowcarb_scheduler.report.figure import save
-from lowcarb_scheduler.report.pareto import picture_of_outcome
-from lowcarb_scheduler.report.rounds import picture_of_run
-from lowcarb_scheduler.report.tables import incidents_of, table_of_incidents, tables_of, write_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,15 +33,6 @@ REPORT_NAME: Final = "report.html"
 FOLDER_NAME: Final = "report"  # of charts and tables
 MOST_FAILURES: Final = 20
 _KINDS: Final = ("png", "svg")
-
-
-class Number(NamedTuple):
-    """One of the four numbers: name, emissions [g], fraction of the largest, and definition."""
-
-    name: str
-    emissions_g: float | None
-    part: float
-    definition: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,26 +100,29 @@ def read_page(run_dir: Path) -> Page:
 def gather(record: Record) -> Page:
     """Return the content of a page from the replayed ledger of a run."""
     accounts = account(record)
-    return Page(accounts, pictures_of_run(record, accounts), incidents_of(record), record.finish_by)
+    return Page(accounts, pictures_of_run(record, accounts), tables.incidents_of(record), record.finish_by)
 
 
 def pictures_of_run(record: Record, accounts: Accounts) -> tuple[Picture, ...]:
     """Return the charts of a run, in the order of the page; those without data are left out."""
     labels = formatting.labels(accounts.provenance)
-    choice = choice_of_run(record)
+    choice = charts.choice_of_run(record)
     found = (
-        picture_of_run(record),
-        picture_of_waterfall(accounts.waterfall, labels),
-        picture_of_outcome(accounts.front, record.finish_by, labels) if accounts.front else None,
-        picture_of_choice(choice, labels) if choice else None,
-        *(picture_of_progress(each, k, labels) for k, each in enumerate(progress_of(accounts.run), start=1)),
-        picture_of_turns(accounts.run.turns, labels),
+        rounds.picture_of_run(record),
+        charts.picture_of_waterfall(accounts.waterfall, labels),
+        pareto.picture_of_outcome(accounts.front, record.finish_by, labels) if accounts.front else None,
+        charts.picture_of_choice(choice, labels) if choice else None,
+        *(
+            charts.picture_of_progress(each, k, labels)
+            for k, each in enumerate(charts.progress_of(accounts.run), start=1)
+        ),
+        charts.picture_of_turns(accounts.run.turns, labels),
     )
     return tuple(picture for picture in found if picture)
 
 
-def _numbers(accounts: Accounts) -> list[Number]:
-    """Return the four numbers, with bars on one scale."""
+def _numbers(accounts: Accounts) -> list[tuple[str, float | None, float, str]]:
+    """Return the four numbers: name, emissions [g], fraction of the largest, and definition."""
     found = (
         ("run-now", accounts.run_now_g, "baseline: same rounds, start immediately, random clients"),
         ("planned", accounts.planned_g, "on the forecast when each round opened"),
@@ -148,9 +130,7 @@ def _numbers(accounts: Accounts) -> list[Number]:
         ("hindsight", accounts.hindsight_g, "best plan with a perfect forecast"),
     )
     most_g = max((g for _, g, _ in found if g is not None), default=0.0)
-    return [
-        Number(name, g, max(0.0, g) / most_g if g and most_g > 0 else 0.0, text) for name, g, text in found
-    ]
+    return [(name, g, max(0.0, g) / most_g if g and most_g > 0 else 0.0, text) for name, g, text in found]
 
 
 def facts_of(accounts: Accounts, finish_by: datetime | None) -> list[tuple[str, str]]:
@@ -214,8 +194,8 @@ def write_page(page: Page, run_dir: Path) -> Path:
         problem = f"{path} cannot be written ({error.strerror})"
         raise InputError("run-dir", problem, "make the folder writable") from None
     write_pictures(page.pictures, folder)
-    incidents = table_of_incidents(page.incidents, page.accounts.provenance)
-    write_tables({**tables_of(page.accounts), "mishaps": incidents}, folder)
+    incidents = tables.table_of_incidents(page.incidents, page.accounts.provenance)
+    tables.write_tables({**tables.tables_of(page.accounts), "mishaps": incidents}, folder)
     return path
 
 
@@ -239,8 +219,9 @@ def render(page: Page) -> str:
     template = resources.files("lowcarb_scheduler.report").joinpath("report.html").read_text("utf-8")
     accounts = page.accounts
     return environment.from_string(template).render(
-        page=page, accounts=accounts, run=accounts.run, most_clients=MOST_CLIENTS, numbers=_numbers(accounts),
+        page=page, accounts=accounts, run=accounts.run, numbers=_numbers(accounts),
         facts=facts_of(accounts, page.finish_by), labels=formatting.labels(accounts.provenance),
+        most_clients=charts.MOST_CLIENTS,
     )  # fmt: skip
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 
 from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.forecasts.bias_correction import ORIGINS
@@ -197,7 +196,7 @@ def _paint_panels(shown: ShownForecast, figure: Figure) -> None:
     low = min(0.0, *(float(np.nanmin(part, initial=0.0)) for part in values))
     high = max(1.0, *(float(np.nanmax(part, initial=0.0)) for part in values))
     panels[0].set_ylim(low * 1.08, high * 1.08)
-    panels[0].yaxis.set_major_locator(MaxNLocator(3 if len(panels) > 4 else 5))
+    panels[0].locator_params("y", nbins=3 if len(panels) > 4 else 5)
     for column, (axes, name) in enumerate(zip(panels, table.locations, strict=True)):
         if shown.raw is not None:
             _step(axes, shown.raw, shown.raw.values[:, column], color=_RAW, linewidth=1.0)

@@ -16,7 +16,6 @@ try:
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
-    from matplotlib.ticker import MaxNLocator
 except ImportError:
     raise MissingExtraError("matplotlib", "report") from None
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
 
     from lowcarb_scheduler.intensity import IntensityTable
 
@@ -85,11 +83,6 @@ def clean(axes: Axes, values: Literal["x", "y", "both"] = "y") -> None:
     """Draw faint grid lines across the axis of values, and labels of ticks."""
     axes.grid(axis=values)
     axes.tick_params(labelsize=8, colors=INK)
-
-
-def whole_numbers(axis: Axis, most: int) -> None:
-    """Put ticks on whole numbers, at most ``most`` of them."""
-    axis.set_major_locator(MaxNLocator(most, integer=True))
 
 
 def day(when: datetime) -> float:
