@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["InMemoryGrid", "VirtualClock"]
 
-_FIRST_NODE_ID = 101
+_FIRST_NODE_ID = 101  # no small number: 1 is the SuperLink in error replies
 
 
 class InMemoryGrid(Grid):

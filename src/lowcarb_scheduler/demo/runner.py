@@ -139,7 +139,7 @@ def _complete(process: subprocess.Popen[bytes], log: Path, show_progress: Callab
             show_progress()
             time.sleep(0.2)
     finally:
-        stop(process)
+        stop(process)  # also after Ctrl-C: Ray would stay
     show_progress()  # rounds that closed after the last look
     if process.returncode:
         raise RunFailedError("flwr run failed", tail(log), str(log))

@@ -98,8 +98,8 @@ def test_it_is_watched_at_many_steps(killed):
     assert len(killed["copies"]) > 100
 
 
-PARTS = 12  # of the steps, each test takes one in so many; together they take all
-SHORT = (0, 7)  # those that are always taken
+PARTS = 24  # each test takes one step in so many; together they take all
+SHORT = (0, 13)  # parts outside `make soak`, an even and an odd one
 
 
 @pytest.mark.parametrize(
@@ -129,14 +129,15 @@ def test_killed_at_any_step_it_ends_as_if_nothing_had_happened(killed, part):
         assert losses.rounds == list(range(done + (before["stage"] == "OVER"), ROUNDS + 1))
 
 
-def test_a_run_may_be_killed_again_and_again(killed, monkeypatch, tmp_path):
+@pytest.mark.parametrize("every", [45, pytest.param(15, marks=pytest.mark.soak)])
+def test_a_run_may_be_killed_again_and_again(killed, monkeypatch, tmp_path, every):
     """Resumed from a copy, it is watched, and resumed from a copy of that."""
     fresh(RUN, killed["copies"][len(killed["copies"]) // 3])
     points = KillPoints(RUN, tmp_path / "again")
     with monkeypatch.context() as patch:
         points.watch(patch)
         start(make_adam(killed["midnight"]), make_grid(), evaluate_fn=Losses())
-    for copy in points.found[5:-5:15]:
+    for copy in points.found[5:-5:every]:
         fresh(RUN, copy)
         result = start(make_adam(killed["midnight"]), make_grid(), evaluate_fn=Losses())
         assert weights(result) == weights(killed["result"])

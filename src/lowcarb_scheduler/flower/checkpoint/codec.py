@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_MAX_DEPTH: Final = 50
+_MAX_DEPTH: Final = 50  # a value that contains itself would be encoded without end
 _BIT_GENERATORS: Final = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 _SEQUENCES: Final = {"tuple": tuple, "set": set, "frozenset": frozenset}
 _MAPPINGS: Final = {
@@ -129,6 +129,7 @@ class Encoder:
             return {"array": self._name(value, value, path)}
         if type(value) is bytes:
             return {"bytes": self._name(value, np.frombuffer(value, dtype=np.uint8), path)}
+        # Flower's Array may also hold other serialisations, which NumPy cannot read.
         if type(value) is Array and value.stype == "numpy.ndarray":
             return {"Array": self._name(value, value.numpy(), path)}
         if type(value) is np.random.Generator and type(value.bit_generator).__name__ in _BIT_GENERATORS:
@@ -206,7 +207,9 @@ def decode(tree: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
         raise ValueError(f"holds a value that this version does not write ({tag})")
     array = arrays[inner]
     if tag == "array":
-        return array.copy(order="K")
+        return array.copy(
+            order="K"
+        )  # aggregation may change it in place, and its order in memory shows in sums
     if tag == "Array":
         return Array(array)
     return array[()] if tag == "scalar" else array.tobytes()
@@ -283,6 +286,7 @@ class StrategyState:
         by_path = {path: (owner, name, value) for path, owner, name, value in self._attributes()}
         chain = list(layers(self._strategy))
         for path, tree in trees.items():
+            # The path has one "strategy." for each layer outside the one with the attribute.
             *outer, name = path.split(".")
             if len(outer) >= len(chain):
                 raise ValueError(f"has an attribute {path}, the strategy has not")
@@ -311,6 +315,7 @@ class StrategyState:
 
 def _has_state_dict(value: object) -> bool:
     """Return whether an object saves and loads its own state, as privacy accountants and optimizers do."""
+    # A class has the methods, too, but no state.
     both = hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
     return both and not isinstance(value, type)
 

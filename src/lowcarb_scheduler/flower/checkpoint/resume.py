@@ -8,7 +8,7 @@ began with. So round numbers, the keys of the result and a ``start()`` of the us
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,6 +54,7 @@ Place = tuple[int, Stage]  # number of a round, and its last complete step
 _NOWHERE: Final[Place] = (-1, Stage.OVER)
 
 
+@dataclass(eq=False)
 class Progress:
     """Progress of a run: its checkpoint, and the results of rounds that were over before a restart.
 
@@ -82,27 +83,24 @@ class Progress:
         Names of the nodes in the last training.
     """
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        clock: Clock,
-        job: Mapping[str, Any],
-        started_at: datetime,
-        state: StrategyState,
-    ) -> None:
-        self._checkpoint, self._clock, self._job = checkpoint, clock, job
-        self.started_at, self._state = started_at, state
-        self._ledger: Ledger | None = None
-        self._warn: Callable[[str, str, str], None] = lambda *_: None
-        self.place = self._recalled = _NOWHERE
-        self._last_asked = -1
-        self._is_live = False  # since the first step that is not recalled
-        self._counts_twice = False
-        self.arrays: ArrayRecord | None = None
-        self._metrics: dict[Place, MetricRecord] = {}  # results of rounds before the restart
-        self._unwritten: list[tuple[int, Stage, MetricRecord]] = []  # results that are not in the ledger yet
-        self._model: dict[str, Any] = {}  # arrays and strategy as they are on disk
-        self.trained: Sequence[str] = ()
+    _checkpoint: Checkpoint
+    _clock: Clock
+    _job: Mapping[str, Any]
+    started_at: datetime
+    _state: StrategyState
+    place: Place = _NOWHERE
+    arrays: ArrayRecord | None = None
+    trained: Sequence[str] = ()
+    _ledger: Ledger | None = None
+    _warn: Callable[[str, str, str], None] = lambda *_: None
+    _recalled: Place = _NOWHERE
+    _last_asked: int = -1
+    _is_live: bool = False  # since the first step that is not recalled
+    _counts_twice: bool = False
+    _metrics: dict[Place, MetricRecord] = field(default_factory=dict)  # of steps before the restart
+    _unwritten: list[dict[str, Any]] = field(default_factory=list)  # metrics that are not in the ledger yet
+    _model: Mapping[str, Any] = field(default_factory=dict)  # arrays and strategy as they are on disk
+    _files: Mapping[str, dict[str, str]] = field(default_factory=dict)  # where these are
 
     def prepare(self) -> None:
         """Write the start of the run before its ledger is created.
@@ -143,10 +141,10 @@ class Progress:
         arrays = self._checkpoint.read_arrays(entry) if entry else {}
         self.place = self._recalled = (state["round"], Stage[state["stage"]])
         self.trained = tuple(state["trained"])
-        if state["model"]:
-            self.arrays = decode(state["model"]["arrays"], arrays)
-            self._state.restore(state["model"]["strategy"], arrays)
-            self._model = {"file": entry, **state["model"]}
+        if entry:  # a run that has not begun its first round has no arrays
+            self._model, self._files = state["model"], {"model": entry}
+            self.arrays = decode(self._model["arrays"], arrays)
+            self._state.restore(self._model["strategy"], arrays)
         for event in events:
             if isinstance(event, CheckpointWritten):
                 for each in event.yielded:
@@ -174,6 +172,7 @@ class Progress:
 
     def begin(self, number: int, arrays: ArrayRecord, session: Any) -> ArrayRecord:
         """Save and return the arrays that a round begins with; after a restart, the earlier ones."""
+        # A class of the user may change a recalled result again; the saved arrays were changed once.
         if self.arrays is not None and not self._is_live and self._recalled == (number - 1, Stage.OVER):
             arrays = self.arrays
         self._is_live, self.arrays = True, arrays
@@ -206,11 +205,13 @@ class Progress:
     # -- Writing -----------------------------------------------------------------------------------------
 
     def _yield(self, number: int, stage: Stage, metrics: object) -> None:
-        if isinstance(metrics, MetricRecord):
-            self._unwritten.append((number, stage, metrics))
+        if isinstance(metrics, MetricRecord):  # an evaluate_fn may return None
+            tree = Encoder().encode(metrics, "metrics")
+            self._unwritten.append({"round": number, "stage": stage.name, "metrics": tree})
 
     def _reach(self, number: int, stage: Stage, session: Any) -> None:
         self.place = (number, stage)
+        # An evaluation on clients changes no arrays, which are large.
         self._write(session, with_model=stage is not Stage.EVALUATED, with_event=True)
 
     def _missing(self) -> list[str]:
@@ -222,36 +223,26 @@ class Progress:
             return
         try:
             if with_model:
-                self._write_model()
+                encoder = Encoder()
+                arrays, strategy = encoder.encode(self.arrays, "arrays"), self._state.encode(encoder)
+                self._files = {"model": self._checkpoint.write_arrays("model", encoder.arrays)}
+                self._model = {"arrays": arrays, "strategy": strategy}
             if with_event:
-                self._write_event(self._ledger)
+                # Before the state, which names this line: a crash between the two only repeats the step.
+                number, stage = self.place
+                event = CheckpointWritten(round=number, stage=stage.name, yielded=self._unwritten)
+                self._ledger.append(event)
+                self._unwritten = []
             self._commit(self._ledger.lines, session)
         except Exception as error:  # noqa: BLE001  whatever fails here, training goes on
             why = one_line(f"{type(error).__name__}: {error}")
             self._warn("checkpoint", why, "after a crash the run resumes from the last checkpoint on disk")
 
-    def _write_model(self) -> None:
-        encoder = Encoder()
-        arrays, state = encoder.encode(self.arrays, "arrays"), self._state.encode(encoder)
-        file = self._checkpoint.write_arrays("model", encoder.arrays)
-        self._model = {"file": file, "arrays": arrays, "strategy": state}
-
-    def _write_event(self, ledger: Ledger) -> None:
-        number, stage = self.place
-        encoder = Encoder()
-        yielded = [{"round": n, "stage": of.name, "metrics": encoder.encode(metrics, "metrics")}
-                   for n, of, metrics in self._unwritten]  # fmt: skip
-        ledger.append(CheckpointWritten(round=number, stage=stage.name, yielded=yielded))
-        self._unwritten = []
-
     def _commit(self, lines: int, session: Any) -> None:
         encoder = Encoder()
         run = encoder.encode(session, "run")
         number, stage = self.place
-        files = {"run": self._checkpoint.write_arrays("run", encoder.arrays)}
-        model = dict(self._model)
-        if model:
-            files["model"] = model.pop("file")
+        files = {**self._files, "run": self._checkpoint.write_arrays("run", encoder.arrays)}
         self._checkpoint.commit(
             {
                 "job": self._job,
@@ -262,7 +253,7 @@ class Progress:
                 "stage": stage.name,
                 "trained": list(self.trained),
                 "missing": self._missing(),
-                "model": model,
+                "model": self._model,
                 "run": run,
                 "arrays": files,
             }
@@ -277,6 +268,7 @@ def job_of(
 ) -> dict[str, Any]:
     """Return the description of a job, JSON-ready; a checkpoint resumes a job of an equal one only."""
     given = settings.model_dump(mode="json", include=set(_OF_THE_JOB))
+    # Shapes, not values: initial weights are often random.
     shapes = {name: [each.dtype, list(each.shape)] for name, each in (initial_arrays or {}).items()}
     job = {name.replace("_", "-"): given[name] for name in _OF_THE_JOB}
     plain: dict[str, Any] = to_plain({"strategy": strategy, "rounds": rounds, **job, "arrays": shapes})
@@ -317,6 +309,7 @@ class Resumption:
         if not checkpoint.exists:
             return None
         state = checkpoint.read()
+        # Completed, not ended: a run that failed or was stopped is resumed.
         if ledger.exists() and any(
             isinstance(event, RunFinished) and event.status == "completed" for event in iter_ledger(run_dir)
         ):
@@ -326,7 +319,7 @@ class Resumption:
         try:
             cls._check(state, job, str(checkpoint.path))
             return cls(run_dir, checkpoint, state, _begun(run_dir, state))
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError):  # the digest is right, the content is not
             raise _unreadable(checkpoint) from None
 
     @staticmethod
@@ -428,6 +421,7 @@ def open_folder(
     """
     checkpoint, path = Checkpoint(run_dir), run_dir / FILE_NAME
     resumption = Resumption.find(run_dir, checkpoint, job)
+    # A virtual clock begins at its start again; without this the past would be planned.
     if resumption is not None and isinstance(clock, VirtualClock):
         clock.sleep_until(resumption.at)
     started_at = resumption.started_at if resumption else clock.now()
@@ -446,6 +440,7 @@ def _begun(run_dir: Path, state: Mapping[str, Any]) -> bool:
         if state["ledger_lines"]:
             raise InputError("ledger", "is missing", f"restore it from a copy, or {_OTHER_FOLDER}", str(path))
         return False
+    # Flower gives a resumed run another run id, so it is the start that identifies a run.
     if not isinstance(first, RunStarted) or first.started_at != parse_time(state["started_at"], "started_at"):
         raise InputError("ledger", "is of another run than its checkpoint", _OTHER_FOLDER, str(path))
     return True
