@@ -71,7 +71,7 @@ def turn():
     return reading.measured_kwh
 
 
-def test_what_counters_say_is_measured(codecarbon):
+def test_energy_from_counters_is_measured(codecarbon):
     assert turn() == 0.010
     assert codecarbon.running == 0
 
@@ -104,7 +104,7 @@ def test_nothing_is_sent_written_or_printed(codecarbon):
         ([], 0.0, 0.0, False),
     ],
 )
-def test_only_what_is_mostly_read_is_called_measured(codecarbon, hardware, cpu_kwh, gpu_kwh, measured):
+def test_energy_is_measured_if_most_is_from_counters(codecarbon, hardware, cpu_kwh, gpu_kwh, measured):
     codecarbon.hardware = hardware
     codecarbon.seen |= {"cpu_energy": cpu_kwh, "gpu_energy": gpu_kwh}
     assert (turn() is not None) is measured
@@ -112,13 +112,13 @@ def test_only_what_is_mostly_read_is_called_measured(codecarbon, hardware, cpu_k
 
 
 @pytest.mark.parametrize("kwh", [0.0, -1.0, float("nan"), None, "much"])
-def test_a_reading_that_cannot_be_is_none(codecarbon, kwh):
+def test_an_invalid_reading_is_none(codecarbon, kwh):
     codecarbon.seen["energy_consumed"] = kwh
     assert turn() is None
 
 
 @pytest.mark.parametrize("fails", ["init", "start", "stop"])
-def test_whatever_fails_the_turn_goes_on(codecarbon, fails):
+def test_no_fault_of_the_meter_stops_a_turn(codecarbon, fails):
     codecarbon.fails = fails
     assert turn() is None
 
@@ -135,7 +135,7 @@ def test_without_codecarbon_nothing_is_measured(monkeypatch, tmp_path):
     assert turn() is None
 
 
-def test_turns_that_share_a_machine_have_no_energy_of_their_own(codecarbon):
+def test_turns_that_share_a_machine_are_not_measured(codecarbon):
     with metered() as one:
         with metered() as other:
             assert codecarbon.running == 1  # one tracker a machine
@@ -145,7 +145,7 @@ def test_turns_that_share_a_machine_have_no_energy_of_their_own(codecarbon):
     assert turn() is not None  # alone again
 
 
-def test_one_that_began_before_and_ends_within_disturbs_too(codecarbon):
+def test_an_earlier_turn_that_ends_within_prevents_measurement(codecarbon):
     first = metered()
     first.__enter__()
     second = metered()
@@ -163,7 +163,7 @@ with metered():
 """
 
 
-def test_other_processes_count_and_the_dead_do_not(codecarbon, tmp_path):
+def test_turns_of_other_processes_count_while_they_live(codecarbon, tmp_path):
     pipe, around = subprocess.PIPE, {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen([sys.executable, "-c", OTHER], stdin=pipe, stdout=pipe, env=around) as other:
         assert other.stdout.readline() == b"in\n"
@@ -189,7 +189,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(codecarbon, tmp_path, monke
     assert turn() is None
 
 
-def test_the_real_one_is_silent_offline_and_leaves_nothing(monkeypatch, tmp_path, capfd):
+def test_the_real_codecarbon_is_silent_offline_and_leaves_no_file(monkeypatch, tmp_path, capfd):
     """What it measures depends on the machine: many have no counters that may be read."""
     monkeypatch.delitem(sys.modules, "codecarbon")
     pytest.importorskip("codecarbon")

@@ -1,4 +1,4 @@
-"""Staggered starts: each client is sent its message when the plan says, and nobody waits without end."""
+"""Staggered dispatch: each message is sent at the planned start, and every wait for replies ends."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def run(grid, clock, rounds=1, strategy=None, timeout=7200.0, **settings):
     return read_records(RUN), result
 
 
-def test_each_client_starts_when_its_place_is_clean(clock):
+def test_each_client_starts_when_its_location_is_clean(clock):
     grid = SlowGrid(make_app(add_one), CONFIGS, clock)
     if isinstance(clock, VirtualClock):
         grid.pull_messages = lambda ids: InMemoryGrid.pull_messages(grid, ids)  # nodes work in real time
@@ -156,7 +156,7 @@ def test_reply_timeouts_follow_the_plan(machine, timeout, given, ttl):
 
 
 @pytest.mark.parametrize(("timeout", "limit"), [(7200.0, 2 * HOUR), (None, timedelta(seconds=DEFAULT_TTL))])
-def test_a_node_that_never_answers_is_given_up_after_its_own_start(machine, timeout, limit):
+def test_the_reply_timeout_of_a_node_begins_at_its_own_start(machine, timeout, limit):
     grid = SlowGrid(make_app(add_one), CONFIGS, machine)
     grid.mute = {103}  # of place B: it starts last
     events, _ = run(grid, machine, timeout=timeout)
@@ -178,7 +178,7 @@ def test_a_node_that_dies_before_its_start_is_sent_nothing(machine, midnight):
     np.testing.assert_allclose(result.arrays.to_numpy_ndarrays()[0], 1.0)
 
 
-def test_when_all_die_in_the_round_it_ends(machine, midnight):
+def test_a_round_ends_when_all_its_nodes_are_lost(machine, midnight):
     grid = SlowGrid(make_app(add_one), CONFIGS, machine)
     machine.at.append((midnight + MINUTE, lambda: [grid.kill(node_id) for node_id in NODES]))
     events, _ = run(grid, machine)
@@ -211,7 +211,7 @@ def test_stopping_in_a_round_stops_at_once(machine, midnight):
     assert named(read_records(RUN), "run_finished")[0]["status"] == "stopped"
 
 
-def test_turns_of_a_strategy_that_sends_by_itself_are_not_held_up(machine):
+def test_messages_of_a_strategy_outside_a_round_are_sent_at_once(machine):
     class Warming(FedAvg):
         def start(self, grid, *args, **kwargs):
             warm = [Message(RecordDict(), node_id, "query.lowcarb") for node_id in grid.get_node_ids()]

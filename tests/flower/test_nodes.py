@@ -1,4 +1,4 @@
-"""Profiles: what nodes say, what the server's file says, and what is believed."""
+"""Profiles of nodes: sources of each value, validation of claims, resolution of locations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def look():
     return profiles
 
 
-def test_a_node_says_who_and_where_it_is(look):
+def test_a_node_reports_name_location_power_and_duration(look):
     said = {"name": "hospital-a", "location": "DE", "power-watts": 250, "duration-minutes": 20.0}
     (profile,), notes = look([said])
     assert (profile.key, profile.location, profile.power_watts) == ("hospital-a", "DE", 250.0)
@@ -42,7 +42,7 @@ def test_a_node_says_who_and_where_it_is(look):
     assert notes == []
 
 
-def test_the_servers_file_overrules_the_node(look):
+def test_the_locations_file_takes_precedence_over_the_node(look):
     places = {"0": Place("FR", 100.0), "b": Place("ES")}
     profiles, _ = look(
         [{"partition-id": 0, "location": "DE", "power-watts": 250}, {"name": "b", "power-watts": 250}], places
@@ -56,7 +56,7 @@ def test_defaults_are_marked(look):
     assert profile.power_assumed
 
 
-def test_a_node_without_our_client_gets_what_the_server_knows(look):
+def test_a_node_without_the_client_app_gets_the_defaults(look):
     from flwr.clientapp import ClientApp
 
     (profile,), notes = look([{"location": "DE"}], app=ClientApp())
@@ -65,7 +65,7 @@ def test_a_node_without_our_client_gets_what_the_server_knows(look):
 
 
 @pytest.mark.parametrize("watts", [float("nan"), float("inf"), -1.0, 1e12, "much", True])
-def test_a_power_that_cannot_be_is_replaced_and_noted_once(look, watts):
+def test_an_invalid_power_is_replaced_and_logged_once(look, watts):
     (profile,), notes = look([{"partition-id": 0, "location": "DE", "power-watts": watts}])
     assert (profile.power_watts, profile.power_assumed) == (300.0, True)
     assert len(notes) == 1
@@ -74,26 +74,26 @@ def test_a_power_that_cannot_be_is_replaced_and_noted_once(look, watts):
 @pytest.mark.parametrize(
     "location", ["x" * 10_000, "<script>alert(1)</script>", "[red]DE", "=cmd", "D\nE", "", 5]
 )
-def test_a_location_that_cannot_be_is_replaced_and_noted_once(look, location):
+def test_an_invalid_location_is_replaced_and_logged_once(look, location):
     (profile,), notes = look([{"partition-id": 0, "location": location}], default_location="FR")
     assert profile.location == "FR"
     assert len(notes) == 1
 
 
 @pytest.mark.parametrize("minutes", [0.0, -5.0, 1e-9, float("nan"), 1e9, 1e300])
-def test_a_duration_that_cannot_be_is_dropped_and_noted_once(look, minutes):
+def test_an_invalid_duration_is_dropped_and_logged_once(look, minutes):
     (profile,), notes = look([{"partition-id": 0, "location": "DE", "duration-minutes": minutes}])
     assert profile.duration is None
     assert len(notes) == 1
 
 
-def test_two_nodes_of_one_name_are_counted_apart(look):
+def test_two_nodes_with_one_name_get_different_keys(look):
     profiles, notes = look([{"name": "a", "location": "DE"}, {"name": "a", "location": "DE"}])
     assert len({p.key for p in profiles}) == 2
     assert notes == ["'a' is the name of another node, this one is counted apart (node 'a@102')"]
 
 
-def test_entries_that_no_node_answers_to_are_known():
+def test_entries_of_the_file_without_a_node_are_listed():
     grid = InMemoryGrid(CarbonClientApp(), [{"partition-id": 0}])
     places = {"0": Place("DE"), "supernode-1": Place("FR")}
     registry = NodeRegistry(places, LocationResolver(None), None, 300.0, lambda _: None)
@@ -101,12 +101,12 @@ def test_entries_that_no_node_answers_to_are_known():
     assert registry.unmatched() == ["supernode-1"]
 
 
-def test_power_may_be_spelt_as_in_a_job():
+def test_power_may_be_spelt_with_underscore_as_in_a_job_file():
     Path("l.toml").write_text('0 = { location = "DE", power_watts = 250 }\n', encoding="utf-8")
     assert read_places(Path("l.toml")) == {"0": Place("DE", 250.0)}
 
 
-def test_each_node_is_asked_once():
+def test_each_node_is_queried_once():
     grid = InMemoryGrid(CarbonClientApp(), [{"location": "DE"}])
     registry = NodeRegistry({}, LocationResolver(None), None, 300.0, lambda _: None)
     for _ in range(3):
@@ -114,7 +114,7 @@ def test_each_node_is_asked_once():
     assert len(grid.sent) == 1
 
 
-def test_a_silent_node_is_asked_three_times_and_planned_with_defaults():
+def test_a_silent_node_is_queried_three_times_and_planned_with_defaults():
     from flwr.clientapp import ClientApp
 
     grid = InMemoryGrid(ClientApp(), [{"location": "FR"}])
@@ -127,7 +127,7 @@ def test_a_silent_node_is_asked_three_times_and_planned_with_defaults():
     assert {message.metadata.ttl for message in grid.sent} == {60.0}  # nobody answers a question of yesterday
 
 
-def test_a_node_that_left_is_forgotten_and_asked_anew():
+def test_a_node_that_returns_is_queried_again():
     grid = InMemoryGrid(CarbonClientApp(), [{"name": "a"}, {"name": "b"}])
     registry = NodeRegistry({}, LocationResolver(None), None, 300.0, lambda _: None)
     assert len(registry.profiles(grid, [101, 102])) == 2
@@ -136,7 +136,7 @@ def test_a_node_that_left_is_forgotten_and_asked_anew():
     assert [message.metadata.dst_node_id for message in grid.sent] == [101, 102, 101]
 
 
-# -- the order of who is believed --------------------------------------------------------------------------
+# -- Precedence --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -155,14 +155,15 @@ def test_a_node_that_left_is_forgotten_and_asked_anew():
         (None, "", "es", None, "ES"),
     ],
 )
-def test_who_is_believed_about_a_location(look, file, registered, said, default, where):
+def test_the_first_valid_location_counts(look, file, registered, said, default, where):
+    """In this order: locations file, registration, claim, default."""
     config = {"partition-id": 0} | ({"location": said} if said else {})
     places = {"0": Place(file)} if file else {}
     (profile,), _ = look([], places, default, source=Synthetic(), registered=[(config, "", registered)])
     assert profile.location == where
 
 
-def test_a_registered_name_is_the_nodes_own(look):
+def test_a_name_belongs_to_the_node_registered_with_it(look):
     """Who only says so does not get the name, the place or the turns of the node registered with it."""
     configs = [{"name": "hospital-a", "location": "DE"}]
     registered = [({"name": "x", "location": "ES"}, "hospital-a", "")]
@@ -172,7 +173,7 @@ def test_a_registered_name_is_the_nodes_own(look):
     assert notes == [f"{named} (node 'hospital-a@101')"]
 
 
-def test_places_that_are_unknown_are_noted_with_what_was_meant(look):
+def test_unknown_locations_are_logged_with_a_suggestion(look):
     configs = [
         {"partition-id": k, "location": name} for k, name in enumerate(("DE", "westurope", "Mu", "Mu"))
     ]
@@ -184,7 +185,7 @@ def test_places_that_are_unknown_are_noted_with_what_was_meant(look):
     ]
 
 
-def test_many_lies_are_few_lines(look):
+def test_many_equal_claims_are_few_lines(look):
     configs = [{"partition-id": k, "power-watts": -1.0, "location": "=cmd"} for k in range(2000)]
     profiles, notes = look(configs, default_location="DE")
     assert {(p.location, p.power_watts) for p in profiles} == {("DE", 300.0)}
@@ -192,14 +193,14 @@ def test_many_lies_are_few_lines(look):
     assert all("2000 nodes: '0', '1', '2', ..." in note and len(note) < 120 for note in notes)
 
 
-def test_many_lies_of_all_kinds_are_few_lines_too(look):
+def test_many_different_claims_are_few_lines(look):
     configs = [{"partition-id": k, "location": f"{k / 100:.2f},0.00"} for k in range(500)]
     _, notes = look(configs, default_location="germanynorth", source=Atlas({"fiji": (-17.7, 178.0)}))
     assert len(notes) == 11
     assert notes[-1] == "490 more node(s) make invalid claims, the defaults are used"
 
 
-# -- coordinates --------------------------------------------------------------------------------------------
+# -- Coordinates -------------------------------------------------------------------------------------------
 
 
 class Atlas(ForecastSource):
@@ -249,7 +250,7 @@ def test_coordinates_lead_to_the_nearest_location(look, coordinates, place, told
     assert len(notes) == (place is None)
 
 
-def test_too_far_is_said_with_the_distance(look):
+def test_a_location_too_far_away_is_logged_with_its_distance(look):
     _, notes = look([{"partition-id": 0, "location": "40.4,-3.7"}], source=Atlas(), default_location="GB")
     assert notes == [
         "location '40.4,-3.7' is 1,447 km from germanywestcentral, the nearest location of the source, it is"
@@ -267,7 +268,7 @@ def test_without_coordinates_of_the_source_the_default_is_used(look, source):
     assert "the source has no coordinates of its locations" in notes[0]
 
 
-def test_a_source_that_does_not_answer_is_asked_again_at_the_next_look():
+def test_a_source_without_answer_is_requested_again_at_the_next_update():
     source, notes = Atlas(failures=2), []
     grid = InMemoryGrid(CarbonClientApp(), [{"location": "52.5,13.4"}, {"location": "50,9"}])
     registry = NodeRegistry({}, LocationResolver(source), "FR", 300.0, notes.append)
@@ -278,7 +279,7 @@ def test_a_source_that_does_not_answer_is_asked_again_at_the_next_look():
     assert "does not answer" in notes[0]
 
 
-def test_a_source_that_never_answers_is_asked_three_times():
+def test_a_source_that_never_answers_is_requested_three_times():
     source = Atlas(failures=99)
     grid = InMemoryGrid(CarbonClientApp(), [{"location": "52.5,13.4"}])
     registry = NodeRegistry({}, LocationResolver(source), "FR", 300.0, lambda _: None)
@@ -288,13 +289,13 @@ def test_a_source_that_never_answers_is_asked_three_times():
 
 
 @pytest.mark.parametrize(("default", "calls"), [("FR", 1), (None, 0)])
-def test_a_source_is_asked_for_its_names_only_where_that_changes_something(look, default, calls):
+def test_the_list_of_a_source_is_requested_only_where_a_default_could_replace_a_name(look, default, calls):
     source = Atlas()
     look([{"name": "a", "location": "westeurope"}, {"name": "b"}], default_location=default, source=source)
     assert source.calls == calls
 
 
-def test_a_list_with_all_coordinates_decides_on_names(look):
+def test_a_list_with_all_coordinates_decides_which_names_are_known(look):
     configs = [{"name": "a", "location": "WestEurope"}, {"name": "b", "location": "atlantis"}]
     profiles, _ = look(configs, default_location="germanynorth", source=Atlas())
     assert [p.location for p in profiles] == ["westeurope", "germanynorth"]
@@ -312,13 +313,13 @@ def test_reads_both_forms_of_a_locations_file():
 
 
 @pytest.mark.parametrize(("file", "minutes"), [(Place("FR", None, 45 * MINUTE), 45), (Place("FR"), 20)])
-def test_how_long_a_turn_takes_is_told_by_the_file_and_else_by_the_node(look, file, minutes):
+def test_duration_comes_from_the_file_else_from_the_node(look, file, minutes):
     said = {"partition-id": 0, "location": "DE", "duration-minutes": 20.0}
     (profile,), _ = look([said], places={"0": file})
     assert profile.duration == minutes * MINUTE
 
 
-def test_a_locations_file_may_tell_how_long_a_turn_takes():
+def test_a_locations_file_may_hold_durations():
     lines = 'a = { location = "DE", duration-minutes = 20 }\nb = { location = "DE", duration = "20m" }\n'
     Path("l.toml").write_text(lines, encoding="utf-8")
     assert read_places(Path("l.toml")) == dict.fromkeys("ab", Place("DE", None, 20 * MINUTE))
@@ -346,7 +347,7 @@ def test_a_bad_locations_file_names_file_and_entry(text, field):
     assert (caught.value.file, caught.value.field) == ("l.toml", field)
 
 
-def test_a_locations_file_that_is_not_there():
+def test_a_missing_locations_file_is_named_with_its_full_path():
     with pytest.raises(InputError) as caught:
         read_places(Path("nowhere.toml"))
     assert str(Path("nowhere.toml").absolute()) in str(caught.value)

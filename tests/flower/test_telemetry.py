@@ -1,4 +1,4 @@
-"""What nodes say of their turns: only what is asked and may be said, and believed only where it can be."""
+"""Telemetry: requests and reports of turns, their validation, and the accounts made of them."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ def asked(grid):
     return [message.content["config"].get(QUESTION) for message in sent]
 
 
-# -- what is asked and said --------------------------------------------------------------------------------
+# -- Requests and reports ----------------------------------------------------------------------------------
 
 
-def test_nodes_say_how_long_a_turn_took_and_its_energy(machine):
+def test_nodes_report_duration_and_energy_of_a_turn(machine):
     grid = run(machine)
     assert set(asked(grid)) == {"measured"}
     assert {kind for kind, _ in grid.answers} == {TRAIN, EVALUATE}
@@ -97,12 +97,12 @@ def test_nodes_say_how_long_a_turn_took_and_its_energy(machine):
         assert watts in [pytest.approx(config["power-watts"]) for config in CONFIGS]
 
 
-def test_a_node_that_does_not_know_its_power_says_no_energy(machine):
+def test_a_node_without_a_power_reports_no_energy(machine):
     grid = run(machine, configs=node_configs(4, ["DE"]))
     assert all(set(said) == {"duration-s"} for _, said in grid.answers)
 
 
-def test_our_words_reach_neither_the_strategy_nor_the_metrics(machine):
+def test_reports_reach_neither_the_strategy_nor_the_metrics(machine):
     seen = []
 
     class Looking(FedAvg):
@@ -122,7 +122,7 @@ def test_our_words_reach_neither_the_strategy_nor_the_metrics(machine):
     assert set(seen) == {"arrays", "metrics"}
 
 
-def test_asking_adds_no_record_to_a_message(machine):
+def test_a_request_adds_no_record_to_a_message(machine):
     """Flower's mods for differential privacy, and some apps, take there to be one of each kind."""
     grid = run(machine)
     trained = [m for m in grid.sent if m.metadata.message_type == TRAIN]
@@ -130,7 +130,7 @@ def test_asking_adds_no_record_to_a_message(machine):
 
 
 @pytest.mark.parametrize("answer", [False, "no"])
-def test_switched_off_nothing_is_asked_and_nothing_said(machine, answer):
+def test_switched_off_nothing_is_requested_or_reported(machine, answer):
     grid = run(machine, telemetry=answer)
     assert set(asked(grid)) == {None}
     assert all(said is None for _, said in grid.answers)
@@ -150,25 +150,25 @@ def test_energy_alone_can_be_switched_off(machine, meter):
 
 
 @pytest.mark.parametrize("told", [False, "false", "off"])
-def test_a_node_may_keep_silent(machine, told):
+def test_a_node_may_switch_its_reports_off(machine, told):
     configs = [{**config, "telemetry": told} if k == 1 else config for k, config in enumerate(CONFIGS)]
     grid = run(machine, configs=configs, rounds=4)
     assert sum(said is None for _, said in grid.answers) == 2 * 2
     assert sum(said is not None for _, said in grid.answers) == 2 * 6
 
 
-def test_an_app_that_knows_nothing_of_us_is_taken_at_its_time(machine):
+def test_an_app_without_reports_counts_with_the_time_until_its_reply(machine):
     grid = run(machine, app=fill(ClientApp(), machine), configs=[{}, {}, {}, {}])
     assert all(said is None for _, said in grid.answers)
     assert {event["duration_s"] for event in events_of("node_done")} == {1800.0}
 
 
-def test_the_mod_alone_says_it_too(machine):
+def test_the_mod_alone_reports_too(machine):
     grid = run(machine, app=fill(ClientApp(mods=[carbon_mod]), machine))
     assert all(said for _, said in grid.answers)
 
 
-# -- differential privacy ----------------------------------------------------------------------------------
+# -- Differential privacy ----------------------------------------------------------------------------------
 
 PRIVATE = {
     "server, fixed": lambda: flower.DifferentialPrivacyServerSideFixedClipping(FedAvg(), 0.1, 1.0, 2),
@@ -178,7 +178,7 @@ PRIVATE = {
 
 
 @pytest.mark.parametrize("name", PRIVATE)
-def test_under_differential_privacy_nothing_leaves_a_node_by_default(machine, name):
+def test_with_differential_privacy_nothing_is_reported_by_default(machine, name):
     mods = [fixedclipping_mod] if name.startswith("client") else None
     app = fill(CarbonClientApp(), machine, mods)
     grid = run(machine, PRIVATE[name](), app)
@@ -187,7 +187,7 @@ def test_under_differential_privacy_nothing_leaves_a_node_by_default(machine, na
     assert len(events_of("node_done")) == 4
 
 
-def test_under_differential_privacy_it_can_be_asked_for(machine):
+def test_with_differential_privacy_reports_can_be_switched_on(machine):
     app = fill(CarbonClientApp(), machine, [fixedclipping_mod])
     configs = [{**config, "telemetry": True} for config in CONFIGS]
     grid = run(machine, PRIVATE["client, fixed"](), app, configs, telemetry=True)
@@ -196,7 +196,7 @@ def test_under_differential_privacy_it_can_be_asked_for(machine):
 
 
 @pytest.mark.parametrize("where", ["app", "train"])
-def test_an_app_with_local_differential_privacy_is_silent_although_it_is_asked(machine, where):
+def test_an_app_with_local_differential_privacy_ignores_requests(machine, where):
     mod = LocalDpMod(1.0, 1.0, 1.0, 1e-5)
     app = CarbonClientApp(mods=[mod]) if where == "app" else CarbonClientApp()
     grid = run(machine, app=fill(app, machine, [mod] if where == "train" else None))
@@ -204,7 +204,7 @@ def test_an_app_with_local_differential_privacy_is_silent_although_it_is_asked(m
     assert all(said is None for _, said in grid.answers)
 
 
-# -- what is believed --------------------------------------------------------------------------------------
+# -- Validation --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_an_app_with_local_differential_privacy_is_silent_although_it_is_asked(m
         ({"duration-s": 600.0, "energy-kwh": 0.5}, TurnReport(10 * MINUTE)),
     ],
 )
-def test_what_can_be_is_believed(says, believed):
+def test_valid_reports_are_used(says, believed):
     noted = []
     assert validate_report(says, HOUR, "a", noted.append) == believed
     assert not noted
@@ -229,7 +229,7 @@ IMPOSSIBLE = [float("nan"), float("inf"), -float("inf"), -1.0, 0.0, "long", True
 
 
 @pytest.mark.parametrize("value", IMPOSSIBLE, ids=repr)
-def test_what_cannot_be_is_not_believed_and_noted(value):
+def test_invalid_reports_are_logged_and_not_used(value):
     noted = []
     assert validate_report({"duration-s": value}, HOUR, "a", noted.append) == TurnReport()
     assert validate_report({}, HOUR, "a", noted.append) == TurnReport()
@@ -246,7 +246,7 @@ def test_no_node_draws_more_than_a_megawatt():
     assert validate_report({**says, "energy-kwh": 1000.1}, HOUR, "a", lambda _: None).measured_kwh is None
 
 
-def test_a_node_that_lies_each_time_is_noted_once(machine):
+def test_a_node_with_invalid_reports_is_logged_once(machine):
     def says(kind, node_id):
         return {"duration-s": 1e12} if node_id == 101 else {"duration-s": 60.0}
 
@@ -258,7 +258,7 @@ def test_a_node_that_lies_each_time_is_noted_once(machine):
     assert durations == {1800.0}
 
 
-# -- measured energy in the accounts -----------------------------------------------------------------------
+# -- Measured energy in the accounts -----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -289,7 +289,7 @@ def meter(monkeypatch, tmp_path):
     return stub
 
 
-def test_nodes_that_can_measure_do(machine, meter):
+def test_nodes_measure_where_they_can(machine, meter):
     grid = run(machine)
     assert {said["energy"] for _, said in grid.answers} == {"measured"}
     assert meter.turns == 8
@@ -311,7 +311,7 @@ def says_measured(kwh):
                                   "energy-kwh": kwh(node_id), "energy": "measured"}  # fmt: skip
 
 
-def test_the_accounts_use_what_was_measured_and_say_so(machine):
+def test_accounts_use_measured_energy_and_name_its_basis(machine):
     def says(kind, node_id):
         if node_id in (101, 102):
             return says_measured(lambda _: 0.5)(kind, node_id)
@@ -344,14 +344,14 @@ def test_a_saving_does_not_depend_on_how_much_was_measured(machine, kwh):
     assert end["saving"] == pytest.approx(0.0, abs=1e-9)
 
 
-# -- evaluation --------------------------------------------------------------------------------------------
+# -- Evaluation --------------------------------------------------------------------------------------------
 
 
 def says_times(kind, node_id):
     return {"duration-s": 1200.0 if kind == TRAIN else 180.0}
 
 
-def test_evaluation_has_accounts_of_its_own(machine):
+def test_evaluation_is_accounted_separately(machine):
     run(machine, says=says_times, rounds=4)
     evaluated = [event for event in events_of("evaluated") if event["where"] == "clients"]
     assert [event["round"] for event in evaluated] == [1, 2, 3, 4]
@@ -375,7 +375,7 @@ def test_evaluation_has_accounts_of_its_own(machine):
     assert "100 Wh, 10.0 g" in page
 
 
-def test_it_is_in_the_window_of_its_round(machine):
+def test_evaluation_is_in_the_window_of_its_round(machine):
     run(machine, says=says_times)
     for closed in events_of("round_closed"):
         lines = [event for event in events_of("node_evaluated") if event["round"] == closed["round"]]
@@ -385,7 +385,7 @@ def test_it_is_in_the_window_of_its_round(machine):
 
 
 @pytest.mark.parametrize(("where", "lines"), [("all", 4), ("planned", 2), ("none", 0)])
-def test_who_evaluates_is_who_is_accounted_for(machine, where, lines):
+def test_accounts_hold_exactly_the_nodes_that_evaluate(machine, where, lines):
     run(machine, says=says_times, rounds=1, evaluate_on=where)
     assert len(events_of("node_evaluated")) == lines
     assert bool(summarise(read_ledger(RUN)).evaluation_energy_kwh) is bool(lines)
@@ -422,7 +422,7 @@ class Late(Flat):
         return Forecast(super().actual(locations, now, now + 96 * HOUR), now)
 
 
-def test_what_is_learnt_late_is_computed_from_the_ledger_when_the_run_ends(machine, midnight):
+def test_emissions_known_late_are_computed_when_the_run_ends(machine, midnight):
     source = Late(machine, midnight + 100 * MINUTE)
     run(machine, says=says_measured(lambda node_id: 0.5), rounds=3, source=source)
     known = [event["realised_g"] for event in events_of("round_closed")]

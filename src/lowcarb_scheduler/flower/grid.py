@@ -83,7 +83,7 @@ class Sampling(NamedTuple):
 
     @property
     def is_off(self) -> bool:
-        """Whether the strategy trains no node."""
+        """True if the strategy trains no node."""
         return self.fraction == 0 and self.at_least == 0
 
     def size(self, connected: int, clients_per_round: int | None) -> tuple[int, int]:

@@ -231,7 +231,7 @@ class LocationResolver:
 
     @property
     def may_learn(self) -> bool:
-        """Whether the source has not answered yet, and another attempt is allowed."""
+        """True if the source has not answered yet, and another attempt is allowed."""
         return bool(self._fault) and self._look_ups < _MAX_LOOK_UPS
 
     def look_up(self, claimed: Collection[Any], configured: Collection[Any], check_names: bool) -> None:

@@ -1,4 +1,4 @@
-"""A run that is killed and started again: nothing is done twice, and it ends as if nothing had happened."""
+"""Killed and resumed runs: no step is done twice, and the result is that of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def figures(folder):
     return run.status, run.rounds, run.turns, run.saving, run.energy_by_basis
 
 
-# -- killed at every step ----------------------------------------------------------------------------------
+# -- Killed at every step ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def killed(tmp_path_factory):
         return {"result": result, "copies": points.found, "folder": home / RUN, "midnight": midnight}
 
 
-def test_it_is_watched_at_many_steps(killed):
+def test_the_run_has_many_steps(killed):
     assert len(killed["copies"]) > 100
 
 
@@ -145,7 +145,7 @@ def test_a_run_may_be_killed_again_and_again(killed, monkeypatch, tmp_path, ever
         assert summarise(read_ledger(RUN)).resumed == 2
 
 
-# -- every strategy ----------------------------------------------------------------------------------------
+# -- Every strategy ----------------------------------------------------------------------------------------
 
 
 class Crash(BaseException):
@@ -225,7 +225,7 @@ STRATEGIES = {
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_strategy_goes_on_with_what_it_has_learned(midnight, monkeypatch, name):
+def test_a_strategy_resumes_with_its_state(midnight, monkeypatch, name):
     make, three = STRATEGIES[name], {"clients_per_round": 3}
     whole = start(make_aware(midnight, make(), run_dir=Path("whole"), **three), make_grid())
     grid = make_grid(on_train=crash_in(3))
@@ -279,7 +279,7 @@ class Learning(FedAvg):
         return metrics
 
 
-def test_state_of_any_kind_goes_on(midnight, monkeypatch):
+def test_state_of_any_kind_is_restored(midnight, monkeypatch):
     whole = Learning()
     expected = start(make_aware(midnight, whole, run_dir=Path("whole")), make_grid())
     crashed(monkeypatch, make_aware(midnight, Learning()), make_grid(on_train=crash_in(4)))
@@ -305,7 +305,7 @@ class Looping(FedAvg):
         return flower.Result(arrays=arrays)
 
 
-def test_a_start_of_ones_own_is_called_as_at_first_and_sees_every_round(midnight, monkeypatch):
+def test_a_start_of_the_user_is_called_again_and_sees_every_round(midnight, monkeypatch):
     expected = start(make_aware(midnight, Looping(), run_dir=Path("whole")), make_grid())
     crashed(monkeypatch, make_aware(midnight, Looping()), make_grid(on_train=crash_in(3)))
     strategy = make_aware(midnight, Looping())
@@ -332,7 +332,7 @@ def make_scaling(midnight, run_dir=RUN):
 
 
 @pytest.mark.parametrize("copy", [0.3, 0.5, 0.7, 0.9, 0.98])
-def test_what_a_class_of_ones_own_makes_of_a_result_is_made_once(midnight, monkeypatch, tmp_path, copy):
+def test_a_class_of_the_user_changes_each_result_once(midnight, monkeypatch, tmp_path, copy):
     points = KillPoints(RUN, tmp_path / "copies")
     with monkeypatch.context() as patch:
         points.watch(patch)
@@ -355,7 +355,7 @@ def test_training_that_fails_altogether_changes_nothing_for_the_next_round(midni
     assert summarise(read_ledger(RUN)).turns == summarise(read_ledger(Path("whole"))).turns
 
 
-# -- time --------------------------------------------------------------------------------------------------
+# -- Time --------------------------------------------------------------------------------------------------
 
 
 class Hours:
@@ -407,7 +407,7 @@ def test_killed_in_a_hold_it_holds_until_the_same_moment_and_keeps_the_deadline(
     assert parse_time(events_of("run_finished")[0]["finish_by"], "finish_by") == midnight + 20 * HOUR
 
 
-def test_a_hold_is_no_longer_for_being_killed_in_it(midnight, monkeypatch):
+def test_max_hold_counts_across_a_restart(midnight, monkeypatch):
     told = {"max_hold": 2 * HOUR}
     run_until(monkeypatch, ending(midnight, 1.5), **told)
     run_until(monkeypatch, Machine(midnight + 1.6 * HOUR), **told)
@@ -424,7 +424,7 @@ class Blind(Hours):
         raise OSError("not known")
 
 
-def test_nor_is_that_of_a_later_round_whose_plan_stands(midnight, monkeypatch):
+def test_a_hold_of_an_unchanged_plan_ends_at_the_same_moment(midnight, monkeypatch):
     """It holds the second round from 10:00 to 12:00, ends at 10:30, and is started again at 10:40."""
     told = {"working": HOUR, "source": Blind(), "finish_by": 48 * HOUR}
     run_until(monkeypatch, ending(midnight, 10.5), **told)
@@ -443,7 +443,7 @@ def test_killed_in_training_the_round_opens_again_at_once(midnight, monkeypatch)
     assert len(summarise(read_ledger(RUN)).rounds) == ROUNDS
 
 
-def test_long_after_the_window_it_is_planned_anew_and_in_time(midnight, monkeypatch):
+def test_long_after_its_window_a_round_is_replanned_in_time(midnight, monkeypatch):
     run_until(monkeypatch, ending(midnight, 6.5))
     run_until(monkeypatch, Machine(midnight + 11 * HOUR))
     summary = summarise(read_ledger(RUN))
@@ -470,7 +470,7 @@ def test_a_node_that_came_meanwhile_owes_nothing_and_one_that_went_is_forgiven(m
     assert turns["77"] <= 1
 
 
-# -- what is refused ---------------------------------------------------------------------------------------
+# -- Refusals ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -502,7 +502,7 @@ def test_another_job_is_refused_with_one_line(midnight, unfinished, changes, mor
     assert {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()} == unfinished
 
 
-def test_other_locations_or_sources_are_no_other_job(midnight, unfinished):
+def test_other_locations_or_sources_are_the_same_job(midnight, unfinished):
     start(make_aware(midnight, default_location="DE", default_power_watts=100.0), make_grid())
     assert events_of("run_finished")[0]["status"] == "completed"
 
@@ -529,7 +529,7 @@ def test_a_run_that_failed_or_was_stopped_goes_on(midnight):
     assert (summarise(read_ledger(RUN)).status, summarise(read_ledger(RUN)).resumed) == ("completed", 1)
 
 
-def test_a_ledger_without_a_checkpoint_is_refused_as_ever(midnight, unfinished):
+def test_a_ledger_without_a_checkpoint_is_refused(midnight, unfinished):
     Checkpoint(RUN).path.unlink()
     with pytest.raises(InputError, match="holds the ledger of a run"):
         start(make_aware(midnight), make_grid())
@@ -592,7 +592,7 @@ class WithModel(FedAvg):
         self.model = Model()
 
 
-def test_state_that_cannot_be_kept_is_said_at_once_and_refused_afterwards(midnight, monkeypatch):
+def test_state_that_cannot_be_saved_is_reported_at_once_and_refused_later(midnight, monkeypatch):
     crashed(monkeypatch, make_aware(midnight, WithModel()), make_grid(on_train=crash_in(3)))
     assert events_of("degraded")[0]["why"] == "model (Model) of the strategy cannot be saved"
     with pytest.raises(InputError, match=r"model \(Model\) of the strategy could not be saved") as caught:
@@ -686,7 +686,7 @@ def test_privacy_whose_account_cannot_be_kept_is_not_spent_twice(midnight, monke
         start(make_aware(midnight, accounted(Accountant())), make_equal_grid())
 
 
-# -- in a process of its own -------------------------------------------------------------------------------
+# -- In a process of its own -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", ["hold", "training", "between", "line"])

@@ -1,4 +1,4 @@
-"""What a checkpoint is made of: values that come back exactly, state that is named, files that are whole."""
+"""Checkpoints: lossless encoding, state of strategies, atomic files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def there_and_back(value):
     return decode(tree, encoder.arrays)
 
 
-# -- values ------------------------------------------------------------------------------------------------
+# -- Values ------------------------------------------------------------------------------------------------
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(max_size=20)
 KEYS = st.text() | st.integers() | st.booleans()
@@ -86,7 +86,7 @@ def test_arrays_come_back_to_the_bit_and_in_their_order(array):
     assert back.flags.writeable
 
 
-def test_what_flower_and_numpy_have_comes_back_too():
+def test_records_of_flower_and_scalars_of_numpy_come_back():
     weights = ArrayRecord(OrderedDict(b=Array(np.ones(2)), a=Array(np.zeros((2, 2), np.float32))))
     value = {
         "weights": weights, "metrics": MetricRecord({"loss": 0.5, "counts": [1, 2]}),
@@ -103,7 +103,7 @@ def test_what_flower_and_numpy_have_comes_back_too():
 
 
 @pytest.mark.parametrize("bits", ["MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"])
-def test_a_generator_goes_on_where_it_was(bits):
+def test_a_random_generator_continues_its_sequence(bits):
     generator = np.random.Generator(getattr(np.random, bits)(7))
     generator.integers(0, 100, 5, dtype=np.int32)  # half of a buffer is used up
     assert np.array_equal(there_and_back(generator).random(9), generator.random(9))
@@ -112,7 +112,7 @@ def test_a_generator_goes_on_where_it_was(bits):
     assert there_and_back(plain).gauss(0, 1) == plain.gauss(0, 1)
 
 
-def test_an_array_that_stands_twice_is_kept_once():
+def test_an_array_that_occurs_twice_is_written_once():
     array, record = np.ones(1000), ArrayRecord([np.ones(1000)])
     encoder = Encoder()
     encoder.encode({"a": array, "b": [array], "r": record, "s": record.copy()}, "x")
@@ -126,13 +126,13 @@ class Thing:
 @pytest.mark.parametrize(
     "value", [Thing(), np.array([Thing()]), lambda: 1, {1: {"deep": [Thing()]}}, range(3)]
 )
-def test_what_has_no_form_is_named_and_never_pickled(value):
+def test_a_value_of_an_unknown_type_is_named_and_never_pickled(value):
     with pytest.raises(CannotEncodeError) as caught:
         Encoder().encode(value, "model")
     assert caught.value.path.startswith("model")
 
 
-def test_a_value_that_holds_itself_is_no_endless_loop():
+def test_a_value_that_contains_itself_is_refused():
     value = []
     value.append(value)
     with pytest.raises(CannotEncodeError, match="holds itself"):
@@ -141,7 +141,7 @@ def test_a_value_that_holds_itself_is_no_endless_loop():
 
 @pytest.mark.parametrize("tree", [{"pickle": "x"}, {"a": 1, "b": 2}, {"array": "nowhere"}, {"generator": 5},
                                   {"generator": {"dict": [["bit_generator", "os"]]}}])  # fmt: skip
-def test_what_no_version_writes_is_not_read(tree):
+def test_unknown_tags_are_refused(tree):
     with pytest.raises((ValueError, TypeError, KeyError)):
         decode(tree, {})
 
@@ -161,7 +161,7 @@ def test_a_plan_comes_back_as_it_was(midnight):
     assert np.array_equal(back.fleet.location_index, made.fleet.location_index)
 
 
-# -- strategies --------------------------------------------------------------------------------------------
+# -- Strategies --------------------------------------------------------------------------------------------
 
 
 def restored(strategy, other):
@@ -173,7 +173,7 @@ def restored(strategy, other):
     return trees
 
 
-def test_state_is_what_has_changed_and_configuration_stays_that_of_the_app():
+def test_state_is_every_changed_attribute_and_configuration_stays_that_of_the_app():
     strategy = FedAdam(eta=0.1)
     state = StrategyState(strategy)
     strategy.m_t, strategy.v_t = {"0": np.ones(3)}, {"0": np.full(3, 2.0)}
@@ -189,7 +189,7 @@ def test_state_is_what_has_changed_and_configuration_stays_that_of_the_app():
     assert second.arrays["strategy/m_t/0"][0] == 2.0
 
 
-def test_what_a_wrapped_strategy_has_learned_is_kept_too():
+def test_the_state_of_a_wrapped_strategy_is_saved():
     strategy = DifferentialPrivacyServerSideFixedClipping(FedAdam(), 0.1, 1.0, 4)
     state = StrategyState(strategy)
     strategy.strategy.m_t, strategy.num_sampled_clients = {"0": np.ones(2)}, 3
@@ -211,13 +211,13 @@ class Custom(FedAvg):
     "harmless",
     [len, Thing, functools.partial(max, 1), logging.getLogger("x"), Path("here"), [min, max], {"f": print}],
 )
-def test_what_has_no_state_and_stays_the_same_is_configuration(harmless):
+def test_unchanged_attributes_without_state_are_configuration(harmless):
     state = StrategyState(Custom(extra=harmless))
     assert state.missing() == []
     assert state.encode(Encoder()) == {}
 
 
-def test_what_may_have_state_that_cannot_be_seen_is_named():
+def test_attributes_with_hidden_state_are_named():
     strategy = Custom(model=Thing(), seen=[1])
     state = StrategyState(strategy)
     assert state.missing() == ["model (Thing)"]
@@ -240,7 +240,7 @@ class Accountant:
         self.spent = state["spent"]
 
 
-def test_what_keeps_its_state_itself_is_asked_for_it():
+def test_objects_with_state_dict_are_saved_by_it():
     strategy = Custom(accountant=Accountant())
     state = StrategyState(strategy)
     strategy.accountant.spent += [0.5, float("inf")]
@@ -252,7 +252,7 @@ def test_what_keeps_its_state_itself_is_asked_for_it():
         StrategyState(Custom()).restore(state.encode(Encoder()), {})
 
 
-def test_one_that_cannot_say_its_state_is_named():
+def test_an_object_whose_state_dict_fails_is_named():
     class Broken(Accountant):
         def state_dict(self):
             raise RuntimeError("no backend")
@@ -260,7 +260,7 @@ def test_one_that_cannot_say_its_state_is_named():
     assert StrategyState(Custom(accountant=Broken())).missing() == ["accountant (Broken: no backend)"]
 
 
-# -- files -------------------------------------------------------------------------------------------------
+# -- Files -------------------------------------------------------------------------------------------------
 
 
 def write(number):
@@ -280,7 +280,7 @@ def read(run_dir=RUN):
     return state["number"], checkpoint.read_arrays(state["arrays"]["model"])
 
 
-def test_killed_at_any_step_of_a_write_there_is_one_state_and_its_arrays(monkeypatch):
+def test_killed_at_any_step_of_a_write_the_disk_holds_one_state_and_its_arrays(monkeypatch):
     write(1)
     points = KillPoints(RUN, Path("copies"))
     with monkeypatch.context() as patch:
@@ -354,7 +354,7 @@ def test_any_flipped_bit_is_refused():
             path.write_bytes(whole)
 
 
-def test_arrays_that_are_not_there_or_another_runs_are_refused():
+def test_missing_and_foreign_arrays_are_refused():
     write(3)
     path = arrays_file()
     name = path.name
@@ -387,7 +387,7 @@ def test_a_pickle_in_the_place_of_arrays_is_not_opened():
     [("", "is damaged"), ("[]", "is not a checkpoint"), ('{"v": 1}', "is not a checkpoint"),
      ('{"v": 2, "sha256": "", "state": {}}', "does not match"), ("\xff", "is damaged")],
 )  # fmt: skip
-def test_what_is_no_state_is_refused(text, problem):
+def test_files_that_are_no_state_are_refused(text, problem):
     write(1)
     Checkpoint(RUN).path.write_text(text, encoding="latin-1")
     with pytest.raises(InputError, match=problem):

@@ -49,7 +49,7 @@ class Checkpoint:
 
     @property
     def exists(self) -> bool:
-        """Whether a state is on disk."""
+        """True if a state is on disk."""
         return self.path.exists()
 
     def write_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
