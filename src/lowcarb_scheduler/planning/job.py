@@ -138,7 +138,7 @@ class Job:
     @property
     def round_us(self) -> int:
         """Length of a round [µs]."""
-        assert self.round_duration is not None  # resolved on construction
+        assert self.round_duration is not None  # set on construction
         return self.round_duration // MICROSECOND
 
     @property
@@ -247,7 +247,7 @@ def looked_ahead(job: Job) -> datetime:
 
 
 class PlannedClient(NamedTuple):
-    """One client's turn in one round."""
+    """Turn of a client in a round."""
 
     id: str
     location: str
@@ -271,7 +271,7 @@ class PlannedClients(Sequence[PlannedClient]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[PlannedClient]: ...
     def __getitem__(self, index: int | slice) -> PlannedClient | Sequence[PlannedClient]:
-        """Return one client, or a list of some."""
+        """Return one client, or a list for a slice."""
         if isinstance(index, slice):
             return [self[k] for k in range(*index.indices(len(self)))]
         plan, r = self.plan, self.round_index
@@ -331,8 +331,8 @@ class Plan:
     forecast_until : datetime
         End of that intensity.
     forecast_origin : mapping of str to float
-        Where the intensity came from that turns begin in (forecast, corrected, climatology, last good,
-        default), as parts of all turns; empty where that is not known.
+        Origin of the intensity at the start of turns (forecast, corrected, climatology, last good, default),
+        as parts of all turns; empty if it is unknown.
     """
 
     fleet: Fleet
