@@ -196,6 +196,7 @@ def account(record: Record) -> Accounts:
     evaluated = _Emitted.of([turn for worked in record.rounds for turn in worked.evaluated], record.actual)
     rules = Rules.of(record) if record.rounds else None
     realised_g, kwh = run.realised_g, run.energy_kwh
+    # Beside unknown realised emissions a hindsight number could not be compared with anything.
     best = hindsight_of(record) if realised_g is not None else None
     # A first round of unknown length opens at once and has no planned emissions.
     is_part = run.planned_g is None and any(r.planned_g is not None for r in run.rounds)
@@ -247,7 +248,7 @@ def _waterfall(levels: Sequence[EmissionLevels]) -> tuple[Step, ...]:
 
 def _rounds_named(numbers: Sequence[int]) -> str:
     """Name rounds, for example ``rounds 2-50`` or ``rounds 1, 4-6``."""
-    parts: list[list[int]] = []
+    parts: list[list[int]] = []  # first and last number of each run of neighbours
     for number in numbers:
         if parts and number == parts[-1][-1] + 1:
             parts[-1][1:] = [number]

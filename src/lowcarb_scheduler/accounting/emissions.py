@@ -117,6 +117,7 @@ def waterfall(
     Waterfall
         Sums over the rounds. Each step begins where the one before ends, so the sum is exact.
     """
+    # Differences of neighbours telescope: their sum is the last level minus the first.
     levels = np.array([run_now_g, at_once_g, expected_g, as_planned_g, realised_g], dtype=np.float64)
     return Waterfall(*np.diff(levels, axis=0).sum(axis=1).tolist())
 
@@ -144,5 +145,6 @@ def jain_index(turns: ArrayLike) -> float:
     ``(sum x)^2 / (C sum x^2)``; Jain, Chiu and Hawe, DEC Research Report TR-301 (1984). 1 for no turns.
     """
     counts = np.asarray(turns, np.float64)
+    # No turns at all are shared evenly, too.
     squares = float(counts.size * (counts**2).sum())
     return float(counts.sum()) ** 2 / squares if squares else 1.0

@@ -74,6 +74,7 @@ class Rules:
             if record.status == "completed":
                 finish_by = record.initial_plan.finish_by
                 target = record.initial_plan.target_finish
+        # Overruns may have made the run late: its own work must fit into its hindsight plan.
         back_to_back = grid_from + len(record.rounds) * length
         # The turns are given by the fleet, and patience by the target: both would bind a second time.
         job_rules = JobRules.from_settings(
@@ -129,6 +130,7 @@ def job_of(record: Record, rules: Rules) -> Job:
     most = max(max(Counter(turn.place for turn in r.turns).values(), default=0) for r in record.rounds)
     share = min(max(rules.job_rules.max_location_share, most / seats), 1.0)  # the run may have relaxed it
     fleet = _fleet(record, rules)
+    # A round has a fixed number of seats; clients without power fill those that stayed empty.
     if empty:
         places = ceil(empty / most_of_one_location(share, seats))
         fleet = _with_clients_of_no_power(fleet, empty, places, len(seated) * seats - sum(seated))
@@ -163,6 +165,7 @@ def _fleet(record: Record, rules: Rules) -> Fleet:
             kwh[turn.id] += turn.energy_kwh
             turns[turn.id] += 1
     round_us = (rules.job_rules.round_duration or record.rounds[-1].length) // MICROSECOND
+    # Times are averaged over turns of a location and planned length: one turn says little of its node.
     mean_us = {of: int(np.clip(round(np.mean(taken)), 1, round_us)) for of, taken in lengths_us.items()}
     ids = sorted(turns)
     durations_us = np.array([mean_us[kind[key]] for key in ids], dtype=np.int64)
@@ -205,6 +208,7 @@ def _with_clients_of_no_power(fleet: Fleet, clients: int, places: int, turns: in
 def _with_empty_seats(known: IntensityTable, fleet: Fleet) -> IntensityTable:
     """Return the intensity at a fleet's locations, 0 at those of empty seats."""
     table = known.align(fleet.locations)
+    # Not a gap: a window that touches one cannot be planned.
     values = table.values.copy()
     values[:, [k for k, name in enumerate(fleet.locations) if name.startswith(_EMPTY)]] = 0.0
     return table.relaid(table.edges_us, table.locations, values)
@@ -256,6 +260,7 @@ def _planned_levels(worked: RoundRecord, actual: IntensityTable, kwh: float) -> 
     starts_us = np.array([to_us(member.starts_at) for member in worked.members], dtype=np.int64)
     ends_us = np.array([to_us(member.ends_at) for member in worked.members], dtype=np.int64)
     usual_watts = {turn.id: turn.power_watts for turn in worked.turns}
+    # The power of a node that has left is known from its turn.
     usual_watts |= {key: node.power_watts for key, node in worked.nodes.items()}
     watts = np.array([usual_watts.get(member.id, nan) for member in worked.members])
     planned_kwh = float((watts / 1000 * (ends_us - starts_us)).sum() / HOUR_US)
@@ -272,6 +277,7 @@ def _planned_levels(worked: RoundRecord, actual: IntensityTable, kwh: float) -> 
         grams = emissions_g(actual, columns, power_watts, opens_us, opens_us + durations_us)
         return drawn * float(grams.sum())
 
+    # Run-now would have met the same overruns; the plan did not expect them.
     at_once = within_g(np.full(len(starts_us), to_us(worked.run_now_at), dtype=np.int64), stretch)
     as_planned = within_g(starts_us, 1.0)
     if isnan(as_planned) and stretch < 1:  # a run that ends early never learns the end of its last window
@@ -358,6 +364,7 @@ def front_of(record: Record, rules: Rules, realised_g: Mapping[int, float | None
         frontier = tradeoff(without_fine_stagger(job, expected), expected, POINTS)
     except LowcarbError:
         return None  # the run relaxed a rule that could not be kept; the front relaxes none
+    # Run-now has no waits, but the rounds of the plan.
     back_to_back = rules.grid_from + job.rounds * rounds[0].length
     emissions = {"run-now": (back_to_back, frontier.run_now_emissions_g)}
     if record.status == "completed":
@@ -388,7 +395,7 @@ def _job_at_the_start(
         rules.job_rules,
         round_duration=length,
         participation=_participation(record.started.participation),
-        bounds_count_done=True,
+        bounds_count_done=True,  # bounds are over the whole run, and turns may be done before its plan
     )
     return job_rules.job(
         _initial_fleet(begun, length // MICROSECOND, drawn),
@@ -419,6 +426,7 @@ def _expected(job: Job, begun: InitialPlan, forecast: IntensityTable) -> Intensi
     """Return the expected intensity; a location without any is at the mean of the others."""
     until = looked_ahead(job)
     expected = correct_forecast(forecast.align(job.fleet.locations), begun.actual, job.now, until)
+    # The run planned its unknown locations in the same way, so that carbon decided nothing for them.
     blank = np.flatnonzero(np.isnan(expected.values).all(axis=0))
     if not len(blank):
         return expected

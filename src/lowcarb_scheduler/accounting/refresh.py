@@ -97,6 +97,7 @@ def source_settings(started: RunStarted, options: Mapping[str, Any]) -> Settings
     own = started.source or ""
     if set(own.split(",")) <= set(SOURCES):
         values["source"] = own  # the source may have been given in code, not as a setting
+    # Values that were hidden in the ledger, such as passwords in a URL, cannot be used again.
     values = {name: value for name, value in values.items() if value is not None and "***" not in str(value)}
     if options.get("source") is not None:  # locations and files of the run belong to its own source
         values = {
@@ -138,6 +139,7 @@ def refresh(run_dir: Path, source: ForecastSource | None, clock: Clock | None = 
         raise InputError("ledger", "a run is still writing it", "wait until it has ended", file)
     with as_written(file):
         record = Record.of(events)
+    # Computed from turns, not read from events: stored figures may be older than the stored intensity.
     before = _figures(record, record.actual)
     lacking = tuple(number for number, figures in before.items() if not figures.are_known)
     places = _places(record)
@@ -173,7 +175,7 @@ def _lacks_hours(record: Record, places: Sequence[str], clock: Clock) -> bool:
         return False
     rules = Rules.of(record)
     start, end = rules.grid_from, min(rules.target_finish, clock.now())
-    if start >= end:
+    if start >= end:  # the run began in the future of this clock
         return False
     known = record.actual.integrate(to_us(start), to_us(end), record.actual.columns(places))
     return bool(np.isnan(known).any())
@@ -202,6 +204,7 @@ def _period(record: Record, rounds: Sequence[RoundRecord], clock: Clock) -> tupl
     """
     starts, ends = [record.started_at], [min(Rules.of(record).finish_by, clock.now())]
     for worked in rounds:
+        # The turns of run-now overrun as the real ones did, so its last window ends later.
         stretch = max(stretch_of(worked.turns, worked.nodes, worked.length), 1.0)
         ends += [worked.closes_at, worked.run_now_at + stretch * worked.length]
         ends += [turn.ended_at for turn in (*worked.turns, *worked.evaluated)]

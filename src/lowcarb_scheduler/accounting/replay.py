@@ -286,6 +286,7 @@ class Record:
         self.last_at: datetime
         self.closed: dict[int, RoundRecord] = {}
         self.current: RoundRecord | None = None
+        # Replaced, never changed: records of earlier rounds refer to it.
         self.nodes: Mapping[str, Node] = {}
         self.all_nodes: dict[str, Node] = {}
         self.turns: dict[str, int] = {}
@@ -374,7 +375,7 @@ class Record:
             self.current = RoundRecord(event, self.run_now_at)
             self.waiting, self.is_open, self.activity = None, True, "training"
         if (current := self.current) is None:
-            return  # an evaluation before the first round
+            return  # the initial model is evaluated before the first round
         match event:
             case NodeDone():
                 current.turns.append(event)
@@ -413,7 +414,7 @@ class Record:
     def actual(self) -> IntensityTable | None:
         """All actual intensity, later values first; None if its signal is not that of the forecasts."""
         if self._actual and self.forecasts and self._actual.signal != self.forecasts[-1].signal:
-            return None  # a plan was not made on it
+            return None  # signals are never mixed: plans were made on the other one
         return self._actual
 
     @property

@@ -102,6 +102,7 @@ def turn_of(
     """
     energy_kwh = profile.power_watts / 1000 * ((window[1] - window[0]) / _HOUR)
     basis = "assumed" if profile.power_assumed else "estimated"
+    # Only counters beat power times time: an estimate of the node has no better inputs.
     if report is not None and report.measured_kwh is not None:
         energy_kwh, basis = report.measured_kwh, "measured"
     return event(
@@ -173,6 +174,7 @@ def expected_g(
     usual_kwh = sum(turn.power_watts / 1000 * ((turn.ended_at - turn.started_at) / _HOUR) for turn in turns)
     drawn = sum(turn.energy_kwh for turn in turns) / usual_kwh if usual_kwh > 0 else 1.0
     lengths = [node.turn(round_duration) // MICROSECOND for node in everyone.values()]
+    # At least 1 µs: an empty window has no mean intensity.
     durations = np.maximum(np.round(np.array(lengths, dtype=np.int64) * stretch), 1).astype(np.int64)
     columns = actual.columns([node.place for node in everyone.values()])
     watts = np.array([node.power_watts for node in everyone.values()])
@@ -183,6 +185,7 @@ def expected_g(
 
 def stretch_of(turns: Sequence[Turn], nodes: Mapping[str, Node], round_duration: timedelta) -> float:
     """Return the ratio of real to planned time of turns together; 1 if none was planned."""
+    # The duration of a node that left before the round closed is unknown: its turn counts as a whole round.
     usual = [nodes[turn.id].turn(round_duration) if turn.id in nodes else round_duration for turn in turns]
     planned = sum(usual, timedelta(0))
     took = sum((turn.ended_at - turn.started_at for turn in turns), timedelta(0))
