@@ -8,7 +8,7 @@ from lowcarb_scheduler.doctor.checks import Check, check_settings
 from lowcarb_scheduler.errors import InputError
 
 
-def test_what_is_given_is_shown_with_its_origin(monkeypatch):
+def test_given_settings_are_shown_with_their_origin(monkeypatch):
     monkeypatch.setenv("LOWCARB_TIMEOUT", "90s")
     monkeypatch.setenv("LOWCARB_FINISH_BY", "2026-03-02T18:00+02:00")
     Path(".env").write_text("LOWCARB_PATIENCE=0.5\n", encoding="utf-8")
@@ -22,11 +22,11 @@ def test_what_is_given_is_shown_with_its_origin(monkeypatch):
     ]
 
 
-def test_nothing_given_is_said():
+def test_without_settings_there_is_one_ok_check():
     assert [check.detail for check in check_settings({})[1]] == ["none set: all have their defaults"]
 
 
-def test_secrets_are_only_set(monkeypatch):
+def test_values_of_secrets_are_not_shown(monkeypatch):
     monkeypatch.setenv("LOWCARB_ELECTRICITY_MAPS_TOKEN", "hush")
     monkeypatch.setenv("LOWCARB_SDK_URL", "http://me:hush@sdk:8080")
     settings, checks = check_settings({})
@@ -36,7 +36,7 @@ def test_secrets_are_only_set(monkeypatch):
     assert "hush" not in str(checks)
 
 
-def test_an_impossible_setting_is_a_fault_and_the_others_stand(monkeypatch):
+def test_an_invalid_setting_is_a_fault_and_does_not_hide_the_others(monkeypatch):
     monkeypatch.setenv("LOWCARB_PATIENCE", "7")
     monkeypatch.setenv("LOWCARB_FINISH_BY", "tomorrow")
     monkeypatch.setenv("LOWCARB_SOURCE", "synthetic")
@@ -71,6 +71,6 @@ def test_a_misspelt_variable_is_a_warning_with_the_nearest_name(monkeypatch):
     ]
 
 
-def test_an_impossible_option_is_bad_input():
+def test_an_invalid_option_is_bad_input():
     with pytest.raises(InputError, match="--sdk-signal"):
         check_settings({"sdk_signal": "loud"})

@@ -24,7 +24,7 @@ def everything(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("keywords", [{}, {"run_dir": "deep/er/run"}])
-def test_a_run_dir_that_can_be_written_stays_unmade(tmp_path, keywords):
+def test_checking_a_writable_run_dir_does_not_create_it(tmp_path, keywords):
     assert check_run_dir(settings(**keywords)).state == "ok"
     assert everything(tmp_path) == []
 
@@ -53,7 +53,7 @@ def test_a_disk_that_is_nearly_full_is_a_warning(monkeypatch):
     assert check_run_dir(settings()).state == "warning"
 
 
-def test_an_archive_is_not_made_by_looking(tmp_path, midnight):
+def test_checking_an_archive_does_not_create_it(tmp_path, midnight):
     check = check_archive(settings(), VirtualClock(midnight))
     assert check.state == "ok"
     assert "does not exist yet" in check.detail

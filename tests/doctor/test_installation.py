@@ -20,7 +20,7 @@ from lowcarb_scheduler.settings import Settings
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def test_it_asks_for_what_the_project_asks_for():
+def test_requirements_are_those_of_pyproject():
     assert {f"{one.package}>={one.lowest}" if one.lowest else one.package for one in requirements()} == set(
         PROJECT["dependencies"]
     )
@@ -30,7 +30,7 @@ def test_it_asks_for_what_the_project_asks_for():
             assert sorted(modules) == sorted(named)
 
 
-def test_here_all_is_well():
+def test_this_installation_is_ok():
     assert check_python().state == "ok"
     checks = list(check_packages())
     assert {check.state for check in checks} == {"ok"}

@@ -64,7 +64,7 @@ def findings(tmp_path, page, *options):
 
 
 @pytest.mark.parametrize("options", [(), (DARK,)], ids=["light", "dark"])
-def test_at_every_width_all_is_there_and_can_be_read(tmp_path, page, options):
+def test_at_every_width_nothing_is_clipped_and_all_text_is_legible(tmp_path, page, options):
     for width, seen in zip(WIDTHS, findings(tmp_path, page, *options), strict=True):
         assert seen["found"] == [], f"{width} px"
         assert (seen["links"], seen["scripts"]) == ([], 0)
@@ -72,7 +72,7 @@ def test_at_every_width_all_is_there_and_can_be_read(tmp_path, page, options):
         assert (seen["background"] == "rgb(18, 21, 19)") == (DARK in options)
 
 
-def test_faults_are_found(tmp_path):
+def test_the_probe_finds_faults(tmp_path):
     (tmp_path / "report.html").write_text(FAULTY, encoding="utf-8")
     for seen in findings(tmp_path, tmp_path / "report.html"):
         found = " ".join(seen["found"])

@@ -12,7 +12,7 @@ def choice(events):
     return choice_of_run(replayed(events))
 
 
-def test_a_round_has_the_mean_of_its_places_and_all_have_theirs():
+def test_means_are_over_the_clients_of_a_round_and_over_the_fleet():
     shown = choice(run_events())
     for (number, hour), (opens, closes, mean) in zip(OPENS.items(), shown.rounds, strict=True):
         places = [CLIENTS[name] for name in SEATS[number]]
@@ -41,7 +41,7 @@ def test_a_round_whose_place_has_a_gap_is_left_out():
 
 
 @pytest.mark.parametrize("without", [("forecast", "actual"), ("round_closed",), ("nodes",)])
-def test_where_too_little_is_known_there_is_no_picture(without):
+def test_without_intensity_rounds_or_nodes_there_is_no_picture(without):
     assert choice([e for e in run_events() if e["event"] not in without]) is None
 
 

@@ -25,7 +25,7 @@ def elements(shown: str):
     return [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", shown, re.DOTALL)]
 
 
-def test_it_is_there_twice_and_each_is_well_formed():
+def test_a_picture_is_inlined_wide_and_narrow_as_well_formed_svg():
     wide, narrow = elements(picture().inline())
     assert (wide.get("class"), narrow.get("class")) == ("wide", "narrow")
     sizes = [float(one.get("viewBox").split()[2]) for one in (wide, narrow)]
@@ -40,7 +40,7 @@ def test_text_stays_text():
         assert not list(one.iter("{http://www.w3.org/2000/svg}style"))  # it would be the whole page's
 
 
-def test_colours_are_the_pages_but_for_those_of_the_heat_map():
+def test_colours_are_variables_of_the_page_except_on_heat_maps():
     shown = picture().inline()
     assert "fill: var(--accent)" in shown
     assert "fill: var(--ink)" in shown
@@ -48,14 +48,14 @@ def test_colours_are_the_pages_but_for_those_of_the_heat_map():
     assert f"fill: {LINE}" not in shown
 
 
-def test_no_name_is_given_twice_and_none_is_missing():
+def test_ids_are_unique_and_references_resolve():
     shown = picture("one").inline() + picture("two").inline()
     names = re.findall(r' id="([^"]*)"', shown)
     assert len(names) == len(set(names))
     assert set(re.findall(r'(?:url\(#|href="#)([^")]*)', shown)) <= set(names)
 
 
-def test_a_file_has_the_heading_and_says_what_is_seen():
+def test_a_file_has_heading_and_caption():
     figure = picture().figure()
     figure.canvas.draw()
     shown = texts(figure)

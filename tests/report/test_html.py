@@ -73,7 +73,7 @@ def test_the_page_is_one_file_that_loads_nothing(html):
     assert "default-src 'none'" in html
 
 
-def test_no_two_parts_of_the_page_have_one_name(html):
+def test_ids_of_the_page_are_unique(html):
     names = re.findall(r' id="([^"]*)"', html)
     assert names
     assert len(names) == len(set(names))
@@ -124,7 +124,7 @@ def test_any_beginning_of_a_ledger_has_a_page(kept):
     assert ("has not finished" in seen) == (kept < len(run_events()))
 
 
-def test_what_nodes_say_is_text():
+def test_names_and_messages_of_nodes_are_escaped():
     lie = "<script>alert(1)</script>[red]\n=cmd|' /C calc'!A0\x1b[31m\u202e"
     events = run_events()
     for event in events:

@@ -10,7 +10,7 @@ from support.report_ledger import at, event, run_events
 LABELS = Provenance("traces", "average")
 
 
-def test_what_went_wrong_is_listed_in_order():
+def test_incidents_are_listed_in_order_of_time():
     late = event(9, "degraded", what="power", why="none was given", consequence="300 W are assumed")
     found = incidents_of(replayed([late, *run_events()]))
     assert [incident.affected for incident in found] == ["forecast", "node site-c at FR", "power"]
@@ -18,7 +18,7 @@ def test_what_went_wrong_is_listed_in_order():
     assert found[1].consequence == "round 3 continued without this node"
 
 
-def test_a_node_may_be_nowhere():
+def test_a_node_may_have_no_location():
     events = run_events()
     next(e for e in events if e["event"] == "node_failed")["location"] = None
     assert incidents_of(replayed(events))[1].affected == "node site-c at an unknown location"

@@ -144,7 +144,7 @@ def test_hours_long_over_are_not_shown():
     assert shown_forecast(forecast(), NOW).start == START
 
 
-def test_the_picture_ends_where_it_is_told_to():
+def test_until_is_the_end_of_the_chart():
     until = START + timedelta(hours=12)
     assert shown_forecast(forecast(), NOW, until=until).end == until
     assert shown_forecast(forecast(), NOW, until=START + timedelta(days=9)).end == table(["DE"]).end

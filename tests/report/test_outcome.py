@@ -26,7 +26,7 @@ def front(*stands):
 STANDS = ("run-now", 4, 2000.0), ("planned", 16, 1210.0), ("realised", 17, 1250.0)
 
 
-def test_the_front_and_all_that_stands_beside_it_are_in_the_picture():
+def test_front_outcomes_and_deadline_are_inside_the_axes():
     axes = picture_of_outcome(front(*STANDS), DEADLINE, "made up").draw(11.0).axes[0]
     low, high = axes.get_ylim()
     left, right = axes.get_xlim()
@@ -41,7 +41,7 @@ def test_the_front_and_all_that_stands_beside_it_are_in_the_picture():
 
 
 @pytest.mark.parametrize("stands", [(), STANDS[:1], STANDS[1:2]])
-def test_a_run_that_is_not_over_has_a_front(stands):
+def test_an_unfinished_run_has_a_front(stands):
     picture = picture_of_outcome(front(*stands), None, "made up")
     assert len(picture.draw(4.2).axes[0].lines) == 1 + len(stands)
     assert "deadline" not in picture.caption

@@ -10,7 +10,7 @@ def drawn(turns):
     return axes, [bar for group in axes.containers for bar in group]
 
 
-def test_clients_are_in_the_order_people_count():
+def test_clients_are_in_natural_order():
     axes, bars = drawn({"s-10": 1, "10": 2, "9": 3, "s-2": 0, "٣": 4})
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names.index("9") < names.index("10")
@@ -27,7 +27,7 @@ def test_a_large_fleet_is_shown_by_turns():
 
 
 @pytest.mark.parametrize("turns", [{"a": 0}, {"a": 0, "b": 0}, dict.fromkeys(map(str, range(99)), 0)])
-def test_nobody_has_trained_yet(turns):
+def test_a_fleet_without_turns_has_a_chart(turns):
     assert "completed 0 turns" in picture_of_turns(turns, "made up").title
     assert drawn(turns)
 

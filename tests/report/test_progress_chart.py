@@ -19,7 +19,7 @@ def run(realised=(400.0, 300.0, 200.0), planned=(390.0, 310.0, 210.0), metrics=N
     return replace(summary, rounds=rounds)
 
 
-def test_a_metric_stands_at_what_all_rounds_before_have_emitted():
+def test_a_metric_is_set_against_cumulative_realised_emissions():
     (accuracy,) = progress_of(run())
     assert (accuracy.metric, accuracy.of) == ("accuracy", "realised")
     assert accuracy.values == (0.25, 0.5, 0.75)
@@ -27,12 +27,12 @@ def test_a_metric_stands_at_what_all_rounds_before_have_emitted():
     assert accuracy.run_now_g == 1500.0
 
 
-def test_where_one_round_is_not_known_it_stands_at_what_was_planned():
+def test_an_unknown_round_sets_it_against_planned_emissions():
     (accuracy,) = progress_of(run(realised=(400.0, None, 200.0)))
     assert (accuracy.of, accuracy.spent, accuracy.run_now_g) == ("planned", (390.0, 700.0, 910.0), None)
 
 
-def test_where_nothing_is_known_it_stands_at_its_round():
+def test_unknown_emissions_set_it_against_rounds():
     (accuracy,) = progress_of(run(realised=(None,) * 3, planned=(None,) * 3))
     assert (accuracy.of, accuracy.spent) == ("rounds", (1.0, 2.0, 3.0))
 

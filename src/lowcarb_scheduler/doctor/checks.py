@@ -138,6 +138,7 @@ EXTRAS: Final = {  # modules and purpose of each extra
     "parquet": (("pyarrow",), "Parquet files"),
     "energy": (("codecarbon",), "energy measurement"),
 }
+# A name, its extras and the lowest version: the only form that pyproject.toml of this project has.
 _REQUIREMENT: Final = re.compile(r"([\w.-]+)(?:\[[\w,-]+\])?(?:>=([\d.]+))?")
 
 
@@ -207,7 +208,7 @@ def _required_by(settings: Settings) -> dict[str, str]:
     required = {}
     if settings.traces is not None and settings.traces.suffix.lower() == ".parquet":
         required["parquet"] = "traces"
-    if settings.clock != "system":
+    if settings.clock != "system":  # a virtual clock is for simulations only
         required["simulation"] = "clock"
     return required
 
@@ -223,7 +224,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 RUNS: Final = Path("runs")  # parent folder of runs without run-dir
 LEAST_FREE_BYTES: Final = 100_000_000  # a ledger of a long run has some MB, a checkpoint as much as the model
-FETCH: Final = "lowcarb archive fetch --days 28"
+FETCH: Final = "lowcarb archive fetch --days 28"  # as many days as forecasts are corrected with
 NEVER_KEPT: Final = {"", "synthetic", "traces"}  # sources that are not archived
 _MOST_LISTED: Final = 6  # locations
 _MEGABYTE: Final = 1e6
@@ -252,6 +253,7 @@ def _check_ledger(folder: Path) -> Check:
         finished = any(isinstance(event, RunFinished) for event in read_ledger(folder))
     except InputError as error:
         return Check("run-dir", "fault", f"{folder}: {error.problem}", fix)
+    # An unfinished run is resumed, which may be intended.
     if finished:
         return Check("run-dir", "fault", f"{folder} contains a finished run, which is never overwritten", fix)
     return Check("run-dir", "warning", f"{folder} contains an unfinished run", fix)
