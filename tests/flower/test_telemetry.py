@@ -332,7 +332,7 @@ def test_accounts_use_measured_energy_and_name_its_basis(machine):
     end = events_of("run_finished")[0]
     assert end["energy_by_basis"] == pytest.approx(dict(summary.energy_by_basis))
     page = " ".join(render(gather(replayed(read_records(RUN)))).split())
-    assert "100 Wh assumed, 100 Wh estimated, 1.00 kWh measured" in page
+    assert "1.20 kWh of training; basis: 8 % assumed, 8 % estimated, 83 % measured" in page
 
 
 @pytest.mark.parametrize("kwh", [0.001, 0.1, 5.0])
