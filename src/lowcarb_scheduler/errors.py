@@ -18,13 +18,13 @@ and its message names the fix.
 
 from __future__ import annotations
 
+import copyreg
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
-
 
 _MOST_CHARACTERS: Final = 300
 
@@ -55,20 +55,15 @@ class LowcarbError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+    _documented: ClassVar[tuple[str, ...]] = ()  # attributes in :meth:`data`, in this order
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exception's own __reduce__ calls the class with the message alone, but these take their data.
-        return _restored, (type(self), self.args, self.__dict__)
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
     def data(self) -> dict[str, Any]:
         """Return the data of the error as JSON values; documents add ``kind`` and ``message``."""
-        return {}
-
-
-def _restored(kind: type[LowcarbError], args: tuple[Any, ...], carried: dict[str, Any]) -> LowcarbError:
-    error = kind.__new__(kind, *args)
-    error.__dict__.update(carried)
-    return error
+        return {name: getattr(self, name) for name in self._documented}
 
 
 class InputError(LowcarbError):
@@ -87,6 +82,7 @@ class InputError(LowcarbError):
     """
 
     exit_code = 2
+    _documented = ("file", "field", "problem", "fix")
 
     def __init__(self, field: str, problem: str, fix: str, file: str | None = None) -> None:
         self.field, self.problem, self.fix, self.file = field, problem, fix, file
@@ -96,10 +92,6 @@ class InputError(LowcarbError):
     def within(self, file: str) -> InputError:
         """Return the same error with the file of its field."""
         return InputError(self.field, self.problem, self.fix, file)
-
-    def data(self) -> dict[str, Any]:
-        """Return file, field, problem and fix."""
-        return {"file": self.file, "field": self.field, "problem": self.problem, "fix": self.fix}
 
 
 class MissingExtraError(InputError, ImportError):
@@ -131,19 +123,16 @@ class PlanInfeasibleError(LowcarbError):
         Deadline of the job.
     """
 
+    _documented = ("reason", "needed", "available", "finish_by")
+
     def __init__(self, reason: str, needed: object, available: object, finish_by: datetime) -> None:
         self.reason, self.needed, self.available, self.finish_by = reason, needed, available, finish_by
         super().__init__(f"no plan: {reason} (needed {needed}, available {available})")
 
     def data(self) -> dict[str, Any]:
-        """Return reason, needed, available and finish_by."""
-        plain = (int, float, str, type(None))  # others, such as a duration, are shown as text
-        return {
-            "reason": self.reason,
-            "needed": self.needed if isinstance(self.needed, plain) else str(self.needed),
-            "available": self.available if isinstance(self.available, plain) else str(self.available),
-            "finish_by": self.finish_by,
-        }
+        """Return reason, needed, available and finish_by; an amount such as a duration as text."""
+        data, plain = super().data(), (int, float, str, type(None))
+        return data | {k: str(data[k]) for k in ("needed", "available") if not isinstance(data[k], plain)}
 
 
 class SavingUnreachableError(LowcarbError):
@@ -159,6 +148,8 @@ class SavingUnreachableError(LowcarbError):
         Deadline of the job.
     """
 
+    _documented = ("needed", "available", "finish_by")
+
     def __init__(self, needed: float, available: float | None, finish_by: datetime) -> None:
         self.needed, self.available, self.finish_by = needed, available, finish_by
         problem = f"no plan found saves {100 * needed:.6g} % by {finish_by:%Y-%m-%d %H:%M} UTC"
@@ -167,10 +158,6 @@ class SavingUnreachableError(LowcarbError):
         else:
             most, fix = f"{100 * available:.6g} %", "ask for less, or give a later finish_by"
         super().__init__(f"{problem} (needed {100 * needed:.6g} %, available {most}); {fix}")
-
-    def data(self) -> dict[str, Any]:
-        """Return needed, available and finish_by."""
-        return {"needed": self.needed, "available": self.available, "finish_by": self.finish_by}
 
 
 class ForecastUnavailableError(LowcarbError):
@@ -235,14 +222,12 @@ class RunFailedError(LowcarbError):
         Path of the log.
     """
 
+    _documented = ("reason", "log", "output")
+
     def __init__(self, reason: str, output: str, log: str) -> None:
         self.reason, self.output, self.log = reason, output, log
         last = next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "it is empty")
         super().__init__(f"{reason}; the end of {log}: {last}")
-
-    def data(self) -> dict[str, Any]:
-        """Return the reason, the path of the log and its last lines."""
-        return {"reason": self.reason, "log": self.log, "output": self.output}
 
 
 class NothingHeldError(LowcarbError):
@@ -256,10 +241,8 @@ class NothingHeldError(LowcarbError):
         Present state of the run, for example ``training``.
     """
 
+    _documented = ("run_dir", "state")
+
     def __init__(self, run_dir: str, state: str) -> None:
         self.run_dir, self.state = run_dir, state
         super().__init__(f"no round of {run_dir} is held: the run is {state}; see lowcarb status {run_dir}")
-
-    def data(self) -> dict[str, Any]:
-        """Return the folder and the state of the run."""
-        return {"run_dir": self.run_dir, "state": self.state}

@@ -208,7 +208,12 @@ class _Past:
         """Return the hours that have ended by now at the locations of a forecast; None if none is known."""
         now_us = now_us // HOUR_US * HOUR_US
         begins_us = now_us - MOST_DAYS * DAY * HOUR_US
-        hourly = _hourly(_ended(history, now_us), begins_us, MOST_DAYS * DAY, forecast.locations)
+        # The value of the present step is a guess, whatever the file has.
+        steps = int(np.searchsorted(history.edges_us, now_us, side="right")) - 1
+        if steps < 1:
+            return None
+        ended = history.relaid(history.edges_us[: steps + 1], history.locations, history.values[:steps])
+        hourly = _hourly(ended, begins_us, MOST_DAYS * DAY, forecast.locations)
         hours = np.flatnonzero(~np.isnan(hourly).all(axis=1))
         if not len(hours):
             return None
@@ -236,10 +241,8 @@ class _Past:
     def bounded(self, values: Floats, forecast: IntensityTable) -> Floats:
         """Clip corrected values to the range of the actual and forecast values of each location."""
         seen = np.concatenate([self.hourly, forecast.values])
-        known = ~np.isnan(seen)
-        low = np.where(known, seen, np.inf).min(axis=0)
-        high = np.where(known, seen, -np.inf).max(axis=0)
-        return np.clip(values, low, high)
+        # fmin and fmax leave gaps out, and give one where there is nothing else.
+        return np.clip(values, np.fmin.reduce(seen), np.fmax.reduce(seen))
 
     def _issue(self, table: IntensityTable, begin_us: int, locations: Sequence[str]) -> HourlyIssue:
         """Return a forecast by the hour, in the hours of the history."""
@@ -257,24 +260,11 @@ def _of_one_signal(table: IntensityTable, forecast: IntensityTable, what: str) -
     return table
 
 
-def _ended(history: IntensityTable, now_us: int) -> IntensityTable | None:
-    """Return the steps that have ended: the value of the present one is a guess, whatever the file has."""
-    steps = int(np.searchsorted(history.edges_us, now_us, side="right")) - 1
-    if steps < 1:
-        return None
-    return history.relaid(history.edges_us[: steps + 1], history.locations, history.values[:steps])
-
-
-def _hourly(table: IntensityTable | None, begins_us: int, hours: int, locations: Sequence[str]) -> Floats:
+def _hourly(table: IntensityTable, begins_us: int, hours: int, locations: Sequence[str]) -> Floats:
     """Return hourly means of quarter-hourly samples [gCO2eq/kWh]; shape (hours, L), NaN if all are gaps."""
-    if table is None:
-        return np.full((hours, len(locations)), np.nan)
     quarters = begins_us + np.arange(hours * _SAMPLES + 1, dtype=np.int64) * (HOUR_US // _SAMPLES)
     values = table.sampled(quarters, locations).reshape(hours, _SAMPLES, -1)
-    known = ~np.isnan(values)
-    count = known.sum(axis=1)
-    total = np.where(known, values, 0.0).sum(axis=1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return np.where(np.isnan(values).all(axis=1), np.nan, known_mean(values, axis=1))
 
 
 def _issued_us(table: IntensityTable) -> int | None:
@@ -350,14 +340,12 @@ def _learned(history: Floats, newest: HourlyIssue, past: Sequence[HourlyIssue], 
     scale = _scale(history, latest)
     # X'X and X'y of least squares by lead; each past issue adds an observation a location.
     gram, moment = np.zeros((ahead, _PREDICTORS, _PREDICTORS)), np.zeros((ahead, _PREDICTORS))
-    rows: list[tuple[Floats, Floats]] = []
     for issue in past:
         now = issue.start + age
         known = min(len(history) - now, ahead)
         forecast = issue.at(now, known)
         errors = np.clip((history[now : now + known] - forecast) / scale, -_MOST_SD, _MOST_SD)
-        rows.append((_predictors(history[:now], issue, latest, forecast) / scale[:, None], errors))
-    for predictors, errors in rows:
+        predictors = _predictors(history[:now], issue, latest, forecast) / scale[:, None]
         usable = ~np.isnan(errors)
         x = np.where(usable[..., None], predictors, 0.0)
         y = np.where(usable, errors, 0.0)
@@ -384,21 +372,16 @@ def _predictors(history: Floats, issue: HourlyIssue, latest: Floats, forecast: F
 
     An unknown predictor is 0, which adds nothing to the correction.
     """
-    now, (ahead, places) = len(history), forecast.shape
+    now = len(history)
     own = history[-DAY:] - issue.at(now - DAY, DAY)
     errors = np.where(np.isnan(own), latest[now - DAY : now], own)
-    past = climatology(history, ahead)
-    day_before = history[now - DAY + np.arange(ahead) % DAY]
-    x = np.empty((ahead, places, _PREDICTORS))
-    columns = iter(range(_PREDICTORS))
-    for hours in _ERROR_HOURS:
-        x[..., next(columns)] = known_mean(errors[-hours:])
-    for hours in _ANOMALY_HOURS:
-        x[..., next(columns)] = known_mean(past.anomaly[-hours:])
-    x[..., next(columns)] = np.nan_to_num(past.usual - forecast)
-    x[..., next(columns)] = np.nan_to_num(past.weekday)
-    x[..., next(columns)] = np.nan_to_num(day_before - forecast)
-    return x
+    past = climatology(history, len(forecast))
+    day_before = history[now - DAY + np.arange(len(forecast)) % DAY]
+    recent = [known_mean(errors[-hours:]) for hours in _ERROR_HOURS]
+    recent += [known_mean(past.anomaly[-hours:]) for hours in _ANOMALY_HOURS]
+    by_hour = [past.usual - forecast, past.weekday, day_before - forecast]
+    columns = [*(np.broadcast_to(each, forecast.shape) for each in recent), *map(np.nan_to_num, by_hour)]
+    return np.stack(columns, axis=-1)
 
 
 def _latest_errors(history: Floats, issues: Sequence[HourlyIssue]) -> Floats:
