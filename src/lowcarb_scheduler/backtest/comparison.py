@@ -97,16 +97,10 @@ class Comparison:
 
 
 def compare(
-    history: History,
-    scenario: Scenario,
-    deadlines: Sequence[float],
-    seeds: int,
-    period: tuple[datetime, datetime],
-    methods: Sequence[str] = tuple(METHODS),
-    replan_every: timedelta = REPLAN_EVERY,
-    jobs: int = 1,
-    done: Callable[[], None] = lambda: None,
-) -> Comparison:
+    history: History, scenario: Scenario, deadlines: Sequence[float], seeds: int,
+    period: tuple[datetime, datetime], methods: Sequence[str] = tuple(METHODS),
+    replan_every: timedelta = REPLAN_EVERY, jobs: int = 1, done: Callable[[], None] = lambda: None,
+) -> Comparison:  # fmt: skip
     """Replay methods on the same instances.
 
     Parameters

@@ -62,13 +62,9 @@ class History:
 
     @classmethod
     def from_frames(
-        cls,
-        actual: pd.DataFrame,
-        forecast: pd.DataFrame,
-        locations: Sequence[str],
-        actual_delay: timedelta = timedelta(0),
-        signal: Signal = "unknown",
-    ) -> History:
+        cls, actual: pd.DataFrame, forecast: pd.DataFrame, locations: Sequence[str],
+        actual_delay: timedelta = timedelta(0), signal: Signal = "unknown",
+    ) -> History:  # fmt: skip
         """Build a history from rows of trace files.
 
         Parameters

@@ -137,13 +137,9 @@ class Outcome:
 
 
 def instance(
-    scenario: Scenario,
-    seed: int,
-    seeds: int,
-    factor: float,
-    period: tuple[datetime, datetime],
+    scenario: Scenario, seed: int, seeds: int, factor: float, period: tuple[datetime, datetime],
     replan_every: timedelta = REPLAN_EVERY,
-) -> Instance:
+) -> Instance:  # fmt: skip
     """Draw one of several instances whose starts are spread evenly over a period.
 
     Parameters

@@ -206,7 +206,7 @@ class _Solved:
 def _solve(seating: Seating, scaled: Floats, arcs: NDArray[np.bool_], slack: float | None) -> _Solved | None:
     """Solve the linear programme over some arcs."""
     from scipy.optimize import linprog
-    from scipy.sparse import csr_array, vstack
+    from scipy.sparse import csr_array, eye_array, vstack
 
     rounds, groups = scaled.shape
     r, g = np.nonzero(arcs)
@@ -219,10 +219,8 @@ def _solve(seating: Seating, scaled: Floats, arcs: NDArray[np.bool_], slack: flo
 
     by_round, by_group = rows(r, rounds), rows(g, groups)
     if spare:
-        unit = np.ones(rounds), (np.arange(rounds), flows + np.arange(rounds))
-        by_round = by_round + csr_array(unit, shape=by_round.shape)
-        unit = np.ones(groups), (np.arange(groups), flows + rounds + np.arange(groups))
-        by_group = by_group + csr_array(unit, shape=by_group.shape)
+        by_round = by_round + eye_array(rounds, columns, k=flows, format="csr")
+        by_group = by_group + eye_array(groups, columns, k=flows + rounds, format="csr")
     fixed_rows, free_rows = np.flatnonzero(fixed), np.flatnonzero(~fixed)
     owed = seating.members * seating.least
     upper = [by_group[free_rows], -by_group[free_rows]]

@@ -205,17 +205,10 @@ class JobRules:
         return cls(**{name: values[name] for name in names if values.get(name) is not None})
 
     def job(
-        self,
-        fleet: Fleet,
-        now: datetime,
-        finish_by: datetime,
-        rounds: int,
-        clients_per_round: int,
-        *,
-        not_before: datetime | None = None,
-        grid_from: datetime | None = None,
+        self, fleet: Fleet, now: datetime, finish_by: datetime, rounds: int, clients_per_round: int, *,
+        not_before: datetime | None = None, grid_from: datetime | None = None,
         target_finish: datetime | None = None,
-    ) -> Job:
+    ) -> Job:  # fmt: skip
         """Build the job that these rules make of a fleet, its times and its size.
 
         Raises
