@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, format_time
 from lowcarb_scheduler.errors import InputError, one_line
@@ -26,7 +26,7 @@ from lowcarb_scheduler.forecasts.base import period, sendable
 from lowcarb_scheduler.forecasts.http import parsing
 from lowcarb_scheduler.forecasts.http.client import FetchError, Request, Response, basic_auth
 from lowcarb_scheduler.forecasts.http.credentials import credential, token
-from lowcarb_scheduler.forecasts.sources.web import WebSource
+from lowcarb_scheduler.forecasts.sources.web import WebOptions, WebSource
 from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.settings import secret_fix
 from lowcarb_scheduler.validation import finite_number
@@ -35,10 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from datetime import datetime
 
-    import httpx
     from pydantic import SecretStr
 
-    from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.base import Forecast, Names, Timeout
     from lowcarb_scheduler.forecasts.http.parsing import Point
     from lowcarb_scheduler.forecasts.series import Issue
@@ -68,8 +66,8 @@ class CarbonAwareSdk(WebSource):
         credentials, here or in the URL, no redirect is followed.
     signal : {"average", "marginal", "unknown"}
         Signal that the server is configured to give.
-    timeout, transport, clock
-        As in :class:`WebSource`.
+    **options
+        ``timeout``, ``transport`` and ``clock`` of :class:`WebSource`.
 
     Raises
     ------
@@ -89,15 +87,13 @@ class CarbonAwareSdk(WebSource):
         *,
         auth: str | SecretStr | None = None,
         signal: Signal = "unknown",
-        timeout: timedelta = timedelta(seconds=30),
-        transport: httpx.BaseTransport | None = None,
-        clock: Clock | None = None,
+        **options: Unpack[WebOptions],
     ) -> None:
         self.signal: Signal = Provenance(self.name, signal).signal
         # 401 and 403 come from the data provider or a proxy, never from the SDK: it has no accounts.
         keyed = auth is not None or "@" in str(url)
         refused = f"{_REFUSED}; {'is sdk-auth right?' if keyed else 'the SDK asks for no credentials'}"
-        hints = {
+        self.hints = {
             401: refused,
             403: refused,
             404: "is the URL the root of a Carbon Aware SDK WebAPI?",
@@ -105,10 +101,7 @@ class CarbonAwareSdk(WebSource):
             501: "the server's data provider cannot do this",
         }
         headers = {} if auth is None else {"Authorization": _authorization(auth)}
-        super().__init__(
-            str(url), timeout=timeout, transport=transport, clock=clock, hints=hints, headers=headers,
-            follow_redirects=not keyed,
-        )  # fmt: skip
+        super().__init__(str(url), headers=headers, follow_redirects=not keyed, **options)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> CarbonAwareSdk:

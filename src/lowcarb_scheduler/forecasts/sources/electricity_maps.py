@@ -21,23 +21,21 @@ References
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from lowcarb_scheduler.clock import MICROSECOND, format_time
 from lowcarb_scheduler.errors import one_line
 from lowcarb_scheduler.forecasts.http import parsing
 from lowcarb_scheduler.forecasts.http.client import FetchError, Request
 from lowcarb_scheduler.forecasts.http.credentials import token as checked_token
-from lowcarb_scheduler.forecasts.sources.web import WebSource
+from lowcarb_scheduler.forecasts.sources.web import WebOptions, WebSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
     from datetime import datetime
 
-    import httpx
     from pydantic import SecretStr
 
-    from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.base import Names, Timeout
     from lowcarb_scheduler.forecasts.http.client import Response
     from lowcarb_scheduler.forecasts.http.parsing import Point
@@ -67,12 +65,8 @@ class ElectricityMaps(WebSource):
         The ``auth-token`` of an account.
     url : str
         Address of the service.
-    timeout : timedelta
-        Longest duration of one call, retries included.
-    transport : httpx.BaseTransport, optional
-        Transport of the requests; by default the network, through the proxies of the environment.
-    clock : Clock, optional
-        Clock that counts the timeout and sleeps between attempts; by default the system's.
+    **options
+        ``timeout``, ``transport`` and ``clock`` of :class:`WebSource`.
 
     Raises
     ------
@@ -87,25 +81,15 @@ class ElectricityMaps(WebSource):
     default_url = URL
     secret_settings = ("electricity_maps_token",)
     listing_proves = "server"  # zones are listed without a token, too
-    hints = {  # noqa: RUF012  (it is never changed)
+    hints = {  # noqa: RUF012  (never changed)
         401: f"check {_VARIABLE}; too many requests are answered like this, too",
         403: f"the plan of {_VARIABLE} does not include it; forecasts need a paid plan or a trial",
         404: "there is no such zone, or nothing is known of it",
     }
 
-    def __init__(
-        self,
-        token: str | SecretStr | None,
-        url: str = URL,
-        *,
-        timeout: timedelta = timedelta(seconds=30),
-        transport: httpx.BaseTransport | None = None,
-        clock: Clock | None = None,
-    ) -> None:
+    def __init__(self, token: str | SecretStr | None, url: str = URL, **options: Unpack[WebOptions]) -> None:
         headers = {"auth-token": checked_token(token, "electricity_maps_token")}
-        super().__init__(
-            url, timeout=timeout, transport=transport, clock=clock, headers=headers, follow_redirects=False
-        )  # fmt: skip
+        super().__init__(url, headers=headers, follow_redirects=False, **options)
         self._version_3: set[str] = set()  # zones for which version 4 is refused
         self._shorter: set[str] = set()  # zones for which the plan refuses the longest horizon
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import httpx
 
@@ -28,7 +28,7 @@ from lowcarb_scheduler.forecasts.http import parsing
 from lowcarb_scheduler.forecasts.http.client import FetchError, Request, basic_auth
 from lowcarb_scheduler.forecasts.http.credentials import credential
 from lowcarb_scheduler.forecasts.http.responses import LoginError, Redaction
-from lowcarb_scheduler.forecasts.sources.web import WebSource
+from lowcarb_scheduler.forecasts.sources.web import WebOptions, WebSource
 from lowcarb_scheduler.settings import secret_fix
 from lowcarb_scheduler.validation import finite_number
 
@@ -69,8 +69,8 @@ class WattTime(WebSource):
         Credentials of an account.
     url : str
         Address of the service.
-    timeout, transport, clock
-        As in :class:`WebSource`; a login counts as part of a call.
+    **options
+        ``timeout``, ``transport`` and ``clock`` of :class:`WebSource`; a login counts as part of a call.
 
     Raises
     ------
@@ -84,7 +84,7 @@ class WattTime(WebSource):
     url_setting = "watttime_url"
     default_url = URL
     secret_settings = ("watttime_user", "watttime_password")
-    hints = {  # noqa: RUF012  (it is never changed)
+    hints = {  # noqa: RUF012  (never changed)
         401: _CHECK,
         403: "the account has no access to it; without a subscription there is CAISO_NORTH only",
         429: "3,000 requests in 5 minutes are allowed",
@@ -95,13 +95,10 @@ class WattTime(WebSource):
         user: str | SecretStr | None,
         password: str | SecretStr | None,
         url: str = URL,
-        *,
-        timeout: timedelta = timedelta(seconds=30),
-        transport: httpx.BaseTransport | None = None,
-        clock: Clock | None = None,
+        **options: Unpack[WebOptions],
     ) -> None:
         # No redirects: a token or a password must not leave for another address.
-        super().__init__(url, timeout=timeout, transport=transport, clock=clock, follow_redirects=False)
+        super().__init__(url, follow_redirects=False, **options)
         name = credential(user, "watttime_user")
         if ":" in name:
             problem = "has a colon, which ends a user name where it is sent"

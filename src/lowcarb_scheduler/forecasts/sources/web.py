@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Hashable
 from datetime import timedelta
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, TypedDict, TypeVar
 
 from lowcarb_scheduler.clock import SystemClock, to_utc
 from lowcarb_scheduler.errors import ForecastUnavailableError
@@ -30,6 +31,14 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
+class WebOptions(TypedDict, total=False):
+    """Keywords that every web source takes, see :class:`WebSource`."""
+
+    timeout: timedelta
+    transport: httpx.BaseTransport | None
+    clock: Clock | None
+
+
 class WebSource(ForecastSource):
     """Forecast source with a server.
 
@@ -48,8 +57,6 @@ class WebSource(ForecastSource):
         the certificates of ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` if one is set.
     clock : Clock, optional
         Clock that counts the timeout and sleeps between attempts; the system's by default.
-    hints : mapping of int to str, optional
-        Explanation added to a refusal, by status; by default that of the class.
     headers : mapping of str to str, optional
         Secret headers, sent with each request.
     follow_redirects : bool
@@ -63,7 +70,7 @@ class WebSource(ForecastSource):
 
     default_url: ClassVar[str]
     grid: ClassVar[timedelta] = timedelta(seconds=1)  # bounds of requests for the past are multiples of it
-    hints: ClassVar[Mapping[int, str]] = {}
+    hints: Mapping[int, str] = MappingProxyType({})  # explanations added to refusals, by status
 
     def __init__(
         self,
@@ -72,7 +79,6 @@ class WebSource(ForecastSource):
         timeout: timedelta = timedelta(seconds=30),
         transport: httpx.BaseTransport | None = None,
         clock: Clock | None = None,
-        hints: Mapping[int, str] | None = None,
         headers: Mapping[str, str] | None = None,
         follow_redirects: bool = True,
     ) -> None:
@@ -81,7 +87,7 @@ class WebSource(ForecastSource):
         url = self.default_url if url is None else url
         base = base_url(url, self.url_setting.replace("_", "-"), self.default_url)
         self.client = HttpClient(
-            base, parsing.checked_timeout(timeout), self._clock, transport, hints or self.hints,
+            base, parsing.checked_timeout(timeout), self._clock, transport, self.hints,
             headers=headers, follow_redirects=follow_redirects,
         )  # fmt: skip
         # Without credentials: the address is shown, and names the data in the archive.
