@@ -23,7 +23,7 @@ import pandas as pd
 
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.forecasts.sources.electricity_maps import ElectricityMaps
-from lowcarb_scheduler.forecasts.sources.traces import ISSUE, read_points, table_of_points
+from lowcarb_scheduler.forecasts.sources.traces import ISSUE, read_points, refuse_rows, table_of_points
 from lowcarb_scheduler.forecasts.sources.uk_carbon_intensity import UkCarbonIntensity
 from lowcarb_scheduler.intensity import MAX_G_PER_KWH
 
@@ -193,18 +193,14 @@ def _table(rows: _Rows) -> IntensityTable:
         raise InputError("time", f"is not a time ({why})", "write ISO 8601 in UTC") from None
     texts = rows.value.where(rows.value.notna(), "").astype(str).str.strip()
     values = pd.to_numeric(texts, errors="coerce")
-    for wrong, problem in (
-        (values.isna() & ~texts.str.lower().isin(("", "nan", "null", "na", "n/a")), "is not a number"),
-        (values > MAX_G_PER_KWH, f"is above {MAX_G_PER_KWH:g} g/kWh: another unit?"),
-    ):
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            problem = f"row {row + 1}: {one_line(texts.iloc[row], 40)!r} {problem}"
-            raise InputError("g_per_kwh", problem, "correct it, or leave the cell empty for a gap")
+    is_gap = texts.str.lower().isin(("", "nan", "null", "na", "n/a"))
+    fix = "correct it, or leave the cell empty for a gap"
+    refuse_rows(values.isna() & ~is_gap, "g_per_kwh", "is not a number", fix, texts)
+    too_high = f"is above {MAX_G_PER_KWH:g} g/kWh: another unit?"
+    refuse_rows(values > MAX_G_PER_KWH, "g_per_kwh", too_high, fix, texts)
     values = values.where(values >= 0)  # providers write a missing intensity as a negative one
     places = rows.location.astype(str).str.strip()
-    if (places == "").any():
-        raise InputError("location", f"row {int(np.argmax(places == '')) + 1}: is empty", "name the location")
+    refuse_rows(places == "", "location", "is empty", "name the location")
     frame = pd.DataFrame(
         {"location": places, "time": times.dt.as_unit("us"), "g_per_kwh": values.astype(float)}
     )

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, format_time, from_us, parse_time, to_us, to_utc
-from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, MissingExtraError
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, MissingExtraError, one_line
 from lowcarb_scheduler.forecasts.base import (
     MAX_AGE,
     Forecast,
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
     from types import TracebackType
+
+    from numpy.typing import ArrayLike
 
     from lowcarb_scheduler.forecasts.base import Names, Timeout
     from lowcarb_scheduler.forecasts.series import Series
@@ -233,24 +235,23 @@ def read_points(path: Path, field: str = "forecast") -> pd.DataFrame:
         If the file cannot be read, a column is missing, a time has no offset or is given twice, or a value is
         not a finite number. The error names file, column, row (1 is the first below the header) and fix.
     """
-    path = Path(path)
+    path, file = Path(path), str(path)
     reader = {".csv": _read_csv, ".parquet": _read_parquet}.get(path.suffix.lower())
     if reader is None:
-        raise InputError(field, f"{path.suffix or 'no suffix'} is no known format", "give a .csv or .parquet",
-                         str(path))  # fmt: skip
+        problem = f"{path.suffix or 'no suffix'} is no known format"
+        raise InputError(field, problem, "give a .csv or .parquet", file)
     try:
-        raw = reader(path)
+        return _parse(reader(path))
+    except InputError as error:
+        raise error.within(file) from None
     except OSError as error:
         why = error.strerror or str(error)
-        raise InputError(field, f"cannot be read: {why}", "give the path of a file", str(path)) from None
+        raise InputError(field, f"cannot be read: {why}", "give the path of a file", file) from None
     except ValueError as error:  # not UTF-8, not Parquet, a line with too many cells
         why = next(iter(str(error).splitlines()), "it cannot be decoded")[:200]
-        raise InputError(field, f"is not a table: {why}", f"write {path.suffix} with {_HEADER}",
-                         str(path)) from None  # fmt: skip
-    try:
-        return _parse(raw)
-    except InputError as error:
-        raise error.within(str(path)) from None
+        raise InputError(
+            field, f"is not a table: {why}", f"write {path.suffix} with {_HEADER}", file
+        ) from None
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -332,28 +333,20 @@ def _each(column: pd.Series, read: Callable[[str], Any]) -> np.ndarray[Any, Any]
 
 def _names(column: pd.Series) -> pd.Series:
     """Return locations as text."""
-
-    def read(text: str) -> str:
-        if not text:
-            raise InputError("location", "is empty", "name the location")
-        return text
-
-    return pd.Series(_each(column, read)).astype("category")
+    names = pd.Series(_each(column, str))
+    refuse_rows(names == "", "location", "is empty", "name the location")
+    return names.astype("category")
 
 
 def _times(column: pd.Series) -> pd.Series:
     """Return times in UTC."""
     name = str(column.name)
     if isinstance(column.dtype, pd.DatetimeTZDtype):
-        if column.hasnans:
-            row = int(np.argmax(column.isna())) + 1
-            raise InputError(name, f"row {row}: is empty", "give each row a time")
-        years = column.dt.tz_convert("UTC").dt.year
-        if not years.between(1, 9998).all():
-            row = int(np.argmax(~years.between(1, 9998))) + 1
-            raise InputError(name, f"row {row}: is out of range", "give a time between year 1 and 9998")
-        aware: pd.Series = column.dt.tz_convert("UTC").dt.as_unit("us")
-        return aware
+        refuse_rows(column.isna(), name, "is empty", "give each row a time")
+        aware: pd.Series = column.dt.tz_convert("UTC")
+        in_range = aware.dt.year.between(1, 9998)
+        refuse_rows(~in_range, name, "is out of range", "give a time between year 1 and 9998")
+        return aware.dt.as_unit("us")
     if pd.api.types.is_datetime64_dtype(column.dtype):
         raise InputError(name, "the times have no UTC offset", "store them with a time zone, for example UTC")
     times = pd.Series(_each(column, lambda text: to_us(parse_time(text, name))))
@@ -369,16 +362,19 @@ def _numbers(column: pd.Series) -> Floats:
     else:
         texts = column.astype(str).where(column.notna(), "").str.strip()
         values = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-        wrong = np.isnan(values) & (texts != "").to_numpy()
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            problem = f"row {row + 1}: {texts.iloc[row][:40]!r} is not a number"
-            raise InputError(name, problem, "write a number, or leave the cell empty for a gap")
+        fix = "write a number, or leave the cell empty for a gap"
+        refuse_rows(np.isnan(values) & (texts != ""), name, "is not a number", fix, texts)
     # Python reads "inf" and 1e999 as numbers, and a sum with either is useless.
-    if np.isinf(values).any():
-        row = int(np.argmax(np.isinf(values))) + 1
-        raise InputError(name, f"row {row}: is infinite", "write a finite number, or leave the cell empty")
+    refuse_rows(np.isinf(values), name, "is infinite", "write a finite number, or leave the cell empty")
     return values
+
+
+def refuse_rows(wrong: ArrayLike, field: str, problem: str, fix: str, texts: pd.Series | None = None) -> None:
+    """Raise InputError for the first row that is wrong, if there is one; with its text, if texts are given."""
+    rows = np.flatnonzero(wrong)
+    if rows.size:
+        text = "" if texts is None else f"{one_line(texts.iloc[rows[0]], 40)!r} "
+        raise InputError(field, f"row {rows[0] + 1}: {text}{problem}", fix)
 
 
 @dataclass(frozen=True, slots=True)
