@@ -242,6 +242,8 @@ def read_points(path: Path, field: str = "forecast") -> pd.DataFrame:
         raise InputError(field, problem, "give a .csv or .parquet", file)
     try:
         return _parse(reader(path))
+    except MissingExtraError:  # no fault of the file
+        raise
     except InputError as error:
         raise error.within(file) from None
     except OSError as error:
@@ -346,7 +348,8 @@ def _times(column: pd.Series) -> pd.Series:
         aware: pd.Series = column.dt.tz_convert("UTC")
         in_range = aware.dt.year.between(1, 9998)
         refuse_rows(~in_range, name, "is out of range", "give a time between year 1 and 9998")
-        return aware.dt.as_unit("us")
+        aware = aware.dt.as_unit("us")
+        return aware
     if pd.api.types.is_datetime64_dtype(column.dtype):
         raise InputError(name, "the times have no UTC offset", "store them with a time zone, for example UTC")
     times = pd.Series(_each(column, lambda text: to_us(parse_time(text, name))))
@@ -370,7 +373,7 @@ def _numbers(column: pd.Series) -> Floats:
 
 
 def refuse_rows(wrong: ArrayLike, field: str, problem: str, fix: str, texts: pd.Series | None = None) -> None:
-    """Raise InputError for the first row that is wrong, if there is one; with its text, if texts are given."""
+    """Raise InputError for the first row that is wrong, if any; with its text, if texts are given."""
     rows = np.flatnonzero(wrong)
     if rows.size:
         text = "" if texts is None else f"{one_line(texts.iloc[rows[0]], 40)!r} "
