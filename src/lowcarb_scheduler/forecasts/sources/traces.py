@@ -348,8 +348,7 @@ def _times(column: pd.Series) -> pd.Series:
         aware: pd.Series = column.dt.tz_convert("UTC")
         in_range = aware.dt.year.between(1, 9998)
         refuse_rows(~in_range, name, "is out of range", "give a time between year 1 and 9998")
-        aware = aware.dt.as_unit("us")
-        return aware
+        return pd.Series(aware.dt.as_unit("us"))
     if pd.api.types.is_datetime64_dtype(column.dtype):
         raise InputError(name, "the times have no UTC offset", "store them with a time zone, for example UTC")
     times = pd.Series(_each(column, lambda text: to_us(parse_time(text, name))))
