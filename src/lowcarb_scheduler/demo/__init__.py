@@ -1,1 +1,1 @@
-"""The embedded example: a normal Flower app (the folder ``app``), and the command that runs it."""
+"""Demo: a normal Flower app in the folder ``app``, and the local federation that runs it."""

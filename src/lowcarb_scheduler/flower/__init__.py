@@ -1,1 +1,1 @@
-"""The Flower side: a strategy that follows the plan, a hold that waits, a client that says where it is."""
+"""Flower side: strategies that follow a plan, holds, checkpoints, and clients that report their turns."""

@@ -102,14 +102,6 @@ class Progress:
     _model: Mapping[str, Any] = field(default_factory=dict)  # arrays and strategy as they are on disk
     _files: Mapping[str, dict[str, str]] = field(default_factory=dict)  # where these are
 
-    def prepare(self) -> None:
-        """Write the start of the run before its ledger is created.
-
-        A run that is killed between the two keeps its start, and with it a deadline given as a duration.
-        """
-        with suppress(OSError):  # the ledger in the same folder reports it
-            self._commit(lines=0, session=None)
-
     def attach(self, ledger: Ledger, warn: Callable[[str, str, str], None]) -> None:
         """Write checkpoints from now on.
 
@@ -233,12 +225,13 @@ class Progress:
                 event = CheckpointWritten(round=number, stage=stage.name, yielded=self._unwritten)
                 self._ledger.append(event)
                 self._unwritten = []
-            self._commit(self._ledger.lines, session)
+            self.commit(self._ledger.lines, session)
         except Exception as error:  # noqa: BLE001  whatever fails here, training goes on
             why = one_line(f"{type(error).__name__}: {error}")
             self._warn("checkpoint", why, "after a crash the run resumes from the last checkpoint on disk")
 
-    def _commit(self, lines: int, session: Any) -> None:
+    def commit(self, lines: int, session: Any) -> None:
+        """Write the checkpoint of a ledger with so many lines."""
         encoder = Encoder()
         run = encoder.encode(session, "run")
         number, stage = self.place
@@ -427,7 +420,9 @@ def open_folder(
     started_at = resumption.started_at if resumption else clock.now()
     progress = Progress(checkpoint, clock, job, started_at, StrategyState(strategy))
     if resumption is None and not path.exists():
-        progress.prepare()
+        # Before the ledger: a run killed between the two keeps its start, on which its deadline may depend.
+        with suppress(OSError):  # the ledger in the same folder reports it
+            progress.commit(lines=0, session=None)
     ledger = Ledger(run_dir, clock, goes_on=resumption is not None and path.exists())
     return ledger, progress, resumption
 

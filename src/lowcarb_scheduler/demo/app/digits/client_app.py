@@ -1,4 +1,4 @@
-"""The client side: trains on its own site's digits."""
+"""Client side: trains on the digits of its site."""
 
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 

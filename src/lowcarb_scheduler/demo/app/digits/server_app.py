@@ -1,4 +1,4 @@
-"""The server side: FedAvg, made carbon-aware in one line."""
+"""Server side: FedAvg, made carbon-aware in one line."""
 
 import json
 import random
@@ -16,7 +16,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Train, and keep the accuracy of each round where the run-config says."""
+    """Train, and write the accuracy of each round to the file that the run-config names."""
     random.seed(0)  # plain FedAvg samples its nodes with it
     fraction = float(context.run_config["fraction-train"])
     strategy = carbon_aware(FedAvg(fraction_train=fraction, fraction_evaluate=0.0), context)

@@ -1,4 +1,4 @@
-"""The task: softmax regression on scikit-learn's handwritten digits, unevenly split by site."""
+"""Task: softmax regression on scikit-learn's handwritten digits, unevenly split by site."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def load_data() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def site_data(site: int, sites: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images and labels of one site; sites differ in size and in the digits they see."""
+    """Return the images and labels of one site; sites differ in size and in their mix of digits."""
     train_x, train_y, _, _ = load_data()
     rng = np.random.default_rng(7)
-    taste = rng.dirichlet(np.full(sites, 0.8), size=DIGITS)  # (DIGITS, sites): who sees which digit
-    owner = np.array([rng.choice(sites, p=taste[label]) for label in train_y])
-    owner[:sites] = np.arange(sites)  # nobody is left without data
+    shares = rng.dirichlet(np.full(sites, 0.8), size=DIGITS)  # (DIGITS, sites): part of a digit at each site
+    owner = np.array([rng.choice(sites, p=shares[label]) for label in train_y])
+    owner[:sites] = np.arange(sites)  # at least one image at every site
     return train_x[owner == site], train_y[owner == site]
 
 
 def new_weights() -> Weights:
-    """Return the weights everybody starts from."""
+    """Return the initial weights."""
     return [np.zeros((PIXELS, DIGITS)), np.zeros(DIGITS)]
 
 
@@ -50,7 +50,7 @@ def train(weights: Weights, x: np.ndarray, y: np.ndarray, epochs: int, rate: flo
 
 
 def accuracy(weights: Weights, x: np.ndarray, y: np.ndarray) -> float:
-    """Return the part of images whose digit is told right."""
+    """Return the fraction of images that are classified correctly."""
     return float((np.argmax(x @ weights[0] + weights[1], axis=1) == y).mean())
 
 
