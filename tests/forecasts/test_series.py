@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowcarb_scheduler.clock import HOUR_US, format_time, to_us
-from lowcarb_scheduler.forecasts.series import SeriesBuilder
+from lowcarb_scheduler.forecasts.series import series_of
 from lowcarb_scheduler.intensity import MAX_G_PER_KWH, IntensityTable
 from lowcarb_scheduler.validation import finite_number
 
@@ -24,11 +24,15 @@ def at(minutes):
 
 def build(*points):
     """Build from (minute, value, length in minutes) and return [(minute, value)] and the last minute."""
-    builder = SeriesBuilder(START, START)
-    for minute, value, length in points:
-        time = minute if isinstance(minute, str) else format_time(at(minute))
-        builder.add(time, value, None if length is None else length * MINUTE_US)
-    series = builder.build()
+    written = [
+        (
+            minute if isinstance(minute, str) else format_time(at(minute)),
+            value,
+            None if length is None else length * MINUTE_US,
+        )
+        for minute, value, length in points
+    ]
+    series = series_of(written, START, START)
     minutes = ((series.times_us - to_us(START)) / MINUTE_US).tolist()
     values = [None if np.isnan(value) else value for value in series.values]
     return list(zip(minutes, values, strict=True)), (series.end_us - to_us(START)) / MINUTE_US
@@ -95,10 +99,8 @@ def test_a_point_whose_time_cannot_be_is_dropped(time, why):
 
 @pytest.mark.parametrize("time", [None, 5, [], {}, True])
 def test_a_time_of_another_type_is_dropped(time):
-    builder = SeriesBuilder(START, START)
-    builder.add(time, 1, None)
     with pytest.raises(ValueError, match="is not a time"):
-        builder.build()
+        series_of([(time, 1, None)], START, START)
 
 
 def test_seven_digits_of_a_second_are_read():
@@ -107,7 +109,7 @@ def test_seven_digits_of_a_second_are_read():
 
 def test_a_series_without_values_says_why():
     with pytest.raises(ValueError, match="there is no usable value: it is empty"):
-        SeriesBuilder(START, START).build()
+        series_of([], START, START)
     with pytest.raises(ValueError, match="there is no usable value: -1 is not a plausible intensity"):
         build((0, None, 5), (5, -1, 5))
 

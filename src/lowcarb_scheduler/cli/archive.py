@@ -21,7 +21,7 @@ from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.forecasts import registry
 from lowcarb_scheduler.forecasts.archive.backfill import back_fill, steps
 from lowcarb_scheduler.forecasts.archive.database import Feed
-from lowcarb_scheduler.forecasts.archive.export import choose, export_actuals, export_forecasts
+from lowcarb_scheduler.forecasts.archive.export import choose, write_traces
 from lowcarb_scheduler.forecasts.base import read_names, unknown_name
 from lowcarb_scheduler.forecasts.series import columns_of
 from lowcarb_scheduler.forecasts.sources.importers import read_download
@@ -240,12 +240,10 @@ def export(
     wanted = {"source": source, "signal": signal, "server": server}
     chosen = choose(archive, location or (), {key: value for key, value in wanted.items() if value})
     documents: dict[str, dict[str, Any]] = {}
-    for kind, path, write in (
-        ("forecasts", forecasts, export_forecasts), ("actuals", actuals, export_actuals)
-    ):  # fmt: skip
+    for kind, path in (("forecasts", forecasts), ("actuals", actuals)):
         if path is not None:
             with output.progress("writing", len(chosen)) as done:
-                written = write(archive, chosen, path, f"--{kind}", done)
+                written = write_traces(archive, kind, chosen, path, done)
             documents[kind] = {"path": str(path), "rows": written.rows, "locations": written.locations}
     if as_json:
         output.write_document(documents)

@@ -331,12 +331,7 @@ def age_problem(generated_at: datetime, now: datetime, max_age: timedelta = MAX_
     return None
 
 
-def has_value(
-    points: tuple[ArrayLike, ArrayLike],
-    start: datetime,
-    end: datetime | None = None,
-    ends_us: int | None = None,
-) -> bool:
+def has_value(points: tuple[ArrayLike, ArrayLike], start: datetime, end: datetime | None = None) -> bool:
     """Return whether points have a value anywhere in [start, end).
 
     Parameters
@@ -345,10 +340,8 @@ def has_value(
         Points as in :meth:`IntensityTable.from_points`.
     start, end : datetime
         Bounds of the period; without an end, any time after its start.
-    ends_us : int, optional
-        End of the last value [µs since 1970 UTC]; by default after the median step.
     """
-    table = IntensityTable.from_points({"": points}, ends=None if ends_us is None else {"": ends_us})
+    table = IntensityTable.from_points({"": points})
     inside = ~np.isnan(table.values[:, 0]) & (table.edges_us[1:] > to_us(start))
     if end is not None:
         inside &= table.edges_us[:-1] < to_us(end)

@@ -18,10 +18,12 @@ from lowcarb_scheduler.intensity import MAX_G_PER_KWH, IntensityTable
 from lowcarb_scheduler.validation import finite_number
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from lowcarb_scheduler.intensity import Floats, Ints, Provenance
+
+Point = tuple[object, object, int | None]  # time, value and length, as a server writes them
 
 NEAR: Final = timedelta(days=31)  # a point further outside the expected period has a wrong date
 _SHORTEST_HOLE_US: Final = 60_000_000  # providers cut lengths to whole minutes, which leaves shorter holes
@@ -45,6 +47,11 @@ class Series:
     values: Floats
     end_us: int
 
+    def has_value(self, start: datetime, end: datetime | None = None) -> bool:
+        """Return whether there is a value anywhere in [start, end), or at any time after ``start``."""
+        start_us, end_us = to_us(start), self.end_us if end is None else to_us(end)
+        return any(begin < end_us and until > start_us for begin, until in self.spans_us())
+
     def spans_us(self) -> list[list[int]]:
         """Return begin and end of each span without a gap, in order [µs since 1970 UTC]."""
         edges, known = np.append(self.times_us, self.end_us), ~np.isnan(self.values)
@@ -61,81 +68,59 @@ class Issue(NamedTuple):
     series: Series
 
 
-class SeriesBuilder:
-    """Builder of a series from single points.
+def series_of(points: Iterable[Point], first: datetime, last: datetime) -> Series:
+    """Build a series from points; of several at one time the last plausible one counts.
+
+    A point whose time has no offset is dropped: the server's zone is unknown, and a guess would shift the
+    series by hours. A value that is not a number, negative or above ``MAX_G_PER_KWH`` is a gap. A gap begins,
+    too, where a value ends before the next one begins. A value that overlaps the next one ends there, as with
+    moving averages whose windows are longer than their step.
 
     Parameters
     ----------
+    points : iterable of (time, value, length)
+        Begin in ISO 8601, intensity [gCO2eq/kWh], and duration [µs] or None if it is unknown.
     first, last : datetime
         Expected period; points more than a month outside are dropped.
 
-    Attributes
-    ----------
-    problem : str
-        Problem of the last point that was dropped.
+    Raises
+    ------
+    ValueError
+        If no value is usable; the text gives the reason.
     """
-
-    def __init__(self, first: datetime, last: datetime) -> None:
-        near_us = NEAR // MICROSECOND
-        self._low_us, self._high_us, self._longest_us = to_us(first) - near_us, to_us(last) + near_us, near_us
-        self._points: dict[int, tuple[float, int | None]] = {}
-        self.problem = "it is empty"
-
-    def add(self, time: object, value: object, length_us: int | None) -> None:
-        """Add a point; of several at one time the last plausible one counts.
-
-        Parameters
-        ----------
-        time : object
-            Begin in ISO 8601 with an offset. A time without one is dropped: the server's zone is unknown, and
-            a guess would shift the series by hours.
-        value : object
-            Intensity [gCO2eq/kWh]; not a number, negative or above ``MAX_G_PER_KWH`` is a gap.
-        length_us : int or None
-            Duration of the value [µs], None if it is unknown.
-        """
+    low_us, high_us, longest_us = to_us(first - NEAR), to_us(last + NEAR), NEAR // MICROSECOND
+    plausible: dict[int, tuple[float, int | None]] = {}
+    problem = "it is empty"
+    for time, value, length_us in points:
         try:
             time_us = to_us(parse_time(time, "time"))  # type: ignore[arg-type]
         except InputError as error:
-            self.problem = error.problem
-            return
-        if not self._low_us <= time_us <= self._high_us:
-            self.problem = f"{time} is more than a month off"
-            return
+            problem = error.problem
+            continue
+        if not low_us <= time_us <= high_us:
+            problem = f"{time} is more than a month off"
+            continue
         number = finite_number(value)
-        length = length_us if length_us is not None and 0 < length_us <= self._longest_us else None
+        length = length_us if length_us is not None and 0 < length_us <= longest_us else None
         if number is None or not 0 <= number <= MAX_G_PER_KWH:
-            self.problem = f"{value!r} is not a plausible intensity"
-            self._points.setdefault(time_us, (np.nan, length))  # a plausible duplicate is kept
+            problem = f"{value!r} is not a plausible intensity"
+            plausible.setdefault(time_us, (np.nan, length))  # a plausible duplicate is kept
         else:
-            self._points[time_us] = number, length
-
-    def build(self) -> Series:
-        """Build the series.
-
-        A gap begins where a value ends before the next one begins. A value that overlaps the next one ends
-        there, as with moving averages whose windows are longer than their step.
-
-        Raises
-        ------
-        ValueError
-            If no value is usable; the text gives the reason.
-        """
-        if all(np.isnan(value) for value, _ in self._points.values()):
-            raise ValueError(f"there is no usable value: {self.problem}")
-        # Without a length a value holds until the next point, and the last one for the median step.
-        given = sorted(self._points)
-        step_us = int(np.median(np.diff(given))) if len(given) > 1 else HOUR_US
-        times, values = [], []
-        for time_us, next_us in zip(given, [*given[1:], None], strict=True):
-            value, length = self._points[time_us]
-            times.append(time_us)
-            values.append(value)
-            end_us = time_us + (length or step_us)
-            if length and next_us is not None and next_us - end_us >= _SHORTEST_HOLE_US:
-                times.append(end_us)
-                values.append(np.nan)
-        return Series(np.array(times, np.int64), np.array(values, np.float64), end_us)
+            plausible[time_us] = number, length
+    if all(np.isnan(value) for value, _ in plausible.values()):
+        raise ValueError(f"there is no usable value: {problem}")
+    # Without a length a value holds until the next point, and the last one for the median step.
+    given = sorted(plausible)
+    step_us = int(np.median(np.diff(given))) if len(given) > 1 else HOUR_US
+    steps: list[tuple[int, float]] = []
+    for time_us, next_us in zip(given, [*given[1:], None], strict=True):
+        known, length = plausible[time_us]
+        steps.append((time_us, known))
+        end_us = time_us + (length or step_us)
+        if length and next_us is not None and next_us - end_us >= _SHORTEST_HOLE_US:
+            steps.append((end_us, np.nan))
+    times, values = zip(*steps, strict=True)
+    return Series(np.array(times, np.int64), np.array(values, np.float64), end_us)
 
 
 def table_of(

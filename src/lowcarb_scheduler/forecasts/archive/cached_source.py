@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from functools import reduce
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from lowcarb_scheduler.clock import EPOCH, MICROSECOND, from_us, to_us, to_utc
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, one_line
 from lowcarb_scheduler.forecasts.archive.database import Feed
 from lowcarb_scheduler.forecasts.backoff import Backoff
-from lowcarb_scheduler.forecasts.base import MAX_AGE, Fault, ForecastSource, distinct, has_value, period
+from lowcarb_scheduler.forecasts.base import MAX_AGE, Fault, ForecastSource, distinct, period
+from lowcarb_scheduler.forecasts.http.parsing import floored
 from lowcarb_scheduler.forecasts.series import Issue, columns_of, forecast_from, table_of
 from lowcarb_scheduler.intensity import IntensityTable
 
@@ -30,13 +31,6 @@ SETTLED: Final = timedelta(hours=2)  # providers revise younger actuals, which a
 _HOUR: Final = timedelta(hours=1)
 _RETRY_MISSING: Final = timedelta(hours=1)  # until actuals that the provider lacked are requested again
 _NO_REASON: Final = "it gave neither a forecast nor a reason"
-
-
-class _Period(NamedTuple):
-    """Period of a request."""
-
-    begin: datetime
-    end: datetime
 
 
 class CachedSource(ForecastSource):
@@ -71,7 +65,7 @@ class CachedSource(ForecastSource):
         self.faults: list[Fault] = []
         # A full disk can be read, so that reading and writing pause apart.
         self._reads, self._writes, self._actuals = Backoff(), Backoff(), Backoff()
-        self._requested: dict[str, _Period] = {}  # last request for actuals, by location
+        self._requested: dict[str, tuple[datetime, datetime]] = {}  # last period of actuals, by location
 
     def known_locations(self, *, timeout: Timeout = None) -> Mapping[str, Any] | None:
         """Return the names that the source lists."""
@@ -129,24 +123,22 @@ class CachedSource(ForecastSource):
             # One request for all locations, in full hours, since some providers aggregate by the hour.
             begin = min(lacking.values())
             try:
-                new = self.source.actual(
-                    list(lacking), begin - (begin - EPOCH) % _HOUR, last, timeout=timeout
-                )
+                new = self.source.actual(list(lacking), floored(begin, _HOUR), last, timeout=timeout)
             except ForecastUnavailableError as error:
                 why = error.missing
                 self._note("actual intensity", error.reasons)
             else:
                 found.append(new)
                 self._attempt(self._writes, timeout, lambda archive: archive.put_actual(self._feed, new))
-                self._requested |= {name: _Period(begin, last) for name in lacking}
+                self._requested |= dict.fromkeys(lacking, (begin, last))
             self._actuals.record(last, succeeded=bool(found))
         if archived:  # after the new values, which replace archived ones of the same time
             found.append(table_of(archived, {}, self.provenance))
         table = reduce(IntensityTable.fill, found).slice(first, last) if found else None
-        known = [] if table is None else [name for name in names if name in columns_of(table)]
+        known = columns_of(table) if table else {}
         if table is None or not known:
             raise ForecastUnavailableError({name: why.get(name, _NO_REASON) for name in names})
-        return table.align(known)
+        return table.align([name for name in names if name in known])
 
     def past_forecasts(
         self, locations: Names, start: datetime, end: datetime, every: timedelta, *, timeout: Timeout = None
@@ -163,11 +155,7 @@ class CachedSource(ForecastSource):
         if not names:
             return {}
         found = self._read(timeout, lambda archive: archive.newest(self._feed, names, now, max_age)) or {}
-        return {
-            name: issue
-            for name, issue in found.items()
-            if has_value((issue.series.times_us, issue.series.values), now, ends_us=issue.series.end_us)
-        }
+        return {name: issue for name, issue in found.items() if issue.series.has_value(now)}
 
     def _unknown_from(
         self, name: str, archived: Series | None, first: datetime, last: datetime
@@ -175,10 +163,10 @@ class CachedSource(ForecastSource):
         """Return the begin of the hours to request; None if all are known and settled."""
         settled = max(first, min(last, self._clock.now() - SETTLED))
         spans = [] if archived is None else archived.spans_us()
-        requested = self._requested.get(name)
+        begin, end = self._requested.get(name, (EPOCH, EPOCH))
         # A hole that the provider did not fill a moment ago counts as known, or every call would request it.
-        if spans and requested is not None and last - requested.end < _RETRY_MISSING:
-            spans = sorted([*spans, [to_us(requested.begin), to_us(requested.end)]])
+        if spans and last - end < _RETRY_MISSING:
+            spans = sorted([*spans, [to_us(begin), to_us(end)]])
         unknown_us = to_us(first)
         for begin_us, end_us in spans:
             if begin_us <= unknown_us:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from platformdirs import user_data_path
 
-from lowcarb_scheduler.clock import MICROSECOND, SystemClock, from_us, to_us
+from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, SystemClock, from_us, to_us
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.forecasts.base import MAX_AGE
 from lowcarb_scheduler.forecasts.series import Issue, Series, columns_of, forecast_from
@@ -135,25 +135,25 @@ class Holding:
         Name that the source uses.
     issues : int
         Number of forecasts.
-    first_issued, last_issued : datetime or None
-        Issue time of the oldest and the newest forecast, None without one.
     actual_hours : float
         Duration of known actual intensity [h].
-    actual_from, actual_until : datetime or None
-        Begin and end of actual intensity, None without any.
     size_bytes : int
         Approximate share of the file [B].
+    first_issued, last_issued : datetime or None
+        Issue time of the oldest and the newest forecast, None without one.
+    actual_from, actual_until : datetime or None
+        Begin and end of actual intensity, None without any.
     """
 
     feed: Feed
     location: str
     issues: int
+    actual_hours: float
+    size_bytes: int
     first_issued: datetime | None
     last_issued: datetime | None
-    actual_hours: float
     actual_from: datetime | None
     actual_until: datetime | None
-    size_bytes: int
 
 
 class Archive:
@@ -206,14 +206,14 @@ class Archive:
 
     def check(self) -> None:
         """Raise InputError if the archive cannot be written."""
-        with self._writing():
+        with self._opened(writing=True):
             pass
 
     # -- Forecasts
 
     def put(self, feed: Feed, *forecasts: Forecast) -> None:
         """Store forecasts; an issue that is stored already does not change."""
-        with self._writing() as db:
+        with self._opened(writing=True) as db:
             for forecast in forecasts:
                 for location, series in columns_of(forecast.intensity).items():
                     if location not in forecast.last_good:  # a stand-in is an old issue, stored already
@@ -230,7 +230,7 @@ class Archive:
         bounds = to_us(now - max_age), to_us(now)
         query = f"SELECT {_ISSUE} FROM issues WHERE series = ? AND issued_us BETWEEN ? AND ?"
         found = {}
-        with self._reading() as db:
+        with self._opened() as db:
             for location, key in _keys(db, feed, locations).items():
                 row = db.execute(f"{query} ORDER BY issued_us DESC LIMIT 1", (key, *bounds)).fetchone()
                 if row is not None:
@@ -252,7 +252,7 @@ class Archive:
             " USING (series, issued_us)"
         )
         spans: dict[int, dict[str, Issue]] = defaultdict(dict)
-        with self._reading() as db:
+        with self._opened() as db:
             for location, key in _keys(db, feed, locations).items():
                 for row in db.execute(query, (key, to_us(start), to_us(end), span_us)):
                     spans[row[0] // span_us][location] = _read(row)
@@ -260,7 +260,7 @@ class Archive:
 
     def issues(self, feed: Feed, location: str) -> list[Issue]:
         """Return all issues of a location, oldest first."""
-        with self._reading() as db:
+        with self._opened() as db:
             keys = _keys(db, feed, [location]).values()
             query = f"SELECT {_ISSUE} FROM issues WHERE series = ? ORDER BY issued_us"
             return [_read(row) for key in keys for row in db.execute(query, (key,))]
@@ -269,7 +269,7 @@ class Archive:
 
     def put_actual(self, feed: Feed, table: IntensityTable) -> None:
         """Store actual intensity over stored values of the same time, which providers revise."""
-        with self._writing() as db:
+        with self._opened(writing=True) as db:
             for location, series in columns_of(table).items():
                 key = _key(db, feed, location)
                 for first_us, after_us in series.spans_us():
@@ -291,7 +291,7 @@ class Archive:
             " ORDER BY time_us"
         )
         found = {}
-        with self._reading() as db:
+        with self._opened() as db:
             for location, key in _keys(db, feed, locations).items():
                 if rows := db.execute(query, (key, to_us(start), to_us(end))).fetchall():
                     begins, ends = np.array([row[:2] for row in rows], np.int64).T
@@ -306,9 +306,10 @@ class Archive:
 
     def holdings(self) -> list[Holding]:
         """Return the archived data by location, in order of source, server, signal and location."""
-        query = """
-            SELECT source, signal, server, location, issues, first_us, last_us, actual_us, from_us, until_us,
-                   ifnull(issue_bytes, 0) + 30 * ifnull(steps, 0)
+        query = f"""
+            SELECT source, signal, server, location, ifnull(issues, 0),
+                   ifnull(actual_us, 0) / {HOUR_US}.0,
+                   ifnull(issue_bytes, 0) + 30 * ifnull(steps, 0), first_us, last_us, from_us, until_us
             FROM series
             LEFT JOIN (SELECT series, count(*) AS issues,
                        min(issued_us) AS first_us, max(issued_us) AS last_us,
@@ -318,13 +319,16 @@ class Archive:
                        min(time_us) AS from_us, max(end_us) AS until_us
                        FROM steps GROUP BY series) AS s ON s.series = series.id
             ORDER BY source, server, signal, location"""
-        with self._reading() as db:
-            return [_holding(*row) for row in db.execute(query)]
+        with self._opened() as db:
+            return [
+                Holding(Feed(source, signal, server), location, issues, hours, size, *map(_time, times))
+                for source, signal, server, location, issues, hours, size, *times in db.execute(query)
+            ]
 
     def prune(self, keep: timedelta) -> tuple[int, int]:
         """Delete data older than ``keep`` and return the number of deleted issues and actual values."""
         before_us = to_us(self._clock.now() - keep)
-        with self._writing() as db:
+        with self._opened(writing=True) as db:
             issues = db.execute("DELETE FROM issues WHERE issued_us < ?", (before_us,)).rowcount
             steps = db.execute("DELETE FROM steps WHERE end_us <= ?", (before_us,)).rowcount
             db.execute("DELETE FROM series WHERE id NOT IN (SELECT series FROM issues)"
@@ -342,47 +346,34 @@ class Archive:
     # -- File
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """Open the file for reading; a missing file reads as empty and is not created.
+    def _opened(self, *, writing: bool = False) -> Iterator[sqlite3.Connection]:
+        """Open the file in one transaction; for reading, a missing file is empty and not created.
 
         Raises
         ------
         InputError
-            If the file cannot be read, or is not an archive.
+            If the file cannot be read or written, or is not an archive.
         """
-        with self._connected() as db:
-            db.execute("BEGIN")
-            if not self._is_ours(db):
-                _create(db)  # never committed, so that nothing is left on disk
-            yield db
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """Open the file for writing in one transaction.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be written, or is not an archive.
-        """
-        with self._connected(writing=True) as db:
+        with self._connected(writing=writing) as db:
             # IMMEDIATE waits for another writer now; a lock taken after the first read could only fail.
-            db.execute("BEGIN IMMEDIATE")
+            db.execute("BEGIN IMMEDIATE" if writing else "BEGIN")
             if not self._is_ours(db):
-                _create(db)
+                for statement in _SCHEMA:  # without a commit nothing of it is left on disk
+                    db.execute(statement)
             yield db
-            db.execute("COMMIT")
+            if writing:
+                db.execute("COMMIT")
 
     @contextmanager
-    def _connected(self, writing: bool = False) -> Iterator[sqlite3.Connection]:
+    def _connected(self, *, writing: bool = False) -> Iterator[sqlite3.Connection]:
         path = self.path
         try:
             if writing:
                 path.parent.mkdir(parents=True, exist_ok=True)
             name = path if writing or path.exists() else ":memory:"
-            patience_s = self._patience.total_seconds()
             # isolation_level=None: sqlite3 must not begin transactions beside those of this class.
-            with closing(sqlite3.connect(name, timeout=patience_s, isolation_level=None)) as db:
+            connection = sqlite3.connect(name, timeout=self._patience.total_seconds(), isolation_level=None)
+            with closing(connection) as db:
                 yield db
         # ValueError: a row with a document that _read cannot parse, after a crash of the disk or by hand.
         except (sqlite3.Error, OSError, ValueError) as error:
@@ -409,11 +400,6 @@ class Archive:
         if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             raise InputError("archive-dir", f"{self.path} is the database of another program", _FIX)
         return False
-
-
-def _create(db: sqlite3.Connection) -> None:
-    for statement in _SCHEMA:
-        db.execute(statement)
 
 
 def _key(db: sqlite3.Connection, feed: Feed, location: str) -> int:
@@ -452,21 +438,17 @@ def _clear(db: sqlite3.Connection, key: int, first_us: int, after_us: int) -> No
 
 def _insert(db: sqlite3.Connection, key: int, issued_at: datetime, series: Series) -> None:
     """Insert an issue unless it exists."""
+    offsets_us = series.times_us - series.times_us[0]
+    step_us = int(offsets_us[1]) if len(offsets_us) > 1 else 0
+    even = (np.diff(offsets_us) == step_us).all()
+    values = [None if value != value else value for value in series.values.tolist()]  # NaN is no JSON
     db.execute(
         f"INSERT OR IGNORE INTO issues (series, {_ISSUE}) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (key, to_us(issued_at), *_row_of(series)),
-    )
-
-
-def _row_of(series: Series) -> tuple[int, int, int | None, str | None, str]:
-    """Return the columns of an issue, without its issue time."""
-    first_us = int(series.times_us[0])
-    steps = np.diff(series.times_us)
-    even = (steps == steps[:1]).all()
-    step_us = (int(steps[0]) if len(steps) else 0) if even else None
-    steps_us = None if even else _json((series.times_us - first_us).tolist())
-    values = [None if value != value else value for value in series.values.tolist()]  # NaN is no JSON
-    return first_us, series.end_us, step_us, steps_us, _json(values)
+        (
+            key, to_us(issued_at), int(series.times_us[0]), series.end_us, step_us if even else None,
+            None if even else _json(offsets_us.tolist()), _json(values),
+        ),
+    )  # fmt: skip
 
 
 def _read(row: tuple[Any, ...]) -> Issue:
@@ -480,16 +462,8 @@ def _read(row: tuple[Any, ...]) -> Issue:
     return Issue(from_us(issued_us), Series(first_us + offsets_us.astype(np.int64), values, end_us))
 
 
-def _holding(source: str, signal: Signal, server: str, location: str, *figures: int | None) -> Holding:
-    issues, first, last, actual_us, begin, until, size = figures
-    hours = (actual_us or 0) * MICROSECOND / timedelta(hours=1)
-    first_issued, last_issued, actual_from, actual_until = (
-        None if us is None else from_us(us) for us in (first, last, begin, until)
-    )
-    return Holding(
-        Feed(source, signal, server), location, issues or 0, first_issued, last_issued, hours, actual_from,
-        actual_until, size or 0,
-    )  # fmt: skip
+def _time(us: int | None) -> datetime | None:
+    return None if us is None else from_us(us)
 
 
 def _json(values: list[Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from lowcarb_scheduler.clock import to_us
+from lowcarb_scheduler.clock import EPOCH, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
 from lowcarb_scheduler.forecasts.sources.traces import TraceWriter
 
@@ -61,56 +61,44 @@ def choose(archive: Archive, places: Sequence[str], wanted: Mapping[str, str]) -
     return sorted(held, key=lambda each: each.location)
 
 
-def export_forecasts(
-    archive: Archive, holdings: Sequence[Holding], path: Path, field: str, done: Callable[[], object]
+def write_traces(
+    archive: Archive, kind: str, holdings: Sequence[Holding], path: Path, done: Callable[[], object]
 ) -> Written:
-    """Write all forecasts to a trace file.
+    """Write all forecasts, or all actual intensity, to a trace file.
 
     Parameters
     ----------
     archive : Archive
         Archive to export from.
+    kind : {"forecasts", "actuals"}
+        Data to write, and name of the option with the file.
     holdings : sequence of Holding
-        Data to export, one per location.
+        Locations to export, each once; those without such data are left out.
     path : Path
         File to write, CSV or Parquet.
-    field : str
-        Option that errors name.
     done : callable
         Callback after each location.
 
     Raises
     ------
     ForecastUnavailableError
-        If there are no forecasts.
+        If there is no such data.
     InputError
         If the file cannot be written.
     """
-    with_issues = _non_empty([each for each in holdings if each.issues], "forecasts")
-    with TraceWriter(path, True, field) as writer:
-        for each in with_issues:
-            issues = archive.issues(each.feed, each.location)
-            writer.add(each.location, [(to_us(issue.issued_at), issue.series) for issue in issues])
+    forecasts = kind == "forecasts"
+    held = [each for each in holdings if (each.issues if forecasts else each.actual_until)]
+    if not held:
+        raise ForecastUnavailableError({"all": f"the archive has no {kind}"})
+    with TraceWriter(path, forecasts, f"--{kind}") as writer:
+        for each in held:
+            if forecasts:
+                issues = archive.issues(each.feed, each.location)
+                parts = [(to_us(issue.issued_at), issue.series) for issue in issues]
+            else:
+                begin, end = each.actual_from or EPOCH, each.actual_until or EPOCH
+                found = archive.actual(each.feed, [each.location], begin, end)
+                parts = [(0, series) for series in found.values()]
+            writer.add(each.location, parts)
             done()
-    return Written(writer.rows, [each.location for each in with_issues])
-
-
-def export_actuals(
-    archive: Archive, holdings: Sequence[Holding], path: Path, field: str, done: Callable[[], object]
-) -> Written:
-    """Write actual intensity to a trace file; see :func:`export_forecasts`."""
-    with_actuals = _non_empty([each for each in holdings if each.actual_from is not None], "actuals")
-    with TraceWriter(path, False, field) as writer:
-        for each in with_actuals:
-            assert each.actual_from is not None  # see with_actuals
-            assert each.actual_until is not None
-            found = archive.actual(each.feed, [each.location], each.actual_from, each.actual_until)
-            writer.add(each.location, [(0, series) for series in found.values()])
-            done()
-    return Written(writer.rows, [each.location for each in with_actuals])
-
-
-def _non_empty(holdings: list[Holding], what: str) -> list[Holding]:
-    if not holdings:
-        raise ForecastUnavailableError({"all": f"the archive has no {what}"})
-    return holdings
+    return Written(writer.rows, [each.location for each in held])

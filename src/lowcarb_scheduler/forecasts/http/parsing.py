@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from lowcarb_scheduler.clock import EPOCH, format_time, parse_time
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, one_line
-from lowcarb_scheduler.forecasts.base import Forecast, age_problem, has_value
+from lowcarb_scheduler.forecasts.base import Forecast, age_problem
 from lowcarb_scheduler.forecasts.http.responses import FetchError
-from lowcarb_scheduler.forecasts.series import Issue, SeriesBuilder, forecast_from, table_of
+from lowcarb_scheduler.forecasts.series import Issue, Point, forecast_from, series_of, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.forecasts.series import Series
     from lowcarb_scheduler.intensity import IntensityTable, Provenance
-
-Point = tuple[object, object, int | None]  # arguments of SeriesBuilder.add: time, value, length
 
 PART: Final = timedelta(days=7)  # length of the period of one request; the strictest provider allows ten days
 
@@ -44,12 +42,9 @@ def floored(when: datetime, step: timedelta) -> datetime:
 def parts(first: datetime, last: datetime, grid: timedelta) -> list[tuple[datetime, datetime]]:
     """Cut a period, widened to a grid, into parts that are short enough for every provider."""
     # -x % grid is the distance to the next multiple: Python's remainder has the sign of the divisor.
-    begin, end, cut = floored(first, grid), last + -(last - EPOCH) % grid, []
-    while begin < end:
-        until = min(begin + PART, end)
-        cut.append((begin, until))
-        begin = until
-    return cut
+    begin, end = floored(first, grid), last + -(last - EPOCH) % grid
+    begins = [begin + k * PART for k in range(-(-(end - begin) // PART))]
+    return [(each, min(each + PART, end)) for each in begins]
 
 
 def moments(first: datetime, last: datetime, every: timedelta, grid: timedelta) -> list[datetime]:
@@ -90,14 +85,14 @@ def issue_of(generated_at: datetime, points: Iterable[Point], now: datetime) -> 
     """
     if problem := age_problem(generated_at, now):
         raise FetchError(problem)
-    series = series_of(points, generated_at, generated_at)
+    series = _series_of(points, generated_at, generated_at)
     # A server whose forecasts stopped may repeat its last one: recent enough, but over.
-    if not has_value((series.times_us, series.values), now, ends_us=series.end_us):
+    if not series.has_value(now):
         raise FetchError(f"its forecast has no value after {format_time(now)}")
     return Issue(generated_at, series)
 
 
-def series_of(points: Iterable[Point], first: datetime, last: datetime) -> Series:
+def _series_of(points: Iterable[Point], first: datetime, last: datetime) -> Series:
     """Build a series from points.
 
     Raises
@@ -105,11 +100,8 @@ def series_of(points: Iterable[Point], first: datetime, last: datetime) -> Serie
     FetchError
         If no point is usable.
     """
-    builder = SeriesBuilder(first, last)
-    for point in points:
-        builder.add(*point)
     try:
-        return builder.build()
+        return series_of(points, first, last)
     except ValueError as error:
         raise FetchError(one_line(str(error))) from None
 
@@ -210,8 +202,8 @@ def _join(outcomes: Sequence[list[Point] | FetchError], first: datetime, last: d
     points = [point for outcome in outcomes if not isinstance(outcome, FetchError) for point in outcome]
     failed = [outcome for outcome in outcomes if isinstance(outcome, FetchError)]
     if points:
-        series = series_of(points, first, last)
-        if has_value((series.times_us, series.values), first, last, series.end_us):
+        series = _series_of(points, first, last)
+        if series.has_value(first, last):
             return series
     # The first failure explains a period without values better than their absence does.
     raise failed[0] if failed else FetchError(f"no value from {format_time(first)} to {format_time(last)}")

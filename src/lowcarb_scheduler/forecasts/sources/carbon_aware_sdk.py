@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from lowcarb_scheduler.forecasts.base import Forecast, Names, Timeout
-    from lowcarb_scheduler.forecasts.http.parsing import Point
-    from lowcarb_scheduler.forecasts.series import Issue
+    from lowcarb_scheduler.forecasts.series import Issue, Point
     from lowcarb_scheduler.intensity import Signal
     from lowcarb_scheduler.settings import Settings
 

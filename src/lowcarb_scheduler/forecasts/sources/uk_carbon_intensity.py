@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.forecasts.base import Names, Timeout
     from lowcarb_scheduler.forecasts.http.client import Response
-    from lowcarb_scheduler.forecasts.http.parsing import Point
-    from lowcarb_scheduler.forecasts.series import Issue
+    from lowcarb_scheduler.forecasts.series import Issue, Point
     from lowcarb_scheduler.settings import Settings
 
 URL: Final = "https://api.carbonintensity.org.uk"

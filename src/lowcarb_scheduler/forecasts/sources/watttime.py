@@ -41,8 +41,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.base import Forecast, Names, Timeout
     from lowcarb_scheduler.forecasts.http.client import HttpClient, Response
-    from lowcarb_scheduler.forecasts.http.parsing import Point
-    from lowcarb_scheduler.forecasts.series import Issue
+    from lowcarb_scheduler.forecasts.series import Issue, Point
     from lowcarb_scheduler.forecasts.sources.web import K, T
     from lowcarb_scheduler.settings import Settings
 

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.base import Forecast, Names, Timeout
     from lowcarb_scheduler.forecasts.http.client import Request, Response
-    from lowcarb_scheduler.forecasts.http.parsing import Point
-    from lowcarb_scheduler.forecasts.series import Issue
+    from lowcarb_scheduler.forecasts.series import Issue, Point
     from lowcarb_scheduler.intensity import IntensityTable
 
 K = TypeVar("K", bound=Hashable)
