@@ -268,7 +268,7 @@ def test_a_file_of_places_that_cannot_be_read_is_a_fault():
     assert (places, check.state) == (["DE"], "fault")
     Path("places.toml").write_text("0 = 1\n", encoding="utf-8")
     _, (check,) = sources.places_of(Settings.load({"locations": "places.toml"}), [])
-    assert check.detail == "places.toml: 0: is not a location"
+    assert check.detail == "places.toml: 0: has no location"
 
 
 # -- forecast, clock, deadline, signals --------------------------------------------------------------------
