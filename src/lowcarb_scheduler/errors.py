@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 _MOST_CHARACTERS: Final = 300
+_MOST_LISTED: Final = 12  # known names in an error that also suggests one
 
 
 def one_line(text: str, most: int = _MOST_CHARACTERS) -> str:
@@ -92,6 +93,15 @@ class InputError(LowcarbError):
     def within(self, file: str) -> InputError:
         """Return the same error with the file of its field."""
         return InputError(self.field, self.problem, self.fix, file)
+
+
+def unknown_name(field: str, name: object, known: Iterable[str]) -> InputError:
+    """Return the error for an unknown name; it suggests the nearest known one, or lists them."""
+    given, names = str(name)[:80], sorted(known)
+    near = near_miss(given, names)
+    hint = f"did you mean {near}?" if near else ""
+    fix = hint if near and len(names) > _MOST_LISTED else f"{hint} there are {', '.join(names)}".lstrip()
+    return InputError(field, f"{given!r} is unknown", fix)
 
 
 class MissingExtraError(InputError, ImportError):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import numpy as np
 
 from lowcarb_scheduler.clock import HOUR_US, from_us, parse_time, to_us
-from lowcarb_scheduler.errors import InputError, near_miss
+from lowcarb_scheduler.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,10 +67,7 @@ class Provenance:
 
     def __post_init__(self) -> None:
         if self.signal not in SIGNALS:
-            near = near_miss(str(self.signal), SIGNALS)
-            hint = f"did you mean {near}? " if near else ""
-            fix = f"{hint}there are {', '.join(SIGNALS)}"
-            raise InputError("signal", f"{self.signal!r} is unknown", fix)
+            raise unknown_name("signal", self.signal, SIGNALS)
 
     def to_dict(self) -> dict[str, object]:
         """Return the three fields, as JSON documents and ledger records carry them."""

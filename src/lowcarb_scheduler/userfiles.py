@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from lowcarb_scheduler.clock import parse_duration, parse_time, to_utc
-from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.forecasts.base import unknown_name
+from lowcarb_scheduler.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,12 +17,12 @@ from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.options import Command, Json, SdkSignal, SdkUrl, Source, examples
 from lowcarb_scheduler.cli.output import Column, Times, Utc
 from lowcarb_scheduler.clock import HOUR_US, from_us
-from lowcarb_scheduler.errors import InputError, one_line
+from lowcarb_scheduler.errors import InputError, one_line, unknown_name
 from lowcarb_scheduler.forecasts import registry
 from lowcarb_scheduler.forecasts.archive.backfill import back_fill, steps
 from lowcarb_scheduler.forecasts.archive.database import Feed
 from lowcarb_scheduler.forecasts.archive.export import choose, write_traces
-from lowcarb_scheduler.forecasts.base import read_names, unknown_name
+from lowcarb_scheduler.forecasts.base import read_names
 from lowcarb_scheduler.forecasts.series import columns_of
 from lowcarb_scheduler.forecasts.sources.importers import read_download
 from lowcarb_scheduler.forecasts.sources.traces import TraceWriter

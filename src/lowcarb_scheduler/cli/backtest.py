@@ -26,8 +26,7 @@ from lowcarb_scheduler.clock import (
     parse_time,
     to_us,
 )
-from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.forecasts.base import unknown_name
+from lowcarb_scheduler.errors import InputError, unknown_name
 from lowcarb_scheduler.forecasts.bias_correction import HISTORY
 from lowcarb_scheduler.forecasts.sources.traces import ISSUE, read_points
 from lowcarb_scheduler.intensity import Provenance

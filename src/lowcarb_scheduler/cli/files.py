@@ -18,8 +18,7 @@ import pandas as pd
 from pydantic import BeforeValidator, model_validator
 
 from lowcarb_scheduler.clock import parse_duration
-from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.forecasts.base import unknown_name
+from lowcarb_scheduler.errors import InputError, unknown_name
 from lowcarb_scheduler.planning.fleet import Fleet
 from lowcarb_scheduler.planning.job import Job
 from lowcarb_scheduler.userfiles import (

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import numpy as np
 
 from lowcarb_scheduler.clock import format_duration, format_time, to_us, to_utc
-from lowcarb_scheduler.errors import InputError, near_miss
+from lowcarb_scheduler.errors import InputError, unknown_name
 from lowcarb_scheduler.intensity import IntensityTable, Provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from datetime import datetime
     from pathlib import Path
 
@@ -32,7 +32,6 @@ Timeout = timedelta | None  # longest duration of a call; None leaves it to the 
 MAX_AGE: Final = timedelta(hours=36)  # an older forecast is no better than history
 MAX_AHEAD: Final = timedelta(minutes=10)  # a forecast issued later than this from now shows a wrong clock
 MAX_NAME: Final = 200  # characters of a location that are sent to a server
-MOST_LISTED: Final = 12  # known names in an error that also suggests one
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,15 +258,6 @@ def adapt(source: object) -> ForecastSource:
 def _takes_timeout(method: Callable[..., Any]) -> bool:
     parameters = signature(method).parameters.values()
     return any(each.name == "timeout" or each.kind is each.VAR_KEYWORD for each in parameters)
-
-
-def unknown_name(field: str, name: object, known: Iterable[str]) -> InputError:
-    """Return the error for an unknown name; it suggests the nearest known one, or lists them."""
-    given, names = str(name)[:80], sorted(known)
-    near = near_miss(given, names)
-    hint = f"did you mean {near}?" if near else ""
-    fix = hint if near and len(names) > MOST_LISTED else f"{hint} there are {', '.join(names)}".lstrip()
-    return InputError(field, f"{given!r} is unknown", fix)
 
 
 def distinct(locations: Sequence[str]) -> tuple[str, ...]:

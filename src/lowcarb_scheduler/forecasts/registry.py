@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.forecasts.base import adapt, read_names, unknown_name
+from lowcarb_scheduler.errors import InputError, unknown_name
+from lowcarb_scheduler.forecasts.base import adapt, read_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

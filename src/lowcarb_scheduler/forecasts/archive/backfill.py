@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from lowcarb_scheduler.clock import MICROSECOND
+import numpy as np
+
+from lowcarb_scheduler.clock import HOUR_US, MICROSECOND
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
 from lowcarb_scheduler.forecasts.archive.cached_source import CachedSource
 from lowcarb_scheduler.forecasts.archive.database import Feed
 from lowcarb_scheduler.forecasts.bias_correction import ISSUES_EVERY
 from lowcarb_scheduler.forecasts.http.parsing import parts
-from lowcarb_scheduler.forecasts.series import columns_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.archive.database import Archive
     from lowcarb_scheduler.forecasts.base import ForecastSource
-    from lowcarb_scheduler.intensity import IntensityTable
-
-_HOUR: Final = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +86,12 @@ def back_fill(
     for place, name in names.items():
         archived = CachedSource(source, archive, clock)  # one a location, so that its faults are its own
         try:
-            hours = _hours(archived.actual([name], *period))
+            table = archived.actual([name], *period)
         except ForecastUnavailableError as error:
             hours, why = 0.0, error.missing.get(name)
         else:
-            why = next((fault.why for fault in archived.faults), None)
+            known_us = np.diff(table.edges_us)[~np.isnan(table.values[:, 0])]
+            hours, why = known_us.sum() / HOUR_US, next((fault.why for fault in archived.faults), None)
         # A run goes on without an archive; filling one that cannot be written makes no sense.
         for fault in archived.faults:
             if fault.what == "archive":
@@ -135,9 +133,3 @@ def _past(
         done()
     found = len(archive.past(feed, [name], *period, ISSUES_EVERY))
     return found if found or offered else None, why
-
-
-def _hours(table: IntensityTable) -> float:
-    """Return the duration of known values in a table of one location [h]."""
-    known_us = sum(end - begin for each in columns_of(table).values() for begin, end in each.spans_us())
-    return known_us * MICROSECOND / _HOUR

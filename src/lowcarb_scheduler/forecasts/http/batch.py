@@ -8,6 +8,7 @@ import zlib
 from collections import deque
 from collections.abc import Hashable
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
@@ -136,8 +137,8 @@ class RequestBatch(Generic[K, T]):
     ) -> None:
         self._client, self._clock, self._options, self._redaction = client, clock, options, redaction
         self._deadline = clock.now() + options.timeout * _WORKING_SHARE
-        self._fresh: deque[K] = deque()
-        self._failed: deque[tuple[K, _Failure]] = deque()  # first attempts that may succeed when retried
+        self._fresh: deque[tuple[K, _Failure | None]] = deque()
+        self._failed: deque[tuple[K, _Failure | None]] = deque()  # may succeed when retried
         self._unreachable: FetchError | None = None
         self.started: set[K] = set()
 
@@ -146,7 +147,7 @@ class RequestBatch(Generic[K, T]):
     ) -> dict[K, T | FetchError]:
         """Send all requests and return the parsed responses, or the errors, by key."""
         futures: dict[K, Future[T]] = {key: Future() for key in requests}
-        self._fresh.extend(requests)
+        self._fresh.extend((key, None) for key in requests)
 
         def work() -> None:
             while (task := self._next()) is not None:
@@ -182,15 +183,11 @@ class RequestBatch(Generic[K, T]):
 
     def _next(self) -> tuple[K, _Failure | None] | None:
         """Return the next request and its failed first attempt, if any; None if there is nothing left."""
-        # Another thread may empty a deque between a check and a pop: only the pop itself can tell.
-        try:
-            return self._fresh.popleft(), None
-        except IndexError:
-            pass
-        try:
-            return self._failed.popleft()
-        except IndexError:
-            return None
+        for queue in (self._fresh, self._failed):
+            # Another thread may empty a deque between a check and a pop: only the pop itself can tell.
+            with suppress(IndexError):
+                return queue.popleft()
+        return None
 
     def _send(self, key: K, request: Request, failure: _Failure | None) -> Response | None:
         """Return the response; None if the request is retried after the first attempts of all others."""
@@ -244,7 +241,9 @@ class RequestBatch(Generic[K, T]):
         until = min(self._deadline, self._clock.now() + self._options.timeout * _ATTEMPT_SHARE)
         try:
             for _ in range(MAX_REDIRECTS + 1):
-                next_request.extensions["timeout"] = self._timeouts(until).as_dict()
+                left_s = self._left_s(until)
+                timeout = httpx.Timeout(left_s, connect=min(left_s, _CONNECT_S))
+                next_request.extensions["timeout"] = timeout.as_dict()
                 # Streamed, so that the time and the size of the body are checked while it comes in.
                 response = self._client.send(next_request, stream=True)
                 try:
@@ -269,16 +268,12 @@ class RequestBatch(Generic[K, T]):
         except (httpx.InvalidURL, UnicodeError) as error:
             raise FetchError(f"the request cannot be written: {self._masked(error)}") from None
 
-    def _timeouts(self, until: datetime) -> httpx.Timeout:
-        """Return the timeouts of an attempt; httpx applies each to the wait for the next byte."""
-        self._check_time(until)
+    def _left_s(self, until: datetime) -> float:
+        """Return the time that is left [s]; raise FetchError if there is none."""
         left_s = (until - self._clock.now()).total_seconds()
-        return httpx.Timeout(left_s, connect=min(left_s, _CONNECT_S))
-
-    def _check_time(self, until: datetime) -> None:
-        """Raise FetchError if no time is left."""
-        if self._clock.now() >= until:
+        if left_s <= 0:
             raise FetchError("does not answer completely in time", again=True)
+        return left_s
 
     def _redirect(self, request: httpx.Request) -> httpx.Request:
         """Return a redirected request if it stays on the host and does not leave TLS."""
@@ -294,7 +289,7 @@ class RequestBatch(Generic[K, T]):
 
     def _checked(self, response: httpx.Response, final: frozenset[int], until: datetime) -> Response:
         """Read the body of a response; raise FetchError if its status is an error."""
-        received = read_response(response, lambda: self._check_time(until))
+        received = read_response(response, lambda: self._left_s(until))
         if response.is_success:
             return received
         status = response.status_code
@@ -311,9 +306,8 @@ class RequestBatch(Generic[K, T]):
         if isinstance(error, httpx.ReadTimeout | TimeoutError):
             return FetchError("does not answer in time", again=True)
         detail, unreachable = self._masked(error), isinstance(error, _NO_CONNECTION)
-        why = "broke off the connection"
-        if unreachable:
-            why = f"cannot connect to {origin_of(self._client.base_url)}"
+        origin = origin_of(self._client.base_url)
+        why = f"cannot connect to {origin}" if unreachable else "broke off the connection"
         if any(text in detail for text in _UNKNOWN_AUTHORITY):
             detail += "; set SSL_CERT_FILE to the certificate of its authority"
         return FetchError(

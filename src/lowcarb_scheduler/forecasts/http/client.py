@@ -200,22 +200,9 @@ class HttpClient:
             return dict.fromkeys(requests, FetchError(why).masked(redaction))
         batch: RequestBatch[K, T] = RequestBatch(client, self._clock, options, redaction)
         outcomes = batch.run(requests, parse)
-        sent = {key for key in batch.started if not isinstance(outcomes[key], LoginError)}
-        self._record({key: outcomes[key] for key in sent}, budget)
+        sent = {key: outcomes[key] for key in batch.started if not isinstance(outcomes[key], LoginError)}
+        self._breaker.record(sent, budget)
         return outcomes
-
-    def _record(self, outcomes: Mapping[K, T | FetchError], budget: timedelta) -> None:
-        """Record for each place whether all its requests failed in a way that may pass.
-
-        Failures of a call with a small budget are not recorded: a slow server is not down.
-        """
-        failures: dict[str, FetchError | None] = {}
-        for key, outcome in outcomes.items():
-            passing = isinstance(outcome, FetchError) and (outcome.again or outcome.unreachable)
-            place, error = _place(key), outcome if isinstance(outcome, FetchError) and passing else None
-            failures[place] = error if failures.get(place, error) else None
-        if budget >= _FAIR_TIMEOUT or not all(failures.values()):
-            self._breaker.record(failures)
 
 
 class CircuitBreaker:
@@ -252,25 +239,35 @@ class CircuitBreaker:
     def refusal(self, places: Collection[str]) -> str | None:
         """Return why no request about these places may be sent now, None if one may."""
         with self._lock:
-            if not self.is_open(places) or self._backoff.due(self._clock.now()):
+            cause, failed_at = self._cause, self._backoff.called_at
+            due = self._backoff.due(self._clock.now())
+            if cause is None or failed_at is None or due or not self.is_open(places):
                 return None
-            assert self._cause is not None  # it is open
-            assert self._backoff.called_at is not None
             opened_at, resumes_at = (
                 format_time(when.replace(microsecond=0))
-                for when in (self._opened_at, self._backoff.called_at + self._backoff.pause)
+                for when in (self._opened_at, failed_at + self._backoff.pause)
             )
-            return f"{self._cause.why} (since {opened_at}; asked again from {resumes_at})"
+            return f"{cause.why} (since {opened_at}; asked again from {resumes_at})"
 
-    def record(self, failures: Mapping[str, FetchError | None]) -> None:
+    def record(self, outcomes: Mapping[K, object], budget: timedelta) -> None:
         """Record the outcome of a call.
+
+        A place has failed if all its requests failed in a way that may pass. Failures of a call with a small
+        budget are not recorded: a slow server is not down.
 
         Parameters
         ----------
-        failures : mapping of str to FetchError or None
-            Error of each place that was asked about, None where any request was answered.
+        outcomes : mapping
+            Parsed response or error of each request that was sent, by key.
+        budget : timedelta
+            Time budget of the call.
         """
-        if not failures:
+        failures: dict[str, FetchError | None] = {}
+        for key, outcome in outcomes.items():
+            passing = isinstance(outcome, FetchError) and (outcome.again or outcome.unreachable)
+            place, error = _place(key), outcome if isinstance(outcome, FetchError) and passing else None
+            failures[place] = error if failures.get(place, error) else None
+        if not failures or (budget < _FAIR_TIMEOUT and all(failures.values())):
             return
         errors = [error for error in failures.values() if error is not None]
         with self._lock:

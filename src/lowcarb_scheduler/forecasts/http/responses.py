@@ -120,7 +120,7 @@ class Response:
             raise FetchError(f"answered with something that is not JSON: {shown!r}") from None
 
 
-def read_response(response: httpx.Response, check: Callable[[], None]) -> Response:
+def read_response(response: httpx.Response, check: Callable[[], object]) -> Response:
     """Read the body of a response.
 
     Parameters
@@ -128,7 +128,7 @@ def read_response(response: httpx.Response, check: Callable[[], None]) -> Respon
     response : httpx.Response
         Open response whose body is not read yet.
     check : callable
-        Raises FetchError if no time is left; called at every chunk.
+        Function that raises FetchError if no time is left; called at every chunk.
 
     Raises
     ------

@@ -33,7 +33,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from lowcarb_scheduler.clock import HOUR_US, from_us, to_us, to_utc
-from lowcarb_scheduler.forecasts.base import Forecast, ForecastSource, distinct, period, unknown_name
+from lowcarb_scheduler.errors import unknown_name
+from lowcarb_scheduler.forecasts.base import Forecast, ForecastSource, distinct, period
 from lowcarb_scheduler.intensity import IntensityTable, Provenance
 
 if TYPE_CHECKING:
