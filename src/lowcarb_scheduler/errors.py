@@ -210,9 +210,8 @@ class PlanMismatchError(LowcarbError):
 
     def __init__(self, strategy: str, planned: Sequence[int], addressed: Sequence[int], fix: str) -> None:
         self.strategy, self.planned, self.addressed = strategy, tuple(planned), tuple(addressed)
-        super().__init__(
-            f"{strategy} addressed {len(addressed)} node(s) where {len(planned)} were planned; {fix}"
-        )
+        problem = f"addressed {len(addressed)} node(s) where {len(planned)} were planned"
+        super().__init__(f"{strategy} {problem}; {fix}")
 
     def data(self) -> dict[str, Any]:
         """Return the strategy and the number of planned and addressed nodes."""

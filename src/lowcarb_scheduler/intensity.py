@@ -103,9 +103,8 @@ class IntensityTable:
         edges = np.ascontiguousarray(self.edges_us, dtype=np.int64)
         values = np.ascontiguousarray(self.values, dtype=np.float64)
         if values.shape != (len(edges) - 1, len(self.locations)):
-            raise InputError(
-                "values", f"shape {values.shape} does not fit the edges and locations", "give (T, L)"
-            )
+            problem = f"shape {values.shape} does not fit the edges and locations"
+            raise InputError("values", problem, "give (T, L)")
         if len(edges) < 2 or (np.diff(edges) <= 0).any():
             raise InputError("time", "is empty or not increasing", "give each time once, in order")
         if len(set(self.locations)) != len(self.locations):
@@ -305,10 +304,8 @@ class IntensityTable:
             raise InputError("signal", f"{self.signal} does not mix with {other.signal}", fix)
         locations = tuple(dict.fromkeys(self.locations + other.locations))  # in order, each once
         edges = np.union1d(self.edges_us, other.edges_us)
-        values = self.sampled(edges, locations)
-        return self.relaid(
-            edges, locations, np.where(np.isnan(values), other.sampled(edges, locations), values)
-        )
+        own, others = self.sampled(edges, locations), other.sampled(edges, locations)
+        return self.relaid(edges, locations, np.where(np.isnan(own), others, own))
 
     def over(self, older: IntensityTable | None) -> IntensityTable:
         """Return the table with its gaps filled from an older one, unless that has another signal."""

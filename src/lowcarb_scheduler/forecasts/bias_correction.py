@@ -357,10 +357,8 @@ def _learned(history: Floats, newest: HourlyIssue, past: Sequence[HourlyIssue], 
     prior = np.zeros((ahead, _PREDICTORS))
     prior[:, 0] = FADING**leads  # on the first predictor, the error of the last hour
     # (K X'X + r I) w = K X'y + r w0, the normal equations of a ridge around the prior w0.
-    weights = np.linalg.solve(
-        np.tensordot(kernel, gram, 1) + _RIDGE * np.eye(_PREDICTORS),
-        (kernel @ moment + _RIDGE * prior)[..., None],
-    )
+    normal = np.tensordot(kernel, gram, 1) + _RIDGE * np.eye(_PREDICTORS)
+    weights = np.linalg.solve(normal, (kernel @ moment + _RIDGE * prior)[..., None])
     # The newest issue is not divided by the scale: the weights are linear, so it cancels.
     forecast = newest.at(len(history), ahead)
     correction = np.matmul(_predictors(history, newest, latest, forecast), weights)[..., 0]

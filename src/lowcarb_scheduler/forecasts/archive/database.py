@@ -12,7 +12,7 @@ from collections import defaultdict
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from platformdirs import user_data_path
@@ -99,8 +99,7 @@ _SCHEMA: Final = (
 # -- Archive -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Feed:
+class Feed(NamedTuple):
     """Origin of archived values; those of two feeds are never mixed.
 
     Parameters
@@ -228,14 +227,14 @@ class Archive:
     ) -> dict[str, Issue]:
         """Return the newest issue of each location at or before ``now``, at most ``max_age`` old."""
         bounds = to_us(now - max_age), to_us(now)
-        query = f"SELECT {_ISSUE} FROM issues WHERE series = ? AND issued_us BETWEEN ? AND ?"
-        found = {}
+        query = (
+            f"SELECT {_ISSUE} FROM issues WHERE series = ? AND issued_us BETWEEN ? AND ?"
+            " ORDER BY issued_us DESC LIMIT 1"
+        )
         with self._opened() as db:
-            for location, key in _keys(db, feed, locations).items():
-                row = db.execute(f"{query} ORDER BY issued_us DESC LIMIT 1", (key, *bounds)).fetchone()
-                if row is not None:
-                    found[location] = _read(row)
-        return found
+            keys = _keys(db, feed, locations).items()
+            rows = {location: db.execute(query, (key, *bounds)).fetchone() for location, key in keys}
+            return {location: _read(row) for location, row in rows.items() if row}
 
     def past(
         self, feed: Feed, locations: Sequence[str], start: datetime, end: datetime, every: timedelta
@@ -388,10 +387,9 @@ class Archive:
         InputError
             If the file holds something else, or an archive of another version.
         """
-        application, version = (
-            db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
-        )
-        if application == _APPLICATION and version == _VERSION:
+        query = "SELECT application_id, user_version FROM pragma_application_id, pragma_user_version"
+        application, version = db.execute(query).fetchone()
+        if (application, version) == (_APPLICATION, _VERSION):
             return True
         if application == _APPLICATION:
             problem = f"{self.path} is an archive of version {version}, not {_VERSION}"
@@ -404,36 +402,31 @@ class Archive:
 
 def _key(db: sqlite3.Connection, feed: Feed, location: str) -> int:
     """Return the key of a series, creating the series if it is missing."""
-    names = (feed.source, feed.server, feed.signal, location)
-    db.execute("INSERT OR IGNORE INTO series (source, server, signal, location) VALUES (?, ?, ?, ?)", names)
+    query = "INSERT OR IGNORE INTO series (source, signal, server, location) VALUES (?, ?, ?, ?)"
+    db.execute(query, (*feed, location))
     return _keys(db, feed, [location])[location]
 
 
 def _keys(db: sqlite3.Connection, feed: Feed, locations: Iterable[str]) -> dict[str, int]:
     """Return the keys of existing series by location."""
-    query = "SELECT id FROM series WHERE source = ? AND server = ? AND signal = ? AND location = ?"
-    names = (feed.source, feed.server, feed.signal)
-    rows = {location: db.execute(query, (*names, location)).fetchone() for location in locations}
+    query = "SELECT id FROM series WHERE source = ? AND signal = ? AND server = ? AND location = ?"
+    rows = {location: db.execute(query, (*feed, location)).fetchone() for location in locations}
     return {location: row[0] for location, row in rows.items() if row}
 
 
 def _clear(db: sqlite3.Connection, key: int, first_us: int, after_us: int) -> None:
     """Remove a span from a series; a step across its edge keeps the part outside."""
-    last = "SELECT max(time_us) FROM steps WHERE series = ? AND time_us < ?"
+    across = (
+        "series = ?1 AND end_us > {0}"
+        " AND time_us = (SELECT max(time_us) FROM steps WHERE series = ?1 AND time_us < {0})"
+    )
     # First the part after the span of a step that covers all of it, then the part before: the order matters,
     # because shortening the step would lose its end.
-    db.execute(
-        "INSERT INTO steps SELECT series, ?, end_us, g_per_kwh FROM steps"
-        f" WHERE series = ? AND time_us = ({last}) AND end_us > ?",
-        (after_us, key, key, after_us, after_us),
-    )
-    db.execute(
-        f"UPDATE steps SET end_us = ? WHERE series = ? AND time_us = ({last}) AND end_us > ?",
-        (first_us, key, key, first_us, first_us),
-    )
-    db.execute(
-        "DELETE FROM steps WHERE series = ? AND time_us >= ? AND time_us < ?", (key, first_us, after_us)
-    )
+    rest = f"SELECT series, ?3, end_us, g_per_kwh FROM steps WHERE {across.format('?3')}"
+    db.execute(f"INSERT INTO steps {rest}", (key, first_us, after_us))
+    db.execute(f"UPDATE steps SET end_us = ?2 WHERE {across.format('?2')}", (key, first_us))
+    inside = "series = ?1 AND time_us >= ?2 AND time_us < ?3"
+    db.execute(f"DELETE FROM steps WHERE {inside}", (key, first_us, after_us))
 
 
 def _insert(db: sqlite3.Connection, key: int, issued_at: datetime, series: Series) -> None:

@@ -49,9 +49,8 @@ def choose(archive: Archive, places: Sequence[str], wanted: Mapping[str, str]) -
     ]
     found = {each.location for each in held}
     if missing := [place for place in places if place not in found] or ([] if found else ["all"]):
-        raise ForecastUnavailableError(
-            dict.fromkeys(missing, "the archive has no data for it"), sorted(found)
-        )
+        why = dict.fromkeys(missing, "the archive has no data for it")
+        raise ForecastUnavailableError(why, sorted(found))
     # A trace file has one column of values: it must not mix signals, nor two feeds of one location.
     for key in ("signal", "source", "server"):
         values = sorted({getattr(each.feed, key) for each in held})

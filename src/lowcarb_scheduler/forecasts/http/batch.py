@@ -18,13 +18,8 @@ import httpx
 from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.errors import one_line
 from lowcarb_scheduler.forecasts.backoff import Backoff
-from lowcarb_scheduler.forecasts.http.responses import (
-    FetchError,
-    Response,
-    error_message,
-    read_response,
-    retry_after,
-)
+from lowcarb_scheduler.forecasts.http import responses
+from lowcarb_scheduler.forecasts.http.responses import FetchError, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -278,28 +273,25 @@ class RequestBatch(Generic[K, T]):
     def _redirect(self, request: httpx.Request) -> httpx.Request:
         """Return a redirected request if it stays on the host and does not leave TLS."""
         url, base = request.url, self._client.base_url
-        target = one_line(f"{url.scheme}://{url.host}")
+        refusal = f"redirects to {one_line(f'{url.scheme}://{url.host}')}, which is not followed"
         if url.host != base.host or url.scheme not in ("https", base.scheme):
-            raise FetchError(f"redirects to {target}, which is not followed")
+            raise FetchError(refusal)
         if not self._options.follow_redirects:
-            raise FetchError(
-                f"redirects to {target}, which is not followed with credentials; is the URL right?"
-            )
+            raise FetchError(f"{refusal} with credentials; is the URL right?")
         return request
 
     def _checked(self, response: httpx.Response, final: frozenset[int], until: datetime) -> Response:
         """Read the body of a response; raise FetchError if its status is an error."""
-        received = read_response(response, lambda: self._left_s(until))
+        received = responses.read_response(response, lambda: self._left_s(until))
         if response.is_success:
             return received
         status = response.status_code
         hint = f" ({self._options.hints[status]})" if status in self._options.hints else ""
-        raise FetchError(
-            f"answered {status} {error_message(received, self._redaction)}{hint}",
-            status=status,
-            again=(status in _RETRYABLE or (status >= 500 and status != 501)) and status not in final,
-            not_before=retry_after(response.headers, self._clock.now()),
-        )
+        message = responses.error_message(received, self._redaction)
+        again = (status in _RETRYABLE or (status >= 500 and status != 501)) and status not in final
+        not_before = responses.retry_after(response.headers, self._clock.now())
+        why = f"answered {status} {message}{hint}"
+        raise FetchError(why, status=status, again=again, not_before=not_before)
 
     def _transport_error(self, error: httpx.TransportError | OSError) -> FetchError:
         """Return a connection error as a FetchError."""
@@ -310,9 +302,8 @@ class RequestBatch(Generic[K, T]):
         why = f"cannot connect to {origin}" if unreachable else "broke off the connection"
         if any(text in detail for text in _UNKNOWN_AUTHORITY):
             detail += "; set SSL_CERT_FILE to the certificate of its authority"
-        return FetchError(
-            f"{why}: {detail}" if detail else why, again=_UNTRUSTED not in detail, unreachable=unreachable
-        )
+        why = f"{why}: {detail}" if detail else why
+        return FetchError(why, again=_UNTRUSTED not in detail, unreachable=unreachable)
 
     def _masked(self, error: Exception) -> str:
         return one_line(self._redaction.mask(str(error)))

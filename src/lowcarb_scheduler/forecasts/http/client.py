@@ -21,14 +21,9 @@ from lowcarb_scheduler._version import __version__
 from lowcarb_scheduler.clock import format_time
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.forecasts.backoff import Backoff
+from lowcarb_scheduler.forecasts.http import responses
 from lowcarb_scheduler.forecasts.http.batch import BatchOptions, Request, RequestBatch, origin_of
-from lowcarb_scheduler.forecasts.http.responses import (
-    FetchError,
-    LoginError,
-    Redaction,
-    Response,
-    parse_http_date,
-)
+from lowcarb_scheduler.forecasts.http.responses import FetchError, LoginError, Redaction, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -183,12 +178,10 @@ class HttpClient:
         auth: httpx.Auth | None,
     ) -> dict[K, T | FetchError]:
         """Send requests as one batch and record its outcome in the circuit breaker."""
-        redaction = Redaction(
-            [*self._headers.values(), *(v for request in requests.values() for v in request.headers.values())]
-        )
-        options = BatchOptions(
-            budget, 1 if probing else self.max_attempts, self.concurrency, self._follow_redirects, self._hints
-        )
+        own = [value for request in requests.values() for value in request.headers.values()]
+        redaction = Redaction([*self._headers.values(), *own])
+        attempts = 1 if probing else self.max_attempts
+        options = BatchOptions(budget, attempts, self.concurrency, self._follow_redirects, self._hints)
         try:
             client = httpx.Client(
                 base_url=self._base_url, headers=_HEADERS | self._headers, auth=auth,
@@ -243,10 +236,8 @@ class CircuitBreaker:
             due = self._backoff.due(self._clock.now())
             if cause is None or failed_at is None or due or not self.is_open(places):
                 return None
-            opened_at, resumes_at = (
-                format_time(when.replace(microsecond=0))
-                for when in (self._opened_at, failed_at + self._backoff.pause)
-            )
+            times = self._opened_at, failed_at + self._backoff.pause
+            opened_at, resumes_at = (format_time(when.replace(microsecond=0)) for when in times)
             return f"{cause.why} (since {opened_at}; asked again from {resumes_at})"
 
     def record(self, outcomes: Mapping[K, object], budget: timedelta) -> None:
@@ -318,7 +309,7 @@ class ServerStats:
     def on_response(self, response: httpx.Response) -> None:
         """Record the status and the date of a response."""
         self.statuses.add(response.status_code)
-        date = parse_http_date(response.headers.get("date", ""))
+        date = responses.parse_http_date(response.headers.get("date", ""))
         if date is None:
             return
         try:  # the response of a cache has the date of the original and its age in seconds

@@ -116,12 +116,8 @@ def forecast_of(
     ForecastUnavailableError
         If no location has an issue.
     """
-    issues = {}
-    for name, outcome in outcomes.items():
-        if isinstance(outcome, FetchError):
-            missing[name] = outcome.why
-        else:
-            issues[name] = outcome
+    missing |= {name: each.why for name, each in outcomes.items() if isinstance(each, FetchError)}
+    issues = {name: each for name, each in outcomes.items() if not isinstance(each, FetchError)}
     return forecast_from(issues, missing, provenance)
 
 
