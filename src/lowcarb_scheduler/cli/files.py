@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, model_validator
 from lowcarb_scheduler.clock import parse_duration
 from lowcarb_scheduler.errors import InputError, unknown_name
 from lowcarb_scheduler.planning.fleet import Fleet
-from lowcarb_scheduler.planning.job import Job
+from lowcarb_scheduler.planning.job import JobRules
 from lowcarb_scheduler.userfiles import (
     LONGEST_MINUTES,
     Deadline,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.intensity import Floats
+    from lowcarb_scheduler.planning.job import Job
 
     Names = NDArray[np.object_]
 
@@ -133,10 +134,10 @@ class JobDocument(FileModel):
     round_duration_minutes: Minutes | None = None
     start_step: Duration | None = None
     start_step_minutes: Minutes | None = None
-    patience: Any = 1.0
-    participation: Any = "equal"
-    stagger: Annotated[bool, BeforeValidator(_flag)] = False
-    max_location_share: Any = 1.0
+    patience: Any = None
+    participation: Any = None
+    stagger: Annotated[bool | None, BeforeValidator(_flag)] = None
+    max_location_share: Any = None
     mix_rounds: Any = None
     clients: Annotated[list[Client] | None, BeforeValidator(_list)] = None
     fleet: Annotated[str | None, BeforeValidator(_path)] = None
@@ -379,20 +380,12 @@ def _job(given: JobDocument, path: Path, clock: Clock, patience: float) -> JobFi
         cells = _listed(given.clients or (), str(path))
     else:
         cells = read_fleet_file(path.parent / given.fleet)
-    job = Job(
-        to_fleet(cells, round_duration),
-        now=now,
-        finish_by=finish_by,
-        rounds=given.rounds,
-        clients_per_round=given.clients_per_round,
-        round_duration=round_duration,
-        start_step=either(given, "start_step"),
-        patience=patience,
-        participation=given.participation,
-        stagger=given.stagger,
-        max_location_share=given.max_location_share,
-        mix_rounds=given.mix_rounds,
+    # The keys of a job file are the names of the rules, so that a new rule needs no line here.
+    rules = JobRules.from_settings(
+        dict(given), patience=patience, round_duration=round_duration, start_step=either(given, "start_step")
     )
+    fleet = to_fleet(cells, round_duration)
+    job = rules.job(fleet, now, finish_by, given.rounds, given.clients_per_round)
     return JobFile(job, cells, given.now is not None)
 
 
