@@ -121,144 +121,99 @@ class _DotEnv(_FormerNames, DotEnvSettingsSource):
 
 
 class Settings(BaseSettings):
-    """What a run is told; ``docs/reference/settings.md`` lists each name.
-
-    Build one with :meth:`load`.
-    """
+    """Settings of a run; build them with :meth:`load`."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENVIRONMENT_PREFIX, env_file=".env", extra="ignore", frozen=True, allow_inf_nan=False,
-        env_ignore_empty=True,
+        env_ignore_empty=True, use_attribute_docstrings=True,
     )  # fmt: skip
 
-    enabled: bool = Field(True, description="`false` leaves the strategy as it is; default `true`")
-    source: str | None = Field(
-        None,
-        description="one of `carbon-aware-sdk`, `electricity-maps`, `synthetic`, `traces`, "
-        "`uk-carbon-intensity`, `watttime`, or several in order, separated by commas; "
-        "without one nothing waits",
-    )
-    carbon_aware_sdk_url: str | None = Field(
-        None,
-        repr=False,  # it may hold a password
-        description="where the Carbon Aware SDK WebAPI answers, for example `http://localhost:8080`",
-    )
-    sdk_signal: Literal["average", "marginal", "unknown"] = Field(
-        "unknown",
-        description="what that server is configured to give: `average`, `marginal` or `unknown` (default)",
-    )
-    uk_carbon_intensity_url: str = Field(
-        "https://api.carbonintensity.org.uk",
-        description="where the UK Carbon Intensity API answers; default `https://api.carbonintensity.org.uk`",
-    )
-    electricity_maps_url: str = Field(
-        "https://api.electricitymaps.com",
-        description="where Electricity Maps answers; default `https://api.electricitymaps.com`",
-    )
-    watttime_url: str = Field(
-        "https://api.watttime.org", description="where WattTime answers; default `https://api.watttime.org`"
-    )
-    traces: Path | None = Field(None, description="the file of the source `traces`, CSV or Parquet")
-    traces_actual: Path | None = Field(
-        None, description="the file of what happened, where that of the source `traces` holds issues"
-    )
-    timeout: Duration = Field(
-        timedelta(seconds=30), description="most that one look-up of forecasts takes; default `30s`"
-    )
-    finish_by: Deadline | None = Field(None, description="the deadline: a time, or a duration from the start")
-    patience: float = Field(
-        1.0,
-        ge=0,
-        le=1,
-        description="time against carbon, from 0 (back-to-back now) to 1 (cleanest by the deadline, default)",
-    )
-    clients_per_round: int | None = Field(
-        None, ge=1, description="how many train in a round; default: as many as the inner strategy samples"
-    )
-    round_duration: Duration | None = Field(
-        None, description="length of a whole round; default: as the first one shows"
-    )
-    participation: Turns = Field(
-        "equal", description="turns a client: `equal` (default), `any`, or bounds such as `2,5`"
-    )
-    stagger: bool = Field(
-        False, description="whether clients may start at different times inside a round; default `false`"
-    )
-    max_location_share: float = Field(
-        1.0, gt=0, le=1, description="largest part of a round from one location, above 0 to 1 (default)"
-    )
-    mix_rounds: int | None = Field(
-        None,
-        ge=1,
-        description="in every so many rounds everybody trains equally often (with equal turns), for data "
-        "that differs by place; default: in the whole run",
-    )
-    max_hold: Duration | None = Field(
-        None, description="longest time one round is held; default: as long as the deadline allows"
-    )
-    deadline_confidence: float = Field(
-        0.99,
-        gt=0,
-        lt=1,
-        description="how surely waiting must not make a run late that was in time without; default 0.99",
-    )
-    on_late: Literal["finish", "stop"] = Field(
-        "finish",
-        description="when the deadline cannot be met any more: `finish` all rounds (default), or `stop` "
-        "after the last that can be",
-    )
-    over_select: OverSelect = Field(
-        "off",
-        description="more nodes than a round needs, so that enough reply: `off` (default), `auto` (19 times "
-        "in 20), or a probability such as `0.9`; by the observed rate of drop-outs",
-    )
-    locations: Path | None = Field(
-        None, description="absolute path of the TOML file that says where nodes are"
-    )
-    default_location: str | None = Field(
-        None, description="location of nodes of which nobody says where they are"
-    )
-    default_power_watts: float = Field(
-        300.0,
-        ge=0,
-        le=1e6,
-        description="power of nodes that do not say what they draw [W]; default 300, marked assumed",
-    )
-    evaluate_on: Literal["planned", "all", "none"] = Field(
-        "planned",
-        description="who evaluates: `planned` (those that have just trained, default), `all` or `none`",
-    )
-    telemetry: bool | None = Field(
-        None,
-        description="whether nodes are asked how long a turn took and what energy it used; default `true`, "
-        "with differential privacy `false`",
-    )
-    energy: Literal["measured", "estimated"] = Field(
-        "measured",
-        description="energy of a turn: `measured` by nodes that have the extra `energy` (default), "
-        "or `estimated` everywhere as power times time",
-    )
-    run_dir: Path | None = Field(
-        None, description="folder for the ledger; default `runs/<UTC time>-<run id>` where the ServerApp runs"
-    )
-    archive_dir: Path | Literal["none"] | None = Field(
-        None,
-        description="folder that keeps good forecasts and actuals, or `none`; default "
-        "the user's data folder, on Linux `$XDG_DATA_HOME/lowcarb-scheduler` or "
-        "`~/.local/share/lowcarb-scheduler`",
-    )
-    archive_days: int = Field(60, ge=1, le=3650, description="for how many days it keeps them; default 60")
-    clock: ClockName = Field(
-        "system",
-        description="`system` (default); in simulation `virtual` or `virtual:TIME`: it jumps through holds",
-    )
+    # The text below a field is its description, shown in errors and docs/reference/settings.md.
 
-    sdk_auth: SecretStr | None = Field(
-        None, description="what a proxy before the SDK asks for: `user:password`, or `Bearer` and a token"
-    )
-    electricity_maps_token: SecretStr | None = Field(None, description="the `auth-token` of Electricity Maps")
-    watttime_user: SecretStr | None = Field(None, description="the user name at WattTime")
-    watttime_password: SecretStr | None = Field(None, description="the password at WattTime")
+    enabled: bool = True
+    """switch of the scheduler: `false` leaves the strategy unchanged; default `true`"""
+    source: str | None = None
+    """forecast source: `carbon-aware-sdk`, `electricity-maps`, `synthetic`, `traces`, `uk-carbon-intensity`,
+    `watttime`, or several in fallback order, separated by commas; without a source no round waits"""
+    # A URL may hold a password, so repr leaves it out.
+    carbon_aware_sdk_url: str | None = Field(None, repr=False)
+    """address of the Carbon Aware SDK WebAPI, for example `http://localhost:8080`"""
+    sdk_signal: Literal["average", "marginal", "unknown"] = "unknown"
+    """signal that this server is configured for: `average`, `marginal` or `unknown` (default)"""
+    uk_carbon_intensity_url: str = "https://api.carbonintensity.org.uk"
+    """address of the UK Carbon Intensity API; default `https://api.carbonintensity.org.uk`"""
+    electricity_maps_url: str = "https://api.electricitymaps.com"
+    """address of Electricity Maps; default `https://api.electricitymaps.com`"""
+    watttime_url: str = "https://api.watttime.org"
+    """address of WattTime; default `https://api.watttime.org`"""
+    traces: Path | None = None
+    """trace file of the source `traces`, CSV or Parquet"""
+    traces_actual: Path | None = None
+    """trace file of actual intensity, if the file of `traces` holds issued forecasts"""
+    timeout: Duration = timedelta(seconds=30)
+    """time limit of one look-up of forecasts; default `30s`"""
+    finish_by: Deadline | None = None
+    """deadline: a time, or a duration from the start of the run"""
+    patience: float = Field(1.0, ge=0, le=1)
+    """trade-off of time and carbon, from 0 (back-to-back now) to 1 (cleanest by the deadline, default)"""
+    clients_per_round: int | None = Field(None, ge=1)
+    """number of clients that train in a round; default: as many as the inner strategy samples"""
+    round_duration: Duration | None = None
+    """length of a whole round; default: as measured in the first round"""
+    participation: Turns = "equal"
+    """turns per client: `equal` (default), `any`, or bounds such as `2,5`"""
+    stagger: bool = False
+    """permission for clients to start at different times inside a round; default `false`"""
+    max_location_share: float = Field(1.0, gt=0, le=1)
+    """largest part of a round's clients from one location, above 0 to 1 (default)"""
+    mix_rounds: int | None = Field(None, ge=1)
+    """number of rounds after which turns are shared out equally anew (with equal turns), for data that
+    differs by location; default: all rounds of the run"""
+    max_hold: Duration | None = None
+    """longest time that one round is held; default: as long as the deadline allows"""
+    deadline_confidence: float = Field(0.99, gt=0, lt=1)
+    """least probability that waiting does not make an on-time run late; default 0.99"""
+    on_late: Literal["finish", "stop"] = "finish"
+    """reaction if the deadline can no longer be met: `finish` all rounds (default), or `stop` after the last
+    round that meets it"""
+    over_select: OverSelect = "off"
+    """extra nodes in a round, so that enough reply: `off` (default), `auto` (enough in 19 of 20 rounds), or a
+    probability such as `0.9`; based on the observed rate of drop-outs"""
+    locations: Path | None = None
+    """absolute path of the TOML file that lists the locations of nodes"""
+    default_location: str | None = None
+    """location of nodes for which no other location is known"""
+    default_power_watts: float = Field(300.0, ge=0, le=1e6)
+    """power of nodes that do not state theirs [W]; default 300, marked as assumed"""
+    evaluate_on: Literal["planned", "all", "none"] = "planned"
+    """nodes that evaluate: `planned` (those that have just trained, default), `all` or `none`"""
+    telemetry: bool | None = None
+    """permission to ask nodes for the duration and the energy of their turns; default `true`, with
+    differential privacy `false`"""
+    energy: Literal["measured", "estimated"] = "measured"
+    """energy of a turn: `measured` by nodes that have the extra `energy` (default), or `estimated` everywhere
+    as power times time"""
+    run_dir: Path | None = None
+    """folder for the ledger; default `runs/<UTC time>-<run id>` where the ServerApp runs"""
+    # An empty text cannot switch the archive off, because empty means not given.
+    archive_dir: Path | Literal["none"] | None = None
+    """folder for archived forecasts and actual intensity, or `none`; default the user's data folder, on Linux
+    `$XDG_DATA_HOME/lowcarb-scheduler` or `~/.local/share/lowcarb-scheduler`"""
+    archive_days: int = Field(60, ge=1, le=3650)
+    """number of days for which the archive keeps data; default 60"""
+    clock: ClockName = "system"
+    """clock of the run: `system` (default); in simulations `virtual` or `virtual:TIME`, which jumps through
+    holds"""
+
+    # SecretStr hides these in repr, logs and dumps; Settings.load refuses them where they would be logged.
+    sdk_auth: SecretStr | None = None
+    """credentials for a proxy in front of the SDK: `user:password`, or `Bearer` and a token"""
+    electricity_maps_token: SecretStr | None = None
+    """`auth-token` of Electricity Maps"""
+    watttime_user: SecretStr | None = None
+    """user name at WattTime"""
+    watttime_password: SecretStr | None = None
+    """password at WattTime"""
 
     @classmethod
     def settings_customise_sources(
@@ -418,4 +373,5 @@ def _unknown(label: str, key: str, settings: type[Settings]) -> InputError:
 
 
 def _meaning(field: str) -> str:
-    return f"it is {Settings.model_fields[field].description}"
+    description = Settings.model_fields[field].description or ""
+    return f"it is {' '.join(description.split())}"

@@ -124,7 +124,10 @@ def test_the_tutorial_prints_what_it_shows(monkeypatch, tmp_path, capsys):
 def test_every_setting_is_documented_as_it_is_described():
     page = TEXTS["docs/reference/settings.md"]
     rows = dict(re.findall(r"^\| `([a-z-]+)` \| (.*?) \|$", page, flags=re.MULTILINE))
-    described = {name.replace("_", "-"): field.description for name, field in Settings.model_fields.items()}
+    described = {
+        name.replace("_", "-"): " ".join((field.description or "").split())
+        for name, field in Settings.model_fields.items()
+    }
     assert rows == described
 
 

@@ -14,8 +14,7 @@ import typer
 
 from lowcarb_scheduler import clock as clocks
 from lowcarb_scheduler.cli import options, output
-from lowcarb_scheduler.cli.options import Command, Json, SdkSignal, SdkUrl, Source, examples
-from lowcarb_scheduler.cli.output import Column, Times, Utc
+from lowcarb_scheduler.cli.output import Column, Times, Utc, right
 from lowcarb_scheduler.clock import HOUR_US, from_us
 from lowcarb_scheduler.errors import InputError, one_line, unknown_name
 from lowcarb_scheduler.forecasts import registry
@@ -48,16 +47,10 @@ app = typer.Typer(help="List, fetch, import, export or prune stored intensity da
 
 ArchiveDir = Annotated[
     str | None,  # not a Path, because the word none switches the archive off
-    typer.Option("--archive-dir", metavar="DIR", help="Archive directory [LOWCARB_ARCHIVE_DIR]."),
+    typer.Option(metavar="DIR", help="Archive directory [LOWCARB_ARCHIVE_DIR]."),
 ]
 Location = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--location",
-        metavar="L",
-        autocompletion=options.locations,
-        help="Location, repeatable. Default: all in the archive.",
-    ),
+    list[str] | None, options.location_option("Location, repeatable. Default: all in the archive.")
 ]
 
 
@@ -67,8 +60,8 @@ def _archive(context: typer.Context) -> None:
         print(context.get_help())
 
 
-@app.command("list", cls=Command, epilog=examples("lowcarb archive list"))
-def show(archive_dir: ArchiveDir = None, utc: Utc = False, as_json: Json = False) -> None:
+@options.command(app, "list", "lowcarb archive list")
+def show(archive_dir: ArchiveDir = None, utc: Utc = False, as_json: options.Json = False) -> None:
     """List archived locations and dates."""
     archive = _opened(settings := _settings(archive_dir=archive_dir))
     holdings = archive.holdings()
@@ -102,11 +95,7 @@ def _print_holdings(screen: Console, holdings: Sequence[Holding], times: Times) 
     first, firsts = column("first issue", (each.first_issued for each in holdings))
     last, lasts = column("last issue", (each.last_issued for each in holdings))
     until, untils = column("history ends", (each.actual_until for each in holdings))
-    columns: list[Column | str] = [
-        "location", Column("forecasts", right=True), Column(first),
-        Column(last), Column("history", right=True), Column(until),
-        Column("size", right=True),
-    ]  # fmt: skip
+    columns = ("location", right("forecasts"), first, last, right("history"), until, right("size"))
     rows = [
         (each.location, each.issues, firsts[k], lasts[k], f"{each.actual_hours / 24:.1f} d", untils[k],
          f"{each.size_bytes / _MEGABYTE:.2f} MB")
@@ -120,20 +109,19 @@ def _document(holding: Holding) -> dict[str, Any]:
     return {**document.pop("feed"), **document}
 
 
-@app.command(
-    cls=Command,
-    epilog=examples(
-        "lowcarb archive fetch --days 28 --location GB --location London --source uk-carbon-intensity"
-    ),
+@options.command(
+    app,
+    "fetch",
+    "lowcarb archive fetch --days 28 --location GB --location London --source uk-carbon-intensity",
 )
 def fetch(
     days: Annotated[int, typer.Option(min=1, metavar="N", help="Number of days to fetch.")] = 28,
     location: Location = None,
-    source: Source = None,
-    sdk_url: SdkUrl = None,
-    sdk_signal: SdkSignal = None,
+    source: options.Source = None,
+    sdk_url: options.SdkUrl = None,
+    sdk_signal: options.SdkSignal = None,
     archive_dir: ArchiveDir = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Fetch past forecasts and intensity, so that a first run can correct its forecasts."""
     chosen = options.source_options(source, sdk_url, sdk_signal, None)
@@ -159,11 +147,8 @@ def fetch(
         output.print_title(
             screen, f"the last {'day' if days == 1 else f'{days} days'}, stored in {archive.path}"
         )
-        columns: list[Column | str] = [
-            "source", Column("location", whole=True),
-            Column("history", right=True), Column("past forecasts", right=True),
-            "problem",
-        ]  # fmt: skip
+        place = Column("location", whole=True)
+        columns = ("source", place, right("history"), right("past forecasts"), "problem")
         rows = [
             (each.source, each.location, f"{each.actual_hours / 24:.1f} d",
              "not offered" if each.past_forecasts is None else each.past_forecasts, each.why or "")
@@ -208,30 +193,27 @@ def _names(
     return {place: names.get(source.name, {}).get(place, place) for place in places}
 
 
-@app.command(
-    cls=Command,
-    epilog=examples("lowcarb archive export --forecasts forecasts.csv --actuals actuals.csv --location GB"),
+@options.command(
+    app, "export", "lowcarb archive export --forecasts forecasts.csv --actuals actuals.csv --location GB"
 )
 def export(
     forecasts: Annotated[
-        Path | None, typer.Option("--forecasts", metavar="FILE", help="Write forecasts: .csv or .parquet.")
+        Path | None, typer.Option(metavar="FILE", help="Write forecasts: .csv or .parquet.")
     ] = None,
     actuals: Annotated[
-        Path | None, typer.Option("--actuals", metavar="FILE", help="Write past intensity: .csv or .parquet.")
+        Path | None, typer.Option(metavar="FILE", help="Write past intensity: .csv or .parquet.")
     ] = None,
     location: Location = None,
     source: Annotated[
-        str | None, typer.Option("--source", metavar="NAME", help="Only this source. Default: all.")
+        str | None, typer.Option(metavar="NAME", help="Only this source. Default: all.")
     ] = None,
     signal: Annotated[
         str | None,
-        typer.Option("--signal", metavar="SIGNAL", help="Only this: average, marginal or unknown."),
+        typer.Option(metavar="SIGNAL", help="Only this: average, marginal or unknown."),
     ] = None,
-    server: Annotated[
-        str | None, typer.Option("--server", metavar="URL", help="Only from this server.")
-    ] = None,
+    server: Annotated[str | None, typer.Option(metavar="URL", help="Only from this server.")] = None,
     archive_dir: ArchiveDir = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Write trace files for the source traces and for backtests."""
     if forecasts is None and actuals is None:
@@ -255,12 +237,12 @@ def export(
         )
 
 
-@app.command(
+@options.command(
+    app,
     "import",
-    cls=Command,
-    epilog=examples("lowcarb archive import DE_2023_hourly.csv FR_2023_hourly.csv --to actual.parquet",
-         "lowcarb archive import Carbon_Intensity_Data.csv"),
-)  # fmt: skip
+    "lowcarb archive import DE_2023_hourly.csv FR_2023_hourly.csv --to actual.parquet",
+    "lowcarb archive import Carbon_Intensity_Data.csv",
+)
 def import_files(
     files: Annotated[
         list[Path],
@@ -270,9 +252,7 @@ def import_files(
     ],
     to: Annotated[
         Path | None,
-        typer.Option(
-            "--to", metavar="FILE", help="Write a trace file: .csv or .parquet. Default: the archive."
-        ),
+        typer.Option(metavar="FILE", help="Write a trace file: .csv or .parquet. Default: the archive."),
     ] = None,
     factor: Annotated[
         str, typer.Option(metavar="F", help="Emission factor of Electricity Maps: direct or lifecycle.")
@@ -281,7 +261,7 @@ def import_files(
         str, typer.Option(metavar="SIGNAL", help="Signal of trace files: average, marginal or unknown.")
     ] = "unknown",
     archive_dir: ArchiveDir = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Import past intensity from downloaded files, into the archive or a trace file."""
     downloads = read_all(files, factor, signal)
@@ -298,10 +278,8 @@ def import_files(
         return
     screen = output.console()
     output.print_title(screen, f"stored in {where}")
-    columns: list[Column | str] = [
-        Column("location", whole=True), "source", "signal",
-        "from (UTC)", "to (UTC)", Column("hours", right=True),
-    ]  # fmt: skip
+    place = Column("location", whole=True)
+    columns = (place, "source", "signal", "from (UTC)", "to (UTC)", right("hours"))
     rows = [
         (each.location, each.source, each.signal,
          formatting.instant(each.first), formatting.instant(each.last), f"{each.hours:g}")
@@ -310,14 +288,14 @@ def import_files(
     output.print_table(screen, columns, rows)
 
 
-@app.command(cls=Command, epilog=examples("lowcarb archive prune --days 90"))
+@options.command(app, "prune", "lowcarb archive prune --days 90")
 def prune(
     days: Annotated[
         int | None,
         typer.Option(min=0, max=3650, metavar="N", help="Days to keep. Default: LOWCARB_ARCHIVE_DAYS."),
     ] = None,
     archive_dir: ArchiveDir = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Delete old data."""
     archive = _opened(settings := _settings(archive_dir=archive_dir))

@@ -14,9 +14,8 @@ from pydantic import BeforeValidator
 
 from lowcarb_scheduler.backtest import METHODS, SCENARIOS, Scenario, compare
 from lowcarb_scheduler.backtest.history import NAIVE, History, issues_of, naive_issues, table_of
-from lowcarb_scheduler.cli import output
-from lowcarb_scheduler.cli.options import Command, Json, Plot, examples
-from lowcarb_scheduler.cli.output import Column
+from lowcarb_scheduler.cli import options, output
+from lowcarb_scheduler.cli.output import Column, right
 from lowcarb_scheduler.clock import (
     HOUR_US,
     format_duration,
@@ -89,22 +88,19 @@ def _hours(text: str, field: str, least: timedelta) -> timedelta:
     return duration
 
 
-@app.command(
+@options.command(
+    app,
     "backtest",
-    cls=Command,
-    epilog=examples(
-        "lowcarb backtest --actual actual.parquet --forecast forecast.parquet --from 2023-07-01",
-        "lowcarb backtest --actual actual.csv --scenario mine.toml --plot backtest.png",
-    ),
+    "lowcarb backtest --actual actual.parquet --forecast forecast.parquet --from 2023-07-01",
+    "lowcarb backtest --actual actual.csv --scenario mine.toml --plot backtest.png",
 )
 def command(
     actual: Annotated[
-        Path, typer.Option("--actual", metavar="FILE", help="Actual intensity: a trace file, CSV or Parquet.")
+        Path, typer.Option(metavar="FILE", help="Actual intensity: a trace file, CSV or Parquet.")
     ],
     forecast: Annotated[
         str,
         typer.Option(
-            "--forecast",
             metavar="FILE",
             help="Trace file with issued_at, or climatology or persistence, derived from --actual.",
         ),
@@ -120,19 +116,11 @@ def command(
     ] = 10,
     deadlines: Annotated[
         str,
-        typer.Option(
-            "--deadlines",
-            metavar="X,X",
-            help="Deadlines, as multiples of the back-to-back time of all rounds.",
-        ),
+        typer.Option(metavar="X,X", help="Deadlines, as multiples of the back-to-back time of all rounds."),
     ] = "1,2,4",
     methods: Annotated[
         str,
-        typer.Option(
-            "--methods",
-            metavar="M,M",
-            help="Methods to compare, besides run-now and the bound. Default: all.",
-        ),
+        typer.Option(metavar="M,M", help="Methods to compare, besides run-now and the bound. Default: all."),
     ] = "",
     since: Annotated[
         str | None,
@@ -156,8 +144,8 @@ def command(
         int | None,
         typer.Option(min=1, max=1024, metavar="N", help="Number of processes. Default: all cores."),
     ] = None,
-    plot: Plot = None,
-    as_json: Json = False,
+    plot: options.Plot = None,
+    as_json: options.Json = False,
 ) -> None:
     """Compare planning methods on historical carbon intensity."""
     asked = _deadlines(deadlines), _methods(methods), _hours(replan_every, "--replan-every", _HOUR)
@@ -218,13 +206,10 @@ def _print(screen: Console, found: Comparison, replay: Replay) -> None:
         f"{setting.name}: {setting.rounds} rounds of {setting.clients_per_round} of {setting.clients}, "
         f"{len(setting.locations)} locations; {formatting.counted(found.seeds, 'start')} by deadline",
     )
-    columns: list[Column | str] = [
-        Column("deadline", right=True, whole=True), Column("method", whole=True),
-        Column("reduction (se), %", right=True),
-        Column("against scheduler (se), points", right=True),
-        Column("capture", right=True), Column("Jain", right=True),
-        Column("turns", right=True), Column("plan CPU s", right=True),
-    ]  # fmt: skip
+    columns = (
+        right("deadline", whole=True), Column("method", whole=True), right("reduction (se), %"),
+        right("against scheduler (se), points"), *map(right, ("capture", "Jain", "turns", "plan CPU s")),
+    )  # fmt: skip
     rows = [_row(factor, score) for factor, scores in found.scores.items() for score in scores]
     output.print_table(screen, columns, rows)
     facts = {

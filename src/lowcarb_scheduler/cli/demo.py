@@ -5,19 +5,18 @@ from typing import Annotated
 
 import typer
 
-from lowcarb_scheduler.cli import output
-from lowcarb_scheduler.cli.options import Command, Json, examples
+from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.demo import runner
 
 app = typer.Typer()
 
 
-@app.command("demo", cls=Command, epilog=examples("lowcarb demo", "lowcarb demo --run-dir runs/again --json"))
+@options.command(app, "demo", "lowcarb demo", "lowcarb demo --run-dir runs/again --json")
 def command(
-    run_dir: Annotated[
-        Path, typer.Option("--run-dir", metavar="DIR", help="Folder for ledger and report.")
-    ] = Path("runs/demo"),
-    as_json: Json = False,
+    run_dir: Annotated[Path, typer.Option(metavar="DIR", help="Folder for ledger and report.")] = Path(
+        "runs/demo"
+    ),
+    as_json: options.Json = False,
 ) -> None:
     """Run a Flower simulation that waits for clean hours."""
     document = runner.run_demo(output.console(stderr=as_json), run_dir)

@@ -9,7 +9,6 @@ import typer
 
 from lowcarb_scheduler import clock
 from lowcarb_scheduler.cli import options, output
-from lowcarb_scheduler.cli.options import Command, Json, SdkSignal, SdkUrl, Source, Traces, examples
 from lowcarb_scheduler.doctor.run import examine
 from lowcarb_scheduler.report import formatting
 
@@ -24,26 +23,16 @@ _SIGNS: Final = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "fault": ("
 _NAME_WIDTH: Final = 28
 
 
-@app.command(
-    "doctor",
-    cls=Command,
-    epilog=examples("lowcarb doctor", "lowcarb doctor --location DE --source synthetic"),
-)
+@options.command(app, "doctor", "lowcarb doctor", "lowcarb doctor --location DE --source synthetic")
 def command(
     location: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--location",
-            metavar="L",
-            autocompletion=options.locations,
-            help="Location to check too, repeatable.",
-        ),
+        list[str] | None, options.location_option("Location to check too, repeatable.")
     ] = None,
-    source: Source = None,
-    sdk_url: SdkUrl = None,
-    sdk_signal: SdkSignal = None,
-    traces: Traces = None,
-    as_json: Json = False,
+    source: options.Source = None,
+    sdk_url: options.SdkUrl = None,
+    sdk_signal: options.SdkSignal = None,
+    traces: options.Traces = None,
+    as_json: options.Json = False,
 ) -> None:
     """Check everything that a run needs, and suggest fixes."""
     given = options.source_options(source, sdk_url, sdk_signal, traces)

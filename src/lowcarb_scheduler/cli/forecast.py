@@ -14,18 +14,7 @@ import typer
 from lowcarb_scheduler import clock as clocks
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.inputs import FORECAST_SHARE, Past, past_of, remarks
-from lowcarb_scheduler.cli.options import (
-    Command,
-    Json,
-    Plot,
-    SdkSignal,
-    SdkUrl,
-    Source,
-    Traces,
-    configured_source,
-    examples,
-)
-from lowcarb_scheduler.cli.output import Column, Times, Utc
+from lowcarb_scheduler.cli.output import Column, Times, Utc, right
 from lowcarb_scheduler.clock import HOUR_US, format_duration, from_us, parse_duration, parse_time, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, LowcarbError, one_line
 from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, expect
@@ -65,24 +54,16 @@ def _until(text: str) -> datetime | timedelta:
     return parse_time(text, "--until") if "-" in text or ":" in text else parse_duration(text, "--until")
 
 
-@app.command(
+@options.command(
+    app,
     "forecast",
-    cls=Command,
-    epilog=examples(
-        "lowcarb forecast --location DE --location FR --source synthetic",
-        "lowcarb forecast --location DE --source synthetic --duration 90m --until 2d",
-        "lowcarb forecast --location GB --source uk-carbon-intensity --corrected --watch --every 30m",
-    ),
+    "lowcarb forecast --location DE --location FR --source synthetic",
+    "lowcarb forecast --location DE --source synthetic --duration 90m --until 2d",
+    "lowcarb forecast --location GB --source uk-carbon-intensity --corrected --watch --every 30m",
 )
 def command(
     location: Annotated[
-        list[str],
-        typer.Option(
-            "--location",
-            metavar="L",
-            autocompletion=options.locations,
-            help="Location, by the source's name for it. Repeatable.",
-        ),
+        list[str], options.location_option("Location, by the source's name for it. Repeatable.")
     ],
     duration: Annotated[
         timedelta | None,
@@ -102,13 +83,13 @@ def command(
         timedelta | None,
         typer.Option(parser=_every, metavar="D", help="Time between two refreshes of --watch. Default: 5m."),
     ] = None,
-    source: Source = None,
-    sdk_url: SdkUrl = None,
-    sdk_signal: SdkSignal = None,
-    traces: Traces = None,
-    plot: Plot = None,
+    source: options.Source = None,
+    sdk_url: options.SdkUrl = None,
+    sdk_signal: options.SdkSignal = None,
+    traces: options.Traces = None,
+    plot: options.Plot = None,
     utc: Utc = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Show the current carbon intensity forecast for locations."""
     # Contradicting options are refused before a server is asked.
@@ -116,7 +97,7 @@ def command(
         raise InputError("--watch", "has no end, and --json prints one document", "leave one of them out")
     if every is not None and not watch:
         raise InputError("--every", "is given without --watch", "add --watch")
-    asked = configured_source(options.source_options(source, sdk_url, sdk_signal, traces))
+    asked = options.configured_source(options.source_options(source, sdk_url, sdk_signal, traces))
     locations = tuple(dict.fromkeys(location))
     query = ForecastQuery(asked, locations, Settings.load().timeout, duration, corrected, until)
     clock, times = clocks.SystemClock(), Times.of(utc)
@@ -380,14 +361,9 @@ def _print_locations(screen: Console, result: ForecastResult, times: Times) -> N
                 _hour(ends[~np.isnan(values)][-1], now, times),
             ]  # fmt: skip
         rows.append([*row, origins[column]] if with_origins else row)
-    columns: list[Column | str] = [
-        "location", Column("now", right=True), Column("min", right=True),
-        "at", Column("max", right=True), "at",
-        Column(f"next {ahead:.0f} h", whole=True), "forecast ends",
-    ]  # fmt: skip
-    if with_origins:
-        columns.append("origin")
-    output.print_table(screen, columns, rows)
+    bars = Column(f"next {ahead:.0f} h", whole=True)
+    columns = ("location", right("now"), right("min"), "at", right("max"), "at", bars, "forecast ends")
+    output.print_table(screen, (*columns, "origin") if with_origins else columns, rows)
 
 
 def _origin(result: ForecastResult, name: str) -> str:
@@ -424,11 +400,7 @@ def _print_windows(screen: Console, result: ForecastResult, times: Times) -> Non
              formatting.UNKNOWN if now_g is None else formatting.significant(now_g),
              formatting.percent(window.saving)]
         )  # fmt: skip
-    columns: list[Column | str] = [
-        "location", "start", "end",
-        Column("g/kWh", right=True), Column("if started now", right=True),
-        Column("saving", right=True),
-    ]  # fmt: skip
+    columns = ("location", "start", "end", right("g/kWh"), right("if started now"), right("saving"))
     output.print_table(screen, columns, rows)
 
 

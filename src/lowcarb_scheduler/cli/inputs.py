@@ -38,18 +38,14 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.planning.job import Job
 
 
-JobPath = Annotated[Path, typer.Option("--job", metavar="JOB", help="Job file: TOML or JSON.")]
+JobPath = Annotated[Path, typer.Option(metavar="JOB", help="Job file: TOML or JSON.")]
 ForecastPath = Annotated[
     Path | None,
-    typer.Option(
-        "--forecast", metavar="FILE", help="Forecast file: CSV or Parquet. Default: ask the source."
-    ),
+    typer.Option(metavar="FILE", help="Forecast file: CSV or Parquet. Default: ask the source."),
 ]
 HistoryPath = Annotated[
     Path | None,
-    typer.Option(
-        "--history", metavar="FILE", help="Past intensity, used to correct and extend the forecast."
-    ),
+    typer.Option(metavar="FILE", help="Past intensity, used to correct and extend the forecast."),
 ]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 from typer.core import TyperCommand
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.base import ForecastSource
 
 
+Function = TypeVar("Function", bound="Callable[..., Any]")
 PLOT_FORMATS: Final = (".pdf", ".png", ".svg")
 
 
@@ -73,46 +74,27 @@ def _plot_file(path: Path | None) -> Path | None:
     return path
 
 
+def location_option(help_text: str) -> Any:
+    """Return the option that names locations, one each time it is given."""
+    return typer.Option("--location", metavar="L", autocompletion=locations, help=help_text)
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Plot = Annotated[
     Path | None,
-    typer.Option(
-        "--plot", metavar="FILE", callback=_plot_file, help="Also save a chart: .png, .svg or .pdf."
-    ),
+    typer.Option(metavar="FILE", callback=_plot_file, help="Also save a chart: .png, .svg or .pdf."),
 ]
-Source = Annotated[
-    str | None,
-    typer.Option(
-        "--source",
-        metavar="NAME",
-        autocompletion=sources,
-        help="Forecast source(s), in fallback order: a,b [LOWCARB_SOURCE].",
-    ),
-]
+_IN_ORDER: Final = "Forecast source(s), in fallback order: a,b [LOWCARB_SOURCE]."
+Source = Annotated[str | None, typer.Option(metavar="NAME", autocompletion=sources, help=_IN_ORDER)]
+_SDK_URL: Final = "Address of the Carbon Aware SDK server [LOWCARB_CARBON_AWARE_SDK_URL]."
+# The second name is the former one, which scripts may still use.
 SdkUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--carbon-aware-sdk-url",
-        "--sdk-url",
-        metavar="URL",
-        help="Address of the Carbon Aware SDK server [LOWCARB_CARBON_AWARE_SDK_URL].",
-    ),
+    str | None, typer.Option("--carbon-aware-sdk-url", "--sdk-url", metavar="URL", help=_SDK_URL)
 ]
-SdkSignal = Annotated[
-    str | None,
-    typer.Option(
-        "--sdk-signal",
-        metavar="SIGNAL",
-        autocompletion=signals,
-        help="Signal of that server: average, marginal, unknown [LOWCARB_SDK_SIGNAL].",
-    ),
-]
-Traces = Annotated[
-    Path | None,
-    typer.Option(
-        "--traces", metavar="FILE", help="CSV or Parquet file of the source traces [LOWCARB_TRACES]."
-    ),
-]
+_SDK_SIGNAL: Final = "Signal of that server: average, marginal, unknown [LOWCARB_SDK_SIGNAL]."
+SdkSignal = Annotated[str | None, typer.Option(metavar="SIGNAL", autocompletion=signals, help=_SDK_SIGNAL)]
+_TRACES: Final = "CSV or Parquet file of the source traces [LOWCARB_TRACES]."
+Traces = Annotated[Path | None, typer.Option(metavar="FILE", help=_TRACES)]
 
 
 def source_options(
@@ -150,11 +132,6 @@ def no_source() -> InputError:
 _PARAGRAPH = "\n\n"  # typer joins lines that only a single newline separates
 
 
-def examples(*lines: str) -> str:
-    """Return the epilog of a command's help."""
-    return _PARAGRAPH.join(("Examples:", *lines))
-
-
 class Command(TyperCommand):
     """Command whose help ends with examples, one on each line, also in plain text."""
 
@@ -168,3 +145,10 @@ class Command(TyperCommand):
             title, *lines = self.epilog.split(_PARAGRAPH)
             formatter.write(f"\n{title}\n")
             formatter.write("".join(f"  {line}\n" for line in lines))
+
+
+def command(
+    app: typer.Typer, name: str, *examples: str, hidden: bool = False
+) -> Callable[[Function], Function]:
+    """Return a decorator that registers a command with examples at the end of its help."""
+    return app.command(name, cls=Command, epilog=_PARAGRAPH.join(("Examples:", *examples)), hidden=hidden)

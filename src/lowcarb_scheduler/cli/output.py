@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import typer
@@ -33,8 +34,12 @@ class Column(NamedTuple):
     """Column of a table; a ``whole`` one is never folded, so narrow terminals fold the others."""
 
     title: str
-    right: bool = False
     whole: bool = False
+    justify: JustifyMethod = "left"
+
+
+# Column of numbers, aligned at the right.
+right: Final = partial(Column, justify="right")
 
 
 def write_document(document: Mapping[str, Any]) -> None:
@@ -100,8 +105,7 @@ def print_table(screen: Console, columns: Sequence[Column | str], rows: Sequence
     table = Table(box=lines, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for title in columns:
         column = Column(title) if isinstance(title, str) else title
-        justify: JustifyMethod = "right" if column.right else "left"
-        table.add_column(column.title, justify=justify, overflow="fold", no_wrap=column.whole)
+        table.add_column(column.title, justify=column.justify, overflow="fold", no_wrap=column.whole)
     for row in rows:
         table.add_row(*(shown(cell) for cell in row))
     _print(screen, table)

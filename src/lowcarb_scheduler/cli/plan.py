@@ -7,20 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lowcarb_scheduler.accounting.emissions import jain_index
-from lowcarb_scheduler.cli import output
+from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
-from lowcarb_scheduler.cli.options import (
-    Command,
-    Json,
-    Plot,
-    SdkSignal,
-    SdkUrl,
-    Source,
-    Traces,
-    examples,
-    source_options,
-)
-from lowcarb_scheduler.cli.output import Column, Times, Utc
+from lowcarb_scheduler.cli.output import Times, Utc, right
 from lowcarb_scheduler.planning.planner import plan
 from lowcarb_scheduler.report import formatting
 
@@ -30,14 +19,12 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command(
+@options.command(
+    app,
     "plan",
-    cls=Command,
-    epilog=examples(
-        "lowcarb plan --job job.toml --source synthetic",
-        "lowcarb plan --job job.toml --forecast forecast.csv --history history.csv --plot plan.png",
-        "lowcarb plan --job job.toml --source synthetic --patience 0.5 --json",
-    ),
+    "lowcarb plan --job job.toml --source synthetic",
+    "lowcarb plan --job job.toml --forecast forecast.csv --history history.csv --plot plan.png",
+    "lowcarb plan --job job.toml --source synthetic --patience 0.5 --json",
 )
 def command(
     job: JobPath,
@@ -49,17 +36,17 @@ def command(
             metavar="X", help="0: back-to-back now. 1: lowest emissions by the deadline. Default: JOB's."
         ),
     ] = None,
-    source: Source = None,
-    sdk_url: SdkUrl = None,
-    sdk_signal: SdkSignal = None,
-    traces: Traces = None,
-    plot: Plot = None,
+    source: options.Source = None,
+    sdk_url: options.SdkUrl = None,
+    sdk_signal: options.SdkSignal = None,
+    traces: options.Traces = None,
+    plot: options.Plot = None,
     utc: Utc = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Plan when each round opens and which clients train in it."""
-    options = source_options(source, sdk_url, sdk_signal, traces)
-    asked, intensity, corrected_by = read_inputs(job, forecast, history, options, patience)
+    chosen = options.source_options(source, sdk_url, sdk_signal, traces)
+    asked, intensity, corrected_by = read_inputs(job, forecast, history, chosen, patience)
     planned = plan(asked, intensity)
     if plot is not None:
         from lowcarb_scheduler.report.figure import save
@@ -98,13 +85,7 @@ def _show(planned: "Plan", job: "Job", corrected_by: str | None, plot: Path | No
     )
     opens, opened = times.column("opens", [each.opens_at for each in planned.rounds])
     closes, closed = times.column("closes", [each.closes_at for each in planned.rounds])
-    columns: list[Column | str] = [
-        Column("round", right=True),
-        Column(opens),
-        Column(closes),
-        "clients by location",
-        Column("CO2eq", right=True),
-    ]
+    columns = (right("round"), opens, closes, "clients by location", right("CO2eq"))
     rows = [
         (
             number,

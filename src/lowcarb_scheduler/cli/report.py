@@ -11,8 +11,7 @@ from lowcarb_scheduler.accounting import emissions
 from lowcarb_scheduler.accounting import refresh as refreshing
 from lowcarb_scheduler.accounting.replay import Record
 from lowcarb_scheduler.cli import options, output
-from lowcarb_scheduler.cli.options import Command, Json, SdkSignal, SdkUrl, Source, Traces, examples
-from lowcarb_scheduler.cli.output import Column, Times, Utc
+from lowcarb_scheduler.cli.output import Times, Utc, right
 from lowcarb_scheduler.cli.status import RunDir, folder_of
 from lowcarb_scheduler.errors import InputError, LowcarbError
 from lowcarb_scheduler.forecasts import registry
@@ -34,14 +33,12 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command(
+@options.command(
+    app,
     "report",
-    cls=Command,
-    epilog=examples(
-        "lowcarb report runs/demo",
-        "lowcarb report runs/demo --refresh --json",
-        "lowcarb report runs/demo --refresh --source traces --traces actual.csv --signal average",
-    ),
+    "lowcarb report runs/demo",
+    "lowcarb report runs/demo --refresh --json",
+    "lowcarb report runs/demo --refresh --source traces --traces actual.csv --signal average",
 )
 def command(
     run_dir: RunDir,
@@ -51,21 +48,20 @@ def command(
             "--refresh", help="First ask the run's source for actual intensity that the ledger lacks."
         ),
     ] = False,
-    source: Source = None,
-    sdk_url: SdkUrl = None,
-    sdk_signal: SdkSignal = None,
-    traces: Traces = None,
+    source: options.Source = None,
+    sdk_url: options.SdkUrl = None,
+    sdk_signal: options.SdkSignal = None,
+    traces: options.Traces = None,
     signal: Annotated[
         str | None,
         typer.Option(
-            "--signal",
             metavar="SIGNAL",
             autocompletion=options.signals,
             help="Signal of the --traces file, which does not state it: average or marginal.",
         ),
     ] = None,
     utc: Utc = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Write a run's report.html, charts and tables.
 
@@ -248,7 +244,7 @@ def _show_numbers(screen: Console, accounts: Accounts, labels: str) -> None:
     output.print_line(screen, f"Emissions of training: {labels}")
     output.print_table(
         screen,
-        ["number", Column("CO2eq", right=True), Column("saving", right=True), "meaning"],
+        ("number", right("CO2eq"), right("saving"), "meaning"),
         [
             (name, formatting.mass(grams), "" if saving is None else formatting.percent(saving), what)
             for name, grams, saving, what in rows
@@ -266,8 +262,7 @@ def _show_waterfall(screen: Console, accounts: Accounts, labels: str) -> None:
         share = "" if part is None else sign + formatting.percent(part)
         rows.append((step.name, sign + formatting.mass(step.change_g), share))
     output.print_line(screen, f"From run-now to realised: {labels}")
-    columns: list[Column | str] = ["step", Column("CO2eq", right=True), Column("of run-now", right=True)]
-    output.print_table(screen, columns, rows)
+    output.print_table(screen, ("step", right("CO2eq"), right("of run-now")), rows)
 
 
 def _show_locations(screen: Console, shares: Sequence[Share], labels: str) -> None:
@@ -279,14 +274,7 @@ def _show_locations(screen: Console, shares: Sequence[Share], labels: str) -> No
     )
     output.print_table(
         screen,
-        [
-            "location",
-            Column("turns", right=True),
-            Column("energy", right=True),
-            "basis",
-            Column("CO2eq", right=True),
-            Column("g/kWh", right=True),
-        ],
+        ("location", right("turns"), right("energy"), "basis", right("CO2eq"), right("g/kWh")),
         [
             (
                 share.name,

@@ -10,8 +10,7 @@ import typer
 
 from lowcarb_scheduler import clock
 from lowcarb_scheduler.accounting.replay import Record
-from lowcarb_scheduler.cli import output
-from lowcarb_scheduler.cli.options import Command, Json, examples
+from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.output import Times, Utc
 from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.errors import NothingHeldError
@@ -28,12 +27,8 @@ app = typer.Typer()
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder with the run's ledger.jsonl.")]
 
 
-@app.command(
-    "status",
-    cls=Command,
-    epilog=examples("lowcarb status runs/demo", "lowcarb status runs/demo --utc --json"),
-)
-def command(run_dir: RunDir, utc: Utc = False, as_json: Json = False) -> None:
+@options.command(app, "status", "lowcarb status runs/demo", "lowcarb status runs/demo --utc --json")
+def command(run_dir: RunDir, utc: Utc = False, as_json: options.Json = False) -> None:
     """Show a run's progress, its next opening and the reason."""
     run = RunState.read(folder_of(run_dir))
     if as_json:
@@ -232,11 +227,9 @@ class RunState:
 _SECONDS: Final = 5  # a hold looks for requests a little more often than this
 
 
-@app.command("release", cls=Command, epilog=examples("lowcarb release runs/2026-01-31T18-00-00Z-42"))
-@app.command(
-    "open-now", cls=Command, hidden=True, epilog=examples("lowcarb open-now runs/2026-01-31T18-00-00Z-42")
-)
-def release(run_dir: RunDir, as_json: Json = False) -> None:
+@options.command(app, "release", "lowcarb release runs/2026-01-31T18-00-00Z-42")
+@options.command(app, "open-now", "lowcarb open-now runs/2026-01-31T18-00-00Z-42", hidden=True)
+def release(run_dir: RunDir, as_json: options.Json = False) -> None:
     """Open the held round now; later rounds follow the plan."""
     folder = folder_of(run_dir)
     run = RunState.read(folder)

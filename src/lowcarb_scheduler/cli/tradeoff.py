@@ -8,20 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from lowcarb_scheduler.cli import output
+from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
-from lowcarb_scheduler.cli.options import (
-    Command,
-    Json,
-    Plot,
-    SdkSignal,
-    SdkUrl,
-    Source,
-    Traces,
-    examples,
-    source_options,
-)
-from lowcarb_scheduler.cli.output import Column, Times, Utc
+from lowcarb_scheduler.cli.output import Column, Times, Utc, right
 from lowcarb_scheduler.errors import InputError, SavingUnreachableError
 from lowcarb_scheduler.planning.pareto import tradeoff
 from lowcarb_scheduler.report import formatting
@@ -57,13 +46,11 @@ def _part(text: str) -> float:
     return part
 
 
-@app.command(
+@options.command(
+    app,
     "tradeoff",
-    cls=Command,
-    epilog=examples(
-        "lowcarb tradeoff --job job.toml --source synthetic --plot front.png",
-        "lowcarb tradeoff --job job.toml --source synthetic --saving 15%",
-    ),
+    "lowcarb tradeoff --job job.toml --source synthetic --plot front.png",
+    "lowcarb tradeoff --job job.toml --source synthetic --saving 15%",
 )
 def command(
     job: JobPath,
@@ -78,17 +65,17 @@ def command(
             parser=_part, metavar="S", help="Find the earliest finish with at least this saving: 20% or 0.2."
         ),
     ] = None,
-    source: Source = None,
-    sdk_url: SdkUrl = None,
-    sdk_signal: SdkSignal = None,
-    traces: Traces = None,
-    plot: Plot = None,
+    source: options.Source = None,
+    sdk_url: options.SdkUrl = None,
+    sdk_signal: options.SdkSignal = None,
+    traces: options.Traces = None,
+    plot: options.Plot = None,
     utc: Utc = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Show how emissions fall when a job may finish later."""
-    options = source_options(source, sdk_url, sdk_signal, traces)
-    asked, intensity, corrected_by = read_inputs(job, forecast, history, options)
+    chosen = options.source_options(source, sdk_url, sdk_signal, traces)
+    asked, intensity, corrected_by = read_inputs(job, forecast, history, chosen)
     front = _front(asked, intensity, points)
     answer = None if saving is None else _answer(front, saving, asked)
     if plot is not None:
@@ -99,7 +86,7 @@ def command(
     if as_json:
         output.write_document(_document(front, intensity, answer))
         return
-    inputs = {"job": job, "forecast": forecast, "history": history, **options}
+    inputs = {"job": job, "forecast": forecast, "history": history, **chosen}
     times = Times.of(utc)
     facts = _facts(front, asked, intensity, times)
     if corrected_by:
@@ -152,16 +139,10 @@ def _print_points(
     screen: "Console", front: "Frontier", job: "Job", answer: "FrontierPoint | None", times: Times
 ) -> None:
     finish, finishes = times.column("finish", [point.finish for point in front.points])
-    columns: list[Column | str] = [
-        Column("patience", right=True, whole=True),
-        Column(finish, whole=True),
-        Column("hours later", right=True),
-        Column("CO2eq", right=True, whole=True),
-        Column("saving", right=True),
-        Column("gap", right=True),
-        Column("saved per extra hour", right=True),
-        "",
-    ]
+    columns = (
+        right("patience", whole=True), Column(finish, whole=True), right("hours later"),
+        right("CO2eq", whole=True), right("saving"), right("gap"), right("saved per extra hour"), "",
+    )  # fmt: skip
     rows = []
     named = (("knee", front.knee if front.has_knee else None), ("asked", answer))
     for k, point in enumerate(front.points):
