@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from pydantic.fields import FieldInfo
 
+    Values = Mapping[str, Any] | None
+
 RUN_CONFIG_PREFIX: Final = "lowcarb-"
 _LONGEST: Final = timedelta(days=3650)
 FORMER_NAMES: Final = {"sdk_url": "carbon_aware_sdk_url", "uk_url": "uk_carbon_intensity_url"}
@@ -230,9 +232,9 @@ class Settings(BaseSettings):
     @classmethod
     def load(
         cls,
-        keywords: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
-        run_config: Mapping[str, Any] | None = None,
+        keywords: Values = None,
+        options: Values = None,
+        run_config: Values = None,
         unset: Collection[str] = (),
     ) -> Settings:
         """Read the settings from all their places.
@@ -278,10 +280,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def origins(
-        cls,
-        keywords: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
-        run_config: Mapping[str, Any] | None = None,
+        cls, keywords: Values = None, options: Values = None, run_config: Values = None
     ) -> dict[str, str]:
         """Return where each field that is given is written, for example ``environment`` or ``--source``.
 
@@ -299,10 +298,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def _given(
-        cls,
-        keywords: Mapping[str, Any] | None,
-        options: Mapping[str, Any] | None,
-        run_config: Mapping[str, Any] | None,
+        cls, keywords: Values, options: Values, run_config: Values
     ) -> tuple[dict[str, Any], dict[str, str]]:
         """Return what is given by hand, and how it is written there, by field name."""
         # Such a key would be ignored without a word: settings begin with lowcarb-.

@@ -63,7 +63,7 @@ def _archive(context: typer.Context) -> None:
 @options.command(app, "list", "lowcarb archive list")
 def show(archive_dir: ArchiveDir = None, utc: Utc = False, as_json: options.Json = False) -> None:
     """List archived locations and dates."""
-    archive = _opened(settings := _settings(archive_dir=archive_dir))
+    archive = _opened(settings := Settings.load(options={"archive_dir": archive_dir}))
     holdings = archive.holdings()
     size = archive.path.stat().st_size if archive.path.exists() else 0
     if as_json:
@@ -125,7 +125,7 @@ def fetch(
 ) -> None:
     """Fetch past forecasts and intensity, so that a first run can correct its forecasts."""
     chosen = options.source_options(source, sdk_url, sdk_signal, None)
-    settings = _settings(archive_dir=archive_dir, **chosen)
+    settings = Settings.load(options={"archive_dir": archive_dir, **chosen})
     # Older data would be deleted by the next write.
     if days > settings.archive_days:
         problem = f"{days} is more than the archive keeps, {settings.archive_days}"
@@ -218,7 +218,7 @@ def export(
     """Write trace files for the source traces and for backtests."""
     if forecasts is None and actuals is None:
         raise InputError("--forecasts", "no output file is given", "give --forecasts or --actuals, or both")
-    archive = _opened(_settings(archive_dir=archive_dir))
+    archive = _opened(Settings.load(options={"archive_dir": archive_dir}))
     wanted = {"source": source, "signal": signal, "server": server}
     chosen = choose(archive, location or (), {key: value for key, value in wanted.items() if value})
     documents: dict[str, dict[str, Any]] = {}
@@ -269,8 +269,7 @@ def import_files(
         imported = write_trace(downloads, to)
         where = str(to)
     else:
-        settings = _settings(archive_dir=archive_dir)
-        archive = _opened(settings)
+        archive = _opened(settings := Settings.load(options={"archive_dir": archive_dir}))
         imported = into_archive(downloads, archive, settings.archive_days)
         where = str(archive.path)
     if as_json:
@@ -298,7 +297,7 @@ def prune(
     as_json: options.Json = False,
 ) -> None:
     """Delete old data."""
-    archive = _opened(settings := _settings(archive_dir=archive_dir))
+    archive = _opened(settings := Settings.load(options={"archive_dir": archive_dir}))
     keep = settings.archive_days if days is None else days
     exists = archive.path.exists()  # opening the database would create it
     issues, values = archive.prune(timedelta(days=keep)) if exists else (0, 0)
@@ -311,10 +310,6 @@ def prune(
         f"older than {formatting.counted(keep, 'day')}"
     )
     output.print_line(output.console(), f"{deleted}; {archive.path} takes {size / _MEGABYTE:.1f} MB")
-
-
-def _settings(**given: Any) -> Settings:
-    return Settings.load(options=given)
 
 
 def _opened(settings: Settings) -> Archive:

@@ -31,6 +31,7 @@ from lowcarb_scheduler.userfiles import (
     Time,
     as_spelled,
     either,
+    parsed,
     read_document,
     validate,
 )
@@ -87,13 +88,18 @@ def _number(column: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _minutes(value: object) -> float:
+    """Read a duration as minutes, the unit of the older column."""
+    return parsed(parse_duration, value) / _MINUTE
+
+
 class Client(FileModel):
     """Client in a job's list; the values are checked together with those of fleet files."""
 
     id: Annotated[str, _name("id")] = ""
     location: Annotated[str, _name("location")] = ""
     power_watts: Annotated[float, _number("power_watts")] = math.nan
-    duration: Duration | None = None
+    duration: Annotated[float, BeforeValidator(_minutes)] = math.nan
     duration_minutes: Annotated[float, _number("duration_minutes")] = math.nan
     turns_done: Annotated[float, _number("turns_done")] = math.nan
 
@@ -105,22 +111,20 @@ class Client(FileModel):
         return value
 
 
-def _list(value: object) -> object:
-    if not isinstance(value, list):
-        raise FieldError("is not a list", "give [{id = ..., location = ...}, ...]")
-    return value
+def _of_type(kind: type, problem: str, fix: str) -> BeforeValidator:
+    """Return a validator of a type, because pydantic would convert some values silently."""
+
+    def check(value: object) -> object:
+        if not isinstance(value, kind):
+            raise FieldError(problem.format(value), fix)
+        return value
+
+    return BeforeValidator(check)
 
 
-def _path(value: object) -> str:
-    if not isinstance(value, str):
-        raise FieldError(f"{value!r} is no path", 'give for example "fleet.csv"')
-    return value
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise FieldError(f"{value!r} is neither true nor false", "give one of them")
-    return value
+_LIST: Final = _of_type(list, "is not a list", "give [{id = ..., location = ...}, ...]")
+_PATH: Final = _of_type(str, "{!r} is no path", 'give for example "fleet.csv"')
+_FLAG: Final = _of_type(bool, "{!r} is neither true nor false", "give one of them")
 
 
 class JobDocument(FileModel):
@@ -136,11 +140,11 @@ class JobDocument(FileModel):
     start_step_minutes: Minutes | None = None
     patience: Any = None
     participation: Any = None
-    stagger: Annotated[bool | None, BeforeValidator(_flag)] = None
+    stagger: Annotated[bool | None, _FLAG] = None
     max_location_share: Any = None
     mix_rounds: Any = None
-    clients: Annotated[list[Client] | None, BeforeValidator(_list)] = None
-    fleet: Annotated[str | None, BeforeValidator(_path)] = None
+    clients: Annotated[list[Client] | None, _LIST] = None
+    fleet: Annotated[str | None, _PATH] = None
 
     @model_validator(mode="after")
     def _check_one_fleet(self) -> Self:
@@ -189,12 +193,8 @@ def _listed(clients: Sequence[Client], file: str) -> Cells:
     # From here on, listed clients and fleet files share their checks.
     names = {column: np.array([getattr(each, column) for each in clients], dtype=object) for column in NAMES}
     numbers = {
-        column: np.array([getattr(each, column) for each in clients], dtype=np.float64)
-        for column in NUMBERS
-        if column != "duration"
+        column: np.array([getattr(each, column) for each in clients], dtype=float) for column in NUMBERS
     }
-    durations = [each.duration / _MINUTE if each.duration else math.nan for each in clients]
-    numbers["duration"] = np.array(durations, dtype=np.float64)
     return Cells(file, names, numbers, lambda row, column: f"clients[{row}].{column}")
 
 

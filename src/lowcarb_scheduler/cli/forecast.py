@@ -124,14 +124,6 @@ def command(
         raise typer.Exit(EXIT_MISSING)
 
 
-def _show(screen: Console, found: ForecastResult, plot: Path | None, times: Times) -> None:
-
-    _draw(found, plot)
-    show(screen, found, times)
-    if plot is not None:
-        output.print_facts(screen, [("chart", str(plot))])
-
-
 def _draw(found: ForecastResult, plot: Path | None) -> None:
     if plot is not None:
         from lowcarb_scheduler.report.figure import save
@@ -318,8 +310,9 @@ _SPARKS: Final = 18  # bars of a sparkline
 _MINUTE: Final = timedelta(minutes=1)
 
 
-def show(screen: Console, result: ForecastResult, times: Times) -> None:
-    """Print the forecast of each location, and the cleanest windows."""
+def _show(screen: Console, result: ForecastResult, plot: Path | None, times: Times) -> None:
+    """Print the forecast of each location, the cleanest windows and the chart's path."""
+    _draw(result, plot)
     table = result.intensity
     output.print_title(screen, formatting.labels(table.provenance))
     generated, zone = (
@@ -331,6 +324,8 @@ def show(screen: Console, result: ForecastResult, times: Times) -> None:
     if result.duration is not None:
         output.print_title(screen, f"cleanest {format_duration(result.duration)}")
         _print_windows(screen, result, times)
+    if plot is not None:
+        output.print_facts(screen, [("chart", str(plot))])
 
 
 def _print_locations(screen: Console, result: ForecastResult, times: Times) -> None:
@@ -431,21 +426,24 @@ def repeat(show: Callable[[Console], None], every: timedelta, clock: Clock, time
     times : Times
         Writer of times.
     """
-    screen = output.console()
+    screen, pages = output.console(), _pages(show, every, clock, times)
     with suppress(KeyboardInterrupt):
         if not screen.is_terminal:
-            _repeat(show, lambda text: _write(screen, text), every, clock, times)
+            for page in pages:
+                screen.file.write(f"{page}\n\n")
+                # A pipe is buffered; without a flush the page would appear minutes later.
+                screen.file.flush()
             return
         from rich.live import Live
         from rich.text import Text
 
         with Live(console=screen, auto_refresh=False, vertical_overflow="visible") as live:
-            _repeat(show, lambda text: live.update(Text.from_ansi(text), refresh=True), every, clock, times)
+            for page in pages:
+                live.update(Text.from_ansi(page), refresh=True)
 
 
-def _repeat(
-    show: Callable[[Console], None], put: Callable[[str], None], every: timedelta, clock: Clock, times: Times
-) -> None:
+def _pages(show: Callable[[Console], None], every: timedelta, clock: Clock, times: Times) -> Iterator[str]:
+    """Yield pages without end, and wait between them."""
     shown = ""
     while True:
         asked_at = clock.now()
@@ -457,14 +455,9 @@ def _repeat(
                 show(page)
             shown = capture.get()
         except LowcarbError as error:
+            # Without a first page the options are probably wrong, and trying again would not help.
             if not shown:
                 raise
             status = f"{status}\nthis attempt failed: {one_line(str(error))}"
-        put(f"{shown}{status}")
+        yield f"{shown}{status}"
         clock.sleep_until(asked_at + every)
-
-
-def _write(screen: Console, text: str) -> None:
-    """Print a page with an empty line after it."""
-    screen.file.write(f"{text}\n\n")
-    screen.file.flush()

@@ -153,7 +153,12 @@ def _complete(known: Forecast, stand_ins: Sequence[str] = ()) -> IntensityTable:
 
 def _learned(job: Job, known: IntensityTable, past: Past) -> Inputs:
     """Return the corrected forecast with a description of the correction."""
-    expected = _corrected(job, known, past)
+    # The value of waiting that replan adds is left out: it assumes later plans, which a single plan does not
+    # have, and it would invalidate the lower bound.
+    expected = known.align(job.fleet.locations)
+    # Past the deadline nothing is corrected: planning reports that no plan exists.
+    if job.finish_by > job.now:
+        expected = correct_forecast(expected, past.actual, job.now, looked_ahead(job), past.issues)
     changes, common = [str(past)], (to_us(job.now), to_us(min(known.end, expected.end)))
     # The change is measured where both tables have values.
     if common[0] < common[1]:
@@ -165,18 +170,6 @@ def _learned(job: Job, known: IntensityTable, past: Past) -> Inputs:
     if expected.end > known.end:
         changes.append(f"extends it by {format_duration(expected.end - max(known.end, job.now))}")
     return Inputs(job, expected, "; ".join(changes))
-
-
-def _corrected(job: Job, intensity: IntensityTable, past: Past) -> IntensityTable:
-    """Return the corrected forecast until the deadline.
-
-    The value of waiting that ``replan`` adds is left out: it assumes later plans, which a single plan does
-    not have, and it would invalidate the lower bound.
-    """
-    known = intensity.align(job.fleet.locations)
-    if job.finish_by <= job.now:
-        return known  # planning reports that no plan exists
-    return correct_forecast(known, past.actual, job.now, looked_ahead(job), past.issues)
 
 
 # -- Past intensity and past forecasts of a source ----------------------------------------------------------

@@ -173,11 +173,7 @@ class RunState:
         InputError
             If the ledger is missing, or a line of it is not an event.
         """
-        return cls.of(Record.of(read_ledger(run_dir)), is_in_use(run_dir))
-
-    @classmethod
-    def of(cls, record: Record, is_alive: bool | None) -> RunState:
-        """Derive the state from the replayed ledger."""
+        record, is_alive = Record.of(read_ledger(run_dir)), is_in_use(run_dir)
         ended, plan, waiting = record.finished, record.plan, record.waiting
         # A killed process can not write run_finished, but the lock on its ledger is gone.
         state = GONE if ended is None and is_alive is False else record.activity

@@ -76,7 +76,9 @@ def command(
     """Show how emissions fall when a job may finish later."""
     chosen = options.source_options(source, sdk_url, sdk_signal, traces)
     asked, intensity, corrected_by = read_inputs(job, forecast, history, chosen)
-    front = _front(asked, intensity, points)
+    # A large job takes minutes, so a terminal shows the progress.
+    with output.progress("planning", points) as done:
+        front = tradeoff(asked, intensity, points, lambda *_: done())
     answer = None if saving is None else _answer(front, saving, asked)
     if plot is not None:
         from lowcarb_scheduler.report.figure import save
@@ -100,13 +102,9 @@ def command(
     output.print_title(screen, formatting.work(asked))
     _print_points(screen, front, asked, answer, times)
     output.print_facts(screen, facts)
-    output.print_line(screen, f"next: {_next_command(inputs, answer or _advised(front))}")
-
-
-def _front(job: "Job", intensity: "IntensityTable", points: int) -> "Frontier":
-    """Compute the front, with a progress bar on a terminal."""
-    with output.progress("planning", points) as done:
-        return tradeoff(job, intensity, points, lambda *_: done())
+    # Without a knee every hour saves equally, so the last point is suggested.
+    suggested = answer or (front.knee if front.has_knee else front.points[-1])
+    output.print_line(screen, f"next: {_next_command(inputs, suggested)}")
 
 
 def _answer(front: "Frontier", saving: float, job: "Job") -> "FrontierPoint":
@@ -182,11 +180,6 @@ def _facts(front: "Frontier", job: "Job", intensity: "IntensityTable", times: Ti
 def _described(point: "FrontierPoint", times: Times) -> str:
     saves = formatting.percent(point.saving)
     return f"{times.instant(point.finish)} (patience {_patience(point)}, saves {saves})"
-
-
-def _advised(front: "Frontier") -> "FrontierPoint":
-    """Return the point to suggest: the knee, or the last point if every hour saves equally."""
-    return front.knee if front.has_knee else front.points[-1]
 
 
 def _patience(point: "FrontierPoint") -> str:
