@@ -62,9 +62,9 @@ def test_a_plan_is_told_in_the_zone_of_the_machine_unless_utc_is_asked_for(capsy
     asked = ["plan", "--job", write_job(tmp_path), "--forecast", write_forecast(tmp_path)]
     here, utc = run(capsys, *asked), run(capsys, *asked, "--utc")
     assert "opens (CET)" in here.out
-    assert "deadline     2026-03-03 01:00 CET" in here.out
+    assert "deadline       2026-03-03 01:00 CET" in here.out
     assert "opens (UTC)" in utc.out
-    assert "deadline     2026-03-03 00:00 UTC" in utc.out
+    assert "deadline       2026-03-03 00:00 UTC" in utc.out
     monkeypatch.setenv("LOWCARB_UTC", "1")
     assert run(capsys, *asked).out == utc.out
     document = run(capsys, *asked, "--json").document
@@ -93,4 +93,4 @@ def test_a_new_process_takes_the_zone_from_the_variable(tmp_path):
         [sys.executable, "-c", code, *asked], capture_output=True, text=True, check=True,
         env={**os.environ, "TZ": "AEST-10"},
     )  # fmt: skip
-    assert "deadline     2026-03-03 10:00 AEST" in done.stdout
+    assert "deadline       2026-03-03 10:00 AEST" in done.stdout
