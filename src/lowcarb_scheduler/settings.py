@@ -51,6 +51,7 @@ def _deadline(value: object) -> datetime | timedelta:
     """Read an absolute time or a duration from the start of the run."""
     if isinstance(value, datetime):
         return _read(to_utc, value)
+    # Every time has one of these signs, and no duration has.
     if not isinstance(value, timedelta) and ("-" in str(value) or ":" in str(value)):
         return _read(parse_time, value)
     return _duration(value)
@@ -59,6 +60,7 @@ def _deadline(value: object) -> datetime | timedelta:
 def _participation(value: object) -> object:
     """Read ``equal``, ``any`` or two whole numbers such as ``2,5``."""
     if isinstance(value, str) and "," in value:
+        # A run-config or variable has no lists, so bounds are text with a comma there.
         value = [int(bound) for bound in value.split(",")]
     if isinstance(value, list | tuple) and not (len(value) == 2 and 0 <= value[0] <= value[1]):
         raise ValueError("give equal, any, or least and most turns such as 2,5")
@@ -67,9 +69,11 @@ def _participation(value: object) -> object:
 
 def _over_select(value: object) -> object:
     """Read ``off``, ``auto`` or a probability between 0 and 1."""
+    # TOML has no off but false, which means the same here.
     if value in ("off", "auto") or (isinstance(value, bool) and not value):
         return value or "off"
     try:
+        # A probability is text in an environment variable.
         target = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         target = 0.0
@@ -85,6 +89,7 @@ def _clock(value: object) -> str:
     kind, _, start = str(value).partition(":")
     if kind != "virtual":
         raise ValueError("give system, virtual, or virtual:2026-01-31T18:00Z")
+    # In UTC, so that the ledger stores one spelling of the same start.
     return f"virtual:{format_time(_read(parse_time, start))}"
 
 
@@ -291,6 +296,7 @@ class Settings(BaseSettings):
             (".env", _DotEnv(cls)),
             ("environment", _Environment(cls)),
         )
+        # Later places override earlier ones, as they do for the values.
         origins = {
             field: place for place, fields in places for field in fields() if field in cls.model_fields
         }
@@ -352,6 +358,7 @@ def _secrets_dir() -> Path | None:
 
 def secret_fix(field: str) -> str:
     """Return where a secret can be put."""
+    # Not keyword, option or run-config: those are written to ledgers, shell histories and logs.
     variable = ENVIRONMENT_PREFIX + field.upper()
     return (
         f"set {variable} in the environment or .env, or put it in a file of that name in LOWCARB_SECRETS_DIR"

@@ -83,6 +83,7 @@ def show(archive_dir: ArchiveDir = None, utc: Utc = False, as_json: options.Json
     if not holdings:
         output.print_line(screen, "the archive is empty; next: lowcarb archive fetch --days 28 --location L")
         return
+    # One table for each feed: values of different signals or servers must not be compared.
     for feed, group in groupby(holdings, key=lambda each: each.feed):
         output.print_line(screen, f"{feed.source}, signal {feed.signal}, from {feed.server}")
         _print_holdings(screen, list(group), Times.of(utc))
@@ -90,6 +91,7 @@ def show(archive_dir: ArchiveDir = None, utc: Utc = False, as_json: options.Json
 
 def _print_holdings(screen: Console, holdings: Sequence[Holding], times: Times) -> None:
     def column(title: str, whens: Iterable[datetime | None]) -> tuple[str, list[str]]:
+        # Sources issue at any second, which nobody needs in a list of days.
         return times.column(title, [when and when.replace(second=0) for when in whens])
 
     first, firsts = column("first issue", (each.first_issued for each in holdings))
@@ -131,9 +133,11 @@ def fetch(
         problem = f"{days} is more than the archive keeps, {settings.archive_days}"
         raise InputError("--days", problem, "ask for fewer, or set LOWCARB_ARCHIVE_DAYS")
     archive, clock = _opened(settings), clocks.SystemClock()
+    # Before minutes of requests, not after them.
     archive.check()
     sources, now = _web_sources(settings), clock.now()
     period = now - timedelta(days=days), now
+    # All names first: a source without locations is refused before any request.
     names = [_names(each, settings, archive, location) for each in sources]
     total = sum(steps(asked, period) * len(own) for asked, own in zip(sources, names, strict=True))
     filled: list[Filled] = []
@@ -151,6 +155,7 @@ def fetch(
         columns = ("source", place, right("history"), right("past forecasts"), "problem")
         rows = [
             (each.source, each.location, f"{each.actual_hours / 24:.1f} d",
+             # None is no answer at all, 0 is an answer without data.
              "not offered" if each.past_forecasts is None else each.past_forecasts, each.why or "")
             for each in filled
         ]  # fmt: skip
@@ -169,6 +174,7 @@ def _web_sources(settings: Settings) -> list[ForecastSource]:
     opened = []
     for name in registry.named_sources(settings):
         source = registry.open_source(name, settings)
+        # Trace files and synthetic numbers are reproducible, so the archive does not store them.
         if source.issued_every is None:
             raise InputError("--source", f"{name} is not archived", "name a web source")
         opened.append(source)
@@ -188,6 +194,7 @@ def _names(
         if not held:
             fix = f"give --location L, as {source.name} or the locations file calls it"
             raise InputError("--location", f"is not given, and no location of {source.name} is archived", fix)
+        # The archive holds the names of the source, so nothing is translated.
         return dict(zip(held, held, strict=True))
     names = read_names(settings.locations, registry.SOURCES) if settings.locations else {}
     return {place: names.get(source.name, {}).get(place, place) for place in places}
@@ -219,6 +226,7 @@ def export(
     if forecasts is None and actuals is None:
         raise InputError("--forecasts", "no output file is given", "give --forecasts or --actuals, or both")
     archive = _opened(Settings.load(options={"archive_dir": archive_dir}))
+    # Values of different feeds in one file could not be told apart.
     wanted = {"source": source, "signal": signal, "server": server}
     chosen = choose(archive, location or (), {key: value for key, value in wanted.items() if value})
     documents: dict[str, dict[str, Any]] = {}
@@ -298,6 +306,7 @@ def prune(
 ) -> None:
     """Delete old data."""
     archive = _opened(settings := Settings.load(options={"archive_dir": archive_dir}))
+    # Zero days empty the archive, so only None means the setting.
     keep = settings.archive_days if days is None else days
     exists = archive.path.exists()  # opening the database would create it
     issues, values = archive.prune(timedelta(days=keep)) if exists else (0, 0)
@@ -363,6 +372,7 @@ def read_all(files: Sequence[Path], factor: str, signal: str) -> list[Download]:
     """
     if factor not in _FACTORS:
         raise unknown_name("--factor", factor, _FACTORS)
+    # Provenance refuses an unknown signal.
     measured = Provenance(None, cast("Signal", signal)).signal
     return [read_download(file, cast("Factor", factor), measured) for file in files]
 
@@ -375,6 +385,7 @@ def write_trace(downloads: Sequence[Download], path: Path) -> list[Imported]:
     InputError
         If the signals differ, or writing fails.
     """
+    # Files of several years or locations become one table.
     whole = reduce(IntensityTable.fill, (each.table for each in downloads))
     with TraceWriter(path, issued=False, field="--to") as writer:
         for location, series in columns_of(whole).items():
@@ -399,6 +410,7 @@ def into_archive(downloads: Sequence[Download], archive: Archive, keep_days: int
             raise InputError("--to", problem, fix)
     imported: list[Imported] = []
     for each in downloads:
+        # A download of data that a web source gives too has the address of that source, and continues it.
         archive.put_actual(Feed(each.table.source, each.table.signal, each.server), each.table)
         imported += _imported(each.table)
     return imported

@@ -68,6 +68,7 @@ def _deadlines(text: str) -> tuple[float, ...]:
     if not given or not all(1 <= each <= 1000 for each in given):
         problem = f"{text!r:.80} is not a list of multiples from 1 to 1000"
         raise InputError("--deadlines", problem, "give for example 1,2,4")
+    # A repeated deadline would count its instances twice.
     return tuple(dict.fromkeys(given))
 
 
@@ -151,6 +152,7 @@ def command(
     asked = _deadlines(deadlines), _methods(methods), _hours(replan_every, "--replan-every", _HOUR)
     late = _hours(delay, "--delay", timedelta(0))
     what = read_scenario(scenario)
+    # All inputs are checked before the replay, which may take hours.
     replay = read_replay(actual, forecast, what, asked[0], since, until, late, signal)
     with output.progress("replaying", len(asked[0]) * seeds) as done:
         found = compare(
@@ -171,6 +173,7 @@ def command(
 
 
 def _labels(replay: Replay) -> str:
+    # A trace file does not name its source; the file name is the best label there is.
     measured = formatting.labels(replace(replay.history.actual.provenance, source=replay.actual))
     return f"{measured}; forecast: {replay.forecast}"
 
@@ -181,6 +184,7 @@ def _document(found: Comparison, replay: Replay) -> dict[str, Any]:
         **table.provenance.to_dict(),
         "actual": replay.actual,
         "forecast": replay.forecast,
+        # The key is older than the option --scenario; schema_version 1 keeps it.
         "setting": {
             "name": setting.name, "locations": setting.locations, "clients": setting.clients,
             "clients_per_round": setting.clients_per_round, "rounds": setting.rounds,
@@ -189,6 +193,7 @@ def _document(found: Comparison, replay: Replay) -> dict[str, Any]:
         "seeds": found.seeds,
         "from": found.period[0],
         "to": found.period[1],
+        # So is this key: the option is --replan-every now.
         "cadence_hours": found.replan_every / _HOUR,
         "delay_hours": replay.history.actual_delay / _HOUR,
         "baseline": "run-now",
@@ -231,6 +236,7 @@ def _row(factor: float, score: Score) -> tuple[str, ...]:
         shown = f"{round(100 * part, 2) + 0.0:{sign}.2f}"
         return shown if error is None else f"{shown} ({100 * error:.2f})"
 
+    # The difference of a method to itself is zero without information.
     is_scheduler = score.method == "scheduler"
     difference = None if is_scheduler else score.difference
     turns = "" if score.min_turns is None else f"{score.min_turns} to {score.max_turns}"
@@ -317,6 +323,7 @@ def read_replay(
     wanted = _time(since, "--from"), _time(until, "--to")
     if forecast in NAIVE:
         history = History(happened, naive_issues(happened, forecast, delay), delay)
+        # Naive forecasts repeat earlier days, so the first days have none.
         if not history.issues:
             problem = "has less than three days, too few for a forecast"
             raise InputError("--actual", problem, "give a longer trace", str(actual))
@@ -327,7 +334,9 @@ def read_replay(
         except InputError as error:
             raise error.within(forecast) from None
     first, last = history.issues[0][0], history.issues[-1][1].end
+    # An hour later than the first value, because only past hours are known.
     earliest, latest = max(first, begins + _HOUR + delay), min(ends, last)
+    # By default the bias correction has its full history from the first instance on.
     start, end = wanted[0] or max(first, begins + HISTORY), wanted[1] or latest
     if start < earliest:
         problem = f"{format_time(start)} is before anything was known, {format_time(earliest)}"
@@ -341,6 +350,7 @@ def read_replay(
     _check_length(setting, deadlines, start, end)
     _check_gaps(history, start, end, actual)
     shown = history.between(start, end)
+    # Only the file name: paths of somebody's machine do not belong into a published result.
     kind = f"{forecast} of the past of the same file" if forecast in NAIVE else Path(forecast).name
     return Replay(shown, (start, end), actual.name, kind)
 
@@ -352,6 +362,7 @@ def _forecast_rows(forecast: str, wanted: tuple[datetime | None, datetime | None
         error = unknown_name("--forecast", forecast, NAIVE)
         raise InputError("--forecast", error.problem, f"{error.fix}, or give a .csv or .parquet file")
     issued = read_points(path, "--forecast")
+    # Without it the backtest could not tell which forecast was known at which time.
     if ISSUE not in issued:
         problem = "is missing: a forecast needs its time of issue"
         raise InputError(ISSUE, problem, "add the column, or give --forecast climatology", str(path))
@@ -372,12 +383,14 @@ def _time(text: str | None, field: str) -> datetime | None:
     if text is None:
         return None
     try:
+        # A day alone is convenient for a period; other times need their offset.
         return datetime.strptime(text.strip(), "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError:
         return parse_time(text, field)
 
 
 def _check_length(setting: Scenario, deadlines: Sequence[float], start: datetime, end: datetime) -> None:
+    # Every instance needs its whole deadline inside the period; one hour more lets starts differ.
     longest = max(deadlines) * setting.back_to_back
     if end - start < longest + _HOUR:
         have = format_duration(max(end - start, timedelta(0)))
@@ -400,6 +413,7 @@ def _check_gaps(history: History, start: datetime, end: datetime, file: Path) ->
 
 # -- Scenarios: the kind of job that is replayed, by name or from a TOML file -------------------------------
 
+# Larger jobs would fill the memory before any error could explain it.
 _MOST_CLIENTS: Final = 1_000_000
 _MOST_ROUNDS: Final = 100_000
 
@@ -449,6 +463,7 @@ def read_scenario(given: str) -> Scenario:
     if given in SCENARIOS:
         return SCENARIOS[given]
     path = Path(given)
+    # The name decides, so that a misspelt scenario is not reported as a missing file.
     if path.suffix.lower() != ".toml":
         error = unknown_name("--scenario", given, SCENARIOS)
         raise InputError(error.field, error.problem, f"{error.fix}, or give a .toml file")

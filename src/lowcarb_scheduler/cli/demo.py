@@ -19,6 +19,7 @@ def command(
     as_json: options.Json = False,
 ) -> None:
     """Run a Flower simulation that waits for clean hours."""
+    # With --json stdout belongs to the document, so the progress goes to stderr.
     document = runner.run_demo(output.console(stderr=as_json), run_dir)
     if as_json:
         output.write_document(document)

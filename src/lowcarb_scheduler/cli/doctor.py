@@ -56,11 +56,13 @@ def command(
 
 def _busy(screen: "Console") -> AbstractContextManager[Any]:
     """Show a spinner on a terminal while a server answers."""
+    # In a pipe the frames of a spinner would be text.
     return screen.status("checking") if screen.is_terminal else nullcontext()
 
 
 def _print(screen: "Console", check: "Check") -> None:
     """Print a check: with a symbol on a terminal, as plain text in a pipe."""
+    # One line each, so that a log or grep keeps check and fix together.
     result = check.detail if check.fix is None else f"{check.detail}; {check.fix}"
     if not screen.is_terminal:
         line = f"{check.state:<8}{output.shown(check.check):<{_NAME_WIDTH}} {output.shown(result)}"

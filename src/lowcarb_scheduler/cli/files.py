@@ -68,6 +68,7 @@ def _name(column: str) -> BeforeValidator:
     """Return a validator of text, or of a whole number that is used as a name."""
 
     def check(value: object) -> str:
+        # Flower ids are numbers, and bool is an int in Python.
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise FieldError(f"{value!r:.80} is not a name", f"give {NAMES[column]}, as text")
         return str(value)
@@ -96,6 +97,7 @@ def _minutes(value: object) -> float:
 class Client(FileModel):
     """Client in a job's list; the values are checked together with those of fleet files."""
 
+    # The defaults mean not given, as a blank cell does in a fleet file.
     id: Annotated[str, _name("id")] = ""
     location: Annotated[str, _name("location")] = ""
     power_watts: Annotated[float, _number("power_watts")] = math.nan
@@ -211,6 +213,7 @@ def read_fleet_file(path: Path) -> Cells:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
             frame = pd.read_csv(
+                # As text, because pandas would read the location NA as missing and the id 007 as 7.
                 path, dtype=str, keep_default_na=False, index_col=False, skipinitialspace=True,
                 encoding="utf-8-sig",
             ).fillna("")  # fmt: skip
@@ -221,6 +224,7 @@ def read_fleet_file(path: Path) -> Cells:
         reason = str(error).strip().splitlines()[0]
         raise InputError("fleet", f"is not readable CSV ({reason})", "correct it there", file) from None
     for column in frame.columns:
+        # Spreadsheets write semicolons where the decimal sign is a comma.
         if len(frame.columns) == 1 and ";" in column:
             fix = "separate columns by commas, and write decimals with a point"
             raise InputError("fleet", "its columns are separated by semicolons", fix, file)
@@ -253,6 +257,7 @@ def _minutes_by_text(text: pd.Series) -> dict[str, float]:
         try:
             minutes[each] = parse_duration(each, "duration") / _MINUTE
         except InputError:
+            # The caller knows the row and reports it.
             minutes[each] = math.nan
     return minutes
 
@@ -330,6 +335,7 @@ class JobFile:
         InputError
             For the first such client.
         """
+        # A set first: a million clients usually share a few locations.
         unknown = set(self.job.fleet.locations) - set(known)
         if unknown:
             row, name = next(
@@ -357,11 +363,13 @@ def read_job(path: Path, clock: Clock, patience: float | None = None) -> JobFile
     """
     document = read_document(path, "--job", "job")
     given = validate(JobDocument, document, str(path))
+    # Checked here, so that the error names the option and not the file.
     if patience is not None and not 0 <= patience <= 1:
         raise InputError("--patience", f"{patience} is not from 0 to 1", "give a number from 0 to 1")
     try:
         return _job(given, path, clock, given.patience if patience is None else patience)
     except InputError as error:
+        # Faults of the fleet file already name that file.
         if error.file is not None:
             raise
         raise InputError(as_spelled(error.field, document), error.problem, error.fix, str(path)) from None

@@ -98,6 +98,7 @@ def command(
     if every is not None and not watch:
         raise InputError("--every", "is given without --watch", "add --watch")
     asked = options.configured_source(options.source_options(source, sdk_url, sdk_signal, traces))
+    # A location given twice is asked for once.
     locations = tuple(dict.fromkeys(location))
     query = ForecastQuery(asked, locations, Settings.load().timeout, duration, corrected, until)
     clock, times = clocks.SystemClock(), Times.of(utc)
@@ -121,6 +122,7 @@ def command(
     for line in (*found.remarks, *unanswered):
         output.log(f"lowcarb: {line}")
     if unanswered:
+        # Scripts notice a missing location, although the others are printed.
         raise typer.Exit(EXIT_MISSING)
 
 
@@ -153,6 +155,7 @@ def _document(found: ForecastResult) -> dict[str, Any]:
         "locations": locations,
         "missing": forecast.missing,
     }
+    # Only if the source failed, and its last good forecast is shown instead.
     if forecast.last_good:
         document["last_good"] = {
             name: {"generated_at": forecast.issued_at(name), "why": why}
@@ -254,6 +257,7 @@ def look_up(query: ForecastQuery, clock: Clock) -> ForecastResult:
     forecast = _forecast(query, now)
     expectation, past = None, Past()
     if query.corrected:
+        # The history gets the time that the forecast has left over.
         past = past_of(query.source, query.locations, now, now + query.timeout, clock)
         expectation = expect(
             forecast.intensity.align(query.locations), past.actual, now, until or forecast.intensity.end,
@@ -261,6 +265,7 @@ def look_up(query: ForecastQuery, clock: Clock) -> ForecastResult:
         )  # fmt: skip
     intensity = forecast.intensity if expectation is None else expectation.intensity
     if until is not None:
+        # A forecast that starts later has nothing before that time; then all of it is shown.
         intensity = intensity.slice(intensity.start, until) or intensity
     windows = {} if query.duration is None else cleanest_windows(intensity, query.duration, now, until)
     lines = tuple(remarks(query.source, forecast, past))
@@ -280,6 +285,7 @@ def _look_until(query: ForecastQuery, now: datetime) -> datetime | None:
 
 def _forecast(query: ForecastQuery, now: datetime) -> Forecast:
     """Return the forecast, with a hint where one option names several locations."""
+    # None where the source can not list its locations.
     listed = query.source.locations
     for name in query.locations:
         if "," in name and listed is not None and name not in listed:
@@ -387,6 +393,7 @@ def _print_windows(screen: Console, result: ForecastResult, times: Times) -> Non
         if window is None:
             rows.append([name, "none", "", "", "", ""])
             continue
+        # The exact start only: a minute later is a wait.
         at_once = window.start == result.now
         now_g = window.now_g_per_kwh
         rows.append(

@@ -202,6 +202,7 @@ class Past:
         if self.actual is None:
             return "nothing: no history"
         known = ~np.isnan(self.actual.values).all(axis=1)
+        # Hours in which at least one location has a value.
         days = float(np.diff(self.actual.edges_us)[known].sum() / (24 * HOUR_US))
         return f"{days:.1f} days of history, {formatting.counted(len(self.issues), 'past forecast')}"
 

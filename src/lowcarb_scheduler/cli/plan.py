@@ -49,11 +49,13 @@ def command(
     asked, intensity, corrected_by = read_inputs(job, forecast, history, chosen, patience)
     planned = plan(asked, intensity)
     if plot is not None:
+        # matplotlib is slow to import, so only a chart pays for it.
         from lowcarb_scheduler.report.figure import save
         from lowcarb_scheduler.report.rounds import plot_plan
 
         save(plot_plan(planned, intensity, asked.now, asked.finish_by), plot)
     if as_json:
+        # The document of a plan is the one that the Python interface gives too.
         output.write_document(planned.to_dict())
     else:
         _show(planned, asked, corrected_by, plot, Times.of(utc))
@@ -62,8 +64,10 @@ def command(
 def _show(planned: "Plan", job: "Job", corrected_by: str | None, plot: Path | None, times: Times) -> None:
     screen = output.console()
     fleet, turns = planned.fleet, planned.turns
+    # Assumed power makes emissions comparable between plans, but not with a meter.
     clients, assumed = len(fleet), int(fleet.power_assumed.sum())
     output.print_title(screen, formatting.work(job))
+    # Without a bound or a baseline, because of a gap in the forecast, these read unknown.
     bound = formatting.mass(planned.lower_bound_g)
     run_now = formatting.mass(planned.run_now_emissions_g)
     gap = "" if planned.gap is None else f" (gap {formatting.percent(planned.gap)})"
@@ -83,6 +87,7 @@ def _show(planned: "Plan", job: "Job", corrected_by: str | None, plot: Path | No
             ("forecast ends", times.instant(planned.forecast_until)),
         ],
     )
+    # A round may open before and close after the clocks change, so each column has its own zone.
     opens, opened = times.column("opens", [each.opens_at for each in planned.rounds])
     closes, closed = times.column("closes", [each.closes_at for each in planned.rounds])
     columns = (right("round"), opens, closes, "clients by location", right("CO2eq"))
@@ -91,6 +96,7 @@ def _show(planned: "Plan", job: "Job", corrected_by: str | None, plot: Path | No
             number,
             opened[number - 1],
             closed[number - 1],
+            # Locations instead of ids: a round may have thousands of clients.
             formatting.counts(Counter(fleet.locations[k] for k in fleet.location_index[seats])),
             formatting.mass(opening.emissions_g),
         )

@@ -78,6 +78,7 @@ def command(
         option = f"--{unused[0].replace('_', '-')}"
         raise InputError(option, "is only used to refresh", "add --refresh")
     shown = read_page(folder)
+    # The page is made from the same accounts as the text, so the two can not disagree.
     page, accounts = write_page(shown, folder), shown.accounts
     if as_json:
         output.write_document(_document(accounts, page, folder / FOLDER_NAME, refreshed))
@@ -87,7 +88,9 @@ def command(
 
 def _refresh(folder: Path, options: Mapping[str, Any], signal: str | None) -> Refreshed:
     """Ask for the intensity that the ledger lacks; a complete ledger needs no source."""
+    # Without a source this only looks for what is missing.
     found = refreshing.refresh(folder, None)
+    # Then the source is not even opened: its credentials may be on another machine.
     if not found.lacks_hours:
         return found
     source = None
@@ -132,8 +135,10 @@ def _document(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed
         # The hindsight plan may use hours after the run, as far as their actual intensity is known.
         "hindsight_until": None if accounts.hindsight is None else accounts.hindsight.known_until,
         "saving": accounts.saving,
+        # The rounds that had a forecast, if not all; planned_g is null then.
         "planned_of": accounts.planned_of or None,
         "planned_of_g": accounts.planned_of_g,
+        # These rounds have no realised emissions until --refresh finds them.
         "rounds_without_actuals": accounts.without_actuals,
         "waterfall": [
             {"step": step.name, "kind": step.kind, "g": step.change_g} for step in accounts.waterfall
@@ -146,6 +151,7 @@ def _document(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed
             "energy_kwh": sci.energy_kwh, "intensity_g_per_kwh": sci.intensity_g_per_kwh, "embodied_g": None,
             "functional_unit": "round", "functional_units": sci.rounds, "g_per_round": sci.g_per_round,
         },
+        # The trade-off at the start of the run, with the plans and the outcome in it.
         "front": None if front is None else {
             "first_round": front.first_round,
             "points": [
@@ -220,6 +226,7 @@ def _refreshed(found: Refreshed) -> str:
         return "All rounds were complete; the hindsight plan now uses more hours."
     if not found.lacking:
         return "Nothing to fetch: all actual intensity is known."
+    # Providers publish actual intensity hours later, so a second attempt often succeeds.
     learned = f"Fetched actual intensity for {len(found.learned)} of {len(found.lacking)} incomplete rounds"
     return f"{learned}." if found.learned else f"{learned}; try again later."
 
@@ -234,6 +241,7 @@ def _show_numbers(screen: Console, accounts: Accounts, labels: str) -> None:
     if accounts.planned_of:
         planned_g, of = accounts.planned_of_g, f"of {accounts.planned_of} only; no others had a forecast"
     best_g = accounts.hindsight_g
+    # Missing intensity explains a missing hindsight plan better than the plan itself does.
     best = lacking or (no_best if best_g is None else "best plan with a perfect forecast")
     rows = [
         ("run-now", run_now_g, None, "baseline: random clients, back-to-back, " + actual),
@@ -256,6 +264,7 @@ def _show_waterfall(screen: Console, accounts: Accounts, labels: str) -> None:
     run_now_g = accounts.run_now_g
     rows = []
     for step in accounts.waterfall:
+        # No share of nothing: run-now emissions may be zero or unknown.
         part = step.change_g / run_now_g if run_now_g else None
         # Levels have no sign, changes do.
         sign = "+" if step.kind == "change" and step.change_g > 0 else ""
@@ -268,6 +277,7 @@ def _show_waterfall(screen: Console, accounts: Accounts, labels: str) -> None:
 def _show_locations(screen: Console, shares: Sequence[Share], labels: str) -> None:
     """Print the locations, those with the most energy first."""
     order = sorted(shares, key=lambda share: (-share.energy_kwh, share.name))
+    # A federation may have hundreds of locations; the CSV tables have them all.
     hidden = len(order) - MOST_LOCATIONS
     output.print_line(
         screen, f"By location: {labels}" + (f"; {hidden} more are in the tables" if hidden > 0 else "")

@@ -66,9 +66,11 @@ def _document(run_dir: Path, run: RunState) -> dict[str, object]:
 
 def _show(run: RunState, now: datetime, times: Times) -> None:
     screen = output.console()
+    # In other states the number means the next round, which the opening time below describes.
     which = f" round {run.round_number}" if run.state in ("holding", "training") else ""
     output.print_title(screen, f"Run {run.run_id}: {run.state}{which}")
     facts = [("rounds done", f"{run.rounds_done} of {run.rounds}")]
+    # A process that is gone opens nothing, whatever its last plan was.
     if run.opens_at is not None and run.state != "gone":
         opens = times.instant(run.opens_at)
         # A virtual clock jumps to the opening: a countdown would be meaningless.
@@ -179,6 +181,7 @@ class RunState:
         state = GONE if ended is None and is_alive is False else record.activity
         held = waiting if isinstance(waiting, HoldStarted) else None
         opened = record.current.opened if record.is_open and record.current else None
+        # The number and not the count: a resumed run keeps the numbers of its first part.
         done = record.rounds[-1].number if record.rounds else 0
         # Without an open or held round the next one counts, whose window the last plan has.
         current = opened or held
@@ -193,6 +196,7 @@ class RunState:
             rounds=record.started.rounds,
             rounds_done=done,
             opens_at=opens_at,
+            # A reason of an earlier wait would be misleading once the round has opened.
             why=waiting.reason if waiting and (held or state == AWAITING) else None,
             held_g=held.planned_g if held else None,
             at_once_g=held.at_once_g if held else None,

@@ -88,6 +88,7 @@ def command(
     if as_json:
         output.write_document(_document(front, intensity, answer))
         return
+    # The suggested command repeats these.
     inputs = {"job": job, "forecast": forecast, "history": history, **chosen}
     times = Times.of(utc)
     facts = _facts(front, asked, intensity, times)
@@ -144,6 +145,7 @@ def _print_points(
     rows = []
     named = (("knee", front.knee if front.has_knee else None), ("asked", answer))
     for k, point in enumerate(front.points):
+        # Relative to the earliest finish, because patience buys time from there.
         later = (point.finish - front.points[0].finish) / HOUR
         # The front has no value for an hour that ends after the deadline.
         saved = (
@@ -164,6 +166,7 @@ def _print_points(
 def _facts(front: "Frontier", job: "Job", intensity: "IntensityTable", times: Times) -> list[tuple[str, str]]:
     knee = f"{_described(front.knee, times)}: {KNEE_RULE}"
     if len(front.points) == 1:
+        # A single point: the earliest finish is the cleanest too.
         knee = f"{_described(front.knee, times)}: waiting longer saves nothing"
     elif not front.has_knee:
         knee = NO_KNEE
