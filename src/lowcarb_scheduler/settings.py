@@ -1,6 +1,6 @@
-"""Settings: one list, one meaning, wherever they are written.
+"""Settings of a run, read from code, options, run-config, environment and ``.env``.
 
-Precedence: keyword > option ``--x`` > run-config ``lowcarb-x`` > environment ``LOWCARB_X`` > ``.env``.
+A name means the same in each of these places. Precedence: keyword > option ``--x`` > run-config ``lowcarb-x`` > environment ``LOWCARB_X`` > ``.env``.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     Values = Mapping[str, Any] | None
 
 RUN_CONFIG_PREFIX: Final = "lowcarb-"
-_LONGEST: Final = timedelta(days=3650)
+ENVIRONMENT_PREFIX: Final = "LOWCARB_"
+# Older run-configs and environments still use these.
 FORMER_NAMES: Final = {"sdk_url": "carbon_aware_sdk_url", "uk_url": "uk_carbon_intensity_url"}
 SECRETS: Final = ("electricity_maps_token", "sdk_auth", "watttime_password", "watttime_user")
 Read = TypeVar("Read")
-ENVIRONMENT_PREFIX: Final = "LOWCARB_"
+_LONGEST: Final = timedelta(days=3650)
 _CREDENTIALS: Final = re.compile(r"(?<=//)[^/]*(?=@)|(?<=[?#]).*")  # of a URL: user and password, a query
 
 
@@ -94,7 +95,7 @@ def _clock(value: object) -> str:
 
 
 def _read(parse: Callable[[Any, str], Read], value: object) -> Read:
-    """Parse, telling pydantic of a fault in its own way; it knows the field."""
+    """Parse a value; an error becomes a ValueError, to which pydantic adds the field."""
     try:
         return parse(value, "")
     except InputError as error:
@@ -251,14 +252,14 @@ class Settings(BaseSettings):
         options : mapping, optional
             Options of the command line, by field name; None is not given.
         run_config : mapping, optional
-            Flower's run-config; keys that begin with ``lowcarb-`` are ours. An empty string is not given.
+            Flower's run-config; only keys that begin with ``lowcarb-`` are read. An empty string is not given.
         unset : collection of str
             Fields that keep their default, wherever they are written.
 
         Raises
         ------
         InputError
-            For an unknown name or an impossible value; it names the place it was written at.
+            For an unknown name or an impossible value; names the place of the setting.
         """
         given, written = cls._given(keywords, options, run_config)
         # Doctor leaves out impossible settings one by one, to report all of them.
@@ -278,7 +279,7 @@ class Settings(BaseSettings):
             raise InputError(label, f"{detail['input']!r}: {message}", _meaning(field)) from None
 
     def shown(self) -> dict[str, Any]:
-        """Return what may be shown: no secret, and no password or token that somebody wrote into a URL."""
+        """Return the settings for logs and ledgers, without secrets and without credentials in URLs."""
         given = self.model_dump(mode="json")
         return {name: _CREDENTIALS.sub("***", value) if name.endswith("_url") and value else value
                 for name, value in given.items()}  # fmt: skip
@@ -287,7 +288,7 @@ class Settings(BaseSettings):
     def origins(
         cls, keywords: Values = None, options: Values = None, run_config: Values = None
     ) -> dict[str, str]:
-        """Return where each field that is given is written, for example ``environment`` or ``--source``.
+        """Return the place of each given field, for example ``environment`` or ``--source``.
 
         The parameters are those of :meth:`load`, which is called first: it refuses what cannot be read.
         """
@@ -306,8 +307,8 @@ class Settings(BaseSettings):
     def _given(
         cls, keywords: Values, options: Values, run_config: Values
     ) -> tuple[dict[str, Any], dict[str, str]]:
-        """Return what is given by hand, and how it is written there, by field name."""
-        # Such a key would be ignored without a word: settings begin with lowcarb-.
+        """Return the values from code, options and run-config, and their labels there, by field name."""
+        # Such a key would be ignored silently, because settings begin with lowcarb-.
         for key in run_config or {}:
             if key.startswith("lowcarb_"):
                 raise InputError(key, "is no setting", f"write {key.replace('_', '-')}")
@@ -357,7 +358,7 @@ def _secrets_dir() -> Path | None:
 
 
 def secret_fix(field: str) -> str:
-    """Return where a secret can be put."""
+    """Return the places for a secret, as the fix of an error."""
     # Not keyword, option or run-config: those are written to ledgers, shell histories and logs.
     variable = ENVIRONMENT_PREFIX + field.upper()
     return (
@@ -366,7 +367,7 @@ def secret_fix(field: str) -> str:
 
 
 def _unknown(label: str, key: str, settings: type[Settings]) -> InputError:
-    """Return the error for a name that is no setting, with the nearest one spelt as it was written."""
+    """Return the error for an unknown setting, with the nearest name in the same spelling."""
     names = [name.replace("_", "-") for name in settings.model_fields]
     near = near_miss(key.replace("_", "-"), names)
     if near is None:
