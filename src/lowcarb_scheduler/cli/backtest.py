@@ -292,7 +292,7 @@ def read_replay(
     forecast : str
         Trace file of forecasts, or ``climatology`` or ``persistence``.
     setting : Scenario
-        What kind of job.
+        Kind of job.
     deadlines : sequence of float
         Multiples of the back-to-back time.
     since, until : str or None

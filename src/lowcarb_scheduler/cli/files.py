@@ -1,4 +1,4 @@
-"""Job files and fleet files: what ``plan`` and ``tradeoff`` are to plan.
+"""Job files and fleet files, the inputs of ``plan`` and ``tradeoff``.
 
 A fault in the list of clients is named like ``clients[3].power_watts``, a fault in a fleet file like
 ``row 4, power_watts``.
@@ -283,7 +283,7 @@ def to_fleet(cells: Cells, round_duration: timedelta | None) -> Fleet:
     for column, a_name in NAMES.items():
         blank = cells.names[column] == ""
         cells.refuse(blank, column, "is empty or missing", f"give every client {a_name}")
-    # Turns are counted by id, so two clients can not share one.
+    # Turns are counted by id, so two clients cannot share one.
     twice = pd.Series(ids).duplicated().to_numpy()
     cells.refuse(twice, "id", "stands twice", "give each client an id of its own")
     for column, unit in NUMBERS.items():

@@ -285,7 +285,7 @@ def _look_until(query: ForecastQuery, now: datetime) -> datetime | None:
 
 def _forecast(query: ForecastQuery, now: datetime) -> Forecast:
     """Return the forecast, with a hint where one option names several locations."""
-    # None where the source can not list its locations.
+    # None where the source cannot list its locations.
     listed = query.source.locations
     for name in query.locations:
         if "," in name and listed is not None and name not in listed:

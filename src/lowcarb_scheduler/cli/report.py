@@ -78,7 +78,7 @@ def command(
         option = f"--{unused[0].replace('_', '-')}"
         raise InputError(option, "is only used to refresh", "add --refresh")
     shown = read_page(folder)
-    # The page is made from the same accounts as the text, so the two can not disagree.
+    # The page is made from the same accounts as the text, so the two cannot disagree.
     page, accounts = write_page(shown, folder), shown.accounts
     if as_json:
         output.write_document(_document(accounts, page, folder / FOLDER_NAME, refreshed))

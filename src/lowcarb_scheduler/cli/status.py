@@ -177,7 +177,7 @@ class RunState:
         """
         record, is_alive = Record.of(read_ledger(run_dir)), is_in_use(run_dir)
         ended, plan, waiting = record.finished, record.plan, record.waiting
-        # A killed process can not write run_finished, but the lock on its ledger is gone.
+        # A killed process cannot write run_finished, but the lock on its ledger is gone.
         state = GONE if ended is None and is_alive is False else record.activity
         held = waiting if isinstance(waiting, HoldStarted) else None
         opened = record.current.opened if record.is_open and record.current else None
