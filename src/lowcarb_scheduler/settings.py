@@ -1,6 +1,7 @@
 """Settings of a run, read from code, options, run-config, environment and ``.env``.
 
-A name means the same in each of these places. Precedence: keyword > option ``--x`` > run-config ``lowcarb-x`` > environment ``LOWCARB_X`` > ``.env``.
+A name means the same in each of these places. Precedence:
+keyword > option ``--x`` > run-config ``lowcarb-x`` > environment ``LOWCARB_X`` > ``.env``.
 """
 
 from __future__ import annotations
@@ -252,7 +253,7 @@ class Settings(BaseSettings):
         options : mapping, optional
             Options of the command line, by field name; None is not given.
         run_config : mapping, optional
-            Flower's run-config; only keys that begin with ``lowcarb-`` are read. An empty string is not given.
+            Flower's run-config, of which only keys with ``lowcarb-`` are read. An empty string is not given.
         unset : collection of str
             Fields that keep their default, wherever they are written.
 
