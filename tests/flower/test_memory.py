@@ -29,8 +29,7 @@ BOOKS_BYTES = 256  # a round, at most: five numbers, and a place among the other
 RUN_BYTES = 2048  # a round, at most, with Flower's own record of its metrics
 
 
-@pytest.mark.parametrize("rounds", [1000, pytest.param(2000, marks=pytest.mark.soak)])
-def test_books_keep_a_few_numbers_a_round_however_many_nodes_it_had(midnight, monkeypatch, rounds):
+def test_books_keep_a_few_numbers_a_round_however_many_nodes_it_had(midnight, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda _: None)
     clock = VirtualClock(midnight)
     ledger = Ledger(RUN, clock)
@@ -39,7 +38,7 @@ def test_books_keep_a_few_numbers_a_round_however_many_nodes_it_had(midnight, mo
     profiles = [Profile(k, f"node-{k}", "DE", 1000.0, False, None) for k in range(4)]
     recorder.add_nodes([p.key for p in profiles], [p.key for p in profiles])
     recorder.update_nodes(profiles)
-    used = {}
+    rounds, used = 2000, {}
     tracemalloc.start()
     for number in range(1, rounds + 1):
         opened_at = clock.now()
@@ -64,7 +63,7 @@ def test_books_keep_a_few_numbers_a_round_however_many_nodes_it_had(midnight, mo
     ledger.close()
     assert growth < BOOKS_BYTES
     size = (RUN / "ledger.jsonl").stat().st_size
-    assert size > 1500 * rounds
+    assert size > 3_000_000
     assert peak < size / 2  # it is read a round at a time
     assert summary.realised_g == pytest.approx(rounds * 400.0)
     assert summary.run_now_g == pytest.approx(rounds * 400.0)
