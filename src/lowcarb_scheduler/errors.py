@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-_MOST_CHARACTERS: Final = 300
 _MOST_LISTED: Final = 12  # known names in an error that also suggests one
 
 
-def one_line(text: str, most: int = _MOST_CHARACTERS) -> str:
+def one_line(text: str, most: int = 300) -> str:
     """Return text from outside as one line of at most ``most`` printable characters."""
     # Cut before splitting: a server may send megabytes, of which one line is shown.
     text = " ".join(text[: 4 * most].split())

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 MAX_G_PER_KWH: Final = 3_000.0  # no grid emits more; such a number has a wrong unit
 _SHORTEST_STEP_US: Final = HOUR_US // 60
-_SOLE_STEP_US: Final = HOUR_US  # length of the step of a lone point, whose neighbours do not show one
 
 Signal = Literal["average", "marginal", "unknown"]
 SIGNALS: Final = get_args(Signal)
@@ -428,6 +427,7 @@ def neutral_table(
 def _close(times_us: Ints, end_us: int | None = None) -> Ints:
     """Append the end of the last step to sorted times; by default that of a median step."""
     if end_us is None:
-        step = int(np.median(np.diff(times_us))) if len(times_us) > 1 else _SOLE_STEP_US
+        # A lone point has no neighbour that shows its step.
+        step = int(np.median(np.diff(times_us))) if len(times_us) > 1 else HOUR_US
         end_us = int(times_us[-1]) + step
     return np.append(times_us, np.int64(end_us))

@@ -233,8 +233,8 @@ def export(
     for kind, path in (("forecasts", forecasts), ("actuals", actuals)):
         if path is not None:
             with output.progress("writing", len(chosen)) as done:
-                written = write_traces(archive, kind, chosen, path, done)
-            documents[kind] = {"path": str(path), "rows": written.rows, "locations": written.locations}
+                rows, locations = write_traces(archive, kind, chosen, path, done)
+            documents[kind] = {"path": str(path), "rows": rows, "locations": locations}
     if as_json:
         output.write_document(documents)
         return

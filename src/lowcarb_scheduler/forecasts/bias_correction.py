@@ -162,7 +162,9 @@ def expect(
         correction = past.correction(forecast, past_forecasts)
         near = np.minimum(hours, len(correction) - 1)
         shift = np.where((hours < len(correction))[:, None], correction[near], 0.0)
-        values = past.bounded(raw + shift, forecast)
+        # Bounded by what was seen or forecast; fmin and fmax leave gaps out.
+        seen = np.concatenate([past.hourly, forecast.values])
+        values = np.clip(raw + shift, np.fmin.reduce(seen), np.fmax.reduce(seen))
         # The climatology begins at the last known hour as well; its hours before now are not read.
         days = climatology(past.hourly, int(hours[-1]) + 1)
         usual = days.usual + expected_level(days.anomaly, len(days.usual))
@@ -237,12 +239,6 @@ class _Past:
                 # Issues close together repeat the same errors: the next one is older by ISSUES_EVERY.
                 before_us = issue_us - ISSUES_EVERY // timedelta(microseconds=1) + 1
         return learned_correction(self.hourly, newest, past[::-1], ahead)
-
-    def bounded(self, values: Floats, forecast: IntensityTable) -> Floats:
-        """Clip corrected values to the range of the actual and forecast values of each location."""
-        seen = np.concatenate([self.hourly, forecast.values])
-        # fmin and fmax leave gaps out, and give one where there is nothing else.
-        return np.clip(values, np.fmin.reduce(seen), np.fmax.reduce(seen))
 
     def _issue(self, table: IntensityTable, begin_us: int, locations: Sequence[str]) -> HourlyIssue:
         """Return a forecast by the hour, in the hours of the history."""

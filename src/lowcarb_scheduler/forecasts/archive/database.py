@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import IntensityTable, Signal
 
 FILE_NAME: Final = "archive.sqlite"
-KEEP_DAYS: Final = 60
-PATIENCE: Final = timedelta(seconds=2)
 _FIX: Final = "name another folder with LOWCARB_ARCHIVE_DIR, or set it to none"
 _ISSUE: Final = "issued_us, first_us, end_us, step_us, steps_us, g_per_kwh"  # columns of Issue, see _read
 
@@ -176,9 +174,9 @@ class Archive:
     def __init__(
         self,
         folder: Path | None = None,
-        keep_days: int = KEEP_DAYS,
+        keep_days: int = 60,
         clock: Clock | None = None,
-        patience: timedelta = PATIENCE,
+        patience: timedelta = timedelta(seconds=2),
     ) -> None:
         self._folder, self._patience, self._keep = folder, patience, timedelta(days=keep_days)
         self._clock = clock or SystemClock()

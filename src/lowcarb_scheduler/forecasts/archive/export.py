@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from lowcarb_scheduler.clock import EPOCH, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
@@ -13,13 +13,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lowcarb_scheduler.forecasts.archive.database import Archive, Holding
-
-
-class Written(NamedTuple):
-    """Number of rows and locations in an exported file."""
-
-    rows: int
-    locations: list[str]
 
 
 def choose(archive: Archive, places: Sequence[str], wanted: Mapping[str, str]) -> list[Holding]:
@@ -62,8 +55,8 @@ def choose(archive: Archive, places: Sequence[str], wanted: Mapping[str, str]) -
 
 def write_traces(
     archive: Archive, kind: str, holdings: Sequence[Holding], path: Path, done: Callable[[], object]
-) -> Written:
-    """Write all forecasts, or all actual intensity, to a trace file.
+) -> tuple[int, list[str]]:
+    """Write all forecasts, or all actual intensity, to a trace file; return its rows and locations.
 
     Parameters
     ----------
@@ -100,4 +93,4 @@ def write_traces(
                 parts = [(0, series) for series in found.values()]
             writer.add(each.location, parts)
             done()
-    return Written(writer.rows, [each.location for each in held])
+    return writer.rows, [each.location for each in held]

@@ -11,6 +11,7 @@ import copy
 import re
 import threading
 from collections.abc import Hashable
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import unquote
@@ -310,13 +311,11 @@ class ServerStats:
         """Record the status and the date of a response."""
         self.statuses.add(response.status_code)
         date = responses.parse_http_date(response.headers.get("date", ""))
-        if date is None:
-            return
-        try:  # the response of a cache has the date of the original and its age in seconds
-            age = timedelta(seconds=int(response.headers.get("age", "0")))
-            self.ahead = date + age - self._clock.now()
-        except (ValueError, OverflowError):
-            return
+        if date is not None:
+            # The response of a cache has the date of the original and its age in seconds.
+            with suppress(ValueError, OverflowError):
+                age = timedelta(seconds=int(response.headers.get("age", "0")))
+                self.ahead = date + age - self._clock.now()
 
 
 def _place(key: Hashable) -> str:
@@ -370,9 +369,8 @@ def base_url(url: str, field: str, example: str) -> httpx.URL:
     port = 80 if base.port is None else base.port
     if wrong or part_of_password or not 0 < port < 65_536:
         without_password = re.sub(r"^([a-z]+://)?.*@", r"\1", str(url), flags=re.S | re.I)
-        shown = one_line(
-            re.sub(r"[?#].*", "?***", without_password, flags=re.S), 100
-        )  # a query may hold a token
+        # A query may hold a token.
+        shown = one_line(re.sub(r"[?#].*", "?***", without_password, flags=re.S), 100)
         variable = f"LOWCARB_{field.upper().replace('-', '_')}"
         fix = f"set {variable} or give --{field}, for example {example}"
         raise InputError(field, f"{shown!r} is not an address of a server", fix)
