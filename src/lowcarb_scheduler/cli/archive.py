@@ -108,7 +108,7 @@ def _print_holdings(screen: Console, holdings: Sequence[Holding], times: Times) 
 
 def _document(holding: Holding) -> dict[str, Any]:
     document = asdict(holding)
-    return {**document.pop("feed"), **document}
+    return dict(document.pop("feed")._asdict(), **document)
 
 
 @options.command(

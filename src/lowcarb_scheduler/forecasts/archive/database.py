@@ -132,25 +132,25 @@ class Holding:
         Name that the source uses.
     issues : int
         Number of forecasts.
-    actual_hours : float
-        Duration of known actual intensity [h].
-    size_bytes : int
-        Approximate share of the file [B].
     first_issued, last_issued : datetime or None
         Issue time of the oldest and the newest forecast, None without one.
+    actual_hours : float
+        Duration of known actual intensity [h].
     actual_from, actual_until : datetime or None
         Begin and end of actual intensity, None without any.
+    size_bytes : int
+        Approximate share of the file [B].
     """
 
     feed: Feed
     location: str
     issues: int
-    actual_hours: float
-    size_bytes: int
     first_issued: datetime | None
     last_issued: datetime | None
+    actual_hours: float
     actual_from: datetime | None
     actual_until: datetime | None
+    size_bytes: int
 
 
 class Archive:
@@ -304,9 +304,9 @@ class Archive:
     def holdings(self) -> list[Holding]:
         """Return the archived data by location, in order of source, server, signal and location."""
         query = f"""
-            SELECT source, signal, server, location, ifnull(issues, 0),
-                   ifnull(actual_us, 0) / {HOUR_US}.0,
-                   ifnull(issue_bytes, 0) + 30 * ifnull(steps, 0), first_us, last_us, from_us, until_us
+            SELECT source, signal, server, location, ifnull(issues, 0), first_us, last_us,
+                   ifnull(actual_us, 0) / {HOUR_US}.0, from_us, until_us,
+                   ifnull(issue_bytes, 0) + 30 * ifnull(steps, 0)
             FROM series
             LEFT JOIN (SELECT series, count(*) AS issues,
                        min(issued_us) AS first_us, max(issued_us) AS last_us,
@@ -317,10 +317,11 @@ class Archive:
                        FROM steps GROUP BY series) AS s ON s.series = series.id
             ORDER BY source, server, signal, location"""
         with self._opened() as db:
-            return [
-                Holding(Feed(source, signal, server), location, issues, hours, size, *map(_time, times))
-                for source, signal, server, location, issues, hours, size, *times in db.execute(query)
-            ]
+            holdings = []
+            for *feed, location, issues, first, last, hours, begin, end, size in db.execute(query):
+                first, last, begin, end = map(_time, (first, last, begin, end))
+                holdings.append(Holding(Feed(*feed), location, issues, first, last, hours, begin, end, size))
+        return holdings
 
     def prune(self, keep: timedelta) -> tuple[int, int]:
         """Delete data older than ``keep`` and return the number of deleted issues and actual values."""
