@@ -69,7 +69,9 @@ def _row(parameter: click.Parameter, context: click.Context) -> str | None:
     if default not in (None, False, "", ()) and not callable(default):
         notes.append(f"default `{default}`")
     help_text = _text(getattr(parameter, "help", ""))
-    return f"| `{names.replace('|', ' or ')}` | {help_text} | {', '.join(notes)} |"
+    # Each name has code marks of its own, so that a former name can be found on the page too.
+    shown = names.replace("|", " or ").replace(", ", "`, `")
+    return f"| `{shown}` | {help_text} | {', '.join(notes)} |"
 
 
 def _text(text: str | None) -> str:

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import lowcarb_scheduler
-from lowcarb_scheduler.cli import forecast, main
+from lowcarb_scheduler.cli import main, options
 from lowcarb_scheduler.cli.app import app
 from support.cli_files import run
 
@@ -89,13 +89,13 @@ def raising(error):
 
 
 def test_ctrl_c_is_one_line_and_130(capsys, monkeypatch):
-    monkeypatch.setattr(forecast, "configured_source", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(options, "configured_source", raising(KeyboardInterrupt()))
     answer = run(capsys, "forecast", "--location", "DE")
     assert (answer.code, answer.line) == (130, "lowcarb: stopped by the user")
 
 
 def test_a_fault_of_ours_is_one_line(capsys, monkeypatch):
-    monkeypatch.setattr(forecast, "configured_source", raising(RuntimeError("two\nlines")))
+    monkeypatch.setattr(options, "configured_source", raising(RuntimeError("two\nlines")))
     answer = run(capsys, "forecast", "--location", "DE")
     assert answer.code == 2
     assert "RuntimeError: two lines" in answer.line
