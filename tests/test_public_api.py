@@ -1,10 +1,12 @@
-"""What the package promises about itself: its names, its laziness, and the one way data flows."""
+"""Promises of the package: its names, its laziness, its structure, and the one way data flows."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import lowcarb_scheduler
@@ -27,6 +29,7 @@ ROOMS = [
     {"cli"},
 ]
 PURE = ("planning", "accounting/emissions.py")
+MOST_FILES = 15  # modules of one folder
 EDGES = {"httpx", "flwr", "typer", "rich", "matplotlib", "pathlib", "os", "socket", "time"}
 
 
@@ -90,3 +93,28 @@ def test_the_core_is_pure():
         if str(path.relative_to(PACKAGE)).startswith(PURE):
             tops = {name.split(".")[0] for name in _imports(path)}
             assert not tops & EDGES, f"{path} imports {sorted(tops & EDGES)}"
+
+
+def test_only_the_flower_package_knows_flower():
+    for path in _modules():
+        own = path.relative_to(PACKAGE).parts[0]
+        if own in {"flower", "demo", "testing.py"}:
+            continue
+        text = path.read_text(encoding="utf-8")  # imports for types count, too
+        assert "import flwr" not in text, path
+        assert "from flwr" not in text, path
+        if own not in {"cli", "__init__.py"}:
+            assert "lowcarb_scheduler.flower" not in text, path
+
+
+def test_a_folder_fits_on_a_screen():
+    folders = Counter(path.parent for path in _modules() if path.name != "__init__.py")
+    assert max(folders.values()) <= MOST_FILES, folders.most_common(1)
+
+
+def test_docstrings_name_the_thing():
+    riddles = re.compile(r"(What|Who|Whose|Return what|Return who|Take down)\b")
+    for path in _modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                assert not riddles.match(ast.get_docstring(node) or ""), f"{path}: {node}"
