@@ -70,7 +70,7 @@ def test_books_keep_a_few_numbers_a_round_however_many_nodes_it_had(midnight, mo
     assert summary.evaluation_g == pytest.approx(rounds * 400.0)
 
 
-@pytest.mark.parametrize("rounds", [24, pytest.param(2000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("rounds", [60, pytest.param(2000, marks=pytest.mark.soak)])
 def test_a_whole_run_keeps_a_few_numbers_a_round(midnight, caplog, rounds):
     caplog.set_level("ERROR", "flwr")  # pytest remembers every line
     grid = InMemoryGrid(make_app(), node_configs(20, ["DE"]))

@@ -18,11 +18,8 @@ HOUR, MINUTE, DAY = timedelta(hours=1), timedelta(minutes=1), timedelta(days=1)
 
 
 class Journal(list):
-    def append(self, event, **data):
-        super().append((event, data))
-
     def named(self, name):
-        return [data for event, data in self if event == name]
+        return [event.to_record() for event in self if event.name == name]
 
 
 def table(start, **columns):

@@ -110,9 +110,9 @@ def test_it_covers_what_a_bootstrap_does_not(law, count, rounds):
 def test_waiting_as_long_as_allowed_makes_one_run_in_a_hundred_late_at_most(law):
     runs = 0
     late = 0
-    for rounds, deadline, is_told in product((5, 30), (1.2, 2.0, 5.0), (True, False)):
+    for rounds, deadline, is_given in product((5, 30), (1.2, 2.0, 5.0), (True, False)):
         rng = np.random.default_rng(rounds)
-        settings = coverage.settings_of(rounds * coverage.LAWS[law].mean * deadline * HOUR, is_told=is_told)
+        settings = coverage.settings_of(rounds * coverage.LAWS[law].mean * deadline * HOUR, is_given=is_given)
         for _ in range(30):
             outcome = coverage.simulate(coverage.sample(law, rounds, rng), settings)
             runs, late = runs + 1, late + outcome.late
