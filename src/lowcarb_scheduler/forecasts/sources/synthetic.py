@@ -44,30 +44,6 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import Floats, Ints
     from lowcarb_scheduler.settings import Settings
 
-# The Azure regions, as the Carbon Aware SDK names them, whose grid is one of the zones.
-_AZURE_REGIONS_OF: Final = {
-    "AU-NSW": ("australiacentral", "australiacentral2", "australiaeast"),
-    "AU-VIC": ("australiasoutheast",),
-    "BR-CS": ("brazilsouth", "brazilsoutheast"),
-    "US-MIDW-MISO": ("centralus",),
-    # Chicago, northcentralus, is in PJM: its utility ComEd is not part of MISO.
-    "US-MIDA-PJM": ("eastus", "eastus2", "northcentralus"),
-    "FR": ("francecentral", "francesouth"),
-    "DE": ("germanynorth", "germanywestcentral"),
-    "IT": ("italynorth",),
-    "KR": ("koreacentral", "koreasouth"),
-    "NO": ("norwayeast", "norwaywest"),
-    "PL": ("polandcentral",),
-    "ZA": ("southafricanorth", "southafricawest"),
-    "US-TEX-ERCO": ("southcentralus",),
-    "ES": ("spaincentral",),
-    "SE": ("swedencentral",),
-    "GB": ("uksouth", "ukwest"),
-    "NL": ("westeurope",),
-    "US-CAL-CISO": ("westus",),
-}
-AZURE_REGIONS: Final = {name: zone for zone, names in _AZURE_REGIONS_OF.items() for name in names}
-
 HORIZON_HOURS: Final = 96  # of a forecast
 MEMORY_KNOTS: Final = 48  # memory of a part of the weather
 DAY_HOURS: Final = 24
@@ -82,7 +58,7 @@ PASSING_SHARE: Final = 0.45
 class Zone:
     """One row of ``zone-figures.csv``; amplitudes are half the swing over the mean."""
 
-    name: str
+    zone: str
     mean_g_per_kwh: float
     winter_amp: float
     winter_min_utc: float
@@ -93,6 +69,7 @@ class Zone:
     seasonal_amp: float
     cleanest_month: float
     weekend_ratio: float
+    azure_regions: tuple[str, ...]  # on this grid, as the Carbon Aware SDK names them
 
 
 class Synthetic(ForecastSource):
@@ -108,7 +85,7 @@ class Synthetic(ForecastSource):
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
-        self.locations: tuple[str, ...] = tuple(sorted([*zones(), *AZURE_REGIONS]))
+        self.locations: tuple[str, ...] = tuple(sorted(zones()))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Synthetic:
@@ -152,7 +129,7 @@ class Synthetic(ForecastSource):
         """Return intensity in ``hours`` since 1970: actual, or as forecast ``lead_hours`` before."""
         values = np.empty((len(hours), len(locations)))
         for column, location in enumerate(locations):
-            zone = zones().get(AZURE_REGIONS.get(location, location))
+            zone = zones().get(location)
             if zone is None:
                 raise unknown_name("location", location, self.locations)
             values[:, column] = _regular(zone, hours) * self._weather(zone, hours, lead_hours)
@@ -174,7 +151,7 @@ class Synthetic(ForecastSource):
         ahead = np.zeros(len(hours)) if lead_hours is None else lead_hours
         log_factor = np.zeros(len(hours))
         for number, (sd, knot_hours, ar1) in enumerate(parts):
-            key = blake2b(f"{self.seed}/{zone.name}/{number}".encode(), digest_size=8).digest()
+            key = blake2b(f"{self.seed}/{zone.zone}/{number}".encode(), digest_size=8).digest()
             seen = hours - ahead.astype(np.int64)  # the last hour that had ended
             noise = sd * _smooth_noise(int.from_bytes(key, "big"), seen, knot_hours, ar1)
             left = ar1 ** (ahead / knot_hours)
@@ -185,15 +162,15 @@ class Synthetic(ForecastSource):
 
 @cache
 def zones() -> dict[str, Zone]:
-    """Return the grid zones by name."""
-    text = (
-        resources.files("lowcarb_scheduler.forecasts.sources").joinpath("zone-figures.csv").read_text("utf-8")
-    )
-    rows = csv.DictReader(text.splitlines())
-    return {
-        row["zone"]: Zone(row["zone"], **{name: float(row[name]) for name in row if name != "zone"})
-        for row in rows
-    }
+    """Return the grid zones by their own names and by those of the Azure regions in them."""
+    file = resources.files("lowcarb_scheduler.forecasts.sources").joinpath("zone-figures.csv")
+    known = {}
+    for row in csv.DictReader(file.read_text("utf-8").splitlines()):
+        # Chicago, northcentralus, is in PJM: its utility ComEd is not part of MISO.
+        zone, regions = row.pop("zone"), tuple(row.pop("azure_regions").split())
+        figures = {name: float(figure) for name, figure in row.items()}
+        known |= dict.fromkeys((zone, *regions), Zone(zone=zone, azure_regions=regions, **figures))
+    return known
 
 
 def _regular(zone: Zone, hours: Ints) -> Floats:
