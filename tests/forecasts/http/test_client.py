@@ -73,8 +73,8 @@ class Server:
         return (self.clock.now() - NOW).total_seconds()
 
 
-def get(client, *paths):
-    return client.send_all({path: Request(path) for path in paths}, lambda _, answer: answer.json())
+def get(client, *paths, timeout=None):
+    return client.send_all({path: Request(path) for path in paths}, lambda _, answer: answer.json(), timeout)
 
 
 def ok():
@@ -337,17 +337,17 @@ def test_a_request_that_was_never_sent_is_not_a_failure_of_its_place():
 def test_a_smaller_budget_is_kept(limit_s):
     server = Server()
     server.answers = (server.hang,)
-    narrower = server.client().within(timedelta(seconds=limit_s))
-    assert narrower.timeout == timedelta(seconds=min(limit_s, 30))
-    get(narrower, "x")
+    client, limit = server.client(), timedelta(seconds=limit_s)
+    assert client.budget(limit) == timedelta(seconds=min(limit_s, 30))
+    get(client, "x", timeout=limit)
     assert len(server.requests) == 3
-    assert server.waited_s <= narrower.timeout.total_seconds()
+    assert server.waited_s <= client.budget(limit).total_seconds()
 
 
 @pytest.mark.parametrize("limit", [timedelta(0), -timedelta(seconds=1)])
 def test_without_time_nothing_is_sent(limit):
     server = Server(ok())
-    outcome = get(server.client().within(limit), "x")["x"]
+    outcome = get(server.client(), "x", timeout=limit)["x"]
     assert isinstance(outcome, FetchError)
     assert server.requests == []
 
@@ -571,7 +571,7 @@ def test_an_unreachable_server_gets_no_request_during_the_pause():
     client = server.client()
     get(client, "a", "b")
     asked, opened = len(server.requests), server.clock.now()
-    outcomes = get(client.within(timedelta(seconds=5)), "a", "c")  # a copy shares what is known
+    outcomes = get(client, "a", "c", timeout=timedelta(seconds=5))
     assert len(server.requests) == asked
     assert server.clock.now() == opened
     since, again = (format_time(t.replace(microsecond=0)) for t in (opened, opened + FIRST_PAUSE))
@@ -654,13 +654,13 @@ def test_a_call_with_a_small_budget_does_not_open_the_breaker():
     client = server.client()
     for _ in range(4):
         server.requests.clear()
-        get(client.within(timedelta(seconds=2)), "a")
+        get(client, "a", timeout=timedelta(seconds=2))
         assert len(server.requests) > 1
     server.answers = (httpx.ConnectError("refused"),)
     get(client, "a", "b")
     server.clock.sleep_until(server.clock.now() + FIRST_PAUSE)
     server.requests.clear()
-    outcomes = get(client.within(timedelta(seconds=2)), "a", "b")
+    outcomes = get(client, "a", "b", timeout=timedelta(seconds=2))
     assert len(server.requests) == 1
     assert {outcome.why for outcome in outcomes.values()} == {
         "cannot connect to http://sdk:8080: refused",

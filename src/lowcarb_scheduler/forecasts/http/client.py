@@ -7,7 +7,6 @@ later is retried with growing, jittered pauses; any other failure becomes one pl
 from __future__ import annotations
 
 import base64
-import copy
 import re
 import threading
 from collections.abc import Hashable
@@ -120,11 +119,9 @@ class HttpClient:
         """Base URL without credentials; it identifies the data of the server."""
         return str(self._base_url).rstrip("/")
 
-    def within(self, limit: timedelta) -> HttpClient:
-        """Return the same client, its circuit breaker shared, with a budget of at most ``limit``."""
-        limited = copy.copy(self)
-        limited.timeout = max(min(self.timeout, limit), timedelta(0))
-        return limited
+    def budget(self, timeout: timedelta | None) -> timedelta:
+        """Return the time budget of a call: ``timeout``, at most that of the client."""
+        return self.timeout if timeout is None else max(min(self.timeout, timeout), timedelta(0))
 
     def send_all(
         self,
@@ -152,10 +149,10 @@ class HttpClient:
         dict
             Parsed response or error, by key, in the order of ``requests``.
         """
-        budget = self.timeout if timeout is None else max(min(self.timeout, timeout), timedelta(0))
+        budget = self.budget(timeout)
         # Places that failed go last: their retries must not use up the time of the others.
-        keys = sorted(requests, key=lambda key: self._breaker.failures(_place(key)))
-        places = {_place(key) for key in keys}
+        keys = sorted(requests, key=lambda key: self._breaker.failures(place_of(key)))
+        places = {place_of(key) for key in keys}
         outcomes: dict[K, T | FetchError] = {}
         if (refusal := self._breaker.refusal(places)) is None and keys:
             began, probing = self._clock.now(), self._breaker.is_open(places)
@@ -257,7 +254,7 @@ class CircuitBreaker:
         failures: dict[str, FetchError | None] = {}
         for key, outcome in outcomes.items():
             passing = isinstance(outcome, FetchError) and (outcome.again or outcome.unreachable)
-            place, error = _place(key), outcome if isinstance(outcome, FetchError) and passing else None
+            place, error = place_of(key), outcome if isinstance(outcome, FetchError) and passing else None
             failures[place] = error if failures.get(place, error) else None
         if not failures or (budget < _FAIR_TIMEOUT and all(failures.values())):
             return
@@ -318,7 +315,7 @@ class ServerStats:
                 self.ahead = date + age - self._clock.now()
 
 
-def _place(key: Hashable) -> str:
+def place_of(key: Hashable) -> str:
     """Return the place in the key of a request."""
     return str(key[0] if isinstance(key, tuple) else key)
 

@@ -21,19 +21,6 @@ if TYPE_CHECKING:
 PART: Final = timedelta(days=7)  # length of the period of one request; the strictest provider allows ten days
 
 
-def checked_timeout(timeout: timedelta) -> timedelta:
-    """Return the timeout.
-
-    Raises
-    ------
-    InputError
-        If the timeout is not positive.
-    """
-    if timeout <= timedelta(0):
-        raise InputError("timeout", f"{timeout} is not positive", "give for example 30s")
-    return timeout
-
-
 def floored(when: datetime, step: timedelta) -> datetime:
     """Return the last multiple of a step since 1970 UTC at or before a time."""
     return when - (when - EPOCH) % step

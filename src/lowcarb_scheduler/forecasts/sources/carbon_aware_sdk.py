@@ -136,7 +136,7 @@ class CarbonAwareSdk(WebSource):
 
         Each hour is one request, so not more of them.
         """
-        ends = self._clock.now() + self._limited(timeout).timeout
+        ends = self._deadline(timeout)
         answers = super()._recorded(names, first, last, timeout)
         # A failed request shows nothing about the records: no averages then, which would be a second try.
         empty = [
@@ -178,7 +178,7 @@ class CarbonAwareSdk(WebSource):
             If not one arrived.
         """
         first, last = period(start, end)
-        ends = self._clock.now() + self._limited(timeout).timeout
+        ends = self._deadline(timeout)
         names, missing = sendable(locations)
         times = reversed(parsing.moments(first, last, every, _STEP))
         requests = {(name, when): _issue_request(name, when) for when in times for name in names}

@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any, Final, Unpack
 from lowcarb_scheduler.clock import MICROSECOND, format_time
 from lowcarb_scheduler.errors import one_line
 from lowcarb_scheduler.forecasts.http import parsing
-from lowcarb_scheduler.forecasts.http.client import FetchError, Request
+from lowcarb_scheduler.forecasts.http.client import FetchError, Request, place_of
 from lowcarb_scheduler.forecasts.http.credentials import token as checked_token
 from lowcarb_scheduler.forecasts.sources.web import WebOptions, WebSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from datetime import datetime
 
     from pydantic import SecretStr
@@ -127,52 +127,43 @@ class ElectricityMaps(WebSource):
 
     def _issues(self, names: Names, now: datetime, timeout: Timeout) -> dict[str, Issue | FetchError]:
         """Request the longest forecasts, and where they are refused those that the plan allows."""
-        ends = self._clock.now() + self._limited(timeout).timeout
+        ends = self._deadline(timeout)
         answers = super()._issues(names, now, timeout)
-        refused = {
-            name: answer.status
-            for name, answer in answers.items()
-            if isinstance(answer, FetchError) and answer.status in _HORIZON_REFUSALS
-            if name not in self._shorter
-        }
+        refused = _refused(answers, _HORIZON_REFUSALS)
+        rest = {name: _request("forecast", name) for name in refused if name not in self._shorter}
         again = self._send_all(
-            {name: _request("forecast", name) for name in refused},
-            lambda name, answer: self._parse_forecast(name, answer, now),
-            ends - self._clock.now(),
+            rest, lambda name, answer: self._parse_forecast(name, answer, now), ends - self._clock.now()
         )
-        # 401 may be too many requests, which pass: nothing is learnt from it.
-        self._shorter |= {
-            name for name in again if not isinstance(again[name], FetchError) and refused[name] != 401
-        }
+        self._shorter |= _learnt(refused, again)
         return {**answers, **again}
 
     def _send_all(
         self, requests: Mapping[K, Request], parse: Callable[[K, Response], T], timeout: Timeout
     ) -> dict[K, T | FetchError]:
         """Send requests of version 4, and those that are refused once more in version 3."""
-        client = self._limited(timeout)
-        ends = self._clock.now() + client.timeout
-        known = {key for key in requests if _zone(key) in self._version_3}
-        answers = client.send_all(
-            {key: _in_version_3(each) if key in known else each for key, each in requests.items()}, parse
-        )
-        refused = {
-            key: answer.status
-            for key, answer in answers.items()
-            if isinstance(answer, FetchError) and answer.status in _VERSION_REFUSALS
-        }
-        self._version_3 -= {_zone(key) for key in known.intersection(refused)}  # version 4 is tried again
+        ends = self._deadline(timeout)
+        known = {key for key in requests if place_of(key) in self._version_3}
+        first = {key: _in_version_3(each) if key in known else each for key, each in requests.items()}
+        answers = self.client.send_all(first, parse, timeout)
+        refused = _refused(answers, _VERSION_REFUSALS)
+        self._version_3 -= {place_of(key) for key in known.intersection(refused)}  # version 4 is tried again
         rest = {key: _in_version_3(requests[key]) for key in refused if key not in known}
-        again = client.send_all(rest, parse, ends - self._clock.now())
-        self._version_3 |= {
-            _zone(key) for key in again if not isinstance(again[key], FetchError) and refused[key] != 401
-        }
+        again = self.client.send_all(rest, parse, ends - self._clock.now())
+        self._version_3 |= _learnt(refused, again)
         return {**answers, **again}
 
 
-def _zone(key: Hashable) -> str:
-    """Return the zone in the key of a request."""
-    return str(key[0] if isinstance(key, tuple) else key)
+def _refused(answers: Mapping[K, object], statuses: Collection[int]) -> dict[K, int | None]:
+    """Return the statuses of the requests that were refused with one of these."""
+    errors = {key: each for key, each in answers.items() if isinstance(each, FetchError)}
+    return {key: error.status for key, error in errors.items() if error.status in statuses}
+
+
+def _learnt(refused: Mapping[K, int | None], again: Mapping[K, object]) -> set[str]:
+    """Return the zones for which only the second way of asking works."""
+    # 401 may be too many requests, which pass: nothing is learnt from it.
+    good = [key for key, answer in again.items() if not isinstance(answer, FetchError)]
+    return {place_of(key) for key in good if refused[key] != 401}
 
 
 def _in_version_3(request: Request) -> Request:

@@ -164,7 +164,7 @@ class Synthetic(ForecastSource):
 def zones() -> dict[str, Zone]:
     """Return the grid zones by their own names and by those of the Azure regions in them."""
     file = resources.files("lowcarb_scheduler.forecasts.sources").joinpath("zone-figures.csv")
-    known = {}
+    known: dict[str, Zone] = {}
     for row in csv.DictReader(file.read_text("utf-8").splitlines()):
         # Chicago, northcentralus, is in PJM: its utility ComEd is not part of MISO.
         zone, regions = row.pop("zone"), tuple(row.pop("azure_regions").split())

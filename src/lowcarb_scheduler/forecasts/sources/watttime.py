@@ -161,10 +161,9 @@ class WattTime(WebSource):
     def _send_all(
         self, requests: Mapping[K, Request], parse: Callable[[K, Response], T], timeout: Timeout
     ) -> dict[K, T | FetchError]:
-        client = self._limited(timeout)
         # One authentication per call: only so it can tell a token of this call, which is not renewed again.
-        auth = _TokenAuth(self._session, client, self._clock)
-        outcomes = client.send_all(requests, parse, auth=auth)
+        auth = _TokenAuth(self._session, self.client, self._clock, self._deadline(timeout))
+        outcomes = self.client.send_all(requests, parse, timeout, auth)
         # The server has seen the credentials of the login and every token, and may echo them later.
         redaction = Redaction([self._session.basic, *auth.tokens])
         return {
@@ -190,14 +189,15 @@ class _TokenAuth(httpx.Auth):
     session : _Session
         Credentials and token.
     client : HttpClient
-        Client that sends the login, within the time budget of the call.
+        Client that sends the login.
     clock : Clock
-        Clock of the budget and of the age of the token.
+        Clock of the age of the token.
+    ends : datetime
+        Time by which the call has to end, the login included.
     """
 
-    def __init__(self, session: _Session, client: HttpClient, clock: Clock) -> None:
-        self._session, self._client, self._clock = session, client, clock
-        self._ends = clock.now() + client.timeout
+    def __init__(self, session: _Session, client: HttpClient, clock: Clock, ends: datetime) -> None:
+        self._session, self._client, self._clock, self._ends = session, client, clock, ends
         self._lock = threading.Lock()
         self._renewed = False
         self._error: LoginError | None = None

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, TypedDict, TypeVar
 
 from lowcarb_scheduler.clock import SystemClock, to_utc
-from lowcarb_scheduler.errors import ForecastUnavailableError
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
 from lowcarb_scheduler.forecasts.base import ForecastSource, period, sendable
 from lowcarb_scheduler.forecasts.http import parsing
 from lowcarb_scheduler.forecasts.http.client import FetchError, HttpClient, base_url
@@ -83,10 +83,12 @@ class WebSource(ForecastSource):
     ) -> None:
         # Not the virtual clock of a simulation: a server answers no sooner because that clock jumps.
         self._clock = clock or SystemClock()
+        if timeout <= timedelta(0):
+            raise InputError("timeout", f"{timeout} is not positive", "give for example 30s")
         url = self.default_url if url is None else url
         base = base_url(url, self.url_setting.replace("_", "-"), self.default_url)
         self.client = HttpClient(
-            base, parsing.checked_timeout(timeout), self._clock, transport, self.hints,
+            base, timeout, self._clock, transport, self.hints,
             headers=headers, follow_redirects=follow_redirects,
         )  # fmt: skip
         # Without credentials: the address is shown, and names the data in the archive.
@@ -155,9 +157,9 @@ class WebSource(ForecastSource):
         }
         return self._send_all(requests, lambda key, answer: self._parse_past(key[0], answer), timeout)
 
-    def _limited(self, timeout: Timeout) -> HttpClient:
-        """Return the client with a budget of at most ``timeout``, its circuit breaker shared."""
-        return self.client if timeout is None else self.client.within(timeout)
+    def _deadline(self, timeout: Timeout) -> datetime:
+        """Return the time by which a call has to end."""
+        return self._clock.now() + self.client.budget(timeout)
 
     def _send_all(
         self, requests: Mapping[K, Request], parse: Callable[[K, Response], T], timeout: Timeout
