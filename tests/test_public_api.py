@@ -17,8 +17,8 @@ HEAVY = {"numpy", "pandas", "scipy", "flwr", "httpx", "pydantic", "matplotlib", 
 # A module imports only from rooms on its own line or above it; a room is a package, or a module of one.
 ROOMS = [
     {"_version", "errors", "clock", "validation"},
-    {"intensity", "settings", "documents"},
-    {"forecasts", "accounting.emissions", "userfiles"},
+    {"intensity", "settings", "documents", "userfiles"},
+    {"forecasts", "accounting.emissions"},
     {"planning"},
     {"ledger", "events"},
     {"accounting"},

@@ -140,6 +140,13 @@ def parse_duration(text: str, field: str) -> timedelta:
     return duration
 
 
+def parse_deadline(text: str, field: str) -> datetime | timedelta:
+    """Parse a deadline: a time with an offset, or a duration from a start that the caller knows."""
+    # Every time has one of these signs, and no duration has.
+    is_time = "-" in text or ":" in text
+    return parse_time(text, field) if is_time else parse_duration(text, field)
+
+
 def format_duration(duration: timedelta) -> str:
     """Format a duration by its two largest units, for example ``2 d 3 h``, ``1 h 30 min`` or ``45 s``."""
     seconds = round(duration.total_seconds())

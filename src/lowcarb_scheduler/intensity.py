@@ -427,7 +427,11 @@ def neutral_table(
 def _close(times_us: Ints, end_us: int | None = None) -> Ints:
     """Append the end of the last step to sorted times; by default that of a median step."""
     if end_us is None:
-        # A lone point has no neighbour that shows its step.
-        step = int(np.median(np.diff(times_us))) if len(times_us) > 1 else HOUR_US
-        end_us = int(times_us[-1]) + step
+        end_us = int(times_us[-1]) + median_step_us(times_us)
     return np.append(times_us, np.int64(end_us))
+
+
+def median_step_us(times_us: Sequence[int] | Ints) -> int:
+    """Return the median distance of sorted times [µs]; an hour if there is one time only."""
+    # A lone point has no neighbour that shows its step.
+    return int(np.median(np.diff(times_us))) if len(times_us) > 1 else HOUR_US

@@ -10,9 +10,9 @@ import os
 import re
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -22,11 +22,13 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from lowcarb_scheduler.clock import format_time, parse_duration, parse_time, to_utc
+from lowcarb_scheduler import userfiles
+from lowcarb_scheduler.clock import format_time, parse_time
 from lowcarb_scheduler.errors import InputError, near_miss
+from lowcarb_scheduler.userfiles import parsed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Collection, Mapping
 
     from pydantic.fields import FieldInfo
 
@@ -37,26 +39,15 @@ ENVIRONMENT_PREFIX: Final = "LOWCARB_"
 # Older run-configs and environments still use these.
 FORMER_NAMES: Final = {"sdk_url": "carbon_aware_sdk_url", "uk_url": "uk_carbon_intensity_url"}
 SECRETS: Final = ("electricity_maps_token", "sdk_auth", "watttime_password", "watttime_user")
-Read = TypeVar("Read")
 _LONGEST: Final = timedelta(days=3650)
 _CREDENTIALS: Final = re.compile(r"(?<=//)[^/]*(?=@)|(?<=[?#]).*")  # of a URL: user and password, a query
 
 
-def _duration(value: object) -> timedelta:
-    duration = value if isinstance(value, timedelta) else _read(parse_duration, value)
-    if not timedelta(0) < duration <= _LONGEST:
+def _limited(value: datetime | timedelta) -> datetime | timedelta:
+    """Refuse a duration that is not positive or endless."""
+    if isinstance(value, timedelta) and not timedelta(0) < value <= _LONGEST:
         raise ValueError("give a positive duration, at most ten years")
-    return duration
-
-
-def _deadline(value: object) -> datetime | timedelta:
-    """Read an absolute time or a duration from the start of the run."""
-    if isinstance(value, datetime):
-        return _read(to_utc, value)
-    # Every time has one of these signs, and no duration has.
-    if not isinstance(value, timedelta) and ("-" in str(value) or ":" in str(value)):
-        return _read(parse_time, value)
-    return _duration(value)
+    return value
 
 
 def _participation(value: object) -> object:
@@ -92,19 +83,11 @@ def _clock(value: object) -> str:
     if kind != "virtual":
         raise ValueError("give system, virtual, or virtual:2026-01-31T18:00Z")
     # In UTC, so that the ledger stores one spelling of the same start.
-    return f"virtual:{format_time(_read(parse_time, start))}"
+    return f"virtual:{format_time(parsed(parse_time, start))}"
 
 
-def _read(parse: Callable[[Any, str], Read], value: object) -> Read:
-    """Parse a value; an error becomes a ValueError, to which pydantic adds the field."""
-    try:
-        return parse(value, "")
-    except InputError as error:
-        raise ValueError(f"{error.problem}; {error.fix}") from None
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
-Deadline = Annotated[datetime | timedelta, BeforeValidator(_deadline)]
+Duration = Annotated[userfiles.Duration, AfterValidator(_limited)]
+Deadline = Annotated[userfiles.Deadline, AfterValidator(_limited)]
 Turns = Annotated[Literal["equal", "any"] | tuple[int, int], BeforeValidator(_participation)]
 OverSelect = Annotated[Literal["off", "auto"] | float, BeforeValidator(_over_select)]
 ClockName = Annotated[str, BeforeValidator(_clock)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
-from lowcarb_scheduler.clock import parse_duration, parse_time, to_utc
+from lowcarb_scheduler.clock import parse_deadline, parse_duration, parse_time, to_utc
 from lowcarb_scheduler.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -153,15 +153,19 @@ def _time(value: object) -> datetime:
 
 
 def _deadline(value: object) -> datetime | timedelta:
-    if not isinstance(value, str | datetime):
-        fix = 'give a time with an offset, or a duration such as "48h"'
-        raise FieldError(f"{value!s} is neither a time nor a duration", fix)
-    is_time = isinstance(value, datetime) or "-" in value or ":" in value
-    return _time(value) if is_time else parsed(parse_duration, value)
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, str):
+        return parsed(parse_deadline, value)
+    if isinstance(value, datetime):
+        return parsed(to_utc, value)
+    fix = 'give a time with an offset, or a duration such as "48h"'
+    raise FieldError(f"{value!s} is neither a time nor a duration", fix)
 
 
 def _duration(value: object) -> timedelta:
-    return parsed(parse_duration, value)
+    # Arguments in code, which settings take too, are no text.
+    return value if isinstance(value, timedelta) else parsed(parse_duration, value)
 
 
 def _minutes(value: object) -> timedelta:

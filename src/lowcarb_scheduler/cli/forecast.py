@@ -15,7 +15,7 @@ from lowcarb_scheduler import clock as clocks
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.inputs import FORECAST_SHARE, Past, past_of, remarks
 from lowcarb_scheduler.cli.output import Column, Times, Utc, right
-from lowcarb_scheduler.clock import HOUR_US, format_duration, from_us, parse_duration, parse_time, to_us
+from lowcarb_scheduler.clock import HOUR_US, format_duration, from_us, parse_deadline, parse_duration, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, LowcarbError, one_line
 from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, expect
 from lowcarb_scheduler.forecasts.window import cleanest_windows
@@ -51,7 +51,7 @@ def _every(text: str) -> timedelta:
 
 
 def _until(text: str) -> datetime | timedelta:
-    return parse_time(text, "--until") if "-" in text or ":" in text else parse_duration(text, "--until")
+    return parse_deadline(text, "--until")
 
 
 @options.command(

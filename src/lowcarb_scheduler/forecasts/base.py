@@ -10,21 +10,17 @@ from datetime import timedelta
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-import numpy as np
-
-from lowcarb_scheduler.clock import format_duration, format_time, to_us, to_utc
+from lowcarb_scheduler.clock import format_duration, format_time, to_utc
 from lowcarb_scheduler.errors import InputError, unknown_name
-from lowcarb_scheduler.intensity import IntensityTable, Provenance
+from lowcarb_scheduler.intensity import Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from datetime import datetime
     from pathlib import Path
 
-    from numpy.typing import ArrayLike
-
     from lowcarb_scheduler.forecasts.http.client import ServerStats
-    from lowcarb_scheduler.intensity import Signal
+    from lowcarb_scheduler.intensity import IntensityTable, Signal
 
 Names = Sequence[str]  # of locations, as the source calls them
 Timeout = timedelta | None  # longest duration of a call; None leaves it to the source
@@ -319,23 +315,6 @@ def age_problem(generated_at: datetime, now: datetime, max_age: timedelta = MAX_
         age = format_duration(now - generated_at)
         return f"its newest forecast is {age} old, more than {format_duration(max_age)}"
     return None
-
-
-def has_value(points: tuple[ArrayLike, ArrayLike], start: datetime, end: datetime | None = None) -> bool:
-    """Return whether points have a value anywhere in [start, end).
-
-    Parameters
-    ----------
-    points : (times_us, values)
-        Points as in :meth:`IntensityTable.from_points`.
-    start, end : datetime
-        Bounds of the period; without an end, any time after its start.
-    """
-    table = IntensityTable.from_points({"": points})
-    inside = ~np.isnan(table.values[:, 0]) & (table.edges_us[1:] > to_us(start))
-    if end is not None:
-        inside &= table.edges_us[:-1] < to_us(end)
-    return bool(inside.any())
 
 
 # -- Locations file ---

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, parse_time, to_us
+from lowcarb_scheduler.clock import MICROSECOND, parse_time, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
 from lowcarb_scheduler.forecasts.base import Forecast
-from lowcarb_scheduler.intensity import MAX_G_PER_KWH, IntensityTable
+from lowcarb_scheduler.intensity import MAX_G_PER_KWH, IntensityTable, median_step_us
 from lowcarb_scheduler.validation import finite_number
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def series_of(points: Iterable[Point], first: datetime, last: datetime) -> Serie
         raise ValueError(f"there is no usable value: {problem}")
     # Without a length a value holds until the next point, and the last one for the median step.
     given = sorted(plausible)
-    step_us = int(np.median(np.diff(given))) if len(given) > 1 else HOUR_US
+    step_us = median_step_us(given)
     steps: list[tuple[int, float]] = []
     for time_us, next_us in zip(given, [*given[1:], None], strict=True):
         known, length = plausible[time_us]

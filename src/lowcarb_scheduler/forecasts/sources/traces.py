@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,28 +18,20 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, format_time, from_us, parse_time, to_us, to_utc
-from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, MissingExtraError, one_line
-from lowcarb_scheduler.forecasts.base import (
-    MAX_AGE,
-    Forecast,
-    ForecastSource,
-    age_problem,
-    distinct,
-    has_value,
-    period,
-)
-from lowcarb_scheduler.intensity import IntensityTable, Provenance
+from lowcarb_scheduler.clock import MICROSECOND, format_time, from_us, parse_time, to_us, to_utc
+from lowcarb_scheduler.errors import InputError, MissingExtraError, one_line
+from lowcarb_scheduler.forecasts.base import MAX_AGE, ForecastSource, age_problem, distinct, period
+from lowcarb_scheduler.forecasts.series import Issue, Series, forecast_from, table_of
+from lowcarb_scheduler.intensity import IntensityTable, Provenance, median_step_us
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
     from types import TracebackType
 
     from numpy.typing import ArrayLike
 
-    from lowcarb_scheduler.forecasts.base import Names, Timeout
-    from lowcarb_scheduler.forecasts.series import Series
+    from lowcarb_scheduler.forecasts.base import Forecast, Names, Timeout
     from lowcarb_scheduler.intensity import Floats, Ints, Signal
     from lowcarb_scheduler.settings import Settings
 
@@ -113,20 +105,17 @@ class Traces(ForecastSource):
                 continue
             issues = self._forecasts[location]
             # A file without issues is one forecast, known at any time.
-            issue = issues.newest(to_us(now)) if self._issued else 0
-            issued_at = from_us(issues.issued_us[issue]) if self._issued else now
-            if issue < 0:
-                missing[location] = f"the first issue is of {format_time(from_us(issues.issued_us[0]))}"
-            elif problem := age_problem(issued_at, now, self._max_age):
+            index = issues.newest(to_us(now)) if self._issued else 0
+            issue = issues.issue(max(index, 0), None if self._issued else now)
+            if index < 0:
+                missing[location] = f"the first issue is of {format_time(issue.issued_at)}"
+            elif problem := age_problem(issue.issued_at, now, self._max_age):
                 missing[location] = problem
-            elif not has_value(issues.points(issue), start=now):
+            elif not issue.series.has_value(now):
                 missing[location] = f"has no value after {format_time(now)}"
             else:
                 newest[location] = issue
-        if not newest:
-            raise ForecastUnavailableError(missing)
-        known = self._forecast_of(newest)
-        return replace(known, missing=missing) if self._issued else Forecast(known.intensity, now, missing)
+        return forecast_from(newest, missing, self.provenance)
 
     def past_forecasts(
         self, locations: Names, start: datetime, end: datetime, every: timedelta, *, timeout: Timeout = None
@@ -135,23 +124,16 @@ class Traces(ForecastSource):
 
         Spans of length ``every`` count from 1970 UTC; the first issue of a location in each one is taken.
         """
-        first, last = period(start, end)
+        first_us, last_us = map(to_us, period(start, end))
         span_us = every // MICROSECOND
-        spans: dict[int, dict[str, int]] = defaultdict(dict)  # index of the issue by span and location
+        spans: dict[int, dict[str, Issue]] = defaultdict(dict)
         for location in distinct(locations):
             if self._issued and location in self._forecasts:
-                issued_us = self._forecasts[location].issued_us
-                for issue in np.flatnonzero((issued_us >= to_us(first)) & (issued_us < to_us(last))):
-                    spans[issued_us[issue] // span_us].setdefault(location, int(issue))
-        return [self._forecast_of(issues) for _, issues in sorted(spans.items())]
-
-    def _forecast_of(self, issues: Mapping[str, int]) -> Forecast:
-        """Return one issue of each location, by its index."""
-        points = {location: self._forecasts[location].points(issue) for location, issue in issues.items()}
-        issued = {name: from_us(self._forecasts[name].issued_us[issue]) for name, issue in issues.items()}
-        table = IntensityTable.from_points(points, self.provenance)
-        oldest = min(issued.values())
-        return Forecast(table, oldest, issued={name: at for name, at in issued.items() if at != oldest})
+                issues = self._forecasts[location]
+                for index, issued_us in enumerate(issues.issued_us.tolist()):
+                    if first_us <= issued_us < last_us:
+                        spans[issued_us // span_us].setdefault(location, issues.issue(index))
+        return [forecast_from(issues, {}, self.provenance) for _, issues in sorted(spans.items())]
 
     def actual(
         self, locations: Names, start: datetime, end: datetime, *, timeout: Timeout = None
@@ -170,14 +152,12 @@ class Traces(ForecastSource):
                 holds = "holds forecasts only" if self._issued and not self._actuals else "does not have it"
                 missing[location] = f"{self.path.name} {holds}"
                 continue
-            points = self._actuals[location].points(0)
-            if has_value(points, first, last):
-                known[location] = points
+            series = self._actuals[location].issue(0).series
+            if series.has_value(first, last):
+                known[location] = series
             else:
                 missing[location] = f"no value from {format_time(first)} to {format_time(last)}"
-        if not known:
-            raise ForecastUnavailableError(missing)
-        table = IntensityTable.from_points(known, self.provenance).slice(first, last)
+        table = table_of(known, missing, self.provenance).slice(first, last)
         assert table is not None  # each location has a value in the period
         return table
 
@@ -200,8 +180,8 @@ def read_table(path: Path, field: str = "forecast", signal: Signal = "unknown") 
         If the file cannot be read as a trace.
     """
     _, by_location = _by_location(read_points(path, field))
-    newest = {name: issues.points(len(issues.issued_us) - 1) for name, issues in by_location.items()}
-    return IntensityTable.from_points(newest, Provenance("traces", signal))
+    newest = {name: issues.issue(len(issues.issued_us) - 1).series for name, issues in by_location.items()}
+    return table_of(newest, {}, Provenance("traces", signal))
 
 
 def table_of_points(rows: pd.DataFrame, signal: Signal, source: str = "traces") -> IntensityTable:
@@ -402,10 +382,12 @@ class _Issues:
         """Return the index of the newest issue at or before ``now_us``, -1 if there is none."""
         return int(np.searchsorted(self.issued_us, now_us, side="right")) - 1
 
-    def points(self, issue: int) -> tuple[Ints, Floats]:
-        """Return times and values of one issue."""
-        part = slice(self.bounds[issue], self.bounds[issue + 1])
-        return self.times_us[part], self.values[part]
+    def issue(self, index: int, issued_at: datetime | None = None) -> Issue:
+        """Return one issue, by default with the time of issue that the file gives."""
+        part = slice(self.bounds[index], self.bounds[index + 1])
+        times_us = self.times_us[part]
+        end_us = int(times_us[-1]) + median_step_us(times_us)
+        return Issue(issued_at or from_us(self.issued_us[index]), Series(times_us, self.values[part], end_us))
 
 
 def _by_location(rows: pd.DataFrame) -> tuple[bool, dict[str, _Issues]]:
@@ -545,8 +527,7 @@ class _Parquet:
 def _points(series: Series) -> tuple[Ints, Floats]:
     """Return times and values, with a gap at the end where a reader would let the last value hold longer."""
     times, values = series.times_us, series.values
-    step_us = int(np.median(np.diff(times))) if len(times) > 1 else HOUR_US
-    if int(times[-1]) + step_us == series.end_us:
+    if int(times[-1]) + median_step_us(times) == series.end_us:
         return times, values
     return np.append(times, np.int64(series.end_us)), np.append(values, np.nan)
 
