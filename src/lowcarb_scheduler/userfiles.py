@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tomllib
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
@@ -41,20 +41,35 @@ class FieldError(ValueError):
 
 
 class FileModel(BaseModel):
-    """Base of the models of files: unknown keys are refused, and a JSON null counts as not given."""
+    """Base of the models of files: unknown keys are refused, and a JSON null counts as not given.
+
+    Attributes
+    ----------
+    in_minutes : tuple of str
+        Durations that older files give as a number, under the name with ``_minutes``.
+    """
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+    in_minutes: ClassVar[tuple[str, ...]] = ()
 
     @model_validator(mode="before")
     @classmethod
     def _check_keys(cls, value: object) -> object:
         if not isinstance(value, dict):
             return value  # pydantic refuses it
+        older = {f"{name}_minutes": name for name in cls.in_minutes}
+        known = (*cls.model_fields, *older)
         for key in value:
-            if key not in cls.model_fields:
-                error = unknown_name(key, key, cls.model_fields)
+            if key not in known:
+                error = unknown_name(key, key, known)
                 raise FieldError(error.problem, error.fix, key)
-        return {key: each for key, each in value.items() if each is not None}
+        given = {key: each for key, each in value.items() if each is not None}
+        for key, name in older.items():
+            if key in given and name in given:
+                raise FieldError(f"is given beside {name}", "leave one of them out", key)
+            if key in given:
+                given[name] = _minutes(given.pop(key), key)
+        return given
 
 
 def validate(model: type[Model], document: dict[str, Any], file: str) -> Model:
@@ -164,36 +179,19 @@ def _deadline(value: object) -> datetime | timedelta:
 
 
 def _duration(value: object) -> timedelta:
-    # Arguments in code, which settings take too, are no text.
+    # A number of minutes is converted already, and settings are given in code, too.
     return value if isinstance(value, timedelta) else parsed(parse_duration, value)
 
 
-def _minutes(value: object) -> timedelta:
+def _minutes(value: object, key: str) -> timedelta:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST_MINUTES:
-        raise FieldError(f"{value!r} is not a number of minutes", "give for example 30")
+        raise FieldError(f"{value!r} is not a number of minutes", "give for example 30", key)
     return timedelta(minutes=value)
 
 
 Time = Annotated[datetime, BeforeValidator(_time)]
 Deadline = Annotated[datetime | timedelta, BeforeValidator(_deadline)]
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
-# Older files give minutes as a number under a key of its own, for example round_duration_minutes.
-Minutes = Annotated[timedelta, BeforeValidator(_minutes)]
-
-
-def either(model: FileModel, key: str) -> timedelta | None:
-    """Return the duration given under ``key`` or ``key_minutes``.
-
-    Raises
-    ------
-    InputError
-        If both are given.
-    """
-    duration: timedelta | None = getattr(model, key)
-    minutes: timedelta | None = getattr(model, f"{key}_minutes")
-    if duration is not None and minutes is not None:
-        raise InputError(f"{key}_minutes", f"is given beside {key}", "leave one of them out")
-    return minutes if duration is None else duration
 
 
 def as_spelled(field: str, document: dict[str, Any]) -> str:

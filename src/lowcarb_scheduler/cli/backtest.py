@@ -30,16 +30,7 @@ from lowcarb_scheduler.forecasts.bias_correction import HISTORY
 from lowcarb_scheduler.forecasts.sources.traces import ISSUE, read_points
 from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.report import formatting
-from lowcarb_scheduler.userfiles import (
-    Duration,
-    FieldError,
-    FileModel,
-    Minutes,
-    as_spelled,
-    either,
-    read_document,
-    validate,
-)
+from lowcarb_scheduler.userfiles import Duration, FieldError, FileModel, as_spelled, read_document, validate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -438,12 +429,13 @@ def _names(value: object) -> object:
 class ScenarioDocument(FileModel):
     """Content of a scenario file."""
 
-    locations: Annotated[list[str], BeforeValidator(_names)]
+    in_minutes = ("round_duration",)
+
+    locations: Annotated[tuple[str, ...], BeforeValidator(_names)]
     clients: Annotated[int, _whole(_MOST_CLIENTS)]
     clients_per_round: Annotated[int, _whole(_MOST_CLIENTS)]
     rounds: Annotated[int, _whole(_MOST_ROUNDS)]
-    round_duration: Duration | None = None
-    round_duration_minutes: Minutes | None = None
+    round_duration: Duration
 
 
 def read_scenario(given: str) -> Scenario:
@@ -470,11 +462,6 @@ def read_scenario(given: str) -> Scenario:
     document = read_document(path, "--scenario", "scenario")
     read = validate(ScenarioDocument, document, str(path))
     try:
-        duration = either(read, "round_duration")
-        if duration is None:
-            raise InputError("round_duration", "is missing", "add for example 1h")
-        return Scenario(
-            path.stem, tuple(read.locations), read.clients, read.clients_per_round, read.rounds, duration
-        )
+        return Scenario(path.stem, **dict(read))
     except InputError as error:
         raise InputError(as_spelled(error.field, document), error.problem, error.fix, str(path)) from None

@@ -27,10 +27,8 @@ from lowcarb_scheduler.userfiles import (
     Duration,
     FieldError,
     FileModel,
-    Minutes,
     Time,
     as_spelled,
-    either,
     parsed,
     read_document,
     validate,
@@ -132,14 +130,14 @@ _FLAG: Final = _of_type(bool, "{!r} is neither true nor false", "give one of the
 class JobDocument(FileModel):
     """Content of a job file. What is typed ``Any`` is checked by :class:`~lowcarb_scheduler.Job`."""
 
+    in_minutes = ("round_duration", "start_step")
+
     now: Time | None = None
     finish_by: Deadline
     rounds: Any
     clients_per_round: Any
     round_duration: Duration | None = None
-    round_duration_minutes: Minutes | None = None
     start_step: Duration | None = None
-    start_step_minutes: Minutes | None = None
     patience: Any = None
     participation: Any = None
     stagger: Annotated[bool | None, _FLAG] = None
@@ -383,16 +381,13 @@ def _job(given: JobDocument, path: Path, clock: Clock, patience: float) -> JobFi
             finish_by = now + finish_by
         except OverflowError:
             raise InputError("finish_by", "is too long", "give for example 48h") from None
-    round_duration = either(given, "round_duration")
     if given.fleet is None:
         cells = _listed(given.clients or (), str(path))
     else:
         cells = read_fleet_file(path.parent / given.fleet)
     # The keys of a job file are the names of the rules, so that a new rule needs no line here.
-    rules = JobRules.from_settings(
-        dict(given), patience=patience, round_duration=round_duration, start_step=either(given, "start_step")
-    )
-    fleet = to_fleet(cells, round_duration)
+    rules = JobRules.from_settings(dict(given), patience=patience)
+    fleet = to_fleet(cells, given.round_duration)
     job = rules.job(fleet, now, finish_by, given.rounds, given.clients_per_round)
     return JobFile(job, cells, given.now is not None)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -43,31 +43,16 @@ def folder_of(run_dir: Path) -> Path:
 
 
 def _document(run_dir: Path, run: RunState) -> dict[str, object]:
-    return {
-        "run_dir": str(run_dir),
-        "run_id": run.run_id,
-        "state": run.state,
-        "alive": run.is_alive,
-        "round": run.round_number,
-        "rounds": run.rounds,
-        "rounds_done": run.rounds_done,
-        "opens_at": run.opens_at,
-        "why": run.why,
-        "held_g": run.held_g,
-        "at_once_g": run.at_once_g,
-        "saves_g": run.saves_g,
-        "finish": run.finish,
-        "finish_by": run.finish_by,
-        "late": run.is_late,
-        "degraded": [{name: getattr(each, name) for name in ("at", "what", "why")} for each in run.degraded],
-        "last_event_at": run.last_event_at,
-    }
+    state = {each.name: getattr(run, each.name) for each in fields(run) if each.name != "is_virtual"}
+    # Who reads the document needs no more of these events.
+    state["degraded"] = [{key: getattr(each, key) for key in ("at", "what", "why")} for each in run.degraded]
+    return {"run_dir": str(run_dir), **state}
 
 
 def _show(run: RunState, now: datetime, times: Times) -> None:
     screen = output.console()
     # In other states the number means the next round, which the opening time below describes.
-    which = f" round {run.round_number}" if run.state in ("holding", "training") else ""
+    which = f" round {run.round}" if run.state in ("holding", "training") else ""
     output.print_title(screen, f"Run {run.run_id}: {run.state}{which}")
     facts = [("rounds done", f"{run.rounds_done} of {run.rounds}")]
     # A process that is gone opens nothing, whatever its last plan was.
@@ -83,7 +68,7 @@ def _show(run: RunState, now: datetime, times: Times) -> None:
         saved = f"{formatting.mass(run.saves_g)} of {formatting.mass(run.at_once_g)} CO2eq in this round"
         facts.append(("waiting saves", saved))
     if run.finish is not None:
-        facts.append(("finish" if run.round_number is None else "planned finish", _finish(run, times)))
+        facts.append(("finish" if run.round is None else "planned finish", _finish(run, times)))
     facts.append(("process", _process(run)))
     facts.append(("last event", times.instant(run.last_event_at)))
     if run.degraded:
@@ -98,14 +83,14 @@ def _finish(run: RunState, times: Times) -> str:
     text = times.instant(run.finish)
     if run.finish_by is None:
         return text
-    side = "after" if run.is_late else "before"
+    side = "after" if run.late else "before"
     return f"{text}, {format_duration(abs(run.finish_by - run.finish))} {side} the deadline"
 
 
 def _process(run: RunState) -> str:
     if run.state == "gone":
         return "ended without closing its ledger; start it again with this run-dir to resume"
-    return {True: "alive", False: "ended", None: "unknown: this file system has no locks"}[run.is_alive]
+    return {True: "alive", False: "ended", None: "unknown: this file system has no locks"}[run.alive]
 
 
 # -- State of a run ----------------------------------------------------------------------------------------
@@ -117,7 +102,7 @@ GONE = "gone"
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """State of a run, derived from the events of its ledger.
+    """State of a run, derived from the events of its ledger: the JSON document, but for ``is_virtual``.
 
     Parameters
     ----------
@@ -126,9 +111,9 @@ class RunState:
     state : str
         ``preparing``, ``waiting for nodes``, ``holding``, ``training``, ``gone`` (its process ended without
         closing the ledger), or the outcome: ``completed``, ``stopped``, ``failed`` or ``out of time``.
-    is_alive : bool or None
+    alive : bool or None
         Whether its process locks the ledger; None where the file system has no locks.
-    round_number : int or None
+    round : int or None
         The round that is held, trains, or opens next.
     rounds, rounds_done : int
         Number of all rounds, and of finished rounds.
@@ -136,12 +121,15 @@ class RunState:
         Opening time of that round.
     why : str or None
         Reason of the hold, or the nodes it waits for.
-    held_g, at_once_g : float or None
-        Planned emissions of the held round, and its emissions if it had opened at once [gCO2eq].
+    held_g, at_once_g, saves_g : float or None
+        Planned emissions of the held round, its emissions if it had opened at once, and the difference
+        [gCO2eq].
     finish : datetime or None
         Planned or actual end of the last round.
     finish_by : datetime or None
         The deadline.
+    late : bool or None
+        True if the last round ends after the deadline; None where one of the times is unknown.
     degraded : sequence of Degraded
         Problems so far.
     last_event_at : datetime
@@ -152,16 +140,18 @@ class RunState:
 
     run_id: str
     state: str
-    is_alive: bool | None
-    round_number: int | None
+    alive: bool | None
+    round: int | None
     rounds: int
     rounds_done: int
     opens_at: datetime | None
     why: str | None
     held_g: float | None
     at_once_g: float | None
+    saves_g: float | None
     finish: datetime | None
     finish_by: datetime | None
+    late: bool | None
     degraded: Sequence[Degraded]
     last_event_at: datetime
     is_virtual: bool
@@ -187,39 +177,30 @@ class RunState:
         current = opened or held
         number = current.round if current else done + 1 if ended is None else None
         planned = {window.round: window.opens_at for window in plan.windows} if plan else {}
+        held_g, at_once_g = (held.planned_g, held.at_once_g) if held else (None, None)
+        finish = ended.finish if ended else plan.finish if plan else None
+        finish_by = ended.finish_by if ended else plan.finish_by if plan else record.started.finish_by
         opens_at = held.until if held else opened.opened_at if opened else planned.get(number or 0)
         return cls(
             run_id=str(record.started.run_id),
             state=state,
-            is_alive=False if ended else is_alive,
-            round_number=number,
+            alive=False if ended else is_alive,
+            round=number,
             rounds=record.started.rounds,
             rounds_done=done,
             opens_at=opens_at,
             # A reason of an earlier wait would be misleading once the round has opened.
             why=waiting.reason if waiting and (held or state == AWAITING) else None,
-            held_g=held.planned_g if held else None,
-            at_once_g=held.at_once_g if held else None,
-            finish=ended.finish if ended else plan.finish if plan else None,
-            finish_by=ended.finish_by if ended else plan.finish_by if plan else record.started.finish_by,
+            held_g=held_g,
+            at_once_g=at_once_g,
+            saves_g=None if held_g is None or at_once_g is None else at_once_g - held_g,
+            finish=finish,
+            finish_by=finish_by,
+            late=None if finish is None or finish_by is None else finish > finish_by,
             degraded=[event for event in record.incidents if isinstance(event, Degraded)],
             last_event_at=record.last_at,
             is_virtual=record.started.clock == "virtual",
         )
-
-    @property
-    def saves_g(self) -> float | None:
-        """Emissions of the held round that waiting avoids [gCO2eq]."""
-        if self.held_g is None or self.at_once_g is None:
-            return None
-        return self.at_once_g - self.held_g
-
-    @property
-    def is_late(self) -> bool | None:
-        """True if the last round ends after the deadline; None where one of the times is unknown."""
-        if self.finish is None or self.finish_by is None:
-            return None
-        return self.finish > self.finish_by
 
 
 # -- lowcarb release ---------------------------------------------------------------------------------------
@@ -234,12 +215,10 @@ def release(run_dir: RunDir, as_json: options.Json = False) -> None:
     folder = folder_of(run_dir)
     run = RunState.read(folder)
     # A virtual clock waits for nobody, so there is no hold to end.
-    if run.state != HOLDING or run.round_number is None or run.is_virtual:
+    if run.state != HOLDING or run.round is None or run.is_virtual:
         raise NothingHeldError(str(run_dir), "on a virtual clock" if run.is_virtual else run.state)
-    request_release(folder, run.round_number)
+    request_release(folder, run.round)
     if as_json:
-        output.write_document(
-            {"run_dir": str(run_dir), "round": run.round_number, "was_to_open_at": run.opens_at}
-        )
+        output.write_document({"run_dir": str(run_dir), "round": run.round, "was_to_open_at": run.opens_at})
     else:
-        output.print_line(output.console(), f"round {run.round_number} opens within {_SECONDS} seconds")
+        output.print_line(output.console(), f"round {run.round} opens within {_SECONDS} seconds")

@@ -10,8 +10,8 @@ from pydantic import BeforeValidator
 
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.forecasts.base import NAMES, read_locations
-from lowcarb_scheduler.userfiles import Duration, FieldError, FileModel, either, validate
-from lowcarb_scheduler.validation import duration_of, power_of
+from lowcarb_scheduler.userfiles import Duration, FieldError, FileModel, validate
+from lowcarb_scheduler.validation import power_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,19 +38,14 @@ def _power(value: object) -> float:
     return watts
 
 
-def _minutes(value: object) -> timedelta:
-    if (duration := duration_of(value)) is None:
-        raise FieldError(f"{value!r} is not from a second to a week", "give minutes")
-    return duration
-
-
 class _Entry(FileModel):
     """Content of an entry, its keys with underscores as in a job file."""
+
+    in_minutes = ("duration",)
 
     location: Annotated[str, BeforeValidator(_location)]
     power_watts: Annotated[float | None, BeforeValidator(_power)] = None
     duration: Duration | None = None
-    duration_minutes: Annotated[timedelta | None, BeforeValidator(_minutes)] = None
 
 
 def read_places(path: Path) -> dict[str, Place]:
@@ -78,7 +73,7 @@ def _place(node: str, entry: Any, file: str) -> Place:
     try:
         # The keys are written with hyphens, as settings are; underscores, as in a job file, are read too.
         read = validate(_Entry, {key.replace("-", "_"): value for key, value in entry.items()}, file)
-        return Place(read.location, read.power_watts, either(read, "duration"))
+        return Place(read.location, read.power_watts, read.duration)
     except InputError as error:
         field = f"{node}.{error.field.replace('_', '-')}"
         raise InputError(field, error.problem, error.fix, file) from None
