@@ -6,13 +6,19 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 LOWEST_PYTHON ?= $(shell command -v python3.11 || echo $(PYTHON))
 
-.PHONY: demo test lint docs notebooks wheel lowest soak clean
+.PHONY: demo test test-quick test-flower lint docs figures notebooks wheel lowest soak clean
 
 demo: $(STAMP)  ## a real Flower simulation that waits for clean hours, and what it saved
 	$(BIN)/lowcarb demo
 
 test: lint  ## everything that CI checks
+	$(MAKE) --jobs=2 test-quick test-flower
+
+test-quick: $(STAMP)
 	$(BIN)/pytest -n auto -m "not flower and not soak"
+
+# Real Flower waits for processes to start and for holds to end, so it is run beside the others.
+test-flower: $(STAMP)
 	$(BIN)/pytest -m flower
 
 lint: $(STAMP)  ## style and types

@@ -21,6 +21,8 @@ settings.load_profile("untimed")
 def _own_folder(tmp_path, monkeypatch):
     """Run each test in an empty folder, without settings from outside, its own archive, and no meter."""
     monkeypatch.setitem(sys.modules, "codecarbon", None)  # what it sees of this machine is not of a test
+    # Only a power failure needs it, and a busy disk takes seconds: a killed process loses no page of a file.
+    monkeypatch.setattr("os.fsync", lambda _: None)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))

@@ -25,12 +25,6 @@ LIES = (
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _fast(monkeypatch):
-    """Do not wait for the disk."""
-    monkeypatch.setattr("os.fsync", lambda _: None)
-
-
 def config(node, **lies):
     return {"partition-id": node, "location": PLACES[node % len(PLACES)], "power-watts": 200.0, **lies}
 

@@ -186,7 +186,7 @@ def test_a_node_lost_in_the_hold_is_replaced(aware, grid, midnight):
     class Killing(VirtualClock):
         def sleep_until(self, when):
             super().sleep_until(when)
-            if held := events_of("hold_started"):
+            if not killed_in and (held := events_of("hold_started")):
                 grid.kill(101)
                 killed_in.append(held[0]["round"])
 

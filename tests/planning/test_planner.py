@@ -93,7 +93,7 @@ def _bounds(job_, exact):
 # -- Independent exact solver -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block", range(6))
+@pytest.mark.parametrize("block", range(3))
 def test_small_jobs_are_planned_to_optimality(block):
     seeds = range(100 * block, 100 * block + 100)
     excesses = [judge(*random_job(np.random.default_rng(seed))) for seed in seeds]
@@ -109,7 +109,7 @@ def test_twenty_clients_six_rounds_and_48_slots_are_planned_to_optimality(seed):
     assert excess is None or excess <= 1e-7
 
 
-@settings(derandomize=True, max_examples=2000)
+@settings(derandomize=True, max_examples=400)
 @given(st.integers(10**6, 10**9))
 def test_no_rule_is_broken(seed):
     judge(

@@ -27,12 +27,13 @@ SHORTCUTS = {
 }
 
 
+@pytest.mark.parametrize("jobs", [100, pytest.param(1000, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("shortcut", SHORTCUTS)
-def test_no_shortcut_breaks_a_rule_or_lifts_the_bound_above_the_optimum(shortcut, monkeypatch):
+def test_no_shortcut_breaks_a_rule_or_lifts_the_bound_above_the_optimum(shortcut, jobs, monkeypatch):
     for module, name, value in SHORTCUTS[shortcut]:
         monkeypatch.setattr(module, name, value)
     excesses = []
-    for seed in range(250):
+    for seed in range(jobs):
         job, table = random_job(np.random.default_rng(3 * 10**6 + seed), stagger="spans" in shortcut or None)
         try:
             planned = plan(job, table)
@@ -47,7 +48,7 @@ def test_no_shortcut_breaks_a_rule_or_lifts_the_bound_above_the_optimum(shortcut
         scale = max(abs(best_g), 1e-3)
         assert planned.lower_bound_g <= best_g + 1e-7 * scale
         excesses.append((planned.emissions_g - best_g) / scale)
-    assert len(excesses) > 100
+    assert len(excesses) > 0.4 * jobs
     assert np.mean(excesses) < 0.005  # noise among them: the hard case
 
 

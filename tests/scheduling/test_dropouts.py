@@ -50,9 +50,7 @@ def test_what_is_seen_adds_up():
 
 
 @pytest.fixture
-def run(monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda _: None)
-
+def run():
     def start(rounds=40, rate=0.25, nodes=30, **settings):
         rng = np.random.default_rng(2)
         drops = rng.random((1000, 200)) < rate
