@@ -454,6 +454,46 @@ class NodeFailed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CorrectionSettled(Event):
+    """Mode of the participation correction in a run, and the reason why it is off."""
+
+    name: ClassVar[str] = "correction_settled"
+
+    mode: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundCorrected(Event):
+    """Participation correction of a round.
+
+    Parameters
+    ----------
+    round : int
+        The round, from 1.
+    ratio : float or None
+        Norm of the correction in norms of the round's own step; 0 in a balanced round, None if unknown.
+    places : int
+        Number of locations that are remembered.
+    oldest : int
+        Number of rounds since the location that has not trained for longest has.
+    was_cut : bool
+        Whether the trust bound has shortened the correction.
+    reason : str or None
+        The reason why the round counts without correction.
+    """
+
+    name: ClassVar[str] = "round_corrected"
+
+    round: int
+    ratio: float | None
+    places: int
+    oldest: int
+    was_cut: bool
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoundClosed(Event):
     """End of a round: its window, its nodes, and its energy [kWh] and emissions [gCO2eq] so far as known."""
 
@@ -550,8 +590,8 @@ _EVENTS: Final = {
     cls.name: cls
     for cls in (
         RunStarted, RunResumed, NodesAwaited, NodesChanged, ForecastReceived, ActualReceived, Planned,
-        HoldStarted, Released, Degraded, RoundOpened, NodeDone, NodeEvaluated, NodeFailed, RoundClosed,
-        EvaluatedOnClients, CheckpointWritten, RunFinished, FiguresRefreshed,
+        HoldStarted, Released, Degraded, RoundOpened, NodeDone, NodeEvaluated, NodeFailed, CorrectionSettled,
+        RoundCorrected, RoundClosed, EvaluatedOnClients, CheckpointWritten, RunFinished, FiguresRefreshed,
     )
 }  # fmt: skip
 

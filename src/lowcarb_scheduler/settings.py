@@ -75,6 +75,22 @@ def _over_select(value: object) -> object:
     return target
 
 
+def _correction(value: object) -> object:
+    """Read a mode of the participation correction."""
+    # TOML has no off but false, which means the same here.
+    return {False: "off", True: "auto"}[value] if isinstance(value, bool) else value
+
+
+def _size(value: object) -> int:
+    """Read a number of bytes, or text such as ``512MiB`` or ``2GB``."""
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*(?:([KMGT])(i?)B|B)?\s*", str(value), re.IGNORECASE)
+    if match is None or isinstance(value, bool):
+        raise ValueError("give a size such as 512MiB or 2GiB")
+    number, letter, is_binary = match.groups()
+    power = "KMGT".index(letter.upper()) + 1 if letter else 0
+    return int(float(number) * (1024 if is_binary else 1000) ** power)
+
+
 def _clock(value: object) -> str:
     """Read ``system``, ``virtual`` or ``virtual:TIME``."""
     if value in ("system", "virtual"):
@@ -90,6 +106,8 @@ Duration = Annotated[userfiles.Duration, AfterValidator(_limited)]
 Deadline = Annotated[userfiles.Deadline, AfterValidator(_limited)]
 Turns = Annotated[Literal["equal", "any"] | tuple[int, int], BeforeValidator(_participation)]
 OverSelect = Annotated[Literal["off", "auto"] | float, BeforeValidator(_over_select)]
+Correction = Annotated[Literal["auto", "off", "location", "node"], BeforeValidator(_correction)]
+Size = Annotated[int, BeforeValidator(_size)]
 ClockName = Annotated[str, BeforeValidator(_clock)]
 
 
@@ -161,6 +179,14 @@ class Settings(BaseSettings):
     mix_rounds: int | None = Field(None, ge=1)
     """number of rounds after which turns are shared out equally anew (with equal turns), for data that
     differs by location; default: all rounds of the run"""
+    participation_correction: Correction = "auto"
+    """correction of the model for locations that a round has too much or too little of: `auto` (where it
+    applies, default), `off`, `location` (one memory a location) or `node` (one a node)"""
+    participation_correction_memory: Size = 2 << 30
+    """memory for that correction, such as `512MiB` or `4GiB`; what does not fit lies in the run-dir;
+    default `2GiB`"""
+    keep_correction_memory: bool = False
+    """whether the memory of the correction stays in the run-dir after the run; default `false`: deleted"""
     max_hold: Duration | None = None
     """longest time that one round is held; default: as long as the deadline allows"""
     deadline_confidence: float = Field(0.99, gt=0, lt=1)

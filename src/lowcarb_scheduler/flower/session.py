@@ -23,6 +23,8 @@ from lowcarb_scheduler.errors import InputError, PlanInfeasibleError
 from lowcarb_scheduler.events import EvaluatedOnServer, RunResumed, RunStarted
 from lowcarb_scheduler.flower.checkpoint.resume import Stage, job_of, open_folder
 from lowcarb_scheduler.flower.checkpoint.store import Checkpoint
+from lowcarb_scheduler.flower.correction.applicability import announce, settle
+from lowcarb_scheduler.flower.correction.correction import ParticipationCorrection
 from lowcarb_scheduler.flower.grid import DispatchGrid
 from lowcarb_scheduler.flower.nodes import LocationResolver, NodeRegistry
 from lowcarb_scheduler.flower.telemetry import is_asked, validate_report
@@ -510,6 +512,11 @@ class Session:
         profile = self._alive.get(node_id) or self._found.get(node_id)
         return profile.key if profile else ""
 
+    @property
+    def nodes(self) -> Mapping[int, Profile]:
+        """Profiles of the nodes that were connected at the last look, by node id."""
+        return {**self._found, **self._alive}
+
     def find(self, keys: Collection[str], grid: Grid) -> list[int]:
         """Return the ids of nodes by name after a restart, waiting for those that are still registering."""
         found: list[int] = []
@@ -620,11 +627,15 @@ class Setup:
             raise InputError("lowcarb-finish-by", problem, "give a later time, or 48h")
         progress: Progress | None = None
         resumption: Resumption | None = None
+        # Before the first plan, whose rules depend on it; from here on the setting is never auto.
+        correction = settle(self.settings, kept, has_source=self.source is not None)
+        settings = self.settings.model_copy(update={"participation_correction": correction.mode})
         if kept is None:
             ledger = Ledger(run_dir, clock)
         else:
             job = job_of(strategy, rounds, self.settings, kept[1])
             ledger, progress, resumption = open_folder(run_dir, clock, kept[0], job)
+            progress.correction = ParticipationCorrection(correction, kept[0], ledger)
         about = {
             "run_id": self.run_id,
             "flwr_version": version("flwr"),
@@ -635,9 +646,10 @@ class Setup:
         registering: timedelta = getattr(grid, "registering", REGISTERING)
         try:
             session = Session(
-                self.settings, self._places, self.source, clock, ledger, rounds, progress, registering
+                settings, self._places, self.source, clock, ledger, rounds, progress, registering
             )
             session.begin(about, resumption)
+            announce(correction, ledger)
         except BaseException:
             ledger.close()  # or its folder would stay locked
             raise

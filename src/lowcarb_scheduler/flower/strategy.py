@@ -181,6 +181,8 @@ class CarbonAwareMixin:
             try:
                 result = own_start(run.dispatching(grid), *args, **kwargs)
                 status = "completed"
+                if not setup.settings.keep_correction_memory:
+                    run.progress.forget_memories(run.state())
             except (KeyboardInterrupt, SystemExit):
                 status = "stopped"
                 raise
@@ -220,6 +222,8 @@ class CarbonAwareMixin:
             scope = ScopedGrid(grid, nodes, name)
             sent = list(inner.configure_train(server_round, arrays, config, scope))
         check_addressed(name, nodes, [message.metadata.dst_node_id for message in sent])
+        if (correction := self._lowcarb_progress.correction) is not None:
+            correction.sent(sent)
         return self._lowcarb_sent(run, sent)
 
     def _lowcarb_sent(self, run: Session, messages: list[Message]) -> list[Message]:
@@ -231,8 +235,8 @@ class CarbonAwareMixin:
 
     def _lowcarb_replies(
         self, run: Session, replies: Iterable[Message]
-    ) -> tuple[list[Message], dict[int, Any], dict[int, str]]:
-        """Return replies in order, and by node id the reports of good ones and the errors of the others."""
+    ) -> tuple[list[tuple[int, Message]], dict[int, Any], dict[int, str]]:
+        """Return node ids with replies in order, the reports of good ones and the errors of the others."""
         # Sums of floats depend on the order of replies. In the order of their nodes' names a resumed run ends
         # with the same weights, to the bit.
         asked = {m.metadata.message_id: m.metadata.dst_node_id for m in self._lowcarb_messages}
@@ -246,7 +250,7 @@ class CarbonAwareMixin:
                 done[node_id] = take(reply)
             else:
                 failed[node_id] = one_line(reply.error.reason or f"error {reply.error.code}")
-        return [reply for _, reply in of_nodes], done, failed
+        return of_nodes, done, failed
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -264,7 +268,9 @@ class CarbonAwareMixin:
         in_order, done, failed = self._lowcarb_replies(run, received)
         self._lowcarb_done = list(done)
         run.train_ended(done, failed)
-        arrays, metrics = inner.aggregate_train(server_round, in_order)
+        if progress.correction is not None:
+            progress.correction.correct(server_round, in_order, run.nodes)
+        arrays, metrics = inner.aggregate_train(server_round, [reply for _, reply in in_order])
         trained = sorted(map(run.name_of, done))
         progress.train_ended(server_round, arrays, metrics, trained, run.state())
         return arrays, metrics
@@ -306,7 +312,8 @@ class CarbonAwareMixin:
         if progress.is_done(server_round, Stage.EVALUATED):
             return progress.metrics(server_round, Stage.EVALUATED)
         in_order, done, failed = self._lowcarb_replies(run, received)
-        metrics: MetricRecord | None = inner.aggregate_evaluate(server_round, in_order)
+        content = [reply for _, reply in in_order]
+        metrics: MetricRecord | None = inner.aggregate_evaluate(server_round, content)
         run.evaluated(server_round, done, failed, metrics)
         progress.evaluated(server_round, metrics, run.state())
         return metrics

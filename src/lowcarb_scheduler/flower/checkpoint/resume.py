@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from flwr.app import ArrayRecord, MetricRecord
@@ -19,7 +20,7 @@ from lowcarb_scheduler.documents import to_plain
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.events import CheckpointWritten, RoundOpened, RunFinished, RunStarted
 from lowcarb_scheduler.flower.checkpoint.codec import Encoder, StrategyState, decode
-from lowcarb_scheduler.flower.checkpoint.store import Checkpoint
+from lowcarb_scheduler.flower.checkpoint.store import Checkpoint, name_in_file
 from lowcarb_scheduler.ledger import FILE_NAME, Ledger, iter_ledger
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.events import Event
+    from lowcarb_scheduler.flower.correction.correction import ParticipationCorrection
     from lowcarb_scheduler.settings import Settings
 
+_MEMORY: Final = "memory:"  # before the name of a location, among the arrays of a checkpoint
 _COUNTS_TWICE: Final = "its own start() counts its rounds more than once"
 _OTHER_FOLDER: Final = "give another run-dir, or leave it out"
 _SAME_START: Final = f"start the run with the same app and settings, or {_OTHER_FOLDER}"
@@ -81,6 +84,8 @@ class Progress:
         Newest global arrays: those of the last completed training, or those that the open round began with.
     trained : sequence of str
         Names of the nodes in the last training.
+    correction : ParticipationCorrection or None
+        Correction of the run, whose memories are saved with the model.
     """
 
     _checkpoint: Checkpoint
@@ -91,6 +96,7 @@ class Progress:
     place: Place = _NOWHERE
     arrays: ArrayRecord | None = None
     trained: Sequence[str] = ()
+    correction: ParticipationCorrection | None = None
     _ledger: Ledger | None = None
     _warn: Callable[[str, str, str], None] = lambda *_: None
     _recalled: Place = _NOWHERE
@@ -101,6 +107,8 @@ class Progress:
     _unwritten: list[dict[str, Any]] = field(default_factory=list)  # metrics that are not in the ledger yet
     _model: Mapping[str, Any] = field(default_factory=dict)  # arrays and strategy as they are on disk
     _files: Mapping[str, dict[str, str]] = field(default_factory=dict)  # where these are
+    _corrected: Mapping[str, Any] | None = None  # state of the correction as it is on disk
+    _memories: dict[str, tuple[object, dict[str, str]]] = field(default_factory=dict)  # and where it is
 
     def attach(self, ledger: Ledger, warn: Callable[[str, str, str], None]) -> None:
         """Write checkpoints from now on.
@@ -137,6 +145,14 @@ class Progress:
             self._model, self._files = state["model"], {"model": entry}
             self.arrays = decode(self._model["arrays"], arrays)
             self._state.restore(self._model["strategy"], arrays)
+        if self.correction is not None and (corrected := state.get("correction")) is not None:
+            self.correction.recall(
+                corrected, {
+                    name.removeprefix(_MEMORY): partial(self._checkpoint.read_arrays, entry)
+                    for name, entry in state["arrays"].items() if name.startswith(_MEMORY)
+                }
+            )  # fmt: skip
+            self._keep_memories(self.correction)
         for event in events:
             if isinstance(event, CheckpointWritten):
                 for each in event.yielded:
@@ -219,6 +235,8 @@ class Progress:
                 arrays, strategy = encoder.encode(self.arrays, "arrays"), self._state.encode(encoder)
                 self._files = {"model": self._checkpoint.write_arrays("model", encoder.arrays)}
                 self._model = {"arrays": arrays, "strategy": strategy}
+                if self.correction is not None:
+                    self._keep_memories(self.correction)
             if with_event:
                 # Before the state, which names this line: a crash between the two only repeats the step.
                 number, stage = self.place
@@ -230,12 +248,29 @@ class Progress:
             why = one_line(f"{type(error).__name__}: {error}")
             self._warn("checkpoint", why, "after a crash the run resumes from the last checkpoint on disk")
 
+    def _keep_memories(self, correction: ParticipationCorrection) -> None:
+        """Write the memories that have changed."""
+        kept: dict[str, tuple[object, dict[str, str]]] = {}
+        for place, memory in correction.memories.items():
+            before, entry = self._memories.get(place, (None, None))
+            if entry is None or before is not memory:
+                entry = self._checkpoint.write_arrays(name_in_file("memory", place), memory.to_arrays())
+            kept[place] = memory, entry
+        self._memories, self._corrected = kept, correction.state()
+
+    def forget_memories(self, session: Any) -> None:
+        """Delete the memories of the correction at the end of a run, which does not need them any more."""
+        if self._memories:
+            self._memories, self._corrected, self.correction = {}, None, None
+            self._write(session, with_model=False, with_event=False)
+
     def commit(self, lines: int, session: Any) -> None:
         """Write the checkpoint of a ledger with so many lines."""
         encoder = Encoder()
         run = encoder.encode(session, "run")
         number, stage = self.place
-        files = {**self._files, "run": self._checkpoint.write_arrays("run", encoder.arrays)}
+        memories = {f"{_MEMORY}{place}": entry for place, (_, entry) in self._memories.items()}
+        files = {**self._files, **memories, "run": self._checkpoint.write_arrays("run", encoder.arrays)}
         self._checkpoint.commit(
             {
                 "job": self._job,
@@ -247,6 +282,7 @@ class Progress:
                 "trained": list(self.trained),
                 "missing": self._missing(),
                 "model": self._model,
+                "correction": self._corrected,
                 "run": run,
                 "arrays": files,
             }

@@ -161,6 +161,11 @@ class Checkpoint:
             os.close(folder)
 
 
+def name_in_file(kind: str, name: str) -> str:
+    """Return the beginning of a file name for the arrays of anything with a name, which nodes may choose."""
+    return f"{kind}-{hashlib.sha256(name.encode()).hexdigest()[:_DIGITS]}"
+
+
 def _save(out: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write arrays like ``numpy.savez``, which would pickle those that it cannot write otherwise."""
     with zipfile.ZipFile(out, "w") as archive:

@@ -1,0 +1,229 @@
+"""Participation correction of a run: between the replies of a round and the strategy that aggregates them."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.events import UNKNOWN_PLACE, RoundCorrected
+from lowcarb_scheduler.flower.correction.applicability import is_plain_mean
+from lowcarb_scheduler.flower.correction.memory import LocationMemory
+from lowcarb_scheduler.flower.correction.records import Layout, UnfitReplyError, add, only_record, weight_of
+from lowcarb_scheduler.flower.grid import layers
+from lowcarb_scheduler.scheduling.messages import RunLog, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from flwr.app import Array, Message
+
+    from lowcarb_scheduler.accounting.turns import Profile
+    from lowcarb_scheduler.flower.correction.applicability import Applicability
+    from lowcarb_scheduler.flower.correction.memory import Learned, Remembered, Shift, Vector
+    from lowcarb_scheduler.ledger import Ledger
+
+_NUM_EXAMPLES: Final = "num-examples"
+_CONSEQUENCE: Final = "the round counts without correction"
+
+
+@dataclass(slots=True)
+class _Data:
+    """Amounts of data of the nodes that have ever been connected."""
+
+    places: dict[str, str] = field(default_factory=dict)  # by name of the node
+    weights: dict[str, float] = field(default_factory=dict)  # as its last reply had it
+
+    def by_place(self) -> dict[str, float]:
+        """Return the amount of data of each place; a node that never replied counts as the mean of others."""
+        seen = [(self.places[name], weight) for name, weight in self.weights.items()]
+        overall = sum(weight for _, weight in seen) / len(seen) if seen else 1.0
+        of_place: defaultdict[str, list[float]] = defaultdict(list)
+        for place, weight in seen:
+            of_place[place].append(weight)
+        means = {place: sum(weights) / len(weights) for place, weights in of_place.items()}
+        amounts: defaultdict[str, float] = defaultdict(float)
+        for name, place in sorted(self.places.items()):
+            amounts[place] += self.weights.get(name, means.get(place, overall))
+        return dict(amounts)
+
+
+@dataclass(slots=True)
+class _Replies:
+    """Replies of a round that have a part in its mean, and the fault that one of them has."""
+
+    weights: list[tuple[float, Message]] = field(default_factory=list)
+    by_place: defaultdict[str, list[tuple[float, Vector]]] = field(default_factory=lambda: defaultdict(list))
+    fault: str = ""
+
+
+class ParticipationCorrection:
+    """Correction of a run, for a strategy that averages replies.
+
+    Parameters
+    ----------
+    settled : Applicability
+        Mode of the run.
+    strategy : Strategy
+        The strategy, with those it wraps.
+    ledger : Ledger
+        Takes an event of each round, and warnings.
+    """
+
+    def __init__(self, settled: Applicability, strategy: object, ledger: Ledger) -> None:
+        self._mode, self._ledger, self._log = settled.mode, ledger, RunLog(ledger)
+        innermost = [*layers(strategy)][-1]
+        self._key: str = getattr(innermost, "weighted_by_key", _NUM_EXAMPLES)
+        self._shifts_one = is_plain_mean(strategy)
+        self._sent: Mapping[str, Array] = {}
+        self._layout = Layout((), ())
+        self._memory = LocationMemory(())
+        self._data = _Data()
+
+    @property
+    def is_on(self) -> bool:
+        """Whether rounds are corrected."""
+        return self._mode != "off"
+
+    def sent(self, messages: Sequence[Message]) -> None:
+        """Remember the model that a round sends."""
+        if self.is_on and messages:
+            try:
+                self._sent = dict(only_record(messages[0])[1])
+            except UnfitReplyError:
+                self._sent = {}
+
+    def correct(
+        self, number: int, replies: Sequence[tuple[int, Message]], nodes: Mapping[int, Profile]
+    ) -> None:
+        """Shift the replies of a round by what it lacks, and learn from them.
+
+        Parameters
+        ----------
+        number : int
+            The round.
+        replies : sequence of (int, Message)
+            Id of the node and reply, in a stable order; errors are passed over.
+        nodes : mapping of int to Profile
+            The nodes that are connected.
+        """
+        if not self.is_on:
+            return
+        sent, self._sent = self._sent, {}
+        self._data.places |= {node.key: self._place_of(node) for node in nodes.values()}
+        layout = Layout.of(sent)
+        if layout != self._layout:
+            if self._layout.names:
+                why = f"the model has other arrays since round {number}"
+                self._log.warn("correction", why, "the memory of locations begins anew")
+            self._layout, self._memory = layout, LocationMemory(layout.sizes)
+        if layout.names:
+            self._ledger.append(self._correct(number, layout.read(sent), self._sorted(replies, nodes)))
+        else:
+            self._ledger.append(self._event(number, reason="the model has no arrays of floats"))
+
+    def _correct(self, number: int, sent: Vector, replies: _Replies) -> RoundCorrected:
+        total = sum(weight for weight, _ in replies.weights)
+        if not total:
+            return self._event(number, reason=replies.fault or "no reply has a weight")
+        shares = {
+            place: sum(weight for weight, _ in group) / total for place, group in replies.by_place.items()
+        }
+        shift = self._memory.shift(shares, self._data.by_place())
+        learned = self._memory.update(number, sent, replies.by_place)
+        fault = replies.fault
+        if learned.refused:
+            fault = f"updates of {listed(learned.refused)} are not finite, or implausibly large"
+        if fault:
+            self._log.warn("correction", f"round {number}: {fault}", _CONSEQUENCE)
+            return self._event(number, reason=fault)
+        if shift is not None and self._shifts_one:
+            weight, reply = max(replies.weights, key=lambda each: each[0])
+            add(reply, self._layout, shift, total / weight)
+        elif shift is not None:
+            for _, reply in replies.weights:
+                add(reply, self._layout, shift, 1.0)
+        return self._event(number, "", shift, learned)
+
+    def _sorted(self, replies: Sequence[tuple[int, Message]], nodes: Mapping[int, Profile]) -> _Replies:
+        """Sort the good replies of a round by place; the fault is of the first that cannot be used."""
+        found = _Replies()
+        for node_id, reply in replies:
+            if not reply.has_content():
+                continue  # a failed node has no part in the mean
+            node = nodes.get(node_id)
+            name = node.key if node else str(node_id)
+            try:
+                if (weight := weight_of(reply, self._key)) is None:
+                    raise UnfitReplyError(f"has no weight {self._key!r}")
+                values = self._layout.read(only_record(reply)[1])
+            except UnfitReplyError as error:
+                found.fault = found.fault or f"the reply of node {name!r} {error}"
+                continue
+            place = self._place_of(node) if node else UNKNOWN_PLACE
+            found.weights.append((weight, reply))
+            if weight > 0:
+                self._data.places[name], self._data.weights[name] = place, weight
+                found.by_place[place].append((weight, values))
+        return found
+
+    def _place_of(self, node: Profile) -> str:
+        return node.key if self._mode == "node" else node.place
+
+    def _event(
+        self, number: int, reason: str = "", shift: Shift | None = None, learned: Learned | None = None
+    ) -> RoundCorrected:
+        known = self._memory.places.values()
+        ratio = None
+        if learned is not None and math.isfinite(learned.step):
+            ratio = 0.0 if shift is None else shift.norm / learned.step if learned.step else None
+        return RoundCorrected(
+            round=number, ratio=ratio, places=len(known),
+            oldest=max((number - each.number for each in known), default=0),
+            was_cut=shift is not None and shift.was_cut, reason=reason or None,
+        )  # fmt: skip
+
+    # -- Checkpoint ----------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return the part of a checkpoint that holds the correction, without the memories."""
+        return {
+            "mode": self._mode, "usual_step": self._memory.usual_step, "names": list(self._layout.names),
+            "shapes": [list(shape) for shape in self._layout.shapes], "places": dict(self._data.places),
+            "weights": dict(self._data.weights),
+        }  # fmt: skip
+
+    @property
+    def memories(self) -> Mapping[str, Remembered]:
+        """The memory of each location; one that has changed is another object."""
+        return self._memory.places
+
+    def recall(
+        self, state: Mapping[str, Any], memories: Mapping[str, Callable[[], Mapping[str, Any]]]
+    ) -> None:
+        """Restore the correction from a checkpoint; a memory that cannot be read begins anew.
+
+        Parameters
+        ----------
+        state : mapping
+            Result of :meth:`state`.
+        memories : mapping of str to callable
+            Reads the arrays of each location's memory.
+        """
+        if state["mode"] != self._mode:
+            why = f"participation-correction was {state['mode']} before the restart, is {self._mode}"
+            self._log.warn(
+                "correction", why, "the memory begins anew" if self.is_on else "the memory is dropped"
+            )
+            return
+        self._layout = Layout(tuple(state["names"]), tuple(map(tuple, state["shapes"])))
+        self._memory = LocationMemory(self._layout.sizes)
+        self._memory.usual_step = state["usual_step"]
+        self._data = _Data(dict(state["places"]), dict(state["weights"]))
+        for place, read in memories.items():
+            try:
+                self._memory.restore(place, read())
+            except (InputError, KeyError, TypeError, ValueError) as error:
+                self._log.warn("correction", f"memory of {place}: {error}", "that memory begins anew")

@@ -1,0 +1,147 @@
+"""Arrays of Flower's records, as flat views without a copy, and replies that are shifted."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+
+from lowcarb_scheduler.validation import finite_number
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flwr.app import Message
+    from numpy.typing import NDArray
+
+    from lowcarb_scheduler.flower.correction.memory import Shift, Vector
+
+_NUMPY: Final = "numpy.ndarray"
+_FLOATS: Final = ("float16", "float32", "float64")
+# Statistics of normalisation layers are no sums of gradients: shifted, a variance can turn negative.
+_STATISTICS: Final = re.compile(
+    r"(?:^|[./_])(?:running_mean|running_var|num_batches_tracked|moving_mean|moving_variance)$"
+)
+
+
+class UnfitReplyError(ValueError):
+    """Error for a reply that no memory can learn from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Arrays of a model that are corrected.
+
+    Parameters
+    ----------
+    names : tuple of str
+        Their names in a record.
+    shapes : tuple of tuple of int
+        Their shapes.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, record: Mapping[str, Array]) -> Layout:
+        """Return the arrays of floats in a record that training changes."""
+        chosen = {
+            name: tuple(array.shape)
+            for name, array in record.items()
+            if array.stype == _NUMPY and array.dtype in _FLOATS and not _STATISTICS.search(name)
+        }
+        return cls(tuple(chosen), tuple(chosen.values()))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of elements of each array."""
+        return tuple(int(np.prod(shape, dtype=np.int64)) for shape in self.shapes)
+
+    def read(self, record: Mapping[str, Array]) -> Vector:
+        """Return these arrays of a record, each flat and without a copy where that is possible.
+
+        Raises
+        ------
+        UnfitReplyError
+            If one is missing, or of another kind or shape.
+        """
+        arrays = []
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            if (array := record.get(name)) is None:
+                raise UnfitReplyError(f"lacks the array {name!r}")
+            if array.stype != _NUMPY or array.dtype not in _FLOATS:
+                raise UnfitReplyError(f"has an array {name!r} that is not of floats")
+            values = values_of(array)
+            if values.shape != shape:
+                raise UnfitReplyError(f"has an array {name!r} of another shape")
+            arrays.append(values.reshape(-1))
+        return arrays
+
+
+def values_of(array: Array) -> NDArray[Any]:
+    """Return the values of an array, read-only and without the copy that ``Array.numpy()`` makes.
+
+    Raises
+    ------
+    UnfitReplyError
+        If the bytes are not those of an array.
+    """
+    data = array.data
+    try:
+        # The header is as long as its length field says: two bytes in format 1, the only one for plain types.
+        if data[6:7] != b"\x01":
+            return array.numpy()
+        end = 10 + int.from_bytes(data[8:10], "little")
+        shape, is_fortran, dtype = _header(bytes(data[:end]))
+        flat = np.frombuffer(data, dtype, int(np.prod(shape, dtype=np.int64)), end)
+    except (ValueError, TypeError, SyntaxError):
+        raise UnfitReplyError("has an array that cannot be read") from None
+    return flat.reshape(shape[::-1]).T if is_fortran else flat.reshape(shape)
+
+
+@lru_cache(maxsize=1024)  # the replies of a round have the same headers
+def _header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    stream = BytesIO(head)
+    np.lib.format.read_magic(stream)
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    if dtype.kind != "f":
+        raise ValueError("not of floats")
+    return shape, is_fortran, dtype
+
+
+def only_record(message: Message) -> tuple[str, ArrayRecord]:
+    """Return key and content of the only ArrayRecord of a message.
+
+    Raises
+    ------
+    UnfitReplyError
+        If it has none, or several.
+    """
+    records = list(message.content.array_records.items())
+    if len(records) != 1:
+        raise UnfitReplyError(f"has {len(records)} records of arrays")
+    return records[0]
+
+
+def weight_of(reply: Message, key: str) -> float | None:
+    """Return the weight of a reply by its key in the first record of metrics; None for an invalid one."""
+    metrics = next(iter(reply.content.metric_records.values()), None)
+    weight = None if metrics is None else finite_number(metrics.get(key))
+    return weight if weight is not None and weight >= 0 else None
+
+
+def add(reply: Message, layout: Layout, shift: Shift, factor: float) -> None:
+    """Add a shift, times a factor, to the arrays of a reply."""
+    key, record = only_record(reply)
+    shifted = ArrayRecord(dict(record))  # the record may be one that a simulated node still holds
+    for name, shape, values in zip(layout.names, layout.shapes, shift.arrays, strict=True):
+        before = values_of(record[name])
+        moved = before + (values * np.float32(factor)).reshape(shape).astype(before.dtype)
+        shifted[name] = Array(np.asarray(moved, dtype=before.dtype))
+    reply.content[key] = shifted

@@ -1,0 +1,179 @@
+"""Location memory: the shift is that of its formula, bounded, and nothing where nothing is missing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lowcarb_scheduler.flower.correction.memory import LocationMemory, learn_from_mean
+
+few = settings(max_examples=25)
+SIZES = (5, 3)
+PLACES = ("DE", "FR", "GB")
+
+
+def vector(values):
+    return [np.asarray(values[:5], dtype=np.float32), np.asarray(values[5:], dtype=np.float32)]
+
+
+def flat(arrays):
+    return np.concatenate([np.asarray(array, dtype=np.float64) for array in arrays])
+
+
+number = st.floats(1, 8, width=32) | st.floats(-8, -1, width=32)
+numbers = st.lists(number, min_size=8, max_size=8).map(vector)
+ZERO = vector([0.0] * 8)
+
+
+def remembered(memory, place):
+    known = memory.places[place]
+    return flat([known.levels[:5] * known.scales[0], known.levels[5:] * known.scales[1]])
+
+
+def taught(updates, weights=None, **settings):
+    """Return a memory after one round with an update of each place."""
+    memory = LocationMemory(SIZES, **settings)
+    weights = weights or dict.fromkeys(updates, 1.0)
+    memory.update(1, ZERO, {place: [(weights[place], update)] for place, update in updates.items()})
+    return memory
+
+
+@few
+@given(updates=st.lists(numbers, min_size=3, max_size=3), data=st.tuples(*[st.integers(1, 1000)] * 3))
+def test_a_balanced_round_is_not_shifted(updates, data):
+    memory = taught(dict(zip(PLACES, updates, strict=True)))
+    amounts = dict(zip(PLACES, map(float, data), strict=True))
+    # The round has twice the data of the fleet's proportions: other numbers, the same shares.
+    shares = {place: 2 * amount / (2 * sum(data)) for place, amount in amounts.items()}
+    assert memory.shift(shares, amounts) is None
+
+
+@few
+@given(update=numbers, shares=st.lists(st.integers(0, 9), min_size=3, max_size=3).filter(any))
+def test_identical_places_need_no_shift(update, shares):
+    memory = taught(dict.fromkeys(PLACES, update))
+    round_shares = {place: share / sum(shares) for place, share in zip(PLACES, shares, strict=True)}
+    assert memory.shift(round_shares, dict.fromkeys(PLACES, 7.0)) is None
+
+
+@few
+@given(updates=st.lists(numbers, min_size=3, max_size=3), data=st.tuples(*[st.integers(1, 1000)] * 3))
+def test_the_shift_is_the_missing_share_of_what_is_remembered(updates, data):
+    memory = taught(dict(zip(PLACES, updates, strict=True)), trust=np.inf)
+    amounts = dict(zip(PLACES, map(float, data), strict=True))
+    shares = {"DE": 0.75, "FR": 0.25}
+    expected = sum(
+        (amounts[place] / sum(data) - shares.get(place, 0.0)) * remembered(memory, place) for place in PLACES
+    )
+    shift = memory.shift(shares, amounts)
+    got = np.zeros(8) if shift is None else flat(shift.arrays)
+    largest = max(float(np.abs(flat(update)).max()) for update in updates)
+    np.testing.assert_allclose(got, expected, atol=1e-5 * largest + 1e-12)
+
+
+@few
+@given(updates=st.lists(numbers, min_size=3, max_size=3))
+def test_a_shift_is_no_longer_than_a_usual_step(updates):
+    memory = taught(dict(zip(PLACES, updates, strict=True)))
+    shift = memory.shift({"DE": 1.0}, {"DE": 1.0, "FR": 1000.0, "GB": 1.0})
+    if shift is not None:
+        assert np.linalg.norm(flat(shift.arrays)) <= memory.usual_step * (1 + 1e-5)
+        assert shift.norm == pytest.approx(np.linalg.norm(flat(shift.arrays)), rel=1e-4)
+
+
+@few
+@given(update=numbers)
+def test_int8_is_within_half_a_level(update):
+    memory = taught({"DE": update}, first=1.0)
+    for got, array in zip((slice(0, 5), slice(5, 8)), update, strict=True):
+        level = np.abs(array).max() / 127
+        assert np.abs(remembered(memory, "DE")[got] - array).max() <= level * 0.5001 + 1e-30
+
+
+@few
+@given(updates=st.lists(numbers, min_size=3, max_size=3), order=st.permutations(PLACES))
+def test_places_may_come_in_any_order(updates, order):
+    by_place = dict(zip(PLACES, updates, strict=True))
+    one, other = taught(by_place), taught({place: by_place[place] for place in order})
+    assert one.usual_step == other.usual_step
+    for place in PLACES:
+        assert one.places[place].levels.tobytes() == other.places[place].levels.tobytes()
+
+
+def test_a_memory_learns_slowly():
+    memory = LocationMemory(SIZES)
+    ones = vector([1.0] * 8)
+    for number, expected in ((1, 0.5), (2, 0.75), (3, 0.875)):
+        memory.update(number, ZERO, {"DE": [(3.0, ones)]})
+        np.testing.assert_allclose(remembered(memory, "DE"), expected, atol=0.01)
+        assert memory.places["DE"].number == number
+
+
+def test_replies_of_a_place_count_by_their_weight():
+    memory = LocationMemory(SIZES, first=1.0)
+    sent = vector([1.0] * 8)
+    memory.update(1, sent, {"DE": [(1.0, vector([2.0] * 8)), (3.0, vector([6.0] * 8))]})
+    np.testing.assert_allclose(remembered(memory, "DE"), 4.0, rtol=0.01)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, 1e30, 1e4])
+def test_a_poisoned_update_is_not_remembered(poison):
+    memory = taught({place: vector([1.0] * 8) for place in PLACES})
+    before = {place: memory.places[place] for place in PLACES}
+    usual = memory.usual_step
+    learned = memory.update(2, ZERO, {"DE": [(1.0, vector([poison] * 8))], "FR": [(1.0, vector([1.0] * 8))]})
+    assert learned.refused == ("DE",)
+    assert memory.places["DE"] is before["DE"]
+    assert memory.places["FR"] is not before["FR"]
+    assert memory.usual_step <= 1.2 * usual
+
+
+def test_a_poisoned_first_round_does_not_set_the_measure():
+    updates = {"DE": vector([1e30] * 8), "FR": vector([1.0] * 8), "GB": vector([1.0] * 8)}
+    memory = LocationMemory(SIZES)
+    assert memory.update(1, ZERO, {place: [(1.0, update)] for place, update in updates.items()}).refused == (
+        "DE",
+    )
+    memory.update(2, ZERO, {"FR": [(1.0, vector([1.0] * 8))]})
+    assert memory.usual_step < 10
+
+
+def test_a_lasting_change_of_scale_is_learned_in_the_end():
+    memory = taught({place: vector([1.0] * 8) for place in PLACES})
+    large = vector([100.0] * 8)
+    refused = [memory.update(number, ZERO, {"DE": [(1.0, large)]}).refused for number in range(2, 40)]
+    assert refused[0] == ("DE",)
+    assert refused[-1] == ()
+
+
+def test_a_new_place_counts_once_it_is_seen():
+    memory = taught({"DE": vector([1.0] * 8)})
+    # FR has never trained: the shares of those seen add up to 1 without it.
+    assert memory.shift({"DE": 1.0}, {"DE": 1.0, "FR": 9.0}) is None
+    shift = memory.shift({"FR": 1.0}, {"DE": 1.0, "FR": 9.0})
+    np.testing.assert_allclose(flat(shift.arrays), 0.5, rtol=0.01)
+
+
+def test_a_memory_returns_from_its_arrays():
+    memory = taught({"DE": vector(range(8))})
+    other = LocationMemory(SIZES)
+    other.restore("DE", memory.places["DE"].to_arrays())
+    np.testing.assert_array_equal(remembered(other, "DE"), remembered(memory, "DE"))
+    with pytest.raises(ValueError, match="another model"):
+        LocationMemory((4, 4, 4)).restore("DE", memory.places["DE"].to_arrays())
+
+
+@few
+@given(updates=st.lists(numbers, min_size=3, max_size=3))
+def test_memories_learned_from_means_alone_find_the_updates(updates):
+    """Rounds of two places out of three, from which no single update is known."""
+    by_place, memories = dict(zip(PLACES, updates, strict=True)), {}
+    rounds = ({"DE": 0.5, "FR": 0.5}, {"FR": 0.7, "GB": 0.3}, {"DE": 0.2, "GB": 0.8})
+    for _ in range(200):
+        for shares in rounds:
+            mean = [sum(share * by_place[place][k] for place, share in shares.items()) for k in (0, 1)]
+            memories = learn_from_mean(memories, shares, mean)
+    for place in PLACES:
+        np.testing.assert_allclose(flat(memories[place]), flat(by_place[place]), atol=0.05)
