@@ -63,7 +63,7 @@ def test_what_was_lacking_is_appended_and_the_accounts_are_those_of_a_run_that_k
     assert [step.change_g for step in accounts.waterfall] == pytest.approx(
         [s.change_g for s in knew.waterfall]
     )
-    summary = {r.number: r.realised_g for r in replayed(events).summary.rounds}
+    summary = {r.number: r.realised_g for r in replayed(events).rounds}
     assert all(summary[number] is not None for number in found.lacking)  # for those who read no accounts
 
 

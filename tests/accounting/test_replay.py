@@ -34,7 +34,7 @@ def begun():
 
 def test_the_summary_adds_up(begun):
     evaluated = event(3, "evaluated", round=2, where="server", metrics={"accuracy": 0.9})
-    summary = replayed([*begun, *round_of(1), *round_of(2), evaluated]).summary
+    summary = replayed([*begun, *round_of(1), *round_of(2), evaluated])
     assert (summary.planned_g, summary.realised_g, summary.run_now_g) == (20.0, 22.0, 40.0)
     assert summary.saving == pytest.approx(0.45)
     assert summary.energy_kwh == 1.0
@@ -48,9 +48,9 @@ def test_the_summary_adds_up(begun):
 
 def test_what_is_unknown_in_one_round_is_unknown_in_sum_until_it_is_learned(begun):
     events = [*begun, *round_of(1), *round_of(2, realised_g=None)]
-    assert replayed(events).summary.realised_g is None
-    assert replayed(events).summary.saving is None
+    assert replayed(events).realised_g is None
+    assert replayed(events).saving is None
     late = {"round": 2, "planned_g": 10.0, "realised_g": 12.0, "run_now_g": 20.0}
     finished = {**run_events()[-1], "rounds": [late]}
-    summary = replayed([*events, finished]).summary
+    summary = replayed([*events, finished])
     assert (summary.realised_g, summary.status) == (23.0, "completed")

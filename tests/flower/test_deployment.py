@@ -164,7 +164,7 @@ def faulty(script, folder):
 def test_a_run_whose_serverapp_was_killed_goes_on_and_does_nothing_twice(faulty):
     assert faulty["code"] == 0
     events = read_records(faulty["run_dir"])
-    found = replayed(events).summary
+    found = replayed(events)
     assert (found.status, found.resumed, len(found.rounds)) == ("completed", 1, 2)
     opened = [event["round"] for event in events if event["event"] == "round_opened"]
     assert opened == [1, 2]
@@ -216,9 +216,7 @@ def test_the_example_waits_for_clean_electricity(script, faulty):
 
 def test_staggered_nodes_start_when_the_plan_says(faulty, folder):
     events = read_records(folder / "staggered")
-    assert replayed(events).summary.status == "completed", tail(
-        faulty["run_dir"] / "flower" / "staggered.log", 40
-    )
+    assert replayed(events).status == "completed", tail(faulty["run_dir"] / "flower" / "staggered.log", 40)
     (opened,) = (event for event in events if event["event"] == "round_opened")
     planned = {node["id"]: parse_time(node["starts_at"], "starts_at") for node in opened["nodes"]}
     done = {e["id"]: parse_time(e["started_at"], "started_at") for e in events if e["event"] == "node_done"}

@@ -49,7 +49,7 @@ def finished(tmp_path_factory):
 
 def test_the_run_completes_and_waits_for_clean_hours(finished):
     events = read_records(finished / "run")
-    summary = replayed(events).summary
+    summary = replayed(events)
     assert summary.status == "completed"
     assert [r.nodes for r in summary.rounds] == [6, 6, 6, 6]
     assert summary.saving is not None
@@ -80,7 +80,7 @@ def test_the_log_says_plan_hold_and_saving(finished):
 
 def test_staggered_clients_start_when_the_plan_says(finished):
     events = read_records(finished / "staggered")
-    assert replayed(events).summary.status == "completed"
+    assert replayed(events).status == "completed"
     done = {
         (e["round"], e["id"]): parse_time(e["started_at"], "") for e in events if e["event"] == "node_done"
     }

@@ -43,7 +43,7 @@ def text(html: str) -> str:
 def test_the_page_holds_the_figures_of_the_ledger(report, html):
     assert report.parts[-2:] == ("run", "report.html")
     seen = text(html)
-    run = replayed(run_events()).summary
+    run = replayed(run_events())
     run_now, realised = formatting.mass(run.run_now_g), formatting.mass(run.realised_g)
     for part in (
         f"{formatting.percent(run.saving)} saved against run-now: {realised} CO2eq instead of {run_now}",

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.events import Event
 
+OF_A_ROUND = (
+    "number", "opens_at", "closes_at", "held", "nodes", "failed", "energy_kwh", "planned_g", "realised_g",
+    "run_now_g", "metrics", "evaluation_energy_kwh", "evaluation_g",
+)  # fmt: skip
+
 
 def read_records(run_dir: Path) -> list[dict[str, Any]]:
     """Return the events of a run as they are stored, but for their time, which is parsed."""
@@ -28,6 +33,11 @@ def read_records(run_dir: Path) -> list[dict[str, Any]]:
 def events_of(records: Iterable[Mapping[str, Any]]) -> list[Event]:
     """Return the events of lines as they are stored."""
     return [event_of(json.loads(to_json(dict(record)))) for record in records]
+
+
+def rounds_shown(run: Record) -> list[dict[str, Any]]:
+    """Return what a report shows of each round of a run."""
+    return [{name: getattr(each, name) for name in OF_A_ROUND} for each in run.rounds]
 
 
 def replayed(records: Iterable[Mapping[str, Any]]) -> Record:

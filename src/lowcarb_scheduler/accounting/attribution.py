@@ -7,7 +7,7 @@ unknown number is None; a partial sum never stands for a whole.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -18,7 +18,6 @@ from lowcarb_scheduler.accounting.hindsight import (
     EmissionLevels,
     Hindsight,
     Outcome,
-    Rules,
     RunFront,
     front_of,
     hindsight_of,
@@ -29,7 +28,7 @@ from lowcarb_scheduler.accounting.turns import emitted_g
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from lowcarb_scheduler.accounting.replay import Record, RunSummary
+    from lowcarb_scheduler.accounting.replay import Record
     from lowcarb_scheduler.events import Turn
     from lowcarb_scheduler.intensity import Floats, IntensityTable, Provenance
 
@@ -118,8 +117,8 @@ class Accounts:
 
     Parameters
     ----------
-    run : RunSummary
-        Summary of the run.
+    run : Record
+        The run, with these figures.
     provenance : Provenance
         Source and signal of the intensity.
     planned_g, realised_g, run_now_g, hindsight_g : float or None
@@ -145,7 +144,7 @@ class Accounts:
         Trade-off at the start; None if the initial plan was made without a forecast.
     """
 
-    run: RunSummary
+    run: Record
     provenance: Provenance
     planned_g: float | None
     realised_g: float | None
@@ -180,30 +179,20 @@ def account(record: Record) -> Accounts:
     record : Record
         The replayed ledger, see :meth:`~lowcarb_scheduler.accounting.replay.Record.of`.
     """
-    run = record.summary
     # Stored figures may be older than the newest actual intensity: all are computed again.
-    unknown = EmissionLevels(nan, nan, nan, nan, nan)
-    levels = [
-        unknown if record.actual is None else levels_of(worked, record.actual) for worked in record.rounds
-    ]
-    evaluation = [_Emitted.of(worked.evaluated, record.actual) for worked in record.rounds]
-    run = replace(run, rounds=tuple(
-        replace(r, realised_g=_known(own.realised_g), run_now_g=_known(own.run_now_g),
-                evaluation_g=_known(float(emitted.grams.sum())))
-        for r, own, emitted in zip(run.rounds, levels, evaluation, strict=True)
-    ))  # fmt: skip
-    trained = _Emitted.of([turn for worked in record.rounds for turn in worked.turns], record.actual)
-    evaluated = _Emitted.of([turn for worked in record.rounds for turn in worked.evaluated], record.actual)
-    rules = Rules.of(record) if record.rounds else None
+    run = record.with_figures(record.figures_on(record.actual))
+    levels = [levels_of(worked, run.actual) for worked in run.rounds]
+    trained = _Emitted.of([turn for worked in run.rounds for turn in worked.turns], run.actual)
+    evaluated = _Emitted.of([turn for worked in run.rounds for turn in worked.evaluated], run.actual)
     realised_g, kwh = run.realised_g, run.energy_kwh
     # Beside unknown realised emissions a hindsight number could not be compared with anything.
-    best = hindsight_of(record) if realised_g is not None else None
+    best = hindsight_of(run) if realised_g is not None else None
     # A first round of unknown length opens at once and has no planned emissions.
     is_part = run.planned_g is None and any(r.planned_g is not None for r in run.rounds)
     planned = [r for r in run.rounds if r.planned_g is not None] if is_part else []
     return Accounts(
         run=run,
-        provenance=record.provenance,
+        provenance=run.provenance,
         planned_g=run.planned_g,
         realised_g=realised_g,
         run_now_g=run.run_now_g,
@@ -214,9 +203,7 @@ def account(record: Record) -> Accounts:
         by_client=trained.by(lambda turn: turn.id),
         sci=Sci(kwh, None if realised_g is None or not kwh else realised_g / kwh, len(run.rounds)),
         without_actuals=sum(r.realised_g is None for r in run.rounds),
-        front=None
-        if rules is None
-        else front_of(record, rules, {r.number: r.realised_g for r in run.rounds}),
+        front=front_of(run),
         hindsight=best,
         levels=tuple(levels),
         planned_of=_rounds_named([r.number for r in planned]),

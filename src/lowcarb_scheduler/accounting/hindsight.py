@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from lowcarb_scheduler.accounting.emissions import emissions_g, known_sum
-from lowcarb_scheduler.accounting.turns import expected_g, realised_g, stretch_of
+from lowcarb_scheduler.accounting.turns import stretch_of
 from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, to_us
 from lowcarb_scheduler.errors import LowcarbError
 from lowcarb_scheduler.events import UNKNOWN_PLACE
@@ -32,7 +32,6 @@ from lowcarb_scheduler.planning.pareto import tradeoff
 from lowcarb_scheduler.planning.planner import plan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from datetime import datetime
 
     from lowcarb_scheduler.accounting.replay import InitialPlan, Record, RoundRecord
@@ -158,7 +157,7 @@ def _fleet(record: Record, rules: Rules) -> Fleet:
     kind: dict[str, tuple[str, timedelta]] = {}
     for worked in record.rounds:
         for turn in worked.turns:
-            node = worked.nodes.get(turn.id)
+            node = worked.connected.get(turn.id)
             planned = worked.length if node is None else node.turn(worked.length)
             kind[turn.id] = turn.place, planned
             lengths_us[kind[turn.id]].append((turn.ended_at - turn.started_at) // MICROSECOND)
@@ -244,15 +243,14 @@ class EmissionLevels(NamedTuple):
     realised_g: float
 
 
-def levels_of(worked: RoundRecord, actual: IntensityTable) -> EmissionLevels:
-    """Return the emission levels of a round."""
+def levels_of(worked: RoundRecord, actual: IntensityTable | None) -> EmissionLevels:
+    """Return the emission levels of a round, whose figures are those on actual intensity."""
+    if actual is None:
+        return EmissionLevels(nan, nan, nan, nan, nan)
+    run_now, realised = (nan if grams is None else grams for grams in (worked.run_now_g, worked.realised_g))
     kwh = sum(turn.energy_kwh for turn in worked.turns)
-    realised = realised_g(worked.turns, actual)
-    run_now = expected_g(worked.nodes, worked.turns, actual, worked.run_now_at, worked.length)
     between = _planned_levels(worked, actual, kwh) if kwh else (0.0, 0.0, 0.0)
-    return EmissionLevels(
-        nan if run_now is None else run_now, *between, nan if realised is None else realised
-    )
+    return EmissionLevels(run_now, *between, realised)
 
 
 def _planned_levels(worked: RoundRecord, actual: IntensityTable, kwh: float) -> tuple[float, float, float]:
@@ -261,14 +259,14 @@ def _planned_levels(worked: RoundRecord, actual: IntensityTable, kwh: float) -> 
     ends_us = np.array([to_us(member.ends_at) for member in worked.members], dtype=np.int64)
     usual_watts = {turn.id: turn.power_watts for turn in worked.turns}
     # The power of a node that has left is known from its turn.
-    usual_watts |= {key: node.power_watts for key, node in worked.nodes.items()}
+    usual_watts |= {key: node.power_watts for key, node in worked.connected.items()}
     watts = np.array([usual_watts.get(member.id, nan) for member in worked.members])
     planned_kwh = float((watts / 1000 * (ends_us - starts_us)).sum() / HOUR_US)
     if not planned_kwh > 0:
         return nan, nan, nan  # energy without power cannot be shared out among the members
     drawn = kwh / planned_kwh
     columns = actual.columns([member.location or UNKNOWN_PLACE for member in worked.members])
-    lengths_us, stretch = ends_us - starts_us, stretch_of(worked.turns, worked.nodes, worked.length)
+    lengths_us, stretch = ends_us - starts_us, stretch_of(worked.turns, worked.connected, worked.length)
 
     def within_g(opens_us: Ints, stretch: float) -> float:
         """Return the emissions of the same energy in windows of other lengths."""
@@ -333,17 +331,13 @@ class RunFront:
     first_round: int = 1
 
 
-def front_of(record: Record, rules: Rules, realised_g: Mapping[int, float | None]) -> RunFront | None:
+def front_of(record: Record) -> RunFront | None:
     """Return the time-carbon trade-off when a run began.
 
     Parameters
     ----------
     record : Record
-        The run.
-    rules : Rules
-        Its rules.
-    realised_g : mapping of int to float or None
-        Realised emissions of its rounds, by number [gCO2eq].
+        The run, with the newest figures of its rounds.
 
     Returns
     -------
@@ -357,7 +351,7 @@ def front_of(record: Record, rules: Rules, realised_g: Mapping[int, float | None
     rounds = [worked for worked in record.rounds if worked.number >= first]
     if not rounds:
         return None
-    drawn = _drawn(rounds)
+    rules, drawn = Rules.of(record), _drawn(rounds)
     try:
         job = _job_at_the_start(record, begun, rules, rounds[0].length, drawn)
         expected = _expected(job, begun, begun.forecast)
@@ -370,7 +364,7 @@ def front_of(record: Record, rules: Rules, realised_g: Mapping[int, float | None
     if record.status == "completed":
         finish, planned_g = rounds[-1].closes_at, known_sum(worked.planned_g for worked in rounds)
         emissions["planned"] = finish, None if planned_g is None else planned_g * drawn
-        emissions["realised"] = finish, known_sum(realised_g[worked.number] for worked in rounds)
+        emissions["realised"] = finish, known_sum(worked.realised_g for worked in rounds)
     stands = (Outcome(name, end, grams) for name, (end, grams) in emissions.items() if grams is not None)
     return RunFront(frontier, tuple(stands), first)
 
@@ -380,7 +374,7 @@ def _drawn(rounds: list[RoundRecord]) -> float:
     planned_watts_us = 0.0
     for worked in rounds:
         for member in worked.members:
-            if (node := worked.nodes.get(member.id)) is not None:
+            if (node := worked.connected.get(member.id)) is not None:
                 planned_watts_us += node.power_watts * ((member.ends_at - member.starts_at) // MICROSECOND)
     kwh = sum(turn.energy_kwh for worked in rounds for turn in worked.turns)
     return kwh / (planned_watts_us / 1000 / HOUR_US) if planned_watts_us > 0 else 1.0

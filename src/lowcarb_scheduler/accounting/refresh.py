@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lowcarb_scheduler.accounting.hindsight import Rules
-from lowcarb_scheduler.accounting.replay import Record, figures_of
+from lowcarb_scheduler.accounting.replay import Record
 from lowcarb_scheduler.accounting.turns import stretch_of
 from lowcarb_scheduler.clock import MICROSECOND, SystemClock, from_us, to_us
 from lowcarb_scheduler.errors import InputError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.accounting.replay import RoundRecord
     from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.events import Figures, RunStarted
+    from lowcarb_scheduler.events import RunStarted
     from lowcarb_scheduler.forecasts.base import ForecastSource
     from lowcarb_scheduler.intensity import IntensityTable, Provenance
     from lowcarb_scheduler.settings import Settings
@@ -140,7 +140,7 @@ def refresh(run_dir: Path, source: ForecastSource | None, clock: Clock | None = 
     with as_written(file):
         record = Record.of(events)
     # Computed from turns, not read from events: stored figures may be older than the stored intensity.
-    before = _figures(record, record.actual)
+    before = record.figures_on(record.actual)
     lacking = tuple(number for number, figures in before.items() if not figures.are_known)
     places = _places(record)
     lacks_hours = bool(lacking) or _lacks_hours(record, places, clock)
@@ -152,7 +152,7 @@ def refresh(run_dir: Path, source: ForecastSource | None, clock: Clock | None = 
     news = _lacking(new.slice(start, end), record.actual)
     if news is None:
         return Refreshed(lacking, (), lacks_hours)
-    after = _figures(record, news if record.actual is None else news.fill(record.actual))
+    after = record.figures_on(news if record.actual is None else news.fill(record.actual))
     ledger = Ledger(run_dir, clock, goes_on=True)
     try:
         ledger.append(ActualReceived(intensity=news))
@@ -162,11 +162,6 @@ def refresh(run_dir: Path, source: ForecastSource | None, clock: Clock | None = 
         ledger.close()
     learned = tuple(number for number in lacking if after[number].are_known)
     return Refreshed(lacking, learned, lacks_hours, has_news=True)
-
-
-def _figures(record: Record, actual: IntensityTable | None) -> dict[int, Figures]:
-    """Return the emissions of each round on actual intensity, by number."""
-    return {worked.number: figures_of(worked, actual) for worked in record.rounds}
 
 
 def _lacks_hours(record: Record, places: Sequence[str], clock: Clock) -> bool:
@@ -205,7 +200,7 @@ def _period(record: Record, rounds: Sequence[RoundRecord], clock: Clock) -> tupl
     starts, ends = [record.started_at], [min(Rules.of(record).finish_by, clock.now())]
     for worked in rounds:
         # The turns of run-now overrun as the real ones did, so its last window ends later.
-        stretch = max(stretch_of(worked.turns, worked.nodes, worked.length), 1.0)
+        stretch = max(stretch_of(worked.turns, worked.connected, worked.length), 1.0)
         ends += [worked.closes_at, worked.run_now_at + stretch * worked.length]
         ends += [turn.ended_at for turn in (*worked.turns, *worked.evaluated)]
         ends += [min(member.ends_at, clock.now()) for member in worked.members]
@@ -216,8 +211,8 @@ def _period(record: Record, rounds: Sequence[RoundRecord], clock: Clock) -> tupl
 
 def _places(record: Record) -> list[str]:
     """Return the known locations of nodes and turns."""
-    # Rounds share their mapping of nodes until one joins or leaves.
-    nodes = {id(worked.nodes): worked.nodes for worked in record.rounds}.values()  # few, seldom changed
+    # Rounds share their mapping of nodes until one joins or leaves: few differ.
+    nodes = {id(worked.connected): worked.connected for worked in record.rounds}.values()
     places = {node.place for there in nodes for node in there.values()}
     places |= {turn.place for worked in record.rounds for turn in worked.turns}
     return sorted(places - {UNKNOWN_PLACE})

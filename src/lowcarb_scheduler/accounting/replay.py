@@ -1,9 +1,10 @@
-"""Replay of a ledger: the state of a run after its events, and a record of each round that has closed."""
+"""Replay of a ledger: the state of a run after its events, and a record of each of its rounds."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,112 +42,9 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.events import Event, Member, Node, Turn
 
 
-# -- Summary -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class RoundSummary:
-    """Summary of a round. Emissions [gCO2eq] are None if they are not known.
-
-    Fields named ``evaluation`` are of evaluation on clients, all others of training alone.
-    """
-
-    number: int
-    opens_at: datetime
-    closes_at: datetime
-    held: timedelta
-    nodes: int
-    failed: int
-    energy_kwh: float
-    planned_g: float | None
-    realised_g: float | None
-    run_now_g: float | None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    evaluation_energy_kwh: float = 0.0
-    evaluation_g: float | None = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class RunSummary:
-    """Summary of a run, with the figures that its ledger has.
-
-    Sums [gCO2eq] are None where one of their rounds is; ``realised_g`` and ``run_now_g`` use actual
-    intensity, ``planned_g`` the forecast when each round opened. ``energy_by_basis`` is the energy of
-    training by its origin [kWh]; ``resumed`` counts the restarts after an early end.
-    """
-
-    started: RunStarted
-    rounds: tuple[RoundSummary, ...]
-    turns: Mapping[str, int]
-    degraded: tuple[Degraded, ...]
-    first_plan: Planned | None
-    status: str
-    energy_by_basis: Mapping[str, float] = field(default_factory=dict)
-    resumed: int = 0
-
-    @property
-    def planned_g(self) -> float | None:
-        """Sum of the rounds' planned emissions."""
-        return known_sum(r.planned_g for r in self.rounds)
-
-    @property
-    def realised_g(self) -> float | None:
-        """Sum of the rounds' realised emissions."""
-        return known_sum(r.realised_g for r in self.rounds)
-
-    @property
-    def run_now_g(self) -> float | None:
-        """Emissions of as many rounds of random clients, back-to-back from the start."""
-        return known_sum(r.run_now_g for r in self.rounds)
-
-    @property
-    def saving(self) -> float | None:
-        """Part of the run-now emissions that was avoided."""
-        return saving(self.realised_g, self.run_now_g)
-
-    @property
-    def energy_kwh(self) -> float:
-        """Energy of all training [kWh]."""
-        return sum(r.energy_kwh for r in self.rounds)
-
-    @property
-    def evaluation_energy_kwh(self) -> float:
-        """Energy of all evaluation on clients [kWh]."""
-        return sum(r.evaluation_energy_kwh for r in self.rounds)
-
-    @property
-    def evaluation_g(self) -> float | None:
-        """Realised emissions of all evaluation on clients."""
-        return known_sum(r.evaluation_g for r in self.rounds)
-
-    @property
-    def finish(self) -> datetime | None:
-        """Time at which the last round closed."""
-        return self.rounds[-1].closes_at if self.rounds else None
-
-    @property
-    def jain(self) -> float:
-        """Jain's index of completed turns."""
-        return jain_index(list(self.turns.values()))
-
-
-def summarise(events: Iterable[Event]) -> RunSummary:
-    """Return the summary of a run.
-
-    Parameters
-    ----------
-    events : iterable of Event
-        The events of its ledger, see :func:`~lowcarb_scheduler.ledger.read_ledger`.
-    """
-    return Record.of(events).summary
-
-
-# -- Replay ------------------------------------------------------------------------------------------------
-
-
 @dataclass(slots=True)
 class RoundRecord:
-    """Record of a round.
+    """Record of a round. Emissions [gCO2eq] are None where they are not known.
 
     Parameters
     ----------
@@ -158,7 +56,7 @@ class RoundRecord:
         Its end; None while it is open.
     turns, evaluated : list of Turn
         Completed turns of training, and of evaluation.
-    nodes : mapping of str to Node
+    connected : mapping of str to Node
         All nodes that were connected when it closed, by id.
     failed : int
         Number of nodes that did not complete their turn.
@@ -166,6 +64,8 @@ class RoundRecord:
         Metrics of its evaluations.
     evaluation : EvaluatedOnClients or None
         Its evaluation on clients.
+    late : Figures or None
+        Emissions that were learned after it had closed.
     """
 
     opened: RoundOpened
@@ -173,10 +73,11 @@ class RoundRecord:
     closed: RoundClosed | None = None
     turns: list[Turn] = field(default_factory=list)
     evaluated: list[Turn] = field(default_factory=list)
-    nodes: Mapping[str, Node] = field(default_factory=dict)
+    connected: Mapping[str, Node] = field(default_factory=dict)
     failed: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     evaluation: EvaluatedOnClients | None = None
+    late: Figures | None = None
 
     @property
     def end(self) -> RoundClosed:
@@ -205,9 +106,9 @@ class RoundRecord:
         return self.end.round_duration
 
     @property
-    def planned_g(self) -> float | None:
-        """Emissions that were expected when it opened [gCO2eq]."""
-        return self.end.planned_g
+    def held(self) -> timedelta:
+        """Time that it was held, though it could have opened."""
+        return self.opened.held
 
     @property
     def members(self) -> Sequence[Member]:
@@ -215,11 +116,46 @@ class RoundRecord:
         return self.opened.nodes
 
     @property
+    def nodes(self) -> int:
+        """Number of nodes that completed their turn."""
+        return self.end.nodes_done
+
+    @property
+    def energy_kwh(self) -> float:
+        """Energy of training [kWh]."""
+        return self.end.energy_kwh
+
+    @property
+    def evaluation_energy_kwh(self) -> float:
+        """Energy of evaluation on clients [kWh]."""
+        return self.evaluation.energy_kwh if self.evaluation else 0.0
+
+    @property
     def figures(self) -> Figures:
-        """Emissions as they were known when it closed."""
+        """Emissions as they are known by now."""
         end, evaluation_g = self.end, self.evaluation.realised_g if self.evaluation else 0.0
-        return Figures(round=self.number, planned_g=end.planned_g, realised_g=end.realised_g,
-                       run_now_g=end.run_now_g, evaluation_g=evaluation_g)  # fmt: skip
+        return self.late or Figures(round=self.number, planned_g=end.planned_g, realised_g=end.realised_g,
+                                    run_now_g=end.run_now_g, evaluation_g=evaluation_g)  # fmt: skip
+
+    @property
+    def planned_g(self) -> float | None:
+        """Emissions of training that were expected when it opened."""
+        return self.figures.planned_g
+
+    @property
+    def realised_g(self) -> float | None:
+        """Emissions of training on actual intensity."""
+        return self.figures.realised_g
+
+    @property
+    def run_now_g(self) -> float | None:
+        """Emissions of the same work by random clients, back-to-back from the start of the run."""
+        return self.figures.run_now_g
+
+    @property
+    def evaluation_g(self) -> float | None:
+        """Emissions of evaluation on clients, on actual intensity."""
+        return self.figures.evaluation_g
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +187,9 @@ class InitialPlan:
 
 
 class Record:
-    """State of a run after the events of its ledger.
+    """State of a run after the events of its ledger, and the sums over its rounds that have closed.
+
+    Sums of emissions [gCO2eq] are None where one of their rounds is.
 
     Attributes
     ----------
@@ -267,10 +205,14 @@ class Record:
         All nodes that have ever been connected, by id.
     turns : dict of str to int
         Completed turns, by node.
+    energy_by_basis : dict of str to float
+        Energy of training by its origin [kWh].
     initial_plan, first_plan, plan : InitialPlan or Planned or None
         The first plan of several rounds with its inputs, the first one at all, and the newest.
     incidents : list of Degraded or NodeFailed
         Faults of sources and nodes.
+    resumed : int
+        Number of restarts after an early end.
     status : str
         ``unfinished``, or the status of ``run_finished``.
     activity : str
@@ -305,7 +247,6 @@ class Record:
         self._provenance: Provenance | None = None
         self._actual: IntensityTable | None = None
         self._turns_before: Counter[str] = Counter()  # in rounds that have closed
-        self._late: dict[int, Figures] = {}
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> Record:
@@ -362,9 +303,9 @@ class Record:
                 self.status = self.activity = event.status
                 self.finished, self.waiting = event, None
                 # Rounds whose actual intensity came late are settled when the run ends.
-                self._late |= {figures.round: figures for figures in event.rounds}
+                self._settle(event.rounds)
             case FiguresRefreshed():
-                self._late |= {figures.round: figures for figures in event.rounds}
+                self._settle(event.rounds)
             case _:
                 self._read_round(event)
 
@@ -388,12 +329,28 @@ class Record:
                 if isinstance(event, EvaluatedOnClients):
                     current.evaluation = event
             case RoundClosed():
-                current.closed, current.nodes = event, self.nodes
+                current.closed, current.connected = event, self.nodes
                 self.closed[current.number] = current
                 self._turns_before.update(turn.id for turn in current.turns)
                 # Run-now does the same rounds without waits: the next one opens when this one would end.
                 self.run_now_at = current.run_now_at + event.took
                 self.is_open, self.activity = False, "preparing"
+
+    def _settle(self, late: Iterable[Figures]) -> None:
+        """Enter figures of rounds that were learned after these had closed."""
+        for figures in late:
+            if (worked := self.closed.get(figures.round)) is not None:
+                worked.late = figures
+
+    def figures_on(self, actual: IntensityTable | None) -> dict[int, Figures]:
+        """Return the emissions of each round on actual intensity, by number."""
+        return {worked.number: figures_of(worked, actual) for worked in self.rounds}
+
+    def with_figures(self, figures: Mapping[int, Figures]) -> Record:
+        """Return a record of the same rounds with other emissions."""
+        other = copy(self)
+        other.closed = {n: replace(worked, late=figures[n]) for n, worked in self.closed.items()}
+        return other
 
     @property
     def rounds(self) -> tuple[RoundRecord, ...]:
@@ -428,34 +385,65 @@ class Record:
         return self._provenance or Provenance(None, synthetic=self.started.source == "synthetic")
 
     @property
-    def summary(self) -> RunSummary:
-        """Summary of the run, with figures that were learned after a round had closed."""
-        rounds = []
-        for worked in self.rounds:
-            figures = self._late.get(worked.number, worked.figures)
-            evaluation = worked.evaluation
-            rounds.append(
-                RoundSummary(
-                    number=worked.number,
-                    opens_at=worked.opens_at,
-                    closes_at=worked.closes_at,
-                    held=worked.opened.held,
-                    nodes=worked.end.nodes_done,
-                    failed=worked.end.nodes_failed,
-                    energy_kwh=worked.end.energy_kwh,
-                    planned_g=figures.planned_g,
-                    realised_g=figures.realised_g,
-                    run_now_g=figures.run_now_g,
-                    metrics=worked.metrics,
-                    evaluation_energy_kwh=evaluation.energy_kwh if evaluation else 0.0,
-                    evaluation_g=figures.evaluation_g if evaluation else 0.0,
-                )
-            )
-        degraded = tuple(event for event in self.incidents if isinstance(event, Degraded))
-        return RunSummary(
-            self.started, tuple(rounds), self.turns, degraded, self.first_plan, self.status,
-            dict(self.energy_by_basis), self.resumed,
-        )  # fmt: skip
+    def degraded(self) -> tuple[Degraded, ...]:
+        """Faults that the run went on with."""
+        return tuple(event for event in self.incidents if isinstance(event, Degraded))
+
+    @property
+    def planned_g(self) -> float | None:
+        """Sum of the rounds' planned emissions."""
+        return known_sum(r.planned_g for r in self.rounds)
+
+    @property
+    def realised_g(self) -> float | None:
+        """Sum of the rounds' realised emissions."""
+        return known_sum(r.realised_g for r in self.rounds)
+
+    @property
+    def run_now_g(self) -> float | None:
+        """Emissions of as many rounds of random clients, back-to-back from the start."""
+        return known_sum(r.run_now_g for r in self.rounds)
+
+    @property
+    def saving(self) -> float | None:
+        """Part of the run-now emissions that was avoided."""
+        return saving(self.realised_g, self.run_now_g)
+
+    @property
+    def energy_kwh(self) -> float:
+        """Energy of all training [kWh]."""
+        return sum(r.energy_kwh for r in self.rounds)
+
+    @property
+    def evaluation_energy_kwh(self) -> float:
+        """Energy of all evaluation on clients [kWh]."""
+        return sum(r.evaluation_energy_kwh for r in self.rounds)
+
+    @property
+    def evaluation_g(self) -> float | None:
+        """Realised emissions of all evaluation on clients."""
+        return known_sum(r.evaluation_g for r in self.rounds)
+
+    @property
+    def finish(self) -> datetime | None:
+        """Time at which the last round closed."""
+        return self.rounds[-1].closes_at if self.rounds else None
+
+    @property
+    def jain(self) -> float:
+        """Jain's index of completed turns."""
+        return jain_index(list(self.turns.values()))
+
+
+def summarise(events: Iterable[Event]) -> Record:
+    """Return the record of a run.
+
+    Parameters
+    ----------
+    events : iterable of Event
+        The events of its ledger, see :func:`~lowcarb_scheduler.ledger.read_ledger`.
+    """
+    return Record.of(events)
 
 
 def rounds_of(events: Iterable[Event]) -> Iterator[RoundRecord]:
@@ -480,7 +468,7 @@ def figures_of(worked: RoundRecord, actual: IntensityTable | None) -> Figures:
         round=worked.number,
         planned_g=worked.planned_g,
         realised_g=realised_g(worked.turns, actual),
-        run_now_g=expected_g(worked.nodes, worked.turns, actual, worked.run_now_at, worked.length),
+        run_now_g=expected_g(worked.connected, worked.turns, actual, worked.run_now_at, worked.length),
         evaluation_g=realised_g(worked.evaluated, actual),
     )
 

@@ -79,22 +79,22 @@ def run_demo(console: Console, run_dir: Path) -> dict[str, Any]:
             plain = {"lowcarb-enabled": False, "results-file": str(plain_results)}
             _complete(local.run(APP, plain, log), log, lambda: None)
     record = Record.of(read_ledger(run_dir))
-    summary, first_plan = record.summary, record.first_plan
+    first_plan = record.first_plan
     results = {
         "schema_version": SCHEMA_VERSION,
         **record.provenance.to_dict(),
-        "rounds": len(summary.rounds),
-        "run_now_emissions_g": summary.run_now_g,
+        "rounds": len(record.rounds),
+        "run_now_emissions_g": record.run_now_g,
         "first_plan_emissions_g": first_plan.emissions_g if first_plan else None,
         "first_plan_saving": first_plan.saving if first_plan else None,
-        "planned_emissions_g": summary.planned_g,
-        "realised_emissions_g": summary.realised_g,
-        "saving": summary.saving,
-        "finish": summary.finish,
-        "finish_by": summary.started.finish_by,
-        "jain": summary.jain,
-        "min_turns": min(summary.turns.values()),
-        "max_turns": max(summary.turns.values()),
+        "planned_emissions_g": record.planned_g,
+        "realised_emissions_g": record.realised_g,
+        "saving": record.saving,
+        "finish": record.finish,
+        "finish_by": record.started.finish_by,
+        "jain": record.jain,
+        "min_turns": min(record.turns.values()),
+        "max_turns": max(record.turns.values()),
         "accuracy": _accuracy(aware_results),
         "plain_accuracy": _accuracy(plain_results),
         "run_dir": str(run_dir),

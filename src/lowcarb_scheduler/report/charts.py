@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from lowcarb_scheduler.accounting.attribution import Step
-    from lowcarb_scheduler.accounting.replay import Record, RunSummary
+    from lowcarb_scheduler.accounting.replay import Record
     from lowcarb_scheduler.backtest import Comparison
     from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
 
@@ -234,7 +234,7 @@ class Progress:
     run_now_g: float | None = None
 
 
-def progress_of(run: RunSummary) -> tuple[Progress, ...]:
+def progress_of(run: Record) -> tuple[Progress, ...]:
     """Return a run's metrics, accuracies first.
 
     They are set against realised emissions; where those of a round are not known, against planned emissions;

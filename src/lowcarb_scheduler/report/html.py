@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lowcarb_scheduler.accounting.attribution import Accounts, Sci
-    from lowcarb_scheduler.accounting.replay import RunSummary
     from lowcarb_scheduler.report.figure import Picture
     from lowcarb_scheduler.report.tables import Incident
 
@@ -168,7 +167,7 @@ def _sci(sci: Sci) -> str:
     return f"{terms}; M (manufacturing of hardware) is not included"
 
 
-def _finish(run: RunSummary, finish_by: datetime | None) -> str:
+def _finish(run: Record, finish_by: datetime | None) -> str:
     if run.finish is None:
         return "no round has closed"
     finish = f"{formatting.instant(run.finish)} UTC"

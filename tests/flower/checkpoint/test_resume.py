@@ -32,6 +32,7 @@ from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
 from support.apps import do_nothing, fails, make_app, make_tree_app, node_configs, takes
 from support.clocks import Machine
 from support.kill_points import KillPoints, cut_in_two, fresh
+from support.ledgers import rounds_shown
 from support.resume_runs import NODES, ROUNDS, make_aware, make_grid, start
 from support.runs import RUN, asked, events_of
 
@@ -71,7 +72,7 @@ def histories(result):
 def figures(folder):
     """Return what a report shows of a run."""
     run = summarise(read_ledger(folder))
-    return run.status, run.rounds, run.turns, run.saving, run.energy_by_basis
+    return run.status, rounds_shown(run), run.turns, run.saving, run.energy_by_basis
 
 
 # -- Killed at every step ----------------------------------------------------------------------------------
