@@ -191,6 +191,11 @@ class Record:
 
     Sums of emissions [gCO2eq] are None where one of their rounds is.
 
+    Parameters
+    ----------
+    run_now_at : datetime, optional
+        Start of the run; ``run_started`` tells it, too.
+
     Attributes
     ----------
     started : RunStarted
@@ -223,7 +228,7 @@ class Record:
         Whether the round that opened last has not closed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, run_now_at: datetime | None = None) -> None:
         self.started: RunStarted
         self.last_at: datetime
         self.closed: dict[int, RoundRecord] = {}
@@ -241,7 +246,7 @@ class Record:
         self.status, self.activity, self.resumed = "unfinished", "preparing", 0
         self.waiting: HoldStarted | NodesAwaited | None = None
         self.is_open = False
-        self.run_now_at: datetime | None = None
+        self.run_now_at = run_now_at
         self.forecasts: list[IntensityTable] = []
         self.actuals: list[IntensityTable] = []
         self._provenance: Provenance | None = None
@@ -449,14 +454,18 @@ def summarise(events: Iterable[Event]) -> Record:
 def rounds_of(events: Iterable[Event]) -> Iterator[RoundRecord]:
     """Yield the rounds of a ledger that have closed, holding one of them at a time."""
     record = Record()
-    for event in events:
+    for event in without_tables(events):
         # A round is complete when the next one opens: evaluation may follow its close.
         if isinstance(event, RoundOpened):
             yield from record.rounds
             record.closed.clear()
-        if not isinstance(event, ForecastReceived | ActualReceived):  # tables of a whole run are large
-            record.read(event)
+        record.read(event)
     yield from record.rounds
+
+
+def without_tables(events: Iterable[Event]) -> Iterator[Event]:
+    """Yield events but for forecasts and actual intensity: the tables of a whole run are large."""
+    return (event for event in events if not isinstance(event, ForecastReceived | ActualReceived))
 
 
 def figures_of(worked: RoundRecord, actual: IntensityTable | None) -> Figures:

@@ -425,7 +425,7 @@ class Session:
             turn = (planned, TurnReport()) if self._virtual else self._window(profile, began, ended, report)
             turns[node_id] = turn
         self._recorder.train_ended(turns, failed)
-        self._dropouts = self._dropouts.after(len(current.members), current.failed)
+        self._dropouts = self._dropouts.after(len(current.members), len(current.members) - len(turns))
 
     def _window(
         self, profile: Profile, started_at: datetime, ended_at: datetime, report: Mapping[str, Any] | None

@@ -7,12 +7,12 @@ few numbers for each closed round, however many clients it had.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass, field, replace
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from lowcarb_scheduler.accounting.emissions import jain_index, known_sum, saving
-from lowcarb_scheduler.accounting.replay import Record, figures_of, rounds_of
+from lowcarb_scheduler.accounting.replay import Record, figures_of, rounds_of, without_tables
 from lowcarb_scheduler.accounting.turns import expected_g, node_of, realised_g, turn_of
 from lowcarb_scheduler.errors import LowcarbError
 from lowcarb_scheduler.events import (
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from lowcarb_scheduler.accounting.turns import Profile, TurnReport
-    from lowcarb_scheduler.events import Event, Node, Turn
+    from lowcarb_scheduler.events import Event, Node
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.ledger import Ledger
     from lowcarb_scheduler.scheduling.messages import RunLog
@@ -45,7 +45,7 @@ _MOST_FAILURES: Final = 3  # in a row, after which a node owes no more turns
 
 @dataclass(slots=True)
 class Round:
-    """Round that is open.
+    """Round that is open: its nodes by Flower's ids, and the dispatch of its messages.
 
     Parameters
     ----------
@@ -62,12 +62,6 @@ class Round:
         from the opening of the round and the end of its training.
     unsent : dict of int to str
         Why a node was sent no message, by node id.
-    turns : sequence of Turn
-        Completed turns.
-    failed : int
-        Number of turns that were not completed.
-    evaluation_g : float or None
-        Emissions of evaluation on clients [gCO2eq].
     """
 
     number: int
@@ -78,13 +72,10 @@ class Round:
     started: dict[int, datetime] = field(default_factory=dict)
     ended: dict[int, datetime] = field(default_factory=dict)
     unsent: dict[int, str] = field(default_factory=dict)
-    turns: Sequence[Turn] = field(default_factory=list)
-    failed: int = 0
-    evaluation_g: float | None = 0.0
 
 
 class RunRecorder:
-    """Recorder of one run.
+    """Recorder of one run: it reads each event that it writes, like the reader of a ledger.
 
     Parameters
     ----------
@@ -100,35 +91,59 @@ class RunRecorder:
     ----------
     current : Round or None
         The round that is open.
-    opened : int
-        Number of the round that opened last.
     """
 
     def __init__(self, ledger: Ledger, log: RunLog, started: datetime) -> None:
-        self._ledger, self._log, self._started = ledger, log, started
+        self._ledger, self._log = ledger, log
         self.current: Round | None = None
-        self.opened = 0
-        self._completed: Counter[str] = Counter()
+        self._record = Record(started)  # without the rounds before the last one
+        self._figures: dict[int, Figures] = {}  # of the rounds before
         self._credited: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()  # in a row, by node
-        self._nodes: dict[str, Node] = {}
-        self._figures: dict[int, Figures] = {}
-        self._energy_by_basis: defaultdict[str, float] = defaultdict(float)
         self._evaluation_kwh = 0.0
         self._closed_at: datetime | None = None
-        self._run_now_opens_at = started  # next round of run-now: the same rounds without waits
+
+    def _append(self, event: Event) -> None:
+        self._ledger.append(event)
+        self._read(event)
+
+    def _read(self, event: Event) -> None:
+        """Take an event into account."""
+        match event:
+            case RoundOpened():
+                self._fold()  # only now: evaluation may follow the close of a round
+            case RoundClosed():
+                self._closed_at = event.closes_at
+            case EvaluatedOnClients():
+                self._evaluation_kwh += event.energy_kwh
+        self._record.read(event)
+
+    def _fold(self) -> None:
+        """Keep the figures of rounds that have closed, and forget their turns."""
+        self._figures = self._known_figures
+        self._record.closed.clear()
+        self._record.incidents.clear()
+
+    @property
+    def _known_figures(self) -> dict[int, Figures]:
+        return self._figures | {worked.number: worked.figures for worked in self._record.rounds}
 
     # -- Nodes ---------------------------------------------------------------------------------------------
 
     @property
     def nodes(self) -> Mapping[str, Node]:
         """Nodes that were connected at the last look, by key."""
-        return self._nodes
+        return self._record.nodes
+
+    @property
+    def opened(self) -> int:
+        """Number of the round that opened last, 0 before the first."""
+        return self._record.current.number if self._record.current else 0
 
     @property
     def turns(self) -> dict[str, int]:
         """Turns that count for a node: completed, and credited for the time before it joined."""
-        return {key: done + self._credited[key] for key, done in self._completed.items()}
+        return {key: done + self._credited[key] for key, done in self._record.turns.items()}
 
     def add_nodes(self, arrived: Iterable[str], present: Iterable[str]) -> None:
         """Enter nodes that join or return; each is credited up to the mean of the others and owes nothing.
@@ -141,32 +156,29 @@ class RunRecorder:
         new, turns = set(arrived), self.turns
         counted = [turns[key] for key in present if key not in new]
         mean = sum(counted) // len(counted) if counted else 0
-        for key in sorted(new):
-            self._completed.setdefault(key, 0)
+        for key in new:
             self._credited[key] += max(0, mean - turns.get(key, 0))
 
     def update_nodes(self, profiles: Iterable[Profile]) -> None:
         """Enter the connected nodes, if they or their properties have changed."""
         nodes = {profile.key: node_of(profile) for profile in profiles}
-        joined = tuple(node for key, node in nodes.items() if self._nodes.get(key) != node)
-        left = tuple(key for key in self._nodes if key not in nodes)
+        joined = tuple(node for key, node in nodes.items() if self.nodes.get(key) != node)
+        left = tuple(key for key in self.nodes if key not in nodes)
         if joined or left:
-            self._nodes = nodes
-            self._ledger.append(NodesChanged(joined=joined, left=left))
+            self._append(NodesChanged(joined=joined, left=left))
 
     # -- Round, in order of events -------------------------------------------------------------------------
 
     def open(self, opened: Round, held: timedelta, planned_opens_at: datetime) -> None:
         """Enter a round that opens."""
-        self.current, self.opened = opened, opened.number
-        number, members = opened.number, opened.members.values()
+        self.current, number, members = opened, opened.number, opened.members.values()
         kwh = sum(turn_of(NodeDone, number, profile, window).energy_kwh for profile, window in members)
         mean = opened.planned_g / kwh if opened.planned_g is not None and kwh > 0 else None
         nodes = tuple(
             Member(id=profile.key, location=profile.location, starts_at=starts_at, ends_at=ends_at)
             for profile, (starts_at, ends_at) in members
         )
-        self._ledger.append(
+        self._append(
             RoundOpened(
                 round=number, opened_at=opened.opened_at, held=held, planned_opens_at=planned_opens_at,
                 nodes=nodes, planned_g=opened.planned_g, mean_g_per_kwh=mean,
@@ -181,19 +193,15 @@ class RunRecorder:
             turn_of(NodeDone, current.number, current.members[node_id][0], *each)
             for node_id, each in done.items()
         ]
-        current.turns = sorted(turns, key=lambda turn: turn.id)
-        current.failed = len(current.members) - len(turns)
-        for turn in current.turns:
-            self._completed[turn.id] += 1
-            self._energy_by_basis[turn.energy_basis] += turn.energy_kwh
-            self._ledger.append(turn)
+        for turn in sorted(turns, key=lambda turn: turn.id):
+            self._append(turn)
         for node_id, (profile, _) in current.members.items():
             if node_id in done:
                 self._failures.pop(profile.key, None)
             else:
                 self._owe(profile.key)
                 reason = failed.get(node_id) or current.unsent.get(node_id, "no reply")
-                self._ledger.append(
+                self._append(
                     NodeFailed(round=current.number, id=profile.key, location=profile.location, reason=reason)
                 )
 
@@ -213,57 +221,47 @@ class RunRecorder:
         """Enter an evaluation on clients, with the windows and reports of its nodes."""
         turns = [turn_of(NodeEvaluated, number, *each) for each in sorted(done, key=lambda each: each[0].key)]
         for turn in turns:
-            self._ledger.append(turn)
-        kwh = sum(turn.energy_kwh for turn in turns)
+            self._append(turn)
         grams = realised_g(turns, actual) if actual is not None else None if turns else 0.0
-        self._evaluation_kwh += kwh
-        self._note_evaluation(number, grams)
-        self._ledger.append(
+        self._append(
             EvaluatedOnClients(
-                round=number, metrics=metrics, nodes_done=len(turns), nodes_failed=failed, energy_kwh=kwh,
-                realised_g=grams,
+                round=number, metrics=metrics, nodes_done=len(turns), nodes_failed=failed,
+                energy_kwh=sum(turn.energy_kwh for turn in turns), realised_g=grams,
             )
         )  # fmt: skip
 
     def close(self, now: datetime, round_duration: timedelta, actual: IntensityTable | None) -> None:
         """Close the round that is open, on the actual intensity known so far."""
-        if (current := self.current) is None:
+        if self.current is None or (worked := self._record.current) is None:
             return
-        now = max(now, current.opened_at)  # a clock may be set back
-        figures = Figures(
-            round=current.number, planned_g=current.planned_g, evaluation_g=current.evaluation_g
-        )
+        opened, turns = worked.opened, worked.turns
+        realised = run_now = None
         if actual is not None:
-            figures = replace(
-                figures,
-                realised_g=realised_g(current.turns, actual),
-                run_now_g=expected_g(
-                    self._nodes, current.turns, actual, self._run_now_opens_at, round_duration
-                ),
-            )
-        self._figures[current.number] = figures
-        self.current, self._closed_at = None, now
-        self._run_now_opens_at += now - current.opened_at
-        self._ledger.append(
+            realised = realised_g(turns, actual)
+            run_now = expected_g(self.nodes, turns, actual, worked.run_now_at, round_duration)
+        self.current = None
+        self._append(
             RoundClosed(
-                round=current.number, opens_at=current.opened_at, closes_at=now,
-                round_duration=round_duration, nodes_done=len(current.turns), nodes_failed=current.failed,
-                energy_kwh=sum(turn.energy_kwh for turn in current.turns), planned_g=figures.planned_g,
-                realised_g=figures.realised_g, run_now_g=figures.run_now_g,
+                round=opened.round, opens_at=opened.opened_at,
+                closes_at=max(now, opened.opened_at),  # a clock may be set back
+                round_duration=round_duration, nodes_done=len(turns), nodes_failed=worked.failed,
+                energy_kwh=sum(turn.energy_kwh for turn in turns), planned_g=opened.planned_g,
+                realised_g=realised, run_now_g=run_now,
             )
         )  # fmt: skip
 
     @property
     def is_settled(self) -> bool:
         """Whether the realised emissions of every closed round are known."""
-        return all(figures.are_known for figures in self._figures.values())
+        return all(figures.are_known for figures in self._known_figures.values())
 
     def finish(self, status: str, finish_by: datetime | None, actual: IntensityTable | None) -> RunFinished:
         """Sum up the run on the actual intensity known at its end; return the ``run_finished`` event."""
+        self._fold()
         self._settle(actual)
         rounds = tuple(figures for _, figures in sorted(self._figures.items()))
         realised, run_now = (known_sum(r.realised_g for r in rounds), known_sum(r.run_now_g for r in rounds))
-        turns = list(self._completed.values()) or [0]
+        energy, turns = self._record.energy_by_basis, list(self._record.turns.values()) or [0]
         finished = RunFinished(
             status=status,
             rounds=rounds,
@@ -272,8 +270,8 @@ class RunRecorder:
             run_now_g=run_now,
             evaluation_g=known_sum(r.evaluation_g for r in rounds),
             saving=saving(realised, run_now),
-            energy_kwh=sum(self._energy_by_basis.values()),
-            energy_by_basis=self._energy_by_basis,
+            energy_kwh=sum(energy.values()),
+            energy_by_basis=energy,
             evaluation_energy_kwh=self._evaluation_kwh,
             finish=self._closed_at,
             finish_by=finish_by,
@@ -298,37 +296,21 @@ class RunRecorder:
         except LowcarbError as error:
             self._log.warn("ledger", str(error), "what it is missing for is not called realised")
 
-    def _note_evaluation(self, number: int, grams: float | None) -> None:
-        if (figures := self._figures.get(number)) is not None:
-            self._figures[number] = replace(figures, evaluation_g=grams)
-        elif self.current is not None:
-            self.current.evaluation_g = grams
-
     # -- Checkpoint ----------------------------------------------------------------------------------------
 
     def memory(self) -> dict[str, list[int]]:
-        """Return the state that is not in the ledger: completed and credited turns, by key."""
-        return {key: [done, self._credited[key]] for key, done in self._completed.items()}
+        """Return completed and credited turns by key; only the latter are not in the ledger."""
+        return {key: [done, self._credited[key]] for key, done in self._record.turns.items()}
 
     def recall(self, events: Iterable[Event], memory: Mapping[str, Sequence[int]]) -> None:
         """Restore the recorder from the events of a ledger and the result of :meth:`memory`.
 
         A round whose training has ended is open again.
         """
-        self._completed = Counter({key: done for key, (done, _) in memory.items()})
         self._credited = Counter({key: credited for key, (_, credited) in memory.items()})
-        record = Record.of(events)  # with all turns, which are dropped again when this returns
-        self._nodes, self._energy_by_basis = dict(record.nodes), record.energy_by_basis
-        self._figures = {worked.number: worked.figures for worked in record.rounds}
-        self._run_now_opens_at = record.run_now_at or self._started
-        if (last := record.current) is None:
-            return
-        self.opened = last.number
-        evaluations = [worked.evaluation for worked in {**record.closed, last.number: last}.values()]
-        self._evaluation_kwh = sum(each.energy_kwh for each in evaluations if each is not None)
-        self._closed_at = record.rounds[-1].closes_at if record.rounds else None
-        if last.closed is None and (last.turns or last.failed):
-            at, planned_g = last.opened.opened_at, last.opened.planned_g
-            grams = last.evaluation.realised_g if last.evaluation else 0.0
-            self.current = Round(last.number, at, at, {}, planned_g, turns=last.turns, failed=last.failed,
-                                 evaluation_g=grams)  # fmt: skip
+        for event in without_tables(events):
+            self._read(event)
+        last = self._record.current
+        if last is not None and last.closed is None and (last.turns or last.failed):
+            at = last.opened.opened_at
+            self.current = Round(last.number, at, at, {}, last.opened.planned_g)
