@@ -36,7 +36,6 @@ def test_books_keep_a_few_numbers_a_round_however_many_nodes_it_had(midnight, ro
     ledger.append(replayed(run_events()).started)
     recorder = RunRecorder(ledger, RunLog(ledger), midnight)
     profiles = [Profile(k, f"node-{k}", "DE", 1000.0, False, None) for k in range(4)]
-    recorder.add_nodes([p.key for p in profiles], [p.key for p in profiles])
     recorder.update_nodes(profiles)
     used = {}
     tracemalloc.start()

@@ -28,7 +28,7 @@ def look():
         for config, name, location in registered:
             grid.join(config, name, location)
         known = NodeRegistry(places or {}, LocationResolver(source), default_location, 300.0, notes.append)
-        return list(known.profiles(grid, list(grid.get_node_ids())).values()), notes
+        return list(known.observe(grid, list(grid.get_node_ids())).values()), notes
 
     return profiles
 
@@ -97,7 +97,7 @@ def test_entries_of_the_file_without_a_node_are_listed():
     grid = InMemoryGrid(CarbonClientApp(), [{"partition-id": 0}])
     places = {"0": Place("DE"), "supernode-1": Place("FR")}
     registry = NodeRegistry(places, LocationResolver(None), None, 300.0, lambda _: None)
-    registry.profiles(grid, list(grid.get_node_ids()))
+    registry.observe(grid, list(grid.get_node_ids()))
     assert registry.unmatched() == ["supernode-1"]
 
 
@@ -110,7 +110,7 @@ def test_each_node_is_queried_once():
     grid = InMemoryGrid(CarbonClientApp(), [{"location": "DE"}])
     registry = NodeRegistry({}, LocationResolver(None), None, 300.0, lambda _: None)
     for _ in range(3):
-        registry.profiles(grid, list(grid.get_node_ids()))
+        registry.observe(grid, list(grid.get_node_ids()))
     assert len(grid.sent) == 1
 
 
@@ -120,7 +120,7 @@ def test_a_silent_node_is_queried_three_times_and_planned_with_defaults():
     grid = InMemoryGrid(ClientApp(), [{"location": "FR"}])
     registry = NodeRegistry({}, LocationResolver(None), "DE", 300.0, lambda _: None)
     for _ in range(6):
-        (profile,) = registry.profiles(grid, list(grid.get_node_ids())).values()
+        (profile,) = registry.observe(grid, list(grid.get_node_ids())).values()
         assert (profile.location, profile.power_watts, profile.power_assumed) == ("DE", 300.0, True)
         assert profile.duration is None
     assert len(grid.sent) == 3
@@ -130,9 +130,9 @@ def test_a_silent_node_is_queried_three_times_and_planned_with_defaults():
 def test_a_node_that_returns_is_queried_again():
     grid = InMemoryGrid(CarbonClientApp(), [{"name": "a"}, {"name": "b"}])
     registry = NodeRegistry({}, LocationResolver(None), None, 300.0, lambda _: None)
-    assert len(registry.profiles(grid, [101, 102])) == 2
-    assert [p.key for p in registry.profiles(grid, [102]).values()] == ["b"]
-    assert [p.key for p in registry.profiles(grid, [101, 102]).values()] == ["a", "b"]
+    assert len(registry.observe(grid, [101, 102])) == 2
+    assert [p.key for p in registry.observe(grid, [102]).values()] == ["b"]
+    assert [p.key for p in registry.observe(grid, [101, 102]).values()] == ["a", "b"]
     assert [message.metadata.dst_node_id for message in grid.sent] == [101, 102, 101]
 
 
@@ -272,7 +272,7 @@ def test_a_source_without_answer_is_requested_again_at_the_next_update():
     source, notes = Atlas(failures=2), []
     grid = InMemoryGrid(CarbonClientApp(), [{"location": "52.5,13.4"}, {"location": "50,9"}])
     registry = NodeRegistry({}, LocationResolver(source), "FR", 300.0, notes.append)
-    seen = [[p.location for p in registry.profiles(grid, [101, 102]).values()] for _ in range(4)]
+    seen = [[p.location for p in registry.observe(grid, [101, 102]).values()] for _ in range(4)]
     assert seen == [["FR", "FR"], ["FR", "FR"], *[["germanynorth", "germanywestcentral"]] * 2]
     assert source.calls == 3
     assert len(grid.sent) == 2  # the nodes themselves are not
@@ -284,7 +284,7 @@ def test_a_source_that_never_answers_is_requested_three_times():
     grid = InMemoryGrid(CarbonClientApp(), [{"location": "52.5,13.4"}])
     registry = NodeRegistry({}, LocationResolver(source), "FR", 300.0, lambda _: None)
     for _ in range(9):
-        registry.profiles(grid, [101])
+        registry.observe(grid, [101])
     assert source.calls == 3
 
 

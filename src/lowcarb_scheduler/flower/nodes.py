@@ -67,6 +67,11 @@ class NodeRegistry:
         Power of nodes without a valid one [W].
     note : callable
         Logs a line about invalid claims.
+
+    Attributes
+    ----------
+    alive : dict of int to Profile
+        Profiles of the connected nodes, by Flower's id.
     """
 
     def __init__(
@@ -79,11 +84,12 @@ class NodeRegistry:
     ) -> None:
         self._places, self._resolver, self._note = places, resolver, note
         self._default_location, self._default_power_watts = default_location, default_power_watts
+        self.alive: dict[int, Profile] = {}
         self._nodes: dict[int, _Node] = {}
         self._matched: set[str] = set()
         self._invalid: defaultdict[str, list[str]] = defaultdict(list)  # problem: keys of the nodes with it
 
-    def profiles(self, grid: Grid, node_ids: Sequence[int]) -> dict[int, Profile]:
+    def observe(self, grid: Grid, node_ids: Sequence[int]) -> dict[int, Profile]:
         """Return the profiles of connected nodes; new ones are queried, and silent ones up to three times."""
         # Others are forgotten: a node id can come back with another configuration.
         self._nodes = {node_id: self._nodes.get(node_id) or _Node() for node_id in node_ids}
@@ -98,7 +104,12 @@ class NodeRegistry:
             changed |= {node_id: node for node_id, node in self._nodes.items() if node.is_unplaced}
         if changed:
             self._update(changed)
-        return {node_id: node.profile for node_id, node in self._nodes.items() if node.profile}
+        self.alive = {node_id: node.profile for node_id, node in self._nodes.items() if node.profile}
+        return self.alive
+
+    def forget_lost(self, node_ids: Collection[int]) -> None:
+        """Forget nodes that are not connected any more."""
+        self.alive = {node_id: profile for node_id, profile in self.alive.items() if node_id in node_ids}
 
     def unmatched(self) -> list[str]:
         """Return the entries of the locations file that no node has matched."""

@@ -43,7 +43,7 @@ from lowcarb_scheduler.scheduling.selection import Dropouts, select_clients
 from lowcarb_scheduler.settings import SECRETS, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
     from flwr.app import ArrayRecord, Context
     from flwr.serverapp import Grid
@@ -106,7 +106,7 @@ class Session:
         self.progress = progress
         self._log = messages.RunLog(ledger)
         self._warn_of_node = partial(self._log.warn, "node", consequence="its turns still count")
-        self._registry = NodeRegistry(
+        self._nodes = NodeRegistry(
             places, LocationResolver(source), settings.default_location, settings.default_power_watts,
             self._warn_of_node,
         )  # fmt: skip
@@ -124,8 +124,6 @@ class Session:
         self._replanner = Replanner(rules, self._timing, ledger, self._log, stops_late)
         self._recorder = RunRecorder(ledger, self._log, started)
         self._dropouts = Dropouts()
-        self._alive: dict[int, Profile] = {}
-        self._found: dict[int, Profile] = {}  # nodes that evaluate after a restart
         self._evaluation_began = started
         self._last: LastRound | None = None
         self._ready: tuple[int, datetime] | None = None  # a round, and since when it could have opened
@@ -283,13 +281,14 @@ class Session:
                 if hold.until(self._replanner.upcoming(number), self._feed.forecast, now) > now:
                     self._observe_and_replan(number, grid, clients)
                 else:
-                    self._forget_lost(grid)  # a plan made now would only delay the round
-                if len(self._alive) < at_least:
+                    # A plan made now would only delay the round.
+                    self._nodes.forget_lost(set(grid.get_node_ids()))
+                if len(self._nodes.alive) < at_least:
                     break
                 upcoming, now = self._replanner.upcoming(number), self._clock.now()
                 wait.until = hold.announce(upcoming, self._feed.forecast, now)
             # Open, unless nodes were lost in the hold: those are waited for like before it, but only once.
-            if len(self._alive) >= (clients if is_new else at_least):
+            if len(self._nodes.alive) >= (clients if is_new else at_least):
                 return self._open(number, clients, self._clock.now())
             hold.interrupted()
             is_new = False
@@ -323,49 +322,33 @@ class Session:
             Whether the round is looked at for the first time: then the plan is compared in any case.
         """
         node_ids = sorted(grid.get_node_ids())
-        if has_news := is_new or node_ids != sorted(self._alive):
-            self._observe_nodes(grid, node_ids)
+        if has_news := is_new or node_ids != sorted(self._nodes.alive):
+            self._recorder.update_nodes(self._nodes.observe(grid, node_ids).values())
         if not node_ids:
             return  # nobody to plan for: the wait for nodes follows
-        places = {profile.location for profile in self._alive.values() if profile.location}
+        self._warn_of_locations()
+        places = {profile.location for profile in self._nodes.alive.values() if profile.location}
         has_news |= self._feed.refresh(places, self._clock.now(), self._time_left())
         if not has_news:
             return
         clients = min(clients, len(node_ids))
         seen = Observation(
-            self._clock.now(), self._alive.values(), self._recorder.turns, clients, self._feed.known
+            self._clock.now(), self._nodes.alive.values(), self._recorder.turns, clients, self._feed.known
         )
         if self._replanner.replan(number, seen) and self.progress is not None:
             self.progress.planned(self.state())
 
-    def _observe_nodes(self, grid: Grid, node_ids: Sequence[int]) -> None:
-        """Ask nodes for their profiles, and enter those that have joined or left."""
-        has_changed = node_ids != sorted(self._alive)
-        before = {profile.key for profile in self._alive.values()} or set(self._recorder.nodes)
-        self._alive = self._registry.profiles(grid, node_ids)
-        keys = {profile.key for profile in self._alive.values()}
-        self._recorder.add_nodes(keys - before, keys)
-        self._recorder.update_nodes(self._alive.values())
-        if has_changed and node_ids:
-            self._warn_of_locations()
-
     def _warn_of_locations(self) -> None:
         """Warn of nodes without a location, and of entries of the locations file without a node."""
-        unknown = sorted(profile.key for profile in self._alive.values() if profile.location is None)
+        alive = self._nodes.alive.values()
+        unknown = sorted(profile.key for profile in alive if profile.location is None)
         if unknown and self._has_source:
-            why = (
-                f"{len(unknown)} of {len(self._alive)} node(s) have no location ({messages.listed(unknown)})"
-            )
+            why = f"{len(unknown)} of {len(alive)} node(s) have no location ({messages.listed(unknown)})"
             fix = "set lowcarb-locations, by partition-id or name, or lowcarb-default-location"
             self._log.warn("locations", why, f"carbon cannot decide when they train; {fix}")
-        if unmatched := self._registry.unmatched():
+        if unmatched := self._nodes.unmatched():
             use = "entries are matched by partition-id, node name or node id"
             self._log.warn("locations", f"no node answers to {messages.listed(unmatched)} of the file", use)
-
-    def _forget_lost(self, grid: Grid) -> None:
-        """Forget nodes that are not connected any more."""
-        connected = set(grid.get_node_ids())
-        self._alive = {node_id: node for node_id, node in self._alive.items() if node_id in connected}
 
     def _time_left(self) -> timedelta | None:
         """Return the time that a request may take without a round opening late; None if any."""
@@ -380,7 +363,7 @@ class Session:
         assert upcoming is not None, "a round is planned before it opens"
         assert decision is not None, "a round is planned before it opens"
         assert self._ready is not None, "a round is asked for before it opens"
-        node_of = {profile.key: node_id for node_id, profile in self._alive.items()}
+        node_of = {profile.key: node_id for node_id, profile in self._nodes.alive.items()}
         needed = min(clients, len(node_of))
         wanted = self._dropouts.wanted(needed, len(node_of), self._settings.over_select)
         # Without a forecast in the plan, one that has just come must not put emissions on the round.
@@ -390,7 +373,7 @@ class Session:
         )
         keys = upcoming.plan.fleet.ids[selection.clients]
         members = {
-            node_of[key]: (self._alive[node_of[key]], (from_us(start), from_us(end)))
+            node_of[key]: (self._nodes.alive[node_of[key]], (from_us(start), from_us(end)))
             for key, start, end in zip(keys, selection.starts_us, selection.ends_us, strict=True)
         }
         closes_at = opened_at + upcoming.length
@@ -463,7 +446,7 @@ class Session:
         """
         began, now = self._evaluation_began, self._clock.now()
         if done or failed:
-            known = {**self._found, **self._alive}
+            known = self._nodes.alive
             # Virtual time stands still while nodes evaluate, so their reports of real time are not used.
             turns = [
                 (known[node_id], *self._window(known[node_id], began, now, None if self._virtual else report))
@@ -509,7 +492,7 @@ class Session:
 
     def name_of(self, node_id: int) -> str:
         """Return the name of a node that outlives the run, empty for one that is not connected."""
-        profile = self._alive.get(node_id) or self._found.get(node_id)
+        profile = self._nodes.alive.get(node_id)
         return profile.key if profile else ""
 
     @property
@@ -521,8 +504,8 @@ class Session:
         """Return the ids of nodes by name after a restart, waiting for those that are still registering."""
         found: list[int] = []
         for _ in self._node_wait.polls():
-            self._found = self._registry.profiles(grid, sorted(grid.get_node_ids()))
-            found = [node_id for node_id, profile in self._found.items() if profile.key in keys]
+            alive = self._nodes.observe(grid, sorted(grid.get_node_ids()))
+            found = [node_id for node_id, profile in alive.items() if profile.key in keys]
             if len(found) == len(keys):
                 break
         return found

@@ -145,23 +145,16 @@ class RunRecorder:
         """Turns that count for a node: completed, and credited for the time before it joined."""
         return {key: done + self._credited[key] for key, done in self._record.turns.items()}
 
-    def add_nodes(self, arrived: Iterable[str], present: Iterable[str]) -> None:
-        """Enter nodes that join or return; each is credited up to the mean of the others and owes nothing.
-
-        Parameters
-        ----------
-        arrived, present : iterable of str
-            Keys of nodes that are new since the last look, and of all connected nodes.
-        """
-        new, turns = set(arrived), self.turns
-        counted = [turns[key] for key in present if key not in new]
-        mean = sum(counted) // len(counted) if counted else 0
-        for key in new:
-            self._credited[key] += max(0, mean - turns.get(key, 0))
-
     def update_nodes(self, profiles: Iterable[Profile]) -> None:
-        """Enter the connected nodes, if they or their properties have changed."""
-        nodes = {profile.key: node_of(profile) for profile in profiles}
+        """Enter the connected nodes, if they or their properties have changed.
+
+        A node that joins or returns is credited up to the mean of the others and owes nothing.
+        """
+        nodes, turns = {profile.key: node_of(profile) for profile in profiles}, self.turns
+        counted = [turns[key] for key in nodes if key in self.nodes]
+        mean = sum(counted) // len(counted) if counted else 0
+        for key in nodes.keys() - self.nodes.keys():
+            self._credited[key] += max(0, mean - turns.get(key, 0))
         joined = tuple(node for key, node in nodes.items() if self.nodes.get(key) != node)
         left = tuple(key for key in self.nodes if key not in nodes)
         if joined or left:
