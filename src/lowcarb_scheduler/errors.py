@@ -45,6 +45,11 @@ def near_miss(name: str, known: Iterable[str]) -> str | None:
     return by_lower[near[0]] if near else None
 
 
+def reason_of(error: Exception) -> str:
+    """Return an error as one line, with its type if it is none of ours."""
+    return one_line(str(error) if isinstance(error, LowcarbError) else f"{type(error).__name__}: {error}")
+
+
 class LowcarbError(Exception):
     """Base class of all exceptions of the package.
 

@@ -214,16 +214,22 @@ class Event(Entry):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunStarted(Event):
-    """Start of a run: its job, its settings without secrets, and the versions that run it."""
-
-    name: ClassVar[str] = "run_started"
+class ProcessBegun(Event):
+    """Base class of the two beginnings of a process: its run and strategy, and the versions that run it."""
 
     run_id: str
     flwr_version: str
     strategy: str
     source: str | None
     version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted(ProcessBegun):
+    """Start of a run: its job, and its settings without secrets."""
+
+    name: ClassVar[str] = "run_started"
+
     settings: Mapping[str, Any]
     started_at: datetime | None = None  # missing in the first ledgers
     rounds: int
@@ -242,16 +248,11 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunResumed(Event):
+class RunResumed(ProcessBegun):
     """Continuation of a run; the lines after line ``after`` are of work that was lost."""
 
     name: ClassVar[str] = "run_resumed"
 
-    run_id: str
-    flwr_version: str
-    strategy: str
-    source: str | None
-    version: str
     after: int
     cut_bytes: int
     round: int

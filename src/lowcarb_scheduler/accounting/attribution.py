@@ -221,15 +221,12 @@ def _waterfall(levels: Sequence[EmissionLevels]) -> tuple[Step, ...]:
     if not levels or not np.isfinite(levels).all():
         return ()
     by_level = np.array(levels).T
-    change = waterfall(*by_level)
-    run_now_g, realised_g = float(by_level[0].sum()), float(by_level[-1].sum())
+    names = "choice of clients", "choice of time", "forecast error", "overruns"
+    changes = zip(names, waterfall(*by_level), strict=True)
     return (
-        Step("run-now", run_now_g, "level"),
-        Step("choice of clients", change.choice_of_clients_g, "change"),
-        Step("choice of time", change.choice_of_time_g, "change"),
-        Step("forecast error", change.forecast_error_g, "change"),
-        Step("overruns", change.overruns_g, "change"),
-        Step("realised", realised_g, "level"),
+        Step("run-now", float(by_level[0].sum()), "level"),
+        *(Step(name, change_g, "change") for name, change_g in changes),
+        Step("realised", float(by_level[-1].sum()), "level"),
     )
 
 

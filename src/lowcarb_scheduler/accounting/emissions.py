@@ -6,7 +6,7 @@ training time: 1 kW for 1 h at 100 g/kWh is 100 g.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -81,22 +81,7 @@ def run_now_g(
     return clients_per_round / len(columns) * (integrals @ kilowatts)
 
 
-class Waterfall(NamedTuple):
-    """Four changes from run-now to realised [gCO2eq]; they add up to the difference of the two."""
-
-    choice_of_clients_g: float
-    choice_of_time_g: float
-    forecast_error_g: float
-    overruns_g: float
-
-
-def waterfall(
-    run_now_g: ArrayLike,
-    at_once_g: ArrayLike,
-    expected_g: ArrayLike,
-    as_planned_g: ArrayLike,
-    realised_g: ArrayLike,
-) -> Waterfall:
+def waterfall(*levels_g: ArrayLike) -> tuple[float, ...]:
     """Split the difference of run-now and realised into four changes.
 
     For each round, with K its energy [kWh], the same from the second step on ::
@@ -109,17 +94,18 @@ def waterfall(
 
     Parameters
     ----------
-    run_now_g, at_once_g, expected_g, as_planned_g, realised_g : array_like of float, shape (R,)
-        The five levels of each round, in this order [gCO2eq].
+    *levels_g : five array_like of float, shape (R,)
+        The levels of each round, in this order [gCO2eq]: run-now, at once, expected, as planned, realised.
 
     Returns
     -------
-    Waterfall
-        Sums over the rounds. Each step begins where the one before ends, so the sum is exact.
+    tuple of float
+        Choice of clients, choice of time, forecast error, overruns: sums over the rounds [gCO2eq]. Each step
+        begins where the one before ends, so the sum is exact.
     """
     # Differences of neighbours telescope: their sum is the last level minus the first.
-    levels = np.array([run_now_g, at_once_g, expected_g, as_planned_g, realised_g], dtype=np.float64)
-    return Waterfall(*np.diff(levels, axis=0).sum(axis=1).tolist())
+    levels = np.array(levels_g, dtype=np.float64)
+    return tuple(np.diff(levels, axis=0).sum(axis=1).tolist())
 
 
 def saving(emitted_g: float | None, baseline_g: float | None) -> float | None:

@@ -12,30 +12,29 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from math import ceil, isnan, nan
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
 from lowcarb_scheduler.accounting.emissions import emissions_g, known_sum
-from lowcarb_scheduler.accounting.turns import stretch_of
+from lowcarb_scheduler.accounting.turns import fleet_of, fleet_of_columns, stretch_of
 from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, to_us
 from lowcarb_scheduler.errors import LowcarbError
 from lowcarb_scheduler.events import UNKNOWN_PLACE
 from lowcarb_scheduler.forecasts.bias_correction import correct_forecast
 from lowcarb_scheduler.intensity import neutral_table
 from lowcarb_scheduler.planning.fairness import most_of_one_location
-from lowcarb_scheduler.planning.fleet import Fleet
 from lowcarb_scheduler.planning.job import JobRules, looked_ahead, start_step_us
 from lowcarb_scheduler.planning.pareto import tradeoff
 from lowcarb_scheduler.planning.planner import plan
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from lowcarb_scheduler.accounting.replay import InitialPlan, Record, RoundRecord
-    from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
+    from lowcarb_scheduler.intensity import IntensityTable, Ints
+    from lowcarb_scheduler.planning.fleet import Fleet
     from lowcarb_scheduler.planning.job import Job, Participation, Plan
     from lowcarb_scheduler.planning.pareto import Frontier
 
@@ -170,21 +169,7 @@ def _fleet(record: Record, rules: Rules) -> Fleet:
     durations_us = np.array([mean_us[kind[key]] for key in ids], dtype=np.int64)
     counts = np.array([turns[key] for key in ids], dtype=np.int64)
     watts = np.array([kwh[key] for key in ids]) / counts * 1000 / (durations_us / HOUR_US)
-    return _fleet_of(ids, [kind[key][0] for key in ids], watts, durations_us, counts)
-
-
-def _fleet_of(ids: list[str], places: list[str], watts: Floats, durations_us: Ints, turns: Ints) -> Fleet:
-    """Return a fleet from its columns; checks of ids and powers were made when the run read them."""
-    locations, index = np.unique(places, return_inverse=True)
-    return Fleet(
-        ids=np.array(ids, dtype=object),
-        locations=tuple(str(name) for name in locations),
-        location_index=index.astype(np.int64),
-        power_watts=watts,
-        power_assumed=np.zeros(len(ids), dtype=bool),
-        durations_us=durations_us,
-        turns_done=turns,
-    )
+    return fleet_of_columns(ids, [kind[key][0] for key in ids], watts, durations_us, counts)
 
 
 def _with_clients_of_no_power(fleet: Fleet, clients: int, places: int, turns: int) -> Fleet:
@@ -384,7 +369,7 @@ def _job_at_the_start(
     record: Record, begun: InitialPlan, rules: Rules, length: timedelta, drawn: float
 ) -> Job:
     """Return the job of the initial plan."""
-    windows = begun.planned.windows
+    windows, fleet = begun.planned.windows, fleet_of(begun.nodes, begun.turns, length)
     job_rules = replace(
         rules.job_rules,
         round_duration=length,
@@ -392,7 +377,7 @@ def _job_at_the_start(
         bounds_count_done=True,  # bounds are over the whole run, and turns may be done before its plan
     )
     return job_rules.job(
-        _initial_fleet(begun, length // MICROSECOND, drawn),
+        replace(fleet, power_watts=fleet.power_watts * drawn),
         begun.planned.at,
         begun.finish_by,
         len(windows),
@@ -404,16 +389,6 @@ def _job_at_the_start(
 def _participation(stored: object) -> Participation:
     # JSON has no tuples: bounds come back as a list.
     return tuple(map(int, stored)) if isinstance(stored, list) else stored  # type: ignore[return-value]
-
-
-def _initial_fleet(begun: InitialPlan, round_us: int, drawn: float) -> Fleet:
-    ids, nodes = sorted(begun.nodes), [node for _, node in sorted(begun.nodes.items())]
-    own_us = np.array([(node.duration or timedelta(0)) // MICROSECOND for node in nodes], dtype=np.int64)
-    watts = np.array([node.power_watts for node in nodes], dtype=np.float64) * drawn
-    turns = np.array([begun.turns.get(key, 0) for key in ids], dtype=np.int64)
-    # A duration of 0 stands for the whole round, as does a claim to be longer than it.
-    durations_us = np.where(own_us <= round_us, own_us, 0)
-    return _fleet_of(ids, [node.place for node in nodes], watts, durations_us, turns)
 
 
 def _expected(job: Job, begun: InitialPlan, forecast: IntensityTable) -> IntensityTable:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from lowcarb_scheduler.accounting.emissions import jain_index, known_sum, saving
 from lowcarb_scheduler.accounting.turns import expected_g, realised_g
@@ -33,13 +32,14 @@ from lowcarb_scheduler.events import (
     RunResumed,
     RunStarted,
 )
-from lowcarb_scheduler.intensity import IntensityTable, Provenance
+from lowcarb_scheduler.intensity import Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
 
     from lowcarb_scheduler.events import Event, Member, Node, Turn
+    from lowcarb_scheduler.intensity import IntensityTable
 
 
 @dataclass(slots=True)
@@ -248,7 +248,6 @@ class Record:
         self.is_open = False
         self.run_now_at = run_now_at
         self.forecasts: list[IntensityTable] = []
-        self.actuals: list[IntensityTable] = []
         self._provenance: Provenance | None = None
         self._actual: IntensityTable | None = None
         self._turns_before: Counter[str] = Counter()  # in rounds that have closed
@@ -282,7 +281,6 @@ class Record:
                 self.forecasts.append(event.intensity)
                 self._provenance = event.intensity.provenance
             case ActualReceived():
-                self.actuals.append(event.intensity)
                 # A source may revise recent hours: the newest value counts.
                 self._actual = event.intensity.over(self._actual)
                 self._provenance = event.intensity.provenance
@@ -382,7 +380,9 @@ class Record:
     @property
     def known_intensity(self) -> IntensityTable | None:
         """Actual intensity, and the newest forecast where there is none; None if both are missing."""
-        return _overlaid([*self.forecasts, *self.actuals])
+        first: IntensityTable | None = None
+        expected = reduce(lambda older, newer: newer.over(older), self.forecasts, first)
+        return expected if self.actual is None else self.actual.over(expected)
 
     @property
     def provenance(self) -> Provenance:
@@ -480,19 +480,3 @@ def figures_of(worked: RoundRecord, actual: IntensityTable | None) -> Figures:
         run_now_g=expected_g(worked.connected, worked.turns, actual, worked.run_now_at, worked.length),
         evaluation_g=realised_g(worked.evaluated, actual),
     )
-
-
-def _overlaid(tables: Sequence[IntensityTable]) -> IntensityTable | None:
-    """Return one table, in which a later one covers those before it wherever it has a value."""
-    if not tables:
-        return None
-    # On the union of all edges every step of every table is constant.
-    locations = tuple(dict.fromkeys(name for table in tables for name in table.locations))
-    edges = np.unique(np.concatenate([table.edges_us for table in tables]))
-    values = np.full((len(edges) - 1, len(locations)), np.nan)
-    for table in tables:
-        step = np.searchsorted(table.edges_us, edges[:-1], side="right") - 1
-        inside = (step >= 0) & (step < len(table.values))
-        found = table.align(locations).values[step[inside]]
-        values[inside] = np.where(np.isnan(found), values[inside], found)
-    return tables[-1].relaid(edges, locations, values)

@@ -5,7 +5,7 @@ A ledger holds all of their inputs, so a run keeps no turns in memory until thei
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -14,15 +14,17 @@ import numpy as np
 from lowcarb_scheduler.accounting.emissions import emissions_g, run_now_g
 from lowcarb_scheduler.clock import MICROSECOND, to_us
 from lowcarb_scheduler.events import UNKNOWN_PLACE, Node, NodeDone, NodeEvaluated
+from lowcarb_scheduler.planning.fleet import Fleet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from lowcarb_scheduler.events import Turn
-    from lowcarb_scheduler.intensity import Floats, IntensityTable
+    from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
 
 _HOUR: Final = timedelta(hours=1)
+_WHOLE_ROUND: Final = timedelta(0)  # stands for it in the durations of a fleet
 AnyTurn = TypeVar("AnyTurn", NodeDone, NodeEvaluated)
 
 
@@ -79,6 +81,42 @@ def node_of(profile: Profile) -> Node:
     """Return the part of a profile that a ledger keeps."""
     return Node(id=profile.key, location=profile.location, power_watts=profile.power_watts,
                 duration=profile.duration)  # fmt: skip
+
+
+def fleet_of(
+    nodes: Mapping[str, Node | Profile], turns: Mapping[str, int], round_duration: timedelta
+) -> Fleet:
+    """Return nodes as a fleet; a turn longer than a round is taken to fill it."""
+    ids = sorted(nodes)
+    ordered = [nodes[key] for key in ids]
+    own = [node.duration or _WHOLE_ROUND for node in ordered]
+    durations = [each if each <= round_duration else _WHOLE_ROUND for each in own]
+    fleet = fleet_of_columns(
+        ids,
+        [node.place for node in ordered],
+        np.array([node.power_watts for node in ordered], dtype=np.float64),
+        np.array([each // MICROSECOND for each in durations], dtype=np.int64),
+        np.array([turns.get(key, 0) for key in ids], dtype=np.int64),
+    )
+    # A ledger does not say of a node which power was assumed, only of its turns.
+    assumed = [isinstance(node, Profile) and node.power_assumed for node in ordered]
+    return replace(fleet, power_assumed=np.array(assumed, dtype=bool))
+
+
+def fleet_of_columns(
+    ids: Sequence[str], places: Sequence[str], watts: Floats, durations_us: Ints, turns: Ints
+) -> Fleet:
+    """Return a fleet from its columns; ids and powers were checked when the run read them."""
+    locations, index = np.unique(places, return_inverse=True)
+    return Fleet(
+        ids=np.array(ids, dtype=object),
+        locations=tuple(str(name) for name in locations),
+        location_index=index.astype(np.int64),
+        power_watts=watts,
+        power_assumed=np.zeros(len(ids), dtype=bool),
+        durations_us=durations_us,
+        turns_done=turns,
+    )
 
 
 def turn_of(

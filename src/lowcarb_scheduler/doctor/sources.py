@@ -11,7 +11,7 @@ import numpy as np
 
 from lowcarb_scheduler.clock import format_duration, from_us
 from lowcarb_scheduler.doctor.checks import Check
-from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, LowcarbError, near_miss, one_line
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, near_miss, one_line, reason_of
 from lowcarb_scheduler.report import formatting
 from lowcarb_scheduler.scheduling.locations import read_places
 from lowcarb_scheduler.settings import ENVIRONMENT_PREFIX
@@ -167,7 +167,7 @@ def _reason(error: Exception) -> str:
     """Return the reason of a failed call, in one line."""
     if isinstance(error, ForecastUnavailableError) and error.missing:
         return one_line(next(iter(error.missing.values())))
-    return one_line(str(error) if isinstance(error, LowcarbError) else f"{type(error).__name__}: {error}")
+    return reason_of(error)
 
 
 def _variable(field: str) -> str:

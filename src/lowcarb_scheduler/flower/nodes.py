@@ -16,8 +16,9 @@ import numpy as np
 from flwr.app import Message, RecordDict
 
 from lowcarb_scheduler.accounting.turns import Profile
-from lowcarb_scheduler.errors import LowcarbError, near_miss, one_line
+from lowcarb_scheduler.errors import near_miss, reason_of
 from lowcarb_scheduler.flower.client import QUERY, RECORD
+from lowcarb_scheduler.scheduling.messages import listed
 from lowcarb_scheduler.validation import coordinates_of, duration_of, finite_number, name_of, power_of
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class NodeRegistry:
         problems = list(self._invalid.items())
         self._invalid.clear()
         for problem, keys in problems[:_MAX_LINES]:
-            named = ", ".join(map(repr, keys[:_MAX_NAMED])) + (", ..." if len(keys) > _MAX_NAMED else "")
+            named = listed([*map(repr, keys)], _MAX_NAMED)
             self._note(f"{problem} ({f'node {named}' if len(keys) == 1 else f'{len(keys)} nodes: {named}'})")
         if others := {key for _, keys in problems[_MAX_LINES:] for key in keys}:
             self._note(f"{len(others)} more node(s) make invalid claims, the defaults are used")
@@ -264,9 +265,7 @@ class LocationResolver:
             known = self._source.known_locations(timeout=_LOOK_UP_TIMEOUT) or {}
             listed = {str(name): _degrees(coordinates) for name, coordinates in known.items()}
         except Exception as error:  # noqa: BLE001  no fault of a source, also of a user's own, stops training
-            self._fault = one_line(
-                str(error) if isinstance(error, LowcarbError) else f"{type(error).__name__}: {error}"
-            )
+            self._fault = reason_of(error)
             return
         self._fault = ""
         located = {name: degrees for name, degrees in listed.items() if degrees is not None}

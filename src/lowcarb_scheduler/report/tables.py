@@ -31,7 +31,8 @@ _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "waterfall": ("step", "kind", "change_g", "level_g"),
     "rounds": (
         "round", "opens_at", "closes_at", "held_s", "nodes_done", "nodes_failed", "energy_kwh", "planned_g",
-        "realised_g", "run_now_g", *emissions.Waterfall._fields, "evaluation_energy_kwh", "evaluation_g",
+        "realised_g", "run_now_g", "choice_of_clients_g", "choice_of_time_g", "forecast_error_g",
+        "overruns_g", "evaluation_energy_kwh", "evaluation_g",
     ),
     "phases": ("phase", *_SHARE),
     "locations": ("location", *_SHARE),

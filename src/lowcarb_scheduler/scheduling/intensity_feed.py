@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lowcarb_scheduler.clock import HOUR_US, format_time, from_us, to_us
-from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError, near_miss, one_line
+from lowcarb_scheduler.errors import ForecastUnavailableError, near_miss, reason_of
 from lowcarb_scheduler.events import ActualReceived, ForecastReceived
 from lowcarb_scheduler.forecasts.archive.cached_source import at_hand
 from lowcarb_scheduler.forecasts.backoff import Backoff
@@ -144,7 +144,7 @@ class IntensityFeed:
             fresh = set(answer.intensity.locations) - set(answer.last_good)
         except Exception as error:  # noqa: BLE001  a fault of a source, whoever wrote it, stops no training
             use = "the last good forecast is used" if self._newest else "history, or no waiting, is used"
-            self._log.warn("forecast", _line(error), use)
+            self._log.warn("forecast", reason_of(error), use)
             fresh = set()
         self._forecasts.record(now, succeeded=bool(fresh))
         self._note_faults()
@@ -227,7 +227,7 @@ class IntensityFeed:
             past = at_hand(self._source, new, until - HISTORY, until, ISSUES_EVERY)
             past = [replace(issue, intensity=sanitize(issue.intensity)) for issue in past]
         except Exception as error:  # noqa: BLE001  see _look
-            self._log.warn("past forecasts", _line(error), "corrections are learned from those to come")
+            self._log.warn("past forecasts", reason_of(error), "corrections are learned from those to come")
             return
         self._past = sorted([*self._past, *past], key=lambda issue: issue.generated_at)
         self._note_faults()
@@ -267,7 +267,7 @@ class IntensityFeed:
             self.actual = new if self.actual is None else new.fill(self.actual)
         except Exception as error:  # noqa: BLE001  see refresh
             self._actuals.record(now, succeeded=False)
-            self._log.warn("actual intensity", _line(error), _INSTEAD["actual intensity"])
+            self._log.warn("actual intensity", reason_of(error), _INSTEAD["actual intensity"])
             return
         if known := new.slice(start, now):
             self._ledger.append(ActualReceived(intensity=known))
@@ -369,8 +369,3 @@ def _without(known: Forecast, places: Collection[str]) -> Forecast | None:
     last_good = {place: why for place, why in known.last_good.items() if place in issued}
     table = known.intensity.align(list(issued))
     return Forecast(table, min(issued.values()), known.missing, issued, last_good)
-
-
-def _line(error: Exception) -> str:
-    """Return an error as one short line."""
-    return one_line(str(error) if isinstance(error, LowcarbError) else f"{type(error).__name__}: {error}")

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
 
 from lowcarb_scheduler.accounting.emissions import emissions_g
 from lowcarb_scheduler.clock import to_us
@@ -19,18 +18,17 @@ from lowcarb_scheduler.events import UNKNOWN_PLACE
 from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, expect
 from lowcarb_scheduler.intensity import neutral_table
 from lowcarb_scheduler.planning.fairness import crowded, fill_evenly, location_cap
-from lowcarb_scheduler.planning.fleet import Fleet
 from lowcarb_scheduler.planning.job import looked_ahead
 from lowcarb_scheduler.planning.option_value import value_of_waiting
 from lowcarb_scheduler.planning.planner import plan
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-    from datetime import datetime, timedelta
+    from collections.abc import Collection, Iterator, Sequence
+    from datetime import datetime
 
-    from lowcarb_scheduler.accounting.turns import Profile
     from lowcarb_scheduler.forecasts.bias_correction import Expectation
     from lowcarb_scheduler.intensity import IntensityTable
+    from lowcarb_scheduler.planning.fleet import Fleet
     from lowcarb_scheduler.planning.job import Job, JobRules, Plan
     from lowcarb_scheduler.scheduling.intensity_feed import KnownIntensity
     from lowcarb_scheduler.scheduling.messages import RunLog
@@ -296,20 +294,3 @@ def job_of(
         grid_from=now if no_slack else schedule.grid_from,
         target_finish=schedule.target_finish if rules.patience > 0 else None,
     )  # fmt: skip
-
-
-def fleet_of(profiles: Iterable[Profile], turns: Mapping[str, int], round_duration: timedelta) -> Fleet:
-    """Return nodes as a fleet; a turn longer than a round is taken to fill it."""
-    nodes = sorted(profiles, key=lambda profile: profile.key)
-    own = [p.duration if p.duration and p.duration <= round_duration else None for p in nodes]
-    frame = pd.DataFrame(
-        {
-            "id": [profile.key for profile in nodes],
-            "location": [profile.place for profile in nodes],
-            "power_watts": [profile.power_watts for profile in nodes],
-            "duration": pd.Series(own, dtype=object),
-            "turns_done": [turns[profile.key] for profile in nodes],
-        }
-    )
-    assumed = np.array([profile.power_assumed for profile in nodes], dtype=bool)
-    return replace(Fleet.from_frame(frame), power_assumed=assumed)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from lowcarb_scheduler.accounting.turns import fleet_of
 from lowcarb_scheduler.clock import format_time, to_us
 from lowcarb_scheduler.events import Planned, Window
 from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.planning.fleet import Fleet
 from lowcarb_scheduler.planning.job import Plan
 from lowcarb_scheduler.scheduling import messages
-from lowcarb_scheduler.scheduling.policy import Decision, at_once, decide, fleet_of, job_of
+from lowcarb_scheduler.scheduling.policy import Decision, at_once, decide, job_of
 from lowcarb_scheduler.scheduling.schedule import Schedule
 from lowcarb_scheduler.scheduling.selection import UpcomingRound
 
@@ -261,12 +262,13 @@ class Replanner:
     def _plan(self, number: int, seen: Observation, reason: Reason) -> None:
         """Plan the rounds from one on, and enter the plan in the ledger if it is a new one."""
         previous, now = self.decision.plan if self.decision else None, seen.now
+        nodes = {profile.key: profile for profile in seen.alive}
         if previous is None:
             self._timing.start_grid(now)
         if (schedule := self._timing.schedule) is None:
             # The first round shows how long one takes. It is planned alone, and opens at once.
             unseen = Schedule.of_unseen_round(now)
-            fleet = fleet_of(seen.alive, seen.turns, unseen.round_duration)
+            fleet = fleet_of(nodes, seen.turns, unseen.round_duration)
             job = job_of(self._rules, unseen, unseen.finish_by, now, 1, seen.clients, fleet)
             self.decision = at_once(job, self._log)
         else:
@@ -276,7 +278,7 @@ class Replanner:
             rounds, length = self._timing.rounds_left(number), schedule.round_duration
             self._planned_by = self._timing.plan_by(number, now)
             self._note_deadline(schedule, number, now)
-            fleet = fleet_of(seen.alive, seen.turns, length)
+            fleet = fleet_of(nodes, seen.turns, length)
             job = job_of(self._rules, schedule, self._planned_by, now, rounds, seen.clients, fleet)
             self.decision = decide(job, seen.known, previous, self._log)
             self._inputs = PlanInputs.of(seen.alive, seen.clients, length, seen.known)

@@ -17,7 +17,7 @@ from flwr.app import ArrayRecord, MetricRecord
 
 from lowcarb_scheduler.clock import VirtualClock, parse_time
 from lowcarb_scheduler.documents import to_plain
-from lowcarb_scheduler.errors import InputError, one_line
+from lowcarb_scheduler.errors import InputError, one_line, reason_of
 from lowcarb_scheduler.events import CheckpointWritten, RoundOpened, RunFinished, RunStarted
 from lowcarb_scheduler.flower.checkpoint.codec import Encoder, StrategyState, decode
 from lowcarb_scheduler.flower.checkpoint.store import Checkpoint, name_in_file
@@ -245,8 +245,11 @@ class Progress:
                 self._unwritten = []
             self.commit(self._ledger.lines, session)
         except Exception as error:  # noqa: BLE001  whatever fails here, training goes on
-            why = one_line(f"{type(error).__name__}: {error}")
-            self._warn("checkpoint", why, "after a crash the run resumes from the last checkpoint on disk")
+            self._warn(
+                "checkpoint",
+                reason_of(error),
+                "after a crash the run resumes from the last checkpoint on disk",
+            )
 
     def _keep_memories(self, correction: ParticipationCorrection) -> None:
         """Write the memories that have changed."""
