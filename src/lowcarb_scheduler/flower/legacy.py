@@ -98,9 +98,7 @@ class CarbonAwareLegacy(Strategy):
             return self._inner.configure_fit(
                 server_round=server_round, parameters=parameters, client_manager=client_manager
             )
-        available = run.await_available(server_round, clients, sampling.available)
-        wanted, at_least = sampling.size(available, self._setup.settings.clients_per_round)
-        nodes = run.open_round(server_round, clients, wanted, at_least)
+        nodes = run.open_round(server_round, clients, sampling)
         # Only now: before the first round the clients, and with them the grid, may not be connected.
         self._setup.check_clock(clients.grid)
         if not nodes:

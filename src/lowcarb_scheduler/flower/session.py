@@ -25,7 +25,7 @@ from lowcarb_scheduler.flower.checkpoint.resume import Stage, job_of, open_folde
 from lowcarb_scheduler.flower.checkpoint.store import Checkpoint
 from lowcarb_scheduler.flower.correction.applicability import announce, settle
 from lowcarb_scheduler.flower.correction.correction import ParticipationCorrection
-from lowcarb_scheduler.flower.grid import DispatchGrid
+from lowcarb_scheduler.flower.grid import DispatchGrid, Sampling
 from lowcarb_scheduler.flower.nodes import LocationResolver, NodeRegistry
 from lowcarb_scheduler.flower.telemetry import is_asked, validate_report
 from lowcarb_scheduler.flower.waiting import REGISTERING, NodeWait, Wait
@@ -133,16 +133,15 @@ class Session:
 
     # -- Beginning and going on ------------------------------------------------------------------------------
 
-    def begin(self, about: Mapping[str, Any], resumption: Resumption | None = None) -> None:
+    def begin(self, about: Mapping[str, Any]) -> None:
         """Begin the run, or go on with one.
 
         Parameters
         ----------
         about : mapping
             More fields of ``run_started`` and ``run_resumed``.
-        resumption : Resumption, optional
-            The run to go on with.
         """
+        resumption = self.progress.resumption if self.progress else None
         if resumption is not None and self.progress is not None:
             self._resume(resumption, self.progress, about)
         if resumption is None or not resumption.has_ledger:
@@ -223,7 +222,7 @@ class Session:
 
     # -- One round -------------------------------------------------------------------------------------------
 
-    def open_round(self, number: int, grid: Grid, clients: int, at_least: int) -> list[int]:
+    def open_round(self, number: int, grid: Grid, sampling: Sampling) -> list[int]:
         """Hold a round until it may open, and return the nodes that train in it.
 
         Parameters
@@ -232,10 +231,8 @@ class Session:
             The round, from 1.
         grid : Grid
             The nodes.
-        clients : int
-            Number of clients that are to train.
-        at_least : int
-            Smallest number with which the inner strategy is content.
+        sampling : Sampling
+            Number of nodes that the inner strategy samples, and the least with which it is content.
 
         Returns
         -------
@@ -245,8 +242,11 @@ class Session:
         Raises
         ------
         PlanInfeasibleError
-            If fewer nodes than ``at_least`` are connected when no slack is left.
+            If fewer nodes than that are connected when no slack is left.
         """
+        is_first = number == self._first_round
+        available = self._node_wait.for_available(number, grid, sampling.available, is_first)
+        clients, at_least = sampling.size(available, self._settings.clients_per_round)
         # Account: the round before is over, and has shown how long a round takes.
         self.close_round()
         now, stops_late = self._clock.now(), self._settings.on_late == "stop"
@@ -262,7 +262,6 @@ class Session:
         while True:
             # Nodes: wait for as many as the round needs.
             limits = self._timing.node_limits(number, self._clock.now())
-            is_first = number == self._first_round
             alive = self._node_wait.for_enough(number, grid, clients, at_least, is_first, limits)
             if alive < at_least:
                 deadline = self._timing.provisional_deadline
@@ -486,10 +485,6 @@ class Session:
 
     # -- Nodes, for the strategy -----------------------------------------------------------------------------
 
-    def await_available(self, number: int, grid: Grid, wanted: int) -> int:
-        """Wait a while for nodes that a strategy wants to be available; return the number connected."""
-        return self._node_wait.for_available(number, grid, wanted, number == self._first_round)
-
     def name_of(self, node_id: int) -> str:
         """Return the name of a node that outlives the run, empty for one that is not connected."""
         profile = self._nodes.alive.get(node_id)
@@ -498,7 +493,7 @@ class Session:
     @property
     def nodes(self) -> Mapping[int, Profile]:
         """Profiles of the nodes that were connected at the last look, by node id."""
-        return {**self._found, **self._alive}
+        return self._nodes.alive
 
     def find(self, keys: Collection[str], grid: Grid) -> list[int]:
         """Return the ids of nodes by name after a restart, waiting for those that are still registering."""
@@ -609,7 +604,6 @@ class Setup:
             problem = f"{format_time(finish_by)} is past"
             raise InputError("lowcarb-finish-by", problem, "give a later time, or 48h")
         progress: Progress | None = None
-        resumption: Resumption | None = None
         # Before the first plan, whose rules depend on it; from here on the setting is never auto.
         correction = settle(self.settings, kept, has_source=self.source is not None)
         settings = self.settings.model_copy(update={"participation_correction": correction.mode})
@@ -617,7 +611,7 @@ class Setup:
             ledger = Ledger(run_dir, clock)
         else:
             job = job_of(strategy, rounds, self.settings, kept[1])
-            ledger, progress, resumption = open_folder(run_dir, clock, kept[0], job)
+            ledger, progress = open_folder(run_dir, clock, kept[0], job)
             progress.correction = ParticipationCorrection(correction, kept[0], ledger)
         about = {
             "run_id": self.run_id,
@@ -631,7 +625,7 @@ class Setup:
             session = Session(
                 settings, self._places, self.source, clock, ledger, rounds, progress, registering
             )
-            session.begin(about, resumption)
+            session.begin(about)
             announce(correction, ledger)
         except BaseException:
             ledger.close()  # or its folder would stay locked

@@ -196,8 +196,7 @@ class CarbonAwareMixin:
     ) -> Iterable[Message]:
         """Hold until the round opens, then build messages for exactly the planned nodes."""
         inner: Any = super()
-        settings = _setup_of(self).settings
-        if (run := self._lowcarb_run) is None and settings.enabled:
+        if (run := self._lowcarb_run) is None and _setup_of(self).settings.enabled:
             raise InputError(
                 "carbon_aware", "stands inside another strategy, which starts without it",
                 "wrap the outermost: carbon_aware(DP(FedAvg())), not DP(carbon_aware(FedAvg()))",
@@ -212,9 +211,7 @@ class CarbonAwareMixin:
             return []  # trained before a restart
         if not run.has_ended:
             arrays = self._lowcarb_progress.begin(server_round, arrays, run.state())
-            available = run.await_available(server_round, grid, sampling.available)
-            wanted, at_least = sampling.size(available, settings.clients_per_round)
-            nodes = run.open_round(server_round, grid, wanted, at_least)
+            nodes = run.open_round(server_round, grid, sampling)
         if run.has_ended:
             self._lowcarb_result = arrays
             return []

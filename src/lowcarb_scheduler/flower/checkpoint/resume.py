@@ -71,10 +71,12 @@ class Progress:
         Source of the time of a checkpoint.
     job : mapping
         Description of the job; see :func:`job_of`.
-    started_at : datetime
-        Start of the run.
     state : StrategyState
         State of the strategy.
+    started_at : datetime
+        Start of the run.
+    resumption : Resumption or None
+        The run to go on with; None where one begins.
 
     Attributes
     ----------
@@ -91,8 +93,9 @@ class Progress:
     _checkpoint: Checkpoint
     _clock: Clock
     _job: Mapping[str, Any]
-    started_at: datetime
     _state: StrategyState
+    started_at: datetime
+    resumption: Resumption | None = None
     place: Place = _NOWHERE
     arrays: ArrayRecord | None = None
     trained: Sequence[str] = ()
@@ -427,7 +430,7 @@ class Resumption:
 
 def open_folder(
     run_dir: Path, clock: Clock, strategy: object, job: Mapping[str, Any]
-) -> tuple[Ledger, Progress, Resumption | None]:
+) -> tuple[Ledger, Progress]:
     """Open the folder of a run, to begin or to resume the run.
 
     Parameters
@@ -441,11 +444,6 @@ def open_folder(
     job : mapping
         Description of the job; see :func:`job_of`.
 
-    Returns
-    -------
-    (Ledger, Progress, Resumption or None)
-        None where the run begins.
-
     Raises
     ------
     InputError
@@ -457,13 +455,13 @@ def open_folder(
     if resumption is not None and isinstance(clock, VirtualClock):
         clock.sleep_until(resumption.at)
     started_at = resumption.started_at if resumption else clock.now()
-    progress = Progress(checkpoint, clock, job, started_at, StrategyState(strategy))
+    progress = Progress(checkpoint, clock, job, StrategyState(strategy), started_at, resumption)
     if resumption is None and not path.exists():
         # Before the ledger: a run killed between the two keeps its start, on which its deadline may depend.
         with suppress(OSError):  # the ledger in the same folder reports it
             progress.commit(lines=0, session=None)
     ledger = Ledger(run_dir, clock, goes_on=resumption is not None and path.exists())
-    return ledger, progress, resumption
+    return ledger, progress
 
 
 def _begun(run_dir: Path, state: Mapping[str, Any]) -> bool:
