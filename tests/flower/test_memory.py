@@ -35,7 +35,8 @@ def test_books_keep_a_few_numbers_a_round_however_many_nodes_it_had(midnight, ro
     ledger = Ledger(RUN, clock)
     ledger.append(replayed(run_events()).started)
     recorder = RunRecorder(ledger, RunLog(ledger), midnight)
-    profiles = [Profile(k, f"node-{k}", "DE", 1000.0, False, None) for k in range(4)]
+    about = {"location": "DE", "power_watts": 1000.0, "duration": None, "power_assumed": False}
+    profiles = [Profile(id=f"node-{k}", node_id=k, **about) for k in range(4)]
     recorder.update_nodes(profiles)
     used = {}
     tracemalloc.start()

@@ -36,7 +36,7 @@ def look():
 def test_a_node_reports_name_location_power_and_duration(look):
     said = {"name": "hospital-a", "location": "DE", "power-watts": 250, "duration-minutes": 20.0}
     (profile,), notes = look([said])
-    assert (profile.key, profile.location, profile.power_watts) == ("hospital-a", "DE", 250.0)
+    assert (profile.id, profile.location, profile.power_watts) == ("hospital-a", "DE", 250.0)
     assert profile.duration == 20 * MINUTE
     assert not profile.power_assumed
     assert notes == []
@@ -52,7 +52,7 @@ def test_the_locations_file_takes_precedence_over_the_node(look):
 
 def test_defaults_are_marked(look):
     (profile,), _ = look([{"partition-id": 7}], default_location="DE")
-    assert (profile.key, profile.location, profile.power_watts) == ("7", "DE", 300.0)
+    assert (profile.id, profile.location, profile.power_watts) == ("7", "DE", 300.0)
     assert profile.power_assumed
 
 
@@ -60,7 +60,7 @@ def test_a_node_without_the_client_app_gets_the_defaults(look):
     from flwr.clientapp import ClientApp
 
     (profile,), notes = look([{"location": "DE"}], app=ClientApp())
-    assert (profile.key, profile.location) == ("101", None)
+    assert (profile.id, profile.location) == ("101", None)
     assert "1 node(s) did not answer" in notes[0]
 
 
@@ -89,7 +89,7 @@ def test_an_invalid_duration_is_dropped_and_logged_once(look, minutes):
 
 def test_two_nodes_with_one_name_get_different_keys(look):
     profiles, notes = look([{"name": "a", "location": "DE"}, {"name": "a", "location": "DE"}])
-    assert len({p.key for p in profiles}) == 2
+    assert len({p.id for p in profiles}) == 2
     assert notes == ["'a' is the name of another node, this one is counted apart (node 'a@102')"]
 
 
@@ -131,8 +131,8 @@ def test_a_node_that_returns_is_queried_again():
     grid = InMemoryGrid(CarbonClientApp(), [{"name": "a"}, {"name": "b"}])
     registry = NodeRegistry({}, LocationResolver(None), None, 300.0, lambda _: None)
     assert len(registry.observe(grid, [101, 102])) == 2
-    assert [p.key for p in registry.observe(grid, [102]).values()] == ["b"]
-    assert [p.key for p in registry.observe(grid, [101, 102]).values()] == ["a", "b"]
+    assert [p.id for p in registry.observe(grid, [102]).values()] == ["b"]
+    assert [p.id for p in registry.observe(grid, [101, 102]).values()] == ["a", "b"]
     assert [message.metadata.dst_node_id for message in grid.sent] == [101, 102, 101]
 
 
@@ -168,7 +168,7 @@ def test_a_name_belongs_to_the_node_registered_with_it(look):
     configs = [{"name": "hospital-a", "location": "DE"}]
     registered = [({"name": "x", "location": "ES"}, "hospital-a", "")]
     profiles, notes = look(configs, registered=registered)
-    assert [(p.node_id, p.key) for p in profiles] == [(101, "hospital-a@101"), (102, "hospital-a")]
+    assert [(p.node_id, p.id) for p in profiles] == [(101, "hospital-a@101"), (102, "hospital-a")]
     named = "'hospital-a' is the name of another node, this one is counted apart"
     assert notes == [f"{named} (node 'hospital-a@101')"]
 

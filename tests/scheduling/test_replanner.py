@@ -35,8 +35,14 @@ def table(midnight, hours=24, first=0, change=(), places=("DE", "FR"), signal="a
     return IntensityTable(edges, places, values, Provenance("test", signal))
 
 
+def profile(node_id, key, watts=300.0):
+    return Profile(
+        id=key, location="DE", power_watts=watts, duration=None, node_id=node_id, power_assumed=True
+    )
+
+
 def inputs(midnight, forecast, actual=None, nodes=("a", "b"), clients=2, length=HOUR):
-    alive = [Profile(k, key, "DE", 300.0, True, None) for k, key in enumerate(nodes)]
+    alive = [profile(k, key) for k, key in enumerate(nodes)]
     return PlanInputs.of(alive, clients, length, KnownIntensity(forecast, actual))
 
 
@@ -75,10 +81,10 @@ def test_nodes_and_rounds_are_grounds_too(midnight, other, reason):
 
 
 def test_a_node_that_is_known_better_is_another_one(midnight):
-    one, other = (Profile(1, "a", "DE", watts, True, None) for watts in (300.0, 200.0))
+    one, other = (profile(1, "a", watts) for watts in (300.0, 200.0))
     before, after = (PlanInputs.of([node], 1, HOUR, KnownIntensity()) for node in (one, other))
     assert before.reason_to_replan(after, midnight, midnight) == "nodes changed"
-    again = Profile(99, "a", "DE", 300.0, True, None)  # back under another id
+    again = profile(99, "a")  # back under another id
     assert (
         before.reason_to_replan(PlanInputs.of([again], 1, HOUR, KnownIntensity()), midnight, midnight) is None
     )

@@ -13,7 +13,7 @@ import numpy as np
 
 from lowcarb_scheduler.accounting.emissions import emissions_g, run_now_g
 from lowcarb_scheduler.clock import MICROSECOND, to_us
-from lowcarb_scheduler.events import UNKNOWN_PLACE, Node, NodeDone, NodeEvaluated
+from lowcarb_scheduler.events import Node, NodeDone, NodeEvaluated
 from lowcarb_scheduler.planning.fleet import Fleet
 
 if TYPE_CHECKING:
@@ -28,37 +28,20 @@ _WHOLE_ROUND: Final = timedelta(0)  # stands for it in the durations of a fleet
 AnyTurn = TypeVar("AnyTurn", NodeDone, NodeEvaluated)
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """Known properties of a node.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile(Node):
+    """Known properties of a node that is connected; its id is node name, partition-id, or Flower's id.
 
     Parameters
     ----------
     node_id : int
         Flower's id in this run.
-    key : str
-        Name that outlives the run: node name, partition-id, or the node id if it has neither.
-    location : str or None
-        Location; None if unknown.
-    power_watts : float
-        Power drawn while training [W].
     power_assumed : bool
-        Whether that is the default power.
-    duration : timedelta or None
-        Expected time of a turn; None if unknown.
+        Whether its power is the default.
     """
 
     node_id: int
-    key: str
-    location: str | None
-    power_watts: float
     power_assumed: bool
-    duration: timedelta | None
-
-    @property
-    def place(self) -> str:
-        """The location, or the name of an unknown one."""
-        return self.location or UNKNOWN_PLACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +62,11 @@ class TurnReport:
 
 def node_of(profile: Profile) -> Node:
     """Return the part of a profile that a ledger keeps."""
-    return Node(id=profile.key, location=profile.location, power_watts=profile.power_watts,
+    return Node(id=profile.id, location=profile.location, power_watts=profile.power_watts,
                 duration=profile.duration)  # fmt: skip
 
 
-def fleet_of(
-    nodes: Mapping[str, Node | Profile], turns: Mapping[str, int], round_duration: timedelta
-) -> Fleet:
+def fleet_of(nodes: Mapping[str, Node], turns: Mapping[str, int], round_duration: timedelta) -> Fleet:
     """Return nodes as a fleet; a turn longer than a round is taken to fill it."""
     ids = sorted(nodes)
     ordered = [nodes[key] for key in ids]
@@ -144,7 +125,7 @@ def turn_of(
     if report is not None and report.measured_kwh is not None:
         energy_kwh, basis = report.measured_kwh, "measured"
     return event(
-        round=number, id=profile.key, location=profile.location, started_at=window[0], ended_at=window[1],
+        round=number, id=profile.id, location=profile.location, started_at=window[0], ended_at=window[1],
         duration=window[1] - window[0], power_watts=profile.power_watts, energy_kwh=energy_kwh,
         energy_basis=basis,
     )  # fmt: skip

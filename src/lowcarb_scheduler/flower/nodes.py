@@ -148,13 +148,13 @@ class NodeRegistry:
         configured = {place.location for place in self._places.values()} | {self._default_location}
         self._resolver.look_up(claimed - {None}, configured - {None}, self._default_location is not None)
         taken = {
-            node.profile.key for node_id, node in self._nodes.items() if node.profile and node_id not in nodes
+            node.profile.id for node_id, node in self._nodes.items() if node.profile and node_id not in nodes
         }
         # A name belongs to the node that is registered with it, before nodes that only claim it.
         for node_id in sorted(nodes, key=lambda each: nodes[each].name is None):
             node = nodes[node_id]
             node.profile = self._profile(node_id, node, taken)
-            taken.add(node.profile.key)
+            taken.add(node.profile.id)
         problems = list(self._invalid.items())
         self._invalid.clear()
         for problem, keys in problems[:_MAX_LINES]:
@@ -187,7 +187,7 @@ class NodeRegistry:
             duration = self._claim(key, node, "duration-minutes", duration_of)
         return Profile(
             node_id=node_id,
-            key=key,
+            id=key,
             location=self._location(key, node, place),
             power_watts=self._default_power_watts if watts is None else watts,
             power_assumed=watts is None,

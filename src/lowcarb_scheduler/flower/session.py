@@ -340,7 +340,7 @@ class Session:
     def _warn_of_locations(self) -> None:
         """Warn of nodes without a location, and of entries of the locations file without a node."""
         alive = self._nodes.alive.values()
-        unknown = sorted(profile.key for profile in alive if profile.location is None)
+        unknown = sorted(profile.id for profile in alive if profile.location is None)
         if unknown and self._has_source:
             why = f"{len(unknown)} of {len(alive)} node(s) have no location ({messages.listed(unknown)})"
             fix = "set lowcarb-locations, by partition-id or name, or lowcarb-default-location"
@@ -362,7 +362,7 @@ class Session:
         assert upcoming is not None, "a round is planned before it opens"
         assert decision is not None, "a round is planned before it opens"
         assert self._ready is not None, "a round is asked for before it opens"
-        node_of = {profile.key: node_id for node_id, profile in self._nodes.alive.items()}
+        node_of = {profile.id: node_id for node_id, profile in self._nodes.alive.items()}
         needed = min(clients, len(node_of))
         wanted = self._dropouts.wanted(needed, len(node_of), self._settings.over_select)
         # Without a forecast in the plan, one that has just come must not put emissions on the round.
@@ -414,7 +414,7 @@ class Session:
     ) -> tuple[Window, TurnReport]:
         """Return the window of a turn, as long as the node reports where that is possible, and its report."""
         elapsed = max(ended_at - started_at, timedelta(0))  # a clock may be set back
-        validated = validate_report(report, elapsed, profile.key, self._warn_of_node)
+        validated = validate_report(report, elapsed, profile.id, self._warn_of_node)
         return (started_at, started_at + (validated.duration or elapsed)), validated
 
     def evaluated_here(self, number: int, metrics: Mapping[str, Any] | None) -> None:
@@ -488,7 +488,7 @@ class Session:
     def name_of(self, node_id: int) -> str:
         """Return the name of a node that outlives the run, empty for one that is not connected."""
         profile = self._nodes.alive.get(node_id)
-        return profile.key if profile else ""
+        return profile.id if profile else ""
 
     @property
     def nodes(self) -> Mapping[int, Profile]:
@@ -500,7 +500,7 @@ class Session:
         found: list[int] = []
         for _ in self._node_wait.polls():
             alive = self._nodes.observe(grid, sorted(grid.get_node_ids()))
-            found = [node_id for node_id, profile in alive.items() if profile.key in keys]
+            found = [node_id for node_id, profile in alive.items() if profile.id in keys]
             if len(found) == len(keys):
                 break
         return found

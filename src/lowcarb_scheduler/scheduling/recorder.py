@@ -150,7 +150,7 @@ class RunRecorder:
 
         A node that joins or returns is credited up to the mean of the others and owes nothing.
         """
-        nodes, turns = {profile.key: node_of(profile) for profile in profiles}, self.turns
+        nodes, turns = {profile.id: node_of(profile) for profile in profiles}, self.turns
         counted = [turns[key] for key in nodes if key in self.nodes]
         mean = sum(counted) // len(counted) if counted else 0
         for key in nodes.keys() - self.nodes.keys():
@@ -168,7 +168,7 @@ class RunRecorder:
         kwh = sum(turn_of(NodeDone, number, profile, window).energy_kwh for profile, window in members)
         mean = opened.planned_g / kwh if opened.planned_g is not None and kwh > 0 else None
         nodes = tuple(
-            Member(id=profile.key, location=profile.location, starts_at=starts_at, ends_at=ends_at)
+            Member(id=profile.id, location=profile.location, starts_at=starts_at, ends_at=ends_at)
             for profile, (starts_at, ends_at) in members
         )
         self._append(
@@ -190,12 +190,12 @@ class RunRecorder:
             self._append(turn)
         for node_id, (profile, _) in current.members.items():
             if node_id in done:
-                self._failures.pop(profile.key, None)
+                self._failures.pop(profile.id, None)
             else:
-                self._owe(profile.key)
+                self._owe(profile.id)
                 reason = failed.get(node_id) or current.unsent.get(node_id, "no reply")
                 self._append(
-                    NodeFailed(round=current.number, id=profile.key, location=profile.location, reason=reason)
+                    NodeFailed(round=current.number, id=profile.id, location=profile.location, reason=reason)
                 )
 
     def _owe(self, key: str) -> None:
@@ -212,7 +212,7 @@ class RunRecorder:
         metrics: Mapping[str, float], actual: IntensityTable | None,
     ) -> None:  # fmt: skip
         """Enter an evaluation on clients, with the windows and reports of its nodes."""
-        turns = [turn_of(NodeEvaluated, number, *each) for each in sorted(done, key=lambda each: each[0].key)]
+        turns = [turn_of(NodeEvaluated, number, *each) for each in sorted(done, key=lambda each: each[0].id)]
         for turn in turns:
             self._append(turn)
         grams = realised_g(turns, actual) if actual is not None else None if turns else 0.0

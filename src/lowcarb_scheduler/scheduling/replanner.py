@@ -89,7 +89,7 @@ class PlanInputs:
         cls, alive: Iterable[Profile], clients: int, length: timedelta, known: KnownIntensity
     ) -> PlanInputs:
         """Return the inputs of a plan that is made now."""
-        nodes = {profile.key: (profile.place, profile.power_watts, profile.duration) for profile in alive}
+        nodes = {profile.id: profile.features for profile in alive}
         return cls(nodes, clients, length, known.forecast, known.actual)
 
     def memory(self, known: KnownIntensity) -> dict[str, Any]:
@@ -262,7 +262,7 @@ class Replanner:
     def _plan(self, number: int, seen: Observation, reason: Reason) -> None:
         """Plan the rounds from one on, and enter the plan in the ledger if it is a new one."""
         previous, now = self.decision.plan if self.decision else None, seen.now
-        nodes = {profile.key: profile for profile in seen.alive}
+        nodes = {profile.id: profile for profile in seen.alive}
         if previous is None:
             self._timing.start_grid(now)
         if (schedule := self._timing.schedule) is None:
