@@ -35,7 +35,7 @@ def test_the_waterfall_leads_from_run_now_to_realised_and_nothing_is_left_over(s
     first, *between, last = accounts.waterfall
     assert [step.name for step in between] == list(CHANGES)
     assert (first.change_g, last.change_g) == pytest.approx(
-        (accounts.run_now_g, accounts.realised_g), abs=1e-9
+        (accounts.run.run_now_g, accounts.run.realised_g), abs=1e-9
     )
     total = sum(step.change_g for step in between)
     assert first.change_g + total == pytest.approx(last.change_g, abs=1e-9)
@@ -52,7 +52,7 @@ def test_realised_is_what_every_turn_emitted_wherever_it_is_summed(seed):
     events, truth = random_run(np.random.default_rng(seed))
     accounts = account(replayed(events))
     done = named(events, "node_done")
-    assert accounts.realised_g == pytest.approx(sum(map(truth.turn_g, done)), rel=1e-9)
+    assert accounts.run.realised_g == pytest.approx(sum(map(truth.turn_g, done)), rel=1e-9)
     for shares, key in ((accounts.by_location, "location"), (accounts.by_client, "id")):
         of = {share.name: share for share in shares}
         for name, own in groupby(sorted(done, key=itemgetter(key)), itemgetter(key)):
@@ -60,15 +60,17 @@ def test_realised_is_what_every_turn_emitted_wherever_it_is_summed(seed):
             assert of[name].turns == len(turns)
             assert of[name].emissions_g == pytest.approx(sum(map(truth.turn_g, turns)), rel=1e-9)
             assert sum(of[name].basis.values()) == pytest.approx(of[name].energy_kwh)
-        assert sum(share.emissions_g for share in shares) == pytest.approx(accounts.realised_g, rel=1e-12)
+        assert sum(share.emissions_g for share in shares) == pytest.approx(accounts.run.realised_g, rel=1e-12)
         assert sum(share.energy_kwh for share in shares) == pytest.approx(accounts.run.energy_kwh)
     train, evaluate = accounts.by_phase
-    assert train.emissions_g == pytest.approx(accounts.realised_g, rel=1e-12)
+    assert train.emissions_g == pytest.approx(accounts.run.realised_g, rel=1e-12)
     evaluated = named(events, "node_evaluated")
     assert evaluate.emissions_g == pytest.approx(sum(map(truth.turn_g, evaluated)), rel=1e-9)
     assert evaluate.emissions_g == pytest.approx(accounts.run.evaluation_g)
-    assert accounts.sci.energy_kwh * accounts.sci.intensity_g_per_kwh == pytest.approx(accounts.realised_g)
-    assert accounts.sci.g_per_round * len(accounts.run.rounds) == pytest.approx(accounts.realised_g)
+    assert accounts.sci.energy_kwh * accounts.sci.intensity_g_per_kwh == pytest.approx(
+        accounts.run.realised_g
+    )
+    assert accounts.sci.g_per_round * len(accounts.run.rounds) == pytest.approx(accounts.run.realised_g)
 
 
 def levels_by_hand(opened, done, nodes, truth, at_run_now):
@@ -135,7 +137,7 @@ def test_a_round_that_nobody_forecast_has_no_forecast_error_and_planned_is_no_pa
     events, _ = random_run(np.random.default_rng(seed), first_unplanned=True)
     accounts = account(replayed(events))
     rounds = len(accounts.run.rounds)
-    assert accounts.planned_g is None
+    assert accounts.run.planned_g is None
     assert accounts.planned_of == (f"rounds 2-{rounds}" if rounds > 2 else "round 2")
     assert accounts.planned_of_g == pytest.approx(sum(r.planned_g for r in accounts.run.rounds[1:]))
     assert accounts.waterfall
@@ -149,7 +151,7 @@ def test_where_actuals_are_missing_there_is_no_number_and_no_part_of_one(known):
         accounts = account(replayed(events))
         unknown = [r for r in accounts.run.rounds if r.realised_g is None]
         assert accounts.without_actuals == len(unknown) > 0
-        assert accounts.realised_g is accounts.hindsight_g is accounts.saving is None
+        assert accounts.run.realised_g is accounts.hindsight_g is accounts.run.saving is None
         assert accounts.waterfall == ()
         assert accounts.sci.intensity_g_per_kwh is accounts.sci.g_per_round is None
         assert accounts.by_phase[0].emissions_g is None
@@ -181,8 +183,8 @@ def test_the_tables_add_up(tmp_path):
     for name in CHANGES:
         column = f"{name.replace(' ', '_')}_g"
         assert rounds[column].sum() == pytest.approx(steps.loc[name, "change_g"], abs=1e-9)
-    assert steps.loc["overruns", "level_g"] == pytest.approx(accounts.realised_g)
-    assert files["clients"]["emissions_g"].sum() == pytest.approx(accounts.realised_g)
+    assert steps.loc["overruns", "level_g"] == pytest.approx(accounts.run.realised_g)
+    assert files["clients"]["emissions_g"].sum() == pytest.approx(accounts.run.realised_g)
 
 
 def test_no_cell_is_a_formula(tmp_path):
@@ -202,7 +204,7 @@ def test_no_cell_is_a_formula(tmp_path):
 
 def test_a_run_that_did_nothing_has_accounts():
     accounts = account(replayed(run_events()[:4]))
-    assert accounts.realised_g is accounts.hindsight_g is accounts.front is None
+    assert accounts.run.realised_g is accounts.hindsight_g is accounts.front is None
     assert (accounts.by_location, accounts.waterfall, accounts.without_actuals) == ((), (), 0)
     assert set(tables_of(accounts)) >= {"rounds", "numbers", "waterfall"}
 
@@ -217,14 +219,14 @@ def test_a_run_that_is_over_before_its_last_window_has_a_waterfall():
             event["round_duration_s"] = 3 * 3600.0
     accounts = account(replayed(events))
     assert accounts.waterfall
-    assert sum(changes(accounts).values()) == pytest.approx(accounts.realised_g - accounts.run_now_g)
+    assert sum(changes(accounts).values()) == pytest.approx(accounts.run.realised_g - accounts.run.run_now_g)
 
 
 def test_rounds_that_were_run_twice_count_once():
     events = run_events()
     again = [event for event in events if event.get("round") == 1 and event["event"] in TRAINED]
     accounts = account(replayed([*events[:-1], *again, events[-1]]))
-    assert accounts.realised_g == account(replayed(events)).realised_g
+    assert accounts.run.realised_g == account(replayed(events)).run.realised_g
     assert [r.number for r in accounts.run.rounds] == [1, 2, 3]
 
 
@@ -242,4 +244,4 @@ def test_a_turn_that_drew_nothing_emits_nothing_wherever_it_is():
 def test_accounts_of_large_runs(tmp_path, clients):
     accounts = account(replayed(read_records(write_ledger(tmp_path / "run", large_events(clients=clients)))))
     assert len(accounts.waterfall) == 6
-    assert accounts.hindsight_g < accounts.realised_g < accounts.run_now_g
+    assert accounts.hindsight_g < accounts.run.realised_g < accounts.run.run_now_g

@@ -55,9 +55,9 @@ def test_no_run_that_obeys_its_rules_is_below_its_bound(seed):
     events, _ = random_run(np.random.default_rng(seed), as_planned=True, evaluates=False)
     accounts = account(replayed(events))
     best = accounts.hindsight.plan
-    assert best.lower_bound_g <= accounts.realised_g * (1 + 1e-9)
+    assert best.lower_bound_g <= accounts.run.realised_g * (1 + 1e-9)
     assert best.lower_bound_g <= accounts.hindsight_g == best.emissions_g
-    assert accounts.hindsight_g <= accounts.realised_g + best.gap * abs(best.emissions_g) + 1e-6
+    assert accounts.hindsight_g <= accounts.run.realised_g + best.gap * abs(best.emissions_g) + 1e-6
 
 
 def test_it_is_the_best_of_all_plans_of_a_small_run():

@@ -59,7 +59,7 @@ def test_what_was_lacking_is_appended_and_the_accounts_are_those_of_a_run_that_k
     events = read_records(run_dir)
     assert [event["event"] for event in events[-2:]] == ["actual", "refreshed"]
     accounts, knew = account(replayed(events)), account(replayed(settled))
-    assert accounts.realised_g == pytest.approx(knew.realised_g)
+    assert accounts.run.realised_g == pytest.approx(knew.run.realised_g)
     assert [step.change_g for step in accounts.waterfall] == pytest.approx(
         [s.change_g for s in knew.waterfall]
     )
@@ -103,8 +103,8 @@ def test_hindsight_learns_the_hours_it_may_choose(tmp_path):
     assert not refresh(run_dir, source, clock).lacks_hours
     accounts = account(replayed(read_records(run_dir)))
     assert accounts.hindsight.known_until == START + timedelta(hours=6)  # the deadline
-    assert accounts.hindsight_g <= part.emissions_g <= account(replayed(run_events())).hindsight_g
-    assert accounts.realised_g == account(replayed(run_events())).realised_g
+    assert accounts.hindsight_g <= part.plan.emissions_g <= account(replayed(run_events())).hindsight_g
+    assert accounts.run.realised_g == account(replayed(run_events())).run.realised_g
 
 
 def test_a_figure_that_was_known_does_not_change(unsettled):
@@ -203,15 +203,15 @@ def really_run(tmp_path, rounds=5, **settings):
 def test_the_accounts_of_a_run_are_its_own_numbers(tmp_path, settings):
     events = really_run(tmp_path, **settings)
     ended, accounts = events[-1], account(replayed(events))
-    assert accounts.planned_g == pytest.approx(ended["planned_g"])
-    assert accounts.realised_g == pytest.approx(ended["realised_g"])
-    assert accounts.run_now_g == pytest.approx(ended["run_now_g"])
-    assert accounts.saving == pytest.approx(ended["saving"])
+    assert accounts.run.planned_g == pytest.approx(ended["planned_g"])
+    assert accounts.run.realised_g == pytest.approx(ended["realised_g"])
+    assert accounts.run.run_now_g == pytest.approx(ended["run_now_g"])
+    assert accounts.run.saving == pytest.approx(ended["saving"])
     changes = {step.name: step.change_g for step in accounts.waterfall}
     assert changes["overruns"] == pytest.approx(0, abs=1e-6)
     promised = changes["run-now"] + changes["choice of clients"] + changes["choice of time"]
-    assert promised == pytest.approx(accounts.planned_g)
-    assert accounts.hindsight.plan.lower_bound_g <= accounts.realised_g * (1 + 1e-9)
+    assert promised == pytest.approx(accounts.run.planned_g)
+    assert accounts.hindsight.plan.lower_bound_g <= accounts.run.realised_g * (1 + 1e-9)
 
 
 def test_the_front_is_what_the_planner_says_of_the_start(tmp_path):
@@ -223,8 +223,8 @@ def test_the_front_is_what_the_planner_says_of_the_start(tmp_path):
     stands = {stand.name: stand for stand in front.stands}
     assert list(stands) == ["run-now", "planned", "realised"]
     assert stands["run-now"].finish == START + timedelta(hours=5)
-    assert stands["realised"].emissions_g == accounts.realised_g
-    assert stands["planned"].emissions_g == pytest.approx(accounts.planned_g)
+    assert stands["realised"].emissions_g == accounts.run.realised_g
+    assert stands["planned"].emissions_g == pytest.approx(accounts.run.planned_g)
     first = next(event for event in events if event["event"] == "planned")
     assert stands["run-now"].emissions_g == pytest.approx(first["run_now_emissions_g"])
 
@@ -245,8 +245,9 @@ def test_the_front_is_in_the_energy_that_was_drawn(tmp_path):
 def test_a_run_without_a_source_has_no_front_and_no_number(tmp_path):
     events = really_run(tmp_path, source=None)
     accounts = account(replayed(events))
-    assert accounts.front is accounts.planned_g is accounts.realised_g is accounts.run_now_g is None
-    assert accounts.provenance.source is None
+    run = accounts.run
+    assert accounts.front is run.planned_g is run.realised_g is run.run_now_g is None
+    assert run.provenance.source is None
     assert accounts.run.energy_kwh > 0
 
 

@@ -57,13 +57,13 @@ def accounts():
 
 def test_the_four_numbers_and_the_saving_are_those_of_the_page(accounts):
     numbers = {
-        "run-now": accounts.run_now_g, "planned": accounts.planned_g, "realised": accounts.realised_g,
-        "hindsight": accounts.hindsight_g,
+        "run-now": accounts.run.run_now_g, "planned": accounts.run.planned_g,
+        "realised": accounts.run.realised_g, "hindsight": accounts.hindsight_g,
     }  # fmt: skip
     page = PAGE.read_text(encoding="utf-8")
     for name, grams in numbers.items():
         assert re.search(rf"\| \*\*{name}\*\* \|.*\| {formatting.mass(grams)} \|", page)
-    assert re.search(rf"\| \*\*saving\*\* \|.*\| {formatting.percent(accounts.saving, 0)} \|", page)
+    assert re.search(rf"\| \*\*saving\*\* \|.*\| {formatting.percent(accounts.run.saving, 0)} \|", page)
 
 
 def test_the_steps_are_those_of_the_page(accounts):

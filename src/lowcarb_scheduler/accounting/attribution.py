@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from lowcarb_scheduler.accounting.emissions import known_sum, saving, waterfall
+from lowcarb_scheduler.accounting.emissions import known_sum, waterfall
 from lowcarb_scheduler.accounting.hindsight import (
     EmissionLevels,
     Hindsight,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.accounting.replay import Record
     from lowcarb_scheduler.events import Turn
-    from lowcarb_scheduler.intensity import Floats, IntensityTable, Provenance
+    from lowcarb_scheduler.intensity import Floats, IntensityTable
 
 __all__ = ["Accounts", "Outcome", "RunFront", "Sci", "Share", "Step", "account"]
 
@@ -118,13 +118,9 @@ class Accounts:
     Parameters
     ----------
     run : Record
-        The run, with these figures.
-    provenance : Provenance
-        Source and signal of the intensity.
-    planned_g, realised_g, run_now_g, hindsight_g : float or None
-        The four numbers [gCO2eq].
+        The run, with three of the four numbers and the newest figures of its rounds.
     hindsight : Hindsight or None
-        The plan behind that number.
+        The plan behind the fourth number.
     levels : tuple of EmissionLevels
         Levels of the waterfall, by round; unknown ones are NaN.
     planned_of : str
@@ -145,11 +141,6 @@ class Accounts:
     """
 
     run: Record
-    provenance: Provenance
-    planned_g: float | None
-    realised_g: float | None
-    run_now_g: float | None
-    hindsight_g: float | None
     waterfall: tuple[Step, ...]
     by_phase: tuple[Share, ...]
     by_location: tuple[Share, ...]
@@ -163,9 +154,9 @@ class Accounts:
     planned_of_g: float | None = None
 
     @property
-    def saving(self) -> float | None:
-        """Part of the run-now emissions that was avoided."""
-        return saving(self.realised_g, self.run_now_g)
+    def hindsight_g(self) -> float | None:
+        """Emissions of the best plan with a perfect forecast [gCO2eq]; None where there is none."""
+        return None if self.hindsight is None else self.hindsight.plan.emissions_g
 
 
 def account(record: Record) -> Accounts:
@@ -192,11 +183,6 @@ def account(record: Record) -> Accounts:
     planned = [r for r in run.rounds if r.planned_g is not None] if is_part else []
     return Accounts(
         run=run,
-        provenance=run.provenance,
-        planned_g=run.planned_g,
-        realised_g=realised_g,
-        run_now_g=run.run_now_g,
-        hindsight_g=None if best is None else best.emissions_g,
         waterfall=_waterfall(levels),
         by_phase=(trained.share("train"), evaluated.share("evaluate")),
         by_location=trained.by(lambda turn: turn.place),

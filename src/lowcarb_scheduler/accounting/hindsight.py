@@ -96,11 +96,6 @@ class Hindsight:
     plan: Plan
     known_until: datetime
 
-    @property
-    def emissions_g(self) -> float:
-        """Emissions of the plan [gCO2eq]."""
-        return self.plan.emissions_g
-
 
 def hindsight_of(record: Record) -> Hindsight | None:
     """Return the best plan with a perfect forecast.

@@ -126,15 +126,15 @@ def _document(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed
         "report": str(page),
         "tables": str(tables),
         "status": run.status,
-        **accounts.provenance.to_dict(),
+        **accounts.run.provenance.to_dict(),
         "rounds": len(run.rounds),
-        "planned_g": accounts.planned_g,
-        "realised_g": accounts.realised_g,
-        "run_now_g": accounts.run_now_g,
+        "planned_g": accounts.run.planned_g,
+        "realised_g": accounts.run.realised_g,
+        "run_now_g": accounts.run.run_now_g,
         "hindsight_g": accounts.hindsight_g,
         # The hindsight plan may use hours after the run, as far as their actual intensity is known.
         "hindsight_until": None if accounts.hindsight is None else accounts.hindsight.known_until,
-        "saving": accounts.saving,
+        "saving": accounts.run.saving,
         # The rounds that had a forecast, if not all; planned_g is null then.
         "planned_of": accounts.planned_of or None,
         "planned_of_g": accounts.planned_of_g,
@@ -198,7 +198,7 @@ def show(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed | No
     output.print_title(screen, f"Run {run.started.run_id}: {run.status}, {len(run.rounds)} rounds")
     if refreshed is not None:
         output.print_line(screen, _refreshed(refreshed))
-    labels = formatting.labels(accounts.provenance)
+    labels = formatting.labels(accounts.run.provenance)
     _show_numbers(screen, accounts, labels)
     if accounts.waterfall:
         _show_waterfall(screen, accounts, labels)
@@ -208,7 +208,7 @@ def show(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed | No
     fewest, most = min(turns, default=0), max(turns, default=0)
     evaluation_kwh, sci_g = formatting.energy(run.evaluation_energy_kwh), accounts.sci.g_per_round
     facts = [
-        ("saving", formatting.percent(accounts.saving)),
+        ("saving", formatting.percent(accounts.run.saving)),
         ("energy", f"{formatting.energy(run.energy_kwh)} ({formatting.basis(run.energy_by_basis)})"),
         ("evaluation energy", f"{evaluation_kwh}, {formatting.mass(run.evaluation_g)} CO2eq"),
         ("SCI", f"{formatting.mass(sci_g)} per round; embodied emissions are not counted"),
@@ -232,12 +232,12 @@ def _refreshed(found: Refreshed) -> str:
 
 
 def _show_numbers(screen: Console, accounts: Accounts, labels: str) -> None:
-    actual, run_now_g = "on actual intensity", accounts.run_now_g
+    actual, run_now_g = "on actual intensity", accounts.run.run_now_g
     missing = accounts.without_actuals
     lacking = f"no actual intensity for {missing} round(s); --refresh asks for it" if missing else ""
     no_best = "no plan fits into the hours with known actual intensity"
     # Planned emissions compare with the others only if every round had a forecast.
-    planned_g, of = accounts.planned_g, "at each round's opening"
+    planned_g, of = accounts.run.planned_g, "at each round's opening"
     if accounts.planned_of:
         planned_g, of = accounts.planned_of_g, f"of {accounts.planned_of} only; no others had a forecast"
     best_g = accounts.hindsight_g
@@ -246,7 +246,7 @@ def _show_numbers(screen: Console, accounts: Accounts, labels: str) -> None:
     rows = [
         ("run-now", run_now_g, None, "baseline: random clients, back-to-back, " + actual),
         ("planned", planned_g, None, f"on the forecast {of}"),
-        ("realised", accounts.realised_g, accounts.saving, lacking or actual),
+        ("realised", accounts.run.realised_g, accounts.run.saving, lacking or actual),
         ("hindsight", best_g, emissions.saving(best_g, run_now_g), best),
     ]
     output.print_line(screen, f"Emissions of training: {labels}")
@@ -261,7 +261,7 @@ def _show_numbers(screen: Console, accounts: Accounts, labels: str) -> None:
 
 
 def _show_waterfall(screen: Console, accounts: Accounts, labels: str) -> None:
-    run_now_g = accounts.run_now_g
+    run_now_g = accounts.run.run_now_g
     rows = []
     for step in accounts.waterfall:
         # No share of nothing: run-now emissions may be zero or unknown.

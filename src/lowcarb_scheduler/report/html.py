@@ -104,7 +104,7 @@ def gather(record: Record) -> Page:
 
 def pictures_of_run(record: Record, accounts: Accounts) -> tuple[Picture, ...]:
     """Return the charts of a run, in the order of the page; those without data are left out."""
-    labels = formatting.labels(accounts.provenance)
+    labels = formatting.labels(accounts.run.provenance)
     choice = charts.choice_of_run(record)
     found = (
         rounds.picture_of_run(record),
@@ -123,9 +123,9 @@ def pictures_of_run(record: Record, accounts: Accounts) -> tuple[Picture, ...]:
 def _numbers(accounts: Accounts) -> list[tuple[str, float | None, float, str]]:
     """Return the four numbers: name, emissions [g], fraction of the largest, and definition."""
     found = (
-        ("run-now", accounts.run_now_g, "baseline: same rounds, start immediately, random clients"),
-        ("planned", accounts.planned_g, "on the forecast when each round opened"),
-        ("realised", accounts.realised_g, "on actual intensity"),
+        ("run-now", accounts.run.run_now_g, "baseline: same rounds, start immediately, random clients"),
+        ("planned", accounts.run.planned_g, "on the forecast when each round opened"),
+        ("realised", accounts.run.realised_g, "on actual intensity"),
         ("hindsight", accounts.hindsight_g, "best plan with a perfect forecast"),
     )
     most_g = max((g for _, g, _ in found if g is not None), default=0.0)
@@ -137,7 +137,7 @@ def facts_of(accounts: Accounts, finish_by: datetime | None) -> list[tuple[str, 
     run, started = accounts.run, accounts.run.started
     basis = formatting.basis(run.energy_by_basis)
     return [
-        ("Intensity", formatting.labels(accounts.provenance)),
+        ("Intensity", formatting.labels(accounts.run.provenance)),
         ("Energy", f"{formatting.energy(run.energy_kwh)} of training; basis: {basis}"),
         ("Emissions", "energy of training times intensity, in CO2 equivalents; nothing else is included"),
         ("Run-now", "baseline: as many rounds, start immediately and back-to-back, random clients"),
@@ -193,7 +193,7 @@ def write_page(page: Page, run_dir: Path) -> Path:
         problem = f"{path} cannot be written ({error.strerror})"
         raise InputError("run-dir", problem, "make the folder writable") from None
     write_pictures(page.pictures, folder)
-    incidents = tables.table_of_incidents(page.incidents, page.accounts.provenance)
+    incidents = tables.table_of_incidents(page.incidents, page.accounts.run.provenance)
     tables.write_tables({**tables.tables_of(page.accounts), "mishaps": incidents}, folder)
     return path
 
@@ -219,7 +219,7 @@ def render(page: Page) -> str:
     accounts = page.accounts
     return environment.from_string(template).render(
         page=page, accounts=accounts, run=accounts.run, numbers=_numbers(accounts),
-        facts=facts_of(accounts, page.finish_by), labels=formatting.labels(accounts.provenance),
+        facts=facts_of(accounts, page.finish_by), labels=formatting.labels(accounts.run.provenance),
         most_clients=charts.MOST_CLIENTS,
     )  # fmt: skip
 

@@ -56,7 +56,7 @@ def tables_of(accounts: Accounts) -> dict[str, pd.DataFrame]:
         "sci": _sci(accounts),
         "front": _front(accounts),
     }
-    return {name: _frame(name, listed, accounts.provenance) for name, listed in rows.items()}
+    return {name: _frame(name, listed, accounts.run.provenance) for name, listed in rows.items()}
 
 
 def _frame(name: str, rows: Sequence[Row], provenance: Provenance) -> pd.DataFrame:
@@ -68,11 +68,11 @@ def _frame(name: str, rows: Sequence[Row], provenance: Provenance) -> pd.DataFra
 
 
 def _numbers(accounts: Accounts) -> list[Row]:
-    run_now_g, realised_g, best_g = accounts.run_now_g, accounts.realised_g, accounts.hindsight_g
+    run_now_g, realised_g, best_g = accounts.run.run_now_g, accounts.run.realised_g, accounts.hindsight_g
     # Planned emissions are for other work than run-now where a turn failed or took longer: no saving.
     rows: list[Row] = [
         ("run-now", "all", "actual", run_now_g, None),
-        ("planned", "all", "forecast", accounts.planned_g, None),
+        ("planned", "all", "forecast", accounts.run.planned_g, None),
         ("realised", "all", "actual", realised_g, emissions.saving(realised_g, run_now_g)),
         ("hindsight", "all", "actual", best_g, emissions.saving(best_g, run_now_g)),
     ]
