@@ -65,7 +65,7 @@ class Rules:
     def of(cls, record: Record) -> Rules:
         """Return the rules of a run; the deadline of an incomplete run is the end of its last round."""
         settings, length = record.started.settings, record.rounds[-1].length
-        grid_from, finish_by = record.started_at, record.rounds[-1].closes_at
+        grid_from, finish_by = record.started.began_at, record.rounds[-1].closes_at
         target = finish_by
         if record.initial_plan is not None:
             grid_from = record.initial_plan.grid_from

@@ -197,7 +197,7 @@ def _period(record: Record, rounds: Sequence[RoundRecord], clock: Clock) -> tupl
 
     Hindsight may choose any hour of the run, so the period covers the whole run as far as it is past.
     """
-    starts, ends = [record.started_at], [min(Rules.of(record).finish_by, clock.now())]
+    starts, ends = [record.started.began_at], [min(Rules.of(record).finish_by, clock.now())]
     for worked in rounds:
         # The turns of run-now overrun as the real ones did, so its last window ends later.
         stretch = max(stretch_of(worked.turns, worked.connected, worked.length), 1.0)

@@ -361,11 +361,6 @@ class Record:
         return tuple(self.closed[number] for number in sorted(self.closed))
 
     @property
-    def started_at(self) -> datetime:
-        """Time at which the run began."""
-        return self.started.began_at
-
-    @property
     def finish_by(self) -> datetime | None:
         """The deadline; None for a run without one."""
         return (self.finished or self.started).finish_by

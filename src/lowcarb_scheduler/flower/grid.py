@@ -23,7 +23,7 @@ from lowcarb_scheduler.errors import PlanMismatchError
 from lowcarb_scheduler.scheduling.messages import instant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from flwr.app import Message
@@ -91,6 +91,11 @@ class Sampling(NamedTuple):
         own = connected if self.fraction is None else int(connected * self.fraction)
         wanted = clients_per_round or max(own, self.at_least, 1)
         return wanted, max(1, min(self.at_least, wanted))
+
+    def evaluating(self, where: str, alive: Iterable[int], done: Collection[int]) -> list[int]:
+        """Return the nodes that evaluate: those that have trained, all, or none, as the setting says."""
+        everybody = where == "all" or (where == "planned" and self.is_off)
+        return [node_id for node_id in alive if everybody or (where == "planned" and node_id in done)]
 
 
 @contextmanager

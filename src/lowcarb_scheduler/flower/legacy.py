@@ -131,11 +131,9 @@ class CarbonAwareLegacy(Strategy):
     ) -> list[Any]:
         """Evaluate on the clients that have just trained, on all, or on none, as the settings say."""
         clients, where = _Clients(client_manager), self._setup.settings.evaluate_on
-        alive = list(clients.get_node_ids())
-        everybody = where == "all" or Sampling.of(self._inner).is_off
-        nodes = alive if everybody else [node_id for node_id in alive if node_id in self._done]
+        nodes = Sampling.of(self._inner).evaluating(where, clients.get_node_ids(), self._done)
         instructions: list[Any] = []
-        if where != "none" and nodes:
+        if nodes:
             with pinned_sampling(self._inner, "evaluate", len(nodes)):
                 instructions = self._inner.configure_evaluate(
                     server_round=server_round, parameters=parameters,

@@ -216,9 +216,8 @@ class Session:
         """Return the round that was open when the run was killed, while its window lasts."""
         if (opened := resumption.last_opened()) is None or self._virtual or self._timing.schedule is None:
             return None
-        number, opened_at = opened
-        is_on = opened_at <= self._clock.now() < opened_at + self._timing.round_duration
-        return number if is_on and number == self._first_round else None
+        is_on = opened.opened_at <= self._clock.now() < opened.opened_at + self._timing.round_duration
+        return opened.round if is_on and opened.round == self._first_round else None
 
     # -- One round -------------------------------------------------------------------------------------------
 

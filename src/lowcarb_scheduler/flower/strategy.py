@@ -285,11 +285,8 @@ class CarbonAwareMixin:
             return []
         if progress.is_done(server_round, Stage.TRAINED):
             self._lowcarb_done = run.find(progress.trained, grid)
-        nodes = alive = list(grid.get_node_ids())
-        if where == "planned" and not Sampling.of(self).is_off:
-            done = set(self._lowcarb_done)
-            nodes = [node_id for node_id in alive if node_id in done]
-        if where == "none" or not nodes:
+        nodes = Sampling.of(self).evaluating(where, grid.get_node_ids(), set(self._lowcarb_done))
+        if not nodes:
             return []
         scope = ScopedGrid(grid, nodes, type(self).__name__)
         with pinned_sampling(self, "evaluate", len(nodes)):

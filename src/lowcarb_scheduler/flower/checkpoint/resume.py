@@ -389,13 +389,10 @@ class Resumption:
         """Yield the events of the ledger up to the checkpoint."""
         return iter_ledger(self.run_dir, until=self.lines) if self.has_ledger else iter(())
 
-    def last_opened(self) -> tuple[int, datetime] | None:
-        """Return number and opening time of the round that opened since the checkpoint, None without one."""
-        opened = [
-            (event.round, event.opened_at)
-            for event in iter_ledger(self.run_dir, since=self.lines)
-            if isinstance(event, RoundOpened)
-        ]
+    def last_opened(self) -> RoundOpened | None:
+        """Return the round that opened since the checkpoint, None without one."""
+        events = iter_ledger(self.run_dir, since=self.lines)
+        opened = [event for event in events if isinstance(event, RoundOpened)]
         return opened[-1] if opened else None
 
     def check(self, ledger: Ledger) -> None:
