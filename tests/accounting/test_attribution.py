@@ -125,8 +125,8 @@ def test_what_did_not_differ_has_no_bar(seed):
 
     as_planned = of(as_planned=True)
     assert changes(as_planned)["overruns"] == pytest.approx(0, abs=1e-9)
-    upto = as_planned.run_now_g + sum(changes(as_planned)[name] for name in CHANGES[:2])
-    assert upto == pytest.approx(as_planned.planned_g)  # the plan is a level on the way
+    upto = as_planned.run.run_now_g + sum(changes(as_planned)[name] for name in CHANGES[:2])
+    assert upto == pytest.approx(as_planned.run.planned_g)  # the plan is a level on the way
     assert changes(of(foreseen=True))["forecast error"] == pytest.approx(0, abs=1e-9)
     same = of(places=1, alike=True)
     assert changes(same)["choice of clients"] == pytest.approx(0, abs=1e-4)  # lengths are whole microseconds

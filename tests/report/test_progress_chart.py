@@ -12,7 +12,7 @@ from support.report_ledger import run_events
 def run(realised=(400.0, 300.0, 200.0), planned=(390.0, 310.0, 210.0), metrics=None):
     record = replayed(run_events())
     for r, real, plan in zip(record.rounds, realised, planned, strict=True):
-        r.late = Figures(round=r.number, planned_g=plan, realised_g=real, run_now_g=500.0)
+        r.settle(Figures(round=r.number, planned_g=plan, realised_g=real, run_now_g=500.0))
         r.metrics = metrics or r.metrics
     return record
 

@@ -64,8 +64,12 @@ class RoundRecord:
         Metrics of its evaluations.
     evaluation : EvaluatedOnClients or None
         Its evaluation on clients.
-    late : Figures or None
-        Emissions that were learned after it had closed.
+    planned_g, realised_g : float or None
+        Emissions of training, as expected when it opened, and on actual intensity.
+    run_now_g : float or None
+        Emissions of the same work by random clients, back-to-back from the start of the run.
+    evaluation_g : float or None
+        Emissions of evaluation on clients, on actual intensity.
     """
 
     opened: RoundOpened
@@ -77,7 +81,10 @@ class RoundRecord:
     failed: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     evaluation: EvaluatedOnClients | None = None
-    late: Figures | None = None
+    planned_g: float | None = None
+    realised_g: float | None = None
+    run_now_g: float | None = None
+    evaluation_g: float | None = 0.0
 
     @property
     def end(self) -> RoundClosed:
@@ -132,30 +139,14 @@ class RoundRecord:
 
     @property
     def figures(self) -> Figures:
-        """Emissions as they are known by now."""
-        end, evaluation_g = self.end, self.evaluation.realised_g if self.evaluation else 0.0
-        return self.late or Figures(round=self.number, planned_g=end.planned_g, realised_g=end.realised_g,
-                                    run_now_g=end.run_now_g, evaluation_g=evaluation_g)  # fmt: skip
+        """Its emissions together."""
+        return Figures(round=self.number, planned_g=self.planned_g, realised_g=self.realised_g,
+                       run_now_g=self.run_now_g, evaluation_g=self.evaluation_g)  # fmt: skip
 
-    @property
-    def planned_g(self) -> float | None:
-        """Emissions of training that were expected when it opened."""
-        return self.figures.planned_g
-
-    @property
-    def realised_g(self) -> float | None:
-        """Emissions of training on actual intensity."""
-        return self.figures.realised_g
-
-    @property
-    def run_now_g(self) -> float | None:
-        """Emissions of the same work by random clients, back-to-back from the start of the run."""
-        return self.figures.run_now_g
-
-    @property
-    def evaluation_g(self) -> float | None:
-        """Emissions of evaluation on clients, on actual intensity."""
-        return self.figures.evaluation_g
+    def settle(self, figures: Figures) -> None:
+        """Enter emissions as they are known by now."""
+        self.planned_g, self.realised_g = figures.planned_g, figures.realised_g
+        self.run_now_g, self.evaluation_g = figures.run_now_g, figures.evaluation_g
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,9 +297,9 @@ class Record:
                 self.status = self.activity = event.status
                 self.finished, self.waiting = event, None
                 # Rounds whose actual intensity came late are settled when the run ends.
-                self._settle(event.rounds)
+                self.settle(event.rounds)
             case FiguresRefreshed():
-                self._settle(event.rounds)
+                self.settle(event.rounds)
             case _:
                 self._read_round(event)
 
@@ -330,20 +321,22 @@ class Record:
             case EvaluatedOnServer() | EvaluatedOnClients():
                 current.metrics |= event.metrics
                 if isinstance(event, EvaluatedOnClients):
-                    current.evaluation = event
+                    current.evaluation, current.evaluation_g = event, event.realised_g
             case RoundClosed():
                 current.closed, current.connected = event, self.nodes
+                current.planned_g, current.realised_g = event.planned_g, event.realised_g
+                current.run_now_g = event.run_now_g
                 self.closed[current.number] = current
                 self._turns_before.update(turn.id for turn in current.turns)
                 # Run-now does the same rounds without waits: the next one opens when this one would end.
                 self.run_now_at = current.run_now_at + event.took
                 self.is_open, self.activity = False, "preparing"
 
-    def _settle(self, late: Iterable[Figures]) -> None:
+    def settle(self, late: Iterable[Figures]) -> None:
         """Enter figures of rounds that were learned after these had closed."""
         for figures in late:
             if (worked := self.closed.get(figures.round)) is not None:
-                worked.late = figures
+                worked.settle(figures)
 
     def figures_on(self, actual: IntensityTable | None) -> dict[int, Figures]:
         """Return the emissions of each round on actual intensity, by number."""
@@ -352,7 +345,8 @@ class Record:
     def with_figures(self, figures: Mapping[int, Figures]) -> Record:
         """Return a record of the same rounds with other emissions."""
         other = copy(self)
-        other.closed = {n: replace(worked, late=figures[n]) for n, worked in self.closed.items()}
+        other.closed = {number: replace(worked) for number, worked in self.closed.items()}
+        other.settle(figures.values())
         return other
 
     @property

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from flwr.superlink.grid import HttpGrid
 
@@ -56,13 +56,6 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.scheduling.recorder import Window
 
 logger = logging.getLogger("flwr")
-
-
-class LastRound(NamedTuple):
-    """Opening and planned length of the round that opened last."""
-
-    opened_at: datetime
-    planned: timedelta
 
 
 class Session:
@@ -125,7 +118,7 @@ class Session:
         self._recorder = RunRecorder(ledger, self._log, started)
         self._dropouts = Dropouts()
         self._evaluation_began = started
-        self._last: LastRound | None = None
+        self._last: tuple[datetime, timedelta] | None = None  # opening and planned length of a round
         self._ready: tuple[int, datetime] | None = None  # a round, and since when it could have opened
         self._first_round = 1  # since the last start
         self._reopens: int | None = None  # a round that had opened before a restart
@@ -195,8 +188,8 @@ class Session:
             if stage is Stage.OVER and (self._ready is None or self._ready[0] != number + 1):
                 self._ready = number + 1, resumption.at  # the checkpoint was written when it was asked for
             if state["latest"] is not None:
-                last = LastRound(*state["latest"])
-                self._timing.round_over(resumption.at - last.opened_at, last.planned)
+                opened_at, planned = state["latest"]
+                self._timing.round_over(resumption.at - opened_at, planned)
         if not resumption.has_ledger:
             return
         self._reopens = self._round_to_reopen(resumption)
@@ -250,7 +243,8 @@ class Session:
         self.close_round()
         now, stops_late = self._clock.now(), self._settings.on_late == "stop"
         if self._last is not None:
-            self._timing.round_over(now - self._last.opened_at, self._last.planned)
+            opened_at, planned = self._last
+            self._timing.round_over(now - opened_at, planned)
             self._last = None
         if stops_late and self._timing.is_too_late(number, now):
             return self._stop(f"round {number} would end after the deadline")
@@ -376,7 +370,7 @@ class Session:
         }
         closes_at = opened_at + upcoming.length
         opened = Round(number, opened_at, closes_at, members, selection.emissions_g)
-        self._last = LastRound(opened_at, upcoming.length)
+        self._last = opened_at, upcoming.length
         self._recorder.open(opened, opened_at - self._ready[1], upcoming.opens_at)
         return list(members)
 
