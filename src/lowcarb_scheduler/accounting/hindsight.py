@@ -171,16 +171,13 @@ def _with_clients_of_no_power(fleet: Fleet, clients: int, places: int, turns: in
     """Return a fleet with more clients, without power, that do a number of turns together."""
     counts = np.full(clients, turns // clients, dtype=np.int64)
     counts[: turns % clients] += 1
-    ids = np.array([f"{_EMPTY} {k:09d}" for k in range(clients)], dtype=object)
-    return replace(
-        fleet,
-        ids=np.concatenate([ids, fleet.ids]),
-        locations=(*(f"{_EMPTY} {k:09d}" for k in range(places)), *fleet.locations),
-        location_index=np.concatenate([np.arange(clients) % places, fleet.location_index + places]),
-        power_watts=np.concatenate([np.zeros(clients), fleet.power_watts]),
-        power_assumed=np.concatenate([np.zeros(clients, dtype=bool), fleet.power_assumed]),
-        durations_us=np.concatenate([np.ones(clients, dtype=np.int64), fleet.durations_us]),
-        turns_done=np.concatenate([counts, fleet.turns_done]),
+    names = [f"{_EMPTY} {k:09d}" for k in range(clients)]
+    return fleet_of_columns(
+        [*names, *fleet.ids],
+        [*(names[k % places] for k in range(clients)), *(fleet.locations[k] for k in fleet.location_index)],
+        np.concatenate([np.zeros(clients), fleet.power_watts]),
+        np.concatenate([np.ones(clients, dtype=np.int64), fleet.durations_us]),
+        np.concatenate([counts, fleet.turns_done]),
     )
 
 

@@ -181,9 +181,8 @@ class Session:
             known = (event for event in resumption.events() if event.at <= resumption.at)
             self._feed.recall(known, state["feed"])
             self._recorder.recall(resumption.events(), state["turns"])
-            nodes = {key: node.features for key, node in self._recorder.nodes.items()}
             self._timing.recall(state["replanner"])
-            self._replanner.recall(state["replanner"], nodes, self._feed.known)
+            self._replanner.recall(state["replanner"], self._recorder.nodes.values(), self._feed.known)
             self._dropouts, self._ready = Dropouts(*state["dropouts"]), state["asked"]
             if stage is Stage.OVER and (self._ready is None or self._ready[0] != number + 1):
                 self._ready = number + 1, resumption.at  # the checkpoint was written when it was asked for

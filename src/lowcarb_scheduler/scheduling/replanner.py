@@ -14,6 +14,7 @@ from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.planning.fleet import Fleet
 from lowcarb_scheduler.planning.job import Plan
 from lowcarb_scheduler.scheduling import messages
+from lowcarb_scheduler.scheduling.intensity_feed import KnownIntensity
 from lowcarb_scheduler.scheduling.policy import Decision, at_once, decide, job_of
 from lowcarb_scheduler.scheduling.schedule import Schedule
 from lowcarb_scheduler.scheduling.selection import UpcomingRound
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from lowcarb_scheduler.accounting.turns import Profile
+    from lowcarb_scheduler.events import Node
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.ledger import Ledger
     from lowcarb_scheduler.planning.job import JobRules
-    from lowcarb_scheduler.scheduling.intensity_feed import KnownIntensity
     from lowcarb_scheduler.scheduling.messages import RunLog
     from lowcarb_scheduler.scheduling.schedule import RunTiming
 
@@ -85,27 +86,15 @@ class PlanInputs:
     actual: IntensityTable | None
 
     @classmethod
-    def of(
-        cls, alive: Iterable[Profile], clients: int, length: timedelta, known: KnownIntensity
-    ) -> PlanInputs:
+    def of(cls, alive: Iterable[Node], clients: int, length: timedelta, known: KnownIntensity) -> PlanInputs:
         """Return the inputs of a plan that is made now."""
-        nodes = {profile.id: profile.features for profile in alive}
+        nodes = {node.id: node.features for node in alive}
         return cls(nodes, clients, length, known.forecast, known.actual)
 
     def memory(self, known: KnownIntensity) -> dict[str, Any]:
         """Return the part of a checkpoint that holds these inputs, for the intensity known now."""
         return {"clients": self.clients, "length": self.length, "forecast": self.forecast is known.forecast,
                 "actual": self.actual is known.actual}  # fmt: skip
-
-    @classmethod
-    def recalled(
-        cls, memory: Mapping[str, Any], nodes: Mapping[str, Features], known: KnownIntensity
-    ) -> PlanInputs:
-        """Return the inputs that :meth:`memory` kept; intensity that was news then is news again."""
-        return cls(
-            nodes, memory["clients"], memory["length"], known.forecast if memory["forecast"] else None,
-            known.actual if memory["actual"] else None,
-        )  # fmt: skip
 
     def reason_to_replan(self, now: PlanInputs, start: datetime, end: datetime) -> Reason | None:
         """Return the reason why a plan on these inputs does not stand on others; None if it does.
@@ -308,13 +297,16 @@ class Replanner:
             "inputs": None if self._inputs is None else self._inputs.memory(known),
         }
 
-    def recall(self, memory: Mapping[str, Any], nodes: Mapping[str, Features], known: KnownIntensity) -> None:
+    def recall(self, memory: Mapping[str, Any], nodes: Iterable[Node], known: KnownIntensity) -> None:
         """Restore what :meth:`memory` returned, with the nodes and the intensity of then."""
         if memory["plan"] is not None:
             self.decision = Decision(plan_from_value(memory["plan"]), memory["on_forecast"])
         self._planned_from, self._planned_by = memory["planned_from"], memory["planned_by"]
-        if memory["inputs"] is not None:
-            self._inputs = PlanInputs.recalled(memory["inputs"], nodes, known)
+        if (kept := memory["inputs"]) is not None:
+            # Intensity that was news then is news again.
+            forecast = known.forecast if kept["forecast"] else None
+            then = KnownIntensity(forecast, known.actual if kept["actual"] else None)
+            self._inputs = PlanInputs.of(nodes, kept["clients"], kept["length"], then)
 
     def _write(self, number: int, reason: Reason, decision: Decision) -> None:
         """Enter a plan in the ledger, and log the first one."""
