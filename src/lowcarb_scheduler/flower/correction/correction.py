@@ -112,7 +112,7 @@ class ParticipationCorrection:
         if not self.is_on:
             return
         sent, self._sent = self._sent, {}
-        self._data.places |= {node.key: self._place_of(node) for node in nodes.values()}
+        self._data.places |= {node.id: self._place_of(node) for node in nodes.values()}
         layout = Layout.of(sent)
         if layout != self._layout:
             if self._layout.names:
@@ -154,7 +154,7 @@ class ParticipationCorrection:
             if not reply.has_content():
                 continue  # a failed node has no part in the mean
             node = nodes.get(node_id)
-            name = node.key if node else str(node_id)
+            name = node.id if node else str(node_id)
             try:
                 if (weight := weight_of(reply, self._key)) is None:
                     raise UnfitReplyError(f"has no weight {self._key!r}")
@@ -170,7 +170,7 @@ class ParticipationCorrection:
         return found
 
     def _place_of(self, node: Profile) -> str:
-        return node.key if self._mode == "node" else node.place
+        return node.id if self._mode == "node" else node.place
 
     def _event(
         self, number: int, reason: str = "", shift: Shift | None = None, learned: Learned | None = None
