@@ -290,8 +290,16 @@ class IntensityTable:
         """Return the table with exactly these columns, in this order; an unknown location has gaps only."""
         return self.relaid(self.edges_us, tuple(locations), self.sampled(self.edges_us, locations))
 
-    def fill(self, other: IntensityTable) -> IntensityTable:
+    def fill(self, other: IntensityTable, *, holes_only: bool = False) -> IntensityTable:
         """Return the table with its gaps filled from another, over the time and locations of both.
+
+        Parameters
+        ----------
+        other : IntensityTable
+            Table of the same signal.
+        holes_only : bool (default: False)
+            Whether the values of a location, if it has any, are left as short as they are: what the other
+            table has before their begin and after their end is not used.
 
         Raises
         ------
@@ -304,7 +312,11 @@ class IntensityTable:
         locations = tuple(dict.fromkeys(self.locations + other.locations))  # in order, each once
         edges = np.union1d(self.edges_us, other.edges_us)
         own, others = self.sampled(edges, locations), other.sampled(edges, locations)
-        return self.relaid(edges, locations, np.where(np.isnan(own), others, own))
+        known = ~np.isnan(own)
+        fillable = ~known
+        if holes_only:
+            fillable &= between_known(known) | ~known.any(axis=0)
+        return self.relaid(edges, locations, np.where(fillable, others, own))
 
     def over(self, older: IntensityTable | None) -> IntensityTable:
         """Return the table with its gaps filled from an older one, unless that has another signal."""
@@ -406,6 +418,13 @@ def sanitize(table: IntensityTable) -> IntensityTable:
     values = table.sampled(edges_us)
     values = np.where((values >= 0) & (values <= MAX_G_PER_KWH), values, np.nan)
     return table.relaid(edges_us, table.locations, values)
+
+
+def between_known(known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the steps between the first and the last known one of their column, these included."""
+    after_first = np.logical_or.accumulate(known, axis=0)
+    before_last = np.logical_or.accumulate(known[::-1], axis=0)[::-1]
+    return after_first & before_last
 
 
 def neutral_table(

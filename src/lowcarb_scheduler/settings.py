@@ -30,8 +30,6 @@ from lowcarb_scheduler.userfiles import parsed
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from pydantic.fields import FieldInfo
-
     Values = Mapping[str, Any] | None
 
 RUN_CONFIG_PREFIX: Final = "lowcarb-"
@@ -111,23 +109,14 @@ Size = Annotated[int, BeforeValidator(_size)]
 ClockName = Annotated[str, BeforeValidator(_clock)]
 
 
-class _FormerNames(EnvSettingsSource):
-    """Mixin that reads a field under its former name where the current name is not set."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        value, key, is_complex = super().get_field_value(field, field_name)
-        for former, current in FORMER_NAMES.items():
-            if value is None and current == field_name:
-                value = super().get_field_value(field, former)[0]
-        return value, key, is_complex
-
-
-class _Environment(_FormerNames, EnvSettingsSource):
-    pass
-
-
-class _DotEnv(_FormerNames, DotEnvSettingsSource):
-    pass
+def _with_former_names(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSource:
+    """Let a source read a field under its former name where the current name is not set."""
+    assert isinstance(source, EnvSettingsSource)
+    for former, current in FORMER_NAMES.items():
+        former, current = (f"{ENVIRONMENT_PREFIX}{name}".lower() for name in (former, current))
+        if former in source.env_vars:
+            source.env_vars = {current: source.env_vars[former], **source.env_vars}
+    return source
 
 
 class Settings(BaseSettings):
@@ -243,7 +232,12 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read environment and ``.env`` with former names."""
-        return init_settings, _Environment(settings_cls), _DotEnv(settings_cls), file_secret_settings
+        return (
+            init_settings,
+            _with_former_names(env_settings),
+            _with_former_names(dotenv_settings),
+            file_secret_settings,
+        )
 
     @classmethod
     def load(
@@ -304,8 +298,8 @@ class Settings(BaseSettings):
         """
         places = (
             ("secrets file", SecretsSettingsSource(cls, _secrets_dir())),
-            (".env", _DotEnv(cls)),
-            ("environment", _Environment(cls)),
+            (".env", _with_former_names(DotEnvSettingsSource(cls))),
+            ("environment", _with_former_names(EnvSettingsSource(cls))),
         )
         # Later places override earlier ones, as they do for the values.
         origins = {

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowcarb_scheduler.clock import HOUR_US, format_time, to_us
+from lowcarb_scheduler.forecasts.http.responses import FetchError
 from lowcarb_scheduler.forecasts.series import series_of
 from lowcarb_scheduler.intensity import MAX_G_PER_KWH, IntensityTable
 from lowcarb_scheduler.validation import finite_number
@@ -93,13 +94,13 @@ def test_zero_and_whole_numbers_are_values(value):
 )
 def test_a_point_whose_time_cannot_be_is_dropped(time, why):
     assert build((0, 1, 5), (time, 2, 5), (5, 3, 5)) == ([(0, 1), (5, 3)], 10)
-    with pytest.raises(ValueError, match=f"there is no usable value: .*{why}"):
+    with pytest.raises(FetchError, match=f"there is no usable value: .*{why}"):
         build((time, 2, 5))
 
 
 @pytest.mark.parametrize("time", [None, 5, [], {}, True])
 def test_a_time_of_another_type_is_dropped(time):
-    with pytest.raises(ValueError, match="is not a time"):
+    with pytest.raises(FetchError, match="is not a time"):
         series_of([(time, 1, None)], START, START)
 
 
@@ -108,9 +109,9 @@ def test_seven_digits_of_a_second_are_read():
 
 
 def test_a_series_without_values_says_why():
-    with pytest.raises(ValueError, match="there is no usable value: it is empty"):
+    with pytest.raises(FetchError, match="there is no usable value: it is empty"):
         series_of([], START, START)
-    with pytest.raises(ValueError, match="there is no usable value: -1 is not a plausible intensity"):
+    with pytest.raises(FetchError, match="there is no usable value: -1 is not a plausible intensity"):
         build((0, None, 5), (5, -1, 5))
 
 

@@ -321,10 +321,8 @@ def _show(screen: Console, result: ForecastResult, plot: Path | None, times: Tim
     _draw(result, plot)
     table = result.intensity
     output.print_title(screen, formatting.labels(table.provenance))
-    generated, zone = (
-        times.instant(result.forecast.generated_at),
-        times.names(result.now, max(result.now, table.end)),
-    )
+    generated = times.instant(result.forecast.generated_at)
+    zone = times.names(result.now, max(result.now, table.end))
     output.print_facts(screen, [("generated", generated), ("unit", f"gCO2eq/kWh; times are {zone}")])
     _print_locations(screen, result, times)
     if result.duration is not None:
@@ -395,12 +393,10 @@ def _print_windows(screen: Console, result: ForecastResult, times: Times) -> Non
             continue
         # The exact start only: a minute later is a wait.
         at_once = window.start == result.now
-        now_g = window.now_g_per_kwh
         rows.append(
             [name, "now" if at_once else _hour(to_us(window.start), result.now, times),
              _hour(to_us(window.end), result.now, times), formatting.significant(window.g_per_kwh),
-             formatting.UNKNOWN if now_g is None else formatting.significant(now_g),
-             formatting.percent(window.saving)]
+             formatting.significant(window.now_g_per_kwh), formatting.percent(window.saving)]
         )  # fmt: skip
     columns = ("location", "start", "end", right("g/kWh"), right("if started now"), right("saving"))
     output.print_table(screen, columns, rows)

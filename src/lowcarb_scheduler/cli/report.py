@@ -292,9 +292,7 @@ def _show_locations(screen: Console, shares: Sequence[Share], labels: str) -> No
                 formatting.energy(share.energy_kwh),
                 formatting.basis(share.basis),
                 formatting.mass(share.emissions_g),
-                formatting.UNKNOWN
-                if share.mean_g_per_kwh is None
-                else formatting.significant(share.mean_g_per_kwh),
+                formatting.significant(share.mean_g_per_kwh),
             )
             for share in order[:MOST_LOCATIONS]
         ],

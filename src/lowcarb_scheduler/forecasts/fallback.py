@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,12 +19,11 @@ from lowcarb_scheduler.clock import SystemClock, to_us, to_utc
 from lowcarb_scheduler.errors import ForecastUnavailableError, one_line
 from lowcarb_scheduler.forecasts.archive.cached_source import at_hand
 from lowcarb_scheduler.forecasts.base import Fault, Forecast, ForecastSource, distinct, period
+from lowcarb_scheduler.intensity import between_known
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
-
-    from numpy.typing import NDArray
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.base import Names, Timeout
@@ -251,7 +251,7 @@ class ForecastMerger:
             return list(self._locations)
         table = _join([part.intensity for part in self._fresh])
         known, counts = ~np.isnan(table.values), (table.edges_us[1:] > self._since_us)[:, None]
-        holes = (_between_known(known) & ~known & counts).any(axis=0)
+        holes = (between_known(known) & ~known & counts).any(axis=0)
         whole = (known & counts).any(axis=0) & ~holes
         complete = {table.locations[column] for column in np.flatnonzero(whole)}
         return [location for location in self._locations if location not in complete]
@@ -325,19 +325,4 @@ def _join(tables: Sequence[IntensityTable]) -> IntensityTable:
     Only holes are filled: a value before the begin or after the end of a column is another source's guess
     about hours that the better source does not cover.
     """
-    joined = tables[0]
-    for table in tables[1:]:
-        locations = tuple(dict.fromkeys(joined.locations + table.locations))
-        edges = np.union1d(joined.edges_us, table.edges_us)
-        own, others = joined.sampled(edges, locations), table.sampled(edges, locations)
-        known = ~np.isnan(own)
-        fillable = ~known & (_between_known(known) | ~known.any(axis=0))
-        joined = joined.relaid(edges, locations, np.where(fillable, others, own))
-    return joined
-
-
-def _between_known(known: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the steps between the first and the last known one of their column, these included."""
-    after_first = np.logical_or.accumulate(known, axis=0)
-    before_last = np.logical_or.accumulate(known[::-1], axis=0)[::-1]
-    return after_first & before_last
+    return reduce(lambda joined, table: joined.fill(table, holes_only=True), tables)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from lowcarb_scheduler.clock import MICROSECOND, parse_time, to_us
-from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, one_line
 from lowcarb_scheduler.forecasts.base import Forecast
+from lowcarb_scheduler.forecasts.http.responses import FetchError
 from lowcarb_scheduler.intensity import MAX_G_PER_KWH, IntensityTable, median_step_us
 from lowcarb_scheduler.validation import finite_number
 
@@ -85,8 +86,8 @@ def series_of(points: Iterable[Point], first: datetime, last: datetime) -> Serie
 
     Raises
     ------
-    ValueError
-        If no value is usable; the text gives the reason.
+    FetchError
+        If no value is usable.
     """
     low_us, high_us, longest_us = to_us(first - NEAR), to_us(last + NEAR), NEAR // MICROSECOND
     plausible: dict[int, tuple[float, int | None]] = {}
@@ -108,7 +109,7 @@ def series_of(points: Iterable[Point], first: datetime, last: datetime) -> Serie
         else:
             plausible[time_us] = number, length
     if all(np.isnan(value) for value, _ in plausible.values()):
-        raise ValueError(f"there is no usable value: {problem}")
+        raise FetchError(one_line(f"there is no usable value: {problem}"))
     # Without a length a value holds until the next point, and the last one for the median step.
     given = sorted(plausible)
     step_us = median_step_us(given)

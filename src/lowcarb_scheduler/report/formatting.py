@@ -28,8 +28,10 @@ _SIGNALS: Final = {
 }
 
 
-def significant(value: float, digits: int = 3) -> str:
+def significant(value: float | None, digits: int = 3) -> str:
     """Write a number with ``digits`` significant digits, never with an exponent."""
+    if value is None:
+        return UNKNOWN
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     rounded = round(value, digits - 1 - math.floor(math.log10(abs(value))))

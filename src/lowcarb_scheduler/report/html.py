@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from lowcarb_scheduler.accounting.attribution import account
 from lowcarb_scheduler.accounting.replay import Record
 from lowcarb_scheduler.clock import format_duration
-from lowcarb_scheduler.errors import InputError, MissingExtraError, one_line
+from lowcarb_scheduler.errors import MissingExtraError, one_line
 from lowcarb_scheduler.ledger import FILE_NAME, as_written, read_ledger
 from lowcarb_scheduler.report import charts, formatting, pareto, rounds, tables
 from lowcarb_scheduler.report.figure import save
@@ -183,15 +183,9 @@ def _finish(run: Record, finish_by: datetime | None) -> str:
 def write_page(page: Page, run_dir: Path) -> Path:
     """Write a page, its charts and its tables into the run's folder; raises like :func:`write_report`."""
     path, folder = run_dir / REPORT_NAME, run_dir / FOLDER_NAME
-    unfinished = path.with_suffix(".html.new")
-    try:
+    with tables.replacing(path) as unfinished:
         folder.mkdir(exist_ok=True)
-        # Renamed when complete: a browser that reloads never finds half a page.
         unfinished.write_text(render(page), encoding="utf-8")
-        unfinished.replace(path)
-    except OSError as error:
-        problem = f"{path} cannot be written ({error.strerror})"
-        raise InputError("run-dir", problem, "make the folder writable") from None
     write_pictures(page.pictures, folder)
     incidents = tables.table_of_incidents(page.incidents, page.accounts.run.provenance)
     tables.write_tables({**tables.tables_of(page.accounts), "mishaps": incidents}, folder)

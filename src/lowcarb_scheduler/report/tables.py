@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -13,7 +14,7 @@ from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.events import NodeFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -182,17 +183,28 @@ def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]
     """
     paths = []
     for name, table in tables.items():
-        path = folder / f"{name}.csv"
-        unfinished = path.with_suffix(".csv.new")
-        try:
-            # Renamed when complete: no reader finds half a table.
+        paths.append(folder / f"{name}.csv")
+        with replacing(paths[-1]) as unfinished:
             table.map(_cell).to_csv(unfinished, index=False, lineterminator="\n")
-            unfinished.replace(path)
-        except OSError as error:
-            problem = f"{path} cannot be written ({error.strerror})"
-            raise InputError("run-dir", problem, "make the folder writable") from None
-        paths.append(path)
     return paths
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the name of a new file, which replaces ``path`` when it is complete: no reader finds half a file.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written.
+    """
+    unfinished = path.with_name(f"{path.name}.new")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    except OSError as error:
+        problem = f"{path} cannot be written ({error.strerror})"
+        raise InputError("run-dir", problem, "make the folder writable") from None
 
 
 def _cell(value: object) -> object:

@@ -72,25 +72,11 @@ def issue_of(generated_at: datetime, points: Iterable[Point], now: datetime) -> 
     """
     if problem := age_problem(generated_at, now):
         raise FetchError(problem)
-    series = _series_of(points, generated_at, generated_at)
+    series = series_of(points, generated_at, generated_at)
     # A server whose forecasts stopped may repeat its last one: recent enough, but over.
     if not series.has_value(now):
         raise FetchError(f"its forecast has no value after {format_time(now)}")
     return Issue(generated_at, series)
-
-
-def _series_of(points: Iterable[Point], first: datetime, last: datetime) -> Series:
-    """Build a series from points.
-
-    Raises
-    ------
-    FetchError
-        If no point is usable.
-    """
-    try:
-        return series_of(points, first, last)
-    except ValueError as error:
-        raise FetchError(one_line(str(error))) from None
 
 
 def forecast_of(
@@ -185,7 +171,7 @@ def _join(outcomes: Sequence[list[Point] | FetchError], first: datetime, last: d
     points = [point for outcome in outcomes if not isinstance(outcome, FetchError) for point in outcome]
     failed = [outcome for outcome in outcomes if isinstance(outcome, FetchError)]
     if points:
-        series = _series_of(points, first, last)
+        series = series_of(points, first, last)
         if series.has_value(first, last):
             return series
     # The first failure explains a period without values better than their absence does.

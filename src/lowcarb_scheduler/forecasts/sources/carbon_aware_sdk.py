@@ -139,22 +139,18 @@ class CarbonAwareSdk(WebSource):
         ends = self._deadline(timeout)
         answers = super()._recorded(names, first, last, timeout)
         # A failed request shows nothing about the records: no averages then, which would be a second try.
-        empty = [
-            name
-            for name in names
-            if not any(
-                isinstance(answer, FetchError) or any(map(_is_value, answer))
-                for key, answer in answers.items()
-                if key[0] == name
-            )
-        ]
+        known = {
+            name for (name, _), answer in answers.items()
+            if isinstance(answer, FetchError) or any(map(_is_value, answer))
+        }  # fmt: skip
         begins = [parsing.floored(last, _HOUR) - k * _HOUR for k in range(1, AVERAGED_HOURS + 1)]
         hours = {-k: begin for k, begin in enumerate(begins, 1) if begin >= first}
         requests = {
             (name, k): _request(
                 "emissions/average-carbon-intensity", name, startTime=begin, endTime=begin + _HOUR
             )
-            for name in empty
+            for name in names
+            if name not in known
             for k, begin in hours.items()
         }
         averages = self._send_all(
