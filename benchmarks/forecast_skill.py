@@ -145,14 +145,14 @@ def draw(history, begin, path):
         axis = axes[row, 0]
         for name, values in lines.items():
             error = np.sqrt(((values - lines["actual"])[:, row] ** 2).mean())
-            label = name if name == "actual" else f"{name} (error {error:.0f})"
+            label = name if name == "actual" else f"{name} (root mean square error {error:.0f})"
             axis.plot(when, values[:, row], color=styles[name][0], linewidth=styles[name][1], label=label)
         axis.set_title(zone, loc="left", fontsize=10)
         axis.set_ylim(bottom=0)
         axis.legend(frameon=False, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1, 0].xaxis.set_major_formatter(mpl.dates.DateFormatter("%a %d %b"))
-    figure.supylabel("gCO2eq/kWh, average", fontsize=9)
+    figure.supylabel("average grid intensity [gCO2eq/kWh]", fontsize=9)
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
