@@ -18,14 +18,14 @@ from lowcarb_scheduler.cli.output import Column, Times, Utc, right
 from lowcarb_scheduler.clock import HOUR_US, from_us
 from lowcarb_scheduler.errors import InputError, one_line, unknown_name
 from lowcarb_scheduler.forecasts import registry
-from lowcarb_scheduler.forecasts.archive.backfill import back_fill, steps
-from lowcarb_scheduler.forecasts.archive.database import Feed
+from lowcarb_scheduler.forecasts.archive.backfill import Filled, back_fill, steps
+from lowcarb_scheduler.forecasts.archive.database import Archive, Feed, Holding
 from lowcarb_scheduler.forecasts.archive.export import choose, write_traces
-from lowcarb_scheduler.forecasts.base import read_names
+from lowcarb_scheduler.forecasts.base import ForecastSource, read_names
 from lowcarb_scheduler.forecasts.series import columns_of
-from lowcarb_scheduler.forecasts.sources.importers import read_download
+from lowcarb_scheduler.forecasts.sources.importers import Download, Factor, read_download
 from lowcarb_scheduler.forecasts.sources.traces import TraceWriter
-from lowcarb_scheduler.intensity import IntensityTable, Provenance
+from lowcarb_scheduler.intensity import IntensityTable, Provenance, Signal
 from lowcarb_scheduler.report import formatting
 from lowcarb_scheduler.settings import Settings
 
@@ -33,12 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from rich.console import Console
-
-    from lowcarb_scheduler.forecasts.archive.backfill import Filled
-    from lowcarb_scheduler.forecasts.archive.database import Archive, Holding
-    from lowcarb_scheduler.forecasts.base import ForecastSource
-    from lowcarb_scheduler.forecasts.sources.importers import Download, Factor
-    from lowcarb_scheduler.intensity import Signal
 
 EXIT_MISSING: Final = 1
 _MEGABYTE: Final = 1e6

@@ -12,7 +12,7 @@ import numpy as np
 import typer
 from pydantic import BeforeValidator
 
-from lowcarb_scheduler.backtest import METHODS, SCENARIOS, Scenario, compare
+from lowcarb_scheduler.backtest import METHODS, SCENARIOS, Comparison, Scenario, Score, compare
 from lowcarb_scheduler.backtest.history import NAIVE, History, issues_of, naive_issues, table_of
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.output import Column, right
@@ -28,7 +28,7 @@ from lowcarb_scheduler.clock import (
 from lowcarb_scheduler.errors import InputError, unknown_name
 from lowcarb_scheduler.forecasts.bias_correction import HISTORY
 from lowcarb_scheduler.forecasts.sources.traces import ISSUE, read_points
-from lowcarb_scheduler.intensity import Provenance
+from lowcarb_scheduler.intensity import Provenance, Signal
 from lowcarb_scheduler.report import formatting
 from lowcarb_scheduler.userfiles import Duration, FieldError, FileModel, as_spelled, read_document, validate
 
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from rich.console import Console
-
-    from lowcarb_scheduler.backtest import Comparison, Score
-    from lowcarb_scheduler.intensity import Signal
 
 app = typer.Typer()
 MOST_SEEDS: Final = 10_000

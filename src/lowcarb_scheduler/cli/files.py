@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 from pydantic import BeforeValidator, model_validator
 
-from lowcarb_scheduler.clock import parse_duration
+from lowcarb_scheduler.clock import Clock, parse_duration
 from lowcarb_scheduler.errors import InputError, unknown_name
 from lowcarb_scheduler.planning.fleet import Fleet
-from lowcarb_scheduler.planning.job import JobRules
+from lowcarb_scheduler.planning.job import Job, JobRules
 from lowcarb_scheduler.userfiles import (
     LONGEST_MINUTES,
     Deadline,
@@ -39,9 +39,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.intensity import Floats
-    from lowcarb_scheduler.planning.job import Job
 
     Names = NDArray[np.object_]
 

@@ -17,8 +17,8 @@ from lowcarb_scheduler.cli.inputs import FORECAST_SHARE, Past, past_of, remarks
 from lowcarb_scheduler.cli.output import Column, Times, Utc, right
 from lowcarb_scheduler.clock import HOUR_US, format_duration, from_us, parse_deadline, parse_duration, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, LowcarbError, one_line
-from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, expect
-from lowcarb_scheduler.forecasts.window import cleanest_windows
+from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, Expectation, expect
+from lowcarb_scheduler.forecasts.window import Window, cleanest_windows
 from lowcarb_scheduler.report import formatting
 from lowcarb_scheduler.settings import Settings
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.base import Forecast, ForecastSource
-    from lowcarb_scheduler.forecasts.bias_correction import Expectation
-    from lowcarb_scheduler.forecasts.window import Window
     from lowcarb_scheduler.intensity import IntensityTable
 
 app = typer.Typer()

@@ -6,9 +6,9 @@ which may provide the history too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
@@ -16,27 +16,20 @@ import numpy as np
 import typer
 
 from lowcarb_scheduler import clock as clocks
-from lowcarb_scheduler.cli.files import read_job
+from lowcarb_scheduler.cli.files import JobFile, read_job
 from lowcarb_scheduler.cli.options import configured_source
 from lowcarb_scheduler.cli.output import log
-from lowcarb_scheduler.clock import HOUR_US, format_duration, to_us
+from lowcarb_scheduler.clock import HOUR_US, Clock, format_duration, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, LowcarbError, one_line
 from lowcarb_scheduler.forecasts.bias_correction import HISTORY, ISSUES_EVERY, correct_forecast
 from lowcarb_scheduler.forecasts.sources.traces import Traces, read_table
-from lowcarb_scheduler.planning.job import looked_ahead
+from lowcarb_scheduler.planning.job import Job, looked_ahead
 from lowcarb_scheduler.report import formatting
 from lowcarb_scheduler.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from datetime import datetime
-
-    from lowcarb_scheduler.cli.files import JobFile
-    from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.base import Forecast, ForecastSource
     from lowcarb_scheduler.intensity import IntensityTable
-    from lowcarb_scheduler.planning.job import Job
-
 
 JobPath = Annotated[Path, typer.Option(metavar="JOB", help="Job file: TOML or JSON.")]
 ForecastPath = Annotated[

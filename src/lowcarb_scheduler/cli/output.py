@@ -7,7 +7,7 @@ never read as markup, and its unprintable characters never reach the terminal.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -21,8 +21,6 @@ from lowcarb_scheduler.errors import one_line
 from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
     from rich.console import Console, JustifyMethod
     from rich.table import Table
 

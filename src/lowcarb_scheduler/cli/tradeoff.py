@@ -12,7 +12,7 @@ from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
 from lowcarb_scheduler.cli.output import Column, Times, Utc, right
 from lowcarb_scheduler.errors import InputError, SavingUnreachableError
-from lowcarb_scheduler.planning.pareto import tradeoff
+from lowcarb_scheduler.planning.pareto import Frontier, FrontierPoint, tradeoff
 from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.planning.job import Job
-    from lowcarb_scheduler.planning.pareto import Frontier, FrontierPoint
 
 app = typer.Typer()
 # Unit of the column that shows what an extra hour saves.

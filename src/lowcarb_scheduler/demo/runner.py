@@ -14,7 +14,7 @@ from rich.box import HEAVY_HEAD
 from rich.table import Table
 
 from lowcarb_scheduler.accounting.emissions import saving
-from lowcarb_scheduler.accounting.replay import Record, summarise
+from lowcarb_scheduler.accounting.replay import Record, RoundRecord, summarise
 from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.demo.federation import federation, stop, tail
 from lowcarb_scheduler.documents import SCHEMA_VERSION
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from rich.console import Console
-
-    from lowcarb_scheduler.accounting.replay import RoundRecord
 
 APP: Final = Path(__file__).parent / "app"
 NODES: Final = 24

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import tomllib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from lowcarb_scheduler.clock import format_duration, format_time, to_utc
 from lowcarb_scheduler.errors import InputError, unknown_name
-from lowcarb_scheduler.intensity import Provenance
+from lowcarb_scheduler.intensity import IntensityTable, Provenance, Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
-    from datetime import datetime
     from pathlib import Path
 
     from lowcarb_scheduler.forecasts.http.client import ServerStats
-    from lowcarb_scheduler.intensity import IntensityTable, Signal
 
 Names = Sequence[str]  # of locations, as the source calls them
 Timeout = timedelta | None  # longest duration of a call; None leaves it to the source

@@ -36,7 +36,7 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -48,7 +48,6 @@ from lowcarb_scheduler.forecasts.climatology import DAY, MOST_DAYS, climatology,
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-    from datetime import datetime
 
     from numpy.typing import NDArray
 

@@ -7,27 +7,19 @@ never mixed: the signal of the first source holds for all.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import reduce
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
-from lowcarb_scheduler.clock import SystemClock, to_us, to_utc
+from lowcarb_scheduler.clock import Clock, SystemClock, to_us, to_utc
 from lowcarb_scheduler.errors import ForecastUnavailableError, one_line
 from lowcarb_scheduler.forecasts.archive.cached_source import at_hand
-from lowcarb_scheduler.forecasts.base import Fault, Forecast, ForecastSource, distinct, period
-from lowcarb_scheduler.intensity import between_known
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import datetime
-
-    from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.forecasts.base import Names, Timeout
-    from lowcarb_scheduler.intensity import IntensityTable, Provenance, Signal
+from lowcarb_scheduler.forecasts.base import Fault, Forecast, ForecastSource, Names, Timeout, distinct, period
+from lowcarb_scheduler.intensity import IntensityTable, Provenance, Signal, between_known
 
 Call = Callable[[ForecastSource, list[str], timedelta], Forecast]  # source, its own names, time limit
 

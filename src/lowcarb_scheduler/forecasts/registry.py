@@ -6,14 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from lowcarb_scheduler.errors import InputError, unknown_name
-from lowcarb_scheduler.forecasts.base import adapt, read_names
+from lowcarb_scheduler.forecasts.base import ForecastSource, adapt, read_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.archive.database import Archive
-    from lowcarb_scheduler.forecasts.base import ForecastSource
     from lowcarb_scheduler.settings import Settings
 
 # Class by name. Its module has the name of the source: opening one imports no other, and no httpx for files.

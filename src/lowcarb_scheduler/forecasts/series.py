@@ -6,7 +6,7 @@ Points may be unordered, duplicated, incomplete or not numeric. A :class:`Series
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -20,7 +20,6 @@ from lowcarb_scheduler.validation import finite_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from datetime import datetime
 
     from lowcarb_scheduler.intensity import Floats, Ints, Provenance
 

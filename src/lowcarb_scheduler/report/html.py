@@ -11,21 +11,19 @@ from importlib import resources
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
-from lowcarb_scheduler.accounting.attribution import account
+from lowcarb_scheduler.accounting.attribution import Accounts, Sci, account
 from lowcarb_scheduler.accounting.replay import Record
 from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.errors import MissingExtraError, one_line
 from lowcarb_scheduler.ledger import FILE_NAME, as_written, read_ledger
 from lowcarb_scheduler.report import charts, formatting, pareto, rounds, tables
-from lowcarb_scheduler.report.figure import save
+from lowcarb_scheduler.report.figure import Picture, save
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
     from pathlib import Path
 
-    from lowcarb_scheduler.accounting.attribution import Accounts, Sci
-    from lowcarb_scheduler.report.figure import Picture
     from lowcarb_scheduler.report.tables import Incident
 
 REPORT_NAME: Final = "report.html"

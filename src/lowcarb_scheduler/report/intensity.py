@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,20 +11,18 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from lowcarb_scheduler.clock import format_duration
-from lowcarb_scheduler.forecasts.bias_correction import ORIGINS
+from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, Expectation
 from lowcarb_scheduler.report import formatting, style
 from lowcarb_scheduler.report.figure import Picture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from lowcarb_scheduler.forecasts.base import Forecast
-    from lowcarb_scheduler.forecasts.bias_correction import Expectation
     from lowcarb_scheduler.forecasts.window import Window
     from lowcarb_scheduler.intensity import Floats, IntensityTable
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import contextmanager
-from datetime import timedelta
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -21,8 +21,6 @@ except ImportError:
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from contextlib import AbstractContextManager
-    from datetime import datetime
 
     from matplotlib.axes import Axes
 

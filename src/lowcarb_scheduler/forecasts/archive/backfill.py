@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lowcarb_scheduler.clock import HOUR_US, MICROSECOND
+from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, Clock
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
 from lowcarb_scheduler.forecasts.archive.cached_source import CachedSource
-from lowcarb_scheduler.forecasts.archive.database import Feed
+from lowcarb_scheduler.forecasts.archive.database import Archive, Feed
 from lowcarb_scheduler.forecasts.bias_correction import ISSUES_EVERY
 from lowcarb_scheduler.forecasts.http.parsing import parts
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
 
-    from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.forecasts.archive.database import Archive
     from lowcarb_scheduler.forecasts.base import ForecastSource
 
 

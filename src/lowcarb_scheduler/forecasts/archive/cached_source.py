@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from lowcarb_scheduler.clock import EPOCH, MICROSECOND, from_us, to_us, to_utc
+from lowcarb_scheduler.clock import EPOCH, MICROSECOND, Clock, from_us, to_us, to_utc
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, one_line
-from lowcarb_scheduler.forecasts.archive.database import Feed
+from lowcarb_scheduler.forecasts.archive.database import Archive, Feed
 from lowcarb_scheduler.forecasts.backoff import Backoff
 from lowcarb_scheduler.forecasts.base import MAX_AGE, Fault, ForecastSource, distinct, period
 from lowcarb_scheduler.forecasts.http.parsing import floored
-from lowcarb_scheduler.forecasts.series import Issue, columns_of, forecast_from, table_of
+from lowcarb_scheduler.forecasts.series import Issue, Series, columns_of, forecast_from, table_of
 from lowcarb_scheduler.intensity import IntensityTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from datetime import datetime
 
-    from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.forecasts.archive.database import Archive
     from lowcarb_scheduler.forecasts.base import Forecast, Names, Timeout
-    from lowcarb_scheduler.forecasts.series import Series
 
 R = TypeVar("R")
 

@@ -11,27 +11,21 @@ import sqlite3
 from collections import defaultdict
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING, Final, NamedTuple
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from platformdirs import user_data_path
 
-from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, SystemClock, from_us, to_us
+from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, Clock, SystemClock, from_us, to_us
 from lowcarb_scheduler.errors import InputError, one_line
-from lowcarb_scheduler.forecasts.base import MAX_AGE
+from lowcarb_scheduler.forecasts.base import MAX_AGE, Forecast
 from lowcarb_scheduler.forecasts.series import Issue, Series, columns_of, forecast_from
-from lowcarb_scheduler.intensity import Provenance
+from lowcarb_scheduler.intensity import IntensityTable, Provenance, Signal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from datetime import datetime
     from pathlib import Path
-    from typing import Any
-
-    from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.forecasts.base import Forecast
-    from lowcarb_scheduler.intensity import IntensityTable, Signal
 
 FILE_NAME: Final = "archive.sqlite"
 _FIX: Final = "name another folder with LOWCARB_ARCHIVE_DIR, or set it to none"

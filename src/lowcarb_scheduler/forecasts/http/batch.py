@@ -6,27 +6,20 @@ import random
 import threading
 import zlib
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
+from datetime import datetime, timedelta
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import httpx
 
-from lowcarb_scheduler.clock import format_duration
+from lowcarb_scheduler.clock import Clock, format_duration
 from lowcarb_scheduler.errors import one_line
 from lowcarb_scheduler.forecasts.backoff import Backoff
 from lowcarb_scheduler.forecasts.http import responses
-from lowcarb_scheduler.forecasts.http.responses import FetchError, Response
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from datetime import datetime
-
-    from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.forecasts.http.responses import Redaction
+from lowcarb_scheduler.forecasts.http.responses import FetchError, Redaction, Response
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")

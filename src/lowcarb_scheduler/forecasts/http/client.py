@@ -9,26 +9,21 @@ from __future__ import annotations
 import base64
 import re
 import threading
-from collections.abc import Hashable
+from collections.abc import Callable, Collection, Hashable, Mapping
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import unquote
 
 import httpx
 
 from lowcarb_scheduler._version import __version__
-from lowcarb_scheduler.clock import format_time
+from lowcarb_scheduler.clock import Clock, format_time
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.forecasts.backoff import Backoff
 from lowcarb_scheduler.forecasts.http import responses
 from lowcarb_scheduler.forecasts.http.batch import BatchOptions, Request, RequestBatch, origin_of
 from lowcarb_scheduler.forecasts.http.responses import FetchError, LoginError, Redaction, Response
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
-
-    from lowcarb_scheduler.clock import Clock
 
 __all__ = ["FetchError", "HttpClient", "Request", "Response", "ServerStats", "base_url", "basic_auth"]
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from lowcarb_scheduler.clock import EPOCH, format_time, parse_time
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, one_line
 from lowcarb_scheduler.forecasts.base import Forecast, age_problem
 from lowcarb_scheduler.forecasts.http.responses import FetchError
-from lowcarb_scheduler.forecasts.series import Issue, Point, forecast_from, series_of, table_of
+from lowcarb_scheduler.forecasts.series import Issue, Point, Series, forecast_from, series_of, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from datetime import datetime
 
-    from lowcarb_scheduler.forecasts.series import Series
     from lowcarb_scheduler.intensity import IntensityTable, Provenance
 
 PART: Final = timedelta(days=7)  # length of the period of one request; the strictest provider allows ten days

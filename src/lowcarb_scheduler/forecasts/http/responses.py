@@ -10,7 +10,7 @@ import re
 import string
 import zlib
 from dataclasses import KW_ONLY, dataclass, replace
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +19,6 @@ from lowcarb_scheduler.errors import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from datetime import datetime
 
     import httpx
 

@@ -17,30 +17,26 @@ References
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, format_time
 from lowcarb_scheduler.errors import InputError, one_line
-from lowcarb_scheduler.forecasts.base import period, sendable
+from lowcarb_scheduler.forecasts.base import Forecast, Names, Timeout, period, sendable
 from lowcarb_scheduler.forecasts.http import parsing
 from lowcarb_scheduler.forecasts.http.client import FetchError, Request, Response, basic_auth
 from lowcarb_scheduler.forecasts.http.credentials import credential, token
 from lowcarb_scheduler.forecasts.sources.web import WebOptions, WebSource
-from lowcarb_scheduler.intensity import Provenance
-from lowcarb_scheduler.settings import secret_fix
+from lowcarb_scheduler.intensity import Provenance, Signal
+from lowcarb_scheduler.settings import Settings, secret_fix
 from lowcarb_scheduler.validation import finite_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from datetime import datetime
 
     from pydantic import SecretStr
 
-    from lowcarb_scheduler.forecasts.base import Forecast, Names, Timeout
     from lowcarb_scheduler.forecasts.series import Issue, Point
-    from lowcarb_scheduler.intensity import Signal
-    from lowcarb_scheduler.settings import Settings
 
 AVERAGED_HOURS: Final = 3  # requested one by one where nothing is recorded: enough to judge recent errors
 _HOUR: Final = timedelta(hours=1)

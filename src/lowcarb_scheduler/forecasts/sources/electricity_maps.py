@@ -20,26 +20,23 @@ References
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from lowcarb_scheduler.clock import MICROSECOND, format_time
 from lowcarb_scheduler.errors import one_line
 from lowcarb_scheduler.forecasts.http import parsing
-from lowcarb_scheduler.forecasts.http.client import FetchError, Request, place_of
+from lowcarb_scheduler.forecasts.http.client import FetchError, Request, Response, place_of
 from lowcarb_scheduler.forecasts.http.credentials import token as checked_token
-from lowcarb_scheduler.forecasts.sources.web import WebOptions, WebSource
+from lowcarb_scheduler.forecasts.sources.web import K, T, WebOptions, WebSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
-    from datetime import datetime
 
     from pydantic import SecretStr
 
     from lowcarb_scheduler.forecasts.base import Names, Timeout
-    from lowcarb_scheduler.forecasts.http.client import Response
     from lowcarb_scheduler.forecasts.series import Issue, Point
-    from lowcarb_scheduler.forecasts.sources.web import K, T
     from lowcarb_scheduler.settings import Settings
 
 URL: Final = "https://api.electricitymaps.com"

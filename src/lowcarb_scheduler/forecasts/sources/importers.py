@@ -25,12 +25,10 @@ from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.forecasts.sources.electricity_maps import ElectricityMaps
 from lowcarb_scheduler.forecasts.sources.traces import ISSUE, read_points, refuse_rows, table_of_points
 from lowcarb_scheduler.forecasts.sources.uk_carbon_intensity import UkCarbonIntensity
-from lowcarb_scheduler.intensity import MAX_G_PER_KWH
+from lowcarb_scheduler.intensity import MAX_G_PER_KWH, IntensityTable, Signal
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from lowcarb_scheduler.intensity import IntensityTable, Signal
 
 Factor = Literal["direct", "lifecycle"]
 NATIONAL: Final = "GB"

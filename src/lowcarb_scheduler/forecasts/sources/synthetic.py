@@ -34,13 +34,12 @@ import numpy as np
 
 from lowcarb_scheduler.clock import HOUR_US, from_us, to_us, to_utc
 from lowcarb_scheduler.errors import unknown_name
-from lowcarb_scheduler.forecasts.base import Forecast, ForecastSource, distinct, period
+from lowcarb_scheduler.forecasts.base import Forecast, ForecastSource, Names, Timeout, distinct, period
 from lowcarb_scheduler.intensity import IntensityTable, Provenance
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from lowcarb_scheduler.forecasts.base import Names, Timeout
     from lowcarb_scheduler.intensity import Floats, Ints
     from lowcarb_scheduler.settings import Settings
 

@@ -16,20 +16,17 @@ References
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from lowcarb_scheduler.clock import MICROSECOND
 from lowcarb_scheduler.errors import near_miss, one_line
 from lowcarb_scheduler.forecasts.http import parsing
-from lowcarb_scheduler.forecasts.http.client import FetchError, Request
+from lowcarb_scheduler.forecasts.http.client import FetchError, Request, Response
 from lowcarb_scheduler.forecasts.sources.web import WebSource
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from lowcarb_scheduler.forecasts.base import Names, Timeout
-    from lowcarb_scheduler.forecasts.http.client import Response
     from lowcarb_scheduler.forecasts.series import Issue, Point
     from lowcarb_scheduler.settings import Settings
 

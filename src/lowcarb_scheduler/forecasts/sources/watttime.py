@@ -16,34 +16,28 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import httpx
 
-from lowcarb_scheduler.clock import EPOCH, format_time
+from lowcarb_scheduler.clock import EPOCH, Clock, format_time
 from lowcarb_scheduler.errors import InputError, one_line
-from lowcarb_scheduler.forecasts.base import period, sendable
+from lowcarb_scheduler.forecasts.base import Forecast, Names, Timeout, period, sendable
 from lowcarb_scheduler.forecasts.http import parsing
-from lowcarb_scheduler.forecasts.http.client import FetchError, Request, basic_auth
+from lowcarb_scheduler.forecasts.http.client import FetchError, HttpClient, Request, Response, basic_auth
 from lowcarb_scheduler.forecasts.http.credentials import credential
 from lowcarb_scheduler.forecasts.http.responses import LoginError, Redaction
-from lowcarb_scheduler.forecasts.sources.web import WebOptions, WebSource
-from lowcarb_scheduler.settings import secret_fix
+from lowcarb_scheduler.forecasts.sources.web import K, T, WebOptions, WebSource
+from lowcarb_scheduler.settings import Settings, secret_fix
 from lowcarb_scheduler.validation import finite_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
-    from datetime import datetime
 
     from pydantic import SecretStr
 
-    from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.forecasts.base import Forecast, Names, Timeout
-    from lowcarb_scheduler.forecasts.http.client import HttpClient, Response
     from lowcarb_scheduler.forecasts.series import Issue, Point
-    from lowcarb_scheduler.forecasts.sources.web import K, T
-    from lowcarb_scheduler.settings import Settings
 
 URL: Final = "https://api.watttime.org"
 HORIZON_HOURS: Final = 72  # the longest that the service offers

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Hashable
-from datetime import timedelta
+from collections.abc import Callable, Hashable, Mapping
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, TypedDict, TypeVar
 
-from lowcarb_scheduler.clock import SystemClock, to_utc
+from lowcarb_scheduler.clock import Clock, SystemClock, to_utc
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
-from lowcarb_scheduler.forecasts.base import ForecastSource, period, sendable
+from lowcarb_scheduler.forecasts.base import Forecast, ForecastSource, Names, Timeout, period, sendable
 from lowcarb_scheduler.forecasts.http import parsing
-from lowcarb_scheduler.forecasts.http.client import FetchError, HttpClient, base_url
+from lowcarb_scheduler.forecasts.http.client import FetchError, HttpClient, Request, Response, base_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from datetime import datetime
-
     import httpx
 
-    from lowcarb_scheduler.clock import Clock
-    from lowcarb_scheduler.forecasts.base import Forecast, Names, Timeout
-    from lowcarb_scheduler.forecasts.http.client import Request, Response
     from lowcarb_scheduler.forecasts.series import Issue, Point
     from lowcarb_scheduler.intensity import IntensityTable
 
