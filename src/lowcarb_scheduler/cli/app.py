@@ -164,9 +164,8 @@ def _usage(error: click.UsageError) -> str:
         hint = f"Did you mean {near}? " if near else ""
         return f"No such option {error.option_name}. {hint}See {_path(error)} --help"
     sentences = re.split(r"(?<=[.?])\s+", error.format_message().strip())
-    once = " ".join(
-        " ".join(dict.fromkeys(sentences)).split()
-    )  # click and typer both add the same suggestion
+    # click and typer both add the same suggestion.
+    once = " ".join(" ".join(dict.fromkeys(sentences)).split())
     return f"{once.rstrip('.')}; see {_path(error)} --help"
 
 

@@ -69,11 +69,8 @@ def show(archive_dir: ArchiveDir = None, utc: Utc = False, as_json: options.Json
         )  # fmt: skip
         return
     screen = output.console()
-    output.print_title(
-        screen,
-        f"{archive.path}, {size / _MEGABYTE:.1f} MB, "
-        f"keeps {formatting.counted(settings.archive_days, 'day')}",
-    )
+    kept = formatting.counted(settings.archive_days, "day")
+    output.print_title(screen, f"{archive.path}, {size / _MEGABYTE:.1f} MB, keeps {kept}")
     if not holdings:
         output.print_line(screen, "the archive is empty; next: lowcarb archive fetch --days 28 --location L")
         return
@@ -142,9 +139,8 @@ def fetch(
         output.write_document({"days": days, "locations": [asdict(each) for each in filled]})
     else:
         screen = output.console()
-        output.print_title(
-            screen, f"the last {'day' if days == 1 else f'{days} days'}, stored in {archive.path}"
-        )
+        span = "day" if days == 1 else f"{days} days"
+        output.print_title(screen, f"the last {span}, stored in {archive.path}")
         place = Column("location", whole=True)
         columns = ("source", place, right("history"), right("past forecasts"), "problem")
         rows = [
@@ -234,9 +230,8 @@ def export(
         return
     screen = output.console()
     for kind, file in documents.items():
-        output.print_line(
-            screen, f"{kind}: {file['rows']} rows of {', '.join(file['locations'])} in {file['path']}"
-        )
+        places = ", ".join(file["locations"])
+        output.print_line(screen, f"{kind}: {file['rows']} rows of {places} in {file['path']}")
 
 
 @options.command(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -161,10 +161,9 @@ def _document(found: ForecastResult) -> dict[str, Any]:
         }
     if found.duration is not None:
         document["best"] = {
-            name: window and {"start": window.start, "end": window.end, "g_per_kwh": window.g_per_kwh,
-                              "now_g_per_kwh": window.now_g_per_kwh, "saving": window.saving}
+            name: window and {**asdict(window), "saving": window.saving}
             for name, window in {**dict.fromkeys(forecast.missing), **found.windows}.items()
-        }  # fmt: skip
+        }
     return document
 
 

@@ -124,9 +124,8 @@ def _from_source(read: JobFile, options: Mapping[str, Any]) -> Inputs:
         return Inputs(job, _complete(known))
     stand_ins = past.actual.locations
     for name in set(known.missing).intersection(stand_ins):
-        log(
-            f"lowcarb: no forecast for {one_line(name)}: {one_line(known.missing[name])}; its history is used"
-        )
+        why = one_line(known.missing[name])
+        log(f"lowcarb: no forecast for {one_line(name)}: {why}; its history is used")
     return _learned(job, _complete(known, stand_ins), past)
 
 

@@ -279,9 +279,8 @@ def _show_locations(screen: Console, shares: Sequence[Share], labels: str) -> No
     order = sorted(shares, key=lambda share: (-share.energy_kwh, share.name))
     # A federation may have hundreds of locations; the CSV tables have them all.
     hidden = len(order) - MOST_LOCATIONS
-    output.print_line(
-        screen, f"By location: {labels}" + (f"; {hidden} more are in the tables" if hidden > 0 else "")
-    )
+    more = f"; {hidden} more are in the tables" if hidden > 0 else ""
+    output.print_line(screen, f"By location: {labels}{more}")
     output.print_table(
         screen,
         ("location", right("turns"), right("energy"), "basis", right("CO2eq"), right("g/kWh")),

@@ -147,11 +147,8 @@ def _print_points(
         # Relative to the earliest finish, because patience buys time from there.
         later = (point.finish - front.points[0].finish) / HOUR
         # The front has no value for an hour that ends after the deadline.
-        saved = (
-            formatting.mass(front.marginal_saving_g(point.finish))
-            if point.finish + HOUR <= job.finish_by
-            else ""
-        )
+        in_time = point.finish + HOUR <= job.finish_by
+        saved = formatting.mass(front.marginal_saving_g(point.finish)) if in_time else ""
         # The knee and the answer may be the same point.
         marks = [name for name, marked in named if point == marked]
         rows.append(

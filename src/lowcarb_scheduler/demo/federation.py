@@ -52,9 +52,8 @@ class Federation:
 
     def run(self, app: Path, run_config: Mapping[str, object], log: Path) -> subprocess.Popen[bytes]:
         """Start ``flwr run`` on an app, with its output in a file; the process ends with the run."""
-        config = " ".join(
-            f"{key}={json.dumps(value)}" for key, value in run_config.items()
-        )  # TOML takes JSON
+        # TOML takes JSON.
+        config = " ".join(f"{key}={json.dumps(value)}" for key, value in run_config.items())
         simulated = (
             f"num-supernodes={self._nodes} client-resources-num-cpus=1 init-args-logging-level='error'"
         )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lowcarb_scheduler.clock import EPOCH, format_time, parse_time
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, one_line
 from lowcarb_scheduler.forecasts.base import Forecast, age_problem
-from lowcarb_scheduler.forecasts.http.responses import FetchError
+from lowcarb_scheduler.forecasts.http.responses import FetchError, Response
 from lowcarb_scheduler.forecasts.series import Issue, Point, Series, forecast_from, series_of, table_of
 
 if TYPE_CHECKING:
@@ -44,6 +44,20 @@ def moments(first: datetime, last: datetime, every: timedelta, grid: timedelta) 
         raise InputError("every", f"{every} is not positive", "give for example timedelta(hours=6)")
     begin, step = first + -(first - EPOCH) % grid, every + -every % grid
     return [begin + k * step for k in range(-(-(last - begin) // step))]
+
+
+def objects_by_name(answer: Response, what: str) -> dict[str, dict[str, Any]]:
+    """Return a JSON object of objects.
+
+    Raises
+    ------
+    FetchError
+        If the response holds anything else; ``what`` names the objects.
+    """
+    document = answer.json()
+    if not isinstance(document, dict) or not all(isinstance(each, dict) for each in document.values()):
+        raise FetchError(f"answered with JSON that is not {what} by name")
+    return document
 
 
 def time_of(text: object, field: str) -> datetime:

@@ -284,12 +284,9 @@ def _read_locations(answer: Response) -> dict[str, tuple[float | None, float | N
     """Return coordinates by name."""
     if answer.status == 204:
         return {}
-    document = answer.json()
-    if not isinstance(document, dict) or not all(isinstance(place, dict) for place in document.values()):
-        raise FetchError("answered with JSON that is not locations by name")
     return {
         name: (finite_number(place.get("latitude")), finite_number(place.get("longitude")))
-        for name, place in document.items()
+        for name, place in parsing.objects_by_name(answer, "locations").items()
     }
 
 

@@ -191,7 +191,4 @@ def _points(zone: str, answer: Response, key: str) -> tuple[dict[str, Any], list
 
 def _read_zones(answer: Response) -> dict[str, None]:
     """Return the names of the zones."""
-    document = answer.json()
-    if not isinstance(document, dict) or not all(isinstance(zone, dict) for zone in document.values()):
-        raise FetchError("answered with JSON that is not zones by name")
-    return dict.fromkeys(document)
+    return dict.fromkeys(parsing.objects_by_name(answer, "zones"))
