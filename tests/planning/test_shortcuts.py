@@ -13,7 +13,7 @@ from lowcarb_scheduler import Fleet, ForecastUnavailableError, IntensityTable, J
 from lowcarb_scheduler.planning import assignment, lagrangian, planner, solver
 from lowcarb_scheduler.planning.fairness import decide_turns
 from support.exact_solver import Exact
-from support.planning_jobs import NOW, hours_of, random_job
+from support.planning_jobs import CLASSES, NOW, hours_of, large, random_job, wavy
 
 ALWAYS_CLIMB = (solver, "_SMALL", 0)
 IN_BUCKETS = [ALWAYS_CLIMB, (planner, "_APART_CELLS", 0), (planner, "_BUCKETS", (2, 2, 2))]
@@ -50,32 +50,6 @@ def test_no_shortcut_breaks_a_rule_or_lifts_the_bound_above_the_optimum(shortcut
         excesses.append((planned.emissions_g - best_g) / scale)
     assert len(excesses) > 0.4 * jobs
     assert np.mean(excesses) < 0.005  # noise among them: the hard case
-
-
-def wavy(places, step_minutes=15, hours=48):
-    hour = np.arange(hours * 60 // step_minutes)[:, None] * step_minutes / 60
-    phase = np.linspace(0, 24, places, endpoint=False)
-    values = np.linspace(100, 500, places) * (1 + 0.4 * np.cos(2 * np.pi * (hour - phase) / 24))
-    index = pd.date_range(NOW, periods=len(hour), freq=f"{step_minutes}min")
-    return IntensityTable.from_frame(
-        pd.DataFrame(values, index=index, columns=[f"L{k:02d}" for k in range(places)])
-    )
-
-
-def large(clients, places, watts, rounds, n, **more):
-    rng = np.random.default_rng(0)
-    frame = pd.DataFrame(
-        {
-            "id": [f"c{k:06d}" for k in range(clients)],
-            "location": [f"L{k:02d}" for k in rng.integers(0, places, clients)],
-            "power_watts": watts(rng, clients),
-        }
-    )
-    return Job(Fleet.from_frame(frame), now=NOW, finish_by=NOW + hours_of(48), rounds=rounds,
-               clients_per_round=n, round_duration=timedelta(minutes=30), **more)  # fmt: skip
-
-
-CLASSES = [100.0, 300.0, 450.0]
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,57 @@ class Exact:
                     broken.append(f"{client.id} is charged wrongly")
             if places and max(places.values()) > self.cap:
                 broken.append(f"round {r} sees too much of one place")
+        if "balance" not in plan.relaxed:
+            broken += self._unbalanced([[client.location for client in each.clients] for each in plan.rounds])
         return broken + self._broken_turns(turns)
+
+    # -- balance -------------------------------------------------------------------------------------------
+
+    @property
+    def reach(self):
+        """Most turns between those of a location and its share of the seats so far; None without the rule."""
+        balance = self.job.balance
+        if balance == "auto":
+            balance = 1.2 if self.job.corrected else 0.8
+        return None if balance is None else Fraction(balance) * self.job.clients_per_round
+
+    def _done(self):
+        done: dict = dict.fromkeys(self.places, 0)
+        for place, count in zip(self.places, self.job.fleet.turns_done, strict=True):
+            done[place] += int(count)
+        return done
+
+    def _unbalanced(self, rounds):
+        """Rounds after which a location is too far from its share, from the locations of their clients."""
+        if self.reach is None:
+            return []
+        so_far, broken = self._done(), []
+        total = self._done()
+        for places in rounds:
+            for place in places:
+                total[place] += 1
+        for r, places in enumerate(rounds):
+            for place in places:
+                so_far[place] += 1
+            for place, turns in so_far.items():
+                share = Fraction(total[place], sum(total.values()))
+                if abs(turns - share * sum(so_far.values())) > self.reach + Fraction(1, 10**6):
+                    broken.append(f"{place} is out of balance after round {r}")
+        return broken
+
+    def _balance(self, rows, trains):
+        """Add the rule of balance, from the columns of turns by (client, round, opening)."""
+        if self.reach is None:
+            return
+        job, done = self.job, self._done()
+        before, whole = sum(done.values()), sum(done.values()) + job.rounds * job.clients_per_round
+        for place, turns in done.items():
+            mine = [(r, column) for (c, r, _), column in trains.items() if self.places[c] == place]
+            for after in range(1, job.rounds):
+                part = Fraction(before + after * job.clients_per_round, whole)
+                away = turns - part * turns
+                terms = [(column, float((r < after) - part)) for r, column in mine]
+                rows.add(terms, float(-self.reach - away) - 1e-7, float(self.reach - away) + 1e-7)
 
     @staticmethod
     def check_large(plan, job, table):
@@ -163,6 +213,13 @@ class Exact:
         places = fleet.location_index[seats]
         cap = max(1, floor(job.max_location_share * n + 1e-9))
         broken += ["share"] * any(np.bincount(row).max() > cap for row in places)
+        if isinstance(job.balance, float):
+            inside = np.array([np.bincount(row, minlength=len(fleet.locations)) for row in places])
+            done = np.bincount(fleet.location_index, weights=fleet.turns_done)
+            so_far = done + np.cumsum(inside, axis=0)
+            seats_so_far = so_far.sum(axis=1, keepdims=True)
+            away = so_far - so_far[-1] * seats_so_far / seats_so_far[-1]
+            broken += ["balance"] * bool(np.abs(away).max() > job.balance * n + 1e-6)
         column = np.array([table.locations.index(name) for name in fleet.locations])[places]
         total = np.zeros(seats.shape)
         for k, (start, stop) in enumerate(zip(table.edges_us, table.edges_us[1:], strict=False)):
@@ -195,7 +252,7 @@ class Exact:
     def earliest_finish(self, turns, stagger=None):
         """The earliest moment at which all rounds can be over, None if that is past the deadline."""
         stagger = self.job.stagger if stagger is None else stagger
-        solve = self._staggered if stagger else self._together
+        solve = self._staggered if stagger else self._in_order if self.reach is not None else self._together
         ends = {point + self.round_hours for point in self.points}
         if stagger:
             ends |= {point + duration for point in self.points for duration in set(self.durations)}
@@ -223,7 +280,13 @@ class Exact:
 
     def optimum(self, turns, target, feasibility=False):
         """Least grams of any plan that is over by ``target`` [h after now], None if there is none."""
-        solve = self._staggered if self.job.stagger else self._together
+        solve = (
+            self._staggered
+            if self.job.stagger
+            else self._in_order
+            if self.reach is not None
+            else self._together
+        )
         return solve(turns, target, feasibility)
 
     def _together(self, turns, target, feasibility):
@@ -255,6 +318,44 @@ class Exact:
             rows.add([(trains[c, s], 1) for s in slots if (c, s) in trains], low[c], high[c])
         return rows.solve()
 
+    def _in_order(self, turns, target, feasibility):
+        """As together, with a binary for each round and opening: balance depends on the order of rounds."""
+        job, (low, high) = self.job, turns
+        slots = [s for s, point in enumerate(self.points) if point + self.round_hours <= target]
+        if not slots:
+            return None
+        rows, rounds = _Rows(), range(job.rounds)
+        opened = {(r, s): rows.column(0.0) for r in rounds for s in slots}
+        trains = {
+            (c, r, s): rows.column(0.0 if feasibility else self.grams[c][s])
+            for c in range(len(low)) for r in rounds for s in slots if self.grams[c][s] is not None
+        }  # fmt: skip
+        self._openings(rows, opened, slots)
+        for r in rounds:
+            for s in slots:
+                mine = [(column, 1) for (c, q, t), column in trains.items() if (q, t) == (r, s)]
+                rows.add([*mine, (opened[r, s], -job.clients_per_round)], 0, 0)
+            for place in set(self.places):
+                mine = [(column, 1) for (c, q, _), column in trains.items()
+                        if q == r and self.places[c] == place]  # fmt: skip
+                rows.add(mine, 0, self.cap)
+        for (_, r, s), column in trains.items():
+            rows.add([(column, 1), (opened[r, s], -1)], -1, 0)
+        for c in range(len(low)):
+            rows.add([(column, 1) for key, column in trains.items() if key[0] == c], low[c], high[c])
+        self._balance(rows, trains)
+        return rows.solve()
+
+    def _openings(self, rows, opened, slots):
+        """Add that each round opens once, a whole round after the one before."""
+        for r in range(self.job.rounds):
+            rows.add([(opened[r, s], 1) for s in slots], 1, 1)
+            if r:
+                for s in slots:  # round r by s needs round r - 1 a whole round before it
+                    rows.add([(opened[r, t], 1) for t in slots if t <= s]
+                             + [(opened[r - 1, t], -1) for t in slots
+                                if self.points[t] + self.round_hours <= self.points[s]], -1, 0)  # fmt: skip
+
     def _staggered(self, turns, target, feasibility):
         """A binary for each round and opening, and one for each client, round and start."""
         job, (low, high) = self.job, turns
@@ -268,13 +369,8 @@ class Exact:
             for c in clients for r in rounds for u, point in enumerate(self.points)
             if self.grams[c][u] is not None and point + self.durations[c] <= target
         }  # fmt: skip
+        self._openings(rows, opened, slots)
         for r in rounds:
-            rows.add([(opened[r, s], 1) for s in slots], 1, 1)
-            if r:
-                for s in slots:  # round r by s needs round r - 1 a whole round before it
-                    rows.add([(opened[r, t], 1) for t in slots if t <= s]
-                             + [(opened[r - 1, t], -1) for t in slots
-                                if self.points[t] + self.round_hours <= self.points[s]], -1, 0)  # fmt: skip
             mine = [(key, column) for key, column in trains.items() if key[1] == r]
             rows.add([(column, 1) for _, column in mine], job.clients_per_round, job.clients_per_round)
             for c in clients:
@@ -289,6 +385,7 @@ class Exact:
                     rows.add([(column, 1), *over], -1, 0)
         for c in clients:
             rows.add([(column, 1) for key, column in trains.items() if key[0] == c], low[c], high[c])
+        self._balance(rows, trains)
         return rows.solve()
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from lowcarb_scheduler import Fleet, IntensityTable, Job
 
+CLASSES = [100.0, 300.0, 450.0]  # watts
 NOW = datetime(2026, 1, 31, 18, 0, tzinfo=UTC)
 
 
@@ -91,3 +92,26 @@ def random_job(rng, most_clients=6, most_rounds=3, most_slots=14, stagger=None):
         max_location_share=float(rng.choice([1.0, 1.0, 1.0, 0.7, 0.5])),
         seed=int(rng.integers(5)),
     ), random_table(rng, locations, span / 60 + rng.choice([-1, 0, 3, 3, 3]))
+
+
+def wavy(places, step_minutes=15, hours=48):
+    hour = np.arange(hours * 60 // step_minutes)[:, None] * step_minutes / 60
+    phase = np.linspace(0, 24, places, endpoint=False)
+    values = np.linspace(100, 500, places) * (1 + 0.4 * np.cos(2 * np.pi * (hour - phase) / 24))
+    index = pd.date_range(NOW, periods=len(hour), freq=f"{step_minutes}min")
+    return IntensityTable.from_frame(
+        pd.DataFrame(values, index=index, columns=[f"L{k:02d}" for k in range(places)])
+    )
+
+
+def large(clients, places, watts, rounds, n, **more):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "id": [f"c{k:06d}" for k in range(clients)],
+            "location": [f"L{k:02d}" for k in rng.integers(0, places, clients)],
+            "power_watts": watts(rng, clients),
+        }
+    )
+    return Job(Fleet.from_frame(frame), now=NOW, finish_by=NOW + hours_of(48), rounds=rounds,
+               clients_per_round=n, round_duration=timedelta(minutes=30), **more)  # fmt: skip

@@ -141,6 +141,7 @@ class JobDocument(FileModel):
     stagger: Annotated[bool | None, _FLAG] = None
     max_location_share: Any = None
     mix_rounds: Any = None
+    balance: Any = None
     clients: Annotated[list[Client] | None, _LIST] = None
     fleet: Annotated[str | None, _PATH] = None
 

@@ -13,26 +13,46 @@ Its matrix is that of a network (the caps are laminar), so the vertices of the l
 [1]_. The expanded matrix of client-turns and seats is solved by ``linear_sum_assignment`` [2]_ where it is
 small and no client takes two turns; with two, copies of a client could land in one round.
 
-.. [1] Ahuja, Magnanti and Orlin, Network Flows (1993), section 11.12.
+A rule of balance adds a chain of nodes for each location l, with C[l, r] its turns up to round r::
+
+    C[l, r] = C[l, r-1] + sum_{g in l} x[r, g],    low[l, r] <= C[l, r] <= high[l, r]
+
+With one group in each location the programme stays a network. Its constraints bound sums of x over two
+families of sets: the rounds, with the caps inside them, and the chains ``{rounds 1..r at l}``, of which the
+turns of a location are the last. In either family two sets are disjoint or nested, and the incidence matrix
+of two such families is totally unimodular [3]_, as that of any inventory is [1]_. The turns of *several*
+groups in a location cross its chain, and vertices may be fractional. But once the C are integers, what
+remains is the transportation problem again: seats by location and round are rounded in the network of one
+group each, at the duals of the programme, and the groups are seated in them exactly. Small programmes are
+branched on C instead.
+
+.. [1] Ahuja, Magnanti and Orlin, Network Flows (1993), section 11.12; inventory: application 1.7.
 .. [2] D. F. Crouse, On implementing 2D rectangular assignment algorithms, IEEE Transactions on Aerospace and
        Electronic Systems 52 (2016) 1679-1696.
+.. [3] A. Schrijver, Combinatorial Optimization (2003), theorem 41.11, after J. Edmonds (1970).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from lowcarb_scheduler.planning.milp import balance_rows, chain_rows, distance_rows, solve_rows
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy.sparse import csr_array
 
     from lowcarb_scheduler.intensity import Floats, Ints
+    from lowcarb_scheduler.planning.balance import Balance
+    from lowcarb_scheduler.planning.milp import Rows
 
 EXPANDED_CELLS: Final = 20_000  # clients x seats up to which linear_sum_assignment is used
 _SCALE: Final = 1000.0  # largest cost in the units of the solver, whose tolerances are absolute (1e-7)
 _TOLERANCE: Final = 1e-6  # in the same units
+_FRACTION: Final = 1e-3  # a count this far from an integer is none
 
 # HiGHS takes between 0.1 s and 40 s on raw matrices of 50,000 arcs. Above _ALL_ARCS (groups x rounds) it gets
 # the arcs that look cheapest, and then those that the dual prices show to be missing (column generation).
@@ -40,6 +60,8 @@ _ALL_ARCS: Final = 4_000
 _ARCS_AT_FIRST: Final = 8  # arcs of a group beyond those that its turns need
 _ARCS_AT_ONCE: Final = 4  # arcs of a group or round that are added together
 _NEARLY: Final = 1.0  # arcs with a reduced cost up to this are added too, or they would come one by one
+_BRANCHED_CELLS: Final = 150  # rounds x locations up to which a fractional vertex is branched on
+_BRANCHED_NODES: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +80,8 @@ class Seating:
         Location of each group.
     location_cap : int
         Largest number of clients of one location in a round.
+    balance : Balance, optional
+        Bounds on the turns of each location after each round.
     """
 
     seats: int
@@ -66,6 +90,7 @@ class Seating:
     most: Ints
     location: Ints
     location_cap: int
+    balance: Balance | None = None
 
     @property
     def room(self) -> Ints:
@@ -106,9 +131,10 @@ class Assignment:
         Clients of each group in each round.
     emissions_g : float
         Sum of costs [gCO2eq].
-    prices_g : ndarray of float64, shape (G,), or None
-        Dual price of a turn: the cost of one more turn of the group [gCO2eq]. None from
-        ``linear_sum_assignment``, which computes no duals.
+    prices_g : ndarray of float64, shape (G,) or (G + R P,), or None
+        Dual price of a turn: the cost of one more turn of the group [gCO2eq]; then, with a rule of balance,
+        the prices of its bounds, by round and location. None from ``linear_sum_assignment``, which computes
+        no duals.
     """
 
     counts: Ints
@@ -125,11 +151,11 @@ def assign(seating: Seating, costs_g: Floats, prices_g: Floats | None = None) ->
         Rules of seating.
     costs_g : ndarray of float64, shape (R, G)
         Emissions of one client of each group in each round [gCO2eq]; infinite where it cannot train.
-    prices_g : ndarray of float64, shape (G,), optional
-        Estimated price of a turn of each group [gCO2eq]: saves time and does not change the optimum.
+    prices_g : ndarray of float64, shape (G,) or (G + R P,), optional
+        Estimated prices [gCO2eq]: save time and do not change the optimum.
     """
     cells = int(seating.members.sum()) * len(costs_g) * seating.seats
-    if cells <= EXPANDED_CELLS and is_single(seating):
+    if cells <= EXPANDED_CELLS and seating.balance is None and is_single(seating):
         return assign_expanded(seating, costs_g)
     return assign_aggregated(seating, costs_g, prices_g)
 
@@ -169,10 +195,11 @@ def assign_aggregated(seating: Seating, costs_g: Floats, prices_g: Floats | None
         return None
     scale = float(np.abs(costs_g[possible]).max()) or 1.0
     scaled = np.where(possible, costs_g / scale, np.inf) * _SCALE
-    if costs_g.size <= (8 if seating.capped else 1) * _ALL_ARCS:
+    chained = seating.capped or seating.balance is not None
+    if costs_g.size <= (8 if chained else 1) * _ALL_ARCS:
         return _finish(seating, costs_g, _solve(seating, scaled, possible, slack=None), scale)
     slack = 4.0 * _SCALE
-    hint = np.zeros(len(seating.members)) if prices_g is None else prices_g * (_SCALE / scale)
+    hint = np.zeros(scaled.shape) if prices_g is None else _priced(seating, prices_g) * (_SCALE / scale)
     arcs = _cheapest_arcs(seating, scaled, hint) & possible
     while True:
         solved = _solve(seating, scaled, arcs, slack)
@@ -187,6 +214,15 @@ def assign_aggregated(seating: Seating, costs_g: Floats, prices_g: Floats | None
     return _finish(seating, costs_g, solved, scale)
 
 
+def _priced(seating: Seating, prices_g: Floats) -> Floats:
+    """Return the price of a seat of each group [gCO2eq], shape (G,), or (R, G) with a rule of balance."""
+    groups = len(seating.members)
+    if seating.balance is None:
+        return prices_g
+    seat_g = seating.balance.seat_prices(prices_g[groups:].reshape(seating.balance.reach.shape))
+    return prices_g[:groups] - seat_g[:, seating.location]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Solved:
     """Solution of the linear programme in scaled units: flows, duals, and whether slack was used."""
@@ -195,16 +231,37 @@ class _Solved:
     round_price: Floats  # (R,)
     group_price: Floats  # (G,)
     cap_price: Floats  # (R, locations), <= 0
+    seat_price: Floats  # (R, P): what a rule of balance adds to the cost of a seat
     slack: bool
 
     def reduced(self, scaled: Floats, location: Ints) -> Floats:
         """Return the reduced cost of every arc, shape (R, G)."""
         reduced: Floats = scaled - self.round_price[:, None] - self.group_price
+        if self.seat_price.size:
+            reduced = reduced + self.seat_price[:, location]
         return reduced - self.cap_price[:, location] if self.cap_price.size else reduced
 
+    def prices(self, balance: Balance | None) -> Floats:
+        """Return the prices of turns, and of the bounds of a rule of balance."""
+        if balance is None:
+            return self.group_price
+        bound_price = self.seat_price - np.append(self.seat_price[1:], np.zeros_like(self.seat_price[:1]), 0)
+        if balance.turns is None:
+            bound_price[-1] = 0.0  # the turns of a location are chosen: no bound on them has a price
+        return np.append(self.group_price, bound_price)
 
-def _solve(seating: Seating, scaled: Floats, arcs: NDArray[np.bool_], slack: float | None) -> _Solved | None:
-    """Solve the linear programme over some arcs."""
+
+def _solve(
+    seating: Seating,
+    scaled: Floats,
+    arcs: NDArray[np.bool_],
+    slack: float | None,
+    taken: Ints | None = None,
+) -> _Solved | None:
+    """Solve the linear programme over some arcs.
+
+    ``taken`` fixes the turns of each location after each round, shape (R, P).
+    """
     from scipy.optimize import linprog
     from scipy.sparse import csr_array, eye_array, vstack
 
@@ -212,7 +269,10 @@ def _solve(seating: Seating, scaled: Floats, arcs: NDArray[np.bool_], slack: flo
     r, g = np.nonzero(arcs)
     flows, fixed = len(r), seating.least == seating.most
     spare = rounds + groups if slack is not None else 0  # one slack column per row
-    columns, one = flows + spare, np.ones(flows)
+    places = 0 if seating.balance is None else len(seating.balance.done)
+    chained = rounds * places  # columns C, and two of slack for each with slack
+    columns = flows + spare + chained * (3 if spare else 1)
+    one = np.ones(flows)
 
     def rows(index: Ints, count: int) -> csr_array:
         return csr_array((one, (index, np.arange(flows))), shape=(count, columns))
@@ -224,18 +284,42 @@ def _solve(seating: Seating, scaled: Floats, arcs: NDArray[np.bool_], slack: flo
     fixed_rows, free_rows = np.flatnonzero(fixed), np.flatnonzero(~fixed)
     owed = seating.members * seating.least
     upper = [by_group[free_rows], -by_group[free_rows]]
-    limits = [(seating.members * seating.most)[free_rows], -owed[free_rows]]
+    limits: list[NDArray[Any]] = [(seating.members * seating.most)[free_rows], -owed[free_rows]]
     locations = int(seating.location.max()) + 1 if seating.capped else 0
     if locations:
         upper.append(rows(r * locations + seating.location[g], rounds * locations))
         limits.append(np.full(rounds * locations, seating.location_cap))
+    equal, sums = [by_round, by_group[fixed_rows]], [np.full(rounds, seating.seats), owed[fixed_rows]]
+    bounds = np.column_stack(
+        [np.zeros(columns), np.append(seating.room[g], np.full(columns - flows, np.inf))]
+    )
+    if seating.balance is not None:
+        first = flows + spare
+        chain = chain_rows(rounds, places, first, columns) - rows(r * places + seating.location[g], chained)
+        if spare:
+            for sign in (1, 2):
+                chain = chain + (3 - 2 * sign) * eye_array(chained, columns, k=first + sign * chained)
+        equal.append(chain)
+        sums.append(np.zeros(chained))
+        low, high = (taken, taken) if taken is not None else seating.balance.bounds()
+        if taken is not None or seating.balance.turns is not None:
+            bounds[first : first + chained] = np.column_stack([np.ravel(low), np.ravel(high)])
+        else:
+            distance, constant = distance_rows(seating.balance, first, columns)
+            upper += [distance, -distance]
+            limits += [np.ravel(high) - constant, constant - np.ravel(low)]
+    costs = np.zeros(columns)
+    costs[:flows] = scaled[r, g]
+    if slack is not None:
+        costs[flows : flows + spare] = costs[flows + spare + chained :] = slack
+    bounded = len(limits) > 2 or len(free_rows)
     answer = linprog(
-        np.concatenate([scaled[r, g], np.full(spare, slack if slack is not None else 0.0)]),
-        A_ub=vstack(upper) if len(free_rows) or locations else None,
-        b_ub=np.concatenate(limits) if len(free_rows) or locations else None,
-        A_eq=vstack([by_round, by_group[fixed_rows]]),
-        b_eq=np.concatenate([np.full(rounds, seating.seats), owed[fixed_rows]]),
-        bounds=np.column_stack([np.zeros(columns), np.append(seating.room[g], np.full(spare, np.inf))]),
+        costs,
+        A_ub=vstack(upper) if bounded else None,
+        b_ub=np.concatenate(limits) if bounded else None,
+        A_eq=vstack(equal),
+        b_eq=np.concatenate(sums),
+        bounds=bounds,
         method="highs-ds",
     )
     if answer.status == 2:  # infeasible
@@ -244,18 +328,19 @@ def _solve(seating: Seating, scaled: Floats, arcs: NDArray[np.bool_], slack: flo
         raise RuntimeError(f"the assignment was not solved: {answer.message}")
     counts = np.zeros((rounds, groups))
     counts[r, g] = answer.x[:flows]
-    duals, bounds = answer.eqlin.marginals, answer.ineqlin.marginals
-    price = np.zeros(groups)
-    price[fixed_rows] = duals[rounds:]
-    price[free_rows] = bounds[: len(free_rows)] - bounds[len(free_rows) : 2 * len(free_rows)]
-    caps = bounds[2 * len(free_rows) :].reshape(rounds, locations) if locations else np.empty((rounds, 0))
-    used = bool(spare and answer.x[flows:].max() > _TOLERANCE)
-    return _Solved(counts, duals[:rounds], price, caps, used)
+    duals, marginals = answer.eqlin.marginals, answer.ineqlin.marginals
+    price, free = np.zeros(groups), len(free_rows)
+    price[fixed_rows] = duals[rounds : rounds + len(fixed_rows)]
+    price[free_rows] = marginals[:free] - marginals[free : 2 * free]
+    caps = marginals[2 * free : 2 * free + rounds * locations].reshape(rounds, locations)
+    seat_price = duals[rounds + len(fixed_rows) :].reshape(rounds, places)
+    used = spare and np.delete(answer.x, np.s_[flows + spare : flows + spare + chained])[flows:].max()
+    return _Solved(counts, duals[:rounds], price, caps, seat_price, bool(used > _TOLERANCE))
 
 
-def _cheapest_arcs(seating: Seating, scaled: Floats, group_price: Floats) -> NDArray[np.bool_]:
+def _cheapest_arcs(seating: Seating, scaled: Floats, seat_price: Floats) -> NDArray[np.bool_]:
     """Return the arcs that look cheapest, of each group and of all, as a mask of shape (R, G)."""
-    reduced = scaled - group_price
+    reduced = scaled - seat_price
     order = np.argsort(reduced, axis=1)
     filled = np.argmax(np.cumsum(seating.room[order], axis=1) >= seating.seats, axis=1)
     marginal = np.take_along_axis(order, filled[:, None], axis=1)
@@ -282,9 +367,116 @@ def _finish(seating: Seating, costs_g: Floats, solved: _Solved | None, scale: fl
     if solved is None:
         return None
     counts = np.rint(solved.counts).astype(np.int64)
-    assert np.abs(counts - solved.counts).max() < 1e-3, "a vertex of a network programme is integral"
+    prices_g = solved.prices(seating.balance) * (scale / _SCALE)
+    if np.abs(counts - solved.counts).max() >= _FRACTION:
+        assert seating.balance is not None, "a vertex of a network programme is integral"
+        whole = _whole(seating, costs_g / scale * _SCALE, solved)
+        if whole is None:
+            return None
+        counts = whole
     assert (counts.sum(axis=1) == seating.seats).all()
-    return Assignment(counts, _total(costs_g, counts), solved.group_price * (scale / _SCALE))
+    return Assignment(counts, _total(costs_g, counts), prices_g)
+
+
+# -- Fractional vertices -------------------------------------------------------------------------------------
+
+
+def _whole(seating: Seating, scaled: Floats, solved: _Solved) -> Ints | None:
+    """Return integer seats near a fractional vertex of a programme with a rule of balance."""
+    rule = seating.balance
+    assert rule is not None, "only a rule of balance leaves fractions"
+    possible = np.isfinite(scaled)
+    if rule.reach.size <= _BRANCHED_CELLS:
+        return _branched(seating, scaled, possible)
+    places = len(rule.done)
+    seats = np.zeros((len(scaled), places))
+    for place in range(places):
+        seats[:, place] = solved.counts[:, seating.location == place].sum(axis=1)
+    if rule.turns is None:
+        rule = rule.fixed(_rounded(seats.sum(axis=0)))
+    room = np.array([seating.room[seating.location == place].sum() for place in range(places)])
+    for loose in (0, 1, seating.seats):
+        taken = _rounded_seats(rule, seats, solved.seat_price, np.minimum(room, seating.location_cap), loose)
+        if taken is not None and (found := _solve(seating, scaled, possible, None, taken)) is not None:
+            return np.rint(found.counts).astype(np.int64)
+    return _branched(seating, scaled, possible)
+
+
+def _rounded(turns: Floats) -> Ints:
+    """Return integers of the same sum: the largest remainders are rounded up."""
+    whole = np.floor(turns + _TOLERANCE).astype(np.int64)
+    up = np.argsort(whole - turns, kind="stable")[: round(turns.sum()) - int(whole.sum())]
+    whole[up] += 1
+    return whole
+
+
+def _rounded_seats(rule: Balance, seats: Floats, seat_price: Floats, room: Ints, loose: int) -> Ints | None:
+    """Return integer turns after each round, shape (R, P), near fractional seats; None if there are none.
+
+    Parameters
+    ----------
+    rule : Balance
+        With turns of each location.
+    seats : ndarray of float64, shape (R, P)
+        Fractional seats of each location in each round.
+    seat_price : ndarray of float64, shape (R, P)
+        Price that the rule puts on them.
+    room : ndarray of int64, shape (P,)
+        Most seats of a location in a round.
+    loose : int
+        Seats by which a rounded number may differ further from the fractional one.
+    """
+    from scipy.optimize import linprog
+    from scipy.sparse import eye_array, hstack, kron, vstack
+
+    rounds, places = seats.shape
+    count = rounds * places
+    least = np.maximum(np.floor(seats + _TOLERANCE) - loose, 0.0)
+    most = np.minimum(np.ceil(seats - _TOLERANCE) + loose, room)
+    low, high = rule.bounds()
+    by_round = kron(eye_array(rounds), np.ones((1, places)))
+    chain = chain_rows(rounds, places, count, 2 * count) - eye_array(count, 2 * count)
+    answer = linprog(
+        np.append(-seat_price.ravel(), np.zeros(count)),
+        A_eq=vstack([hstack([by_round, 0 * by_round]), chain]),
+        b_eq=np.append(np.rint(seats.sum(axis=1)), np.zeros(count)),
+        bounds=np.column_stack([np.append(least, low), np.append(most, high)]),
+        method="highs-ds",
+    )
+    return None if answer.x is None else np.rint(answer.x[count:]).astype(np.int64).reshape(rounds, places)
+
+
+def _branched(seating: Seating, scaled: Floats, possible: NDArray[np.bool_]) -> Ints | None:
+    """Return the best integer seats, by branch and bound over the turns of locations after each round."""
+    from scipy.sparse import csr_array
+
+    rule = seating.balance
+    assert rule is not None, "only a rule of balance leaves fractions"
+    (rounds, groups), places = scaled.shape, len(rule.done)
+    chained, (r, g) = rounds * places, np.nonzero(possible)
+    columns, flows = chained + len(r), chained + np.arange(len(r))
+
+    def rows(index: Ints, count: int) -> csr_array:
+        return csr_array((np.ones(len(r)), (index, flows)), shape=(count, columns))
+
+    by_place = rows(r * places + seating.location[g], chained)
+    constraints: list[Rows] = [
+        (rows(r, rounds), seating.seats, seating.seats),
+        (rows(g, groups), seating.members * seating.least, seating.members * seating.most),
+        (by_place, 0.0, seating.location_cap),
+        (chain_rows(rounds, places, 0, columns) - by_place, 0.0, 0.0),
+        *balance_rows(rule, columns),
+    ]
+    found = solve_rows(
+        np.append(np.zeros(chained), scaled[r, g]), constraints, chained,
+        np.append(np.full(chained, np.inf), seating.room[g]),
+        {"mip_rel_gap": 0.0, "node_limit": _BRANCHED_NODES},
+    )  # fmt: skip
+    if found.x is None:
+        return None
+    counts = np.zeros((rounds, groups), dtype=np.int64)
+    counts[r, g] = np.rint(found.x[chained:])
+    return counts
 
 
 def _total(costs_g: Floats, counts: Ints) -> float:

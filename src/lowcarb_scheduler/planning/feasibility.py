@@ -9,12 +9,15 @@ feasible if turns z[q, P] of the strata q exist for its m_P = sum_{j in P} y_j r
 
 For integer m_P this is a network flow, so integer turns exist, and they can be spread evenly over the rounds
 of a pattern. The earliest end is found by bisection.
+
+A rule of balance depends on the order of the rounds. Where the rounds found without it do not keep it, a
+candidate is chosen for each round in turn, with turns z[q, r] of the strata in round r.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -22,16 +25,27 @@ from lowcarb_scheduler.clock import MICROSECOND, format_duration, format_time, f
 from lowcarb_scheduler.errors import ForecastUnavailableError, PlanInfeasibleError
 from lowcarb_scheduler.planning.assignment import Seating, assign
 from lowcarb_scheduler.planning.fairness import location_cap
-from lowcarb_scheduler.planning.milp import occupied_slots, solve_rows
+from lowcarb_scheduler.planning.milp import (
+    balance_rows,
+    chain_rows,
+    distance_rows,
+    follow_rows,
+    occupied_slots,
+    solve_rows,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lowcarb_scheduler.intensity import IntensityTable, Ints
+    from lowcarb_scheduler.planning.balance import Balance
     from lowcarb_scheduler.planning.fairness import Turns
     from lowcarb_scheduler.planning.job import Job
     from lowcarb_scheduler.planning.model import Model
     from lowcarb_scheduler.planning.timegrid import Grid
+
+_MOST_COLUMNS: Final = 20_000  # candidates x rounds up to which rounds in an order are searched for
+_MOST_NODES: Final = 1_000  # of that search
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +86,11 @@ def find_earliest(model: Model) -> Earliest:
     if np.isfinite(windows.integrals[: len(grid)]).all():
         slots = np.arange(min(model.rounds, grid.most_rounds), dtype=np.int64) * grid.width
         end_us = int(grid.opens_us[slots[-1]]) + grid.round_us
-        return Earliest(slots, end_us, len(slots) == model.rounds)
+        complete = len(slots) == model.rounds
+        if complete and model.seating.balance is not None:
+            strata = _strata(model)  # anybody can train at any time, so openings do not matter
+            complete = assign(strata, np.zeros((model.rounds, len(strata.members)))) is not None
+        return Earliest(slots, end_us, complete)
     strata, klass = _strata(model), model.groups.klass[_firsts(model)]
     candidates = _candidates(model)
     candidates = candidates.where(strata.can_fill(candidates.possible[:, klass]))
@@ -95,7 +113,8 @@ def _strata(model: Model) -> Seating:
     first, seating = _firsts(model), model.seating
     members = np.add.reduceat(seating.members, first)
     least, most, location = seating.least[first], seating.most[first], seating.location[first]
-    return Seating(seating.seats, members, least, most, location, seating.location_cap)
+    cap, balance = seating.location_cap, seating.balance
+    return Seating(seating.seats, members, least, most, location, cap, balance)
 
 
 def _candidates(model: Model) -> _Candidates:
@@ -163,6 +182,8 @@ def _choose(model: Model, strata: Seating, candidates: _Candidates) -> Ints | No
     choices, kinds, parts = len(pattern), len(patterns), len(klass)
     if choices == 0:
         return None
+    if strata.balance is not None:
+        return _choose_in_order(model, strata, candidates)
     # Columns: y_j, then z[P, q] with q fastest.
     wide = kinds * parts
     member = csr_array((np.ones(choices), (pattern, np.arange(choices))), shape=(kinds, choices))
@@ -188,6 +209,92 @@ def _choose(model: Model, strata: Seating, candidates: _Candidates) -> Ints | No
         np.repeat([1.0, np.inf], [choices, wide]),
     )
     return None if found.x is None else np.flatnonzero(found.x[:choices] > 0.5)
+
+
+def _choose_in_order(model: Model, strata: Seating, candidates: _Candidates) -> Ints | None:
+    """Return the positions of a feasible choice with a rule of balance; None if none is found."""
+    from scipy.sparse import csr_array, diags_array, hstack, identity, kron
+
+    balance, klass, width = strata.balance, model.groups.klass[_firsts(model)], model.windows.grid.width
+    assert balance is not None, "only a rule of balance asks for an order"
+    (rounds, places), parts, last = balance.reach.shape, len(klass), model.windows.last_boundary
+    ranks = np.arange(rounds)[:, None]
+    fits = (candidates.slot >= ranks * width) & (candidates.slot <= last - (rounds - ranks) * width)
+    order, chosen = np.nonzero(fits)
+    stock, wide, choices = rounds * places, rounds * parts, len(order)
+    if choices > _MOST_COLUMNS or choices == 0:
+        return None
+    # Columns: C[r, l], then a choice for each candidate in each round, then z[r, q].
+    columns, slots = stock + choices + wide, candidates.slot[chosen]
+    z = hstack([csr_array((wide, stock + choices)), identity(wide)]).tocsr()
+    of_round = csr_array((np.ones(choices), (order, stock + np.arange(choices))), shape=(rounds, columns))
+    r, q = np.nonzero(candidates.possible[chosen][:, klass])
+    open_to = csr_array((np.ones(len(r)), (order[r] * parts + q, stock + r)), shape=(wide, columns))
+    part = np.arange(wide) % parts
+    by_place = csr_array((np.ones(wide), (np.arange(wide) // parts * places + strata.location[part],
+                          stock + choices + np.arange(wide))), shape=(stock, columns))  # fmt: skip
+    spans = candidates.next_slot[chosen] - slots
+    found = solve_rows(
+        np.zeros(columns),
+        [
+            (of_round, 1.0, 1.0),
+            (follow_rows(slots, spans, order, rounds, stock, columns), -np.inf, 1.0),
+            (kron(identity(rounds), np.ones((1, parts))) @ z, strata.seats, strata.seats),
+            (z - diags_array(strata.room[part].astype(float)) @ open_to, -np.inf, 0.0),
+            (by_place, 0.0, strata.location_cap),
+            (kron(np.ones((1, rounds)), identity(parts)) @ z, strata.members * strata.least,
+             strata.members * strata.most),
+            (chain_rows(rounds, places, 0, columns) - by_place, 0.0, 0.0),
+            *balance_rows(balance, columns),
+        ],
+        stock + choices,
+        np.repeat([np.inf, 1.0, np.inf], [stock, choices, wide]),
+        {"node_limit": _MOST_NODES},
+    )  # fmt: skip
+    return None if found.x is None else chosen[found.x[stock : stock + choices] > 0.5]
+
+
+def least_widened(model: Model, slots: Ints) -> Balance | None:
+    """Return the rule of balance, widened so that rounds at these openings can keep it; None if not found.
+
+    It is widened by the least sum of excesses, over all locations and rounds.
+    """
+    from scipy.sparse import csr_array, eye_array
+
+    strata, balance = _strata(model), model.seating.balance
+    assert balance is not None, "only a rule of balance can be widened"
+    (rounds, places), parts = balance.reach.shape, len(strata.members)
+    possible = np.isfinite(model.windows.cheapest(slots, model.boundaries(slots))[1])
+    r, q = np.nonzero(possible[:, model.groups.klass[_firsts(model)]])
+    stock, flows = rounds * places, np.arange(len(r))
+    columns = 2 * stock + len(r)  # C, the excess of each, and z[r, q]
+
+    def rows(index: Ints, count: int) -> csr_array:
+        return csr_array((np.ones(len(r)), (index, 2 * stock + flows)), shape=(count, columns))
+
+    by_place, excess = rows(r * places + strata.location[q], stock), eye_array(stock, columns, k=stock)
+    distance, constant = distance_rows(balance, 0, columns)
+    reach = balance.reach.ravel()
+    found = solve_rows(
+        np.repeat([0.0, 1.0, 0.0], [stock, stock, len(r)]),
+        [
+            (rows(r, rounds), strata.seats, strata.seats),
+            (rows(q, parts), strata.members * strata.least, strata.members * strata.most),
+            (by_place, 0.0, strata.location_cap),
+            (chain_rows(rounds, places, 0, columns) - by_place, 0.0, 0.0),
+            ((distance - excess).tocsr(), -np.inf, reach - constant),
+            ((distance + excess).tocsr(), -reach - constant, np.inf),
+        ],
+        0,
+        np.concatenate([np.full(2 * stock, np.inf), strata.room[q]]),
+    )
+    if found.x is None:
+        return None
+    taken = found.x[:stock].reshape(rounds, places)
+    # Turns between two integers are rounded to one of them later.
+    taken = np.where(np.abs(taken - np.rint(taken)) < 1e-6, np.rint(taken), taken)
+    widened = balance.widened(taken)
+    return replace(widened, reach=widened.reach + (taken != np.rint(taken)))
 
 
 # -- Checks -------------------------------------------------------------------------------------------------

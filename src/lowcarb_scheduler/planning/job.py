@@ -15,6 +15,7 @@ from lowcarb_scheduler.accounting.emissions import jain_index, run_now_g, saving
 from lowcarb_scheduler.clock import MICROSECOND, format_duration, from_us, to_us, to_utc
 from lowcarb_scheduler.documents import SCHEMA_VERSION, to_plain
 from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.planning.balance import CORRECTED, UNCORRECTED
 from lowcarb_scheduler.planning.fleet import Fleet  # noqa: TC001  users of this module need it at run time
 from lowcarb_scheduler.planning.timegrid import default_step_us
 
@@ -73,6 +74,12 @@ class Job:
     mix_rounds : int, optional
         Number of rounds after which turns are shared out equally anew, for data that differs by location.
         Default: all rounds together.
+    balance : float, "auto" or "off", optional
+        Largest distance of each location's turns so far from its share of all seats so far, after every
+        round, in rounds of clients: 1.2 allows 12 turns with 10 clients in a round. Auto: 1.2 if the run
+        is ``corrected``, else 0.8. Default: off.
+    corrected : bool
+        Whether the run corrects its model for who trains when; "auto" depends on it.
 
     Raises
     ------
@@ -97,6 +104,8 @@ class Job:
     seed: int = 0
     bounds_count_done: bool = False
     mix_rounds: int | None = None
+    balance: float | Literal["auto"] | None = None
+    corrected: bool = True
 
     def __post_init__(self) -> None:
         for name in ("now", "finish_by", "not_before", "grid_from", "target_finish"):
@@ -117,6 +126,7 @@ class Job:
                 raise InputError(name, f"{duration!s} is not positive", "give for example 30 minutes")
         self._check_durations()
         object.__setattr__(self, "participation", _check_participation(self.participation))
+        object.__setattr__(self, "balance", _check_balance(self.balance))
 
     def _check_durations(self) -> None:
         """Set the default round duration, and refuse a client that does not fit into the round."""
@@ -150,6 +160,14 @@ class Job:
     def grid_from_us(self) -> int:
         """Origin of the grid of openings [µs since 1970 UTC]."""
         return to_us(self.grid_from or self.now)
+
+    @property
+    def balance_turns(self) -> float | None:
+        """Largest distance of a location's turns from its share of the seats so far; None without a rule."""
+        if self.balance is None:
+            return None
+        auto = CORRECTED if self.corrected else UNCORRECTED
+        return (auto if self.balance == "auto" else self.balance) * self.clients_per_round
 
     @property
     def durations_us(self) -> Ints:
@@ -188,6 +206,8 @@ class JobRules:
     seed: int = 0
     bounds_count_done: bool = False
     mix_rounds: int | None = None
+    balance: float | Literal["auto", "off"] | None = None
+    corrected: bool = True
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], **changes: Any) -> JobRules:
@@ -326,6 +346,8 @@ class Plan:
     forecast_origin : mapping of str to float
         Origin of the intensity at the start of turns (forecast, corrected, climatology, last good, default),
         as parts of all turns; empty if it is unknown.
+    relaxed : mapping of str to str
+        Rules that no plan keeps, and so this one keeps as far as it can: by name, the reason.
     """
 
     fleet: Fleet
@@ -340,6 +362,7 @@ class Plan:
     provenance: Provenance
     forecast_until: datetime
     forecast_origin: Mapping[str, float] = field(default_factory=dict)
+    relaxed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rounds(self) -> tuple[PlannedRound, ...]:
@@ -417,6 +440,7 @@ class Plan:
             "jain": jain_index(turns),
             "min_turns": int(turns.min()),
             "max_turns": int(turns.max()),
+            **({"relaxed": dict(self.relaxed)} if self.relaxed else {}),
             "rounds": [
                 {
                     "round": number,
@@ -452,6 +476,18 @@ def _check_fraction(name: str, value: object, zero_allowed: bool) -> None:
     if not number or not math.isfinite(value) or not 0 <= value <= 1 or (value == 0 and not zero_allowed):  # type: ignore[arg-type,operator]
         lower = "from 0" if zero_allowed else "above 0 and up"
         raise InputError(name, f"{value!r} is not {lower} to 1", f"give a number {lower} to 1")
+
+
+def _check_balance(value: object) -> float | Literal["auto"] | None:
+    if value is None or value == "off":
+        return None
+    if value == "auto":
+        return value
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0:  # type: ignore[arg-type,operator]
+        problem = f"{value!r:.80} is neither a number >= 0 nor auto or off"
+        raise InputError("balance", problem, "give for example 1.2, for 1.2 rounds of clients")
+    return float(value)  # type: ignore[arg-type]
 
 
 def _check_participation(value: object) -> Participation:

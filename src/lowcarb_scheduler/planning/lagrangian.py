@@ -12,6 +12,11 @@ L bounds every plan from below, whatever the prices [1]_. With stagger a candida
 large jobs one span stands for all up to the next: it takes the time of the shortest and offers the windows
 of the longest, which keeps L a bound.
 
+A rule of balance is priced like the turns: its prices w make a seat of location l cost W[l, r] more in
+round r, so phi depends on the round too, and its bounds add a constant
+(:mod:`~lowcarb_scheduler.planning.balance`). On large jobs only every so many rounds have a price, and the
+rounds between them share a phi: fewer bounds count, and L stays a bound.
+
 .. [1] M. L. Fisher, The Lagrangian relaxation method for solving integer programming problems, Management
        Science 27 (1981) 1-18.
 """
@@ -31,6 +36,8 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.planning.model import Model
 
 _CELLS: Final = 1_000_000  # candidates x groups up to which every span is a candidate of its own
+_BOUND_SCALE: Final = 10.0  # size of a bound of balance, in rounds of clients, for the steps of a search
+_BALANCED_CELLS: Final = 400_000  # candidates x groups that are filled, with a rule of balance, at a time
 
 
 class Relaxed(NamedTuple):
@@ -38,7 +45,7 @@ class Relaxed(NamedTuple):
 
     bound_g: float  # L [gCO2eq]
     slots: Ints  # (R,) openings
-    short: Ints  # (G,) turns owed less turns taken: a subgradient of L
+    short: Floats | Ints  # (G,) turns owed less turns taken, (R P,) turns beyond bounds: a subgradient of L
 
 
 class Relaxation:
@@ -59,6 +66,13 @@ class Relaxation:
         Emissions of one client of each group in each candidate [gCO2eq].
     fits : ndarray of bool, shape (J,)
         Candidates that end in time, can be filled, and are not dominated by a shorter one.
+    block : ndarray of int64, shape (R,)
+        Block of each round, of B: the rounds of one have the same fill costs. One without a rule of balance.
+    scale : ndarray of float64, shape (G,) or (G + R P,)
+        Size of what each price stands for: a step of the search is divided by it.
+
+    Prices [gCO2eq] are those of a turn of each group, shape (G,), and, with a rule of balance for P
+    locations, of the turns of each location after each round, together of shape (G + R P,).
     """
 
     def __init__(self, model: Model) -> None:
@@ -78,6 +92,18 @@ class Relaxation:
         # Infinite costs times zero seats would be NaN; any finite cost for "cannot train" keeps L a bound.
         prohibitive = high + 10.0 * (high - low) + abs(high)
         self.costs_g = costs_g if possible.all() else np.where(possible, costs_g, prohibitive)
+        self._balance = model.seating.balance
+        self.scale = model.seating.members
+        self.block = np.zeros(model.rounds, dtype=np.int64)
+        if self._balance is not None:
+            self.block = self._blocks()
+            starts, stops = np.array([self._slots(rounds) for rounds in self._parts(self.block)]).T
+            slots, _ = self.candidates
+            inside = (slots >= starts[:, None]) & (slots < stops[:, None]) & self.fits
+            self._block_of_candidate, self._candidate = np.nonzero(inside)
+            self.scale = np.append(
+                self.scale, np.full(self._balance.reach.size, _BOUND_SCALE * model.seating.seats)
+            )
 
     def _dominated(self) -> NDArray[np.bool_]:
         """Return whether a shorter span in its place offers every class as clean a window, shape (J,)."""
@@ -94,38 +120,138 @@ class Relaxation:
         """True if every span of a round is a candidate of its own."""
         return not self.model.windows.stagger or bool(self.spans[0] + len(self.spans) > self.spans[-1])
 
+    def _blocks(self) -> Ints:
+        """Return the block of each round: as many blocks as can be filled quickly."""
+        rounds = np.arange(self.model.rounds)
+        per_slot = len(self.spans) * len(self.model.groups)
+        blocks = self.model.rounds
+        while True:
+            block = rounds * blocks // self.model.rounds
+            slots = sum(max(stop - start, 0) for start, stop in map(self._slots, self._parts(block)))
+            if blocks == 1 or slots * per_slot <= _BALANCED_CELLS:
+                return block
+            blocks = max(1, min(blocks - 1, blocks * _BALANCED_CELLS // (slots * per_slot)))
+
+    @staticmethod
+    def _parts(block: Ints) -> list[Ints]:
+        """Return the rounds of each block."""
+        return np.split(np.arange(len(block)), np.flatnonzero(np.diff(block)) + 1)
+
+    def _slots(self, rounds: Ints) -> tuple[int, int]:
+        """Return the first slot at which these rounds can open, and the one after the last."""
+        width, last = self.model.windows.grid.width, self.model.windows.last_boundary
+        stop = last - (self.model.rounds - int(rounds[-1])) * width + 1
+        return int(rounds[0]) * width, min(stop, len(self.model.windows.grid))
+
+    def _split(self, prices_g: Floats) -> tuple[Floats, Floats]:
+        """Return the prices of turns, (G,), and of balance, (R, P), summed over the rounds of a block."""
+        assert self._balance is not None, "only a rule of balance has prices of its own"
+        groups = len(self.model.groups)
+        bound_g = prices_g[groups:].reshape(self._balance.reach.shape)
+        last = np.append(np.diff(self.block) > 0, True)
+        if last.all():
+            return prices_g[:groups], bound_g
+        summed = np.zeros_like(bound_g)
+        summed[last] = np.add.reduceat(bound_g, np.flatnonzero(np.diff(self.block, prepend=-1)), axis=0)
+        return prices_g[:groups], summed
+
     def evaluate(self, prices_g: Floats) -> Relaxed:
-        """Evaluate L at ``prices_g`` [gCO2eq], shape (G,)."""
-        owed = self.owed(prices_g)
+        """Evaluate L at ``prices_g`` [gCO2eq]."""
         value, chosen = self.choose(self.fill_g(prices_g))
-        taken = fill(self.model.seating, self.costs_g[chosen] - prices_g).sum(axis=0)
-        return Relaxed(value + float(prices_g @ owed), chosen % len(self.model.windows.grid), owed - taken)
+        counts = fill(self.model.seating, self.priced_g(self.costs_g[chosen], prices_g))
+        short = self._short(prices_g, counts)
+        return Relaxed(value + self.constant_g(prices_g), chosen % len(self.model.windows.grid), short)
+
+    def priced_g(self, costs_g: Floats, prices_g: Floats) -> Floats:
+        """Return the costs of the R rounds, shape (R, G), less the prices of their turns [gCO2eq]."""
+        if self._balance is None:
+            return costs_g - prices_g
+        turn_g, bound_g = self._split(prices_g)
+        return costs_g - turn_g + self._balance.seat_prices(bound_g)[:, self.model.seating.location]
+
+    def constant_g(self, prices_g: Floats) -> float:
+        """Return the part of L that does not depend on the rounds [gCO2eq]."""
+        turn_g = prices_g[: len(self.model.groups)]
+        return float(turn_g @ self.owed(prices_g)) + self.bounds_g(prices_g)
+
+    def bounds_g(self, prices_g: Floats) -> float:
+        """Return the part of L that a rule of balance puts on its bounds [gCO2eq]."""
+        return 0.0 if self._balance is None else self._balance.constant(self._split(prices_g)[1])
+
+    def _short(self, prices_g: Floats, counts: Ints) -> Floats | Ints:
+        """Return a subgradient of L where rounds are filled so, counts of shape (R, G)."""
+        short: Ints = self.owed(prices_g) - counts.sum(axis=0)
+        if self._balance is None:
+            return short
+        taken = np.zeros(self._balance.reach.shape)
+        np.add.at(taken.T, self.model.seating.location, counts.T)
+        excess = self._balance.excess(self._split(prices_g)[1], np.cumsum(taken, axis=0))
+        excess[:-1][np.diff(self.block) == 0] = 0.0  # no price inside a block
+        if self._balance.turns is not None:
+            excess[-1] = 0.0  # the prices of turns stand for that
+        return np.append(short.astype(np.float64), excess)
+
+    def seated_g(self, costs_g: Floats, prices_g: Floats) -> float:
+        """Return a lower bound on seats of given costs, shape (R, G) [gCO2eq]."""
+        filled: float = fill_cost_g(self.model.seating, self.priced_g(costs_g, prices_g)).sum()
+        return filled + self.constant_g(prices_g)
 
     def fill_g(self, prices_g: Floats) -> Floats:
-        """Return the fill cost phi of each candidate, shape (J,) [gCO2eq]; infinite if it does not fit."""
-        return np.where(self.fits, fill_cost_g(self.model.seating, self.costs_g - prices_g), np.inf)
+        """Return the fill cost phi of each candidate [gCO2eq], infinite if it does not fit; shape (B, J)."""
+        where, price_g = self.priced_candidates(prices_g)
+        return self.by_block(fill_cost_g(self.model.seating, self.costs_g[where] - price_g))
+
+    def priced_candidates(self, prices_g: Floats) -> tuple[Ints | slice, Floats]:
+        """Return the candidates of all blocks, and the price of a turn in each [gCO2eq].
+
+        Without a rule of balance these are all candidates, and prices of shape (G,); with one, the
+        candidates of a block follow those of the block before, and prices have a row for each.
+        """
+        if self._balance is None:
+            return slice(None), prices_g
+        turn_g, bound_g = self._split(prices_g)
+        last = np.flatnonzero(np.append(np.diff(self.block) > 0, True))
+        by_block_g = turn_g - self._balance.seat_prices(bound_g)[last][:, self.model.seating.location]
+        return self._candidate, by_block_g[self._block_of_candidate]
+
+    def by_block(self, phi_g: Floats) -> Floats:
+        """Return values of :meth:`priced_candidates`, infinite where one does not fit, as shape (B, J)."""
+        if self._balance is None:
+            return np.where(self.fits, phi_g, np.inf)[None]
+        every = np.full((int(self.block[-1]) + 1, len(self.costs_g)), np.inf)
+        every[self._block_of_candidate, self._candidate] = phi_g
+        return every
 
     def owed(self, prices_g: Floats) -> Ints:
         """Return the turns X of each group that minimise lambda X, shape (G,)."""
         seating = self.model.seating
-        return seating.members * np.where(prices_g < 0, seating.most, seating.least)
+        turn_g = prices_g[: len(seating.members)]
+        return seating.members * np.where(turn_g < 0, seating.most, seating.least)
 
     def least_with(self, prices_g: Floats) -> Floats:
-        """Return a lower bound on the plans that contain each candidate, shape (J,) [gCO2eq].
+        """Return a lower bound on the plans that contain each candidate [gCO2eq], shape (1, J).
 
         L with the candidate forced in: the best rounds before it, and as their mirror image those after it.
+        With a rule of balance of shape (R, J), for each candidate as each of the rounds.
         """
         rounds, last = self.model.rounds, self.model.windows.last_boundary
         slots, spans = self.candidates
         ends = slots + spans
         phi_g = self.fill_g(prices_g)
-        before = self._tabulate(slots, ends, phi_g)
-        after = self._tabulate(last - ends, last - slots, phi_g)
-        least = np.full(len(phi_g), np.inf)
+        before = self._tabulate(slots, ends, phi_g[self.block])
+        after = self._tabulate(last - ends, last - slots, phi_g[self.block[::-1]])
+        least = np.full((1 if self._balance is None else rounds, phi_g.shape[1]), np.inf)
         inside = np.minimum(ends, last)
         for r in range(rounds):
-            np.minimum(least, before[r, slots] + after[rounds - 1 - r, last - inside], out=least)
-        return least + phi_g + float(prices_g @ self.owed(prices_g))
+            row = least[min(r, len(least) - 1)]
+            with_it = before[r, slots] + after[rounds - 1 - r, last - inside]
+            np.minimum(row, with_it + phi_g[self.block[r]], out=row)
+        return least + self.constant_g(prices_g)
+
+    @property
+    def cells(self) -> int:
+        """Number of cells that are filled to evaluate L once."""
+        return self.costs_g.size if self._balance is None else len(self._candidate) * self.costs_g.shape[1]
 
     @property
     def candidates(self) -> tuple[Ints, Ints]:
@@ -134,26 +260,32 @@ class Relaxation:
         return np.tile(np.arange(slots), len(self.spans)), np.repeat(self.spans, slots)
 
     def _tabulate(self, slots: Ints, ends: Ints, phi_g: Floats) -> Floats:
-        """Return the table D for candidates in any order, shape (R + 1, M + 1)."""
+        """Return the table D for candidates in any order, shape (R + 1, M + 1); phi by round, (R, J)."""
         best = np.full((self.model.rounds + 1, self.model.windows.last_boundary + 1), np.inf)
         best[0] = 0.0
-        use = np.isfinite(phi_g)
-        slots, ends, phi_g = slots[use], ends[use], phi_g[use]
+        use = np.isfinite(phi_g).any(axis=0)
+        slots, ends, phi_g = slots[use], ends[use], phi_g[:, use]
         for r in range(1, len(best)):
-            np.minimum.at(best[r], ends, best[r - 1, slots] + phi_g)
+            np.minimum.at(best[r], ends, best[r - 1, slots] + phi_g[r - 1])
             np.minimum.accumulate(best[r], out=best[r])
         return best
 
     def choose(self, phi_g: Floats) -> tuple[float, Ints]:
-        """Return the least sum of R candidates that do not overlap, and these in order: the programme D."""
+        """Return the least sum of R candidates that do not overlap, and these in order: the programme D.
+
+        Parameters
+        ----------
+        phi_g : ndarray of float64, shape (B, J)
+            Fill cost of each candidate in the rounds of each block [gCO2eq].
+        """
         rounds, windows = self.model.rounds, self.model.windows
         slots, last = len(windows.grid), windows.last_boundary
-        phi_g = phi_g.reshape(len(self.spans), slots)
+        phi_g = phi_g.reshape(-1, len(self.spans), slots)
         best = np.full((rounds + 1, last + 1), np.inf)
         best[0] = 0.0
         for r in range(1, rounds + 1):
             row = best[r]
-            for span, cost in zip(self.spans, phi_g, strict=True):
+            for span, cost in zip(self.spans, phi_g[self.block[r - 1]], strict=True):
                 stop = min(slots, last + 1 - span)
                 ends = row[span : span + stop]
                 np.minimum(ends, best[r - 1, :stop] + cost[:stop], out=ends)
@@ -168,7 +300,7 @@ class Relaxation:
                 continue
             starts = boundary - self.spans
             inside = np.flatnonzero((starts >= 0) & (starts < slots))
-            sums = best[r - 1, starts[inside]] + phi_g[inside, starts[inside]]
+            sums = best[r - 1, starts[inside]] + phi_g[self.block[r - 1], inside, starts[inside]]
             span = int(inside[np.argmin(sums)])
             boundary = int(starts[span])
             chosen[r - 1] = span * slots + boundary
@@ -268,9 +400,30 @@ def bound_by_client_g(relaxation: Relaxation, prices_g: Floats) -> float:
     prices_g : ndarray of float64, shape (G,)
         Prices of a turn at each group's mean power [gCO2eq].
     """
-    model = relaxation.model
-    groups, seating = model.groups, model.seating
-    seat_price, place_price = _thresholds(relaxation, prices_g)
+    turn_g = prices_g[: len(relaxation.model.groups)]
+    where, price_g = relaxation.priced_candidates(prices_g)
+    phi_g, owed_g = _filled_by_client(relaxation, where, turn_g, turn_g - price_g)
+    return relaxation.choose(relaxation.by_block(phi_g))[0] + owed_g + relaxation.bounds_g(prices_g)
+
+
+def _filled_by_client(
+    relaxation: Relaxation, where: Ints | slice, turn_g: Floats, seat_g: Floats
+) -> tuple[Floats, float]:
+    """Return lower bounds on the fill cost of some candidates, and the price of all turns that are owed.
+
+    Parameters
+    ----------
+    relaxation : Relaxation
+        Of the model.
+    where : ndarray of int64 or slice
+        The candidates, J of them.
+    turn_g : ndarray of float64, shape (G,)
+        Price of a turn at each group's mean power [gCO2eq].
+    seat_g : ndarray of float64, shape (G,) or (J, G)
+        Price that a rule of balance puts on a seat [gCO2eq].
+    """
+    groups, seating = relaxation.model.groups, relaxation.model.seating
+    seat_price, place_price = _thresholds(seating, relaxation.costs_g[where] - (turn_g - seat_g))
     phi = seating.seats * seat_price
     if seating.capped:
         phi = phi - seating.location_cap * (seat_price[:, None] - place_price).sum(axis=1)
@@ -279,21 +432,18 @@ def bound_by_client_g(relaxation: Relaxation, prices_g: Floats) -> float:
     edges = np.append(np.flatnonzero(np.diff(groups.stratum, prepend=-1)), len(groups))
     for low, high in pairwise(edges):
         kilowatts = groups.member_kilowatts[last[low] - groups.size[low] : last[high - 1]][::-1]
-        nodes, prices = groups.kilowatts[low:high][::-1], prices_g[low:high][::-1]
-        integral = relaxation.integrals[:, groups.klass[low]]
+        nodes, prices = groups.kilowatts[low:high][::-1], turn_g[low:high][::-1]
+        integral = relaxation.integrals[where, groups.klass[low]]
         tau = place_price[:, seating.location[low]] if seating.capped else seat_price
         for alpha, beta, part in _segments(nodes, prices, kilowatts):
             price = alpha + beta * part
             owed += float((price * np.where(price < 0, groups.most[low], groups.least[low])).sum())
-            phi = phi + _negative_part(part, integral - beta, alpha + tau)
-    phi = np.where(relaxation.fits, phi, np.inf)
-    return relaxation.choose(phi)[0] + owed
+            phi = phi + _negative_part(part, integral - beta, alpha + tau - seat_g[..., low])
+    return phi, owed
 
 
-def _thresholds(relaxation: Relaxation, prices_g: Floats) -> tuple[Floats, Floats]:
+def _thresholds(seating: Seating, reduced: Floats) -> tuple[Floats, Floats]:
     """Return mu (J,) and tau (J, locations): the price of a round's last seat, by round and by location."""
-    seating = relaxation.model.seating
-    reduced = relaxation.costs_g - prices_g
     taken = fill(seating, reduced)
     seat_price = np.where(taken > 0, reduced, -np.inf).max(axis=1)
     if not seating.capped:

@@ -9,6 +9,10 @@ With y_j = 1 if candidate round j takes place, and x_jg clients of group g that 
 
 Only y has to be declared integer: once it is, the rest is a network flow, whose vertices are integral. The
 caller leaves out candidates that no plan better than the best known one can contain.
+
+A rule of balance depends on the order of rounds: a candidate then stands for one round r of the R, each r has
+one candidate, those of neighbouring rounds follow each other, and the turns C[l, r] of each location after
+each round are integers within bounds (:mod:`~lowcarb_scheduler.planning.balance`).
 """
 
 from __future__ import annotations
@@ -25,11 +29,13 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
     from lowcarb_scheduler.intensity import Floats, Ints
+    from lowcarb_scheduler.planning.balance import Balance
     from lowcarb_scheduler.planning.model import Model
 
     Rows = tuple[csr_array, ArrayLike, ArrayLike]  # matrix, lower and upper bounds of its rows
 
 _MOST_COLUMNS: Final = 20_000  # candidates x groups
+_MOST_BALANCED: Final = 2_000  # the same with a rule of balance, where candidates are told apart by round
 _MOST_NODES: Final = 5_000  # of the branch-and-bound tree; a limit in seconds would make plans irreproducible
 _SCALE: Final = 1e4  # a plan in the solver's units, whose tolerances are absolute (1e-6)
 
@@ -88,7 +94,7 @@ def solve_rows(
 
 
 def solve_exactly(
-    model: Model, slots: Ints, spans: Ints, costs_g: Floats, best_g: float
+    model: Model, slots: Ints, spans: Ints, costs_g: Floats, best_g: float, order: Ints
 ) -> ProvenOpenings | None:
     """Find the openings of a best plan, with a proof; None if the programme is too large.
 
@@ -102,11 +108,13 @@ def solve_exactly(
         Emissions of one client of each group in each candidate [gCO2eq].
     best_g : float
         Emissions of a known plan [gCO2eq].
+    order : ndarray of int64, shape (J,)
+        Round that each candidate can be, from 0; of no meaning without a rule of balance.
     """
     from scipy.sparse import csr_array, hstack, identity, kron
 
     seating, choices, groups = model.seating, len(slots), len(model.groups)
-    if choices * groups > _MOST_COLUMNS:
+    if choices * groups > (_MOST_COLUMNS if seating.balance is None else _MOST_BALANCED):
         return None
     # Columns: y_j, then x[j, g] with g fastest.
     wide = choices * groups
@@ -126,16 +134,106 @@ def solve_exactly(
         place = csr_array((np.ones(groups), (seating.location, np.arange(groups))))
         caps = kron(identity(choices), np.full((place.shape[0], 1), float(seating.location_cap)))
         rows.append((hstack([-caps, kron(identity(choices), place)]), -np.inf, 0.0))
+    upper = np.concatenate([np.ones(choices), np.tile(seating.room, choices)])
+    integers = choices
+    if seating.balance is not None:
+        rows = _in_order(model, rows, slots, spans, order)
+        integers += seating.balance.reach.size
+        upper = np.append(np.full(seating.balance.reach.size, np.inf), upper)
     scale = _SCALE / max(abs(best_g), float(np.abs(costs_g).max()), 1e-12)
     found = solve_rows(
-        np.concatenate([np.zeros(choices), costs_g.ravel() * scale]),
+        np.concatenate([np.zeros(len(upper) - wide), costs_g.ravel() * scale]),
         rows,
-        choices,
-        np.concatenate([np.ones(choices), np.tile(seating.room, choices)]),
+        integers,
+        upper,
         # The bound has removed what presolve could; on programmes this small it would take half of the time.
         {"mip_rel_gap": 0.0, "node_limit": _MOST_NODES, "presolve": False},
     )
     if found.x is None:
         return None
-    chosen = np.sort(slots[found.x[:choices] > 0.5])
+    chosen = np.sort(slots[found.x[integers - choices : integers] > 0.5])
     return ProvenOpenings(chosen, min(float(found.mip_dual_bound) / scale, best_g), found.status == 0)
+
+
+def _in_order(model: Model, rows: Sequence[Rows], slots: Ints, spans: Ints, order: Ints) -> list[Rows]:
+    """Return the rows with columns C before them, and the rows of a rule of balance."""
+    from scipy.sparse import csr_array, hstack
+
+    seating, balance = model.seating, model.seating.balance
+    assert balance is not None, "only a rule of balance asks for an order"
+    (rounds, places), choices, groups = balance.reach.shape, len(slots), len(model.groups)
+    stock, wide = rounds * places, choices * groups
+    columns = stock + choices + wide
+
+    def ones(index: Ints, column: Ints, count: int) -> csr_array:
+        return csr_array((np.ones(len(index)), (index, column)), shape=(count, columns))
+
+    each, first = np.arange(choices), stock
+    result: list[Rows] = [(hstack([csr_array((row[0].shape[0], stock)), row[0]]), *row[1:]) for row in rows]
+    result.append((ones(order, first + each, rounds), 1.0, 1.0))
+    result.append((follow_rows(slots, spans, order, rounds, first, columns), -np.inf, 1.0))
+    flows = np.arange(wide)
+    taken = ones(order[flows // groups] * places + seating.location[flows % groups], first + choices + flows,
+                 stock)  # fmt: skip
+    result.append((chain_rows(rounds, places, 0, columns) - taken, 0.0, 0.0))
+    return [*result, *balance_rows(balance, columns)]
+
+
+def follow_rows(slots: Ints, spans: Ints, order: Ints, rounds: int, first: int, columns: int) -> csr_array:
+    """Return rows of which each is at most 1 if rounds follow each other.
+
+    Parameters
+    ----------
+    slots, spans, order : ndarray of int64, shape (J,)
+        Opening and length of each candidate [slots], and the round that it can be.
+    rounds : int
+        Number of rounds.
+    first, columns : int
+        Column of the first candidate, and number of columns.
+    """
+    from scipy.sparse import csr_array
+
+    # Round r opens at time t or before, or round r - 1 ends after it: not both.
+    times = np.unique(slots)
+    opens = np.nonzero((slots[:, None] <= times) & (order > 0)[:, None])
+    ends = np.nonzero(((slots + spans)[:, None] > times) & (order < rounds - 1)[:, None])
+    row = np.append(order[opens[0]] * len(times) + opens[1], (order[ends[0]] + 1) * len(times) + ends[1])
+    column = first + np.append(opens[0], ends[0])
+    return csr_array((np.ones(len(row)), (row, column)), shape=(rounds * len(times), columns))
+
+
+# -- Turns of locations after each round ---------------------------------------------------------------------
+
+
+def chain_rows(rounds: int, places: int, first: int, columns: int) -> csr_array:
+    """Return the rows C[l, r] - C[l, r-1], by round and location, for columns C from ``first`` on."""
+    from scipy.sparse import csr_array
+
+    count = rounds * places
+    own, later = np.arange(count), np.arange(places, count)
+    values = np.repeat([1.0, -1.0], [count, len(later)])
+    index = np.append(own, later), first + np.append(own, later - places)
+    return csr_array((values, index), shape=(count, columns))
+
+
+def distance_rows(balance: Balance, first: int, columns: int) -> tuple[csr_array, Floats]:
+    """Return rows and constant of the distance of turns C from their share, for columns from ``first`` on."""
+    from scipy.sparse import csr_array
+
+    rounds, places = balance.reach.shape
+    own = np.arange(rounds * places)
+    last = first + (rounds - 1) * places + own % places
+    values = np.append(np.ones(len(own)), -np.repeat(balance.part, places))
+    rows = csr_array((values, (np.append(own, own), np.append(first + own, last))), shape=(len(own), columns))
+    return rows, np.outer(1.0 - balance.part, balance.done).ravel()
+
+
+def balance_rows(balance: Balance, columns: int) -> list[Rows]:
+    """Return the bounds of a rule of balance on columns C, which are the first ones."""
+    from scipy.sparse import eye_array
+
+    low, high = map(np.ravel, balance.bounds())
+    if balance.turns is not None:
+        return [(eye_array(balance.reach.size, columns, format="csr"), low, high)]
+    rows, constant = distance_rows(balance, 0, columns)
+    return [(rows, low - constant, high - constant)]

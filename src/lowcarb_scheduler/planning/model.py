@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import Floats, Ints
     from lowcarb_scheduler.planning.aggregation import Groups
     from lowcarb_scheduler.planning.assignment import Seating
+    from lowcarb_scheduler.planning.balance import Balance
     from lowcarb_scheduler.planning.timegrid import Grid, Windows
 
 
@@ -58,6 +59,10 @@ class Model:
             location=location[groups.klass],
         )  # fmt: skip
         return replace(self, groups=groups, seating=seating)
+
+    def balanced(self, balance: Balance | None) -> Model:
+        """Return the same problem with another rule of balance, or none."""
+        return replace(self, seating=replace(self.seating, balance=balance))
 
     def boundaries(self, slots: Ints) -> Ints:
         """Return the boundary by which each round that opens at ``slots`` is over, shape (R,).

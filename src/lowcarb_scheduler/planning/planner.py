@@ -18,6 +18,7 @@ from lowcarb_scheduler.errors import PlanInfeasibleError
 from lowcarb_scheduler.planning import feasibility
 from lowcarb_scheduler.planning.aggregation import Classes, Groups
 from lowcarb_scheduler.planning.assignment import Seating, assign
+from lowcarb_scheduler.planning.balance import Balance
 from lowcarb_scheduler.planning.fairness import decide_turns, location_cap
 from lowcarb_scheduler.planning.job import Plan, start_step_us
 from lowcarb_scheduler.planning.model import Model
@@ -25,7 +26,7 @@ from lowcarb_scheduler.planning.solver import GOOD_ENOUGH, Solution, solve
 from lowcarb_scheduler.planning.timegrid import Grid, Windows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
     from lowcarb_scheduler.planning.fairness import Turns
@@ -88,6 +89,8 @@ class Problem:
         Finish at patience 0: the earliest without stagger, if there is one [µs since 1970 UTC]. Staggered
         rounds can finish earlier around gaps; counted from there, patience would leave less time, and a
         staggered plan could be worse than one without stagger.
+    relaxed : mapping of str to str
+        As in :class:`~lowcarb_scheduler.planning.job.Plan`.
     """
 
     job: Job
@@ -96,6 +99,7 @@ class Problem:
     earliest_slots: Ints
     earliest_us: int
     patience_from_us: int
+    relaxed: Mapping[str, str]
 
     @classmethod
     def of(cls, job: Job, intensity: IntensityTable) -> Problem:
@@ -118,13 +122,13 @@ class Problem:
             none = feasibility.Earliest(np.empty(0, dtype=np.int64), grid.end_us, complete=False)
             feasibility.check_gaps(job, intensity, none)
         model = _model(job, intensity, turns, grid)
-        earliest = feasibility.find_earliest(model)
+        model, earliest, relaxed = _feasible(model, job)
         feasibility.check_gaps(job, intensity, earliest)
         patience_from_us = earliest.end_us
         if job.stagger:
             together = feasibility.find_earliest(model.without_stagger())
             patience_from_us = together.end_us if together.complete else earliest.end_us
-        return cls(job, intensity, model, earliest.slots, earliest.end_us, patience_from_us)
+        return cls(job, intensity, model, earliest.slots, earliest.end_us, patience_from_us, relaxed)
 
     def target_us(self) -> int:
         """Return the latest end of the last round, as given or by patience [µs since 1970 UTC]."""
@@ -186,6 +190,7 @@ class Problem:
             run_now_emissions_g=job.run_now_g(self.intensity),
             provenance=self.intensity.provenance,
             forecast_until=self.intensity.end,
+            relaxed=self.relaxed,
         )
 
     def _seats(self, model: Model, solution: Solution, integrals: Floats) -> Ints:
@@ -202,10 +207,10 @@ class Problem:
         if len(apart) * model.rounds > _REFINED_ARCS:
             return seats
         refined = model.regrouped(apart)
-        prices_g = groups.spread(solution.prices_g, apart)
+        prices_g = groups.spread(solution.prices_g[: len(groups)], apart)
+        prices_g = np.append(prices_g, solution.prices_g[len(groups) :])
         found = assign(refined.seating, refined.costs_g(integrals), prices_g)
-        assert found is not None, "the same rounds were filled in buckets"
-        return apart.hand_out(found.counts, integrals)
+        return seats if found is None else apart.hand_out(found.counts, integrals)
 
 
 def _model(job: Job, intensity: IntensityTable, turns: Turns, grid: Grid) -> Model:
@@ -222,9 +227,41 @@ def _model(job: Job, intensity: IntensityTable, turns: Turns, grid: Grid) -> Mod
     windows = Windows.of(grid, classes.duration_us, columns, intensity, job.stagger)
     seating = Seating(
         job.clients_per_round, groups.size, groups.least, groups.most, classes.location[groups.klass],
-        location_cap(job),
+        location_cap(job), _balance(job, turns),
     )  # fmt: skip
     return Model(job.rounds, groups, windows, seating, classes.of_client)
+
+
+def _balance(job: Job, turns: Turns) -> Balance | None:
+    """Return the rule of balance of a job; None where it has none or one location alone."""
+    fleet, places = job.fleet, len(job.fleet.locations)
+    if (reach := job.balance_turns) is None or places == 1:
+        return None
+    done: Floats = np.bincount(fleet.location_index, fleet.turns_done, places).astype(np.float64)
+    fixed = None
+    if (turns.least == turns.most).all():
+        fixed = np.bincount(fleet.location_index, weights=turns.least, minlength=places).astype(np.int64)
+    return Balance.of(done, job.rounds, job.clients_per_round, reach, fixed)
+
+
+def _feasible(model: Model, job: Job) -> tuple[Model, feasibility.Earliest, dict[str, str]]:
+    """Return a model whose rules can be kept, its earliest rounds, and the rules that gave way."""
+    earliest, rule = feasibility.find_earliest(model), model.seating.balance
+    if earliest.complete or rule is None:
+        return model, earliest, {}
+    free = model.balanced(None)
+    without = feasibility.find_earliest(free)
+    if not without.complete:  # balance is not what keeps the job from a plan
+        return free, without, {}
+    asked = f"within {job.balance_turns:g} turns of its share of the seats so far"
+    widened = feasibility.least_widened(model, without.slots)
+    if widened is not None:
+        relaxed = model.balanced(widened)
+        earliest = feasibility.find_earliest(relaxed)
+        if earliest.complete:
+            why = f"no plan keeps every location {asked}; this one stays within {widened.reach.max():.3g}"
+            return relaxed, earliest, {"balance": why}
+    return free, without, {"balance": f"no plan was found that keeps every location {asked}"}
 
 
 # -- Mixed rounds -------------------------------------------------------------------------------------------

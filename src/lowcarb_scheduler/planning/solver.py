@@ -16,13 +16,13 @@ Every rule that ends the search counts iterations, never seconds, so equal input
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from lowcarb_scheduler.planning.assignment import Assignment, assign, assign_aggregated
-from lowcarb_scheduler.planning.lagrangian import Relaxation, bound_by_client_g, fill_cost_g
+from lowcarb_scheduler.planning.lagrangian import Relaxation, bound_by_client_g
 from lowcarb_scheduler.planning.milp import solve_exactly
 
 if TYPE_CHECKING:
@@ -40,8 +40,12 @@ _QUICK: Final = 600
 _SLOW: Final = 50_000
 _FIRST_SEATED: Final = 8
 _MOVES: Final = 100  # assignments tried to improve a plan where they are quick, fewer where they are not
+_BALANCED_MOVES: Final = 30  # with a rule of balance, where an assignment takes several times as long
 
 _WORK: Final = 15_000_000  # cells of the relaxation that may be filled in one search
+_MOMENTUM: Final = 0.7  # part of a step that is taken again, with a rule of balance
+_BALANCED_PACE: Final = 0.25
+_BALANCED_WORK: Final = 5_000_000  # as _WORK with a rule of balance: a cell costs more there
 _PATIENT: Final = 10  # iterations without notable progress until the pace is halved
 _NOTABLE: Final = 0.05  # part of the gap by which the bound rises in notable progress
 _WINDOW: Final = 60  # the search ends if, in so many iterations ...
@@ -60,8 +64,8 @@ class Solution:
         Clients of each group in each round.
     bound_g : float
         Lower bound on every plan of the model [gCO2eq].
-    prices_g : ndarray of float64, shape (G,)
-        Prices of turns that prove the bound [gCO2eq].
+    prices_g : ndarray of float64, shape (G,) or (G + R P,)
+        Prices that prove the bound [gCO2eq]: of turns, and of a rule of balance.
     """
 
     slots: Ints
@@ -100,8 +104,9 @@ def solve(
     if search.is_open(enough):
         if small:
             search.close()
-        else:
-            search.move_openings(_MOVES // max(1, model.rounds * len(model.groups) // _QUICK))
+        if not small or (model.seating.balance is not None and search.is_open(good_enough)):
+            moves = _MOVES if model.seating.balance is None else _BALANCED_MOVES
+            search.move_openings(moves // max(1, model.rounds * len(model.groups) // _QUICK))
     if near is None:
         search.prefer(start)
     bound_g = search.bound_g
@@ -117,7 +122,7 @@ class _Search:
         self.model, self.relaxation = model, Relaxation(model)
         self.seen: set[bytes] = set()
         self.bound_g = -np.inf
-        self.prices_g: Floats = np.zeros(len(model.groups)) if near is None else near.prices_g
+        self.prices_g: Floats = np.zeros(len(self.relaxation.scale)) if near is None else near.prices_g
         self.slots, self.best = self._first(start, near)
 
     def _first(self, start: Ints, near: Solution | None) -> tuple[Ints, Assignment]:
@@ -129,19 +134,38 @@ class _Search:
         for slots in [start] if near is not None else [self._spread(), start]:
             self.seen.add(slots.tobytes())
             # The aggregated assignment brings prices, which the linear assignment does not.
-            found = assign_aggregated(self.model.seating, self.model.round_costs_g(slots), self.prices_g)
+            costs_g = self.model.round_costs_g(slots)
+            found = assign_aggregated(self.model.seating, costs_g, self.prices_g)
             if found is not None:
                 if found.prices_g is not None and not self.prices_g.any():
-                    self.prices_g = found.prices_g
+                    self.prices_g = self._first_prices(found, costs_g)
                 return slots, found
         raise AssertionError("the openings given are feasible")
 
+    def _first_prices(self, found: Assignment, costs_g: Floats) -> Floats:
+        """Return the prices from which the search starts: duals of the first assignment.
+
+        Those of a rule of balance hold for its openings alone, and start from zero: others would pay less.
+        """
+        assert found.prices_g is not None, "an aggregated assignment has prices"
+        if self.model.seating.balance is None:
+            return found.prices_g
+        free = assign_aggregated(replace(self.model.seating, balance=None), costs_g)
+        prices_g = np.zeros(len(found.prices_g))
+        if free is not None and free.prices_g is not None:
+            prices_g[: len(free.prices_g)] = free.prices_g
+        return prices_g
+
     def climb(self, good_enough: float) -> None:
         """Raise the bound by subgradient steps, and seat the openings found on the way."""
-        iterations = int(np.clip(_WORK // self.relaxation.costs_g.size, 60, 400))
+        balanced = self.model.seating.balance is not None
+        work, fewest = (_BALANCED_WORK, 20) if balanced else (_WORK, 60)
+        iterations = int(np.clip(work // self.relaxation.cells, fewest, 400))
         arcs = self.model.rounds * len(self.model.groups)
         seat_at, later = (0, 1.0) if arcs <= _QUICK else (_FIRST_SEATED, 1.5 if arcs <= _SLOW else 3.0)
-        prices, pace, stalled = self.prices_g, 1.0, 0
+        prices, stalled, direction = self.prices_g, 0, np.zeros(len(self.prices_g))
+        # Bounds of neighbouring rounds pull on the same seats, and plain steps would swing between them.
+        momentum, pace = (_MOMENTUM, _BALANCED_PACE) if balanced else (0.0, 1.0)
         gaps_g = []
         for iteration in range(iterations):
             relaxed = self.relaxation.evaluate(prices)
@@ -159,11 +183,13 @@ class _Search:
             if stalled >= _PATIENT:
                 pace, stalled, prices = pace / 2, 0, self.prices_g
                 relaxed = self.relaxation.evaluate(prices)
-            scaled = relaxed.short / self.model.seating.members
+                direction = np.zeros(len(prices))
+            scaled = relaxed.short / self.relaxation.scale
             norm = float(relaxed.short @ scaled)
             if norm == 0:
                 break
-            prices = prices + pace * (self.best.emissions_g - relaxed.bound_g) / norm * scaled
+            direction = scaled + momentum * direction
+            prices = prices + pace * (self.best.emissions_g - relaxed.bound_g) / norm * direction
 
     def move_openings(self, trials: int) -> None:
         """Move one opening at a time between its neighbours, the moves with the lowest fill cost first."""
@@ -171,12 +197,14 @@ class _Search:
         while trials > 0:
             before_g, slots = self.best.emissions_g, self.slots
             prices_g = self.best.prices_g if self.best.prices_g is not None else self.prices_g
-            fill_g = relaxation.fill_g(prices_g).reshape(-1, len(grid)).min(axis=0)
+            by_span = relaxation.fill_g(prices_g).reshape(-1, len(relaxation.spans), len(grid))
+            fill_g = by_span.min(axis=1)
             fill_g[np.isinf(fill_g)] = fill_g[np.isfinite(fill_g)].max(initial=0.0)
+            fill_g = fill_g[relaxation.block]
             first = np.append(0, slots[:-1] + grid.width)
             last = np.append(slots[1:] - grid.width, len(grid) - 1)
             moves = [
-                (fill_g[slot] - fill_g[slots[r]], r, slot)
+                (fill_g[r, slot] - fill_g[r, slots[r]], r, slot)
                 for r in range(len(slots))
                 for slot in range(first[r], last[r] + 1)
                 if slot != slots[r]
@@ -195,8 +223,9 @@ class _Search:
         """Close the gap by branch and bound over the candidates that a better plan can contain."""
         best_g = self.best.emissions_g
         possible = self.relaxation.least_with(self.prices_g) <= best_g + 1e-9 * max(abs(best_g), 1.0)
-        slots, spans = (values[possible] for values in self.relaxation.candidates)
-        solved = solve_exactly(self.model, slots, spans, self.relaxation.costs_g[possible], best_g)
+        order, chosen = np.nonzero(possible)
+        slots, spans = (values[chosen] for values in self.relaxation.candidates)
+        solved = solve_exactly(self.model, slots, spans, self.relaxation.costs_g[chosen], best_g, order)
         if solved is None:
             return
         self.seat(solved.slots)
@@ -227,10 +256,9 @@ class _Search:
         """Return whether no seats at these costs can beat the best: a bound costs less than an assignment."""
         if not np.isfinite(costs_g).all():
             return False
-        seating, best_g = self.model.seating, self.best.emissions_g
+        best_g = self.best.emissions_g
         return any(
-            fill_cost_g(seating, costs_g - prices_g).sum() + prices_g @ self.relaxation.owed(prices_g)
-            > best_g + _ROUNDING * abs(best_g)
+            self.relaxation.seated_g(costs_g, prices_g) > best_g + _ROUNDING * abs(best_g)
             for prices_g in (self.best.prices_g, self.prices_g)
             if prices_g is not None
         )
