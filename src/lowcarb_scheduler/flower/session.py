@@ -604,7 +604,8 @@ class Setup:
         else:
             job = job_of(strategy, rounds, self.settings, kept[1])
             ledger, progress = open_folder(run_dir, clock, kept[0], job)
-            progress.correction = ParticipationCorrection(correction, kept[0], ledger)
+            most_bytes = settings.participation_correction_memory
+            progress.correction = ParticipationCorrection(correction, kept[0], ledger, most_bytes)
         about = {
             "run_id": self.run_id,
             "flwr_version": version("flwr"),

@@ -32,12 +32,24 @@ def remembered(memory, place):
     return flat([known.levels[:5] * known.scales[0], known.levels[5:] * known.scales[1]])
 
 
-def taught(updates, weights=None, **settings):
+def learn(memory, number, updates, weights=None, data=None):
+    """Advance a memory by a round with one reply of each place."""
+    weights = weights or dict.fromkeys(updates, 1.0)
+    replies = {place: [(weights[place], update)] for place, update in updates.items()}
+    return memory.advance(number, ZERO, replies, data or {})
+
+
+def taught(updates, **settings):
     """Return a memory after one round with an update of each place."""
     memory = LocationMemory(SIZES, **settings)
-    weights = weights or dict.fromkeys(updates, 1.0)
-    memory.update(1, ZERO, {place: [(weights[place], update)] for place, update in updates.items()})
+    learn(memory, 1, updates)
     return memory
+
+
+def shift_of(memory, shares, data):
+    """Return the shift of a round whose replies have these weights."""
+    weights = {place: share for place, share in shares.items() if share}
+    return learn(memory, 2, dict.fromkeys(weights, vector([1.0] * 8)), weights, data).shift
 
 
 @few
@@ -46,16 +58,16 @@ def test_a_balanced_round_is_not_shifted(updates, data):
     memory = taught(dict(zip(PLACES, updates, strict=True)))
     amounts = dict(zip(PLACES, map(float, data), strict=True))
     # The round has twice the data of the fleet's proportions: other numbers, the same shares.
-    shares = {place: 2 * amount / (2 * sum(data)) for place, amount in amounts.items()}
-    assert memory.shift(shares, amounts) is None
+    weights = {place: 2 * amount for place, amount in amounts.items()}
+    assert shift_of(memory, weights, amounts) is None
 
 
 @few
 @given(update=numbers, shares=st.lists(st.integers(0, 9), min_size=3, max_size=3).filter(any))
 def test_identical_places_need_no_shift(update, shares):
     memory = taught(dict.fromkeys(PLACES, update))
-    round_shares = {place: share / sum(shares) for place, share in zip(PLACES, shares, strict=True)}
-    assert memory.shift(round_shares, dict.fromkeys(PLACES, 7.0)) is None
+    weights = dict(zip(PLACES, shares, strict=True))
+    assert shift_of(memory, weights, dict.fromkeys(PLACES, 7.0)) is None
 
 
 @few
@@ -67,7 +79,7 @@ def test_the_shift_is_the_missing_share_of_what_is_remembered(updates, data):
     expected = sum(
         (amounts[place] / sum(data) - shares.get(place, 0.0)) * remembered(memory, place) for place in PLACES
     )
-    shift = memory.shift(shares, amounts)
+    shift = shift_of(memory, shares, amounts)
     got = np.zeros(8) if shift is None else flat(shift.arrays)
     largest = max(float(np.abs(flat(update)).max()) for update in updates)
     np.testing.assert_allclose(got, expected, atol=1e-5 * largest + 1e-12)
@@ -77,9 +89,10 @@ def test_the_shift_is_the_missing_share_of_what_is_remembered(updates, data):
 @given(updates=st.lists(numbers, min_size=3, max_size=3))
 def test_a_shift_is_no_longer_than_a_usual_step(updates):
     memory = taught(dict(zip(PLACES, updates, strict=True)))
-    shift = memory.shift({"DE": 1.0}, {"DE": 1.0, "FR": 1000.0, "GB": 1.0})
+    usual = memory.usual_step
+    shift = shift_of(memory, {"DE": 1.0}, {"DE": 1.0, "FR": 1000.0, "GB": 1.0})
     if shift is not None:
-        assert np.linalg.norm(flat(shift.arrays)) <= memory.usual_step * (1 + 1e-5)
+        assert np.linalg.norm(flat(shift.arrays)) <= usual * (1 + 1e-5)
         assert shift.norm == pytest.approx(np.linalg.norm(flat(shift.arrays)), rel=1e-4)
 
 
@@ -106,7 +119,7 @@ def test_a_memory_learns_slowly():
     memory = LocationMemory(SIZES)
     ones = vector([1.0] * 8)
     for number, expected in ((1, 0.5), (2, 0.75), (3, 0.875)):
-        memory.update(number, ZERO, {"DE": [(3.0, ones)]})
+        learn(memory, number, {"DE": ones}, {"DE": 3.0})
         np.testing.assert_allclose(remembered(memory, "DE"), expected, atol=0.01)
         assert memory.places["DE"].number == number
 
@@ -114,7 +127,7 @@ def test_a_memory_learns_slowly():
 def test_replies_of_a_place_count_by_their_weight():
     memory = LocationMemory(SIZES, first=1.0)
     sent = vector([1.0] * 8)
-    memory.update(1, sent, {"DE": [(1.0, vector([2.0] * 8)), (3.0, vector([6.0] * 8))]})
+    memory.advance(1, sent, {"DE": [(1.0, vector([2.0] * 8)), (3.0, vector([6.0] * 8))]}, {})
     np.testing.assert_allclose(remembered(memory, "DE"), 4.0, rtol=0.01)
 
 
@@ -123,8 +136,8 @@ def test_a_poisoned_update_is_not_remembered(poison):
     memory = taught({place: vector([1.0] * 8) for place in PLACES})
     before = {place: memory.places[place] for place in PLACES}
     usual = memory.usual_step
-    learned = memory.update(2, ZERO, {"DE": [(1.0, vector([poison] * 8))], "FR": [(1.0, vector([1.0] * 8))]})
-    assert learned.refused == ("DE",)
+    advance = learn(memory, 2, {"DE": vector([poison] * 8), "FR": vector([1.0] * 8)})
+    assert advance.refused == ("DE",)
     assert memory.places["DE"] is before["DE"]
     assert memory.places["FR"] is not before["FR"]
     assert memory.usual_step <= 1.2 * usual
@@ -133,17 +146,15 @@ def test_a_poisoned_update_is_not_remembered(poison):
 def test_a_poisoned_first_round_does_not_set_the_measure():
     updates = {"DE": vector([1e30] * 8), "FR": vector([1.0] * 8), "GB": vector([1.0] * 8)}
     memory = LocationMemory(SIZES)
-    assert memory.update(1, ZERO, {place: [(1.0, update)] for place, update in updates.items()}).refused == (
-        "DE",
-    )
-    memory.update(2, ZERO, {"FR": [(1.0, vector([1.0] * 8))]})
+    assert learn(memory, 1, updates).refused == ("DE",)
+    learn(memory, 2, {"FR": vector([1.0] * 8)})
     assert memory.usual_step < 10
 
 
 def test_a_lasting_change_of_scale_is_learned_in_the_end():
     memory = taught({place: vector([1.0] * 8) for place in PLACES})
     large = vector([100.0] * 8)
-    refused = [memory.update(number, ZERO, {"DE": [(1.0, large)]}).refused for number in range(2, 40)]
+    refused = [learn(memory, number, {"DE": large}).refused for number in range(2, 40)]
     assert refused[0] == ("DE",)
     assert refused[-1] == ()
 
@@ -151,8 +162,9 @@ def test_a_lasting_change_of_scale_is_learned_in_the_end():
 def test_a_new_place_counts_once_it_is_seen():
     memory = taught({"DE": vector([1.0] * 8)})
     # FR has never trained: the shares of those seen add up to 1 without it.
-    assert memory.shift({"DE": 1.0}, {"DE": 1.0, "FR": 9.0}) is None
-    shift = memory.shift({"FR": 1.0}, {"DE": 1.0, "FR": 9.0})
+    assert shift_of(memory, {"DE": 1.0}, {"DE": 1.0, "FR": 9.0}) is None
+    memory = taught({"DE": vector([1.0] * 8)})
+    shift = shift_of(memory, {"FR": 1.0}, {"DE": 1.0, "FR": 9.0})
     np.testing.assert_allclose(flat(shift.arrays), 0.5, rtol=0.01)
 
 

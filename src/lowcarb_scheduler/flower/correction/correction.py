@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +10,14 @@ from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.events import UNKNOWN_PLACE, RoundCorrected
 from lowcarb_scheduler.flower.correction.applicability import is_plain_mean
 from lowcarb_scheduler.flower.correction.memory import LocationMemory
-from lowcarb_scheduler.flower.correction.records import Layout, UnfitReplyError, add, only_record, weight_of
+from lowcarb_scheduler.flower.correction.records import (
+    Layout,
+    UnfitReplyError,
+    add,
+    lend,
+    only_record,
+    weight_of,
+)
 from lowcarb_scheduler.flower.grid import layers
 from lowcarb_scheduler.scheduling.messages import RunLog, listed
 
@@ -22,10 +28,13 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.accounting.turns import Profile
     from lowcarb_scheduler.flower.correction.applicability import Applicability
-    from lowcarb_scheduler.flower.correction.memory import Learned, Remembered, Shift, Vector
+    from lowcarb_scheduler.flower.correction.memory import Advance, Remembered, Shift, Vector
     from lowcarb_scheduler.ledger import Ledger
 
 _NUM_EXAMPLES: Final = "num-examples"
+_LARGE: Final = 0.8  # norm of a correction, in the round's own steps
+_FOR_LONG: Final = 10  # rounds
+_NO_ARRAYS: Final = Layout((), ())
 _CONSEQUENCE: Final = "the round counts without correction"
 
 
@@ -70,17 +79,23 @@ class ParticipationCorrection:
         The strategy, with those it wraps.
     ledger : Ledger
         Takes an event of each round, and warnings.
+    most_bytes : int, optional
+        Memory to use [bytes]; the rest is mapped from files in the folder of the run.
     """
 
-    def __init__(self, settled: Applicability, strategy: object, ledger: Ledger) -> None:
+    def __init__(
+        self, settled: Applicability, strategy: object, ledger: Ledger, most_bytes: int | None = None
+    ) -> None:
         self._mode, self._ledger, self._log = settled.mode, ledger, RunLog(ledger)
+        self._most_bytes = most_bytes
         innermost = [*layers(strategy)][-1]
         self._key: str = getattr(innermost, "weighted_by_key", _NUM_EXAMPLES)
-        self._shifts_one = is_plain_mean(strategy)
+        self._is_plain_mean = is_plain_mean(strategy)
         self._sent: Mapping[str, Array] = {}
-        self._layout = Layout((), ())
-        self._memory = LocationMemory(())
+        self._layout = _NO_ARRAYS
+        self._memory = self._new_memory()
         self._data = _Data()
+        self._large = 0  # rounds in a row with a large correction
 
     @property
     def is_on(self) -> bool:
@@ -118,34 +133,56 @@ class ParticipationCorrection:
             if self._layout.names:
                 why = f"the model has other arrays since round {number}"
                 self._log.warn("correction", why, "the memory of locations begins anew")
-            self._layout, self._memory = layout, LocationMemory(layout.sizes)
-        if layout.names:
-            self._ledger.append(self._correct(number, layout.read(sent), self._sorted(replies, nodes)))
+            self._layout, self._memory = layout, self._new_memory(layout)
+        if not layout.names:
+            self._ledger.append(self._event(number, "the model has no arrays of floats"))
+        elif len(set(self._data.places.values())) < 2:
+            if number == 1:
+                self._log.info("all nodes are at one location, so there is nothing to correct")
+            self._ledger.append(self._event(number, "all nodes are at one location"))
         else:
-            self._ledger.append(self._event(number, reason="the model has no arrays of floats"))
+            event = self._correct(number, layout.read(sent), self._sorted(replies, nodes))
+            self._ledger.append(event)
+            self._note_large(event)
 
     def _correct(self, number: int, sent: Vector, replies: _Replies) -> RoundCorrected:
-        total = sum(weight for weight, _ in replies.weights)
-        if not total:
-            return self._event(number, reason=replies.fault or "no reply has a weight")
-        shares = {
-            place: sum(weight for weight, _ in group) / total for place, group in replies.by_place.items()
-        }
-        shift = self._memory.shift(shares, self._data.by_place())
-        learned = self._memory.update(number, sent, replies.by_place)
+        if not replies.by_place:
+            return self._event(number, replies.fault or "no reply has a weight")
+        advance = self._memory.advance(number, sent, replies.by_place, self._data.by_place())
         fault = replies.fault
-        if learned.refused:
-            fault = f"updates of {listed(learned.refused)} are not finite, or implausibly large"
+        if advance.refused:
+            fault = f"updates of {listed(advance.refused)} are not finite, or implausibly large"
         if fault:
             self._log.warn("correction", f"round {number}: {fault}", _CONSEQUENCE)
-            return self._event(number, reason=fault)
-        if shift is not None and self._shifts_one:
-            weight, reply = max(replies.weights, key=lambda each: each[0])
-            add(reply, self._layout, shift, total / weight)
-        elif shift is not None:
-            for _, reply in replies.weights:
-                add(reply, self._layout, shift, 1.0)
-        return self._event(number, "", shift, learned)
+            return self._event(number, fault)
+        self._shift(replies.weights, advance.shift)
+        return self._event(number, "", advance)
+
+    def _note_large(self, event: RoundCorrected) -> None:
+        """Warn where the correction is as large as the rounds themselves for long."""
+        self._large = self._large + 1 if event.ratio is not None and event.ratio >= _LARGE else 0
+        if self._large == _FOR_LONG:
+            why = f"it has been as large as the rounds' own steps for {_FOR_LONG} rounds"
+            self._log.warn(
+                "correction", f"{why}, so places differ much and rounds see few of them",
+                "the model rests on remembered updates; lowcarb-max-location-share = 0.3 mixes rounds",
+            )  # fmt: skip
+
+    def _shift(self, weights: Sequence[tuple[float, Message]], shift: Shift | None) -> None:
+        """Move the weighted mean of replies by a shift."""
+        if not self._is_plain_mean:
+            if shift is not None:
+                for _, reply in weights:
+                    add(reply, self._layout, shift)
+            return
+        # A mean moves as far if its heaviest reply alone is shifted, for a fraction of the work.
+        heaviest = max(range(len(weights)), key=lambda position: weights[position][0])
+        total = sum(weight for weight, _ in weights)
+        for position, (weight, reply) in enumerate(weights):
+            if position == heaviest:
+                lend(reply, self._layout, shift, total / weight)
+            else:
+                lend(reply, self._layout)
 
     def _sorted(self, replies: Sequence[tuple[int, Message]], nodes: Mapping[int, Profile]) -> _Replies:
         """Sort the good replies of a round by place; the fault is of the first that cannot be used."""
@@ -163,26 +200,28 @@ class ParticipationCorrection:
                 found.fault = found.fault or f"the reply of node {name!r} {error}"
                 continue
             place = self._place_of(node) if node else UNKNOWN_PLACE
-            found.weights.append((weight, reply))
-            if weight > 0:
+            if weight > 0:  # one that counts nothing is no part of the mean
                 self._data.places[name], self._data.weights[name] = place, weight
                 found.by_place[place].append((weight, values))
+            found.weights.append((weight, reply))
         return found
+
+    def _new_memory(self, layout: Layout = _NO_ARRAYS) -> LocationMemory:
+        return LocationMemory(layout.sizes, most_bytes=self._most_bytes, folder=self._ledger.run_dir)
 
     def _place_of(self, node: Profile) -> str:
         return node.id if self._mode == "node" else node.place
 
-    def _event(
-        self, number: int, reason: str = "", shift: Shift | None = None, learned: Learned | None = None
-    ) -> RoundCorrected:
-        known = self._memory.places.values()
-        ratio = None
-        if learned is not None and math.isfinite(learned.step):
-            ratio = 0.0 if shift is None else shift.norm / learned.step if learned.step else None
+    def _event(self, number: int, reason: str = "", advance: Advance | None = None) -> RoundCorrected:
+        known, ratio, was_cut = self._memory.places.values(), None, False
+        if advance is not None:
+            shift = advance.shift
+            was_cut = shift is not None and shift.was_cut
+            ratio = 0.0 if shift is None else shift.norm / advance.step if advance.step else None
         return RoundCorrected(
             round=number, ratio=ratio, places=len(known),
             oldest=max((number - each.number for each in known), default=0),
-            was_cut=shift is not None and shift.was_cut, reason=reason or None,
+            was_cut=was_cut, reason=reason or None,
         )  # fmt: skip
 
     # -- Checkpoint ----------------------------------------------------------------------------------------
@@ -192,7 +231,7 @@ class ParticipationCorrection:
         return {
             "mode": self._mode, "usual_step": self._memory.usual_step, "names": list(self._layout.names),
             "shapes": [list(shape) for shape in self._layout.shapes], "places": dict(self._data.places),
-            "weights": dict(self._data.weights),
+            "weights": dict(self._data.weights), "large": self._large,
         }  # fmt: skip
 
     @property
@@ -219,8 +258,8 @@ class ParticipationCorrection:
             )
             return
         self._layout = Layout(tuple(state["names"]), tuple(map(tuple, state["shapes"])))
-        self._memory = LocationMemory(self._layout.sizes)
-        self._memory.usual_step = state["usual_step"]
+        self._memory = self._new_memory(self._layout)
+        self._memory.usual_step, self._large = state["usual_step"], state["large"]
         self._data = _Data(dict(state["places"]), dict(state["weights"]))
         for place, read in memories.items():
             try:

@@ -18,14 +18,18 @@ References
 from __future__ import annotations
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -40,7 +44,12 @@ _FASTEST: Final = 2.0  # growth of the usual step, in a round
 _IMPLAUSIBLE: Final = 30.0  # usual steps; 30 orthogonal updates average to a step 30 times shorter than each
 _NOTHING: Final = 1e-6  # of a usual step: less than float32 can resolve, from shares that add up to 1 - 1e-16
 _LEVELS: Final = 127  # of int8, on each side of zero
-_BLOCK: Final = 1 << 16  # numbers that stay in a processor's cache
+_SMALLEST: Final = float(np.finfo(np.float32).tiny) * _LEVELS  # its inverse is finite
+_BLOCK: Final = 1 << 16  # numbers; the buffers of a block stay in a processor's cache
+_SHORT: Final = 1 << 13  # numbers; the result of BLAS depends on the number of its threads from 10,000 on
+_MOST_THREADS: Final = 4
+_SAMPLES: Final = 64  # blocks
+_WORTH_THREADS: Final = 1 << 20  # numbers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,8 +60,8 @@ class Remembered:
     ----------
     levels : ndarray of int8, shape (M,)
         All arrays of the model behind each other, in units of their scales.
-    scales : ndarray of float32, shape (A,)
-        Unit of each array.
+    scales : ndarray of float32, shape (B,)
+        Unit of each block of up to 65,536 numbers of one array.
     number : int
         The round that the location trained in last.
     """
@@ -73,7 +82,7 @@ class Shift:
     Parameters
     ----------
     arrays : sequence of ndarray of float32
-        The vector, one flat array for each array of the model.
+        The vector, one flat array for each array of the model; the next round overwrites it.
     norm : float
         Its Euclidean norm.
     was_cut : bool
@@ -85,20 +94,41 @@ class Shift:
     was_cut: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """Result of an update.
+@dataclass(frozen=True, slots=True, eq=False)
+class Advance:
+    """Result of a round.
 
     Parameters
     ----------
+    shift : Shift or None
+        Shift of the round; None where there is nothing to make up for.
     step : float
         Euclidean norm of the round's own step; not finite where a reply was not.
     refused : tuple of str
         Locations with an update that is not finite, or implausibly large; their memory is as before.
     """
 
+    shift: Shift | None
     step: float
     refused: tuple[str, ...]
+
+
+class _Block(NamedTuple):
+    """Part of one array of the model.
+
+    Parameters
+    ----------
+    array : int
+        Index of the array.
+    inside : slice
+        The part.
+    behind : slice
+        The same part of all arrays behind each other.
+    """
+
+    array: int
+    inside: slice
+    behind: slice
 
 
 class LocationMemory:
@@ -110,6 +140,10 @@ class LocationMemory:
         Number of elements of each array of the model.
     first, rate, trust : float
         See the constants of this module.
+    most_bytes : int, optional
+        Memory to use for what is remembered [bytes]; the rest is mapped from files.
+    folder : Path, optional
+        Folder of these files, which vanish with the process.
 
     Attributes
     ----------
@@ -120,13 +154,28 @@ class LocationMemory:
     """
 
     def __init__(
-        self, sizes: Sequence[int], *, first: float = FIRST, rate: float = RATE, trust: float = TRUST
-    ) -> None:
+        self, sizes: Sequence[int], *, first: float = FIRST, rate: float = RATE, trust: float = TRUST,
+        most_bytes: int | None = None, folder: Path | None = None,
+    ) -> None:  # fmt: skip
         self.sizes = tuple(sizes)
-        self._first, self._rate, self._trust = first, rate, trust
-        self._bounds = [0, *np.cumsum(self.sizes, dtype=np.int64).tolist()]
+        self.first, self.rate, self._trust = first, rate, trust
+        self._most_bytes, self._folder = most_bytes, folder
+        edges = [0, *np.cumsum(self.sizes, dtype=np.int64).tolist()]
+        self._length = edges[-1]
+        self.blocks = [
+            _Block(index, slice(start - begin, stop - begin), slice(start, stop))
+            for index, (begin, end) in enumerate(pairwise(edges))
+            for start in range(begin, end, _BLOCK)
+            for stop in (min(start + _BLOCK, end),)
+        ]
+        self.sampled = max(
+            1, len(self.blocks) // _SAMPLES
+        )  # every so many blocks the norm of updates is measured
         self.usual_step: float | None = None
         self.places: dict[str, Remembered] = {}
+        # Kept from round to round: fresh memory costs more time than the work in it.
+        self._spare: list[NDArray[np.int8]] = []
+        self._shift = [np.empty(size, dtype=np.float32) for size in self.sizes]
 
     def restore(self, place: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Restore the memory of a location from its arrays.
@@ -137,50 +186,17 @@ class LocationMemory:
             If they are not the memory of such a model.
         """
         levels, scales, number = arrays["levels"], arrays["scales"], int(arrays["number"])
-        shapes_fit = levels.shape == (self._bounds[-1],) and scales.shape == (len(self.sizes),)
+        shapes_fit = levels.shape == (self._length,) and scales.shape == (len(self.blocks),)
         if not shapes_fit or levels.dtype != np.int8 or scales.dtype != np.float32:
             raise ValueError("is of another model")
-        self.places[place] = Remembered(levels, scales, number)
+        kept = self._new_levels({})
+        kept[:] = levels
+        self.places[place] = Remembered(kept, scales, number)
 
-    # -- Shift -------------------------------------------------------------------------------------------
-
-    def shift(self, shares: Mapping[str, float], data: Mapping[str, float]) -> Shift | None:
-        """Return the shift of a round, None where there is nothing to make up for.
-
-        Parameters
-        ----------
-        shares : mapping of str to float
-            Share of each location in the weights of the round, summing to 1.
-        data : mapping of str to float
-            Amount of data of each location, in any unit.
-        """
-        total = sum(data.get(place, 0.0) for place in self.places)
-        if not self.usual_step or total <= 0:
-            return None
-        # One division for each share: equal ratios of whole numbers are equal floats, and their difference 0.
-        missing = {
-            place: data.get(place, 0.0) / total - shares.get(place, 0.0) for place in sorted(self.places)
-        }
-        factors = {place: share for place, share in missing.items() if share}
-        arrays = [np.zeros(size, dtype=np.float32) for size in self.sizes]
-        squares = 0.0
-        for index, start, stop in self._blocks():
-            out = arrays[index][start:stop]
-            for place, factor in factors.items():
-                out += self._recall(self.places[place], index, start, stop) * np.float32(factor)
-            squares += float(np.dot(out, out))
-        norm, longest = math.sqrt(squares), self._trust * self.usual_step
-        if norm <= _NOTHING * self.usual_step or not math.isfinite(norm):
-            return None
-        if was_cut := norm > longest:
-            for array in arrays:
-                array *= np.float32(longest / norm)
-        return Shift(arrays, min(norm, longest), was_cut)
-
-    # -- Update ------------------------------------------------------------------------------------------
-
-    def update(self, number: int, sent: Vector, replies: Mapping[str, Replies]) -> Learned:
-        """Learn from the replies of a round.
+    def advance(
+        self, number: int, sent: Vector, replies: Mapping[str, Replies], data: Mapping[str, float]
+    ) -> Advance:
+        """Return the shift of a round by what was remembered before it, and learn from its replies.
 
         Parameters
         ----------
@@ -189,88 +205,210 @@ class LocationMemory:
         sent : sequence of ndarray
             The model that was sent.
         replies : mapping of str to sequence of (float, sequence of ndarray)
-            Weight and model of each reply, by location.
+            Positive weight and model of each reply, by location.
+        data : mapping of str to float
+            Amount of data of each location, in any unit.
         """
-        everything = sum(weight for group in replies.values() for weight, _ in group)
-        total = [np.zeros(size, dtype=np.float32) for size in self.sizes]
-        means, norms = {}, {}
-        for place, group in sorted(replies.items()):
-            weight = sum(weight for weight, _ in group)
-            means[place] = mean = self._mean(sent, group, weight)
-            norms[place] = _norm(mean)
-            for whole, part in zip(total, mean, strict=True):
-                whole += part * np.float32(weight / everything)
-        step = _norm(total)
+        weights = {place: sum(weight for weight, _ in replies[place]) for place in sorted(replies)}
+        everything = sum(weights.values())
+        shares = {place: weight / everything for place, weight in weights.items()}
+        staged: dict[str, Remembered] = {}
+        for place in shares:
+            scales = np.zeros(len(self.blocks), dtype=np.float32)
+            staged[place] = Remembered(self._new_levels(staged), scales, number)
+        missing, shift = self._missing(shares, data), self._shift
+        work = _Pass(self, sent, replies, everything, shares, missing, staged, shift)
+        shift_norm, step, *sampled = np.sqrt(self._in_blocks(work)).tolist()
+        measured = sum(block.inside.stop - block.inside.start for block in self.blocks[:: self.sampled])
+        norms = [norm * math.sqrt(self._length / measured) for norm in sampled]
         # The steps before are the measure: one reply of 1e30 must not become the usual step.
-        usual = self.usual_step or _usual(norms.values())
-        refused = tuple(place for place, norm in norms.items() if not norm <= _IMPLAUSIBLE * usual)
-        for place, mean in means.items():
+        usual, known = self.usual_step or _usual(norms), self.usual_step
+        by_place = dict(zip(shares, norms, strict=True))
+        largest = {place: float(each.scales.max()) * _LEVELS for place, each in staged.items()}
+        refused = tuple(
+            place for place, norm in by_place.items() if not max(norm, largest[place]) <= _IMPLAUSIBLE * usual
+        )
+        for place, each in staged.items():
+            replaced = each if place in refused else self.places.get(place)
+            self._spare += [replaced.levels] if replaced is not None else []
             if place not in refused:
-                self.places[place] = self._learn(self.places.get(place), mean, number)
+                self.places[place] = each
         if math.isfinite(step):
-            step_counted = min(step, _FASTEST * usual)
-            self.usual_step = _KEPT * (self.usual_step or step_counted) + (1 - _KEPT) * step_counted
-        return Learned(step, refused)
+            counted = min(step, _FASTEST * usual)
+            self.usual_step = _KEPT * (known or counted) + (1 - _KEPT) * counted
+        return Advance(self._bounded(shift, shift_norm, known), step, refused)
 
-    def _mean(self, sent: Vector, group: Replies, weight: float) -> list[NDArray[np.float32]]:
-        """Return the weighted mean of updates."""
-        means = []
-        for index, before in enumerate(sent):
-            mean = np.empty(self.sizes[index], dtype=np.float32)
-            with np.errstate(all="ignore"):  # what is not finite is found by its norm
-                for start in range(0, len(mean), _BLOCK):
-                    block = slice(start, start + _BLOCK)
-                    # Differences in the precision of the model: an update is small beside its weights.
-                    parts = (
-                        (model[index][block] - before[block]).astype(np.float32) * np.float32(each / weight)
-                        for each, model in group
-                    )
-                    mean[block] = sum(parts)
-            means.append(mean)
-        return means
+    def _missing(self, shares: Mapping[str, float], data: Mapping[str, float]) -> dict[str, float]:
+        """Return the share of each remembered location that a round lacks, negative for one too much."""
+        total = sum(data.get(place, 0.0) for place in self.places)
+        if total <= 0 or not self.usual_step:
+            return {}
+        # One division for each share: equal ratios of whole numbers are equal floats, and their difference 0.
+        return {place: data.get(place, 0.0) / total - shares.get(place, 0.0) for place in sorted(self.places)}
 
-    def _learn(self, known: Remembered | None, mean: Vector, number: int) -> Remembered:
-        """Return the memory of a location after another update."""
-        levels = np.empty(self._bounds[-1], dtype=np.int8)
-        scales = np.zeros(len(self.sizes), dtype=np.float32)
-        for index, ((start, stop), update) in enumerate(zip(pairwise(self._bounds), mean, strict=True)):
-            if known is None:
-                value = update * np.float32(self._first)
-            else:
-                value = self._recall(known, index, 0, self.sizes[index])
-                value += (update - value) * np.float32(self._rate)
-            largest = float(np.abs(value).max(initial=0.0))
-            scales[index] = largest / _LEVELS
-            if scales[index]:
-                np.rint(value / scales[index], out=value)
-                levels[start:stop] = np.clip(value, -_LEVELS, _LEVELS)
-            else:
-                levels[start:stop] = 0
-        return Remembered(levels, scales, number)
+    def _bounded(self, shift: list[NDArray[np.float32]], norm: float, usual: float | None) -> Shift | None:
+        """Return a shift that is no longer than the trust bound."""
+        if not usual or norm <= _NOTHING * usual:
+            return None
+        longest = self._trust * usual
+        if was_cut := norm > longest:
+            for array in shift:
+                array *= np.float32(longest / norm)
+        return Shift(shift, min(norm, longest), was_cut)
 
-    def _recall(self, known: Remembered, index: int, start: int, stop: int) -> NDArray[np.float32]:
-        """Return a part of an array as it is remembered."""
-        first = self._bounds[index]
-        scale: np.float32 = known.scales[index]
-        return known.levels[first + start : first + stop] * scale
+    def _in_blocks(self, work: _Pass) -> NDArray[np.float64]:
+        """Return the sums over all blocks of a pass, whose threads do not change their order."""
+        threads = min(_MOST_THREADS, os.cpu_count() or 1) if self._length > _WORTH_THREADS else 1
+        parts = np.array_split(np.arange(len(self.blocks)), threads)
+        if threads == 1:
+            sums = work.sums(parts[0])
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                sums = np.concatenate([*pool.map(work.sums, parts)])
+        total: NDArray[np.float64] = sums.sum(axis=0)
+        return total
 
-    def _blocks(self) -> Iterator[tuple[int, int, int]]:
-        """Yield (array, start, stop) of parts that stay in a processor's cache."""
-        for index, size in enumerate(self.sizes):
-            for start in range(0, size, _BLOCK):
-                yield index, start, min(start + _BLOCK, size)
+    def _new_levels(self, staged: Mapping[str, Remembered]) -> NDArray[np.int8]:
+        """Return an array for a memory, in a file where the others leave no room."""
+        if self._spare:
+            return self._spare.pop()
+        held = [each.levels for each in (*self.places.values(), *staged.values())]
+        used = sum(levels.nbytes for levels in held if not isinstance(levels, np.memmap))
+        if self._most_bytes is None or not self._length or used + self._length <= self._most_bytes:
+            return np.empty(self._length, dtype=np.int8)
+        with TemporaryFile(dir=self._folder) as file:  # the map outlives its name
+            return np.memmap(file, dtype=np.int8, mode="w+", shape=(self._length,))
+
+
+class _Pass:
+    """One pass over the blocks of a model, in which each block is read, used and remembered at once.
+
+    Parameters
+    ----------
+    memory : LocationMemory
+        Memories before the round.
+    sent, replies, everything, shares
+        The round: its model, its replies, their summed weight, and the share of each location.
+    missing : mapping of str to float
+        Factor of each memory in the shift.
+    staged : mapping of str to Remembered
+        Memories after the round, to be filled in.
+    shift : sequence of ndarray
+        Shift, to be filled in.
+    """
+
+    def __init__(
+        self, memory: LocationMemory, sent: Vector, replies: Mapping[str, Replies], everything: float,
+        shares: Mapping[str, float], missing: Mapping[str, float], staged: Mapping[str, Remembered],
+        shift: Vector,
+    ) -> None:  # fmt: skip
+        self._memory, self._sent, self._replies, self._everything = memory, sent, replies, everything
+        self._shares, self._missing, self._staged, self._shift = shares, missing, staged, shift
+        self._places = [*shares, *(place for place in missing if place not in shares)]
+        models = [sent, *(model for group in replies.values() for _, model in group)]
+        # Sums in the precision of the model: an update is small beside its weights.
+        self._kinds = [
+            np.float64 if any(model[index].dtype == np.float64 for model in models) else np.float32
+            for index in range(len(sent))
+        ]
+
+    def sums(self, positions: NDArray[Any]) -> NDArray[np.float64]:
+        """Return sums of squares of some blocks: of the shift, of the step, and of each location's update."""
+        found = np.zeros((len(positions), 2 + len(self._shares)))
+        buffers = {kind: np.empty((3, _BLOCK), dtype=kind) for kind in {np.float32, *self._kinds}}
+        narrow = np.empty((2, _BLOCK), dtype=np.float32)
+        with np.errstate(all="ignore"):  # what is not finite is found by the sums
+            for row, position in enumerate(positions):
+                block = self._memory.blocks[position]
+                size = block.inside.stop - block.inside.start
+                wide = [buffer[:size] for buffer in buffers[self._kinds[block.array]]]
+                found[row] = self._exchange(position, block, wide, [buffer[:size] for buffer in narrow])
+        return found
+
+    def _exchange(
+        self,
+        position: int,
+        block: _Block,
+        wide: Sequence[NDArray[Any]],
+        narrow: Sequence[NDArray[np.float32]],
+    ) -> list[float]:
+        """Fill in a block of the shift and of the memories; return its sums of squares."""
+        (mean, total, weighted), (value, scratch) = wide, narrow
+        memory, before = self._memory, self._sent[block.array][block.inside]
+        shift = self._shift[block.array][block.inside]
+        shift.fill(0)
+        total.fill(0)
+        squares = []
+        for place in self._places:
+            missing = self._missing.get(place, 0.0)
+            if (known := memory.places.get(place)) is not None and (missing or place in self._shares):
+                value[:] = known.levels[block.behind]
+            if known is not None and missing:
+                np.multiply(value, known.scales[position] * np.float32(missing), out=scratch)
+                np.add(shift, scratch, out=shift)
+            if (share := self._shares.get(place)) is None:
+                continue
+            parts = [(weight, model[block.array][block.inside]) for weight, model in self._replies[place]]
+            _add_up(parts, self._everything, mean, weighted)
+            np.add(total, mean, out=total)
+            np.multiply(mean, 1 / share, out=mean)
+            update = mean if mean.dtype == np.float32 else scratch
+            np.subtract(mean, before, out=update, casting="same_kind")
+            # A part is enough to tell an update that is 30 times too long.
+            squares.append(_squares(update) if position % memory.sampled == 0 else 0.0)
+            # The mix of memory and update is encoded without its last factor, which goes into the scale.
+            mixed, factor = update, memory.first
+            if known is not None:
+                factor = memory.rate
+                np.multiply(value, known.scales[position] * np.float32((1 - factor) / factor), out=value)
+                mixed = np.add(value, update, out=value)
+            new = self._staged[place]
+            new.scales[position] = factor * _encode(mixed, new.levels[block.behind], scratch)
+        np.subtract(total, before, out=total)
+        return [_squares(shift), _squares(total), *squares]
+
+
+def _add_up(
+    parts: Sequence[tuple[float, NDArray[Any]]], everything: float, out: NDArray[Any], scratch: NDArray[Any]
+) -> None:
+    """Write the sum of parts, each times its share of the whole weight."""
+    (first, values), *others = parts
+    if all(weight == first for weight, _ in others):  # the usual case, in half the time
+        out[:] = values
+        for _, values in others:
+            np.add(out, values, out=out)
+        np.multiply(out, first / everything, out=out)
+        return
+    np.multiply(values, out.dtype.type(first / everything), out=out)
+    for weight, values in others:
+        np.multiply(values, out.dtype.type(weight / everything), out=scratch)
+        np.add(out, scratch, out=out)
+
+
+def _encode(values: NDArray[np.float32], levels: NDArray[np.int8], scratch: NDArray[np.float32]) -> float:
+    """Write values as levels, and return their scale: 0 if all are 0, NaN if one is not finite."""
+    largest = max(float(values.max()), -float(values.min()))
+    if not _SMALLEST <= largest < math.inf:
+        levels[:] = 0
+        return 0.0 if largest < _SMALLEST else math.nan
+    np.multiply(values, np.float32(_LEVELS / largest), out=scratch)
+    np.rint(scratch, out=scratch)
+    levels[:] = scratch
+    return largest / _LEVELS
+
+
+def _squares(values: NDArray[Any]) -> float:
+    """Return the sum of squares, in parts so short that BLAS does not share them out among threads."""
+    return sum(
+        float(np.dot(part, part))
+        for part in (values[start : start + _SHORT] for start in range(0, len(values), _SHORT))
+    )
 
 
 def _usual(norms: Iterable[float]) -> float:
     """Return the measure for the updates of a first round: their median, or the largest if that is 0."""
     finite = [norm for norm in norms if math.isfinite(norm)] or [0.0]
     return float(np.median(finite)) or max(finite)
-
-
-def _norm(arrays: Iterable[NDArray[Any]]) -> float:
-    """Return the Euclidean norm of a vector; not finite where it is not, or too large for float32."""
-    with np.errstate(all="ignore"):
-        return math.sqrt(sum(float(np.dot(array, array)) for array in arrays))
 
 
 def learn_from_mean(

@@ -105,6 +105,27 @@ def values_of(array: Array) -> NDArray[Any]:
     return flat.reshape(shape[::-1]).T if is_fortran else flat.reshape(shape)
 
 
+class _Lent(Array):
+    """Array whose ``numpy()`` makes no copy; only for a strategy that writes in no reply.
+
+    Parameters
+    ----------
+    array : Array
+        Array to stand in for.
+    values : ndarray, optional
+        Values to return instead of its own; then there are no bytes.
+    """
+
+    def __init__(self, array: Array, values: NDArray[Any] | None = None) -> None:
+        super().__init__(array.dtype, tuple(array.shape), array.stype, array.data if values is None else b"")
+        self.__dict__["_values"] = values_of(array) if values is None else values
+
+    def numpy(self) -> NDArray[Any]:
+        """Return the values."""
+        values: NDArray[Any] = self.__dict__["_values"]
+        return values
+
+
 @lru_cache(maxsize=1024)  # the replies of a round have the same headers
 def _header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     stream = BytesIO(head)
@@ -136,12 +157,44 @@ def weight_of(reply: Message, key: str) -> float | None:
     return weight if weight is not None and weight >= 0 else None
 
 
-def add(reply: Message, layout: Layout, shift: Shift, factor: float) -> None:
-    """Add a shift, times a factor, to the arrays of a reply."""
+def lend(reply: Message, layout: Layout, shift: Shift | None = None, factor: float = 1.0) -> None:
+    """Let a strategy read the arrays of a reply without a copy, which saves half of the time of a mean.
+
+    Parameters
+    ----------
+    reply : Message
+        The reply.
+    layout : Layout
+        Its arrays.
+    shift : Shift, optional
+        Shift to add, whose arrays are overwritten.
+    factor : float
+        Factor of the shift.
+    """
     key, record = only_record(reply)
-    shifted = ArrayRecord(dict(record))  # the record may be one that a simulated node still holds
+    # A new record: a simulated node may still hold this one. The constructor would copy arrays.
+    lent = ArrayRecord(dict(record))
+    for index, (name, shape) in enumerate(zip(layout.names, layout.shapes, strict=True)):
+        values = None
+        if shift is not None:
+            before, moved = values_of(record[name]), shift.arrays[index]
+            moved *= np.float32(factor)
+            values = _sum(before, moved.reshape(shape))
+        lent[name] = _Lent(record[name], values)
+    reply.content[key] = lent
+
+
+def add(reply: Message, layout: Layout, shift: Shift) -> None:
+    """Add a shift to the arrays of a reply."""
+    key, record = only_record(reply)
+    shifted = ArrayRecord(dict(record))  # a new one, for the same reason
     for name, shape, values in zip(layout.names, layout.shapes, shift.arrays, strict=True):
         before = values_of(record[name])
-        moved = before + (values * np.float32(factor)).reshape(shape).astype(before.dtype)
-        shifted[name] = Array(np.asarray(moved, dtype=before.dtype))
+        shifted[name] = Array(_sum(before, values.reshape(shape).copy()))
     reply.content[key] = shifted
+
+
+def _sum(values: NDArray[Any], shift: NDArray[np.float32]) -> NDArray[Any]:
+    """Return shifted values in their own precision; the shift is overwritten where it has the same."""
+    out = shift if values.dtype == shift.dtype else None
+    return np.asarray(np.add(values, shift, out=out)).astype(values.dtype, copy=False)
