@@ -189,3 +189,44 @@ def test_a_foreign_event_is_bad_input(tmp_path):
     del next(e for e in events if e["event"] == "round_closed")["opens_at"]
     with pytest.raises(InputError, match="an event this version does not write"):
         write_report(write_ledger(tmp_path / "run", events))
+
+
+def corrected(*rounds, mode="location", reason=None):
+    """Return the events of a run with a correction of each round: ratio, cut, and reason against it."""
+    events = []
+    for each in run_events():
+        if each["event"] == "round_closed" and len(rounds) >= each["round"]:
+            ratio, was_cut, why = rounds[each["round"] - 1]
+            about = {"round": each["round"], "places": 4, "oldest": each["round"]}
+            event = {"event": "round_corrected", "ratio": ratio, "was_cut": was_cut, "reason": why}
+            events.append({"v": 1, "at": each["at"], **event, **about})
+        events.append(each)
+        if each["event"] == "run_started":
+            events.append(
+                {"v": 1, "at": each["at"], "event": "correction_settled", "mode": mode, "reason": reason}
+            )
+    return events
+
+
+def test_the_correction_is_shown_with_its_size_ages_and_bound():
+    seen = words(corrected((0.0, False, None), (0.5, True, None), (None, False, "the reply of node 'a' <b>")))
+    for part in (
+        "Participation correction",
+        "State on, with a memory of each location",
+        "Corrected 2 round(s)",
+        "Size 0.25 of a round's own step on average, 0.50 at most",
+        "Memory 4 location(s), up to 3 round(s) old",
+        "Trust bound shortened the correction in 1 round(s)",
+        "Without correction 1 round(s): the reply of node &#39;a&#39; &lt;b&gt;",
+    ):
+        assert part in seen.replace("round&#39;s own", "round's own")
+
+
+def test_a_correction_that_is_off_says_why():
+    seen = words(corrected(mode="off", reason="QFedAvg weighs replies by their loss"))
+    assert "State off: QFedAvg weighs replies by their loss" in seen
+    assert "Trust bound" not in seen
+
+
+def test_a_ledger_without_a_correction_has_no_such_section():
+    assert "Participation correction" not in words()

@@ -12,6 +12,7 @@ from lowcarb_scheduler.accounting.emissions import jain_index, known_sum, saving
 from lowcarb_scheduler.accounting.turns import expected_g, realised_g
 from lowcarb_scheduler.events import (
     ActualReceived,
+    CorrectionSettled,
     Degraded,
     EvaluatedOnClients,
     EvaluatedOnServer,
@@ -27,6 +28,7 @@ from lowcarb_scheduler.events import (
     Planned,
     Released,
     RoundClosed,
+    RoundCorrected,
     RoundOpened,
     RunFinished,
     RunResumed,
@@ -64,6 +66,8 @@ class RoundRecord:
         Metrics of its evaluations.
     evaluation : EvaluatedOnClients or None
         Its evaluation on clients.
+    correction : RoundCorrected or None
+        Its participation correction.
     planned_g, realised_g : float or None
         Emissions of training, as expected when it opened, and on actual intensity.
     run_now_g : float or None
@@ -81,6 +85,7 @@ class RoundRecord:
     failed: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     evaluation: EvaluatedOnClients | None = None
+    correction: RoundCorrected | None = None
     planned_g: float | None = None
     realised_g: float | None = None
     run_now_g: float | None = None
@@ -147,6 +152,54 @@ class RoundRecord:
         """Enter emissions as they are known by now."""
         self.planned_g, self.realised_g = figures.planned_g, figures.realised_g
         self.run_now_g, self.evaluation_g = figures.run_now_g, figures.evaluation_g
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectionSummary:
+    """Participation correction of a run.
+
+    Parameters
+    ----------
+    mode : {"off", "location", "node"}
+        One memory a location, one a node, or none.
+    reason : str or None
+        The reason why it is off, or what speaks against it.
+    rounds : int
+        Number of rounds that count with their correction, which is 0 in a balanced round.
+    mean_ratio, largest_ratio : float or None
+        Norm of the correction in norms of the round's own step, over these rounds; None without one.
+    places : int
+        Number of locations that are remembered.
+    oldest : int
+        Largest number of rounds for which a location had not trained.
+    cut : int
+        Number of rounds in which the trust bound has shortened the correction.
+    uncorrected : mapping of str to int
+        Number of rounds that count without correction, by reason.
+    """
+
+    mode: str
+    reason: str | None
+    rounds: int
+    mean_ratio: float | None
+    largest_ratio: float | None
+    places: int
+    oldest: int
+    cut: int
+    uncorrected: Mapping[str, int]
+
+    @classmethod
+    def of(cls, settled: CorrectionSettled, rounds: Iterable[RoundRecord]) -> CorrectionSummary:
+        """Return the summary of the rounds of a run."""
+        events = [each.correction for each in rounds if each.correction is not None]
+        ratios = [event.ratio for event in events if event.ratio is not None]
+        return cls(
+            settled.mode, settled.reason, len([event for event in events if event.reason is None]),
+            sum(ratios) / len(ratios) if ratios else None, max(ratios, default=None),
+            events[-1].places if events else 0, max((event.oldest for event in events), default=0),
+            sum(event.was_cut for event in events),
+            Counter(event.reason for event in events if event.reason is not None),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +287,7 @@ class Record:
         self.first_plan: Planned | None = None
         self.plan: Planned | None = None
         self.finished: RunFinished | None = None
+        self._settled: CorrectionSettled | None = None
         self.status, self.activity, self.resumed = "unfinished", "preparing", 0
         self.waiting: HoldStarted | NodesAwaited | None = None
         self.is_open = False
@@ -283,6 +337,8 @@ class Record:
                         self.forecasts[-1] if self.forecasts else None, self._actual, self.nodes,
                         dict(self._turns_before),
                     )  # fmt: skip
+            case CorrectionSettled():
+                self._settled = event
             case HoldStarted():
                 self.waiting, self.activity = event, "holding"
             case NodesAwaited():
@@ -322,6 +378,8 @@ class Record:
                 current.metrics |= event.metrics
                 if isinstance(event, EvaluatedOnClients):
                     current.evaluation, current.evaluation_g = event, event.realised_g
+            case RoundCorrected():
+                current.correction = event
             case RoundClosed():
                 current.closed, current.connected = event, self.nodes
                 current.planned_g, current.realised_g = event.planned_g, event.realised_g
@@ -348,6 +406,11 @@ class Record:
         other.closed = {number: replace(worked) for number, worked in self.closed.items()}
         other.settle(figures.values())
         return other
+
+    @property
+    def correction(self) -> CorrectionSummary | None:
+        """Participation correction of the run; None in ledgers of earlier versions."""
+        return None if self._settled is None else CorrectionSummary.of(self._settled, self.rounds)
 
     @property
     def rounds(self) -> tuple[RoundRecord, ...]:

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 from lowcarb_scheduler.accounting.attribution import Accounts, Sci, account
-from lowcarb_scheduler.accounting.replay import Record
+from lowcarb_scheduler.accounting.replay import CorrectionSummary, Record
 from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.errors import MissingExtraError, one_line
 from lowcarb_scheduler.ledger import FILE_NAME, as_written, read_ledger
@@ -152,6 +152,23 @@ def facts_of(accounts: Accounts, finish_by: datetime | None) -> list[tuple[str, 
     ]
 
 
+def facts_of_correction(correction: CorrectionSummary) -> list[tuple[str, str]]:
+    """Return the participation correction of a run, as name and text."""
+    mode = "off" if correction.mode == "off" else f"on, with a memory of each {correction.mode}"
+    facts = [("State", f"{mode}: {correction.reason}" if correction.reason else mode)]
+    if correction.mean_ratio is not None and correction.largest_ratio is not None:
+        mean, largest = f"{correction.mean_ratio:.2f}", f"{correction.largest_ratio:.2f}"
+        facts += [
+            ("Corrected", f"{correction.rounds} round(s)"),
+            ("Size", f"{mean} of a round's own step on average, {largest} at most"),
+            ("Memory", f"{correction.places} {correction.mode}(s), up to {correction.oldest} round(s) old"),
+            ("Trust bound", f"shortened the correction in {correction.cut} round(s)"),
+        ]
+    return facts + [
+        ("Without correction", f"{n} round(s): {why}") for why, n in correction.uncorrected.items()
+    ]
+
+
 def _sci(sci: Sci) -> str:
     """Write the terms of the Software Carbon Intensity (ISO/IEC 21031)."""
     if sci.intensity_g_per_kwh is None:
@@ -213,6 +230,7 @@ def render(page: Page) -> str:
         page=page, accounts=accounts, run=accounts.run, numbers=_numbers(accounts),
         facts=facts_of(accounts, page.finish_by), labels=formatting.labels(accounts.run.provenance),
         most_clients=charts.MOST_CLIENTS,
+        correction=facts_of_correction(accounts.run.correction) if accounts.run.correction else [],
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.ledger import Ledger
 
 _NUM_EXAMPLES: Final = "num-examples"
-_LARGE: Final = 0.8  # norm of a correction, in the round's own steps
+_LARGE: Final = 0.7  # mean norm of a correction, in the round's own steps
 _FOR_LONG: Final = 10  # rounds
 _NO_ARRAYS: Final = Layout((), ())
 _CONSEQUENCE: Final = "the round counts without correction"
@@ -95,7 +95,7 @@ class ParticipationCorrection:
         self._layout = _NO_ARRAYS
         self._memory = self._new_memory()
         self._data = _Data()
-        self._large = 0  # rounds in a row with a large correction
+        self._recent: list[float] = []  # ratios of the last rounds
 
     @property
     def is_on(self) -> bool:
@@ -159,12 +159,12 @@ class ParticipationCorrection:
         return self._event(number, "", advance)
 
     def _note_large(self, event: RoundCorrected) -> None:
-        """Warn where the correction is as large as the rounds themselves for long."""
-        self._large = self._large + 1 if event.ratio is not None and event.ratio >= _LARGE else 0
-        if self._large == _FOR_LONG:
-            why = f"it has been as large as the rounds' own steps for {_FOR_LONG} rounds"
+        """Warn where the correction is nearly as large as the rounds themselves for long."""
+        self._recent = [*self._recent, event.ratio or 0.0][-_FOR_LONG:]
+        if len(self._recent) == _FOR_LONG and sum(self._recent) / _FOR_LONG >= _LARGE:
+            why = f"over {_FOR_LONG} rounds it was nearly as large as the rounds' own steps"
             self._log.warn(
-                "correction", f"{why}, so places differ much and rounds see few of them",
+                "correction", f"{why}: places differ much, and a round sees few of them",
                 "the model rests on remembered updates; lowcarb-max-location-share = 0.3 mixes rounds",
             )  # fmt: skip
 
@@ -231,7 +231,7 @@ class ParticipationCorrection:
         return {
             "mode": self._mode, "usual_step": self._memory.usual_step, "names": list(self._layout.names),
             "shapes": [list(shape) for shape in self._layout.shapes], "places": dict(self._data.places),
-            "weights": dict(self._data.weights), "large": self._large,
+            "weights": dict(self._data.weights), "recent": self._recent,
         }  # fmt: skip
 
     @property
@@ -259,7 +259,7 @@ class ParticipationCorrection:
             return
         self._layout = Layout(tuple(state["names"]), tuple(map(tuple, state["shapes"])))
         self._memory = self._new_memory(self._layout)
-        self._memory.usual_step, self._large = state["usual_step"], state["large"]
+        self._memory.usual_step, self._recent = state["usual_step"], list(state["recent"])
         self._data = _Data(dict(state["places"]), dict(state["weights"]))
         for place, read in memories.items():
             try:
