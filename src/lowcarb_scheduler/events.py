@@ -495,6 +495,16 @@ class RoundCorrected(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutputAveraged(Event):
+    """Mean of the last models as the result of a run, and the metrics of its evaluation on the server."""
+
+    name: ClassVar[str] = "output_averaged"
+
+    models: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoundClosed(Event):
     """End of a round: its window, its nodes, and its energy [kWh] and emissions [gCO2eq] so far as known."""
 
@@ -592,7 +602,8 @@ _EVENTS: Final = {
     for cls in (
         RunStarted, RunResumed, NodesAwaited, NodesChanged, ForecastReceived, ActualReceived, Planned,
         HoldStarted, Released, Degraded, RoundOpened, NodeDone, NodeEvaluated, NodeFailed, CorrectionSettled,
-        RoundCorrected, RoundClosed, EvaluatedOnClients, CheckpointWritten, RunFinished, FiguresRefreshed,
+        RoundCorrected, OutputAveraged, RoundClosed, EvaluatedOnClients, CheckpointWritten, RunFinished,
+        FiguresRefreshed,
     )
 }  # fmt: skip
 

@@ -79,6 +79,17 @@ def _correction(value: object) -> object:
     return {False: "off", True: "auto"}[value] if isinstance(value, bool) else value
 
 
+def _output_average(value: object) -> object:
+    """Read ``off``, ``auto`` or a number of models."""
+    if isinstance(value, bool):
+        return {False: "off", True: "auto"}[value]
+    if str(value) in ("off", "auto"):
+        return value
+    if not (str(value).isdecimal() and 0 < int(str(value)) < 10**9):
+        raise ValueError("give off, auto, or a number of models such as 10")
+    return int(str(value))
+
+
 def _size(value: object) -> int:
     """Read a number of bytes, or text such as ``512MiB`` or ``2GB``."""
     match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*(?:([KMGT])(i?)B|B)?\s*", str(value), re.IGNORECASE)
@@ -105,6 +116,7 @@ Deadline = Annotated[userfiles.Deadline, AfterValidator(_limited)]
 Turns = Annotated[Literal["equal", "any"] | tuple[int, int], BeforeValidator(_participation)]
 OverSelect = Annotated[Literal["off", "auto"] | float, BeforeValidator(_over_select)]
 Correction = Annotated[Literal["auto", "off", "location", "node"], BeforeValidator(_correction)]
+OutputAverage = Annotated[Literal["off", "auto"] | int, BeforeValidator(_output_average)]
 Size = Annotated[int, BeforeValidator(_size)]
 ClockName = Annotated[str, BeforeValidator(_clock)]
 
@@ -176,6 +188,9 @@ class Settings(BaseSettings):
     default `2GiB`"""
     keep_correction_memory: bool = False
     """whether the memory of the correction stays in the run-dir after the run; default `false`: deleted"""
+    output_average: OutputAverage = "off"
+    """result of a run: the last model (`off`, default), the mean of the last so many models (a number), or
+    `auto`: the mean of the second half where the correction is off, as with differential privacy"""
     max_hold: Duration | None = None
     """longest time that one round is held; default: as long as the deadline allows"""
     deadline_confidence: float = Field(0.99, gt=0, lt=1)

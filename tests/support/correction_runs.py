@@ -33,7 +33,7 @@ class TakingTurns:
         return IntensityTable(hours * HOUR_US, tuple(locations), values, Provenance("turns", "average"))
 
 
-def run(strategy, midnight, grid=None, rounds=8, initial=None, **changes):
+def run(strategy, midnight, grid=None, rounds=8, initial=None, evaluate_fn=None, **changes):
     """Run rounds that train one place after the other."""
     grid = grid or make_grid()
     given = {
@@ -42,7 +42,7 @@ def run(strategy, midnight, grid=None, rounds=8, initial=None, **changes):
     }  # fmt: skip
     aware = carbon_aware(strategy, **{**given, **changes})
     arrays = [np.zeros(3), np.ones((2, 2))] if initial is None else initial
-    return aware.start(grid, ArrayRecord(arrays), num_rounds=rounds)
+    return aware.start(grid, ArrayRecord(arrays), num_rounds=rounds, evaluate_fn=evaluate_fn)
 
 
 def make_grid(step=learn, **app):

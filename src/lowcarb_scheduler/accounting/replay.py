@@ -25,6 +25,7 @@ from lowcarb_scheduler.events import (
     NodeFailed,
     NodesAwaited,
     NodesChanged,
+    OutputAveraged,
     Planned,
     Released,
     RoundClosed,
@@ -268,6 +269,8 @@ class Record:
         ``preparing``, ``waiting for nodes``, ``holding``, ``training``, or the status once it has finished.
     waiting : HoldStarted or NodesAwaited or None
         The newest wait, for a window or for nodes.
+    output_average : OutputAveraged or None
+        The result of a run that returns a mean of models.
     is_open : bool
         Whether the round that opened last has not closed.
     """
@@ -288,6 +291,7 @@ class Record:
         self.plan: Planned | None = None
         self.finished: RunFinished | None = None
         self._settled: CorrectionSettled | None = None
+        self.output_average: OutputAveraged | None = None
         self.status, self.activity, self.resumed = "unfinished", "preparing", 0
         self.waiting: HoldStarted | NodesAwaited | None = None
         self.is_open = False
@@ -339,6 +343,8 @@ class Record:
                     )  # fmt: skip
             case CorrectionSettled():
                 self._settled = event
+            case OutputAveraged():
+                self.output_average = event
             case HoldStarted():
                 self.waiting, self.activity = event, "holding"
             case NodesAwaited():

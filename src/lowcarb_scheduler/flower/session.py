@@ -24,10 +24,11 @@ from lowcarb_scheduler.events import EvaluatedOnServer, RunResumed, RunStarted
 from lowcarb_scheduler.flower.checkpoint.resume import Stage, job_of, open_folder
 from lowcarb_scheduler.flower.checkpoint.store import Checkpoint
 from lowcarb_scheduler.flower.correction.applicability import announce, settle
+from lowcarb_scheduler.flower.correction.average import OutputAverage
 from lowcarb_scheduler.flower.correction.correction import ParticipationCorrection
 from lowcarb_scheduler.flower.grid import DispatchGrid, Sampling
 from lowcarb_scheduler.flower.nodes import LocationResolver, NodeRegistry
-from lowcarb_scheduler.flower.telemetry import is_asked, validate_report
+from lowcarb_scheduler.flower.telemetry import is_asked, numbers_in, validate_report
 from lowcarb_scheduler.flower.waiting import REGISTERING, NodeWait, Wait
 from lowcarb_scheduler.forecasts.registry import arranged, open_sources
 from lowcarb_scheduler.ledger import Ledger
@@ -411,7 +412,7 @@ class Session:
 
     def evaluated_here(self, number: int, metrics: Mapping[str, Any] | None) -> None:
         """Enter the metrics of an evaluation on the server."""
-        if numbers := _numbers(metrics):
+        if numbers := numbers_in(metrics):
             self._ledger.append(EvaluatedOnServer(round=number, metrics=numbers))
 
     def evaluation_begins(self) -> None:
@@ -443,7 +444,7 @@ class Session:
                 (known[node_id], *self._window(known[node_id], began, now, None if self._virtual else report))
                 for node_id, report in done.items() if node_id in known
             ]  # fmt: skip
-            self._recorder.evaluated(number, turns, len(failed), _numbers(metrics), self._feed.actual)
+            self._recorder.evaluated(number, turns, len(failed), numbers_in(metrics), self._feed.actual)
         self.close_round()
 
     def close_round(self) -> None:
@@ -505,11 +506,6 @@ class Session:
     def dispatching(self, grid: Grid) -> DispatchGrid:
         """Return a grid that sends each message of a round when its client is to start."""
         return DispatchGrid(grid, self._clock, self._recorder, self._log)
-
-
-def _numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
-    """Return the metrics that are numbers."""
-    return {key: value for key, value in (metrics or {}).items() if isinstance(value, int | float)}
 
 
 # -- Setup --------------------------------------------------------------------------------------------------
@@ -606,6 +602,7 @@ class Setup:
             ledger, progress = open_folder(run_dir, clock, kept[0], job)
             most_bytes = settings.participation_correction_memory
             progress.correction = ParticipationCorrection(correction, kept[0], ledger, most_bytes)
+            progress.average = OutputAverage.of(settings, rounds, ledger, has_source=self.source is not None)
         about = {
             "run_id": self.run_id,
             "flwr_version": version("flwr"),

@@ -13,7 +13,7 @@ from inspect import Parameter
 from types import MethodWrapperType
 from typing import TYPE_CHECKING, Any, Final
 
-from flwr.serverapp.strategy import FedAvg, Strategy
+from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.flower.checkpoint.resume import Stage
@@ -172,6 +172,7 @@ class CarbonAwareMixin:
             return own_start(grid, *args, **kwargs)
         rounds = _argument("num_rounds", own_start, grid, args, kwargs)
         arrays = _argument("initial_arrays", own_start, grid, args, kwargs)
+        evaluate_fn = _argument("evaluate_fn", own_start, grid, args, kwargs)
         run = setup.begin(grid, _name_of(self), rounds, kept=(self, arrays))
         assert run.progress is not None, "checkpoints are kept"
         self._lowcarb_run, self._lowcarb_progress = run, run.progress
@@ -181,6 +182,8 @@ class CarbonAwareMixin:
             try:
                 result = own_start(run.dispatching(grid), *args, **kwargs)
                 status = "completed"
+                if run.progress.average is not None and isinstance(result, Result):
+                    result.arrays = run.progress.average.finish(rounds, result.arrays, evaluate_fn)
                 if not setup.settings.keep_correction_memory:
                     run.progress.forget_memories(run.state())
             except (KeyboardInterrupt, SystemExit):
@@ -268,6 +271,8 @@ class CarbonAwareMixin:
         if progress.correction is not None:
             progress.correction.correct(server_round, in_order, run.nodes)
         arrays, metrics = inner.aggregate_train(server_round, [reply for _, reply in in_order])
+        if progress.average is not None:
+            progress.average.add(server_round, arrays)
         trained = sorted(map(run.name_of, done))
         progress.train_ended(server_round, arrays, metrics, trained, run.state())
         return arrays, metrics

@@ -62,6 +62,11 @@ def take(reply: Message) -> Mapping[str, Any] | None:
     return report if isinstance(report, ConfigRecord) else None
 
 
+def numbers_in(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return the metrics that are numbers."""
+    return {key: value for key, value in (metrics or {}).items() if isinstance(value, int | float)}
+
+
 def validate_report(
     report: Mapping[str, Any] | None, elapsed: timedelta, node: str, note: Callable[[str], None]
 ) -> TurnReport:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from lowcarb_scheduler.events import OutputAveraged
     from lowcarb_scheduler.report.tables import Incident
 
 REPORT_NAME: Final = "report.html"
@@ -147,6 +148,7 @@ def facts_of(accounts: Accounts, finish_by: datetime | None) -> list[tuple[str, 
         ("Deadline", f"{formatting.instant(finish_by)} UTC" if finish_by else "none"),
         ("Finish", _finish(run, finish_by)),
         *([("Resumed", f"{run.resumed} time(s); nothing is counted twice")] if run.resumed else []),
+        *([("Result", _result(run.output_average))] if run.output_average else []),
         ("Clock", "virtual: waiting times were skipped" if started.clock == "virtual" else "system"),
         ("Software", f"lowcarb-scheduler {started.version}, flwr {started.flwr_version}"),
     ]
@@ -180,6 +182,12 @@ def _sci(sci: Sci) -> str:
             f"{formatting.mass(sci.g_per_round)} per round"
         )
     return f"{terms}; M (manufacturing of hardware) is not included"
+
+
+def _result(averaged: OutputAveraged) -> str:
+    """Write the result of a run that is a mean of models, with its metrics."""
+    metrics = ", ".join(f"{name} {value:g}" for name, value in averaged.metrics.items())
+    return f"mean of the last {averaged.models} models; {metrics or 'not evaluated on the server'}"
 
 
 def _finish(run: Record, finish_by: datetime | None) -> str:

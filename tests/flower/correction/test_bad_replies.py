@@ -177,6 +177,36 @@ def test_a_model_that_changes_its_shape_begins_a_new_memory(midnight):
     assert told == ["the model has other arrays since round 4"]
 
 
+def test_a_full_disk_costs_the_correction_and_not_the_round(midnight, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    run(FedAvg(fraction_evaluate=0.0), midnight, rounds=3, participation_correction_memory=0)
+    reasons = [event["reason"] for event in events_of("round_corrected")]
+    assert len(reasons) == 3
+    assert all("No space left" in reason for reason in reasons)
+    assert len(events_of("round_closed")) == 3
+
+
+def test_a_round_that_sends_different_models_counts_without_correction(midnight):
+    class Personal(FedAvg):
+        """A strategy that sends each node a model of its own in round 4."""
+
+        def configure_train(self, server_round, arrays, config, grid):
+            for k, message in enumerate(super().configure_train(server_round, arrays, config, grid)):
+                if server_round == 4:
+                    moved = [array + k for array in arrays.to_numpy_ndarrays()]
+                    content = RecordDict({"arrays": ArrayRecord(moved), "config": config})
+                    yield Message(content, message.metadata.dst_node_id, message.metadata.message_type)
+                else:
+                    yield message
+
+    run(Personal(fraction_evaluate=0.0), midnight, rounds=6)
+    reasons = [event["reason"] for event in events_of("round_corrected")]
+    assert reasons == [None] * 3 + ["nodes were not sent one model with arrays of floats"] + [None] * 2
+
+
 def test_a_place_that_trains_once_keeps_its_share(midnight):
     """Its memory stays, and takes part in every later round."""
     updates = {"DE": [1.0, 0.0], "FR": [0.0, 1.0]}

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.events import Event
+    from lowcarb_scheduler.flower.correction.average import OutputAverage
     from lowcarb_scheduler.flower.correction.correction import ParticipationCorrection
     from lowcarb_scheduler.settings import Settings
 
@@ -88,6 +89,8 @@ class Progress:
         Names of the nodes in the last training.
     correction : ParticipationCorrection or None
         Correction of the run, whose memories are saved with the model.
+    average : OutputAverage or None
+        Mean of models that the run returns, saved with the model.
     """
 
     _checkpoint: Checkpoint
@@ -100,6 +103,7 @@ class Progress:
     arrays: ArrayRecord | None = None
     trained: Sequence[str] = ()
     correction: ParticipationCorrection | None = None
+    average: OutputAverage | None = None
     _ledger: Ledger | None = None
     _warn: Callable[[str, str, str], None] = lambda *_: None
     _recalled: Place = _NOWHERE
@@ -148,6 +152,8 @@ class Progress:
             self._model, self._files = state["model"], {"model": entry}
             self.arrays = decode(self._model["arrays"], arrays)
             self._state.restore(self._model["strategy"], arrays)
+            if self.average is not None and (averaged := self._model.get("average")) is not None:
+                self.average.recall(decode(averaged, arrays))
         if self.correction is not None and (corrected := state.get("correction")) is not None:
             self.correction.recall(
                 corrected, {
@@ -155,7 +161,7 @@ class Progress:
                     for name, entry in state["arrays"].items() if name.startswith(_MEMORY)
                 }
             )  # fmt: skip
-            self._keep_memories(self.correction)
+            self._memories, self._corrected = self._write_memories()
         for event in events:
             if isinstance(event, CheckpointWritten):
                 for each in event.yielded:
@@ -234,12 +240,7 @@ class Progress:
             return
         try:
             if with_model:
-                encoder = Encoder()
-                arrays, strategy = encoder.encode(self.arrays, "arrays"), self._state.encode(encoder)
-                self._files = {"model": self._checkpoint.write_arrays("model", encoder.arrays)}
-                self._model = {"arrays": arrays, "strategy": strategy}
-                if self.correction is not None:
-                    self._keep_memories(self.correction)
+                self._write_model()
             if with_event:
                 # Before the state, which names this line: a crash between the two only repeats the step.
                 number, stage = self.place
@@ -254,15 +255,27 @@ class Progress:
                 "after a crash the run resumes from the last checkpoint on disk",
             )
 
-    def _keep_memories(self, correction: ParticipationCorrection) -> None:
-        """Write the memories that have changed."""
+    def _write_model(self) -> None:
+        """Write the model, and what is remembered with it; a fault leaves what was on disk."""
+        encoder = Encoder()
+        model = {"arrays": encoder.encode(self.arrays, "arrays"), "strategy": self._state.encode(encoder)}
+        if self.average is not None:
+            model["average"] = encoder.encode(self.average.state(), "average")
+        files = {"model": self._checkpoint.write_arrays("model", encoder.arrays)}
+        memories, corrected = self._write_memories()
+        self._files, self._model, self._memories, self._corrected = files, model, memories, corrected
+
+    def _write_memories(self) -> tuple[dict[str, tuple[object, dict[str, str]]], dict[str, Any] | None]:
+        """Write the memories that have changed; return each with its file, and the correction's state."""
+        if self.correction is None:
+            return {}, None
         kept: dict[str, tuple[object, dict[str, str]]] = {}
-        for place, memory in correction.memories.items():
+        for place, memory in self.correction.memories.items():
             before, entry = self._memories.get(place, (None, None))
             if entry is None or before is not memory:
                 entry = self._checkpoint.write_arrays(name_in_file("memory", place), memory.to_arrays())
             kept[place] = memory, entry
-        self._memories, self._corrected = kept, correction.state()
+        return kept, self.correction.state()
 
     def forget_memories(self, session: Any) -> None:
         """Delete the memories of the correction at the end of a run, which does not need them any more."""

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.errors import InputError, reason_of
 from lowcarb_scheduler.events import UNKNOWN_PLACE, RoundCorrected
 from lowcarb_scheduler.flower.correction.applicability import is_plain_mean
 from lowcarb_scheduler.flower.correction.memory import LocationMemory
@@ -35,7 +35,6 @@ _NUM_EXAMPLES: Final = "num-examples"
 _LARGE: Final = 0.7  # mean norm of a correction, in the round's own steps
 _FOR_LONG: Final = 10  # rounds
 _NO_ARRAYS: Final = Layout((), ())
-_CONSEQUENCE: Final = "the round counts without correction"
 
 
 @dataclass(slots=True)
@@ -103,12 +102,17 @@ class ParticipationCorrection:
         return self._mode != "off"
 
     def sent(self, messages: Sequence[Message]) -> None:
-        """Remember the model that a round sends."""
-        if self.is_on and messages:
-            try:
-                self._sent = dict(only_record(messages[0])[1])
-            except UnfitReplyError:
-                self._sent = {}
+        """Remember the model that a round sends; none where nodes are sent different ones."""
+        if not self.is_on or not messages:
+            return
+        try:
+            first, *others = [only_record(message)[1] for message in messages]
+        except UnfitReplyError:
+            self._sent = {}
+            return
+        # A strategy sends the same objects to all nodes, so that equality is found without comparing values.
+        are_equal = all(other is first or {**other} == {**first} for other in others)
+        self._sent = dict(first) if are_equal else {}
 
     def correct(
         self, number: int, replies: Sequence[tuple[int, Message]], nodes: Mapping[int, Profile]
@@ -128,35 +132,43 @@ class ParticipationCorrection:
             return
         sent, self._sent = self._sent, {}
         self._data.places |= {node.id: self._place_of(node) for node in nodes.values()}
-        layout = Layout.of(sent)
+        try:
+            event = self._correct(number, Layout.of(sent), sent, replies, nodes)
+        except (UnfitReplyError, OSError, MemoryError) as error:  # as of a full disk: the training goes on
+            event = self._uncorrected(number, reason_of(error))
+        self._ledger.append(event)
+        self._note_large(event)
+
+    def _correct(
+        self, number: int, layout: Layout, sent: Mapping[str, Array], replies: Sequence[tuple[int, Message]],
+        nodes: Mapping[int, Profile],
+    ) -> RoundCorrected:  # fmt: skip
+        if not layout.names:
+            return self._event(number, "nodes were not sent one model with arrays of floats")
         if layout != self._layout:
             if self._layout.names:
                 why = f"the model has other arrays since round {number}"
                 self._log.warn("correction", why, "the memory of locations begins anew")
             self._layout, self._memory = layout, self._new_memory(layout)
-        if not layout.names:
-            self._ledger.append(self._event(number, "the model has no arrays of floats"))
-        elif len(set(self._data.places.values())) < 2:
+        if len(set(self._data.places.values())) < 2:
             if number == 1:
                 self._log.info("all nodes are at one location, so there is nothing to correct")
-            self._ledger.append(self._event(number, "all nodes are at one location"))
-        else:
-            event = self._correct(number, layout.read(sent), self._sorted(replies, nodes))
-            self._ledger.append(event)
-            self._note_large(event)
-
-    def _correct(self, number: int, sent: Vector, replies: _Replies) -> RoundCorrected:
-        if not replies.by_place:
-            return self._event(number, replies.fault or "no reply has a weight")
-        advance = self._memory.advance(number, sent, replies.by_place, self._data.by_place())
-        fault = replies.fault
+            return self._event(number, "all nodes are at one location")
+        found = self._sorted(replies, nodes)
+        if not found.by_place:
+            return self._uncorrected(number, found.fault or "no reply has a weight")
+        advance = self._memory.advance(number, layout.read(sent), found.by_place, self._data.by_place())
         if advance.refused:
-            fault = f"updates of {listed(advance.refused)} are not finite, or implausibly large"
-        if fault:
-            self._log.warn("correction", f"round {number}: {fault}", _CONSEQUENCE)
-            return self._event(number, fault)
-        self._shift(replies.weights, advance.shift)
+            places = listed(advance.refused)
+            return self._uncorrected(number, f"updates of {places} are not finite, or implausibly large")
+        if found.fault:
+            return self._uncorrected(number, found.fault)
+        self._shift(found.weights, advance.shift)
         return self._event(number, "", advance)
+
+    def _uncorrected(self, number: int, why: str) -> RoundCorrected:
+        self._log.warn("correction", f"round {number}: {why}", "the round counts without correction")
+        return self._event(number, why)
 
     def _note_large(self, event: RoundCorrected) -> None:
         """Warn where the correction is nearly as large as the rounds themselves for long."""

@@ -277,6 +277,10 @@ class LocationMemory:
         if self._most_bytes is None or not self._length or used + self._length <= self._most_bytes:
             return np.empty(self._length, dtype=np.int8)
         with TemporaryFile(dir=self._folder) as file:  # the map outlives its name
+            if hasattr(
+                os, "posix_fallocate"
+            ):  # a full disk is an error here, and would kill the process later
+                os.posix_fallocate(file.fileno(), 0, self._length)
             return np.memmap(file, dtype=np.int8, mode="w+", shape=(self._length,))
 
 

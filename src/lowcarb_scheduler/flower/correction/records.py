@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.flower.correction.memory import Shift, Vector
 
 _NUMPY: Final = "numpy.ndarray"
-_FLOATS: Final = ("float16", "float32", "float64")
+FLOATS: Final = ("float16", "float32", "float64")
 # Statistics of normalisation layers are no sums of gradients: shifted, a variance can turn negative.
 _STATISTICS: Final = re.compile(
     r"(?:^|[./_])(?:running_mean|running_var|num_batches_tracked|moving_mean|moving_variance)$"
@@ -54,7 +54,7 @@ class Layout:
         chosen = {
             name: tuple(array.shape)
             for name, array in record.items()
-            if array.stype == _NUMPY and array.dtype in _FLOATS and not _STATISTICS.search(name)
+            if array.stype == _NUMPY and array.dtype in FLOATS and not _STATISTICS.search(name)
         }
         return cls(tuple(chosen), tuple(chosen.values()))
 
@@ -75,7 +75,7 @@ class Layout:
         for name, shape in zip(self.names, self.shapes, strict=True):
             if (array := record.get(name)) is None:
                 raise UnfitReplyError(f"lacks the array {name!r}")
-            if array.stype != _NUMPY or array.dtype not in _FLOATS:
+            if array.stype != _NUMPY or array.dtype not in FLOATS:
                 raise UnfitReplyError(f"has an array {name!r} that is not of floats")
             values = values_of(array)
             if values.shape != shape:
