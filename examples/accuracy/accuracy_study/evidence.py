@@ -1,15 +1,19 @@
-"""Evidence: results of ten or more runs of each schedule, with confidence intervals."""
+"""Evidence: tables of differences paired by seed, with confidence intervals."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from scipy.stats import t as student
 
-BASELINE, REDRAWN = "plain FedAvg", "plain FedAvg, drawn again"
-LAST = 10  # rounds over which accuracy is averaged, besides that after the last one
-CONFIDENCE = 0.95
+from accuracy_study.schedules import ALL
+from accuracy_study.settings import NAMES
+from accuracy_study.task import TASKS
+
+PLAIN, CORRECTED_PLAIN, FREE, DEFAULTS = "plain", "plain-corrected", "free-off", "defaults"
+CONFIDENCE: Final = 0.95
+WORST_LOSS, LEAST_SHARE = 1.0, 0.9  # points; part of the free plan's saving: what the defaults must keep
 
 
 class Mean(NamedTuple):
@@ -23,68 +27,130 @@ class Mean(NamedTuple):
     def of(cls, values: np.ndarray) -> Mean:
         """Return the mean of independent values."""
         error = float(values.std(ddof=1) / np.sqrt(len(values)))
-        return cls(
-            float(values.mean()), error, float(error * student.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
-        )
+        quantile = student.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
+        return cls(float(values.mean()), error, float(error * quantile))
 
     def __str__(self) -> str:
         return f"{self.value:.1f} ± {self.half_width:.1f}"
 
-
-class Row(NamedTuple):
-    """Row of a schedule: accuracies [%], differences to plain FedAvg [points], saving against run-now [%]."""
-
-    name: str
-    final: Mean
-    difference: Mean | None
-    last_difference: Mean | None
-    saving: Mean
-    regions: float
-    fewest: int
-    most: int
+    @property
+    def signed(self) -> str:
+        """The mean as a difference."""
+        return f"{self.value:+.1f} ± {self.half_width:.1f}"
 
 
-def rows(results: dict[str, Any]) -> list[Row]:
-    """Return one row per schedule, with differences paired by seed."""
-    accuracy = {name: accuracies(results, name) for name in results["schedules"]}
-    base, found = accuracy[BASELINE], []
-    run_now = np.array(results["run_now_g"])
-    for name, runs in results["schedules"].items():
-        gained = accuracy[name] - base
-        found.append(
-            Row(
-                name,
-                Mean.of(accuracy[name][:, -1]),
-                None if name == BASELINE else Mean.of(gained[:, -1]),
-                None if name == BASELINE else Mean.of(gained[:, -LAST:].mean(axis=1)),
-                Mean.of(100 * (1 - np.array([sum(run["emissions_g"]) for run in runs]) / run_now)),
-                float(np.mean([run["regions_a_round"] for run in runs])),
-                min(run["fewest_turns"] for run in runs),
-                max(run["most_turns"] for run in runs),
-            )
-        )
-    return found
+class Found(NamedTuple):
+    """Results of a setting: of each task and schedule one entry a seed, and the baseline of savings.
+
+    Parameters
+    ----------
+    tasks : dict
+        Entries by task, schedule and seed.
+    run_now_g : ndarray, shape (S,)
+        Emissions of random clients back-to-back [gCO2eq].
+    """
+
+    tasks: dict[str, dict[str, list[dict[str, Any]]]]
+    run_now_g: np.ndarray
+
+    @classmethod
+    def of(cls, results: dict[str, Any], setting: str) -> Found:
+        """Return the results of a setting."""
+        return cls(results["settings"][setting], np.array(results["run_now_g"][setting]))
+
+    @property
+    def schedules(self) -> list[str]:
+        """Schedules, in their order."""
+        return list(next(iter(self.tasks.values())))
+
+    def values(self, task: str, schedule: str, key: str) -> np.ndarray:
+        """Return a number of each seed, shape (S,)."""
+        return np.array([entry[key] for entry in self.tasks[task][schedule]], dtype=float)
+
+    def difference(self, task: str, schedule: str, key: str, base: str = PLAIN) -> Mean:
+        """Return the mean difference of a score to that of another schedule [points]."""
+        return Mean.of(self.values(task, schedule, key) - self.values(task, base, key))
+
+    def saving(self, schedule: str) -> Mean:
+        """Return the mean saving of a schedule [%]; it is the same for all tasks."""
+        task = next(iter(self.tasks))
+        return Mean.of(100 * (1 - self.values(task, schedule, "emissions_g") / self.run_now_g))
+
+    def turns(self, schedule: str) -> str:
+        """Return fewest and most turns of a client, and Jain's index."""
+        task = next(iter(self.tasks))
+        few, most = (self.values(task, schedule, f"{key}_turns") for key in ("fewest", "most"))
+        jain = self.values(task, schedule, "jain").mean()
+        return f"{few.min():.0f} to {most.max():.0f}; {jain:.2f}"
 
 
-def accuracies(results: dict[str, Any], name: str) -> np.ndarray:
-    """Return accuracies of a schedule [%], shape (seeds, rounds)."""
-    return 100 * np.array([run["right"] for run in results["schedules"][name]]) / results["test_images"]
-
-
-def table(results: dict[str, Any]) -> str:
-    """Return the table as Markdown."""
-    lines = [
-        "| schedule | accuracy, % | - plain | - plain, last 10 rounds | saving, % | regions a round"
-        " | turns |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row.name} | {row.final} | {_signed(row.difference)} | {_signed(row.last_difference)} |"
-        f" {row.saving} | {row.regions:.1f} | {row.fewest} to {row.most} |"
-        for row in rows(results)
-    ]
+def table(results: dict[str, Any], setting: str = "main", base: str = PLAIN) -> str:
+    """Return the table of a setting as Markdown: each schedule against another one."""
+    found = Found.of(results, setting)
+    heads = ["schedule", "saving, %", "turns; Jain", *(TASKS[task].name for task in found.tasks)]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for schedule in found.schedules:
+        cells = [ALL[schedule].name, str(found.saving(schedule)), found.turns(schedule)]
+        for task in found.tasks:
+            if schedule == base:
+                final, last = (found.values(task, base, key).mean() for key in ("final", "last_ten"))
+                measure = TASKS[task].measure
+                cells.append(f"{final:.1f}, {last:.1f} ({measure})")
+            else:
+                keys = ("final", "last_ten")
+                cells.append(", ".join(found.difference(task, schedule, key, base).signed for key in keys))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _signed(mean: Mean | None) -> str:
-    return "" if mean is None else f"{mean.value:+.1f} ± {mean.half_width:.1f}"
+def settings_table(results: dict[str, Any], tasks: tuple[str, ...] = ("softmax", "network")) -> str:
+    """Return a table of all settings as Markdown: last ten rounds of few schedules against plain FedAvg."""
+    schedules = ("again", FREE, "free", DEFAULTS)
+    heads = ["setting", "saving, %: free", "defaults"]
+    heads += [f"{TASKS[task].name}: {ALL[schedule].name}" for task in tasks for schedule in schedules]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for setting in results["settings"]:
+        found = Found.of(results, setting)
+        cells = [NAMES[setting], str(found.saving(FREE)), str(found.saving(DEFAULTS))]
+        cells += [
+            found.difference(task, schedule, "last_ten").signed for task in tasks for schedule in schedules
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def tables(results: dict[str, Any]) -> dict[str, str]:
+    """Return all tables that the results have, by their titles."""
+    found = {f"{NAMES[name]}, against plain FedAvg": table(results, name) for name in results["settings"]}
+    if "main" in results["settings"] and CORRECTED_PLAIN in Found.of(results, "main").schedules:
+        found["The same, against plain FedAvg with the correction"] = table(results, "main", CORRECTED_PLAIN)
+    return found
+
+
+def losses(results: dict[str, Any], setting: str = "main") -> dict[tuple[str, str], Mean]:
+    """Return the differences of the defaults to plain FedAvg, by task and score."""
+    found = Found.of(results, setting)
+    return {
+        (task, key): found.difference(task, DEFAULTS, key)
+        for task in found.tasks
+        for key in ("final", "last_ten")
+    }
+
+
+def kept_saving(results: dict[str, Any], setting: str = "main") -> float:
+    """Return the part of the free plan's saving that the defaults keep."""
+    found = Found.of(results, setting)
+    return found.saving(DEFAULTS).value / found.saving(FREE).value
+
+
+def verdict(results: dict[str, Any]) -> str:
+    """Return whether the defaults keep what they must in the main setting, in one line."""
+    if "main" not in results["settings"] or not {FREE, DEFAULTS} <= {*Found.of(results, "main").schedules}:
+        return "no verdict: the schedules that it compares were not asked for"
+    (task, key), worst = min(losses(results).items(), key=lambda item: item[1].value)
+    part = kept_saving(results)
+    holds = worst.value >= -WORST_LOSS and part >= LEAST_SHARE
+    return (
+        f"the defaults {'hold' if holds else 'DO NOT HOLD'}: at worst {worst.signed} points from plain FedAvg"
+        f" ({TASKS[task].name}, {key.replace('_', ' ')}), {part:.0%} of the free plan's saving"
+    )

@@ -1,101 +1,47 @@
-"""Schedules of clients. Each trains the same model in the same rounds with Flower's own FedAvg."""
+"""Schedules of clients. Each trains the same model in as many rounds with Flower's own FedAvg."""
 
 from __future__ import annotations
 
+import pickle
 import random
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import FedAvg
+from lowcarb_scheduler.flower.correction.applicability import Applicability
+from lowcarb_scheduler.flower.correction.correction import ParticipationCorrection
 
-from accuracy_study.task import Images, new_weights, right, split, train
-from lowcarb_scheduler import CarbonClientApp, carbon_aware
-from lowcarb_scheduler.accounting.emissions import emissions_g, run_now_g
+from lowcarb_scheduler import carbon_aware
+from lowcarb_scheduler.accounting.emissions import jain_index
 from lowcarb_scheduler.accounting.replay import summarise
-from lowcarb_scheduler.backtest import Instance, chosen_by_rule_2022
+from lowcarb_scheduler.accounting.turns import Profile
+from lowcarb_scheduler.backtest import chosen_by_rule_2022
 from lowcarb_scheduler.backtest.methods import owed_turns
-from lowcarb_scheduler.clock import MICROSECOND, to_us
 from lowcarb_scheduler.flower.grid import ScopedGrid, pinned_sampling
-from lowcarb_scheduler.ledger import read_ledger
+from lowcarb_scheduler.ledger import Ledger, read_ledger
+from lowcarb_scheduler.planning.planner import plan
+from lowcarb_scheduler.scheduling import policy
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
-    from lowcarb_scheduler.forecasts.base import ForecastSource
+    from accuracy_study.task import Task
+    from accuracy_study.world import World
+    from lowcarb_scheduler.planning.job import Plan
 
 Choose = Callable[[int, datetime], Sequence[int]]  # the clients of a round, by its number and opening
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """Setup that all schedules share: clients, data and carbon intensity.
-
-    Parameters
-    ----------
-    case : Instance
-        Job with its fleet, start and deadline.
-    source : ForecastSource
-        Forecast and actual intensity.
-    seed : int
-        Seed of all random draws.
-    """
-
-    case: Instance
-    source: ForecastSource
-    seed: int
-
-    def opening(self, number: int) -> datetime:
-        """Return the opening of a round that does not wait."""
-        return self.case.start + (number - 1) * self.case.scenario.round_duration
-
-    def back_to_back(self) -> list[datetime]:
-        """Return the openings of all rounds without waiting."""
-        return [self.opening(number) for number in range(1, self.case.scenario.rounds + 1)]
-
-    def grid(self) -> InMemoryGrid:
-        """Return a grid of clients, each with its own images."""
-        fleet = self.case.fleet
-        owned = split(fleet.location_index, np.random.default_rng([self.seed, 1]))
-        places = np.array(fleet.locations)[fleet.location_index]
-        configs = [
-            {"partition-id": k, "location": str(place), "power-watts": float(watts)}
-            for k, (place, watts) in enumerate(zip(places, fleet.power_watts, strict=True))
-        ]
-        return InMemoryGrid(_client_app(owned, self.seed), configs)
-
-    def emissions_g(self, opens: Sequence[datetime], clients: np.ndarray) -> np.ndarray:
-        """Return the actual emissions of rounds of clients [gCO2eq], shape (R,)."""
-        opens_us = np.array([to_us(when) for when in opens])[:, None]
-        columns, fleet = self.case.fleet.location_index[clients], self.case.fleet
-        ends_us = opens_us + self.case.scenario.round_duration // MICROSECOND
-        actual = self._actual(opens)
-        return emissions_g(actual, columns, fleet.power_watts[clients], opens_us, ends_us).sum(axis=1)
-
-    def run_now_g(self) -> float:
-        """Return the expected emissions of random clients back-to-back [gCO2eq]."""
-        opens, scenario, fleet = self.back_to_back(), self.case.scenario, self.case.fleet
-        durations = np.full(len(fleet), scenario.round_duration // MICROSECOND)
-        opens_us = np.array([to_us(when) for when in opens])
-        return float(
-            run_now_g(
-                self._actual(opens), fleet.location_index, fleet.power_watts, durations, opens_us,
-                scenario.clients_per_round,
-            ).sum()
-        )  # fmt: skip
-
-    def _actual(self, opens: Sequence[datetime]) -> Any:
-        locations = self.case.fleet.locations
-        end = max(opens) + self.case.scenario.round_duration
-        return self.source.actual(locations, min(opens), end).align(locations)
+LAST: Final = 10  # rounds over which scores are averaged: after the last one alone they are noisier
+DIGITS: Final = 2  # of a score in the results
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +54,41 @@ class Followed:
         Openings of the rounds.
     clients : ndarray of int, shape (R, n)
         Clients that trained in them.
-    right : list of int
-        Number of correctly classified test images after each round.
+    scores : list of float
+        Score of the model after each round [%].
+    final : float
+        Score of the model that the run returns [%].
     """
 
     opens: list[datetime]
     clients: np.ndarray
-    right: list[int]
+    scores: list[float]
+    final: float
+
+    def entry(self, world: World) -> dict[str, Any]:
+        """Return the entry in the results."""
+        fleet = world.case.fleet
+        turns = np.bincount(self.clients.ravel(), minlength=len(fleet))
+        region = fleet.location_index[self.clients]
+        return {
+            "final": round(self.final, DIGITS),
+            "last_ten": round(float(np.mean(self.scores[-LAST:])), DIGITS),
+            "all_rounds": round(float(np.mean(self.scores)), DIGITS),
+            "scores": [round(score, DIGITS) for score in self.scores],
+            "emissions_g": round(float(world.emissions_g(self.opens, self.clients).sum()), 1),
+            "hours": (self.opens[-1] - self.opens[0]) / timedelta(hours=1) + 1,
+            "regions_a_round": round(float(np.mean([len(set(row)) for row in region.tolist()])), DIGITS),
+            "jain": round(jain_index(turns), DIGITS),
+            "fewest_turns": int(turns.min()),
+            "most_turns": int(turns.max()),
+        }
+
+
+# -- Schedules that do not wait ---
 
 
 class Choosing(FedAvg):
-    """FedAvg that trains the clients that a function chooses; its rounds do not wait."""
+    """FedAvg that trains the clients that a function chooses."""
 
     def __init__(self, world: World, choose: Choose) -> None:
         super().__init__(fraction_evaluate=0.0)
@@ -135,38 +105,76 @@ class Choosing(FedAvg):
             return list(super().configure_train(server_round, arrays, config, scope))
 
 
-def plain(world: World, draw: int = 0) -> Followed:
+class Corrected(FedAvg):
+    """FedAvg that samples its clients at random, with the product's correction before the mean."""
+
+    def __init__(self, world: World, ledger: Ledger) -> None:
+        super().__init__(**_sampling(world))
+        self._places = [str(own["location"]) for own in world.node_configs()]
+        self._correction = ParticipationCorrection(Applicability("location"), self, ledger)
+        self._nodes: dict[int, Profile] = {}
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Build messages for random clients."""
+        ids = sorted(grid.get_node_ids())
+        self._nodes = {
+            node_id: Profile(node_id, str(k), place, 0.0, power_assumed=False, duration=None)
+            for k, (node_id, place) in enumerate(zip(ids, self._places, strict=True))
+        }
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        self._correction.sent(messages)
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Correct the replies, and average them."""
+        received = list(replies)
+        self._correction.correct(
+            server_round, [(reply.metadata.src_node_id, reply) for reply in received], self._nodes
+        )
+        return super().aggregate_train(server_round, received)
+
+
+def plain(world: World, task: Task, draw: int = 0) -> Followed:
     """Train random clients back-to-back with plain FedAvg."""
-    scenario = world.case.scenario
     random.seed(1000 * draw + world.seed)  # FedAvg draws from it
-    strategy = FedAvg(
-        fraction_train=scenario.clients_per_round / scenario.clients,
-        min_train_nodes=scenario.clients_per_round,
-        fraction_evaluate=0.0,
-    )
-    return _followed(world, strategy)
+    return _followed(world, task, FedAvg(**_sampling(world)))
 
 
-def plain_again(world: World) -> Followed:
+def plain_again(world: World, task: Task) -> Followed:
     """Repeat plain FedAvg with another draw: the difference is the noise of the study."""
-    return plain(world, draw=1)
+    return plain(world, task, draw=1)
 
 
-def region_after_region(world: World) -> Followed:
+def plain_corrected(world: World, task: Task) -> Followed:
+    """Train the clients of plain FedAvg with the correction: what it does to random sampling itself."""
+    random.seed(world.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = Ledger(Path(folder), VirtualClock(world.case.start))
+        try:
+            return _followed(world, task, Corrected(world, ledger))
+        finally:
+            ledger.close()
+
+
+def region_after_region(world: World, task: Task) -> Followed:
     """Train regions in turn, all clients equally often: a control that must lose accuracy."""
-    scenario = world.case.scenario
+    setting = world.setting
     by_region = np.argsort(world.case.fleet.location_index, kind="stable")
-    blocks = scenario.clients // scenario.clients_per_round
+    blocks = setting.clients // setting.clients_per_round
 
     def choose(number: int, now: datetime) -> Sequence[int]:
-        block = (number - 1) * blocks // scenario.rounds
-        first = block * scenario.clients_per_round
-        return [int(k) for k in by_region[first : first + scenario.clients_per_round]]
+        block = (number - 1) * blocks // setting.rounds
+        first = block * setting.clients_per_round
+        return [int(k) for k in by_region[first : first + setting.clients_per_round]]
 
-    return _followed(world, Choosing(world, choose))
+    return _followed(world, task, Choosing(world, choose))
 
 
-def rule_2022(world: World) -> Followed:
+def rule_2022(world: World, task: Task) -> Followed:
     """Follow the rule of flwr-lowcarb, back-to-back, on the newest forecast of each round."""
     case, taken = world.case, np.zeros(len(world.case.fleet), np.int64)
     owed = owed_turns(case)
@@ -178,76 +186,146 @@ def rule_2022(world: World) -> Followed:
         taken[chosen] += 1
         return [int(k) for k in chosen]
 
-    return _followed(world, Choosing(world, choose))
+    return _followed(world, task, Choosing(world, choose))
 
 
-def scheduled(world: World, patience: float, **settings: Any) -> Followed:
-    """Train with :func:`carbon_aware` around FedAvg, as a user does."""
+def _sampling(world: World) -> dict[str, Any]:
+    """Return arguments by which FedAvg samples a round's clients at random."""
+    setting = world.setting
+    fraction = setting.clients_per_round / setting.clients
+    return {
+        "fraction_train": fraction,
+        "min_train_nodes": setting.clients_per_round,
+        "fraction_evaluate": 0.0,
+    }
+
+
+# -- Carbon-aware schedules ---
+
+
+def aware(world: World, folder: Path, **settings: Any) -> FedAvg:
+    """Return FedAvg as :func:`carbon_aware` makes it, with the settings that say what the job is.
+
+    Parameters
+    ----------
+    world : World
+        World of the run.
+    folder : Path
+        For its run-dir.
+    **settings
+        Further settings; all others are the defaults.
+    """
     case = world.case
+    strategy: FedAvg = carbon_aware(
+        FedAvg(fraction_evaluate=0.0), source=world.source, finish_by=case.finish_by,
+        clients_per_round=case.scenario.clients_per_round, round_duration=case.scenario.round_duration,
+        run_dir=folder / "run", archive_dir="none", **settings,
+    )  # fmt: skip
+    return strategy
+
+
+def scheduled(world: World, task: Task, **settings: Any) -> Followed:
+    """Train with a carbon-aware strategy, as a user does."""
     with tempfile.TemporaryDirectory() as folder:
-        strategy = carbon_aware(
-            FedAvg(fraction_evaluate=0.0),
-            source=world.source,
-            clock=VirtualClock(case.start),
-            finish_by=case.finish_by,
-            patience=patience,
-            clients_per_round=case.scenario.clients_per_round,
-            round_duration=case.scenario.round_duration,
-            run_dir=Path(folder) / "run",
-            archive_dir="none",
-            **settings,
+        found = _followed(
+            world, task, aware(world, Path(folder), clock=VirtualClock(world.case.start), **settings)
         )
-        found = _followed(world, strategy)
         run = summarise(read_ledger(Path(folder) / "run"))
     assert run.finish is not None
-    assert run.finish <= case.finish_by
-    return Followed([each.opens_at for each in run.rounds], found.clients, found.right)
+    assert run.finish <= world.case.finish_by
+    return replace(found, opens=[each.opens_at for each in run.rounds])
 
 
-MIXED: Final = {"mix_rounds": 10, "max_location_share": 0.2}
-SPREAD: Final = {"mix_rounds": 10, "max_location_share": 0.1}  # every client of a round from another region
-SCHEDULES: Final[dict[str, Callable[[World], Followed]]] = {
-    "plain FedAvg": plain,
-    "plain FedAvg, drawn again": plain_again,
-    "the rule of 2022": rule_2022,
-    **{f"patience {p:g}": partial(scheduled, patience=p) for p in (0.0, 0.5, 1.0)},
-    **{f"patience {p:g}, mixed": partial(scheduled, patience=p, **MIXED) for p in (0.0, 0.5, 1.0)},
-    **{f"patience {p:g}, spread": partial(scheduled, patience=p, **SPREAD) for p in (0.0, 0.5, 1.0)},
-    "region after region": region_after_region,
+@contextmanager
+def remembered_plans() -> Iterator[None]:
+    """Keep the plans of runs within the context.
+
+    Planning takes most of a run's time, and runs that train other models on the same schedule ask for the
+    same plans. A plan is a pure function of its job and intensities, so it is the same from memory.
+    """
+    known: dict[bytes, Plan] = {}
+
+    def remembering(job: Any, intensity: Any) -> Plan:
+        asked = sha256(pickle.dumps((job, intensity))).digest()
+        if asked not in known:
+            known[asked] = plan(job, intensity)
+        return known[asked]
+
+    policy.plan = remembering
+    try:
+        yield
+    finally:
+        policy.plan = plan
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Schedule of the study.
+
+    Parameters
+    ----------
+    name : str
+        Name in tables.
+    by : callable, optional
+        Trains a task in a world, for a schedule that is not carbon-aware.
+    settings : dict, optional
+        Settings of a carbon-aware one.
+    planned : str
+        Group of schedules that make the same plans; empty for one that plans nothing.
+    """
+
+    name: str
+    by: Callable[[World, Task], Followed] | None = None
+    settings: dict[str, Any] | None = None
+    planned: str = ""
+
+    def follow(self, world: World, task: Task) -> Followed:
+        """Train a task."""
+        return scheduled(world, task, **(self.settings or {})) if self.by is None else self.by(world, task)
+
+
+# Equal turns, and clean locations may fill a round: it saves most of what equal turns can.
+FREE: Final = {"participation": "equal", "balance": "off"}
+BALANCED: Final = {"participation": "equal", "balance": 1.2}
+OFF: Final = {"participation_correction": "off", "output_average": "off"}
+ALL: Final = {
+    "plain": Schedule("plain FedAvg", plain),
+    "again": Schedule("plain FedAvg, drawn again", plain_again),
+    "plain-corrected": Schedule("plain FedAvg, corrected", plain_corrected),
+    "region-after-region": Schedule("region after region", region_after_region),
+    "rule-2022": Schedule("the rule of 2022", rule_2022),
+    "free-off": Schedule("free, equal turns", settings={**FREE, **OFF}, planned="free"),
+    "free": Schedule("free, equal turns, corrected", settings=FREE, planned="free"),
+    "defaults": Schedule("**defaults**", settings={}, planned="defaults"),
 }
 
 
-def _followed(world: World, strategy: FedAvg) -> Followed:
+def _followed(world: World, task: Task, strategy: FedAvg) -> Followed:
     """Train with a strategy; openings are recorded as if its rounds did not wait."""
-    grid, scenario = world.grid(), world.case.scenario
-    nodes = {node_id: k for k, node_id in enumerate(sorted(grid.get_node_ids()))}
-    found: list[int] = []
+    grid = world.grid(task)
+    scores, final = trained(world, task, strategy, grid)
+    return Followed(world.back_to_back(), trained_clients(grid, world.setting.rounds), scores, final)
+
+
+def trained(world: World, task: Task, strategy: FedAvg, grid: Grid) -> tuple[list[float], float]:
+    """Train with a strategy; return the score after each round, and that of the model it returns [%]."""
+    found: list[float] = []
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        found.append(right(arrays.to_numpy_ndarrays()))
+        found.append(task.score(arrays.to_numpy_ndarrays()))
         return MetricRecord({})
 
-    strategy.start(grid, ArrayRecord(new_weights()), num_rounds=scenario.rounds, evaluate_fn=evaluate)
+    weights = ArrayRecord(task.new_weights(world.seed))
+    result = strategy.start(grid, weights, num_rounds=world.setting.rounds, evaluate_fn=evaluate)
+    return found[1:], task.score(result.arrays.to_numpy_ndarrays())  # the first score is of new weights
+
+
+def trained_clients(grid: InMemoryGrid, rounds: int) -> np.ndarray:
+    """Return the clients of each round, shape (R, n)."""
+    nodes = {node_id: k for k, node_id in enumerate(sorted(grid.get_node_ids()))}
     trained: dict[int, list[int]] = defaultdict(list)
     for message in grid.sent:
         if message.metadata.message_type == "train":
-            trained[int(message.content["config"]["server-round"])].append(
-                nodes[message.metadata.dst_node_id]
-            )
-    clients = np.array([trained[number] for number in range(1, scenario.rounds + 1)])
-    return Followed(world.back_to_back(), clients, found[1:])  # the first is of the new weights
-
-
-def _client_app(owned: Sequence[Images], seed: int) -> CarbonClientApp:
-    """Return an app whose clients train on their own images."""
-    app = CarbonClientApp()
-
-    @app.train()
-    def train_here(message: Message, context: Any) -> Message:
-        client = int(context.node_config["partition-id"])
-        rng = np.random.default_rng([seed, 2, int(message.content["config"]["server-round"]), client])
-        trained = train(message.content["arrays"].to_numpy_ndarrays(), owned[client], rng)
-        metrics = MetricRecord({"num-examples": len(owned[client])})
-        return Message(RecordDict({"arrays": ArrayRecord(trained), "metrics": metrics}), reply_to=message)
-
-    return app
+            number = int(message.content["config"]["server-round"])
+            trained[number].append(nodes[message.metadata.dst_node_id])
+    return np.array([trained[number] for number in range(1, rounds + 1)])
