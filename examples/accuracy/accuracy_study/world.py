@@ -49,7 +49,7 @@ PLACES: Final = {
         "italynorth",
         "swedencentral",
         "uksouth",
-    ),  # fmt: skip
+    ),
 }
 
 
