@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 FIGURES = ROOT / "docs" / "figures"
 REAL = "real traces"
+SYNTHETIC = "synthetic intensities, real data sets"
 BLOCK = re.compile(r"(<!-- figures: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -76,7 +77,24 @@ def _coverage(data: Path | None, out: Path) -> list[str]:
 
 
 def _accuracy(data: Path | None, out: Path) -> list[str]:
-    return [sys.executable, str(ROOT / "examples" / "accuracy" / "run.py"), "--out", str(out.parent)]
+    return [*_study(out), "--plot", str(out.with_suffix(".png"))]
+
+
+def _accuracy_settings(data: Path | None, out: Path) -> list[str]:
+    return [*_study(out), "--settings", "others"]
+
+
+def _accuracy_real(data: Path | None, out: Path) -> list[str]:
+    return [
+        *_study(out), "--actual", f"{data}/actual.parquet", "--forecast", f"{data}/forecast.parquet",
+        "--from", "2023-07-01T00:00Z", "--to", "2023-12-28T00:00Z",
+    ]  # fmt: skip
+
+
+def _study(out: Path) -> list[str]:
+    kept = ROOT / "runs" / out.stem  # finished runs: a study that was ended goes on with --resume
+    script = ROOT / "examples" / "accuracy" / "run.py"
+    return [sys.executable, str(script), "--out", str(kept), "--json", str(out)]
 
 
 def _benchmark(name: str) -> list[str]:
@@ -84,7 +102,9 @@ def _benchmark(name: str) -> list[str]:
 
 
 ALL = (
-    Figure("accuracy", "synthetic intensities, real digits", _accuracy),
+    Figure("accuracy", SYNTHETIC, _accuracy),
+    Figure("accuracy-settings", SYNTHETIC, _accuracy_settings),
+    Figure("accuracy-real", REAL, _accuracy_real),
     Figure("deadline-coverage", "made-up durations", _coverage),
     Figure("backtest", REAL, _backtest, to_stdout=True),
     Figure("backtest-small", REAL, _backtest_small, to_stdout=True),
@@ -193,11 +213,11 @@ def _points(score: dict[str, Any], key: str, sign: str = "") -> str:
     return f"{shown} ({100 * error:.1f})" if error and error > 1e-9 else shown
 
 
-def _accuracy_table() -> str:
+def _evidence() -> Any:
     sys.path.insert(0, str(ROOT / "examples" / "accuracy"))
-    from accuracy_study.evidence import table
+    from accuracy_study import evidence
 
-    return table(read("accuracy"))
+    return evidence
 
 
 def _skill_table() -> str:
@@ -270,7 +290,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "methods-main": lambda: _methods("backtest"),
     "methods-small": lambda: _methods("backtest-small"),
     "methods-large": lambda: _methods("backtest-large"),
-    "accuracy": _accuracy_table,
+    "accuracy": lambda: _evidence().table(read("accuracy")),
+    "accuracy-corrected": lambda: _evidence().table(read("accuracy"), base="plain-corrected"),
+    "accuracy-short": lambda: _evidence().short_table(read("accuracy")),
+    "accuracy-settings": lambda: _evidence().settings_table([read("accuracy"), read("accuracy-settings")]),
+    "accuracy-real": lambda: _evidence().table(read("accuracy-real")),
     "forecast-skill": _skill_table,
     "capture": _capture_table,
     "deadline-coverage": _coverage_table,

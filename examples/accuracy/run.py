@@ -1,6 +1,6 @@
 """Accuracy under waiting for clean electricity: real data, real models, the real strategy.
 
-    python examples/accuracy/run.py [--quick] [--settings main ...] [--out FOLDER]
+    python examples/accuracy/run.py [--quick | --flower] [--settings main ...] [--out FOLDER]
         [--actual FILE --forecast FILE --from 2023-07-01T00:00Z --to 2023-12-20T00:00Z]
 
 100 clients in 16 grid zones train four tasks with Flower's FedAvg for 50 rounds of an hour, ten of them each.
@@ -112,9 +112,14 @@ def follow(study: Study, run: Run) -> dict[str, Any]:
     return SCHEDULES[run.schedule].follow(world, TASKS[run.task]).entry(world)
 
 
+def quiet() -> None:
+    """Restrict Flower's log to errors: 50 rounds of ten lines each are no news."""
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+
+
 def follow_all(study: Study, runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Follow schedules that make the same plans."""
-    logging.getLogger("flwr").setLevel(logging.ERROR)  # 50 rounds of ten lines each are no news
+    quiet()
     with accuracy_study.schedules.remembered_plans():
         return [follow(study, run) for run in runs]
 
@@ -188,16 +193,21 @@ def asked() -> tuple[Study, argparse.Namespace]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="three seeds, two tasks, few schedules")
     parser.add_argument("--seeds", type=int, help=f"number of seeds, from {FIRST_SEED} on")
-    parser.add_argument("--settings", nargs="+", choices=[*SETTINGS, "all"], default=["main"])
+    parser.add_argument("--settings", nargs="+", choices=[*SETTINGS, "others"], default=["main"])
     parser.add_argument("--tasks", nargs="+", choices=[*TASKS])
     parser.add_argument("--schedules", nargs="+", choices=[*SCHEDULES])
     parser.add_argument("--actual", type=Path, help="trace file of what happened")
     parser.add_argument("--forecast", type=Path, help="trace file of forecasts, with issued_at")
     parser.add_argument("--from", dest="begin", default="2026-01-01T00:00:00Z", help="no run starts before")
     parser.add_argument("--to", dest="end", default="2026-12-31T00:00:00Z", help="all runs are over by then")
-    parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
+    parser.add_argument("--out", type=Path, default=Path("runs/accuracy"), help="folder for all results")
+    parser.add_argument("--json", type=Path, help="file of the results, by default in that folder")
+    parser.add_argument("--plot", type=Path, help="file of the picture, by default in that folder")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes, by default one a core")
     parser.add_argument("--resume", action="store_true", help="keep the runs that are finished")
+    parser.add_argument(
+        "--flower", action="store_true", help="one small run through flwr run, and nothing else"
+    )
     told = parser.parse_args()
     if (told.actual is None) != (told.forecast is None):
         raise InputError("--forecast", "needs --actual, and the other way round", "give both or neither")
@@ -208,7 +218,7 @@ def asked() -> tuple[Study, argparse.Namespace]:
     study = Study(
         tuple(range(FIRST_SEED, FIRST_SEED + seeds)),
         Intensities(*period, told.actual, told.forecast),
-        tuple(SETTINGS) if "all" in told.settings else tuple(told.settings),
+        tuple(SETTINGS)[1:] if "others" in told.settings else tuple(told.settings),
         tuple(told.tasks or (FEW.tasks if told.quick else TASKS)),
         tuple(told.schedules or (FEW.schedules if told.quick else SCHEDULES)),
     )
@@ -223,15 +233,35 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(2)
     told.out.mkdir(parents=True, exist_ok=True)
+    if told.flower:
+        print(compared(told.out, study.tasks[0]))
+        return
     document = results(study, conduct(study, told.jobs, told.out / "runs.jsonl", resume=told.resume))
-    text = to_json(document)
-    (told.out / "accuracy.json").write_text(f"{text}\n", encoding="utf-8")
+    text, files = (
+        to_json(document),
+        (told.json or told.out / "accuracy.json", told.plot or told.out / "accuracy.png"),
+    )
+    files[0].write_text(f"{text}\n", encoding="utf-8")
     read = json.loads(text)
-    draw(read).savefig(told.out / "accuracy.png", dpi=110)
+    draw(read).savefig(files[1], dpi=110)
     for name, table in tables(read).items():
         print(f"{name}\n\n{table}\n")
     print(verdict(read))
-    print(f"\n{told.out / 'accuracy.json'}  {told.out / 'accuracy.png'}   ({read['intensity']} intensities)")
+    print(f"\n{files[0]}  {files[1]}   ({read['intensity']} intensities)")
+
+
+def compared(out: Path, task: str) -> str:
+    """Return the scores of one run in the test kit's grid, and through ``flwr run``, as text."""
+    from accuracy_study.flower_app import small_world, through_flower  # Ray is not installed everywhere
+
+    quiet()
+    here = SCHEDULES["defaults"].follow(small_world(FIRST_SEED), TASKS[task])
+    there = through_flower(out, FIRST_SEED, task, "defaults")
+    lines = [
+        f"round {number:2}: {one:6.2f} % in memory, {other:6.2f} % through flwr run"
+        for number, (one, other) in enumerate(zip(here.scores, there["scores"], strict=True), start=1)
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

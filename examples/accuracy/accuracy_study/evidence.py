@@ -8,10 +8,12 @@ import numpy as np
 from scipy.stats import t as student
 
 from accuracy_study.schedules import ALL
-from accuracy_study.settings import NAMES
+from accuracy_study.settings import FEW, NAMES
 from accuracy_study.task import TASKS
 
 PLAIN, CORRECTED_PLAIN, FREE, DEFAULTS = "plain", "plain-corrected", "free-off", "defaults"
+SHORT: Final = ("rule-2022", FREE, "free", DEFAULTS)
+COMPARED: Final = ("again", FREE, "free", DEFAULTS)
 CONFIDENCE: Final = 0.95
 WORST_LOSS, LEAST_SHARE = 1.0, 0.9  # points; part of the free plan's saving: what the defaults must keep
 
@@ -103,19 +105,29 @@ def table(results: dict[str, Any], setting: str = "main", base: str = PLAIN) -> 
     return "\n".join(lines)
 
 
-def settings_table(results: dict[str, Any], tasks: tuple[str, ...] = ("softmax", "network")) -> str:
-    """Return a table of all settings as Markdown: last ten rounds of few schedules against plain FedAvg."""
-    schedules = ("again", FREE, "free", DEFAULTS)
-    heads = ["setting", "saving, %: free", "defaults"]
-    heads += [f"{TASKS[task].name}: {ALL[schedule].name}" for task in tasks for schedule in schedules]
+def short_table(results: dict[str, Any]) -> str:
+    """Return a table of few schedules as Markdown: last ten rounds against plain FedAvg."""
+    found = Found.of(results, "main")
+    heads = ["schedule", "saves, %", *(TASKS[task].name for task in found.tasks)]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for setting in results["settings"]:
-        found = Found.of(results, setting)
-        cells = [NAMES[setting], str(found.saving(FREE)), str(found.saving(DEFAULTS))]
-        cells += [
-            found.difference(task, schedule, "last_ten").signed for task in tasks for schedule in schedules
-        ]
+    for schedule in SHORT:
+        cells = [ALL[schedule].name, str(found.saving(schedule))]
+        cells += [found.difference(task, schedule, "last_ten").signed for task in found.tasks]
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def settings_table(documents: list[dict[str, Any]], tasks: tuple[str, ...] = FEW.tasks) -> str:
+    """Return a table of all settings as Markdown: last ten rounds of few schedules against plain FedAvg."""
+    heads = ["setting", "saves, %: free", "defaults"]
+    heads += [f"{TASKS[task].name}: {ALL[name].name.strip('*')}" for task in tasks for name in COMPARED]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for results in documents:
+        for setting in results["settings"]:
+            found = Found.of(results, setting)
+            cells = [NAMES[setting], str(found.saving(FREE)), str(found.saving(DEFAULTS))]
+            cells += [found.difference(task, name, "last_ten").signed for task in tasks for name in COMPARED]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
