@@ -133,9 +133,11 @@ def settings_table(documents: list[dict[str, Any]], tasks: tuple[str, ...] = FEW
 
 def tables(results: dict[str, Any]) -> dict[str, str]:
     """Return all tables that the results have, by their titles."""
-    found = {f"{NAMES[name]}, against plain FedAvg": table(results, name) for name in results["settings"]}
-    if "main" in results["settings"] and CORRECTED_PLAIN in Found.of(results, "main").schedules:
-        found["The same, against plain FedAvg with the correction"] = table(results, "main", CORRECTED_PLAIN)
+    found = {}
+    for setting in results["settings"]:
+        for base, words in ((PLAIN, "plain FedAvg"), (CORRECTED_PLAIN, "plain FedAvg with the correction")):
+            if base in Found.of(results, setting).schedules:
+                found[f"{NAMES[setting]}, against {words}"] = table(results, setting, base)
     return found
 
 

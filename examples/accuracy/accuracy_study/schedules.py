@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import FedAvg
-from lowcarb_scheduler.flower.correction.applicability import Applicability
-from lowcarb_scheduler.flower.correction.correction import ParticipationCorrection
 
 from lowcarb_scheduler import carbon_aware
 from lowcarb_scheduler.accounting.emissions import jain_index
@@ -26,6 +24,8 @@ from lowcarb_scheduler.accounting.replay import summarise
 from lowcarb_scheduler.accounting.turns import Profile
 from lowcarb_scheduler.backtest import chosen_by_rule_2022
 from lowcarb_scheduler.backtest.methods import owed_turns
+from lowcarb_scheduler.flower.correction.applicability import Applicability
+from lowcarb_scheduler.flower.correction.correction import ParticipationCorrection
 from lowcarb_scheduler.flower.grid import ScopedGrid, pinned_sampling
 from lowcarb_scheduler.ledger import Ledger, read_ledger
 from lowcarb_scheduler.planning.planner import plan
