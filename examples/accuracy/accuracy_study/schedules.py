@@ -120,7 +120,14 @@ class Corrected(FedAvg):
         """Build messages for random clients."""
         ids = sorted(grid.get_node_ids())
         self._nodes = {
-            node_id: Profile(node_id, str(k), place, 0.0, power_assumed=False, duration=None)
+            node_id: Profile(
+                id=str(k),
+                location=place,
+                power_watts=0.0,
+                duration=None,
+                node_id=node_id,
+                power_assumed=False,
+            )
             for k, (node_id, place) in enumerate(zip(ids, self._places, strict=True))
         }
         messages = list(super().configure_train(server_round, arrays, config, grid))
@@ -285,9 +292,9 @@ class Schedule:
 
 
 # Equal turns, and clean locations may fill a round: it saves most of what equal turns can.
-FREE: Final = {"participation": "equal", "balance": "off"}
-BALANCED: Final = {"participation": "equal", "balance": 1.2}
-OFF: Final = {"participation_correction": "off", "output_average": "off"}
+FREE: Final = {"participation": "equal"}
+
+OFF: Final = {"participation_correction": "off"}
 ALL: Final = {
     "plain": Schedule("plain FedAvg", plain),
     "again": Schedule("plain FedAvg, drawn again", plain_again),
