@@ -87,11 +87,13 @@ class Found(NamedTuple):
 
 
 def table(results: dict[str, Any], setting: str = "main", base: str = PLAIN) -> str:
-    """Return the table of a setting as Markdown: each schedule against another one."""
+    """Return the table of a setting as Markdown: schedules against one, those corrected if that is."""
     found = Found.of(results, setting)
     heads = ["schedule", "saving, %", "turns; Jain", *(TASKS[task].name for task in found.tasks)]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for schedule in found.schedules:
+        if base == CORRECTED_PLAIN and not ALL[schedule].is_corrected:
+            continue
         cells = [ALL[schedule].name, str(found.saving(schedule)), found.turns(schedule)]
         for task in found.tasks:
             if schedule == base:

@@ -8,18 +8,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from accuracy_study.evidence import CONFIDENCE, Found
+from accuracy_study.settings import NAMES
 from accuracy_study.task import TASKS
 
 # Plans that are trained without the correction and with it.
 PAIRS: Final = (("free-off", "free"), ("balance-off", "balance"), ("differ-off", "differ"))
 LABELS: Final = {
-    "plain": "plain FedAvg",
     "free": "free plan",
     "balance": "balanced plan",
     "differ": "turns differ",
-    "rule-2022": "rule of 2022",
 }
-INK, WITHOUT, WITH, PAPER = "#1b1b1b", "#c2410c", "#00755e", "#ffffff"
+INK, QUIET, WITHOUT, WITH, PAPER = "#1b1b1b", "#555555", "#c2410c", "#00755e", "#ffffff"
+FAR: Final = 2.0  # points between two circles that are worth an arrow
 KEY: Final = "last_ten"
 
 
@@ -28,8 +28,11 @@ def draw(results: dict[str, Any], setting: str | None = None) -> Figure:
     setting = setting or next(iter(results["settings"]))
     found = Found.of(results, setting)
     rows = -(-len(found.tasks) // 2)
-    figure = Figure(figsize=(9.5, 1.2 + 2.9 * rows), layout="constrained", facecolor=PAPER)
-    panels = figure.subplots(rows, 2, sharex=True, squeeze=False).ravel()
+    height = 1.3 + 2.2 * rows
+    figure = Figure(figsize=(9, height), layout="constrained", facecolor=PAPER)
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.65 / height))
+    # One scale for all: a task in which nothing is lost must look like one.
+    panels = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel()
     for panel, task in zip(panels, found.tasks, strict=False):
         _panel(panel, found, task)
     for panel in panels[len(found.tasks) :]:
@@ -38,28 +41,22 @@ def draw(results: dict[str, Any], setting: str | None = None) -> Figure:
         panel.set_xlabel("emissions saved, %")
     for panel in panels[::2]:
         panel.set_ylabel("points above plain FedAvg")
-    seeds, source = len(results["seeds"]), results["intensity"]
-    figure.suptitle(
-        "A plan that follows clean electricity forgets places; the correction brings them back\n",
-        x=0.01, ha="left", fontsize=12.5, fontweight="bold", color=INK,
-    )  # fmt: skip
-    figure.text(
-        0.01, 0.985 - 0.3 / figure.get_figheight(),
-        f"means of {seeds} seeds over the last ten rounds, {CONFIDENCE:.0%} intervals; {source} intensities",
-        ha="left", va="top", fontsize=9.5, color="#555555",
-    )  # fmt: skip
+    title = "A plan that follows clean electricity forgets places; the correction brings them back"
+    about = (
+        f"means of {len(results['seeds'])} seeds over the last ten rounds, {CONFIDENCE:.0%} intervals;"
+        f" {results['intensity']} intensities; data: {NAMES[setting]}"
+    )
+    top = {"x": 0.01, "ha": "left", "va": "top"}
+    figure.text(y=1 - 0.08 / height, s=title, fontsize=12.5, fontweight="bold", color=INK, **top)
+    figure.text(y=1 - 0.36 / height, s=about, fontsize=9.5, color=QUIET, **top)
     handles = [
-        Line2D(
-            [],
-            [],
-            color=WITHOUT,
-            marker="o",
-            markerfacecolor=PAPER,
-            linestyle="none",
-            label="without correction",
-        ),
-        Line2D([], [], color=WITH, marker="o", linestyle="none", label="with it, the same plan"),
-        Line2D([], [], color=INK, marker="s", linestyle="none", label="plain FedAvg, no carbon"),
+        Line2D([], [], label=label, **_look(colour, face), linestyle="none")
+        for label, colour, face in (
+            ("without correction", WITHOUT, PAPER), ("the same plan, corrected", WITH, WITH)
+        )
+    ]  # fmt: skip
+    handles += [
+        Line2D([], [], color=INK, marker="s", linestyle="none", label="plain FedAvg, follows no carbon")
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9.5)
     return figure
@@ -67,35 +64,31 @@ def draw(results: dict[str, Any], setting: str | None = None) -> Figure:
 
 def _panel(panel: Any, found: Found, task: str) -> None:
     panel.set_facecolor(PAPER)
+    panel.axhspan(-1, 1, color=INK, alpha=0.07, linewidth=0)  # within a point
     panel.axhline(0, color=INK, linewidth=0.8)
     panel.plot(found.saving("plain").value, 0, color=INK, marker="s", markersize=6, linestyle="none")
     for off, on in PAIRS:
-        if off in found.schedules and on in found.schedules:
-            start, end = (found.difference(task, name, KEY).value for name in (off, on))
-            x = found.saving(on).value
+        there = [name for name in (off, on) if name in found.schedules]
+        places = {name: (found.saving(name).value, found.difference(task, name, KEY)) for name in there}
+        if len(there) == 2 and places[on][1].value - places[off][1].value > FAR:
+            ends = [(x, mean.value) for x, mean in places.values()]
+            arrow = {"arrowstyle": "-|>", "color": "#8a8a8a", "shrinkA": 5, "shrinkB": 5}
+            panel.annotate("", ends[1], ends[0], arrowprops=arrow)
+        for name, (x, mean) in places.items():
+            look = _look(WITHOUT, PAPER) if name == off else _look(WITH, WITH)
+            panel.errorbar(x, mean.value, mean.half_width, capsize=3, linewidth=1.2, **look)
+        if there:
+            x, lowest = places[there[0]][0], min(mean.value - mean.half_width for _, mean in places.values())
             panel.annotate(
-                "", (x, end), (found.saving(off).value, start), annotation_clip=False,
-                arrowprops={"arrowstyle": "-|>", "color": "#9a9a9a", "shrinkA": 5, "shrinkB": 5},
-            )  # fmt: skip
-        for name, colour, face in ((off, WITHOUT, PAPER), (on, WITH, WITH)):
-            if name in found.schedules:
-                _point(panel, found, task, name, colour, face)
-        if off in found.schedules:
-            y = found.difference(task, off, KEY)
-            panel.annotate(
-                LABELS[on], (found.saving(off).value, y.value - y.half_width), (0, -4),
-                textcoords="offset points", ha="center", va="top", fontsize=8.5, color="#444444",
+                LABELS[on], (x, lowest), (0, -3), textcoords="offset points", ha="center", va="top",
+                fontsize=8.5, color=QUIET,
             )  # fmt: skip
     panel.set_title(f"{TASKS[task].name} ({TASKS[task].measure})", loc="left", fontsize=10, color=INK)
     panel.grid(alpha=0.2)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.tick_params(labelbottom=True, labelsize=9)
-    panel.margins(x=0.12, y=0.22)
+    panel.tick_params(labelsize=9)
+    panel.margins(x=0.1, y=0.15)
 
 
-def _point(panel: Any, found: Found, task: str, name: str, colour: str, face: str) -> None:
-    x, y = found.saving(name), found.difference(task, name, KEY)
-    panel.errorbar(
-        x.value, y.value, y.half_width, color=colour, marker="o", markerfacecolor=face, markersize=7,
-        capsize=3, linewidth=1.3,
-    )  # fmt: skip
+def _look(colour: str, face: str) -> dict[str, Any]:
+    return {"color": colour, "marker": "o", "markerfacecolor": face, "markersize": 7}

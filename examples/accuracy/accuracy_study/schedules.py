@@ -286,6 +286,13 @@ class Schedule:
     settings: dict[str, Any] | None = None
     planned: str = ""
 
+    @property
+    def is_corrected(self) -> bool:
+        """Whether the model is corrected."""
+        if self.settings is None:
+            return self.by is plain_corrected
+        return self.settings.get("participation_correction") != "off"
+
     def follow(self, world: World, task: Task) -> Followed:
         """Train a task."""
         return scheduled(world, task, **(self.settings or {})) if self.by is None else self.by(world, task)
