@@ -112,7 +112,7 @@ def short_table(results: dict[str, Any]) -> str:
     found = Found.of(results, "main")
     heads = ["schedule", "saves, %", *(TASKS[task].name for task in found.tasks)]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for schedule in SHORT:
+    for schedule in (name for name in SHORT if name in found.schedules):
         cells = [ALL[schedule].name, str(found.saving(schedule))]
         cells += [found.difference(task, schedule, "last_ten").signed for task in found.tasks]
         lines.append(f"| {' | '.join(cells)} |")
