@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
     from accuracy_study.task import Task
     from accuracy_study.world import World
-    from lowcarb_scheduler.planning.job import Plan
+    from lowcarb_scheduler.intensity import IntensityTable
+    from lowcarb_scheduler.planning.job import Job, Plan
 
 Choose = Callable[[int, datetime], Sequence[int]]  # the clients of a round, by its number and opening
 LAST: Final = 10  # rounds over which scores are averaged: after the last one alone they are noisier
@@ -252,8 +253,11 @@ def remembered_plans() -> Iterator[None]:
     """
     known: dict[bytes, Plan] = {}
 
-    def remembering(job: Any, intensity: Any) -> Plan:
-        asked = sha256(pickle.dumps((job, intensity))).digest()
+    def remembering(job: Job, intensity: IntensityTable) -> Plan:
+        # Whether the model is corrected decides only what a balance of auto means.
+        turns = job.balance_turns
+        alike = replace(job, corrected=True, balance=None if turns is None else turns / job.clients_per_round)
+        asked = sha256(pickle.dumps((alike, intensity))).digest()
         if asked not in known:
             known[asked] = plan(job, intensity)
         return known[asked]
