@@ -96,7 +96,10 @@ def measure(parameters, places, replies, rounds, folder):
     ]
     model = ArrayRecord(sent)
     InMemoryGrid(None, [])  # gives messages their identity
-    nodes = {k: Profile(k, f"node-{k}", f"place-{k % places}", 300.0, True, None) for k in range(replies)}
+    about = {"power_watts": 300.0, "power_assumed": True, "duration": None}
+    nodes = {
+        k: Profile(id=f"node-{k}", node_id=k, location=f"place-{k % places}", **about) for k in range(replies)
+    }
     strategy = FedAvg()
     ledger = Ledger(folder, VirtualClock(NOW))
     correction = ParticipationCorrection(Applicability("location"), strategy, ledger)

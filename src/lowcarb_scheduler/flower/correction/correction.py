@@ -184,8 +184,9 @@ class ParticipationCorrection:
         """Move the weighted mean of replies by a shift."""
         if not self._is_plain_mean:
             if shift is not None:
+                kept = [array.copy() for array in shift.arrays]  # a strategy may read replies later, too
                 for _, reply in weights:
-                    add(reply, self._layout, shift)
+                    add(reply, self._layout, kept)
             return
         # A mean moves as far if its heaviest reply alone is shifted, for a fraction of the work.
         heaviest = max(range(len(weights)), key=lambda position: weights[position][0])

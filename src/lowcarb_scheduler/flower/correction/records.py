@@ -54,7 +54,10 @@ class Layout:
         chosen = {
             name: tuple(array.shape)
             for name, array in record.items()
-            if array.stype == _NUMPY and array.dtype in FLOATS and not _STATISTICS.search(name)
+            if array.stype == _NUMPY
+            and array.dtype in FLOATS
+            and 0 not in array.shape
+            and not _STATISTICS.search(name)
         }
         return cls(tuple(chosen), tuple(chosen.values()))
 
@@ -100,7 +103,7 @@ def values_of(array: Array) -> NDArray[Any]:
         end = 10 + int.from_bytes(data[8:10], "little")
         shape, is_fortran, dtype = _header(bytes(data[:end]))
         flat = np.frombuffer(data, dtype, int(np.prod(shape, dtype=np.int64)), end)
-    except (ValueError, TypeError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, EOFError):
         raise UnfitReplyError("has an array that cannot be read") from None
     return flat.reshape(shape[::-1]).T if is_fortran else flat.reshape(shape)
 
@@ -124,6 +127,33 @@ class _Lent(Array):
         """Return the values."""
         values: NDArray[Any] = self.__dict__["_values"]
         return values
+
+
+class _Shifted(Array):
+    """Array that is shifted when it is read, which costs no more than to read it.
+
+    Parameters
+    ----------
+    array : Array
+        Array to stand in for.
+    shift : ndarray of float32
+        Vector to add, which must not change any more.
+    """
+
+    def __init__(self, array: Array, shift: NDArray[np.float32]) -> None:
+        about = {"dtype": array.dtype, "shape": tuple(array.shape), "stype": array.stype}
+        self.__dict__.update(about, _array=array, _shift=shift)
+
+    def numpy(self) -> NDArray[Any]:
+        """Return the shifted values, in an array of their own."""
+        before = values_of(self.__dict__["_array"])
+        moved = np.add(before, self.__dict__["_shift"].reshape(before.shape))
+        return np.asarray(moved).astype(before.dtype, copy=False)
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]
+        """Bytes of the shifted values."""
+        return Array(self.numpy()).data
 
 
 @lru_cache(maxsize=1024)  # the replies of a round have the same headers
@@ -179,22 +209,18 @@ def lend(reply: Message, layout: Layout, shift: Shift | None = None, factor: flo
         if shift is not None:
             before, moved = values_of(record[name]), shift.arrays[index]
             moved *= np.float32(factor)
-            values = _sum(before, moved.reshape(shape))
+            out = moved.reshape(shape) if before.dtype == moved.dtype else None
+            values = np.asarray(np.add(before, moved.reshape(shape), out=out)).astype(
+                before.dtype, copy=False
+            )
         lent[name] = _Lent(record[name], values)
     reply.content[key] = lent
 
 
-def add(reply: Message, layout: Layout, shift: Shift) -> None:
-    """Add a shift to the arrays of a reply."""
+def add(reply: Message, layout: Layout, shift: Vector) -> None:
+    """Add a shift, which must not change any more, to the arrays of a reply."""
     key, record = only_record(reply)
     shifted = ArrayRecord(dict(record))  # a new one, for the same reason
-    for name, shape, values in zip(layout.names, layout.shapes, shift.arrays, strict=True):
-        before = values_of(record[name])
-        shifted[name] = Array(_sum(before, values.reshape(shape).copy()))
+    for name, values in zip(layout.names, shift, strict=True):
+        shifted[name] = _Shifted(record[name], values)
     reply.content[key] = shifted
-
-
-def _sum(values: NDArray[Any], shift: NDArray[np.float32]) -> NDArray[Any]:
-    """Return shifted values in their own precision; the shift is overwritten where it has the same."""
-    out = shift if values.dtype == shift.dtype else None
-    return np.asarray(np.add(values, shift, out=out)).astype(values.dtype, copy=False)
