@@ -143,6 +143,37 @@ def test_a_poisoned_update_is_not_remembered(poison):
     assert memory.usual_step <= 1.2 * usual
 
 
+@pytest.mark.parametrize("poison", [np.nan, np.inf, 1e30])
+def test_poison_in_a_block_without_a_sampled_norm_is_not_remembered(poison):
+    memory = taught({place: vector([1.0] * 8) for place in PLACES})
+    memory.sampled = 2  # as in a model of many blocks: the norm of the second array is not measured
+    before = memory.places["DE"]
+    advance = learn(memory, 2, {"DE": vector([1.0] * 7 + [poison]), "FR": vector([1.0] * 8)})
+    assert advance.refused == ("DE",)
+    assert memory.places["DE"] is before
+
+
+def test_threads_change_nothing(monkeypatch):
+    """A model of several blocks and arrays, whose sums are taken in parts."""
+    sizes = (150_000, 70_000, 3)
+    found = []
+    for worth in (1 << 30, 1):
+        monkeypatch.setattr("lowcarb_scheduler.flower.correction.memory._WORTH_THREADS", worth)
+        memory, random = LocationMemory(sizes), np.random.default_rng(3)
+        for number in range(3):
+            models = {
+                place: [random.normal(size=size).astype(np.float32) for size in sizes] for place in PLACES
+            }
+            sent = [np.zeros(size, np.float32) for size in sizes]
+            replies = {
+                place: [(2.0, model)] for place, model in models.items() if place != "DE" or number != 2
+            }
+            advance = memory.advance(number, sent, replies, dict.fromkeys(PLACES, 1.0))
+        found.append([part.tobytes() for part in advance.shift.arrays])
+        found[-1] += [memory.places[place].levels.tobytes() for place in PLACES]
+    assert found[0] == found[1]
+
+
 def test_a_poisoned_first_round_does_not_set_the_measure():
     updates = {"DE": vector([1e30] * 8), "FR": vector([1.0] * 8), "GB": vector([1.0] * 8)}
     memory = LocationMemory(SIZES)

@@ -223,10 +223,12 @@ class LocationMemory:
         norms = [norm * math.sqrt(self._length / measured) for norm in sampled]
         # The steps before are the measure: one reply of 1e30 must not become the usual step.
         usual, known = self.usual_step or _usual(norms), self.usual_step
-        by_place = dict(zip(shares, norms, strict=True))
-        largest = {place: float(each.scales.max()) * _LEVELS for place, each in staged.items()}
+        # Norms are of some blocks, scales of all. NaN is no less than any limit, so both are compared alone.
+        limit = _IMPLAUSIBLE * usual
         refused = tuple(
-            place for place, norm in by_place.items() if not max(norm, largest[place]) <= _IMPLAUSIBLE * usual
+            place
+            for (place, each), norm in zip(staged.items(), norms, strict=True)
+            if not (norm <= limit and float(each.scales.max()) * _LEVELS <= limit)
         )
         for place, each in staged.items():
             replaced = each if place in refused else self.places.get(place)
@@ -277,9 +279,8 @@ class LocationMemory:
         if self._most_bytes is None or not self._length or used + self._length <= self._most_bytes:
             return np.empty(self._length, dtype=np.int8)
         with TemporaryFile(dir=self._folder) as file:  # the map outlives its name
-            if hasattr(
-                os, "posix_fallocate"
-            ):  # a full disk is an error here, and would kill the process later
+            # A full disk is an error here; without this the first write to a page would kill the process.
+            if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, self._length)
             return np.memmap(file, dtype=np.int8, mode="w+", shape=(self._length,))
 
