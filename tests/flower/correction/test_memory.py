@@ -153,6 +153,18 @@ def test_poison_in_a_block_without_a_sampled_norm_is_not_remembered(poison):
     assert memory.places["DE"] is before
 
 
+def test_what_exceeds_the_bound_is_mapped_from_files_without_a_name(tmp_path):
+    updates = {place: vector([1.0] * 8) for place in PLACES}
+    memory = taught(updates, most_bytes=16, folder=tmp_path)
+    for number in (2, 3, 4):
+        learn(memory, number, updates)
+        held = [known.levels for known in memory.places.values()]
+        assert sum(levels.nbytes for levels in held if not isinstance(levels, np.memmap)) <= 16
+    assert any(isinstance(levels, np.memmap) for levels in held)
+    np.testing.assert_allclose(remembered(memory, "DE"), 0.9375, atol=0.01)
+    assert not list(tmp_path.iterdir())
+
+
 def test_threads_change_nothing(monkeypatch):
     """A model of several blocks and arrays, whose sums are taken in parts."""
     sizes = (150_000, 70_000, 3)
