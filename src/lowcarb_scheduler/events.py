@@ -336,6 +336,7 @@ class Planned(Event):
     grid_from: datetime | None
     target_finish: datetime | None
     finish_by: datetime | None = None
+    saving_with_equal_turns: float | None = None  # where turns differ by location, in the first plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

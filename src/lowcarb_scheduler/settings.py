@@ -49,13 +49,26 @@ def _limited(value: datetime | timedelta) -> datetime | timedelta:
 
 
 def _participation(value: object) -> object:
-    """Read ``equal``, ``any`` or two whole numbers such as ``2,5``."""
+    """Read ``auto``, ``equal``, ``any`` or two whole numbers such as ``2,5``."""
     if isinstance(value, str) and "," in value:
         # A run-config or variable has no lists, so bounds are text with a comma there.
         value = [int(bound) for bound in value.split(",")]
     if isinstance(value, list | tuple) and not (len(value) == 2 and 0 <= value[0] <= value[1]):
-        raise ValueError("give equal, any, or least and most turns such as 2,5")
+        raise ValueError("give auto, equal, any, or least and most turns such as 2,5")
     return tuple(value) if isinstance(value, list) else value
+
+
+def _balance(value: object) -> object:
+    """Read ``off``, ``auto`` or a number of rounds of clients."""
+    if value in ("off", "auto") or (isinstance(value, bool) and not value):
+        return value or "off"
+    try:
+        reach = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        reach = -1.0
+    if isinstance(value, bool) or not 0 <= reach < float("inf"):
+        raise ValueError("give auto, off, or a number of rounds such as 1.2")
+    return reach
 
 
 def _over_select(value: object) -> object:
@@ -113,7 +126,8 @@ def _clock(value: object) -> str:
 
 Duration = Annotated[userfiles.Duration, AfterValidator(_limited)]
 Deadline = Annotated[userfiles.Deadline, AfterValidator(_limited)]
-Turns = Annotated[Literal["equal", "any"] | tuple[int, int], BeforeValidator(_participation)]
+Turns = Annotated[Literal["auto", "equal", "any"] | tuple[int, int], BeforeValidator(_participation)]
+Balance = Annotated[Literal["auto", "off"] | float, BeforeValidator(_balance)]
 OverSelect = Annotated[Literal["off", "auto"] | float, BeforeValidator(_over_select)]
 Correction = Annotated[Literal["auto", "off", "location", "node"], BeforeValidator(_correction)]
 OutputAverage = Annotated[Literal["off", "auto"] | int, BeforeValidator(_output_average)]
@@ -171,8 +185,10 @@ class Settings(BaseSettings):
     """number of clients that train in a round; default: as many as the inner strategy samples"""
     round_duration: Duration | None = None
     """length of a whole round; default: as measured in the first round"""
-    participation: Turns = "equal"
-    """turns per client: `equal` (default), `any`, or bounds such as `2,5`"""
+    participation: Turns = "auto"
+    """turns per client: `auto` (default; with participation correction turns differ by location as far as
+    random sampling lets them differ by chance, without it they are equal), `equal`, `any`, or bounds such as
+    `2,5`"""
     stagger: bool = False
     """permission for clients to start at different times inside a round; default `false`"""
     max_location_share: float = Field(1.0, gt=0, le=1)
@@ -191,6 +207,9 @@ class Settings(BaseSettings):
     output_average: OutputAverage = "off"
     """result of a run: the last model (`off`, default), the mean of the last so many models (a number), or
     `auto`: the mean of the second half where the correction is off, as with differential privacy"""
+    balance: Balance = "auto"
+    """largest distance of each location's turns so far from its share of all turns so far, in rounds of
+    clients: `auto` (default; 1.2 with participation correction, 0.8 without), a number, or `off`"""
     max_hold: Duration | None = None
     """longest time that one round is held; default: as long as the deadline allows"""
     deadline_confidence: float = Field(0.99, gt=0, lt=1)

@@ -15,6 +15,8 @@ from lowcarb_scheduler.planning import assignment, lagrangian, planner, solver
 from lowcarb_scheduler.planning.assignment import Seating, assign_aggregated
 from lowcarb_scheduler.planning.balance import Balance
 from lowcarb_scheduler.planning.fairness import decide_turns
+from lowcarb_scheduler.planning.job import JobRules
+from lowcarb_scheduler.settings import Settings
 from support.exact_solver import Exact
 from support.planning_jobs import CLASSES, NOW, hours_of, large, random_job, wavy
 
@@ -235,3 +237,16 @@ def test_auto_depends_on_the_correction_and_off_is_none():
     assert two_places(balance="auto", corrected=False).balance_turns == pytest.approx(1.6)
     assert two_places(balance="off").balance_turns is None
     assert two_places(balance=1).balance_turns == 2.0
+
+
+def test_settings_and_job_rules_read_the_same_values():
+    for value in ("auto", "off", 0.8):
+        rules = JobRules.from_settings({"balance": Settings(balance=value).balance})
+        assert rules.balance == value
+        job = replace(rules, round_duration=hours_of(1)).job(two_places().fleet, NOW, NOW + hours_of(9), 2, 2)
+        assert job.balance == (None if value == "off" else value)
+    assert Settings(balance="1.5").balance == 1.5  # a variable holds text
+    assert JobRules.from_settings({"balance": "auto", "participation_correction": "off"}).corrected is False
+    for value in ("wide", "-1", "nan", True):
+        with pytest.raises(InputError, match="balance"):
+            Settings.load({"balance": value})

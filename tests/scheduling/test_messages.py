@@ -18,13 +18,13 @@ PLACES = ("DE", "US-CAL-CISO", "AU-NSW", "KR")
 WARNING = "where data differ by place"
 
 
-def lines(mixes=False, places=PLACES, **rules):
+def lines(quiet=False, places=PLACES, **rules):
     rows = {"id": [f"c{k:02}" for k in range(24)], "location": [places[k % len(places)] for k in range(24)]}
     fleet = Fleet.from_frame(pd.DataFrame(rows))
     job = Job(fleet, NOW, NOW + 60 * HOUR, 20, 6, HOUR, **rules)
     planned = plan(job, Synthetic().actual(places, NOW, NOW + 72 * HOUR))
     schedule = Schedule.settle(NOW, 20, HOUR, 60 * HOUR, 1.0)
-    said = plan_lines(Decision(planned, on_forecast=True), schedule, None, mixes)
+    said = plan_lines(Decision(planned, on_forecast=True), schedule, None, quiet)
     return planned, [line for line in said if WARNING in line]
 
 
@@ -40,6 +40,6 @@ def test_rounds_of_few_locations_are_pointed_out():
     assert said == pytest.approx(np.mean(drawn), abs=0.1)
 
 
-@pytest.mark.parametrize("quiet", [{"mixes": True}, {"max_location_share": 0.34}, {"places": ("DE",)}])
+@pytest.mark.parametrize("quiet", [{"quiet": True}, {"max_location_share": 0.34}, {"places": ("DE",)}])
 def test_else_nothing_is_said_of_it(quiet):
     assert not lines(**quiet)[1]

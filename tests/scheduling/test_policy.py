@@ -164,3 +164,26 @@ def test_a_deadline_in_centuries_is_planned_for_as_far_as_makes_sense(job, forec
     assert plan.forecast_until == midnight + LOOKED_AHEAD
     long = replace(distant, rounds=40, round_duration=2 * 24 * HOUR)
     assert replan(long, forecast, history).forecast_until == midnight + 2 * 40 * 2 * 24 * HOUR
+
+
+def test_a_plan_that_breaks_a_new_rule_of_balance_is_not_kept(job, forecast):
+    free = replan(job, forecast)
+    assert free.imbalance > 1.0
+    bound = replace(job, balance=0.5)  # one turn
+    again = replan(bound, forecast, previous=free)
+    assert again.relaxed == {}
+    assert again.imbalance <= 1.0 + 1e-9
+    assert schedule(replan(bound, forecast, previous=again)) == schedule(again)
+    assert schedule(replan(job, forecast, previous=free)) == schedule(free)
+
+
+def test_balance_counts_the_turns_of_rounds_that_are_over(job, forecast):
+    bound = replace(job, balance=0.5)
+    plan = replan(bound, forecast)
+    for hours in range(1, 30):
+        rest = later(bound, plan, hours)
+        if not 0 < rest.rounds < 6:
+            continue
+        again = replan(rest, forecast)
+        assert again.relaxed == {}
+        assert again.imbalance <= 1.0 + 1e-9

@@ -130,3 +130,24 @@ def test_where_nothing_is_known_the_earliest_opening_is_the_best(planned):
     upcoming = UpcomingRound(planned, 0)
     assert upcoming.cleanest_opening(None, NOW, NOW + HOUR) == NOW
     assert upcoming.cleanest_opening(table(), NOW + 50 * HOUR, NOW + 60 * HOUR) == NOW + 50 * HOUR
+
+
+def test_a_gap_is_filled_so_that_balance_is_kept_among_those_who_owe_turns():
+    """Two of each place owe one turn each; FR, the cleanest, has had its share of the first round already."""
+    frame = pd.DataFrame(
+        {"id": [f"{place}-{k}" for place in INTENSITY for k in range(4)],
+         "location": np.repeat([*INTENSITY], 4), "power_watts": 1000.0}
+    )  # fmt: skip
+    made = plan(Job(Fleet.from_frame(frame), NOW, NOW + 24 * HOUR, 4, 3, HOUR), table())
+    there = [str(name) for name in made.fleet.ids]
+    there = [name for name in there if name not in {str(made.fleet.ids[k]) for k in made.seats[0]}]
+    opens_at = from_us(made.opens_us[0])
+
+    def places(balance_turns):
+        chosen = select_clients(UpcomingRound(made, 0), table(), opens_at, there, 3, 1.0, balance_turns)
+        return np.bincount(made.fleet.location_index[chosen.clients], minlength=3).tolist()
+
+    fr = made.fleet.locations.index("FR")
+    assert places(None)[fr] == min(3, sum(name.startswith("FR") for name in there))
+    assert max(places(0.5)) == 1
+    assert max(places(1.0)) == 2

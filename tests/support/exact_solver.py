@@ -14,6 +14,8 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
+from lowcarb_scheduler.planning.fairness import TurnRange
+
 MICROSECOND = timedelta(microseconds=1)
 
 
@@ -233,6 +235,17 @@ class Exact:
         job, done = self.job, [int(count) for count in self.job.fleet.turns_done]
         if sum(turns) != job.rounds * job.clients_per_round:
             return ["turns do not add up"]
+        if isinstance(job.participation, TurnRange):
+            bounds, broken = job.participation, []
+            if not all(bounds.least <= b + a <= bounds.most for a, b in zip(turns, done, strict=True)):
+                broken.append("turns out of their range")
+            for place in set(self.places):
+                after = [
+                    a + b for a, b, where in zip(turns, done, self.places, strict=True) if where == place
+                ]
+                if max(after) - min(after) > max(1, max(done) - min(done)):
+                    broken.append(f"turns differ inside {place}")
+            return broken
         if job.participation != "equal":
             low, high = self.turns()
             inside = all(a <= b <= c for a, b, c in zip(low, turns, high, strict=True))

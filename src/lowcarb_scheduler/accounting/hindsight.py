@@ -24,7 +24,7 @@ from lowcarb_scheduler.errors import LowcarbError
 from lowcarb_scheduler.events import UNKNOWN_PLACE
 from lowcarb_scheduler.forecasts.bias_correction import correct_forecast
 from lowcarb_scheduler.intensity import neutral_table
-from lowcarb_scheduler.planning.fairness import most_of_one_location
+from lowcarb_scheduler.planning.fairness import TurnRange, most_of_one_location
 from lowcarb_scheduler.planning.job import JobRules, looked_ahead, start_step_us
 from lowcarb_scheduler.planning.pareto import tradeoff
 from lowcarb_scheduler.planning.planner import plan
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from lowcarb_scheduler.accounting.replay import InitialPlan, Record, RoundRecord
+    from lowcarb_scheduler.events import Planned
     from lowcarb_scheduler.intensity import IntensityTable, Ints
     from lowcarb_scheduler.planning.fleet import Fleet
     from lowcarb_scheduler.planning.job import Job, Participation, Plan
@@ -76,7 +77,7 @@ class Rules:
         back_to_back = grid_from + len(record.rounds) * length
         # The turns are given by the fleet, and patience by the target: both would bind a second time.
         job_rules = JobRules.from_settings(
-            settings, round_duration=length, patience=None, participation=None, mix_rounds=None
+            settings, round_duration=length, patience=None, participation=None, mix_rounds=None, balance=None
         )
         return cls(grid_from, max(finish_by, back_to_back), max(target, back_to_back), job_rules)
 
@@ -365,7 +366,7 @@ def _job_at_the_start(
     job_rules = replace(
         rules.job_rules,
         round_duration=length,
-        participation=_participation(record.started.participation),
+        participation=_participation(record.started.participation, begun.planned),
         bounds_count_done=True,  # bounds are over the whole run, and turns may be done before its plan
     )
     return job_rules.job(
@@ -378,7 +379,10 @@ def _job_at_the_start(
     )
 
 
-def _participation(stored: object) -> Participation:
+def _participation(stored: object, planned: Planned) -> Participation:
+    if stored == "auto":
+        turns = TurnRange(planned.min_turns, planned.max_turns)
+        return turns if turns.most - turns.least > 1 else "equal"
     # JSON has no tuples: bounds come back as a list.
     return tuple(map(int, stored)) if isinstance(stored, list) else stored  # type: ignore[return-value]
 

@@ -8,6 +8,7 @@ observe, replan, hold, open. Training follows in Flower; :meth:`Session.train_en
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from importlib.metadata import version
@@ -112,8 +113,10 @@ class Session:
         )  # fmt: skip
         rules = JobRules.from_settings(
             dict(settings), bounds_count_done=True,
-            mix_rounds=settings.mix_rounds if settings.participation == "equal" else None,
+            mix_rounds=settings.mix_rounds if settings.participation in ("auto", "equal") else None,
         )  # fmt: skip
+        if rules.mix_rounds is not None:
+            rules = replace(rules, participation="equal")  # which mixing shares out anew
         stops_late = settings.on_late == "stop"
         self._replanner = Replanner(rules, self._timing, ledger, self._log, stops_late)
         self._recorder = RunRecorder(ledger, self._log, started)
@@ -361,7 +364,13 @@ class Session:
         # Without a forecast in the plan, one that has just come must not put emissions on the round.
         forecast = self._feed.forecast if decision.on_forecast else None
         selection = select_clients(
-            upcoming, forecast, opened_at, node_of, wanted, self._settings.max_location_share
+            upcoming,
+            forecast,
+            opened_at,
+            node_of,
+            wanted,
+            self._settings.max_location_share,
+            self._replanner.balance_turns(clients),
         )
         keys = upcoming.plan.fleet.ids[selection.clients]
         members = {

@@ -143,6 +143,12 @@ class Groups:
             exact=exact,
         )
 
+    def of_client(self, clients: int) -> Ints:
+        """Return the group of each of so many clients, shape (C,); -1 for those that take no part."""
+        group = np.full(clients, -1, dtype=np.int64)
+        group[self.members] = np.repeat(np.arange(len(self)), self.size)
+        return group
+
     def apart(self) -> Groups:
         """Return the same clients in groups of equal power."""
         group = np.repeat(np.arange(len(self)), self.size)

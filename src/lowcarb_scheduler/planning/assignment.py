@@ -34,7 +34,7 @@ branched on C instead.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -393,7 +393,14 @@ def _whole(seating: Seating, scaled: Floats, solved: _Solved) -> Ints | None:
     for place in range(places):
         seats[:, place] = solved.counts[:, seating.location == place].sum(axis=1)
     if rule.turns is None:
+        # The turns of locations are rounded first: the rule is in integers from then on.
         rule = rule.fixed(_rounded(seats.sum(axis=0)))
+        settled = replace(seating, balance=rule)
+        again = _solve(settled, scaled, possible, slack=None)
+        if again is None:
+            return _branched(seating, scaled, possible)
+        counts = np.rint(again.counts).astype(np.int64)
+        return counts if np.abs(counts - again.counts).max() < _FRACTION else _whole(settled, scaled, again)
     room = np.array([seating.room[seating.location == place].sum() for place in range(places)])
     for loose in (0, 1, seating.seats):
         taken = _rounded_seats(rule, seats, solved.seat_price, np.minimum(room, seating.location_cap), loose)

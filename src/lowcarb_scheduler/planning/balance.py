@@ -20,7 +20,7 @@ the rounds it has left), the rule is widened as little as it can be: by the leas
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
@@ -30,6 +30,26 @@ if TYPE_CHECKING:
 CORRECTED: Final = 1.2  # balance "auto" of a run that corrects for who trains when, in rounds of clients
 UNCORRECTED: Final = 0.8  # and of one that does not; both from the accuracy study
 _ROUNDING: Final = 1e-9  # share x seats is 11.999999999999998 in floats
+
+
+def balance_turns(
+    balance: float | Literal["auto", "off"] | None, corrected: bool, clients: int
+) -> float | None:
+    """Return the largest distance from a location's share that a rule allows [turns]; None without a rule.
+
+    Parameters
+    ----------
+    balance : float, "auto", "off" or None
+        The rule, in rounds of clients.
+    corrected : bool
+        Whether the run corrects its model for who trains when.
+    clients : int
+        Clients in a round.
+    """
+    if balance is None or balance == "off":
+        return None
+    auto = CORRECTED if corrected else UNCORRECTED
+    return (auto if balance == "auto" else balance) * clients
 
 
 @dataclass(frozen=True, slots=True, eq=False)

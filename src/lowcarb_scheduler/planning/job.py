@@ -15,7 +15,8 @@ from lowcarb_scheduler.accounting.emissions import jain_index, run_now_g, saving
 from lowcarb_scheduler.clock import MICROSECOND, format_duration, from_us, to_us, to_utc
 from lowcarb_scheduler.documents import SCHEMA_VERSION, to_plain
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.planning.balance import CORRECTED, UNCORRECTED
+from lowcarb_scheduler.planning.balance import balance_turns
+from lowcarb_scheduler.planning.fairness import TurnRange
 from lowcarb_scheduler.planning.fleet import Fleet  # noqa: TC001  users of this module need it at run time
 from lowcarb_scheduler.planning.timegrid import default_step_us
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 LOOKED_AHEAD: Final = timedelta(days=60)  # shortest time for which intensity is expected, deadline permitting
 
-Participation = Literal["equal", "any"] | tuple[int, int]
+Participation = Literal["equal", "any", "auto"] | tuple[int, int] | TurnRange
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,8 +61,10 @@ class Job:
         ``earliest_finish + patience * (finish_by - earliest_finish)``.
     target_finish : datetime, optional
         The latest end itself, if it is already known; overrides ``patience``.
-    participation : "equal", "any" or (int, int)
+    participation : "equal", "any", "auto" or (int, int)
         Equal: remaining turns go to clients with the fewest turns. (min, max): bounds on turns in this job.
+        Auto: if the run is ``corrected``, turns differ by location in the widest range in which they are at
+        least as even as those of random sampling; else equal.
     stagger : bool
         If true, a client may start anywhere inside its round.
     max_location_share : float
@@ -127,6 +130,9 @@ class Job:
         self._check_durations()
         object.__setattr__(self, "participation", _check_participation(self.participation))
         object.__setattr__(self, "balance", _check_balance(self.balance))
+        if self.participation == "auto" and self.fleet.turns_done.any():
+            problem = '"auto" chooses a range for a whole job, and clients have turns done'
+            raise InputError("participation", problem, 'give "equal" or bounds such as [3, 7]')
 
     def _check_durations(self) -> None:
         """Set the default round duration, and refuse a client that does not fit into the round."""
@@ -164,10 +170,7 @@ class Job:
     @property
     def balance_turns(self) -> float | None:
         """Largest distance of a location's turns from its share of the seats so far; None without a rule."""
-        if self.balance is None:
-            return None
-        auto = CORRECTED if self.corrected else UNCORRECTED
-        return (auto if self.balance == "auto" else self.balance) * self.clients_per_round
+        return balance_turns(self.balance, self.corrected, self.clients_per_round)
 
     @property
     def durations_us(self) -> Ints:
@@ -220,7 +223,9 @@ class JobRules:
         **changes
             Rules that are used instead.
         """
-        values = {**settings, **changes}
+        # The mode of the correction decides what auto means, also in the settings that a ledger holds.
+        corrected = settings.get("participation_correction", "auto") != "off"
+        values = {"corrected": corrected, **settings, **changes}
         names = (rule.name for rule in fields(cls))
         return cls(**{name: values[name] for name in names if values.get(name) is not None})
 
@@ -398,6 +403,23 @@ class Plan:
         return from_us(self.closes_us[-1])
 
     @property
+    def location_turns(self) -> Ints:
+        """Turns of each location before and after each round, shape (R + 1, L); turns done are included."""
+        fleet, places = self.fleet, len(self.fleet.locations)
+        taken = np.zeros((len(self.seats) + 1, places), dtype=np.int64)
+        np.add.at(taken[0], fleet.location_index, fleet.turns_done)
+        rounds = np.repeat(np.arange(1, len(taken)), self.seats.shape[1])
+        np.add.at(taken, (rounds, fleet.location_index[self.seats.ravel()]), 1)
+        return np.cumsum(taken, axis=0)
+
+    @property
+    def imbalance(self) -> float:
+        """Largest distance of a location's turns from its share of those so far, after any round [turns]."""
+        turns = self.location_turns[1:]
+        so_far = turns.sum(axis=1, keepdims=True)
+        return float(np.abs(turns - turns[-1] * so_far / max(int(so_far[-1, 0]), 1)).max())
+
+    @property
     def turns(self) -> Ints:
         """Turns of each client at the end of the plan, shape (C,); turns done before are included."""
         return self.fleet.turns_done + np.bincount(self.seats.ravel(), minlength=len(self.fleet))
@@ -491,11 +513,11 @@ def _check_balance(value: object) -> float | Literal["auto"] | None:
 
 
 def _check_participation(value: object) -> Participation:
-    if value == "equal" or value == "any":
+    if value == "equal" or value == "any" or value == "auto" or isinstance(value, TurnRange):
         return value
     bounds = tuple(value) if isinstance(value, list | tuple) else ()
     whole = all(isinstance(bound, int) and not isinstance(bound, bool) for bound in bounds)
     if len(bounds) != 2 or not whole or not 0 <= bounds[0] <= bounds[1]:
         raise InputError("participation", f"{value!r} is not understood",
-                         'give "equal", "any" or [min, max] turns with 0 <= min <= max')  # fmt: skip
+                         'give "equal", "auto", "any" or [min, max] turns with 0 <= min <= max')  # fmt: skip
     return bounds[0], bounds[1]

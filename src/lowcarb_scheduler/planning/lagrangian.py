@@ -48,6 +48,23 @@ class Relaxed(NamedTuple):
     short: Floats | Ints  # (G,) turns owed less turns taken, (R P,) turns beyond bounds: a subgradient of L
 
 
+class TurnPath(NamedTuple):
+    """Order in which the turns of locations go to groups, where a plan chooses how many a location takes."""
+
+    base: Ints  # (G,) turns of each group at the fewest turns of its location
+    further: tuple[Ints, ...]  # of each location with a choice, the group of each further turn
+
+    def cheapest(self, turn_g: Floats) -> Ints:
+        """Return the turns of each group, shape (G,), at which turns of these prices cost least in sum."""
+        turns = self.base.copy()
+        for group in self.further:
+            cost_g = np.cumsum(turn_g[group])
+            most = int(np.argmin(cost_g))
+            if cost_g[most] < 0:
+                turns += np.bincount(group[: most + 1], minlength=len(turns))
+        return turns
+
+
 class Relaxation:
     """Lagrangian relaxation of a model, evaluated at any prices.
 
@@ -55,6 +72,8 @@ class Relaxation:
     ----------
     model : Model
         The problem.
+    path : TurnPath, optional
+        Turns of groups by location; without it, each group has bounds of its own.
 
     Attributes
     ----------
@@ -75,8 +94,8 @@ class Relaxation:
     locations, of the turns of each location after each round, together of shape (G + R P,).
     """
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self, model: Model, path: TurnPath | None = None) -> None:
+        self.model, self._path = model, path
         grid, last = model.windows.grid, model.windows.last_boundary
         self.spans = _spans(model)
         longest = np.append(self.spans[1:] - 1, last)
@@ -226,6 +245,8 @@ class Relaxation:
         """Return the turns X of each group that minimise lambda X, shape (G,)."""
         seating = self.model.seating
         turn_g = prices_g[: len(seating.members)]
+        if self._path is not None:
+            return self._path.cheapest(turn_g)
         return seating.members * np.where(turn_g < 0, seating.most, seating.least)
 
     def least_with(self, prices_g: Floats) -> Floats:

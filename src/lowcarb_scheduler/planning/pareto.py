@@ -9,15 +9,16 @@ prices and openings of the one before.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.planning.fairness import range_of
 from lowcarb_scheduler.planning.job import relative_gap
-from lowcarb_scheduler.planning.planner import Problem
+from lowcarb_scheduler.planning.planner import Problem, plan_in_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -156,6 +157,8 @@ def tradeoff(
         raise InputError("points", f"{points!r} is not a whole number >= 2", "give 12, for example")
     if job.mix_rounds is not None:
         raise InputError("mix_rounds", "has no certified front", "leave it out of tradeoff")
+    if range_of(job) is not None:
+        return _front_in_range(job, intensity, points, progress)
     problem = Problem.of(job, intensity)
     patiences = np.linspace(0.0, 1.0, points).tolist()
     plans: list[Plan] = []
@@ -163,6 +166,19 @@ def tradeoff(
     for done, patience in enumerate(patiences, start=1):
         planned, near = problem.plan_by(problem.patient_us(patience), near, _GOOD_ENOUGH)
         plans.append(planned)
+        if progress is not None:
+            progress(done, points)
+    return Frontier(_front(patiences, plans), plans[0].run_now_emissions_g)
+
+
+def _front_in_range(
+    job: Job, intensity: IntensityTable, points: int, progress: Callable[[int, int], None] | None
+) -> Frontier:
+    """Plan the front of a job whose turns differ by location; each point chooses them anew."""
+    patiences = np.linspace(0.0, 1.0, points).tolist()
+    plans: list[Plan] = []
+    for done, patience in enumerate(patiences, start=1):
+        plans.append(plan_in_range(replace(job, patience=patience, target_finish=None), intensity)[0])
         if progress is not None:
             progress(done, points)
     return Frontier(_front(patiences, plans), plans[0].run_now_emissions_g)

@@ -19,17 +19,17 @@ from lowcarb_scheduler.planning import feasibility
 from lowcarb_scheduler.planning.aggregation import Classes, Groups
 from lowcarb_scheduler.planning.assignment import Seating, assign
 from lowcarb_scheduler.planning.balance import Balance
-from lowcarb_scheduler.planning.fairness import decide_turns, location_cap
+from lowcarb_scheduler.planning.fairness import Turns, decide_turns, location_cap, range_of, share_out
 from lowcarb_scheduler.planning.job import Plan, start_step_us
+from lowcarb_scheduler.planning.lagrangian import TurnPath
 from lowcarb_scheduler.planning.model import Model
-from lowcarb_scheduler.planning.solver import GOOD_ENOUGH, Solution, solve
+from lowcarb_scheduler.planning.solver import GOOD_ENOUGH, Solution, bound_of_range, solve
 from lowcarb_scheduler.planning.timegrid import Grid, Windows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
-    from lowcarb_scheduler.planning.fairness import Turns
     from lowcarb_scheduler.planning.job import Job
 
 # Sizes from which powers are aggregated: groups x slots and groups x rounds that are still planned quickly.
@@ -63,6 +63,8 @@ def plan(job: Job, intensity: IntensityTable) -> Plan:
     ForecastUnavailableError
         If a location of the fleet has no forecast between the first opening and the deadline.
     """
+    if range_of(job) is not None:
+        return plan_in_range(job, intensity)[0]
     problem = Problem.of(job, intensity)
     if len(blocks_of(job)) > 1:
         return _plan_in_blocks(job, intensity, problem.target_us())
@@ -102,15 +104,15 @@ class Problem:
     relaxed: Mapping[str, str]
 
     @classmethod
-    def of(cls, job: Job, intensity: IntensityTable) -> Problem:
-        """Build the problem of a job.
+    def of(cls, job: Job, intensity: IntensityTable, turns: Turns | None = None) -> Problem:
+        """Build the problem of a job; ``turns`` are bounds on the turns of each client, if they are known.
 
         Raises
         ------
         PlanInfeasibleError, ForecastUnavailableError
             As :func:`plan`.
         """
-        turns = decide_turns(job)
+        turns = decide_turns(job) if turns is None else turns
         grid = Grid.between(
             job.opens_from_us, int(intensity.edges_us[-1]), to_us(job.finish_by), origin_us=job.grid_from_us,
             step_us=start_step_us(job, intensity), round_us=job.round_us, rounds=job.rounds,
@@ -141,8 +143,9 @@ class Problem:
         return self.patience_from_us + floor(patience * (to_us(self.job.finish_by) - self.patience_from_us))
 
     def plan_by(
-        self, target_us: int, near: Solution | None = None, good_enough: float = GOOD_ENOUGH
-    ) -> tuple[Plan, Solution]:
+        self, target_us: int, near: Solution | None = None, good_enough: float = GOOD_ENOUGH,
+        first: Ints | None = None,
+    ) -> tuple[Plan, Solution]:  # fmt: skip
         """Return the best plan that ends by a target, and the solution behind it.
 
         Parameters
@@ -153,6 +156,8 @@ class Problem:
             Solution for an earlier target, from which the search starts.
         good_enough : float
             Relative gap at which the search ends.
+        first : ndarray of int64, shape (R,), optional
+            Openings to try first.
         """
         model, plans = self.model.until(self.model.windows.grid.until(target_us)), list[Plan]()
         if model.windows.stagger:
@@ -162,7 +167,7 @@ class Problem:
             if earliest.complete:
                 near = solve(together, earliest.slots, near, good_enough)
                 plans.append(self._to_plan(together, near))
-        solution = solve(model, self.earliest_slots, near, good_enough)
+        solution = solve(model, self.earliest_slots, near, good_enough, first)
         plans.append(self._to_plan(model, solution))
         best = min(plans, key=lambda planned: planned.emissions_g)
         proven = best.emissions_g - solution.bound_g <= _ROUNDING * abs(best.emissions_g)
@@ -262,6 +267,71 @@ def _feasible(model: Model, job: Job) -> tuple[Model, feasibility.Earliest, dict
             why = f"no plan keeps every location {asked}; this one stays within {widened.reach.max():.3g}"
             return relaxed, earliest, {"balance": why}
     return free, without, {"balance": f"no plan was found that keeps every location {asked}"}
+
+
+# -- Turns that differ by location --------------------------------------------------------------------------
+# The turns of each location are chosen by a plan in which its clients are alike, each with their mean power:
+# then no turn goes to a client because it draws little. With the turns shared out evenly inside each
+# location, rounds are planned as with equal turns. The bound is that of all choices of turns.
+
+
+def plan_in_range(job: Job, intensity: IntensityTable) -> tuple[Plan, Solution]:
+    """Plan a job whose turns differ by location within a range; the solution is that of their choice."""
+    turns, fleet = decide_turns(job), job.fleet
+    classes = Classes.of(fleet, job.durations_us)
+    count = np.bincount(classes.of_client)
+    mean_watts = (np.bincount(classes.of_client, weights=fleet.power_watts) / count)[classes.of_client]
+    alike = np.allclose(mean_watts, fleet.power_watts, rtol=1e-12)
+    level = fleet if alike else replace(fleet, power_watts=mean_watts)
+    choice = Problem.of(replace(job, fleet=level), intensity, turns)
+    target_us = choice.target_us()
+    chosen, solution = choice.plan_by(target_us)
+    of_location = np.bincount(fleet.location_index[chosen.seats.ravel()], minlength=len(fleet.locations))
+    shared = share_out(job, of_location)
+    problem = Problem.of(job, intensity, Turns(shared, shared))
+    if problem.earliest_us > target_us:  # gaps: these turns need more time than the best choice for less
+        target_us = problem.earliest_us
+        chosen, solution = choice.plan_by(target_us)
+    planned, _ = problem.plan_by(target_us, first=solution.slots)
+    bound_g = chosen.lower_bound_g
+    if not alike:
+        every = Problem.of(job, intensity, turns).model
+        model = every.until(every.windows.grid.until(target_us))
+        prices_g = _by_power(choice.model, model, solution.prices_g)
+        bound_g = bound_of_range(model, _path(job, turns, model), prices_g, planned.emissions_g)
+    if bound_g is not None:
+        bound_g = min(bound_g, planned.emissions_g)
+    return replace(planned, lower_bound_g=bound_g), solution
+
+
+def _by_power(level: Model, model: Model, prices_g: Floats) -> Floats:
+    """Return prices for groups of single powers, in proportion to those of clients that are alike."""
+    of_client = level.groups.of_client(len(level.class_of_client))
+    first = model.groups.members[np.cumsum(model.groups.size) - model.groups.size]
+    alike = of_client[first]
+    kilowatts = np.maximum(level.groups.kilowatts[alike], 1e-12)
+    turn_g = prices_g[alike] * model.groups.kilowatts / kilowatts
+    return np.append(turn_g, prices_g[len(level.groups) :])
+
+
+def _path(job: Job, turns: Turns, model: Model) -> TurnPath:
+    """Return the order in which further turns of each location go to the groups of a model."""
+    fleet, more = job.fleet, turns.most - turns.least
+    of_client = model.groups.of_client(len(fleet))
+    client = np.repeat(np.arange(len(fleet)), more)
+    nth = np.arange(len(client)) - np.repeat(np.cumsum(more) - more, more)
+    # As water-filling does: the lowest level first, inside a level in the seeded order of the location.
+    rank = np.empty(len(fleet), dtype=np.int64)
+    for index in range(len(fleet.locations)):
+        here = np.flatnonzero(fleet.location_index == index)
+        rank[here[np.random.default_rng(job.seed).permutation(len(here))]] = np.arange(len(here))
+    level = (fleet.turns_done + turns.least)[client] + nth
+    order = np.lexsort((rank[client], level, fleet.location_index[client]))
+    group, location = of_client[client[order]], fleet.location_index[client[order]]
+    taking = turns.least > 0
+    base = np.bincount(of_client[taking], turns.least[taking], len(model.groups)).astype(np.int64)
+    cuts = np.flatnonzero(np.diff(location)) + 1
+    return TurnPath(base, tuple(np.split(group, cuts)) if len(group) else ())
 
 
 # -- Mixed rounds -------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from lowcarb_scheduler.planning.milp import solve_exactly
 
 if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import Floats, Ints
+    from lowcarb_scheduler.planning.lagrangian import TurnPath
     from lowcarb_scheduler.planning.model import Model
 
 GOOD_ENOUGH: Final = 5e-4  # relative gap at which a search ends
@@ -46,6 +47,7 @@ _WORK: Final = 15_000_000  # cells of the relaxation that may be filled in one s
 _MOMENTUM: Final = 0.7  # part of a step that is taken again, with a rule of balance
 _BALANCED_PACE: Final = 0.25
 _BALANCED_WORK: Final = 5_000_000  # as _WORK with a rule of balance: a cell costs more there
+_RANGE_STEPS: Final = 20, 100  # fewest and most steps for the bound of a range of turns
 _PATIENT: Final = 10  # iterations without notable progress until the pace is halved
 _NOTABLE: Final = 0.05  # part of the gap by which the bound rises in notable progress
 _WINDOW: Final = 60  # the search ends if, in so many iterations ...
@@ -80,8 +82,9 @@ class Solution:
 
 
 def solve(
-    model: Model, start: Ints, near: Solution | None = None, good_enough: float = GOOD_ENOUGH
-) -> Solution:
+    model: Model, start: Ints, near: Solution | None = None, good_enough: float = GOOD_ENOUGH,
+    first: Ints | None = None,
+) -> Solution:  # fmt: skip
     """Optimise openings and seats together.
 
     Parameters
@@ -94,8 +97,12 @@ def solve(
         Starting point: the solution of a problem with the same groups and no more time.
     good_enough : float
         Relative gap at which the search ends.
+    first : ndarray of int64, shape (R,), optional
+        Openings to try first.
     """
     search = _Search(model, start, near)
+    if first is not None:
+        search.seat(first)
     small = search.relaxation.every_span and len(model.windows.grid) * len(model.groups) <= _SMALL
     enough = _ROUNDING if small else good_enough
     search.climb(enough)
@@ -105,7 +112,9 @@ def solve(
         if small:
             search.close()
         if not small or (model.seating.balance is not None and search.is_open(good_enough)):
-            moves = _MOVES if model.seating.balance is None else _BALANCED_MOVES
+            moves, balance = _MOVES, model.seating.balance
+            if balance is not None:  # turns that are free are chosen well enough without moves
+                moves = 0 if balance.turns is None else _BALANCED_MOVES
             search.move_openings(moves // max(1, model.rounds * len(model.groups) // _QUICK))
     if near is None:
         search.prefer(start)
@@ -113,6 +122,41 @@ def solve(
     if not model.groups.exact:
         bound_g = bound_by_client_g(search.relaxation, search.prices_g)
     return Solution(search.slots, search.best, bound_g, search.prices_g)
+
+
+def bound_of_range(model: Model, path: TurnPath, prices_g: Floats, emissions_g: float) -> float:
+    """Return a lower bound on all plans in which the turns of locations follow a path [gCO2eq].
+
+    Parameters
+    ----------
+    model : Model
+        The problem, with the fewest and most turns of each group.
+    path : TurnPath
+        Turns of groups by location.
+    prices_g : ndarray of float64, shape (G,) or (G + R P,)
+        Prices from which the search starts.
+    emissions_g : float
+        Emissions of a known plan [gCO2eq].
+    """
+    if not model.groups.exact:  # bounds on single clients leave more choice, which keeps it a bound
+        return bound_by_client_g(Relaxation(model), prices_g)
+    relaxation, best_g = Relaxation(model, path), -np.inf
+    best_prices_g, direction, pace, stalled = prices_g, np.zeros(len(prices_g)), _BALANCED_PACE, 0
+    for _ in range(int(np.clip(_BALANCED_WORK // relaxation.cells, *_RANGE_STEPS))):
+        relaxed = relaxation.evaluate(prices_g)
+        stalled = 0 if relaxed.bound_g > best_g + _NOTABLE * (emissions_g - best_g) else stalled + 1
+        if relaxed.bound_g > best_g:
+            best_g, best_prices_g = relaxed.bound_g, prices_g
+        if stalled >= _PATIENT:
+            pace, stalled, prices_g, direction = pace / 2, 0, best_prices_g, np.zeros(len(prices_g))
+            relaxed = relaxation.evaluate(prices_g)
+        scaled = relaxed.short / relaxation.scale
+        norm = float(relaxed.short @ scaled)
+        if norm == 0 or emissions_g - best_g <= GOOD_ENOUGH * abs(emissions_g):
+            break
+        direction = scaled + _MOMENTUM * direction
+        prices_g = prices_g + pace * (emissions_g - relaxed.bound_g) / norm * direction
+    return best_g
 
 
 class _Search:

@@ -18,6 +18,7 @@ from lowcarb_scheduler.errors import MissingExtraError, one_line
 from lowcarb_scheduler.ledger import FILE_NAME, as_written, read_ledger
 from lowcarb_scheduler.report import charts, formatting, pareto, rounds, tables
 from lowcarb_scheduler.report.figure import Picture, save
+from lowcarb_scheduler.scheduling.messages import saving_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -143,7 +144,7 @@ def facts_of(accounts: Accounts, finish_by: datetime | None) -> list[tuple[str, 
         ("Hindsight", "best plan with a perfect forecast"),
         ("SCI", _sci(accounts.sci)),
         ("Strategy", str(started.strategy)),
-        ("Participation", str(started.participation)),
+        ("Participation", _participation(run)),
         ("Patience", f"{started.patience:g} (0: start immediately; 1: lowest emissions by the deadline)"),
         ("Deadline", f"{formatting.instant(finish_by)} UTC" if finish_by else "none"),
         ("Finish", _finish(run, finish_by)),
@@ -169,6 +170,18 @@ def facts_of_correction(correction: CorrectionSummary) -> list[tuple[str, str]]:
     return facts + [
         ("Without correction", f"{n} round(s): {why}") for why, n in correction.uncorrected.items()
     ]
+
+
+def _participation(run: Record) -> str:
+    """Write the rule of participation, with the two parts of the saving where turns differ by location."""
+    setting, begun = str(run.started.participation), run.initial_plan
+    if begun is None:
+        return setting
+    planned, equal = begun.planned, begun.planned.saving_with_equal_turns
+    if planned.saving is None or equal is None:
+        return setting
+    turns = f"{planned.min_turns} to {planned.max_turns} turns a client"
+    return f"{setting}: {turns}; planned saving {saving_parts(planned.saving, equal)}"
 
 
 def _sci(sci: Sci) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from lowcarb_scheduler.accounting.emissions import jain_index
 from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.events import UNKNOWN_PLACE, Degraded
 
@@ -79,8 +80,9 @@ def instant(when: datetime) -> str:
 
 
 def plan_lines(
-    decision: Decision, schedule: Schedule, latest: datetime | None, mixes: bool = False
-) -> list[str]:
+    decision: Decision, schedule: Schedule, latest: datetime | None, quiet: bool = False,
+    with_equal_turns: float | None = None,
+) -> list[str]:  # fmt: skip
     """Return the log lines before the first hold: plan, finish, expected saving, assumptions.
 
     Parameters
@@ -91,8 +93,10 @@ def plan_lines(
         Deadline of the run, and the length of a round.
     latest : datetime or None
         Latest opening of the first round.
-    mixes : bool
-        Whether rounds are mixed, so that no advice to mix them is needed.
+    quiet : bool
+        Whether rounds are mixed or the model is corrected, so that few locations a round need no advice.
+    with_equal_turns : float, optional
+        Saving of the plan in which all clients take equal turns, where those of this one differ by location.
     """
     plan, fleet = decision.plan, decision.plan.fleet
     locations = len(set(fleet.locations) - {UNKNOWN_PLACE})
@@ -109,9 +113,13 @@ def plan_lines(
         lines.append(
             f"expected {plan.emissions_g:,.0f} gCO2eq, {plan.saving:.1%} less than the"
             f" {plan.run_now_emissions_g:,.0f} g of random clients back-to-back"
+            + ("" if with_equal_turns is None else f": {saving_parts(plan.saving, with_equal_turns)}")
         )
+    if np.ptp(turns := plan.turns) > 1:
+        even = f"Jain's index {jain_index(turns):.2f}, of random sampling {_jain_of_random(plan):.2f}"
+        lines.append(f"{turns.min()} to {turns.max()} turns a client ({even})")
     # Such rounds save most, and may cost accuracy where data differ by location.
-    if not mixes and (one_sided := _one_sided(plan)):
+    if not quiet and (one_sided := _one_sided(plan)):
         lines.append(one_sided)
     labels = plan.provenance
     numbers = "SYNTHETIC numbers, " if labels.synthetic else ""
@@ -121,6 +129,21 @@ def plan_lines(
         f" of {len(fleet)} clients; energy is power times time where nodes do not measure it"
     )
     return lines
+
+
+def saving_parts(saving: float, with_equal_turns: float) -> str:
+    """Write a saving in its two parts: equal turns would have the first one, too."""
+    return (
+        f"{with_equal_turns:.1%} by when and who with equal turns,"
+        f" {saving - with_equal_turns:.1%} by turns that differ by location"
+    )
+
+
+def _jain_of_random(plan: Plan) -> float:
+    """Return Jain's index of the turns that random sampling is expected to give."""
+    (rounds, seats), clients = plan.seats.shape, len(plan.fleet)
+    mean = max((rounds * seats + plan.fleet.turns_done.sum()) / clients, 1e-9)
+    return float(1.0 / (1.0 + (1.0 - seats / clients) / mean))
 
 
 def _one_sided(plan: Plan) -> str | None:

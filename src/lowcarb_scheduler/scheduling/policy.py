@@ -17,7 +17,7 @@ from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError, Pla
 from lowcarb_scheduler.events import UNKNOWN_PLACE
 from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, expect
 from lowcarb_scheduler.intensity import neutral_table
-from lowcarb_scheduler.planning.fairness import crowded, fill_evenly, location_cap
+from lowcarb_scheduler.planning.fairness import TurnRange, crowded, fill_evenly, location_cap
 from lowcarb_scheduler.planning.job import looked_ahead
 from lowcarb_scheduler.planning.option_value import value_of_waiting
 from lowcarb_scheduler.planning.planner import plan
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.scheduling.schedule import Schedule
 
 WORTH_CHANGING: Final = 0.001  # part of the expected emissions a new plan must avoid to replace the last
+_ROUNDING: Final = 1e-6  # turns
 WORTH_WAITING: Final = 0.005  # part a later plan must avoid to be preferred to the soonest
 
 
@@ -126,14 +127,24 @@ def _still_valid(previous: Plan, job: Job, hoped: IntensityTable, best: Plan) ->
         and (closes_us - opens_us >= job.round_us).all()
         and (ends_us <= closes_us[:, None]).all()
         and closes_us[-1] <= last_us
-        and np.ptp(turns) <= max(np.ptp(best.turns), 1)  # as even as the new plan
+        and np.ptp(turns) <= max(np.ptp(best.turns), _widest(job))  # as even as the new plan
     )
     if not obeys:
         return None
     moved = replace(best, fleet=fleet, opens_us=opens_us, closes_us=closes_us, seats=seats,
                     starts_us=starts_us, ends_us=ends_us)  # fmt: skip
+    reach = job.balance_turns
+    if reach is not None and moved.imbalance > max(reach, best.imbalance) + _ROUNDING:
+        return None
     charged = _charged(moved, job, hoped, best.lower_bound_g)
     return None if np.isnan(charged.client_emissions_g).any() else charged
+
+
+def _widest(job: Job) -> int:
+    """Return the difference of turns between clients that a job allows whatever its plan."""
+    if isinstance(job.participation, TurnRange):
+        return job.participation.most - job.participation.least
+    return 1
 
 
 def _charged(planned: Plan, job: Job, intensity: IntensityTable, lower_bound_g: float | None) -> Plan:
@@ -188,6 +199,7 @@ def decide(job: Job, known: KnownIntensity, previous: Plan | None, log: RunLog) 
             try:
                 planned = _replan(attempt, forecast, known, previous, log)
                 _note_bounds(job, planned, log)
+                _note_relaxed(planned, log)
                 return Decision(planned, on_forecast=True)
             except PlanInfeasibleError as error:
                 trouble = error.reason
@@ -230,7 +242,7 @@ def _attempts(job: Job) -> Iterator[Job]:
     """Yield a job, and variants that may have a plan where it has none."""
     yield job
     yield replace(job, grid_from=job.now)
-    if isinstance(job.participation, tuple):
+    if isinstance(job.participation, tuple | TurnRange):
         yield replace(job, participation="equal")  # which gives way to a cap on locations
 
 
@@ -241,6 +253,13 @@ def _note_bounds(job: Job, planned: Plan, log: RunLog) -> None:
         if planned.turns.min() < least or planned.turns.max() > most:
             why = f"participation of {least} to {most} turns cannot be kept by all"
             log.warn("rules", why, "the bounds give way as little as they can")
+
+
+def _note_relaxed(planned: Plan, log: RunLog) -> None:
+    """Warn of each rule that no plan can keep; once, though figures differ from plan to plan."""
+    for rule in planned.relaxed:
+        why = f"no plan keeps {rule} any more, with the turns done so far"
+        log.warn("rules", why, "it gives way as little as it can")
 
 
 def _replan(
@@ -273,6 +292,8 @@ def at_once(job: Job, log: RunLog) -> Decision:
         job, patience=0.0, target_finish=None, stagger=False, grid_from=job.now,
         start_step=job.round_duration,
     )  # fmt: skip
+    if isinstance(job.participation, TurnRange):  # without a forecast no location should train more often
+        hurried = replace(hurried, participation="equal")
     flat = neutral_table(None, job.fleet.locations, job.now, hurried.finish_by)
     try:
         return Decision(replan(hurried, flat), on_forecast=False)

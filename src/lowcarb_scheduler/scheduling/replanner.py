@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,6 +11,8 @@ from lowcarb_scheduler.accounting.turns import fleet_of
 from lowcarb_scheduler.clock import format_time, to_us
 from lowcarb_scheduler.events import Planned, Window
 from lowcarb_scheduler.intensity import Provenance
+from lowcarb_scheduler.planning.balance import balance_turns
+from lowcarb_scheduler.planning.fairness import TurnRange, as_even_as_random
 from lowcarb_scheduler.planning.fleet import Fleet
 from lowcarb_scheduler.planning.job import Plan
 from lowcarb_scheduler.scheduling import messages
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.events import Node
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.ledger import Ledger
-    from lowcarb_scheduler.planning.job import JobRules
+    from lowcarb_scheduler.planning.job import JobRules, Participation
     from lowcarb_scheduler.scheduling.messages import RunLog
     from lowcarb_scheduler.scheduling.schedule import RunTiming
 
@@ -186,6 +188,7 @@ class Replanner:
         self._planned_by: datetime | None = None
         self._inputs: PlanInputs | None = None
         self._announced = self._hurried = False
+        self._with_equal_turns: float | None = None  # saving of the first plan if all took equal turns
 
     def upcoming(self, number: int) -> UpcomingRound | None:
         """Return a round as the standing plan has it; None where the plan has no such round."""
@@ -193,6 +196,10 @@ class Replanner:
         if self.decision is None or not 0 <= index < len(self.decision.plan.opens_us):
             return None
         return UpcomingRound(self.decision.plan, index)
+
+    def balance_turns(self, clients: int) -> float | None:
+        """Return the largest distance of a location's turns from its share, None without such a rule."""
+        return balance_turns(self._rules.balance, self._rules.corrected, clients)
 
     def time_left(self, number: int, now: datetime) -> timedelta | None:
         """Return the time until a round would open late, None while that is unknown.
@@ -258,7 +265,8 @@ class Replanner:
             # The first round shows how long one takes. It is planned alone, and opens at once.
             unseen = Schedule.of_unseen_round(now)
             fleet = fleet_of(nodes, seen.turns, unseen.round_duration)
-            job = job_of(self._rules, unseen, unseen.finish_by, now, 1, seen.clients, fleet)
+            rules = replace(self._rules, participation="equal")
+            job = job_of(rules, unseen, unseen.finish_by, now, 1, seen.clients, fleet)
             self.decision = at_once(job, self._log)
         else:
             # A moment after its slot a round is still planned on it.
@@ -268,13 +276,23 @@ class Replanner:
             self._planned_by = self._timing.plan_by(number, now)
             self._note_deadline(schedule, number, now)
             fleet = fleet_of(nodes, seen.turns, length)
+            if self._rules.participation == "auto":
+                self._settle_turns(seen.clients, len(fleet))
             job = job_of(self._rules, schedule, self._planned_by, now, rounds, seen.clients, fleet)
             self.decision = decide(job, seen.known, previous, self._log)
+            if isinstance(job.participation, TurnRange) and not self._announced:
+                equal = replace(job, participation="equal")
+                self._with_equal_turns = decide(equal, seen.known, None, self._log).plan.saving
             self._inputs = PlanInputs.of(seen.alive, seen.clients, length, seen.known)
         self._planned_from = number
         # A plan that gives the same turns is no news for the ledger.
         if previous is None or reason == "next round" or not _same_turns(previous, self.decision.plan):
             self._write(number, reason, self.decision)
+
+    def _settle_turns(self, clients: int, nodes: int) -> None:
+        """Settle for the whole run whether, and how far, turns may differ by location."""
+        chosen = as_even_as_random(self._timing.rounds, clients, nodes) if self._rules.corrected else None
+        self._rules = replace(self._rules, participation=chosen or "equal")
 
     def _note_deadline(self, schedule: Schedule, number: int, now: datetime) -> None:
         """Warn where the remaining rounds end late, and log where they leave no time to wait."""
@@ -295,12 +313,15 @@ class Replanner:
             "planned_from": self._planned_from,
             "planned_by": self._planned_by,
             "inputs": None if self._inputs is None else self._inputs.memory(known),
+            "turns": _turns_to_value(self._rules.participation),
         }
 
     def recall(self, memory: Mapping[str, Any], nodes: Iterable[Node], known: KnownIntensity) -> None:
         """Restore what :meth:`memory` returned, with the nodes and the intensity of then."""
         if memory["plan"] is not None:
             self.decision = Decision(plan_from_value(memory["plan"]), memory["on_forecast"])
+        if (turns := memory.get("turns")) is not None:
+            self._rules = replace(self._rules, participation=TurnRange(*turns) if turns else "equal")
         self._planned_from, self._planned_by = memory["planned_from"], memory["planned_by"]
         if (kept := memory["inputs"]) is not None:
             # Intensity that was news then is news again.
@@ -335,13 +356,24 @@ class Replanner:
                 grid_from=schedule.grid_from if schedule else None,
                 target_finish=schedule.target_finish if schedule else None,
                 finish_by=schedule.finish_by if schedule else None,
+                saving_with_equal_turns=self._with_equal_turns if on_forecast else None,
             )
         )  # fmt: skip
         if not self._announced and schedule:
             self._announced = True
-            latest, mixes = self._timing.latest_opening(number), self._rules.mix_rounds is not None
-            for line in messages.plan_lines(decision, schedule, latest, mixes):
+            latest = self._timing.latest_opening(number)
+            # A model that is corrected for who trains when needs no advice on few locations a round.
+            quiet = self._rules.corrected or self._rules.mix_rounds is not None
+            for line in messages.plan_lines(decision, schedule, latest, quiet, self._with_equal_turns):
                 self._log.info(line)
+            self._with_equal_turns = None
+
+
+def _turns_to_value(participation: Participation) -> list[int] | None:
+    """Return a range of turns that a run has settled as plain values, empty for equal turns; else None."""
+    if isinstance(participation, TurnRange):
+        return [participation.least, participation.most]
+    return [] if participation == "equal" else None
 
 
 def _count(plan: Plan, index: int) -> dict[str, int]:

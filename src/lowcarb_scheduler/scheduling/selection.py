@@ -16,7 +16,7 @@ from lowcarb_scheduler.clock import from_us, to_us
 from lowcarb_scheduler.planning.fairness import most_of_one_location
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from datetime import datetime, timedelta
 
     from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
@@ -109,6 +109,7 @@ def select_clients(
     alive: Collection[str],
     wanted: int,
     max_location_share: float,
+    balance_turns: float | None = None,
 ) -> RoundSelection:
     """Select the clients that train in a round.
 
@@ -126,6 +127,8 @@ def select_clients(
         Number of clients to select; fewer where fewer are connected.
     max_location_share : float
         Largest part of them from one location; it gives way where it would leave seats empty.
+    balance_turns : float, optional
+        Largest distance of a location's turns from its share of the seats so far; it gives way first.
     """
     plan, index = planned.plan, planned.index
     fleet, seats = plan.fleet, plan.seats[index]
@@ -141,9 +144,11 @@ def select_clients(
     if (gaps := wanted - len(staying)) > 0 and len(free):
         starts_us = np.full(len(free), opened_us, dtype=np.int64)
         grams = _grams(forecast, plan, free, starts_us, starts_us + durations_us[free])
-        order = _by_merit(plan, index, free, grams)
+        tiers = _by_merit(plan, index, free, grams)
         cap = most_of_one_location(max_location_share, wanted)
-        joining = _within_cap(fleet.location_index, staying, order, gaps, cap)
+        caps = np.full(len(fleet.locations), cap)
+        room = caps if balance_turns is None else _room(plan, index, wanted, balance_turns)
+        joining = _within_caps(fleet.location_index, staying, tiers, gaps, [np.minimum(room, caps), caps])
     clients = np.concatenate([staying, joining])
     starts_us = np.concatenate([plan.starts_us[index][stay] + shift_us, np.full(len(joining), opened_us)])
     ends_us = np.concatenate([plan.ends_us[index][stay] + shift_us, opened_us + durations_us[joining]])
@@ -156,27 +161,46 @@ def select_clients(
     return RoundSelection(clients, starts_us, ends_us, expected_g)
 
 
-def _by_merit(plan: Plan, index: int, free: Ints, grams: Floats) -> Ints:
-    """Return free clients in order: those owed turns by the plan, cleanest first; then by fewest turns."""
+def _by_merit(plan: Plan, index: int, free: Ints, grams: Floats) -> list[Ints]:
+    """Return free clients, cleanest first: those owed turns by the plan, then the others by fewest turns."""
     owed = np.bincount(plan.seats[index + 1 :].ravel(), minlength=len(plan.fleet))[free] > 0
-    turns = np.where(owed, 0, plan.fleet.turns_done[free])
-    return free[np.lexsort((free, np.nan_to_num(grams, nan=np.inf), turns, ~owed))]
+    turns = np.where(owed, -1, plan.fleet.turns_done[free])
+    order = np.lexsort((free, np.nan_to_num(grams, nan=np.inf), turns))
+    return np.split(free[order], np.flatnonzero(np.diff(turns[order])) + 1)
 
 
-def _within_cap(location: Ints, staying: Ints, order: Ints, gaps: int, cap: int) -> Ints:
-    """Return the first clients whose locations are below a cap, and fill what remains in order."""
-    count = np.bincount(location[staying], minlength=int(location.max()) + 1)
-    within: list[int] = []
+def _room(plan: Plan, index: int, wanted: int, balance_turns: float) -> Ints:
+    """Return the clients of each location that a round may have at most for balance, shape (L,)."""
+    turns = plan.location_turns
+    share = turns[-1] / turns[-1].sum()
+    allowed = share * (turns[index].sum() + wanted) + balance_turns - turns[index]
+    room: Ints = np.maximum(np.floor(allowed + 1e-9), 0.0).astype(np.int64)
+    return room
+
+
+def _within_caps(
+    location: Ints, staying: Ints, tiers: Sequence[Ints], gaps: int, caps: Sequence[Ints]
+) -> Ints:
+    """Return clients whose locations are below their caps, the first tiers first; then any in order.
+
+    Each cap is of shape (L,) and looser than the one before, and counts inside a tier: it gives way to turns.
+    """
+    count = np.bincount(location[staying], minlength=len(caps[0]))
+    joining: list[int] = []
     beyond: list[int] = []
-    for client in order:
-        if len(within) == gaps:
-            break
-        if count[location[client]] < cap:
-            count[location[client]] += 1
-            within.append(int(client))
-        else:
-            beyond.append(int(client))
-    return np.array([*within, *beyond[: gaps - len(within)]], dtype=np.int64)
+    for tier in tiers:
+        left = tier.tolist()
+        for cap in caps:
+            passed: list[int] = []
+            for client in left:
+                if len(joining) < gaps and count[location[client]] < cap[location[client]]:
+                    count[location[client]] += 1
+                    joining.append(client)
+                else:
+                    passed.append(client)
+            left = passed
+        beyond += left
+    return np.array([*joining, *beyond[: gaps - len(joining)]], dtype=np.int64)
 
 
 def _grams(

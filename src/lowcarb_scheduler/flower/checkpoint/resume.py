@@ -40,8 +40,8 @@ _OTHER_FOLDER: Final = "give another run-dir, or leave it out"
 _SAME_START: Final = f"start the run with the same app and settings, or {_OTHER_FOLDER}"
 _SAME_VERSION: Final = "resume with the version of lowcarb-scheduler that wrote it"
 # A resumed run may change its sources, locations and powers, but not what its plan and its turns rest on.
-_OF_THE_JOB: Final = ("clients_per_round", "finish_by", "max_location_share", "mix_rounds", "participation",
-                      "patience", "round_duration", "stagger")  # fmt: skip
+_OF_THE_JOB: Final = ("balance", "clients_per_round", "finish_by", "max_location_share", "mix_rounds",
+                      "participation", "patience", "round_duration", "stagger")  # fmt: skip
 
 # -- Progress ------------------------------------------------------------------------------------------------
 
