@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import argparse
 import resource
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -228,6 +229,32 @@ def show_scale(title: str, cases: tuple[Case, ...], iid: bool = False) -> None:
         )
 
 
+def show_rules() -> None:
+    """Print gap, time and saving under rules of balance and with turns that differ; the worst seed."""
+    print("\nbalance and turns, 100 clients, 50 rounds of 10, 16 places (must: 2 %, 1 s at balance 1.2)\n"
+          "  powers       balance  turns       gap %   CPU s   saving %   imbalance")  # fmt: skip
+    for powers in ("5 classes", "all differ"):
+        case = Case(100, 50, 10, 16, 60, 60, powers)
+        rules = [
+            (None, "equal"),
+            (1.2, "equal"),
+            (0.8, "equal"),
+            (0.4, "equal"),
+            (None, "auto"),
+            (1.2, "auto"),
+        ]
+        for balance, turns in rules:
+            rows = []
+            for seed in (*SEEDS, 3):
+                job = replace(job_of(case, seed), balance=balance, participation=turns)
+                found, spent = timed(plan, job, curves(case.locations, case.step_minutes, seed))
+                assert not found.relaxed
+                rows.append((100 * found.gap, spent, -100 * found.saving, found.imbalance))
+            gap, spent, saving, imbalance = np.max(rows, axis=0)
+            print(f"  {powers:12} {balance or 'off':>7}  {turns:8} {gap:8.3f} {spent:7.2f} {-saving:10.1f}"
+                  f"   {imbalance:6.1f} turns")  # fmt: skip
+
+
 def show_others(cases: tuple[Case, ...], actual: str | None = None) -> None:
     """Print the emissions of other ways of planning as a multiple of the plan's, the least of all seeds."""
     kind = "real" if actual else "made-up"
@@ -309,6 +336,7 @@ def main() -> None:
     plan(job_of(SCALE[0], 1), curves(10, 60, 1))  # warm up
     show_scale("scale (must: 1 %, 2 s)", SCALE)
     show_scale("random numbers (must: 5 %)", SCALE[2:10:2], iid=True)
+    show_rules()
     show_others((SCALE[2], SCALE[5], SCALE[8]))
     if options.actual:
         show_others((SCALE[2], SCALE[4]), options.actual)

@@ -279,3 +279,16 @@ def test_where_waiting_pays_to_the_end_there_is_no_knee_and_the_end_is_advised(t
     assert "knee" not in [row[-1] for row in table(answer)]
     assert facts(answer)["knee"].strip().startswith("none: later hours save as much")
     assert answer.out.splitlines()[-1].endswith("--patience 1.0000")
+
+
+def test_with_balance_the_cost_of_variety_is_shown_beside_the_front(tradeoff, tmp_path):
+    document = tradeoff("--balance", "--json", "--plot", str(tmp_path / "front.png")).document
+    names = [option["option"] for option in document["balance"]]
+    assert names[:4] == ["free", "1.2", "0.8", "0.4"]
+    assert set(document) == KEYS | {"balance", "turns"}
+    cleanest = [option["points"][-1]["emissions_g"] for option in document["balance"]]
+    assert cleanest == sorted(cleanest)  # less freedom never emits less
+    assert document["turns"][0]["option"] == "equal"
+    assert (tmp_path / "front.png").stat().st_size > 1000
+    shown = tradeoff("--balance").out
+    assert re.search(r"^balance +free +[\d.]+ %", shown, flags=re.MULTILINE)

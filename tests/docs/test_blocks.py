@@ -206,7 +206,7 @@ def keys_of(document, plain=("locations", "missing", "energy_by_basis")):
 
 DOCUMENTS = [
     "plan --job examples/job.toml --source synthetic",
-    "tradeoff --job examples/job.toml --source synthetic --saving 1%",
+    "tradeoff --job examples/job.toml --source synthetic --saving 1% --balance",
     "forecast --location DE --source synthetic --corrected",
     "doctor --location DE --source synthetic",
     "archive list",

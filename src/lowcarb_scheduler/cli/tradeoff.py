@@ -12,7 +12,14 @@ from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
 from lowcarb_scheduler.cli.output import Column, Times, Utc, right
 from lowcarb_scheduler.errors import InputError, SavingUnreachableError
-from lowcarb_scheduler.planning.pareto import Frontier, FrontierPoint, tradeoff
+from lowcarb_scheduler.planning.pareto import (
+    Frontier,
+    FrontierPoint,
+    Option,
+    cost_of_variety,
+    options_of,
+    tradeoff,
+)
 from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 # Unit of the column that shows what an extra hour saves.
 HOUR: Final = timedelta(hours=1)
+VARIETY_PATIENCE: Final = (0.0, 0.5, 1.0)
 MOST_POINTS: Final = 1_000
 KNEE_RULE: Final = "farthest below the straight line from first to last; later hours save less than average"
 NO_KNEE: Final = "none: later hours save as much as the first, so wait as long as you can"
@@ -64,6 +72,9 @@ def command(
             parser=_part, metavar="S", help="Find the earliest finish with at least this saving: 20% or 0.2."
         ),
     ] = None,
+    balance: Annotated[
+        bool, typer.Option("--balance", help="Show what variety costs: balance, and turns that differ.")
+    ] = False,
     source: options.Source = None,
     sdk_url: options.SdkUrl = None,
     sdk_signal: options.SdkSignal = None,
@@ -78,14 +89,18 @@ def command(
     # A large job takes minutes, so a terminal shows the progress.
     with output.progress("planning", points) as done:
         front = tradeoff(asked, intensity, points, lambda *_: done())
+    variety: tuple[Option, ...] = ()
+    if balance:
+        with output.progress("rules", len(options_of(asked))) as done:
+            variety = cost_of_variety(asked, intensity, len(VARIETY_PATIENCE), done)
     answer = None if saving is None else _answer(front, saving, asked)
     if plot is not None:
         from lowcarb_scheduler.report.figure import save
         from lowcarb_scheduler.report.pareto import plot_tradeoff
 
-        save(plot_tradeoff(front, intensity, asked.finish_by), plot)
+        save(plot_tradeoff(front, intensity, asked.finish_by, variety), plot)
     if as_json:
-        output.write_document(_document(front, intensity, answer))
+        output.write_document(_document(front, intensity, answer, variety))
         return
     # The suggested command repeats these.
     inputs = {"job": job, "forecast": forecast, "history": history, **chosen}
@@ -101,6 +116,8 @@ def command(
     screen = output.console()
     output.print_title(screen, formatting.work(asked))
     _print_points(screen, front, asked, answer, times)
+    if variety:
+        _print_variety(screen, variety)
     output.print_facts(screen, facts)
     # Without a knee every hour saves equally, so the last point is suggested.
     suggested = answer or (front.knee if front.has_knee else front.points[-1])
@@ -122,15 +139,34 @@ def _answer(front: "Frontier", saving: float, job: "Job") -> "FrontierPoint":
 
 
 def _document(
-    front: "Frontier", intensity: "IntensityTable", answer: "FrontierPoint | None"
-) -> dict[str, Any]:
+    front: "Frontier", intensity: "IntensityTable", answer: "FrontierPoint | None",
+    variety: tuple[Option, ...],
+) -> dict[str, Any]:  # fmt: skip
     document = {
         **intensity.provenance.to_dict(),
         "run_now_emissions_g": front.run_now_emissions_g,
         "points": [asdict(point) for point in front.points],
         "knee": asdict(front.knee),
     }
-    return document if answer is None else {**document, "answer": asdict(answer)}
+    if answer is not None:
+        document["answer"] = asdict(answer)
+    for rule in ("balance", "turns") if variety else ():
+        document[rule] = [
+            {"option": option.name, "points": [asdict(point) for point in option.front.points]}
+            for option in variety
+            if option.rule == rule
+        ]
+    return document
+
+
+def _print_variety(screen: "Console", variety: tuple[Option, ...]) -> None:
+    columns: list[Column | str] = ["rule", "option"]
+    columns += [right(f"saving at patience {p:g}") for p in VARIETY_PATIENCE]
+    rows = [
+        (option.rule, option.name, *(formatting.percent(option.saving(p)) for p in VARIETY_PATIENCE))
+        for option in variety
+    ]
+    output.print_table(screen, columns, rows)
 
 
 def _print_points(

@@ -29,7 +29,7 @@ branched on C instead.
 .. [1] Ahuja, Magnanti and Orlin, Network Flows (1993), section 11.12; inventory: application 1.7.
 .. [2] D. F. Crouse, On implementing 2D rectangular assignment algorithms, IEEE Transactions on Aerospace and
        Electronic Systems 52 (2016) 1679-1696.
-.. [3] A. Schrijver, Combinatorial Optimization (2003), theorem 41.11, after J. Edmonds (1970).
+.. [3] A. Schrijver, Combinatorial Optimization (2003), chapter 41: laminar families, after J. Edmonds (1970).
 """
 
 from __future__ import annotations

@@ -9,14 +9,16 @@ prices and openings of the one before.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from math import ceil
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
 from lowcarb_scheduler.clock import HOUR_US, to_us
-from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.planning.fairness import range_of
+from lowcarb_scheduler.errors import InputError, PlanInfeasibleError
+from lowcarb_scheduler.planning.fairness import TurnRange, as_even_as_random, range_of
 from lowcarb_scheduler.planning.job import relative_gap
 from lowcarb_scheduler.planning.planner import Problem, plan_in_range
 
@@ -169,6 +171,80 @@ def tradeoff(
         if progress is not None:
             progress(done, points)
     return Frontier(_front(patiences, plans), plans[0].run_now_emissions_g)
+
+
+# -- Cost of variety ----------------------------------------------------------------------------------------
+
+BALANCES: Final = (1.2, 0.8, 0.4)  # between a free plan and rounds that are spread over all locations
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Option:
+    """Rule that a job could have, and its front.
+
+    Parameters
+    ----------
+    rule : {"balance", "turns"}
+        Rule that the option is one of.
+    name : str
+        The option, for people.
+    front : Frontier
+        Its front.
+    """
+
+    rule: Literal["balance", "turns"]
+    name: str
+    front: Frontier
+
+    def saving(self, patience: float) -> float | None:
+        """Return the saving of the best plan with at most some patience; None where run-now is undefined."""
+        return [point for point in self.front.points if point.patience <= patience + 1e-9][-1].saving
+
+
+def options_of(job: Job) -> tuple[tuple[Literal["balance", "turns"], str, Job], ...]:
+    """Return a job under each rule of balance, and with turns that differ as far as they may."""
+    clients, seats = np.bincount(job.fleet.location_index), job.clients_per_round
+    spread = min(ceil(seats * clients.max() / len(job.fleet)) / seats, 1.0)
+    equal = replace(job, participation="equal")
+    found: list[tuple[Literal["balance", "turns"], str, Job]] = [
+        ("balance", "free", replace(job, balance=None)),
+        *(("balance", f"{reach:g}", replace(job, balance=reach)) for reach in BALANCES),
+        ("balance", "spread", replace(job, balance=BALANCES[-1], max_location_share=spread)),
+        ("turns", "equal", equal),
+    ]
+    widest = as_even_as_random(job.rounds, seats, len(job.fleet))
+    if widest is not None and not job.fleet.turns_done.any():
+        least, most = widest.least, widest.most
+        ranges = [TurnRange(least + 1, most - 1)] if most - least > 3 else []
+        for bounds in [*ranges, widest]:
+            name = f"{bounds.least} to {bounds.most}"
+            found.append(("turns", name, replace(job, participation=bounds)))
+    return tuple(found)
+
+
+def cost_of_variety(
+    job: Job, intensity: IntensityTable, points: int = 3, progress: Callable[[], None] | None = None
+) -> tuple[Option, ...]:
+    """Plan the front of a job under each rule of :func:`options_of`; one without a plan is left out.
+
+    Parameters
+    ----------
+    job : Job
+        Job to be planned; its own balance holds where turns are varied.
+    intensity : IntensityTable
+        Expected carbon intensity [gCO2eq/kWh].
+    points : int
+        Number of values of patience.
+    progress : callable, optional
+        Called after each option.
+    """
+    found = []
+    for rule, name, asked in options_of(job):
+        with suppress(PlanInfeasibleError):  # a cap that no plan keeps is no option
+            found.append(Option(rule, name, tradeoff(asked, intensity, points)))
+        if progress is not None:
+            progress()
+    return tuple(found)
 
 
 def _front_in_range(

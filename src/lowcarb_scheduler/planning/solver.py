@@ -41,7 +41,7 @@ _QUICK: Final = 600
 _SLOW: Final = 50_000
 _FIRST_SEATED: Final = 8
 _MOVES: Final = 100  # assignments tried to improve a plan where they are quick, fewer where they are not
-_BALANCED_MOVES: Final = 30  # with a rule of balance, where an assignment takes several times as long
+_BALANCED_MOVES: Final = 20  # with a rule of balance, where an assignment takes several times as long
 
 _WORK: Final = 15_000_000  # cells of the relaxation that may be filled in one search
 _MOMENTUM: Final = 0.7  # part of a step that is taken again, with a rule of balance

@@ -9,7 +9,7 @@ from lowcarb_scheduler.report import formatting, style
 from lowcarb_scheduler.report.figure import Picture
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from matplotlib.axes import Axes
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.accounting.attribution import RunFront
     from lowcarb_scheduler.intensity import IntensityTable
-    from lowcarb_scheduler.planning.pareto import Frontier
+    from lowcarb_scheduler.planning.pareto import Frontier, Option
 
 _ROOM_FOR_CHOICE: Final = 0.15  # fraction of the height that the arrow of the choice of clients needs
+_SAME: Final = 2e-3  # relative difference of two fronts that look alike
 _NO_GAP: Final = 1e-4  # a smaller gap cannot be seen in the chart
 _MARKS: Final[Mapping[str, dict[str, Any]]] = {
     "run-now": {"marker": "s", "color": style.INK},
@@ -31,7 +32,10 @@ _MARKS: Final[Mapping[str, dict[str, Any]]] = {
 # -- Options before a job starts ---------------------------------------------------------------------------
 
 
-def plot_tradeoff(front: Frontier, intensity: IntensityTable, finish_by: datetime | None = None) -> Figure:
+def plot_tradeoff(
+    front: Frontier, intensity: IntensityTable, finish_by: datetime | None = None,
+    variety: Sequence[Option] = (),
+) -> Figure:  # fmt: skip
     """Plot the expected emissions of a job against its finish.
 
     Parameters
@@ -42,13 +46,17 @@ def plot_tradeoff(front: Frontier, intensity: IntensityTable, finish_by: datetim
         The intensity that they were made on; names source and signal.
     finish_by : datetime, optional
         Deadline, marked by a red line.
+    variety : sequence of Option
+        Other rules, each a thin line with its name.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
     labels, legend = formatting.labels(intensity.provenance), tuple(_legend(front, finish_by))
-    paint = partial(_paint_tradeoff, front, finish_by)
+    if variety:
+        legend += ("thin lines: other rules of balance and of turns",)
+    paint = partial(_paint_tradeoff, front, finish_by, variety)
     return Picture("tradeoff", "Time-carbon trade-off", labels, legend, 4.6, paint).figure()
 
 
@@ -68,11 +76,14 @@ def _legend(front: Frontier, finish_by: datetime | None) -> list[str]:
     return parts
 
 
-def _paint_tradeoff(front: Frontier, finish_by: datetime | None, figure: Figure) -> None:
+def _paint_tradeoff(
+    front: Frontier, finish_by: datetime | None, variety: Sequence[Option], figure: Figure
+) -> None:
     axes = figure.subplots()
     style.clean(axes)
     points, run_now_g = front.points, front.run_now_emissions_g
     levels_g = [*(point.emissions_g for point in points), *([] if run_now_g is None else [run_now_g])]
+    levels_g += [point.emissions_g for option in variety for point in option.front.points]
     unit_g, unit = formatting.mass_unit(max(map(abs, levels_g)))
     finishes = [style.day(point.finish) for point in points]
     emissions = [point.emissions_g / unit_g for point in points]
@@ -85,6 +96,10 @@ def _paint_tradeoff(front: Frontier, finish_by: datetime | None, figure: Figure)
     axes.fill_between(finishes, bounds, emissions, color=style.LINE, alpha=0.25, linewidth=0)
     axes.plot(finishes, bounds, color=style.LINE, alpha=0.35, linewidth=1)
     axes.plot(finishes, emissions, color=style.LINE, linewidth=1.6, marker="o", markersize=4.5)
+    for option in variety:
+        # A rule that costs nothing would only cover the front.
+        if abs(option.front.points[-1].emissions_g / points[-1].emissions_g - 1) > _SAME:
+            _plot_option(axes, option, unit_g)
     beyond = [finishes[-1], style.day(end)], [emissions[-1]] * 2
     axes.plot(*beyond, color=style.LINE, linewidth=1.2, linestyle=":")
     _mark_knee(axes, front, unit_g)
@@ -92,6 +107,17 @@ def _paint_tradeoff(front: Frontier, finish_by: datetime | None, figure: Figure)
         _mark_run_now(axes, front, run_now_g / unit_g, unit_g, unit)
     if finish_by is not None:
         axes.axvline(style.day(finish_by), color=style.DEADLINE, linewidth=2)
+
+
+def _plot_option(axes: Axes, option: Option, unit_g: float) -> None:
+    days = [style.day(point.finish) for point in option.front.points]
+    emissions = [point.emissions_g / unit_g for point in option.front.points]
+    line = "--" if option.rule == "turns" else "-"
+    axes.plot(days, emissions, color=style.INK, alpha=0.45, linewidth=0.9, linestyle=line)
+    axes.annotate(
+        f"{option.rule} {option.name}", (days[-1], emissions[-1]), xytext=(-3, 3), ha="right",
+        textcoords="offset points", va="bottom", fontsize=7, color=style.INK,
+    )  # fmt: skip
 
 
 def _mark_knee(axes: Axes, front: Frontier, unit_g: float) -> None:
