@@ -187,6 +187,8 @@ def summary_lines(finished: RunFinished, run_dir: Path) -> list[str]:
         return "unknown" if getattr(finished, name) is None else f"{getattr(finished, name):,.0f} g"
 
     saving = "unknown" if finished.saving is None else f"{finished.saving:.1%}"
+    if finished.max_turns - finished.min_turns > 1:  # no headline without it: uneven turns save, too
+        saving += f", with {finished.min_turns} to {finished.max_turns} turns a client"
     bases = [f"{kwh:.3f} {name}" for name, kwh in sorted(finished.energy_by_basis.items())]
     return [
         f"run {finished.status}, {len(finished.rounds)} round(s)",
