@@ -12,11 +12,12 @@ from accuracy_study.settings import NAMES
 from accuracy_study.task import TASKS
 
 # Plans that are trained without the correction and with it.
-PAIRS: Final = (("free-off", "free"), ("balance-off", "balance"), ("differ-off", "differ"))
+PAIRS: Final = (("free-off", "free"), ("balance-off", "balance"), ("", "defaults"))
+# Names of plans, and the side of their circles where they stand.
 LABELS: Final = {
-    "free": "free plan",
-    "balance": "balanced plan",
-    "differ": "turns differ",
+    "free": ("free", "left"),
+    "balance": ("balanced", "right"),
+    "defaults": ("turns differ", "center"),
 }
 INK, QUIET, WITHOUT, WITH, PAPER = "#1b1b1b", "#555555", "#c2410c", "#00755e", "#ffffff"
 FAR: Final = 2.0  # points between two circles that are worth an arrow
@@ -80,7 +81,7 @@ def _panel(panel: Any, found: Found, task: str) -> None:
         if there:
             x, lowest = places[there[0]][0], min(mean.value - mean.half_width for _, mean in places.values())
             panel.annotate(
-                LABELS[on], (x, lowest), (0, -3), textcoords="offset points", ha="center", va="top",
+                LABELS[on][0], (x, lowest), (0, -3), textcoords="offset points", ha=LABELS[on][1], va="top",
                 fontsize=8.5, color=QUIET,
             )  # fmt: skip
     panel.set_title(f"{TASKS[task].name} ({TASKS[task].measure})", loc="left", fontsize=10, color=INK)

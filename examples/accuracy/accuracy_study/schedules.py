@@ -303,8 +303,8 @@ class Schedule:
 
 
 # Equal turns, and clean locations may fill a round: it saves most of what equal turns can.
-FREE: Final = {"participation": "equal"}
-
+FREE: Final = {"participation": "equal", "balance": "off"}
+BALANCED: Final = {"participation": "equal", "balance": 1.2}
 OFF: Final = {"participation_correction": "off"}
 ALL: Final = {
     "plain": Schedule("plain FedAvg", plain),
@@ -314,7 +314,9 @@ ALL: Final = {
     "rule-2022": Schedule("the rule of 2022", rule_2022),
     "free-off": Schedule("free, equal turns", settings={**FREE, **OFF}, planned="free"),
     "free": Schedule("free, equal turns, corrected", settings=FREE, planned="free"),
-    "defaults": Schedule("**defaults**", settings={}, planned="defaults"),
+    "balance-off": Schedule("balanced, equal turns", settings={**BALANCED, **OFF}, planned="balance"),
+    "balance": Schedule("balanced, equal turns, corrected", settings=BALANCED, planned="balance"),
+    "defaults": Schedule("**defaults**: turns that differ, corrected", settings={}, planned="defaults"),
 }
 
 

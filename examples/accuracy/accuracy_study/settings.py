@@ -40,5 +40,5 @@ class Few(NamedTuple):
 
 
 FEW: Final = Few(
-    ("softmax", "network"), ("plain", "again", "plain-corrected", "free-off", "free", "defaults")
+    ("softmax", "network"), ("plain", "again", "plain-corrected", "free-off", "balance", "defaults")
 )
