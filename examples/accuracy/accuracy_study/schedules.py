@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +19,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import FedAvg
 
-from lowcarb_scheduler import carbon_aware
+from lowcarb_scheduler import Job, carbon_aware
 from lowcarb_scheduler.accounting.emissions import jain_index
 from lowcarb_scheduler.accounting.replay import summarise
 from lowcarb_scheduler.accounting.turns import Profile
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from accuracy_study.task import Task
     from accuracy_study.world import World
     from lowcarb_scheduler.intensity import IntensityTable
-    from lowcarb_scheduler.planning.job import Job, Plan
+    from lowcarb_scheduler.planning.job import Plan
 
 Choose = Callable[[int, datetime], Sequence[int]]  # the clients of a round, by its number and opening
 LAST: Final = 10  # rounds over which scores are averaged: after the last one alone they are noisier
@@ -106,11 +107,11 @@ class Choosing(FedAvg):
             return list(super().configure_train(server_round, arrays, config, scope))
 
 
-class Corrected(FedAvg):
-    """FedAvg that samples its clients at random, with the product's correction before the mean."""
+class CorrectionMixin(FedAvg):
+    """Mixin that puts the product's correction between the replies of a round and their mean."""
 
-    def __init__(self, world: World, ledger: Ledger) -> None:
-        super().__init__(**_sampling(world))
+    def correct_with(self, world: World, ledger: Ledger) -> None:
+        """Begin a run."""
         self._places = [str(own["location"]) for own in world.node_configs()]
         self._correction = ParticipationCorrection(Applicability("location"), self, ledger)
         self._nodes: dict[int, Profile] = {}
@@ -118,7 +119,7 @@ class Corrected(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Build messages for random clients."""
+        """Build messages for the clients of the round."""
         ids = sorted(grid.get_node_ids())
         self._nodes = {
             node_id: Profile(
@@ -146,6 +147,24 @@ class Corrected(FedAvg):
         return super().aggregate_train(server_round, received)
 
 
+class CorrectedFedAvg(CorrectionMixin, FedAvg):
+    """FedAvg that samples its clients at random, corrected."""
+
+
+class CorrectedChoosing(CorrectionMixin, Choosing):
+    """FedAvg that trains chosen clients, corrected."""
+
+
+def _corrected(world: World, task: Task, strategy: CorrectionMixin) -> Followed:
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = Ledger(Path(folder), VirtualClock(world.case.start))
+        strategy.correct_with(world, ledger)
+        try:
+            return _followed(world, task, strategy)
+        finally:
+            ledger.close()
+
+
 def plain(world: World, task: Task, draw: int = 0) -> Followed:
     """Train random clients back-to-back with plain FedAvg."""
     random.seed(1000 * draw + world.seed)  # FedAvg draws from it
@@ -160,12 +179,21 @@ def plain_again(world: World, task: Task) -> Followed:
 def plain_corrected(world: World, task: Task) -> Followed:
     """Train the clients of plain FedAvg with the correction: what it does to random sampling itself."""
     random.seed(world.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        ledger = Ledger(Path(folder), VirtualClock(world.case.start))
-        try:
-            return _followed(world, task, Corrected(world, ledger))
-        finally:
-            ledger.close()
+    return _corrected(world, task, CorrectedFedAvg(**_sampling(world)))
+
+
+def foreseen(world: World, task: Task, **rules: Any) -> Followed:
+    """Train a plan that knows the intensity to come, corrected: planning it takes a hundredth of a run's."""
+    case, setting = world.case, world.setting
+    locations, end = case.fleet.locations, case.finish_by + case.scenario.round_duration
+    job = Job(
+        case.fleet, case.start, case.finish_by, setting.rounds, setting.clients_per_round,
+        case.scenario.round_duration, **rules,
+    )  # fmt: skip
+    planned = plan(job, world.source.actual(locations, case.start, end).align(locations))
+    strategy = CorrectedChoosing(world, lambda number, now: planned.seats[number - 1].tolist())
+    found = _corrected(world, task, strategy)
+    return replace(found, opens=[each.opens_at for each in planned.rounds])
 
 
 def region_after_region(world: World, task: Task) -> Followed:
@@ -294,7 +322,7 @@ class Schedule:
     def is_corrected(self) -> bool:
         """Whether the model is corrected."""
         if self.settings is None:
-            return self.by is plain_corrected
+            return self.by is plain_corrected or isinstance(self.by, partial)
         return self.settings.get("participation_correction") != "off"
 
     def follow(self, world: World, task: Task) -> Followed:
@@ -316,6 +344,14 @@ ALL: Final = {
     "free": Schedule("free, equal turns, corrected", settings=FREE, planned="free"),
     "balance-off": Schedule("balanced, equal turns", settings={**BALANCED, **OFF}, planned="balance"),
     "balance": Schedule("balanced, equal turns, corrected", settings=BALANCED, planned="balance"),
+    "foreseen-equal": Schedule(
+        "balanced, equal turns, corrected; hours foreseen",
+        partial(foreseen, participation="equal", balance=1.2),
+    ),
+    "foreseen-differ": Schedule(
+        "balanced, turns that differ, corrected; hours foreseen",
+        partial(foreseen, participation="auto", balance=1.2),
+    ),
     "defaults": Schedule("**defaults**: turns that differ, corrected", settings={}, planned="defaults"),
 }
 
