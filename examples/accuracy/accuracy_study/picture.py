@@ -17,7 +17,7 @@ PAIRS: Final = (("free-off", "free"), ("balance-off", "balance"), ("", "foreseen
 LABELS: Final = {
     "free": ("free", "left"),
     "balance": ("balanced", "right"),
-    "foreseen-differ": ("turns differ; hours foreseen", "center"),
+    "foreseen-differ": ("turns differ; hours foreseen", "right"),
 }
 INK, QUIET, WITHOUT, WITH, PAPER = "#1b1b1b", "#555555", "#c2410c", "#00755e", "#ffffff"
 FAR: Final = 2.0  # points between two circles that are worth an arrow
