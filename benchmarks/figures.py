@@ -88,6 +88,7 @@ def _accuracy_real(data: Path | None, out: Path) -> list[str]:
     return [
         *_study(out), "--actual", f"{data}/actual.parquet", "--forecast", f"{data}/forecast.parquet",
         "--from", "2023-07-01T00:00Z", "--to", "2023-12-28T00:00Z",
+        "--schedules", "plain", "again", "plain-corrected", "foreseen-equal", "foreseen-differ",
     ]  # fmt: skip
 
 
