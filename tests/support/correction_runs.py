@@ -39,6 +39,8 @@ def run(strategy, midnight, grid=None, rounds=8, initial=None, evaluate_fn=None,
     given = {
         "source": TakingTurns(), "clock": VirtualClock(midnight), "finish_by": 2 * rounds * HOUR,
         "clients_per_round": A_PLACE, "round_duration": HOUR, "run_dir": RUN,
+        # The schedule is the same with the correction and without: its defaults depend on it.
+        "participation": "equal", "balance": "off",
     }  # fmt: skip
     aware = carbon_aware(strategy, **{**given, **changes})
     arrays = [np.zeros(3), np.ones((2, 2))] if initial is None else initial

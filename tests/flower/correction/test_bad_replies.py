@@ -138,7 +138,7 @@ def test_counters_and_running_statistics_are_not_shifted(midnight):
         aware = carbon_aware(
             FedAvg(fraction_evaluate=0.0), source=TakingTurns(), clock=VirtualClock(midnight),
             finish_by=16 * HOUR, clients_per_round=A_PLACE, round_duration=HOUR, run_dir=Path(setting),
-            participation_correction=setting,
+            participation_correction=setting, participation="equal", balance="off",
         )  # fmt: skip
         result = aware.start(InMemoryGrid(app, node_configs(12, PLACES)), record, num_rounds=6)
         found[setting] = {name: result.arrays[name].numpy() for name in names}

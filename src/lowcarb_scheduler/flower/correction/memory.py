@@ -238,7 +238,7 @@ class LocationMemory:
         if math.isfinite(step):
             counted = min(step, _FASTEST * usual)
             self.usual_step = _KEPT * (known or counted) + (1 - _KEPT) * counted
-        return Advance(self._bounded(shift, shift_norm, known), step, refused)
+        return Advance(self._bounded(shift, shift_norm, known, step), step, refused)
 
     def _missing(self, shares: Mapping[str, float], data: Mapping[str, float]) -> dict[str, float]:
         """Return the share of each remembered location that a round lacks, negative for one too much."""
@@ -248,11 +248,17 @@ class LocationMemory:
         # One division for each share: equal ratios of whole numbers are equal floats, and their difference 0.
         return {place: data.get(place, 0.0) / total - shares.get(place, 0.0) for place in sorted(self.places)}
 
-    def _bounded(self, shift: list[NDArray[np.float32]], norm: float, usual: float | None) -> Shift | None:
-        """Return a shift that is no longer than the trust bound."""
+    def _bounded(
+        self, shift: list[NDArray[np.float32]], norm: float, usual: float | None, step: float
+    ) -> Shift | None:
+        """Return a shift that is no longer than the trust bound.
+
+        That is a usual step of a round, or this round's own where it is shorter: where training has nearly
+        converged, memories of its long first steps would carry the model past its optimum.
+        """
         if not usual or norm <= _NOTHING * usual:
             return None
-        longest = self._trust * usual
+        longest = self._trust * min(usual, step)
         if was_cut := norm > longest:
             for array in shift:
                 array *= np.float32(longest / norm)
