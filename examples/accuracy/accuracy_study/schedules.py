@@ -343,7 +343,7 @@ ALL: Final = {
     "free-off": Schedule("free, equal turns", settings={**FREE, **OFF}, planned="free"),
     "free": Schedule("free, equal turns, corrected", settings=FREE, planned="free"),
     "balance-off": Schedule("balanced, equal turns", settings={**BALANCED, **OFF}, planned="balance"),
-    "balance": Schedule("balanced, equal turns, corrected", settings=BALANCED, planned="balance"),
+    "defaults": Schedule("**defaults**: balanced, equal turns, corrected", settings={}, planned="balance"),
     "foreseen-equal": Schedule(
         "balanced, equal turns, corrected; hours foreseen",
         partial(foreseen, participation="equal", balance=1.2),
@@ -352,7 +352,9 @@ ALL: Final = {
         "balanced, turns that differ, corrected; hours foreseen",
         partial(foreseen, participation="auto", balance=1.2),
     ),
-    "defaults": Schedule("**defaults**: turns that differ, corrected", settings={}, planned="defaults"),
+    "differ": Schedule(
+        "balanced, turns that differ, corrected", settings={"participation": "auto"}, planned="differ"
+    ),
 }
 
 

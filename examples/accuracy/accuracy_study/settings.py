@@ -39,6 +39,4 @@ class Few(NamedTuple):
     schedules: tuple[str, ...]
 
 
-FEW: Final = Few(
-    ("softmax", "network"), ("plain", "again", "plain-corrected", "free-off", "balance", "defaults")
-)
+FEW: Final = Few(("softmax", "network"), ("plain", "again", "plain-corrected", "free-off", "defaults"))

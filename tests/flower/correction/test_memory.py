@@ -232,3 +232,12 @@ def test_memories_learned_from_means_alone_find_the_updates(updates):
             memories = learn_from_mean(memories, shares, mean)
     for place in PLACES:
         np.testing.assert_allclose(flat(memories[place]), flat(by_place[place]), atol=0.05)
+
+
+def test_memories_of_long_steps_move_a_model_that_has_converged_no_further_than_its_own_step():
+    memory, data = LocationMemory([2]), {"A": 1.0, "B": 1.0}
+    memory.advance(1, [np.zeros(2)], {"A": [(1.0, [np.array([3.0, 0.0])])]}, data)
+    later = memory.advance(2, [np.array([3.0, 0.0])], {"B": [(1.0, [np.array([3.0, 0.1])])]}, data)
+    assert later.step == pytest.approx(0.1)
+    assert later.shift.norm == pytest.approx(0.1)
+    assert later.shift.was_cut

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 FIRST: Final = 0.5  # part of its first update that a location remembers
 RATE: Final = 0.5  # part of the difference to a later update that it learns
-TRUST: Final = 1.0  # longest shift, in usual steps of a round
+TRUST: Final = 1.0  # longest shift, in steps of a round
 _KEPT: Final = 0.9  # of the usual step, in a round
 _FASTEST: Final = 2.0  # growth of the usual step, in a round
 _IMPLAUSIBLE: Final = 30.0  # usual steps; 30 orthogonal updates average to a step 30 times shorter than each
