@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 UNKNOWN_PLACE: Final = "unknown"  # stands for the location of a node whose location is unknown
+LATER: Final = {"later": True}  # a field that earlier versions did not write: left out where it is None
 _UNSTAMPED: Final = datetime.min.replace(tzinfo=UTC)  # time of an event that is not written yet
 
 
@@ -33,8 +34,10 @@ class Entry:
         """Return the value as keys and values for the JSON writer."""
         # No zero-argument super() in subclasses: slots make dataclass build the class a second time.
         record: dict[str, Any] = {}
-        for name, key, is_nested, *_ in _schema(type(self)):
+        for name, key, is_nested, *_, is_later in _schema(type(self)):
             value = getattr(self, name)
+            if value is None and is_later:
+                continue
             if isinstance(value, IntensityTable):
                 record |= value.to_record()
             else:
@@ -51,7 +54,7 @@ class Entry:
             If the object lacks a key, or holds a value of another type.
         """
         values: dict[str, Any] = {"at": _time(record["at"], "at")} if issubclass(cls, Event) else {}
-        for name, key, _, decode, is_optional in _schema(cls):
+        for name, key, _, decode, is_optional, _ in _schema(cls):
             if key is None:
                 values[name] = IntensityTable.from_record(record)
             elif key in record:
@@ -66,7 +69,7 @@ _SCHEMAS: Final[dict[type, list[tuple[Any, ...]]]] = {}
 
 
 def _schema(cls: type[Entry]) -> list[tuple[Any, ...]]:
-    """Return (field, key, holds entries, decoder, has a default) for each stored field of a class."""
+    """Return (field, key, holds entries, decoder, has a default, is later) for each field of a class."""
     if (schema := _SCHEMAS.get(cls)) is None:
         schema = _SCHEMAS[cls] = []
         for each in fields(cls):
@@ -75,7 +78,8 @@ def _schema(cls: type[Entry]) -> list[tuple[Any, ...]]:
             kind = str(each.type)  # a string, as annotations are postponed in this module
             key = None if kind == "IntensityTable" else each.name + "_s" * kind.startswith("timedelta")
             is_optional = each.default is not MISSING or each.default_factory is not MISSING
-            schema.append((each.name, key, bool(_entry_class(kind)), _decoder(kind), is_optional))
+            is_later = bool(each.metadata.get("later"))
+            schema.append((each.name, key, bool(_entry_class(kind)), _decoder(kind), is_optional, is_later))
     return schema
 
 
@@ -336,7 +340,8 @@ class Planned(Event):
     grid_from: datetime | None
     target_finish: datetime | None
     finish_by: datetime | None = None
-    saving_with_equal_turns: float | None = None  # where turns differ by location, in the first plan
+    # Where turns differ by location, in the first plan.
+    saving_with_equal_turns: float | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
