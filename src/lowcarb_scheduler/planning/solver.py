@@ -27,7 +27,7 @@ from lowcarb_scheduler.planning.milp import solve_exactly
 
 if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import Floats, Ints
-    from lowcarb_scheduler.planning.lagrangian import TurnPath
+    from lowcarb_scheduler.planning.lagrangian import Relaxed, TurnPath
     from lowcarb_scheduler.planning.model import Model
 
 GOOD_ENOUGH: Final = 5e-4  # relative gap at which a search ends
@@ -140,23 +140,66 @@ def bound_of_range(model: Model, path: TurnPath, prices_g: Floats, emissions_g: 
     """
     if not model.groups.exact:  # bounds on single clients leave more choice, which keeps it a bound
         return bound_by_client_g(Relaxation(model), prices_g)
-    relaxation, best_g = Relaxation(model, path), -np.inf
-    best_prices_g, direction, pace, stalled = prices_g, np.zeros(len(prices_g)), _BALANCED_PACE, 0
+    relaxation = Relaxation(model, path)
+    ascent = _Ascent(relaxation, prices_g, _BALANCED_PACE, _MOMENTUM)
     for _ in range(int(np.clip(_BALANCED_WORK // relaxation.cells, *_RANGE_STEPS))):
-        relaxed = relaxation.evaluate(prices_g)
-        stalled = 0 if relaxed.bound_g > best_g + _NOTABLE * (emissions_g - best_g) else stalled + 1
-        if relaxed.bound_g > best_g:
-            best_g, best_prices_g = relaxed.bound_g, prices_g
-        if stalled >= _PATIENT:
-            pace, stalled, prices_g, direction = pace / 2, 0, best_prices_g, np.zeros(len(prices_g))
-            relaxed = relaxation.evaluate(prices_g)
-        scaled = relaxed.short / relaxation.scale
-        norm = float(relaxed.short @ scaled)
-        if norm == 0 or emissions_g - best_g <= GOOD_ENOUGH * abs(emissions_g):
+        ascent.evaluate(emissions_g)
+        is_open = emissions_g - ascent.bound_g > GOOD_ENOUGH * abs(emissions_g)
+        if not is_open or not ascent.step(emissions_g):
             break
-        direction = scaled + _MOMENTUM * direction
-        prices_g = prices_g + pace * (emissions_g - relaxed.bound_g) / norm * direction
-    return best_g
+    return ascent.bound_g
+
+
+class _Ascent:
+    """Ascent of the bound: Polyak's steps from the prices at hand, and the best prices so far.
+
+    Parameters
+    ----------
+    relaxation : Relaxation
+        Relaxation of the model.
+    prices_g : ndarray of float64
+        Prices from which the ascent starts [gCO2eq].
+    pace : float
+        Part of Polyak's step that is taken; halved where the bound does not rise any more.
+    momentum : float
+        Part of a step that is taken again.
+
+    Attributes
+    ----------
+    bound_g : float
+        Best bound so far [gCO2eq].
+    prices_g : ndarray of float64
+        Prices of that bound [gCO2eq].
+    """
+
+    def __init__(self, relaxation: Relaxation, prices_g: Floats, pace: float, momentum: float) -> None:
+        self._relaxation, self._pace, self._momentum = relaxation, pace, momentum
+        self.bound_g, self.prices_g = -np.inf, prices_g
+        self._at_g, self._direction, self._stalled = prices_g, np.zeros(len(prices_g)), 0
+
+    def evaluate(self, emissions_g: float) -> Relaxed:
+        """Evaluate the relaxation at the prices at hand; the gap is that to a plan of these emissions."""
+        self._relaxed = relaxed = self._relaxation.evaluate(self._at_g)
+        is_notable = relaxed.bound_g > self.bound_g + _NOTABLE * (emissions_g - self.bound_g)
+        self._stalled = 0 if is_notable else self._stalled + 1
+        if relaxed.bound_g > self.bound_g:
+            self.bound_g, self.prices_g = relaxed.bound_g, self._at_g
+        return relaxed
+
+    def step(self, emissions_g: float) -> bool:
+        """Go towards a bound of these emissions; return whether there is a direction in which it rises."""
+        if self._stalled >= _PATIENT:
+            self._pace, self._stalled, self._at_g = self._pace / 2, 0, self.prices_g
+            self._relaxed = self._relaxation.evaluate(self._at_g)
+            self._direction = np.zeros(len(self._at_g))
+        relaxed = self._relaxed
+        scaled = relaxed.short / self._relaxation.scale
+        norm = float(relaxed.short @ scaled)
+        if norm == 0:
+            return False
+        self._direction = scaled + self._momentum * self._direction
+        self._at_g = self._at_g + self._pace * (emissions_g - relaxed.bound_g) / norm * self._direction
+        return True
 
 
 class _Search:
@@ -207,15 +250,13 @@ class _Search:
         iterations = int(np.clip(work // self.relaxation.cells, fewest, 400))
         arcs = self.model.rounds * len(self.model.groups)
         seat_at, later = (0, 1.0) if arcs <= _QUICK else (_FIRST_SEATED, 1.5 if arcs <= _SLOW else 3.0)
-        prices, stalled, direction = self.prices_g, 0, np.zeros(len(self.prices_g))
         # Bounds of neighbouring rounds pull on the same seats, and plain steps would swing between them.
         momentum, pace = (_MOMENTUM, _BALANCED_PACE) if balanced else (0.0, 1.0)
+        ascent = _Ascent(self.relaxation, self.prices_g, pace, momentum)
         gaps_g = []
         for iteration in range(iterations):
-            relaxed = self.relaxation.evaluate(prices)
-            stalled = 0 if relaxed.bound_g > self.bound_g + _NOTABLE * self.gap_g else stalled + 1
-            if relaxed.bound_g > self.bound_g:
-                self.bound_g, self.prices_g = relaxed.bound_g, prices
+            relaxed = ascent.evaluate(self.best.emissions_g)
+            self.bound_g, self.prices_g = ascent.bound_g, ascent.prices_g
             if iteration >= seat_at:
                 self.seat(relaxed.slots)
                 seat_at = int(seat_at * later)
@@ -224,16 +265,8 @@ class _Search:
                 break
             if iteration >= _WINDOW and self.gap_g > _PROGRESS * gaps_g[-1 - _WINDOW]:
                 break
-            if stalled >= _PATIENT:
-                pace, stalled, prices = pace / 2, 0, self.prices_g
-                relaxed = self.relaxation.evaluate(prices)
-                direction = np.zeros(len(prices))
-            scaled = relaxed.short / self.relaxation.scale
-            norm = float(relaxed.short @ scaled)
-            if norm == 0:
+            if not ascent.step(self.best.emissions_g):
                 break
-            direction = scaled + momentum * direction
-            prices = prices + pace * (self.best.emissions_g - relaxed.bound_g) / norm * direction
 
     def move_openings(self, trials: int) -> None:
         """Move one opening at a time between its neighbours, the moves with the lowest fill cost first."""
