@@ -6,6 +6,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from lowcarb_scheduler.errors import InputError, reason_of
 from lowcarb_scheduler.events import UNKNOWN_PLACE, RoundCorrected
 from lowcarb_scheduler.flower.correction.applicability import is_plain_mean
@@ -192,8 +194,10 @@ class ParticipationCorrection:
         heaviest = max(range(len(weights)), key=lambda position: weights[position][0])
         total = sum(weight for weight, _ in weights)
         for position, (weight, reply) in enumerate(weights):
-            if position == heaviest:
-                lend(reply, self._layout, shift, total / weight)
+            if position == heaviest and shift is not None:
+                for array in shift.arrays:
+                    array *= np.float32(total / weight)
+                add(reply, self._layout, shift.arrays)
             else:
                 lend(reply, self._layout)
 
