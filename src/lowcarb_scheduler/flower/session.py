@@ -319,9 +319,10 @@ class Session:
         node_ids = sorted(grid.get_node_ids())
         if has_news := is_new or node_ids != sorted(self._nodes.alive):
             self._recorder.update_nodes(self._nodes.observe(grid, node_ids).values())
+            if node_ids:
+                self._warn_of_locations()
         if not node_ids:
             return  # nobody to plan for: the wait for nodes follows
-        self._warn_of_locations()
         places = {profile.location for profile in self._nodes.alive.values() if profile.location}
         has_news |= self._feed.refresh(places, self._clock.now(), self._time_left())
         if not has_news:
