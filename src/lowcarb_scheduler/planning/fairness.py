@@ -55,6 +55,19 @@ class TurnRange:
     most: int
 
 
+def squared_variation_of_random(mean: float, clients_per_round: int, clients: int) -> float:
+    """Return the squared coefficient of variation of the turns that random sampling gives.
+
+    Parameters
+    ----------
+    mean : float
+        Mean turns of a client, mu.
+    clients_per_round, clients : int
+        Clients in a round, n, out of C.
+    """
+    return max(1.0 - clients_per_round / clients, 0.0) / mean
+
+
 def as_even_as_random(rounds: int, clients_per_round: int, clients: int) -> TurnRange | None:
     """Return the widest range with turns at least as even as random sampling; None if they have to be equal.
 
@@ -64,7 +77,7 @@ def as_even_as_random(rounds: int, clients_per_round: int, clients: int) -> Turn
         Size of the whole job.
     """
     mean = rounds * clients_per_round / clients
-    part = min(_WIDEST, sqrt(max(1.0 - clients_per_round / clients, 0.0) / mean))
+    part = min(_WIDEST, sqrt(squared_variation_of_random(mean, clients_per_round, clients)))
     least = min(ceil((1.0 - part) * mean - 1e-9), floor(mean))
     most = max(floor((1.0 + part) * mean + 1e-9), ceil(mean))
     most = min(most, rounds)

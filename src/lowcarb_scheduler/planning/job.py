@@ -15,7 +15,7 @@ from lowcarb_scheduler.accounting.emissions import jain_index, run_now_g, saving
 from lowcarb_scheduler.clock import MICROSECOND, format_duration, from_us, to_us, to_utc
 from lowcarb_scheduler.documents import SCHEMA_VERSION, to_plain
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.planning.balance import balance_turns
+from lowcarb_scheduler.planning.balance import Balance, balance_turns
 from lowcarb_scheduler.planning.fairness import TurnRange
 from lowcarb_scheduler.planning.fleet import Fleet  # noqa: TC001  users of this module need it at run time
 from lowcarb_scheduler.planning.timegrid import default_step_us
@@ -415,9 +415,10 @@ class Plan:
     @property
     def imbalance(self) -> float:
         """Largest distance of a location's turns from its share of those so far, after any round [turns]."""
-        turns = self.location_turns[1:]
-        so_far = turns.sum(axis=1, keepdims=True)
-        return float(np.abs(turns - turns[-1] * so_far / max(int(so_far[-1, 0]), 1)).max())
+        done, *after = self.location_turns.astype(np.float64)
+        rounds, seats = self.seats.shape
+        rule = Balance.of(done, rounds, seats, reach=0.0, turns=None)
+        return float(np.abs(rule.distance(np.array(after) - done)).max())
 
     @property
     def turns(self) -> Ints:

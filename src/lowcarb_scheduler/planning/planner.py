@@ -215,7 +215,10 @@ class Problem:
         prices_g = groups.spread(solution.prices_g[: len(groups)], apart)
         prices_g = np.append(prices_g, solution.prices_g[len(groups) :])
         found = assign(refined.seating, refined.costs_g(integrals), prices_g)
-        return seats if found is None else apart.hand_out(found.counts, integrals)
+        if found is None:  # rounding for balance can fail where groups are finer, and their seats stand
+            assert model.seating.balance is not None, "the same rounds were filled in buckets"
+            return seats
+        return apart.hand_out(found.counts, integrals)
 
 
 def _model(job: Job, intensity: IntensityTable, turns: Turns, grid: Grid) -> Model:

@@ -10,6 +10,7 @@ import numpy as np
 from lowcarb_scheduler.accounting.emissions import jain_index
 from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.events import UNKNOWN_PLACE, Degraded
+from lowcarb_scheduler.planning.fairness import squared_variation_of_random
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,7 +144,7 @@ def _jain_of_random(plan: Plan) -> float:
     """Return Jain's index of the turns that random sampling is expected to give."""
     (rounds, seats), clients = plan.seats.shape, len(plan.fleet)
     mean = max((rounds * seats + plan.fleet.turns_done.sum()) / clients, 1e-9)
-    return float(1.0 / (1.0 + (1.0 - seats / clients) / mean))
+    return 1.0 / (1.0 + squared_variation_of_random(float(mean), seats, clients))
 
 
 def _one_sided(plan: Plan) -> str | None:
