@@ -239,9 +239,13 @@ def cost_of_variety(
         Called after each option.
     """
     found = []
+    fronts: dict[object, Frontier] = {}  # the job itself may be one of each rule
     for rule, name, asked in options_of(job):
+        varied = asked.balance, asked.participation, asked.max_location_share
         with suppress(PlanInfeasibleError):  # a cap that no plan keeps is no option
-            found.append(Option(rule, name, tradeoff(asked, intensity, points)))
+            if varied not in fronts:
+                fronts[varied] = tradeoff(asked, intensity, points)
+            found.append(Option(rule, name, fronts[varied]))
         if progress is not None:
             progress()
     return tuple(found)
