@@ -86,17 +86,15 @@ def _over_select(value: object) -> object:
     return target
 
 
-def _correction(value: object) -> object:
-    """Read a mode of the participation correction."""
-    # TOML has no off but false, which means the same here.
+def _switched(value: object) -> object:
+    """Read ``false`` and ``true``, the switches that TOML has, as ``off`` and ``auto``."""
     return {False: "off", True: "auto"}[value] if isinstance(value, bool) else value
 
 
 def _output_average(value: object) -> object:
     """Read ``off``, ``auto`` or a number of models."""
-    if isinstance(value, bool):
-        return {False: "off", True: "auto"}[value]
-    if str(value) in ("off", "auto"):
+    value = _switched(value)
+    if value in ("off", "auto"):
         return value
     if not (str(value).isdecimal() and 0 < int(str(value)) < 10**9):
         raise ValueError("give off, auto, or a number of models such as 10")
@@ -129,7 +127,7 @@ Deadline = Annotated[userfiles.Deadline, AfterValidator(_limited)]
 Turns = Annotated[Literal["auto", "equal", "any"] | tuple[int, int], BeforeValidator(_participation)]
 Balance = Annotated[Literal["auto", "off"] | float, BeforeValidator(_balance)]
 OverSelect = Annotated[Literal["off", "auto"] | float, BeforeValidator(_over_select)]
-Correction = Annotated[Literal["auto", "off", "location", "node"], BeforeValidator(_correction)]
+Correction = Annotated[Literal["auto", "off", "location", "node"], BeforeValidator(_switched)]
 OutputAverage = Annotated[Literal["off", "auto"] | int, BeforeValidator(_output_average)]
 Size = Annotated[int, BeforeValidator(_size)]
 ClockName = Annotated[str, BeforeValidator(_clock)]
