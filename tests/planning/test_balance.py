@@ -14,7 +14,6 @@ from lowcarb_scheduler import Fleet, ForecastUnavailableError, InputError, Job, 
 from lowcarb_scheduler.planning import assignment, lagrangian, planner, solver
 from lowcarb_scheduler.planning.assignment import Seating, assign_aggregated
 from lowcarb_scheduler.planning.balance import Balance
-from lowcarb_scheduler.planning.fairness import decide_turns
 from lowcarb_scheduler.planning.job import JobRules
 from lowcarb_scheduler.settings import Settings
 from support.exact_solver import Exact
@@ -41,20 +40,12 @@ def judge(job, table):
     exact = Exact(job, table)
     assert exact.broken_rules(planned) == []
     assert planned.lower_bound_g <= planned.emissions_g
-    bounds = exact.turns() if job.participation != "equal" else None
-    if bounds is None:
-        turns = decide_turns(job)
-        bounds = turns.least.tolist(), turns.most.tolist()
+    bounds = exact.bounds()
     earliest = exact.earliest_finish(bounds)
     assert (earliest is None) == ("balance" in planned.relaxed)
     if earliest is None:
         return None
-    target = exact.target(earliest, bounds)
-    assert exact.broken_rules(planned, target) == []
-    best_g = exact.optimum(bounds, target)
-    tolerance = 1e-7 * max(abs(best_g), 1.0)
-    assert planned.lower_bound_g <= best_g + tolerance
-    assert planned.emissions_g >= best_g - tolerance
+    best_g = exact.best_g(planned, earliest, bounds)
     return (planned.emissions_g - best_g) / max(abs(best_g), 1e-3)
 
 

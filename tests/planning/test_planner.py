@@ -20,7 +20,6 @@ from lowcarb_scheduler import (
     PlanInfeasibleError,
     plan,
 )
-from lowcarb_scheduler.planning.fairness import decide_turns
 from support.exact_solver import Exact
 from support.planning_jobs import NOW, hours_of, random_job
 
@@ -65,29 +64,16 @@ def judge(job_, table_, solve=True):
         return None
     except PlanInfeasibleError:
         possible = solve and job_.clients_per_round <= len(job_.fleet)
-        assert not possible or exact.earliest_finish(_bounds(job_, exact)) is None
+        assert not possible or exact.earliest_finish(exact.bounds()) is None
         return None
     assert exact.broken_rules(planned) == []
     assert planned.lower_bound_g <= planned.emissions_g
     if not solve:
         return None
-    bounds = _bounds(job_, exact)
-    earliest = exact.earliest_finish(bounds)
-    target = exact.target(earliest, bounds)
-    assert exact.broken_rules(planned, target) == []
-    best_g = exact.optimum(bounds, target)
-    tolerance = 1e-7 * max(abs(best_g), 1.0)
-    assert planned.lower_bound_g <= best_g + tolerance
-    assert planned.emissions_g >= best_g - tolerance
+    bounds = exact.bounds()
+    best_g = exact.best_g(planned, exact.earliest_finish(bounds), bounds)
     assert planned.gap == 0
     return (planned.emissions_g - best_g) / max(abs(best_g), 1e-9) if abs(best_g) > 1e-6 else 0.0
-
-
-def _bounds(job_, exact):
-    if job_.participation != "equal":
-        return exact.turns()
-    turns = decide_turns(job_)  # which of equals goes first is the seed's; that it is fair is checked apart
-    return turns.least.tolist(), turns.most.tolist()
 
 
 # -- Independent exact solver -------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from lowcarb_scheduler.planning.fairness import TurnRange
+from lowcarb_scheduler.planning.fairness import TurnRange, decide_turns
 
 MICROSECOND = timedelta(microseconds=1)
 
@@ -94,6 +94,23 @@ class Exact:
             return [0] * count, [job.rounds] * count
         low, high = job.participation
         return [low] * count, [min(high, job.rounds)] * count
+
+    def bounds(self):
+        """Return the bounds on the turns of each client; which of equals takes one more is the planner's."""
+        if self.job.participation != "equal":
+            return self.turns()
+        turns = decide_turns(self.job)  # it rests on a seed; that it is fair is tested apart
+        return turns.least.tolist(), turns.most.tolist()
+
+    def best_g(self, plan, earliest, bounds):
+        """Return the emissions of the best plan, after checking that a plan and its bound lie around them."""
+        target = self.target(earliest, bounds)
+        assert self.broken_rules(plan, target) == []
+        best_g = self.optimum(bounds, target)
+        tolerance = 1e-7 * max(abs(best_g), 1.0)
+        assert plan.lower_bound_g <= best_g + tolerance
+        assert plan.emissions_g >= best_g - tolerance
+        return best_g
 
     def broken_rules(self, plan, target=None):
         """Every rule that a plan breaks, in words."""
