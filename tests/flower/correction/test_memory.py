@@ -165,13 +165,12 @@ def test_what_exceeds_the_bound_is_mapped_from_files_without_a_name(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_threads_change_nothing(monkeypatch):
+def test_threads_change_nothing():
     """A model of several blocks and arrays, whose sums are taken in parts."""
     sizes = (150_000, 70_000, 3)
     found = []
-    for worth in (1 << 30, 1):
-        monkeypatch.setattr("lowcarb_scheduler.flower.correction.memory._WORTH_THREADS", worth)
-        memory, random = LocationMemory(sizes), np.random.default_rng(3)
+    for threads in (1, 3):
+        memory, random = LocationMemory(sizes, threads=threads), np.random.default_rng(3)
         for number in range(3):
             models = {
                 place: [random.normal(size=size).astype(np.float32) for size in sizes] for place in PLACES

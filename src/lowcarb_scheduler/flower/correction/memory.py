@@ -48,8 +48,8 @@ _SMALLEST: Final = float(np.finfo(np.float32).tiny) * _LEVELS  # its inverse is 
 _BLOCK: Final = 1 << 16  # numbers; the buffers of a block stay in a processor's cache
 _SHORT: Final = 1 << 13  # numbers; the result of BLAS depends on the number of its threads from 10,000 on
 _MOST_THREADS: Final = 4
-_SAMPLES: Final = 64  # blocks
 _WORTH_THREADS: Final = 1 << 20  # numbers
+_SAMPLES: Final = 64  # blocks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,6 +144,8 @@ class LocationMemory:
         Memory to use for what is remembered [bytes]; the rest is mapped from files.
     folder : Path, optional
         Folder of these files, which vanish with the process.
+    threads : int, optional
+        Threads that share the blocks of a large model; by default up to four, and one for a small model.
 
     Attributes
     ----------
@@ -155,13 +157,15 @@ class LocationMemory:
 
     def __init__(
         self, sizes: Sequence[int], *, first: float = FIRST, rate: float = RATE, trust: float = TRUST,
-        most_bytes: int | None = None, folder: Path | None = None,
+        most_bytes: int | None = None, folder: Path | None = None, threads: int | None = None,
     ) -> None:  # fmt: skip
         self.sizes = tuple(sizes)
         self.first, self.rate, self._trust = first, rate, trust
         self._most_bytes, self._folder = most_bytes, folder
         edges = [0, *np.cumsum(self.sizes, dtype=np.int64).tolist()]
         self._length = edges[-1]
+        usual = min(_MOST_THREADS, os.cpu_count() or 1) if self._length > _WORTH_THREADS else 1
+        self._threads = usual if threads is None else threads
         self.blocks = [
             _Block(index, slice(start - begin, stop - begin), slice(start, stop))
             for index, (begin, end) in enumerate(pairwise(edges))
@@ -266,12 +270,11 @@ class LocationMemory:
 
     def _in_blocks(self, work: _Pass) -> NDArray[np.float64]:
         """Return the sums over all blocks of a pass, whose threads do not change their order."""
-        threads = min(_MOST_THREADS, os.cpu_count() or 1) if self._length > _WORTH_THREADS else 1
-        parts = np.array_split(np.arange(len(self.blocks)), threads)
-        if threads == 1:
+        parts = np.array_split(np.arange(len(self.blocks)), self._threads)
+        if self._threads == 1:
             sums = work.sums(parts[0])
         else:
-            with ThreadPoolExecutor(threads) as pool:
+            with ThreadPoolExecutor(self._threads) as pool:
                 sums = np.concatenate([*pool.map(work.sums, parts)])
         total: NDArray[np.float64] = sums.sum(axis=0)
         return total
