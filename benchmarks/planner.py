@@ -26,6 +26,7 @@ import scipy.optimize
 
 from lowcarb_scheduler import Fleet, IntensityTable, Job, plan, tradeoff
 from lowcarb_scheduler.planning.assignment import assign_aggregated
+from lowcarb_scheduler.planning.model import Limits
 from lowcarb_scheduler.planning.planner import Problem
 
 if TYPE_CHECKING:
@@ -168,7 +169,8 @@ def fleet_mean_best(problem: Problem) -> np.ndarray:
 
 
 def assigned_g(problem: Problem, slots: np.ndarray) -> float:
-    return assign_aggregated(problem.model.seating, problem.model.round_costs_g(slots)).emissions_g
+    model = problem.model
+    return assign_aggregated(model.seating, model.round_costs_g(slots), model.limits).emissions_g
 
 
 def round_by_round_g(problem: Problem, slots: np.ndarray) -> float:
@@ -267,7 +269,7 @@ def show_others(cases: tuple[Case, ...], actual: str | None = None) -> None:
             intensity = read_actual(actual, case.locations, seed) if actual else made_up
             job = job_of(case, seed)
             found, spent = timed(plan, job, intensity)
-            problem = Problem.of(job, intensity)
+            problem = Problem.of(job, intensity, Limits())
             even = evenly(problem)
             others = (
                 assigned_g(problem, even),
@@ -285,7 +287,7 @@ def show_expanded() -> None:
     """Print the aggregated assignment against ``linear_sum_assignment`` (0.8 GB, minutes)."""
     print("\n10,000 clients, 50 rounds of 200, 5 power classes, one turn each: seats alone")
     case = Case(10_000, 50, 200, 40, 60, 60)
-    problem = Problem.of(job_of(case, 1), curves(case.locations, 60, 1))
+    problem = Problem.of(job_of(case, 1), curves(case.locations, 60, 1), Limits())
     costs, members = problem.model.round_costs_g(evenly(problem)), problem.model.seating.members
     aggregated, spent = timed(assign_aggregated, problem.model.seating, costs)
     matrix = np.repeat(np.repeat(costs, case.seats, axis=0), members, axis=1)

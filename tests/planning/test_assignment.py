@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from lowcarb_scheduler.planning import assignment
 from lowcarb_scheduler.planning.aggregation import Groups
 from lowcarb_scheduler.planning.assignment import (
     Seating,
@@ -15,6 +14,7 @@ from lowcarb_scheduler.planning.assignment import (
     assign_expanded,
     is_single,
 )
+from lowcarb_scheduler.planning.model import Limits
 
 
 def random_seating(rng, groups, rounds, single=False, places=4):
@@ -65,7 +65,7 @@ def test_the_aggregated_programme_is_the_assignment_client_by_client(seed):
             **{name: getattr(seating, name) for name in seating.__slots__} | {"location_cap": 2}
         )
     costs = rng.uniform(-5, 50, (4, 5))
-    found, expected = assign_aggregated(seating, costs), reference(seating, costs)
+    found, expected = assign_aggregated(seating, costs, Limits()), reference(seating, costs)
     if expected is None:
         assert found is None
         return
@@ -78,24 +78,26 @@ def test_the_aggregated_programme_is_the_assignment_client_by_client(seed):
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_expanded_and_aggregated_agree_on_both_sides_of_the_threshold(seed, monkeypatch):
+def test_expanded_and_aggregated_agree_on_both_sides_of_the_threshold(seed):
     rng = np.random.default_rng(seed)
     seating = random_seating(rng, 6, 4, single=True)
     costs = rng.uniform(0, 50, (4, 6))
     assert is_single(seating)
-    one, other = assign_expanded(seating, costs), assign_aggregated(seating, costs)
+    one, other = assign_expanded(seating, costs), assign_aggregated(seating, costs, Limits())
     if one is None:
         assert other is None
         return
     assert one.emissions_g == pytest.approx(other.emissions_g, abs=1e-6)
-    for threshold in (0, 10**9):
-        monkeypatch.setattr(assignment, "EXPANDED_CELLS", threshold)
-        assert assign(seating, costs).emissions_g == pytest.approx(one.emissions_g, abs=1e-6)
+    by_client, by_group = (assign(seating, costs, Limits(expanded_cells=cells)) for cells in (10**9, 0))
+    for found in (by_client, by_group):
+        assert found.emissions_g == pytest.approx(one.emissions_g, abs=1e-6)
+    assert by_client.prices_g is None  # as the linear assignment gives none
+    assert by_group.prices_g is not None
 
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("cap", [None, 0.3])
-def test_priced_arcs_give_the_optimum_of_all_arcs(seed, cap, monkeypatch):
+def test_priced_arcs_give_the_optimum_of_all_arcs(seed, cap):
     rng = np.random.default_rng(seed)
     groups, rounds = 60, 30
     seating = random_seating(rng, groups, rounds, places=8)
@@ -107,10 +109,9 @@ def test_priced_arcs_give_the_optimum_of_all_arcs(seed, cap, monkeypatch):
         place * (1 + 0.4 * np.cos(np.arange(rounds)[:, None] / 4 + place)) * rng.choice([0.1, 0.3], groups)
     )
     costs[rng.random(costs.shape) < 0.05] = np.inf
-    full = assign_aggregated(seating, costs)
-    monkeypatch.setattr(assignment, "_ALL_ARCS", 0)
+    full = assign_aggregated(seating, costs, Limits())
     for hint in (None, rng.uniform(-20, 20, groups), full.prices_g if full else None):
-        priced = assign_aggregated(seating, costs, hint)
+        priced = assign_aggregated(seating, costs, Limits(all_arcs=0), hint)
         if full is None:
             assert priced is None
         else:
@@ -120,7 +121,7 @@ def test_priced_arcs_give_the_optimum_of_all_arcs(seed, cap, monkeypatch):
 def test_a_client_that_takes_two_turns_is_never_seated_twice_in_a_round():
     seating = Seating(1, np.array([1, 1]), np.array([2, 1]), np.array([2, 1]), np.array([0, 1]), 1)
     assert not is_single(seating)
-    found = assign(seating, np.array([[1.0, 9], [5, 9], [5, 9]]))
+    found = assign(seating, np.array([[1.0, 9], [5, 9], [5, 9]]), Limits())
     assert found.counts.tolist() == [[1, 0], [0, 1], [1, 0]] or found.counts.tolist() == [
         [1, 0],
         [1, 0],

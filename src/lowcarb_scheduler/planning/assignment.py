@@ -48,19 +48,17 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import Floats, Ints
     from lowcarb_scheduler.planning.balance import Balance
     from lowcarb_scheduler.planning.milp import Rows
+    from lowcarb_scheduler.planning.model import Limits
 
-EXPANDED_CELLS: Final = 20_000  # clients x seats up to which linear_sum_assignment is used
 _SCALE: Final = 1000.0  # largest cost in the units of the solver, whose tolerances are absolute (1e-7)
 _TOLERANCE: Final = 1e-6  # in the same units
 _FRACTION: Final = 1e-3  # a count this far from an integer is none
 
-# HiGHS takes between 0.1 s and 40 s on raw matrices of 50,000 arcs. Above _ALL_ARCS (groups x rounds) it gets
-# the arcs that look cheapest, and then those that the dual prices show to be missing (column generation).
-_ALL_ARCS: Final = 4_000
+# Above Limits.all_arcs HiGHS gets the arcs that look cheapest, and then those that the dual prices show to be
+# missing (column generation).
 _ARCS_AT_FIRST: Final = 8  # arcs of a group beyond those that its turns need
 _ARCS_AT_ONCE: Final = 4  # arcs of a group or round that are added together
 _NEARLY: Final = 1.0  # arcs with a reduced cost up to this are added too, or they would come one by one
-_BRANCHED_CELLS: Final = 150  # rounds x locations up to which a fractional vertex is branched on
 _BRANCHED_NODES: Final = 2_000
 
 
@@ -142,7 +140,9 @@ class Assignment:
     prices_g: Floats | None = None
 
 
-def assign(seating: Seating, costs_g: Floats, prices_g: Floats | None = None) -> Assignment | None:
+def assign(
+    seating: Seating, costs_g: Floats, limits: Limits, prices_g: Floats | None = None
+) -> Assignment | None:
     """Assign clients to rounds at the lowest emissions; None if no assignment obeys the rules.
 
     Parameters
@@ -151,13 +151,15 @@ def assign(seating: Seating, costs_g: Floats, prices_g: Floats | None = None) ->
         Rules of seating.
     costs_g : ndarray of float64, shape (R, G)
         Emissions of one client of each group in each round [gCO2eq]; infinite where it cannot train.
+    limits : Limits
+        Sizes that choose the method; each is exact, but for the rounding of a large fractional vertex.
     prices_g : ndarray of float64, shape (G,) or (G + R P,), optional
         Estimated prices [gCO2eq]: save time and do not change the optimum.
     """
     cells = int(seating.members.sum()) * len(costs_g) * seating.seats
-    if cells <= EXPANDED_CELLS and seating.balance is None and is_single(seating):
+    if cells <= limits.expanded_cells and seating.balance is None and is_single(seating):
         return assign_expanded(seating, costs_g)
-    return assign_aggregated(seating, costs_g, prices_g)
+    return assign_aggregated(seating, costs_g, limits, prices_g)
 
 
 def is_single(seating: Seating) -> bool:
@@ -184,23 +186,55 @@ def assign_expanded(seating: Seating, costs_g: Floats) -> Assignment | None:
     return Assignment(counts, _total(costs_g, counts))
 
 
-def assign_aggregated(seating: Seating, costs_g: Floats, prices_g: Floats | None = None) -> Assignment | None:
-    """Solve the transportation problem, exactly.
-
-    Large problems start from the arcs that look cheapest at estimated prices, with expensive slack in every
-    row, and add the arcs that the duals show to be missing until there are none.
-    """
+def assign_aggregated(
+    seating: Seating, costs_g: Floats, limits: Limits, prices_g: Floats | None = None
+) -> Assignment | None:
+    """Solve the transportation problem; parameters as :func:`assign`."""
     possible = np.isfinite(costs_g)
     if not possible.any():
         return None
     scale = float(np.abs(costs_g[possible]).max()) or 1.0
     scaled = np.where(possible, costs_g / scale, np.inf) * _SCALE
+    hint = None if prices_g is None else _priced(seating, prices_g) * (_SCALE / scale)
+    vertex = find_vertex(seating, scaled, limits, hint)
+    if vertex is None:
+        return None
+    counts = np.rint(vertex.counts).astype(np.int64)
+    if not vertex.is_integral:
+        assert seating.balance is not None, "a vertex of a network programme is integral"
+        whole = _whole(seating, scaled, limits, vertex)
+        if whole is None:
+            return None
+        counts = whole
+    assert (counts.sum(axis=1) == seating.seats).all()
+    return Assignment(counts, _total(costs_g, counts), vertex.prices(seating.balance) * (scale / _SCALE))
+
+
+def find_vertex(
+    seating: Seating, scaled: Floats, limits: Limits, hint: Floats | None = None
+) -> Vertex | None:
+    """Find the best vertex of the linear programme, exactly; None if it is infeasible.
+
+    Large programmes start from the arcs that look cheapest at estimated prices, with expensive slack in every
+    row, and add the arcs that the duals show to be missing until there are none.
+
+    Parameters
+    ----------
+    seating : Seating
+        Rules of seating.
+    scaled : ndarray of float64, shape (R, G)
+        Costs, of which the largest is about 1000; infinite where a client cannot train.
+    limits : Limits
+        With the size up to which all arcs are there from the start.
+    hint : ndarray of float64, shape (G,) or (R, G), optional
+        Estimated price of a seat of each group, in the same units.
+    """
+    possible = np.isfinite(scaled)
     chained = seating.capped or seating.balance is not None
-    if costs_g.size <= (8 if chained else 1) * _ALL_ARCS:
-        return _finish(seating, costs_g, _solve(seating, scaled, possible, slack=None), scale)
+    if scaled.size <= (8 if chained else 1) * limits.all_arcs:
+        return _solve(seating, scaled, possible, slack=None)
     slack = 4.0 * _SCALE
-    hint = np.zeros(scaled.shape) if prices_g is None else _priced(seating, prices_g) * (_SCALE / scale)
-    arcs = _cheapest_arcs(seating, scaled, hint) & possible
+    arcs = _cheapest_arcs(seating, scaled if hint is None else scaled - hint) & possible
     while True:
         solved = _solve(seating, scaled, arcs, slack)
         if solved is None:
@@ -211,7 +245,7 @@ def assign_aggregated(seating: Seating, costs_g: Floats, prices_g: Floats | None
         arcs |= (reduced < _NEARLY) & _least(reduced, _ARCS_AT_ONCE)
     if solved.slack:  # all useful arcs are in, yet slack was cheaper: solve without it, or find it infeasible
         solved = _solve(seating, scaled, possible, slack=None)
-    return _finish(seating, costs_g, solved, scale)
+    return solved
 
 
 def _priced(seating: Seating, prices_g: Floats) -> Floats:
@@ -224,7 +258,7 @@ def _priced(seating: Seating, prices_g: Floats) -> Floats:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Solved:
+class Vertex:
     """Solution of the linear programme in scaled units: flows, duals, and whether slack was used."""
 
     counts: Floats  # (R, G)
@@ -233,6 +267,11 @@ class _Solved:
     cap_price: Floats  # (R, locations), <= 0
     seat_price: Floats  # (R, P): what a rule of balance adds to the cost of a seat
     slack: bool
+
+    @property
+    def is_integral(self) -> bool:
+        """True if all flows are integers, to the solver's tolerance."""
+        return bool(np.abs(np.rint(self.counts) - self.counts).max() < _FRACTION)
 
     def reduced(self, scaled: Floats, location: Ints) -> Floats:
         """Return the reduced cost of every arc, shape (R, G)."""
@@ -257,7 +296,7 @@ def _solve(
     arcs: NDArray[np.bool_],
     slack: float | None,
     taken: Ints | None = None,
-) -> _Solved | None:
+) -> Vertex | None:
     """Solve the linear programme over some arcs.
 
     ``taken`` fixes the turns of each location after each round, shape (R, P).
@@ -335,12 +374,11 @@ def _solve(
     caps = marginals[2 * free : 2 * free + rounds * locations].reshape(rounds, locations)
     seat_price = duals[rounds + len(fixed_rows) :].reshape(rounds, places)
     used = spare and np.delete(answer.x, np.s_[flows + spare : flows + spare + chained])[flows:].max()
-    return _Solved(counts, duals[:rounds], price, caps, seat_price, bool(used > _TOLERANCE))
+    return Vertex(counts, duals[:rounds], price, caps, seat_price, bool(used > _TOLERANCE))
 
 
-def _cheapest_arcs(seating: Seating, scaled: Floats, seat_price: Floats) -> NDArray[np.bool_]:
-    """Return the arcs that look cheapest, of each group and of all, as a mask of shape (R, G)."""
-    reduced = scaled - seat_price
+def _cheapest_arcs(seating: Seating, reduced: Floats) -> NDArray[np.bool_]:
+    """Return the arcs of lowest reduced cost, of each group and of all, as a mask of shape (R, G)."""
     order = np.argsort(reduced, axis=1)
     filled = np.argmax(np.cumsum(seating.room[order], axis=1) >= seating.seats, axis=1)
     marginal = np.take_along_axis(order, filled[:, None], axis=1)
@@ -362,36 +400,20 @@ def _least(reduced: Floats, count: int) -> NDArray[np.bool_]:
     return least
 
 
-def _finish(seating: Seating, costs_g: Floats, solved: _Solved | None, scale: float) -> Assignment | None:
-    """Return the solution with integer seats and prices in grams."""
-    if solved is None:
-        return None
-    counts = np.rint(solved.counts).astype(np.int64)
-    prices_g = solved.prices(seating.balance) * (scale / _SCALE)
-    if np.abs(counts - solved.counts).max() >= _FRACTION:
-        assert seating.balance is not None, "a vertex of a network programme is integral"
-        whole = _whole(seating, costs_g / scale * _SCALE, solved)
-        if whole is None:
-            return None
-        counts = whole
-    assert (counts.sum(axis=1) == seating.seats).all()
-    return Assignment(counts, _total(costs_g, counts), prices_g)
-
-
 # -- Fractional vertices -------------------------------------------------------------------------------------
 
 
-def _whole(seating: Seating, scaled: Floats, solved: _Solved) -> Ints | None:
+def _whole(seating: Seating, scaled: Floats, limits: Limits, vertex: Vertex) -> Ints | None:
     """Return integer seats near a fractional vertex of a programme with a rule of balance."""
     rule = seating.balance
     assert rule is not None, "only a rule of balance leaves fractions"
     possible = np.isfinite(scaled)
-    if rule.reach.size <= _BRANCHED_CELLS:
+    if rule.reach.size <= limits.branched_cells:
         return _branched(seating, scaled, possible)
     places = len(rule.done)
     seats = np.zeros((len(scaled), places))
     for place in range(places):
-        seats[:, place] = solved.counts[:, seating.location == place].sum(axis=1)
+        seats[:, place] = vertex.counts[:, seating.location == place].sum(axis=1)
     if rule.turns is None:
         # The turns of locations are rounded first: the rule is in integers from then on.
         rule = rule.fixed(_rounded(seats.sum(axis=0)))
@@ -399,11 +421,12 @@ def _whole(seating: Seating, scaled: Floats, solved: _Solved) -> Ints | None:
         again = _solve(settled, scaled, possible, slack=None)
         if again is None:
             return _branched(seating, scaled, possible)
-        counts = np.rint(again.counts).astype(np.int64)
-        return counts if np.abs(counts - again.counts).max() < _FRACTION else _whole(settled, scaled, again)
+        if again.is_integral:
+            return np.rint(again.counts).astype(np.int64)
+        return _whole(settled, scaled, limits, again)
     room = np.array([seating.room[seating.location == place].sum() for place in range(places)])
     for loose in (0, 1, seating.seats):
-        taken = _rounded_seats(rule, seats, solved.seat_price, np.minimum(room, seating.location_cap), loose)
+        taken = _rounded_seats(rule, seats, vertex.seat_price, np.minimum(room, seating.location_cap), loose)
         if taken is not None and (found := _solve(seating, scaled, possible, None, taken)) is not None:
             return np.rint(found.counts).astype(np.int64)
     return _branched(seating, scaled, possible)

@@ -89,14 +89,16 @@ def find_earliest(model: Model) -> Earliest:
         complete = len(slots) == model.rounds
         if complete and model.seating.balance is not None:
             strata = _strata(model)  # anybody can train at any time, so openings do not matter
-            complete = assign(strata, np.zeros((model.rounds, len(strata.members)))) is not None
+            free = np.zeros((model.rounds, len(strata.members)))
+            complete = assign(strata, free, model.limits) is not None
         return Earliest(slots, end_us, complete)
     strata, klass = _strata(model), model.groups.klass[_firsts(model)]
     candidates = _candidates(model)
     candidates = candidates.where(strata.can_fill(candidates.possible[:, klass]))
     chosen = _pack(candidates, model.rounds)
     complete = len(chosen) == model.rounds
-    if complete and assign(strata, np.where(candidates.possible[chosen][:, klass], 0.0, np.inf)) is None:
+    costs_g = np.where(candidates.possible[chosen][:, klass], 0.0, np.inf)
+    if complete and assign(strata, costs_g, model.limits) is None:
         better = _search(model, strata, candidates)
         chosen, complete = (chosen, False) if better is None else (better, True)
     end_us = int(candidates.end_us[chosen[-1]]) if len(chosen) else grid.end_us

@@ -35,9 +35,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.planning.assignment import Seating
     from lowcarb_scheduler.planning.model import Model
 
-_CELLS: Final = 1_000_000  # candidates x groups up to which every span is a candidate of its own
 _BOUND_SCALE: Final = 10.0  # size of a bound of balance, in rounds of clients, for the steps of a search
-_BALANCED_CELLS: Final = 400_000  # candidates x groups that are filled, with a rule of balance, at a time
 
 
 class Relaxed(NamedTuple):
@@ -143,13 +141,13 @@ class Relaxation:
         """Return the block of each round: as many blocks as can be filled quickly."""
         rounds = np.arange(self.model.rounds)
         per_slot = len(self.spans) * len(self.model.groups)
-        blocks = self.model.rounds
+        blocks, most = self.model.rounds, self.model.limits.block_cells
         while True:
             block = rounds * blocks // self.model.rounds
             slots = sum(max(stop - start, 0) for start, stop in map(self._slots, self._parts(block)))
-            if blocks == 1 or slots * per_slot <= _BALANCED_CELLS:
+            if blocks == 1 or slots * per_slot <= most:
                 return block
-            blocks = max(1, min(blocks - 1, blocks * _BALANCED_CELLS // (slots * per_slot)))
+            blocks = max(1, min(blocks - 1, blocks * most // (slots * per_slot)))
 
     @staticmethod
     def _parts(block: Ints) -> list[Ints]:
@@ -391,7 +389,7 @@ def _spans(model: Model) -> Ints:
     if not model.windows.stagger:
         return np.array([width], dtype=np.int64)
     every = np.arange(width, last + 1, dtype=np.int64)
-    cells = _CELLS // 2 if model.seating.capped else _CELLS  # a cap makes filling twice as slow
+    cells = model.limits.span_cells // (2 if model.seating.capped else 1)  # a cap makes filling twice as slow
     most = max(6, cells // (len(model.windows.grid) * len(model.groups)))
     if len(every) <= most:
         return every

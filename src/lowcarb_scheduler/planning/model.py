@@ -1,4 +1,4 @@
-"""Planning problem in arrays: groups of clients, their windows and the rules of seating.
+"""Planning problem in arrays: groups of clients, their windows, the rules of seating, and limits.
 
 The solvers know this model alone; :mod:`~lowcarb_scheduler.planning.planner` builds it from a job.
 """
@@ -18,6 +18,57 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.planning.timegrid import Grid, Windows
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes up to which the planner uses its exact and its finer methods.
+
+    Beyond them it takes shortcuts. Those widen the gap between a plan and its bound, and never break a rule
+    or the bound. The defaults keep a plan of a large fleet within seconds.
+
+    Parameters
+    ----------
+    proven_cells : int
+        Slots x groups up to which branch and bound closes the gap.
+    quick_arcs : int
+        Rounds x groups up to which an assignment costs about as much as a step of the relaxation. Beyond,
+        only the openings of a few steps are assigned.
+    slow_arcs : int
+        Rounds x groups from which it costs a dozen steps, and still fewer openings are assigned.
+    expanded_cells : int
+        Clients x seats up to which ``linear_sum_assignment`` is used; its time grows with their cube.
+    all_arcs : int
+        Rounds x groups up to which HiGHS gets all arcs at once, and eight times as many with caps or
+        balance: it takes between 0.1 s and 40 s on raw matrices of 50,000.
+    branched_cells : int
+        Rounds x locations up to which a fractional vertex is branched on; beyond, it is rounded.
+    span_cells : int
+        Candidate rounds x groups up to which every length of a staggered round is a candidate of its own.
+    block_cells : int
+        Candidate rounds x groups that are filled at a time with a rule of balance; where every round has a
+        price of its own there are more, so beyond this neighbouring rounds share one.
+    apart_cells : int
+        Slots x groups up to which every power is a group of its own; beyond, neighbouring powers share a
+        bucket.
+    buckets : tuple of int
+        Buckets of power in each class of clients: fewest; most where turns are fixed; most where they are
+        free, which buckets then decide.
+    refined_arcs : int
+        Rounds x groups up to which the last assignment tells the powers of a bucket apart again.
+    """
+
+    proven_cells: int = 2_000
+    quick_arcs: int = 600
+    slow_arcs: int = 50_000
+    expanded_cells: int = 20_000
+    all_arcs: int = 4_000
+    branched_cells: int = 150
+    span_cells: int = 1_000_000
+    block_cells: int = 400_000
+    apart_cells: int = 150_000
+    buckets: tuple[int, int, int] = (2, 8, 32)
+    refined_arcs: int = 120_000
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
     """Planning problem: R rounds, G groups of clients, T slots.
@@ -34,6 +85,8 @@ class Model:
         Rules of seating the groups.
     class_of_client : ndarray of int64, shape (C,)
         Location and training time of each client, as a column of ``windows``.
+    limits : Limits
+        Sizes up to which it is solved by exact and finer methods.
     """
 
     rounds: int
@@ -41,6 +94,7 @@ class Model:
     windows: Windows
     seating: Seating
     class_of_client: Ints
+    limits: Limits
 
     def until(self, grid: Grid) -> Model:
         """Return the same problem on a shorter grid with the same first slot."""

@@ -20,6 +20,7 @@ from lowcarb_scheduler.clock import HOUR_US, to_us
 from lowcarb_scheduler.errors import InputError, PlanInfeasibleError
 from lowcarb_scheduler.planning.fairness import TurnRange, as_even_as_random, range_of
 from lowcarb_scheduler.planning.job import relative_gap
+from lowcarb_scheduler.planning.model import Limits
 from lowcarb_scheduler.planning.planner import Problem, plan_in_range
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def tradeoff(
         raise InputError("mix_rounds", "has no certified front", "leave it out of tradeoff")
     if range_of(job) is not None:
         return _front_in_range(job, intensity, points, progress)
-    problem = Problem.of(job, intensity)
+    problem = Problem.of(job, intensity, Limits())
     patiences = np.linspace(0.0, 1.0, points).tolist()
     plans: list[Plan] = []
     near: Solution | None = None
@@ -258,7 +259,8 @@ def _front_in_range(
     patiences = np.linspace(0.0, 1.0, points).tolist()
     plans: list[Plan] = []
     for done, patience in enumerate(patiences, start=1):
-        plans.append(plan_in_range(replace(job, patience=patience, target_finish=None), intensity)[0])
+        patient = replace(job, patience=patience, target_finish=None)
+        plans.append(plan_in_range(patient, intensity, Limits())[0])
         if progress is not None:
             progress(done, points)
     return Frontier(_front(patiences, plans), plans[0].run_now_emissions_g)

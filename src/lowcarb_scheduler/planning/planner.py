@@ -22,7 +22,7 @@ from lowcarb_scheduler.planning.balance import Balance
 from lowcarb_scheduler.planning.fairness import Turns, decide_turns, location_cap, range_of, share_out
 from lowcarb_scheduler.planning.job import Plan, start_step_us
 from lowcarb_scheduler.planning.lagrangian import TurnPath
-from lowcarb_scheduler.planning.model import Model
+from lowcarb_scheduler.planning.model import Limits, Model
 from lowcarb_scheduler.planning.solver import GOOD_ENOUGH, Solution, bound_of_range, solve
 from lowcarb_scheduler.planning.timegrid import Grid, Windows
 
@@ -32,16 +32,13 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
     from lowcarb_scheduler.planning.job import Job
 
-# Sizes from which powers are aggregated: groups x slots and groups x rounds that are still planned quickly.
-_APART_CELLS: Final = 150_000  # groups x slots up to which every power is a group of its own
+# Powers are put into as many buckets as these sizes allow, within Limits.buckets.
 _BUCKET_CELLS: Final = 700_000  # groups x slots, about, where powers are put into buckets
 _BUCKET_ARCS: Final = 200_000  # groups x rounds up to which there are more than the fewest buckets
-_BUCKETS: Final = 2, 8, 32  # fewest; most where turns are fixed; most where they are free
-_REFINED_ARCS: Final = 120_000  # groups x rounds up to which the last assignment keeps every power apart
 _ROUNDING: Final = 1e-9  # relative gap that is rounding of sums and tolerance of solvers
 
 
-def plan(job: Job, intensity: IntensityTable) -> Plan:
+def plan(job: Job, intensity: IntensityTable, *, limits: Limits = Limits()) -> Plan:
     """Plan the clients and the opening of every round for the lowest expected emissions.
 
     Parameters
@@ -50,6 +47,8 @@ def plan(job: Job, intensity: IntensityTable) -> Plan:
         Fleet, times, size and rules of the job.
     intensity : IntensityTable
         Expected carbon intensity [gCO2eq/kWh].
+    limits : Limits, optional
+        Sizes up to which exact and finer methods are used.
 
     Returns
     -------
@@ -64,10 +63,10 @@ def plan(job: Job, intensity: IntensityTable) -> Plan:
         If a location of the fleet has no forecast between the first opening and the deadline.
     """
     if range_of(job) is not None:
-        return plan_in_range(job, intensity)[0]
-    problem = Problem.of(job, intensity)
+        return plan_in_range(job, intensity, limits)[0]
+    problem = Problem.of(job, intensity, limits)
     if len(blocks_of(job)) > 1:
-        return _plan_in_blocks(job, intensity, problem.target_us())
+        return _plan_in_blocks(problem)
     return problem.plan_by(problem.target_us())[0]
 
 
@@ -104,7 +103,7 @@ class Problem:
     relaxed: Mapping[str, str]
 
     @classmethod
-    def of(cls, job: Job, intensity: IntensityTable, turns: Turns | None = None) -> Problem:
+    def of(cls, job: Job, intensity: IntensityTable, limits: Limits, turns: Turns | None = None) -> Problem:
         """Build the problem of a job; ``turns`` are bounds on the turns of each client, if they are known.
 
         Raises
@@ -123,7 +122,7 @@ class Problem:
         if len(grid) == 0:  # no round may open before the forecast ends
             none = feasibility.Earliest(np.empty(0, dtype=np.int64), grid.end_us, complete=False)
             feasibility.check_gaps(job, intensity, none)
-        model = _model(job, intensity, turns, grid)
+        model = _model(job, intensity, turns, grid, limits)
         model, earliest, relaxed = _feasible(model, job)
         feasibility.check_gaps(job, intensity, earliest)
         patience_from_us = earliest.end_us
@@ -209,27 +208,27 @@ class Problem:
         if groups.exact or (groups.least == groups.most).all():
             return seats  # sorted by power already, which is optimal
         apart = groups.apart()
-        if len(apart) * model.rounds > _REFINED_ARCS:
+        if len(apart) * model.rounds > model.limits.refined_arcs:
             return seats
         refined = model.regrouped(apart)
         prices_g = groups.spread(solution.prices_g[: len(groups)], apart)
         prices_g = np.append(prices_g, solution.prices_g[len(groups) :])
-        found = assign(refined.seating, refined.costs_g(integrals), prices_g)
+        found = assign(refined.seating, refined.costs_g(integrals), refined.limits, prices_g)
         if found is None:  # rounding for balance can fail where groups are finer, and their seats stand
             assert model.seating.balance is not None, "the same rounds were filled in buckets"
             return seats
         return apart.hand_out(found.counts, integrals)
 
 
-def _model(job: Job, intensity: IntensityTable, turns: Turns, grid: Grid) -> Model:
+def _model(job: Job, intensity: IntensityTable, turns: Turns, grid: Grid, limits: Limits) -> Model:
     """Build the model of a job up to its deadline."""
     classes = Classes.of(job.fleet, job.durations_us)
     most = min(_BUCKET_CELLS // len(grid), _BUCKET_ARCS // job.rounds)
-    fewest, fixed, free = _BUCKETS
+    fewest, fixed, free = limits.buckets
     finest = fixed if (turns.least == turns.most).all() else free
     buckets = int(np.clip(most // len(classes.location), fewest, finest))
     groups = Groups.of(
-        job.fleet.power_watts, turns.least, turns.most, classes, _APART_CELLS // len(grid), buckets
+        job.fleet.power_watts, turns.least, turns.most, classes, limits.apart_cells // len(grid), buckets
     )
     columns = intensity.columns(job.fleet.locations)[classes.location]
     windows = Windows.of(grid, classes.duration_us, columns, intensity, job.stagger)
@@ -237,7 +236,7 @@ def _model(job: Job, intensity: IntensityTable, turns: Turns, grid: Grid) -> Mod
         job.clients_per_round, groups.size, groups.least, groups.most, classes.location[groups.klass],
         location_cap(job), _balance(job, turns),
     )  # fmt: skip
-    return Model(job.rounds, groups, windows, seating, classes.of_client)
+    return Model(job.rounds, groups, windows, seating, classes.of_client, limits)
 
 
 def _balance(job: Job, turns: Turns) -> Balance | None:
@@ -278,7 +277,7 @@ def _feasible(model: Model, job: Job) -> tuple[Model, feasibility.Earliest, dict
 # location, rounds are planned as with equal turns. The bound is that of all choices of turns.
 
 
-def plan_in_range(job: Job, intensity: IntensityTable) -> tuple[Plan, Solution]:
+def plan_in_range(job: Job, intensity: IntensityTable, limits: Limits) -> tuple[Plan, Solution]:
     """Plan a job whose turns differ by location within a range; the solution is that of their choice."""
     turns, fleet = decide_turns(job), job.fleet
     classes = Classes.of(fleet, job.durations_us)
@@ -286,19 +285,19 @@ def plan_in_range(job: Job, intensity: IntensityTable) -> tuple[Plan, Solution]:
     mean_watts = (np.bincount(classes.of_client, weights=fleet.power_watts) / count)[classes.of_client]
     alike = np.allclose(mean_watts, fleet.power_watts, rtol=1e-12)
     level = fleet if alike else replace(fleet, power_watts=mean_watts)
-    choice = Problem.of(replace(job, fleet=level), intensity, turns)
+    choice = Problem.of(replace(job, fleet=level), intensity, limits, turns)
     target_us = choice.target_us()
     chosen, solution = choice.plan_by(target_us)
     of_location = np.bincount(fleet.location_index[chosen.seats.ravel()], minlength=len(fleet.locations))
     shared = share_out(job, of_location)
-    problem = Problem.of(job, intensity, Turns(shared, shared))
+    problem = Problem.of(job, intensity, limits, Turns(shared, shared))
     if problem.earliest_us > target_us:  # gaps: these turns need more time than the best choice for less
         target_us = problem.earliest_us
         chosen, solution = choice.plan_by(target_us)
     planned, _ = problem.plan_by(target_us, first=solution.slots)
     bound_g = chosen.lower_bound_g
     if not alike:
-        every = Problem.of(job, intensity, turns).model
+        every = Problem.of(job, intensity, limits, turns).model
         model = every.until(every.windows.grid.until(target_us))
         prices_g = _by_power(choice.model, model, solution.prices_g)
         bound_g = bound_of_range(model, _path(job, turns, model), prices_g, planned.emissions_g)
@@ -355,12 +354,14 @@ def blocks_of(job: Job) -> list[int]:
     return [first, *[size] * rest, *([odd] if odd else [])]
 
 
-def _plan_in_blocks(job: Job, intensity: IntensityTable, target_us: int) -> Plan:
+def _plan_in_blocks(problem: Problem) -> Plan:
     """Plan a job with ``mix_rounds`` block by block, without a lower bound.
 
-    The last round ends by ``target_us`` [µs since 1970 UTC]. Where gaps leave a block without a plan, all
-    rounds are planned as one block.
+    The last round ends by the target of the whole. Where gaps leave a block without a plan, all rounds are
+    planned as one block.
     """
+    job, intensity = problem.job, problem.intensity
+    limits, target_us = problem.model.limits, problem.target_us()
     whole = replace(job, mix_rounds=None)
     fleet, opens_from_us = job.fleet, job.opens_from_us
     span_us, planned, parts = target_us - opens_from_us, 0, list[Plan]()
@@ -377,9 +378,9 @@ def _plan_in_blocks(job: Job, intensity: IntensityTable, target_us: int) -> Plan
             target_finish=from_us(job.opens_from_us + span_us * planned // job.rounds),
         )
         try:
-            parts.append(plan(part, intensity))
+            parts.append(plan(part, intensity, limits=limits))
         except PlanInfeasibleError:
-            return plan(replace(whole, target_finish=from_us(target_us)), intensity)
+            return plan(replace(whole, target_finish=from_us(target_us)), intensity, limits=limits)
         opens_from_us = int(parts[-1].closes_us[-1])
         fleet = replace(fleet, turns_done=parts[-1].turns)
     return _joined(job, intensity, parts)

@@ -33,12 +33,8 @@ if TYPE_CHECKING:
 GOOD_ENOUGH: Final = 5e-4  # relative gap at which a search ends
 _ROUNDING: Final = 1e-10  # relative gap that is floating-point rounding
 _TIE: Final = 1e-11  # relative difference below which two plans count as equal
-_SMALL: Final = 2_000  # slots x groups up to which a job is solved exactly
 
-# An assignment costs about as much as a step of the relaxation up to _QUICK, and a dozen steps from _SLOW on
-# (rounds x groups). Beyond _QUICK only the openings of step 8 and of geometrically later steps are assigned.
-_QUICK: Final = 600
-_SLOW: Final = 50_000
+# Beyond Limits.quick_arcs only the openings of this step and of geometrically later steps are assigned.
 _FIRST_SEATED: Final = 8
 _MOVES: Final = 100  # assignments tried to improve a plan where they are quick, fewer where they are not
 _BALANCED_MOVES: Final = 20  # with a rule of balance, where an assignment takes several times as long
@@ -100,10 +96,11 @@ def solve(
     first : ndarray of int64, shape (R,), optional
         Openings to try first.
     """
-    search = _Search(model, start, near)
+    search, limits = _Search(model, start, near), model.limits
     if first is not None:
         search.seat(first)
-    small = search.relaxation.every_span and len(model.windows.grid) * len(model.groups) <= _SMALL
+    cells = len(model.windows.grid) * len(model.groups)
+    small = search.relaxation.every_span and cells <= limits.proven_cells
     enough = _ROUNDING if small else good_enough
     search.climb(enough)
     if search.is_open(enough):
@@ -115,7 +112,8 @@ def solve(
             moves, balance = _MOVES, model.seating.balance
             if balance is not None:  # turns that are free are chosen well enough without moves
                 moves = 0 if balance.turns is None else _BALANCED_MOVES
-            search.move_openings(moves // max(1, model.rounds * len(model.groups) // _QUICK))
+            arcs = model.rounds * len(model.groups)
+            search.move_openings(moves // max(1, arcs // max(1, limits.quick_arcs)))
     if near is None:
         search.prefer(start)
     bound_g = search.bound_g
@@ -222,7 +220,7 @@ class _Search:
             self.seen.add(slots.tobytes())
             # The aggregated assignment brings prices, which the linear assignment does not.
             costs_g = self.model.round_costs_g(slots)
-            found = assign_aggregated(self.model.seating, costs_g, self.prices_g)
+            found = assign_aggregated(self.model.seating, costs_g, self.model.limits, self.prices_g)
             if found is not None:
                 if found.prices_g is not None and not self.prices_g.any():
                     self.prices_g = self._first_prices(found, costs_g)
@@ -237,7 +235,7 @@ class _Search:
         assert found.prices_g is not None, "an aggregated assignment has prices"
         if self.model.seating.balance is None:
             return found.prices_g
-        free = assign_aggregated(replace(self.model.seating, balance=None), costs_g)
+        free = assign_aggregated(replace(self.model.seating, balance=None), costs_g, self.model.limits)
         prices_g = np.zeros(len(found.prices_g))
         if free is not None and free.prices_g is not None:
             prices_g[: len(free.prices_g)] = free.prices_g
@@ -248,8 +246,10 @@ class _Search:
         balanced = self.model.seating.balance is not None
         work, fewest = (_BALANCED_WORK, 20) if balanced else (_WORK, 60)
         iterations = int(np.clip(work // self.relaxation.cells, fewest, 400))
-        arcs = self.model.rounds * len(self.model.groups)
-        seat_at, later = (0, 1.0) if arcs <= _QUICK else (_FIRST_SEATED, 1.5 if arcs <= _SLOW else 3.0)
+        arcs, limits = self.model.rounds * len(self.model.groups), self.model.limits
+        seat_at, later = 0, 1.0
+        if arcs > limits.quick_arcs:
+            seat_at, later = _FIRST_SEATED, 1.5 if arcs <= limits.slow_arcs else 3.0
         # Bounds of neighbouring rounds pull on the same seats, and plain steps would swing between them.
         momentum, pace = (_MOMENTUM, _BALANCED_PACE) if balanced else (0.0, 1.0)
         ascent = _Ascent(self.relaxation, self.prices_g, pace, momentum)
@@ -325,7 +325,7 @@ class _Search:
         costs_g = self.model.round_costs_g(slots)
         if self._hopeless(costs_g):
             return
-        found = assign(self.model.seating, costs_g, self.prices_g)
+        found = assign(self.model.seating, costs_g, self.model.limits, self.prices_g)
         if found is not None and found.emissions_g < self.best.emissions_g:
             self.best, self.slots = found, slots
 
