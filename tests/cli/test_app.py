@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import lowcarb_scheduler
-from lowcarb_scheduler.cli import main, options
+from lowcarb_scheduler.cli import main
 from lowcarb_scheduler.cli.app import app
 from support.cli_files import run
 
@@ -82,24 +82,26 @@ def test_a_usage_error_is_a_document_with_json(capsys):
 
 
 def raising(error):
-    def configured_source(_options):
+    def open_source(_name, _settings):
         raise error
 
-    return configured_source
+    return open_source
 
 
-def test_ctrl_c_is_one_line_and_130(capsys, monkeypatch):
-    monkeypatch.setattr(options, "configured_source", raising(KeyboardInterrupt()))
-    answer = run(capsys, "forecast", "--location", "DE")
+ASK = "forecast", "--location", "DE", "--source", "synthetic"
+
+
+def test_ctrl_c_is_one_line_and_130(capsys):
+    answer = run(capsys, *ASK, open_source=raising(KeyboardInterrupt()))
     assert (answer.code, answer.line) == (130, "lowcarb: stopped by the user")
 
 
-def test_a_fault_of_ours_is_one_line(capsys, monkeypatch):
-    monkeypatch.setattr(options, "configured_source", raising(RuntimeError("two\nlines")))
-    answer = run(capsys, "forecast", "--location", "DE")
+def test_a_fault_of_ours_is_one_line(capsys):
+    fault = raising(RuntimeError("two\nlines"))
+    answer = run(capsys, *ASK, open_source=fault)
     assert answer.code == 2
     assert "RuntimeError: two lines" in answer.line
-    answer = run(capsys, "forecast", "--location", "DE", "--json")
+    answer = run(capsys, *ASK, "--json", open_source=fault)
     assert answer.document["error"]["kind"] == "internal"
 
 

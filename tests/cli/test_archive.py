@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,11 @@ import pytest
 
 from lowcarb_scheduler import clock as clocks
 from lowcarb_scheduler.errors import ForecastUnavailableError
-from lowcarb_scheduler.forecasts import registry
 from lowcarb_scheduler.forecasts.archive.database import Archive, Feed
 from lowcarb_scheduler.forecasts.base import Forecast
 from lowcarb_scheduler.forecasts.sources.traces import Traces, read_points
-from support.cli_files import run, write_job
+from support import cli_files
+from support.cli_files import opener, write_job
 from support.forecast_sources import DAY, HOUR, NOW, Web
 
 FEED = Feed("web", "average", "http://server")
@@ -37,15 +38,19 @@ def web():
     return Remembering(places={"DE", "FR"})
 
 
-@pytest.fixture(autouse=True)
-def _sources(monkeypatch, web):
-    """Open ours as ``web``, at a fixed time."""
-    clock = clocks.VirtualClock(NOW)
-    by_name = registry.open_source
-    named = {"web": web, "other": Remembering("other", places={"GB"}, value=7.0)}
-    monkeypatch.setattr(clocks, "SystemClock", lambda: clock)
-    monkeypatch.setattr(registry, "SOURCES", (*registry.SOURCES, *named))
-    monkeypatch.setattr(registry, "open_source", lambda name, told: named.get(name) or by_name(name, told))
+@pytest.fixture
+def sources(web):
+    return {"web": web, "other": Remembering("other", places={"GB"}, value=7.0)}
+
+
+@pytest.fixture
+def lowcarb(capsys, sources):
+    """Run a command that can open these sources, at a fixed time."""
+
+    def run(*arguments):
+        return cli_files.run(capsys, *arguments, clock=clocks.VirtualClock(NOW), open_source=opener(sources))
+
+    return run
 
 
 @pytest.fixture
@@ -54,11 +59,8 @@ def archive():
 
 
 @pytest.fixture
-def archived(capsys):
-    def archived(*arguments):
-        return run(capsys, "archive", *arguments)
-
-    return archived
+def archived(lowcarb):
+    return partial(lowcarb, "archive")
 
 
 # -- list --------------------------------------------------------------------------------------------------
@@ -148,10 +150,9 @@ def test_what_does_not_come_is_said_and_the_rest_is_kept(archived, archive, web)
     assert "answered 503" in answer.out
 
 
-def test_a_source_that_keeps_no_past_forecasts_says_so(archived, web, monkeypatch):
-    monkeypatch.delattr(Remembering, "past_forecasts")
+def test_a_source_that_keeps_no_past_forecasts_says_so(archived, sources):
+    sources["web"] = Web()
     assert "not offered" in archived("fetch", "--source", "web", "--location", "DE").out
-    monkeypatch.setattr(Remembering, "past_forecasts", lambda *_: [], raising=False)
     document = archived("fetch", "--source", "web", "--location", "FR", "--json").document
     assert document["locations"][0]["past_forecasts"] is None
 
@@ -331,32 +332,32 @@ def write(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["plan", "tradeoff"])
-def test_a_plan_is_corrected_and_extended_by_what_is_kept(archived, capsys, tmp_path, command):
+def test_a_plan_is_corrected_and_extended_by_what_is_kept(archived, lowcarb, tmp_path, command):
     job = write(tmp_path)
-    answer = run(capsys, command, "--job", job, "--source", "web")
+    answer = lowcarb(command, "--job", job, "--source", "web")
     assert answer.code == 0
     assert "28.0 days of history, 0 past forecasts" in answer.out  # asked for, and kept
     archived("fetch", "--source", "web", "--location", "DE", "--location", "FR", "--days", 7)
-    answer = run(capsys, command, "--job", job, "--source", "web")
+    answer = lowcarb(command, "--job", job, "--source", "web")
     assert (answer.code, answer.err) == (0, "")
     assert "28.0 days of history, 28 past forecasts" in answer.out
     assert "2026-03-05 00:00 UTC" in answer.out  # the forecast reaches one day, the deadline is three away
     assert re.search(r"; changes the forecast by [+-]\d+\.\d % on average; extends it by 2 d\b", answer.out)
 
 
-def test_what_plan_rests_on_is_said_when_the_source_fails(archived, capsys, tmp_path, web):
+def test_what_plan_rests_on_is_said_when_the_source_fails(archived, lowcarb, tmp_path, web):
     archived("fetch", "--source", "web", "--location", "DE", "--location", "FR", "--days", 7)
     web.issued_at = NOW - 2 * HOUR
-    run(capsys, "plan", "--job", write(tmp_path), "--source", "web")
+    lowcarb("plan", "--job", write(tmp_path), "--source", "web")
     web.missing, web.issued_at = {"FR": "answered 404"}, None
-    answer = run(capsys, "plan", "--job", write(tmp_path), "--source", "web")
+    answer = lowcarb("plan", "--job", write(tmp_path), "--source", "web")
     assert answer.code == 0
     assert answer.line == "lowcarb: the forecast for FR is the last good one: answered 404"
-    answer = run(capsys, "plan", "--job", write(tmp_path), "--source", "web", "--json")
+    answer = lowcarb("plan", "--job", write(tmp_path), "--source", "web", "--json")
     assert json.loads(answer.out)["source"] == "web"
 
 
-def test_history_stands_in_for_a_place_without_a_forecast(archived, capsys, tmp_path, web):
+def test_history_stands_in_for_a_place_without_a_forecast(archived, lowcarb, tmp_path, web):
     archived("fetch", "--source", "web", "--location", "DE", "--location", "FR", "--days", 7)
     plain = web.forecast
 
@@ -369,14 +370,14 @@ def test_history_stands_in_for_a_place_without_a_forecast(archived, capsys, tmp_
     web.forecast = forecast
     Archive().prune(timedelta(0))  # no issue stands in
     archived("fetch", "--source", "web", "--location", "DE", "--location", "FR", "--days", 20)
-    answer = run(capsys, "plan", "--job", write(tmp_path), "--source", "web")
+    answer = lowcarb("plan", "--job", write(tmp_path), "--source", "web")
     assert answer.code == 0
     assert "FR" in answer.err
 
 
-def test_an_archive_that_cannot_be_used_stops_no_plan(capsys, tmp_path, archive):
+def test_an_archive_that_cannot_be_used_stops_no_plan(lowcarb, tmp_path, archive):
     archive.path.parent.mkdir(parents=True)
     archive.path.write_bytes(b"something else" * 100)
-    answer = run(capsys, "plan", "--job", write(tmp_path), "--source", "web")
+    answer = lowcarb("plan", "--job", write(tmp_path), "--source", "web")
     assert answer.code == 0
     assert answer.line.startswith("lowcarb: archive: archive-dir: ")

@@ -6,12 +6,11 @@ from datetime import timedelta
 
 import pytest
 
-from lowcarb_scheduler import clock as clocks
 from lowcarb_scheduler.clock import VirtualClock, parse_time
 from lowcarb_scheduler.forecasts.archive.database import Archive, Feed
 from lowcarb_scheduler.forecasts.sources.traces import read_points
 from lowcarb_scheduler.forecasts.sources.uk_carbon_intensity import UkCarbonIntensity
-from support.cli_files import run
+from support import cli_files
 
 HEADER = "Datetime (UTC),Zone id,Carbon intensity gCO₂eq/kWh (direct)"
 
@@ -36,10 +35,8 @@ def britain(tmp_path):
     return path
 
 
-@pytest.fixture(autouse=True)
-def _march(monkeypatch):
-    clock = VirtualClock(parse_time("2026-03-02T00:00Z", "now"))
-    monkeypatch.setattr(clocks, "SystemClock", lambda: clock)
+def run(capsys, *arguments):
+    return cli_files.run(capsys, *arguments, clock=VirtualClock(parse_time("2026-03-02T00:00Z", "now")))
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -7,62 +8,67 @@ from pathlib import Path
 
 import pytest
 
-from lowcarb_scheduler.demo import runner
-from lowcarb_scheduler.errors import MissingExtraError
 from support.cli_files import run
 from support.report_ledger import run_events, write_ledger
 
 
+class Simulated:
+    """A federation whose runs are over at once: each writes its results, and one with a ledger its events."""
+
+    def __init__(self, events, log="", accuracy=0.9):
+        self.events, self.log, self.accuracy = events, log, accuracy
+
+    def run(self, _app, config, log):
+        log.parent.mkdir(exist_ok=True)
+        log.write_text(self.log, encoding="utf-8")
+        if "lowcarb-run-dir" in config:
+            write_ledger(Path(config["lowcarb-run-dir"]), self.events)
+        results = {"accuracy": {"1": 0.1, "3": self.accuracy}}
+        Path(config["results-file"]).write_text(json.dumps(results), encoding="utf-8")
+        return subprocess.Popen([sys.executable, "-c", ""])
+
+
 @pytest.fixture
-def started(monkeypatch):
-    """What the demo was started with; it prints a line and answers at once."""
-    folders = []
+def demo(capsys):
+    """Run ``lowcarb demo`` on a simulation that writes these events."""
 
-    def run_demo(console, run_dir):
-        folders.append(run_dir)
-        console.print("round [1/20]")
-        return {"schema_version": 1, "saving": 0.25}
+    def run_demo(*options, **simulated):
+        federation = Simulated(**{"events": run_events(), **simulated})
+        return run(capsys, "demo", *options, federation=lambda *_: nullcontext(federation))
 
-    monkeypatch.setattr(runner, "run_demo", run_demo)
-    return folders
+    return run_demo
 
 
-def test_the_demo_prints_as_it_goes(capsys, started):
-    answer = run(capsys, "demo")
-    assert (answer.code, answer.out, answer.err) == (0, "round [1/20]\n", "")
-    assert started == [Path("runs/demo")]
+def test_the_demo_prints_its_rounds_and_the_table(demo):
+    answer = demo()
+    assert (answer.code, answer.err) == (0, "")
+    rounds = [line for line in answer.out.splitlines() if line.startswith("round ")]
+    assert [line.split()[1] for line in rounds] == ["1/3", "2/3", "3/3"]
+    assert "90.0%" in answer.out
+    report = Path("runs/demo/report.html").absolute()
+    assert answer.out.splitlines()[-1] == f"Report: {report}"
+    assert report.is_file()
 
 
-def test_with_json_stdout_holds_the_document_alone(capsys, started):
-    answer = run(capsys, "demo", "--json", "--run-dir", "elsewhere")
-    assert answer.document == {"schema_version": 1, "saving": 0.25}
-    assert answer.line == "round [1/20]"
-    assert started == [Path("elsewhere")]
+def test_with_json_stdout_holds_the_document_alone(demo):
+    answer = demo("--json", "--run-dir", "elsewhere")
+    assert answer.document["schema_version"] == 1
+    assert answer.document["run_dir"] == str(Path("elsewhere").absolute())
+    assert (answer.document["rounds"], answer.document["accuracy"]) == (3, 0.9)
+    assert "round  1/3" in answer.err
 
 
-def test_a_missing_extra_names_the_command_that_brings_it(capsys, monkeypatch):
-    def run_demo(_console, _run_dir):
-        raise MissingExtraError("ray", "demo")
-
-    monkeypatch.setattr(runner, "run_demo", run_demo)
-    answer = run(capsys, "demo")
+def test_a_missing_extra_names_the_command_that_brings_it(demo, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
+    answer = demo()
     assert answer.code == 2
     assert "pip install 'lowcarb-scheduler[demo]'" in answer.line
-    assert run(capsys, "demo", "--json").document["error"]["kind"] == "missing_extra"
+    assert demo("--json").document["error"]["kind"] == "missing_extra"
 
 
-def test_a_simulation_that_breaks_off_is_one_line_with_its_log(capsys, monkeypatch):
-    class Broken:
-        """Like ``flwr run`` of a simulation that could not start: it exits with 0 all the same."""
-
-        def run(self, _app, config, log):
-            write_ledger(Path(config["lowcarb-run-dir"]), run_events()[:1])
-            log.parent.mkdir(exist_ok=True)
-            log.write_text("Exit Code: 700\n", encoding="utf-8")
-            return subprocess.Popen([sys.executable, "-c", ""])
-
-    monkeypatch.setattr(runner, "federation", lambda *_: nullcontext(Broken()))
-    answer = run(capsys, "demo")
+def test_a_simulation_that_breaks_off_is_one_line_with_its_log(demo):
+    # ``flwr run`` of a simulation that could not start exits with 0 all the same.
+    answer = demo(events=run_events()[:1], log="Exit Code: 700\n")
     assert answer.code == 1
     assert "the simulation did not complete (unfinished)" in answer.line
     assert answer.line.endswith("carbon-aware.log: Exit Code: 700")

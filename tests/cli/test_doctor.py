@@ -10,21 +10,18 @@ import httpx
 import pytest
 from rich.console import Console
 
-from lowcarb_scheduler import clock
-from lowcarb_scheduler.cli import output
+from lowcarb_scheduler.clock import VirtualClock
 from lowcarb_scheduler.errors import ForecastUnavailableError
-from lowcarb_scheduler.forecasts import registry
 from lowcarb_scheduler.forecasts.base import ForecastSource
 from lowcarb_scheduler.forecasts.sources.electricity_maps import ElectricityMaps
-from support.cli_files import run
+from support import cli_files
 
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
 STATES = {"ok", "warning", "fault"}
 
 
-@pytest.fixture(autouse=True)
-def _a_clock(monkeypatch):
-    monkeypatch.setattr(clock, "SystemClock", lambda: clock.VirtualClock(NOW))
+def run(capsys, *arguments, **outside):
+    return cli_files.run(capsys, *arguments, clock=VirtualClock(NOW), **outside)
 
 
 def checks(answer):
@@ -71,12 +68,12 @@ def test_in_a_pipe_each_check_is_one_plain_line_with_its_fix(capsys):
     assert verdict == "1 blocking problem, 2 warnings"
 
 
-def test_on_a_terminal_each_check_has_a_sign(capsys, monkeypatch):
+def test_on_a_terminal_each_check_has_a_sign(capsys):
     for no_colour in (False, True):
         paper = io.StringIO()
         screen = Console(file=paper, force_terminal=True, width=80, markup=False, no_color=no_colour)
-        monkeypatch.setattr(output, "console", lambda stderr=False, screen=screen: screen)
-        assert run(capsys, "doctor", "--source", "synthetic", "--location", "Mars").code == 1
+        arguments = ["doctor", "--source", "synthetic", "--location", "Mars"]
+        assert run(capsys, *arguments, console=lambda stderr=False, screen=screen: screen).code == 1
         shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", paper.getvalue())
         for sign, name in (("✓", "python"), ("!", "source synthetic"), ("✗", "location Mars")):
             assert re.search(rf"{sign} +{name} ", shown)
@@ -134,21 +131,20 @@ def test_no_secret_is_shown_though_a_server_echoes_it(capsys, monkeypatch):
         return httpx.Response(401, text=f"bad token {request.headers['auth-token']}")
 
     monkeypatch.setenv("LOWCARB_ELECTRICITY_MAPS_TOKEN", "hush-hush-hush")
-    monkeypatch.setattr(
-        registry, "open_source",
-        lambda name, settings: ElectricityMaps(
-            settings.electricity_maps_token, transport=httpx.MockTransport(answer),
-            clock=clock.VirtualClock(NOW),
-        ),
-    )  # fmt: skip
+
+    def echoing(_name, settings):
+        token, transport = settings.electricity_maps_token, httpx.MockTransport(answer)
+        return ElectricityMaps(token, transport=transport, clock=VirtualClock(NOW))
+
     arguments = ["doctor", "--source", "electricity-maps", "--location", "DE"]
-    for shown in (run(capsys, *arguments), run(capsys, *arguments, "--json")):
+    for json in ([], ["--json"]):
+        shown = run(capsys, *arguments, *json, open_source=echoing)
         assert shown.code == 1
         assert "hush" not in shown.out + shown.err
         assert "set (environment)" in shown.out
 
 
-def test_everything_is_asked_at_once_so_that_it_takes_as_long_as_one_look_up(capsys, monkeypatch):
+def test_everything_is_asked_at_once_so_that_it_takes_as_long_as_one_look_up(capsys):
     together = threading.Barrier(4, timeout=20)  # two calls to each of two sources
 
     class Silent(ForecastSource):
@@ -162,6 +158,6 @@ def test_everything_is_asked_at_once_so_that_it_takes_as_long_as_one_look_up(cap
             together.wait()
             return {}
 
-    monkeypatch.setattr(registry, "open_source", lambda name, settings: Silent())
-    assert run(capsys, "doctor", "--source", "a,b", "--location", "DE").code == 1
+    silent = cli_files.opener({"a": Silent(), "b": Silent()})
+    assert run(capsys, "doctor", "--source", "a,b", "--location", "DE", open_source=silent).code == 1
     assert not together.broken

@@ -5,13 +5,11 @@ from datetime import timedelta
 
 import pytest
 
-from lowcarb_scheduler import clock
-from lowcarb_scheduler.clock import HOUR_US, to_us
+from lowcarb_scheduler.clock import HOUR_US, VirtualClock, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError
-from lowcarb_scheduler.forecasts import registry as sources
 from lowcarb_scheduler.forecasts.base import Forecast, ForecastSource
 from lowcarb_scheduler.intensity import IntensityTable, Provenance
-from support.cli_files import NOW, run
+from support.cli_files import NOW, opener, run
 
 HOURS = [HOUR_US * h + to_us(NOW) for h in range(48)]
 
@@ -56,7 +54,7 @@ class Whole(Half):
         )
 
 
-class Ended(clock.VirtualClock):
+class Ended(VirtualClock):
     """A clock whose user presses Ctrl-C in the third sleep."""
 
     def __init__(self, start):
@@ -73,26 +71,29 @@ class Ended(clock.VirtualClock):
         super().sleep_until(self.now() + span)
 
 
-@pytest.fixture(autouse=True)
-def now_clock(monkeypatch):
-    present = Ended(NOW + timedelta(minutes=90))
-    monkeypatch.setattr(clock, "SystemClock", lambda: present)
-    return present
+@pytest.fixture
+def clock():
+    return Ended(NOW + timedelta(minutes=90))
 
 
-@pytest.fixture(autouse=True)
-def opened(monkeypatch, now_clock):
-    """Let the sources half and whole be opened; return them."""
-    by_name = sources.open_source
-    known = {"half": Half(), "whole": Whole(now_clock)}
-    monkeypatch.setattr(
-        sources, "open_source", lambda name, settings: known.get(name) or by_name(name, settings)
-    )
-    return known
+@pytest.fixture
+def sources(clock):
+    """Sources by name that ``forecast`` can open, besides our own."""
+    return {"half": Half(), "whole": Whole(clock)}
 
 
-def test_the_document_has_the_keys_of_the_contract(capsys):
-    answer = run(capsys, "forecast", "--location", "DE", "--source", "half", "--json")
+@pytest.fixture
+def forecast(capsys, clock, sources):
+    """Run ``lowcarb forecast``."""
+
+    def run_forecast(*arguments):
+        return run(capsys, "forecast", *arguments, clock=clock, open_source=opener(sources))
+
+    return run_forecast
+
+
+def test_the_document_has_the_keys_of_the_contract(forecast):
+    answer = forecast("--location", "DE", "--source", "half", "--json")
     document = answer.document
     assert answer.code == 0
     assert set(document) == {
@@ -105,8 +106,8 @@ def test_the_document_has_the_keys_of_the_contract(capsys):
     assert document["missing"] == {}
 
 
-def test_people_read_a_row_a_location(capsys):
-    answer = run(capsys, "forecast", "--location", "DE", "--location", "ES", "--source", "half")
+def test_people_read_a_row_a_location(forecast):
+    answer = forecast("--location", "DE", "--location", "ES", "--source", "half")
     assert answer.code == 0
     *_, de, es = answer.out.splitlines()
     name, now, least, *when = de.split()
@@ -116,42 +117,42 @@ def test_people_read_a_row_a_location(capsys):
     assert es.split()[0] == "ES"
 
 
-def test_a_missing_location_is_named_and_the_others_are_shown(capsys):
+def test_a_missing_location_is_named_and_the_others_are_shown(forecast):
     arguments = ["--location", "DE", "--location", "Mars", "--source", "half"]
-    answer = run(capsys, "forecast", *arguments)
+    answer = forecast(*arguments)
     assert answer.code == 1
     assert answer.out.splitlines()[-1].startswith("DE")
     assert answer.line == "lowcarb: no forecast for Mars: the server answered 404 Not Found"
-    document = run(capsys, "forecast", *arguments, "--json").document
+    document = forecast(*arguments, "--json").document
     assert list(document["locations"]) == ["DE"]
     assert document["missing"] == {"Mars": "the server answered 404\nNot Found"}
 
 
-def test_no_location_at_all_is_exit_1(capsys):
-    answer = run(capsys, "forecast", "--location", "Mars", "--source", "half", "--json")
+def test_no_location_at_all_is_exit_1(forecast):
+    answer = forecast("--location", "Mars", "--source", "half", "--json")
     assert answer.code == 1
     assert answer.document["error"]["kind"] == "forecast_unavailable"
     assert answer.document["error"]["missing"] == {"Mars": "the server answered 404\nNot Found"}
 
 
-def test_a_location_named_twice_is_one(capsys):
+def test_a_location_named_twice_is_one(forecast):
     twice = ["--location", "DE", "--location", "DE", "--source", "half", "--json"]
-    assert list(run(capsys, "forecast", *twice).document["locations"]) == ["DE"]
+    assert list(forecast(*twice).document["locations"]) == ["DE"]
 
 
-def test_equal_input_gives_equal_bytes(capsys):
-    arguments = ["forecast", "--location", "DE", "--source", "synthetic", "--json"]
-    assert run(capsys, *arguments).out == run(capsys, *arguments).out
+def test_equal_input_gives_equal_bytes(forecast):
+    arguments = ["--location", "DE", "--source", "synthetic", "--json"]
+    assert forecast(*arguments).out == forecast(*arguments).out
 
 
-def test_a_forecast_is_drawn(capsys, tmp_path):
+def test_a_forecast_is_drawn(forecast, tmp_path):
     file = tmp_path / "forecast.svg"
-    assert run(capsys, "forecast", "--location", "DE", "--source", "half", "--plot", file).code == 0
+    assert forecast("--location", "DE", "--source", "half", "--plot", file).code == 0
     assert "<svg" in file.read_text(encoding="utf-8")
 
 
-def test_the_synthetic_source_says_that_it_is(capsys):
-    assert "synthetic (made-up)" in run(capsys, "forecast", "--location", "DE", "--source", "synthetic").out
+def test_the_synthetic_source_says_that_it_is(forecast):
+    assert "synthetic (made-up)" in forecast("--location", "DE", "--source", "synthetic").out
 
 
 @pytest.mark.parametrize(
@@ -180,32 +181,32 @@ def test_the_synthetic_source_says_that_it_is(capsys):
         (["--source", "synthetic"], "location: 'Mars' is unknown"),
     ],
 )
-def test_bad_input_is_exit_2(capsys, arguments, part):
-    answer = run(capsys, "forecast", "--location", "Mars", *arguments)
+def test_bad_input_is_exit_2(forecast, arguments, part):
+    answer = forecast("--location", "Mars", *arguments)
     assert (answer.code, answer.out) == (2, "")
     assert part in answer.line
 
 
-def test_watch_and_json_do_not_go_together(capsys):
-    answer = run(capsys, "forecast", "--location", "DE", "--source", "half", "--watch", "--json")
+def test_watch_and_json_do_not_go_together(forecast):
+    answer = forecast("--location", "DE", "--source", "half", "--watch", "--json")
     assert answer.code == 2
     assert "--watch" in answer.document["error"]["message"]
 
 
-def test_settings_come_from_the_environment_too(capsys, monkeypatch):
+def test_settings_come_from_the_environment_too(forecast, monkeypatch):
     monkeypatch.setenv("LOWCARB_SOURCE", "half")
-    assert run(capsys, "forecast", "--location", "DE").code == 0
-    assert "synthetic" in run(capsys, "forecast", "--location", "DE", "--source", "synthetic").out
+    assert forecast("--location", "DE").code == 0
+    assert "synthetic" in forecast("--location", "DE", "--source", "synthetic").out
 
 
-def test_a_last_good_forecast_says_so_and_how_old_it_is(capsys):
-    answer = run(capsys, "forecast", "--location", "DE", "--location", "FR", "--source", "half")
+def test_a_last_good_forecast_says_so_and_how_old_it_is(forecast):
+    answer = forecast("--location", "DE", "--location", "FR", "--source", "half")
     assert answer.code == 0
     *_, de, fr = answer.out.splitlines()
     assert de.endswith("forecast")
     assert fr.endswith("last good, 1 h 30 min old")
     assert answer.line == "lowcarb: the forecast for FR is the last good one: the server hangs"
-    document = run(capsys, "forecast", "--location", "FR", "--source", "half", "--json").document
+    document = forecast("--location", "FR", "--source", "half", "--json").document
     assert document["last_good"] == {
         "FR": {"generated_at": "2026-03-02T00:00:00Z", "why": "the server\nhangs"}
     }
@@ -214,42 +215,42 @@ def test_a_last_good_forecast_says_so_and_how_old_it_is(capsys):
 # -- the cleanest window -----------------------------------------------------------------------------------
 
 
-def test_the_cleanest_window_is_told_with_what_it_saves(capsys):
-    arguments = ["forecast", "--location", "DE", "--source", "half", "--duration", "90m"]
-    answer = run(capsys, *arguments)
+def test_the_cleanest_window_is_told_with_what_it_saves(forecast):
+    arguments = ["--location", "DE", "--source", "half", "--duration", "90m"]
+    answer = forecast(*arguments)
     assert answer.code == 0
     *_, title, _, row = answer.out.splitlines()
     assert title == "cleanest 1 h 30 min"
     assert row.split() == ["DE", "Tue", "00:00", "Tue", "01:30", "100", "102", "1.3", "%"]
-    best = run(capsys, *arguments, "--json").document["best"]["DE"]
+    best = forecast(*arguments, "--json").document["best"]["DE"]
     assert (best["start"], best["end"]) == ("2026-03-03T00:00:00Z", "2026-03-03T01:30:00Z")
     assert best["g_per_kwh"] == pytest.approx(100 + 1 / 3)
     assert best["now_g_per_kwh"] == pytest.approx(101 + 2 / 3)
     assert best["saving"] == pytest.approx(1 - best["g_per_kwh"] / best["now_g_per_kwh"])
 
 
-def test_a_window_is_over_by_the_end_that_is_asked_for(capsys):
-    arguments = ["forecast", "--location", "DE", "--source", "half", "--duration", "1h", "--json", "--until"]
+def test_a_window_is_over_by_the_end_that_is_asked_for(forecast):
+    arguments = ["--location", "DE", "--source", "half", "--duration", "1h", "--json", "--until"]
     for until in ("12h", "2026-03-02T14:30+01:00"):
-        best = run(capsys, *arguments, until).document["best"]["DE"]
+        best = forecast(*arguments, until).document["best"]["DE"]
         assert best["start"] == "2026-03-02T01:30:00Z"
         assert best["saving"] == 0
 
 
-def test_no_window_is_an_answer_and_exit_1(capsys):
-    arguments = ["forecast", "--location", "DE", "--location", "Mars", "--source", "half", "--duration", "3d"]
-    answer = run(capsys, *arguments)
+def test_no_window_is_an_answer_and_exit_1(forecast):
+    arguments = ["--location", "DE", "--location", "Mars", "--source", "half", "--duration", "3d"]
+    answer = forecast(*arguments)
     assert answer.code == 1
     assert answer.err.splitlines()[-1] == "lowcarb: no gap-free window of 3 d for DE"
-    assert run(capsys, *arguments, "--json").document["best"] == {"DE": None, "Mars": None}
+    assert forecast(*arguments, "--json").document["best"] == {"DE": None, "Mars": None}
 
 
 # -- corrected ---------------------------------------------------------------------------------------------
 
 
-def test_what_happened_corrects_and_extends_it(capsys):
-    arguments = ["forecast", "--location", "DE", "--source", "whole", "--corrected", "--until", "3d"]
-    document = run(capsys, *arguments, "--json").document
+def test_what_happened_corrects_and_extends_it(forecast):
+    arguments = ["--location", "DE", "--source", "whole", "--corrected", "--until", "3d"]
+    document = forecast(*arguments, "--json").document
     points = document["locations"]["DE"]
     assert points[0]["time"] == "2026-03-02T01:30:00Z"
     assert {point["origin"] for point in points} == {"corrected", "climatology"}
@@ -257,103 +258,114 @@ def test_what_happened_corrects_and_extends_it(capsys):
     late = [point for point in points if point["origin"] == "climatology"]
     assert late[0]["time"] == "2026-03-04T00:00:00Z"
     assert all(149.9 < point["g_per_kwh"] < 173.1 for point in late)
-    shown = run(capsys, *arguments).out
+    shown = forecast(*arguments).out
     assert "corrected 46 h, climatology 26 h" in shown
 
 
-def test_without_history_it_is_the_forecast_and_says_so(capsys):
-    arguments = ["forecast", "--location", "DE", "--source", "half", "--corrected"]
-    answer = run(capsys, *arguments)
+def test_without_history_it_is_the_forecast_and_says_so(forecast):
+    arguments = ["--location", "DE", "--source", "half", "--corrected"]
+    answer = forecast(*arguments)
     assert answer.code == 0
     assert answer.line.startswith("lowcarb: not corrected, because there is no history: ")
-    document = run(capsys, *arguments, "--json").document
+    document = forecast(*arguments, "--json").document
     assert {(point["g_per_kwh"], point["origin"]) for point in document["locations"]["DE"]} == {
         (100.0 + h, "forecast") for h in range(24)
     }
 
 
-def test_history_stands_in_for_a_place_without_forecast_and_it_is_still_exit_1(capsys):
+def test_history_stands_in_for_a_place_without_forecast_and_it_is_still_exit_1(forecast):
     places = ["--location", "Mars", "--location", "DE"]
-    answer = run(capsys, "forecast", *places, "--source", "whole", "--corrected", "--json")
+    answer = forecast(*places, "--source", "whole", "--corrected", "--json")
     assert answer.code == 1
     assert list(answer.document["locations"]) == ["Mars", "DE"]
     assert {point["origin"] for point in answer.document["locations"]["Mars"]} == {"climatology"}
     assert list(answer.document["missing"]) == ["Mars"]
 
 
-def test_all_of_it_takes_no_longer_than_the_time_limit(capsys, monkeypatch, opened, now_clock):
-    whole, began = opened["whole"], now_clock.now()
+class Slow(Whole):
+    """A source that takes all the time that each call has."""
 
-    def slow(call):
-        def answer(*arguments, timeout):
-            now_clock.jump(timeout)
-            return call(*arguments, timeout=timeout)
+    def forecast(self, locations, now, *, timeout=None):
+        self.clock.jump(timeout)
+        return super().forecast(locations, now, timeout=timeout)
 
-        return answer
+    def past_forecasts(self, locations, start, end, every, *, timeout=None):
+        self.clock.jump(timeout)
+        return super().past_forecasts(locations, start, end, every, timeout=timeout)
 
-    monkeypatch.setattr(whole, "forecast", slow(whole.forecast))
-    monkeypatch.setattr(whole, "actual", slow(whole.actual))
-    monkeypatch.setattr(whole, "past_forecasts", slow(whole.past_forecasts))
+    def actual(self, locations, start, end, *, timeout=None):
+        self.clock.jump(timeout)
+        return super().actual(locations, start, end, timeout=timeout)
+
+
+def test_all_of_it_takes_no_longer_than_the_time_limit(forecast, monkeypatch, sources, clock):
+    slow, began = Slow(clock), clock.now()
+    sources["slow"] = slow
     monkeypatch.setenv("LOWCARB_TIMEOUT", "30s")
-    answer = run(capsys, "forecast", "--location", "DE", "--source", "whole", "--corrected")
+    answer = forecast("--location", "DE", "--source", "slow", "--corrected")
     assert (answer.code, answer.err) == (0, "")
-    assert [limit.total_seconds() for limit in whole.limits] == [27, 2, 1]
-    assert now_clock.now() - began == timedelta(seconds=30)
+    assert [limit.total_seconds() for limit in slow.limits] == [27, 2, 1]
+    assert clock.now() - began == timedelta(seconds=30)
 
 
-def test_a_source_that_cannot_be_limited_may_leave_no_time_for_history(
-    capsys, monkeypatch, opened, now_clock
-):
-    quick = opened["half"].forecast
+class Unlimited(Whole):
+    """A source of somebody's own that knows no time limit."""
 
-    def slow(locations, now):
-        now_clock.jump(timedelta(seconds=31))
-        return quick(locations, now)
+    def forecast(self, locations, now):
+        self.clock.jump(timedelta(seconds=31))
+        return super().forecast(locations, now)
 
-    monkeypatch.setattr(opened["half"], "forecast", slow)
-    answer = run(capsys, "forecast", "--location", "DE", "--source", "half", "--corrected")
+
+def test_a_source_that_cannot_be_limited_may_leave_no_time_for_history(forecast, sources, clock):
+    sources["unlimited"] = Unlimited(clock)
+    answer = forecast("--location", "DE", "--source", "unlimited", "--corrected")
     assert answer.code == 0
     assert "used up the time limit" in answer.line
 
 
-def test_past_issues_are_asked_for_where_a_source_keeps_them(capsys, monkeypatch, opened):
-    asked = []
+class Keeping(Whole):
+    """A source that notes which past forecasts it is asked for."""
 
-    def past_forecasts(locations, start, end, every, *, timeout):
-        asked.append((locations, end - start, every))
+    def past_forecasts(self, locations, start, end, every, *, timeout=None):
+        self.asked = locations, end - start, every
         return []
 
-    monkeypatch.setattr(opened["whole"], "past_forecasts", past_forecasts)
-    assert run(capsys, "forecast", "--location", "DE", "--source", "whole", "--corrected").code == 0
-    assert asked == [(("DE",), timedelta(days=28), timedelta(hours=6))]
+
+def test_past_issues_are_asked_for_where_a_source_keeps_them(forecast, sources, clock):
+    sources["keeping"] = keeping = Keeping(clock)
+    assert forecast("--location", "DE", "--source", "keeping", "--corrected").code == 0
+    assert keeping.asked == (("DE",), timedelta(days=28), timedelta(hours=6))
 
 
 # -- again and again ---------------------------------------------------------------------------------------
 
 
-def test_watch_prints_a_table_every_so_often_until_ctrl_c(capsys, now_clock):
-    start = now_clock.now()
-    arguments = ["forecast", "--location", "DE", "--source", "half", "--watch"]
-    answer = run(capsys, *arguments)
+def test_watch_prints_a_table_every_so_often_until_ctrl_c(forecast, clock):
+    start = clock.now()
+    arguments = ["--location", "DE", "--source", "half", "--watch"]
+    answer = forecast(*arguments)
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.count("generated") == 3
     for minute in ("01:30", "01:35", "01:40"):
         assert f"updated at 2026-03-02 {minute} UTC, every 5 min" in answer.out
-    assert now_clock.woken == [start + timedelta(minutes=5), start + timedelta(minutes=10)]
+    assert clock.woken == [start + timedelta(minutes=5), start + timedelta(minutes=10)]
 
 
-def test_watch_goes_on_when_a_source_fails(capsys, monkeypatch, opened):
-    first, calls = opened["half"].forecast, []
+class Failing(Half):
+    """A source that fails at the second call."""
 
-    def forecast(locations, now):
-        calls.append(now)
-        if len(calls) == 2:
+    calls = 0
+
+    def forecast(self, locations, now, *, timeout=None):
+        self.calls += 1
+        if self.calls == 2:
             raise ForecastUnavailableError({"DE": "it\nhangs"})
-        return first(locations, now)
+        return super().forecast(locations, now)
 
-    monkeypatch.setattr(opened["half"], "forecast", forecast)
-    arguments = ["forecast", "--location", "DE", "--source", "half", "--watch", "--every", "1h"]
-    answer = run(capsys, *arguments)
+
+def test_watch_goes_on_when_a_source_fails(forecast, sources):
+    sources["failing"] = Failing()
+    answer = forecast("--location", "DE", "--source", "failing", "--watch", "--every", "1h")
     assert answer.code == 0
     pages = answer.out.strip().split("\n\n")
     assert ["this attempt failed" in page for page in pages] == [False, True, False]
@@ -361,35 +373,37 @@ def test_watch_goes_on_when_a_source_fails(capsys, monkeypatch, opened):
     assert "no forecast for 1 location(s): DE: it hangs" in pages[1]
 
 
-def test_watch_ends_where_there_is_nothing_to_show_at_first(capsys):
-    answer = run(capsys, "forecast", "--location", "Mars", "--source", "half", "--watch")
+def test_watch_ends_where_there_is_nothing_to_show_at_first(forecast):
+    answer = forecast("--location", "Mars", "--source", "half", "--watch")
     assert (answer.code, answer.out) == (1, "")
 
 
-def test_watch_says_what_is_missing_on_each_page(capsys):
+def test_watch_says_what_is_missing_on_each_page(forecast):
     places = ["--location", "DE", "--location", "Mars"]
-    answer = run(capsys, "forecast", *places, "--source", "half", "--watch")
+    answer = forecast(*places, "--source", "half", "--watch")
     assert answer.out.count("no forecast for Mars: the server answered 404 Not Found") == 3
 
 
 # -- several names in one ----------------------------------------------------------------------------------
 
 
-def test_names_with_a_comma_between_are_told_apart(capsys):
-    answer = run(capsys, "forecast", "--location", "DE, FR", "--source", "synthetic")
+def test_names_with_a_comma_between_are_told_apart(forecast):
+    answer = forecast("--location", "DE, FR", "--source", "synthetic")
     assert answer.code == 2
     assert answer.line.endswith("repeat the option: --location DE --location FR")
 
 
-def test_a_source_may_know_a_name_with_a_comma(capsys, monkeypatch, opened):
-    assert run(capsys, "forecast", "--location", "DE,FR", "--source", "half").code == 0
-    quick = opened["half"].forecast
+class Apart(Half):
+    """A source that knows no name with a comma."""
 
-    def forecast(locations, now):
-        found = quick([name for name in locations if "," not in name] or ["Mars"], now)
+    def forecast(self, locations, now, *, timeout=None):
+        found = super().forecast([name for name in locations if "," not in name] or ["Mars"], now)
         return replace(found, missing={name: "not found" for name in locations if "," in name})
 
-    monkeypatch.setattr(opened["half"], "forecast", forecast)
-    answer = run(capsys, "forecast", "--location", "DE", "--location", "DE,FR", "--source", "half")
+
+def test_a_source_may_know_a_name_with_a_comma(forecast, sources):
+    assert forecast("--location", "DE,FR", "--source", "half").code == 0
+    sources["apart"] = Apart()
+    answer = forecast("--location", "DE", "--location", "DE,FR", "--source", "apart")
     assert answer.code == 1
     assert answer.line.endswith("not found; to name several, repeat the option: --location DE --location FR")

@@ -7,19 +7,18 @@ from datetime import timedelta
 
 import pytest
 
-from lowcarb_scheduler import clock
+from lowcarb_scheduler.clock import VirtualClock
 from lowcarb_scheduler.flower.waiting import REQUEST_FILE, pop_release_request
 from lowcarb_scheduler.ledger import Ledger
-from support.cli_files import run
+from support import cli_files
 from support.report_ledger import START, at, event, run_events, write_ledger
 
 HOLD = {"until": at(2), "reason": "its clients' grids are cleaner then", "seconds": 3600.0}
 
 
-@pytest.fixture(autouse=True)
-def _a_clock(monkeypatch):
-    now = START + timedelta(hours=1, minutes=30)
-    monkeypatch.setattr(clock, "SystemClock", lambda: clock.VirtualClock(now))
+def run(capsys, *arguments):
+    now = VirtualClock(START + timedelta(hours=1, minutes=30))
+    return cli_files.run(capsys, *arguments, clock=now)
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def written(tmp_path):
         events = events[: (of_round_2 or found)[0] + 1]
         run_dir = write_ledger(tmp_path / "run", events)
         if alive:
-            held.append(Ledger(run_dir, clock.VirtualClock(START), goes_on=True))
+            held.append(Ledger(run_dir, VirtualClock(START), goes_on=True))
         return run_dir
 
     yield write

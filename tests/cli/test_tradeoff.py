@@ -22,9 +22,9 @@ LIE = "[red]<script>\n=cmd\x1b[31m"
 def tradeoff(tmp_path, capsys):
     """Run ``lowcarb tradeoff`` on a job with changes and a forecast of two days."""
 
-    def run_tradeoff(*options, **changes):
+    def run_tradeoff(*options, outside=(), **changes):
         files = ["--job", write_job(tmp_path, **changes), "--forecast", write_forecast(tmp_path)]
-        return run(capsys, "tradeoff", *files, *options)
+        return run(capsys, "tradeoff", *files, *options, **dict(outside))
 
     return run_tradeoff
 
@@ -182,12 +182,12 @@ def test_a_source_stands_in_for_a_file(tmp_path, capsys):
     assert (answer.document["source"], answer.document["synthetic"]) == ("synthetic", True)
 
 
-def test_progress_is_for_a_terminal_and_leaves_stdout_alone(tradeoff, monkeypatch):
+def test_progress_is_for_a_terminal_and_leaves_stdout_alone(tradeoff):
     assert tradeoff().err == ""
-    seen, real = io.StringIO(), output.console
+    seen = io.StringIO()
     screen = Console(file=seen, force_terminal=True, width=80)
-    monkeypatch.setattr(output, "console", lambda stderr=False: screen if stderr else real())
-    assert tradeoff("--json").document["points"]
+    console = {"console": lambda stderr=False: screen if stderr else output.console()}
+    assert tradeoff("--json", outside=console).document["points"]
     assert "12/12" in seen.getvalue()
 
 

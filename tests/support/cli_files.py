@@ -7,9 +7,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from lowcarb_scheduler.cli import main
+from lowcarb_scheduler.cli.runtime import Runtime
 from lowcarb_scheduler.clock import format_time
+from lowcarb_scheduler.forecasts import registry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import pytest
@@ -75,8 +78,14 @@ class Response:
         return line
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> Response:
-    code = main([str(argument) for argument in arguments])
+def opener(sources: Mapping[str, Any]) -> Callable[[str, Any], Any]:
+    """Return what opens these sources by their names, and all others as ever."""
+    return lambda name, settings: sources.get(name) or registry.open_source(name, settings)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object, **outside: Any) -> Response:
+    """Run a command; ``outside`` are parts of its runtime that are not this machine's."""
+    code = main([str(argument) for argument in arguments], Runtime(**outside))
     out, err = capsys.readouterr()
     assert "Traceback" not in out + err
     return Response(code, out, err)

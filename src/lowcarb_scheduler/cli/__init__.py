@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lowcarb_scheduler.cli.runtime import Runtime
 
-def main(argv: Sequence[str] | None = None) -> int:
+
+def main(argv: Sequence[str] | None = None, runtime: Runtime | None = None) -> int:
     """Run one command and return its exit code.
 
     Parameters
     ----------
     argv : sequence of str, optional
         The arguments, without the program's name; by default those of the process.
+    runtime : Runtime, optional
+        Clock, console and sources of the command; by default those of this machine.
 
     Returns
     -------
@@ -27,4 +31,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     from lowcarb_scheduler.cli.app import run
 
-    return run(argv)
+    return run(argv, runtime)

@@ -20,6 +20,8 @@ from lowcarb_scheduler.errors import LowcarbError, near_miss
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lowcarb_scheduler.cli.runtime import Runtime
+
 EXIT_INPUT: Final = 2
 EXIT_INTERRUPTED: Final = 130  # what a shell reports for SIGINT
 EXIT_PIPE: Final = 141  # and for SIGPIPE
@@ -110,7 +112,7 @@ def _lowcarb(
         print(context.get_help())
 
 
-def run(argv: Sequence[str] | None) -> int:
+def run(argv: Sequence[str] | None, runtime: Runtime | None) -> int:
     """Run one command and return its exit code; every exception becomes one."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Looked up before parsing: an error in the arguments must become a document too.
@@ -119,7 +121,7 @@ def run(argv: Sequence[str] | None) -> int:
         if hasattr(stream, "reconfigure"):  # a file name may hold bytes that no encoding has
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        code = _invoke(arguments, as_json)
+        code = _invoke(arguments, as_json, runtime)
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit) as stop:  # rich and click turn a closed pipe into SystemExit(1)
         if isinstance(stop, SystemExit) and not stop.code:
@@ -130,13 +132,16 @@ def run(argv: Sequence[str] | None) -> int:
     return code
 
 
-def _invoke(arguments: list[str], as_json: bool) -> int:
+def _invoke(arguments: list[str], as_json: bool, runtime: Runtime | None) -> int:
     """Run one command, and print an error as one line or one JSON document."""
     if not sys.stdout.isatty():
         app.rich_markup_mode = None  # help in a pipe is plain text
     try:
-        # standalone_mode would print errors itself, over several lines, and exit.
-        code = typer.main.get_command(app).main(arguments, prog_name="lowcarb", standalone_mode=False)
+        # standalone_mode would print errors itself, over several lines, and exit. The contexts of commands
+        # inherit obj; without one each makes the runtime of this machine.
+        code = typer.main.get_command(app).main(
+            arguments, prog_name="lowcarb", standalone_mode=False, obj=runtime
+        )
     except LowcarbError as error:
         return fail(_kind(error), str(error), error.data(), error.exit_code, as_json)
     except click.UsageError as error:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 import numpy as np
 import typer
 
-from lowcarb_scheduler import clock as clocks
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.output import Column, Times, Utc, right
+from lowcarb_scheduler.cli.runtime import Runtime
 from lowcarb_scheduler.clock import HOUR_US, from_us
 from lowcarb_scheduler.errors import InputError, one_line, unknown_name
 from lowcarb_scheduler.forecasts import registry
@@ -30,7 +30,7 @@ from lowcarb_scheduler.report import formatting
 from lowcarb_scheduler.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from rich.console import Console
 
@@ -55,9 +55,12 @@ def _archive(context: typer.Context) -> None:
 
 
 @options.command(app, "list", "lowcarb archive list")
-def show(archive_dir: ArchiveDir = None, utc: Utc = False, as_json: options.Json = False) -> None:
+def show(
+    context: typer.Context, archive_dir: ArchiveDir = None, utc: Utc = False, as_json: options.Json = False
+) -> None:
     """List archived locations and dates."""
-    archive = _opened(settings := Settings.load(options={"archive_dir": archive_dir}))
+    runtime = context.ensure_object(Runtime)
+    archive = _opened(runtime, settings := Settings.load(options={"archive_dir": archive_dir}))
     holdings = archive.holdings()
     size = archive.path.stat().st_size if archive.path.exists() else 0
     if as_json:
@@ -68,7 +71,7 @@ def show(archive_dir: ArchiveDir = None, utc: Utc = False, as_json: options.Json
             }
         )  # fmt: skip
         return
-    screen = output.console()
+    screen = runtime.console()
     kept = formatting.counted(settings.archive_days, "day")
     output.print_title(screen, f"{archive.path}, {size / _MEGABYTE:.1f} MB, keeps {kept}")
     if not holdings:
@@ -108,6 +111,7 @@ def _document(holding: Holding) -> dict[str, Any]:
     "lowcarb archive fetch --days 28 --location GB --location London --source uk-carbon-intensity",
 )
 def fetch(
+    context: typer.Context,
     days: Annotated[int, typer.Option(min=1, metavar="N", help="Number of days to fetch.")] = 28,
     location: Location = None,
     source: options.Source = None,
@@ -117,28 +121,32 @@ def fetch(
     as_json: options.Json = False,
 ) -> None:
     """Fetch past forecasts and intensity, so that a first run can correct its forecasts."""
+    runtime = context.ensure_object(Runtime)
     chosen = options.source_options(source, sdk_url, sdk_signal, None)
     settings = Settings.load(options={"archive_dir": archive_dir, **chosen})
     # Older data would be deleted by the next write.
     if days > settings.archive_days:
         problem = f"{days} is more than the archive keeps, {settings.archive_days}"
         raise InputError("--days", problem, "ask for fewer, or set LOWCARB_ARCHIVE_DAYS")
-    archive, clock = _opened(settings), clocks.SystemClock()
+    archive, clock = _opened(runtime, settings), runtime.clock
     # Before minutes of requests, not after them.
     archive.check()
-    sources, now = _web_sources(settings), clock.now()
+    sources, now = _web_sources(runtime, settings), clock.now()
     period = now - timedelta(days=days), now
     # All names first: a source without locations is refused before any request.
-    names = [_names(each, settings, archive, location) for each in sources]
+    called: Mapping[str, Mapping[str, str]] = {}
+    if location and settings.locations is not None:
+        called = read_names(settings.locations, {*registry.SOURCES, *(each.name for each in sources)})
+    names = [_names(each, called.get(each.name, {}), archive, location) for each in sources]
     total = sum(steps(asked, period) * len(own) for asked, own in zip(sources, names, strict=True))
     filled: list[Filled] = []
-    with output.progress("fetching", total) as done:
+    with output.progress(runtime.console(stderr=True), "fetching", total) as done:
         for asked, own in zip(sources, names, strict=True):
             filled += back_fill(asked, own, archive, period, clock, done)
     if as_json:
         output.write_document({"days": days, "locations": [asdict(each) for each in filled]})
     else:
-        screen = output.console()
+        screen = runtime.console()
         span = "day" if days == 1 else f"{days} days"
         output.print_title(screen, f"the last {span}, stored in {archive.path}")
         place = Column("location", whole=True)
@@ -159,11 +167,11 @@ def fetch(
         raise typer.Exit(EXIT_MISSING)
 
 
-def _web_sources(settings: Settings) -> list[ForecastSource]:
+def _web_sources(runtime: Runtime, settings: Settings) -> list[ForecastSource]:
     """Open the named sources, without fallback from one to the next."""
     opened = []
     for name in registry.named_sources(settings):
-        source = registry.open_source(name, settings)
+        source = runtime.open_source(name, settings)
         # Trace files and synthetic numbers are reproducible, so the archive does not store them.
         if source.issued_every is None:
             raise InputError("--source", f"{name} is not archived", "name a web source")
@@ -174,7 +182,7 @@ def _web_sources(settings: Settings) -> list[ForecastSource]:
 
 
 def _names(
-    source: ForecastSource, settings: Settings, archive: Archive, places: Sequence[str] | None
+    source: ForecastSource, called: Mapping[str, str], archive: Archive, places: Sequence[str] | None
 ) -> dict[str, str]:
     """Return a source's own name for each location; by default for all archived locations of the source."""
     if not places:
@@ -186,14 +194,14 @@ def _names(
             raise InputError("--location", f"is not given, and no location of {source.name} is archived", fix)
         # The archive holds the names of the source, so nothing is translated.
         return dict(zip(held, held, strict=True))
-    names = read_names(settings.locations, registry.SOURCES) if settings.locations else {}
-    return {place: names.get(source.name, {}).get(place, place) for place in places}
+    return {place: called.get(place, place) for place in places}
 
 
 @options.command(
     app, "export", "lowcarb archive export --forecasts forecasts.csv --actuals actuals.csv --location GB"
 )
 def export(
+    context: typer.Context,
     forecasts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write forecasts: .csv or .parquet.")
     ] = None,
@@ -215,20 +223,21 @@ def export(
     """Write trace files for the source traces and for backtests."""
     if forecasts is None and actuals is None:
         raise InputError("--forecasts", "no output file is given", "give --forecasts or --actuals, or both")
-    archive = _opened(Settings.load(options={"archive_dir": archive_dir}))
+    runtime = context.ensure_object(Runtime)
+    archive = _opened(runtime, Settings.load(options={"archive_dir": archive_dir}))
     # Values of different feeds in one file could not be told apart.
     wanted = {"source": source, "signal": signal, "server": server}
     chosen = choose(archive, location or (), {key: value for key, value in wanted.items() if value})
     documents: dict[str, dict[str, Any]] = {}
     for kind, path in (("forecasts", forecasts), ("actuals", actuals)):
         if path is not None:
-            with output.progress("writing", len(chosen)) as done:
+            with output.progress(runtime.console(stderr=True), "writing", len(chosen)) as done:
                 rows, locations = write_traces(archive, kind, chosen, path, done)
             documents[kind] = {"path": str(path), "rows": rows, "locations": locations}
     if as_json:
         output.write_document(documents)
         return
-    screen = output.console()
+    screen = runtime.console()
     for kind, file in documents.items():
         places = ", ".join(file["locations"])
         output.print_line(screen, f"{kind}: {file['rows']} rows of {places} in {file['path']}")
@@ -241,6 +250,7 @@ def export(
     "lowcarb archive import Carbon_Intensity_Data.csv",
 )
 def import_files(
+    context: typer.Context,
     files: Annotated[
         list[Path],
         typer.Argument(
@@ -261,18 +271,19 @@ def import_files(
     as_json: options.Json = False,
 ) -> None:
     """Import past intensity from downloaded files, into the archive or a trace file."""
+    runtime = context.ensure_object(Runtime)
     downloads = read_all(files, factor, signal)
     if to is not None:
         imported = write_trace(downloads, to)
         where = str(to)
     else:
-        archive = _opened(settings := Settings.load(options={"archive_dir": archive_dir}))
-        imported = into_archive(downloads, archive, settings.archive_days)
+        archive = _opened(runtime, settings := Settings.load(options={"archive_dir": archive_dir}))
+        imported = into_archive(downloads, archive, settings.archive_days, runtime.clock.now())
         where = str(archive.path)
     if as_json:
         output.write_document({"path": where, "locations": [asdict(each) for each in imported]})
         return
-    screen = output.console()
+    screen = runtime.console()
     output.print_title(screen, f"stored in {where}")
     place = Column("location", whole=True)
     columns = (place, "source", "signal", "from (UTC)", "to (UTC)", right("hours"))
@@ -286,6 +297,7 @@ def import_files(
 
 @options.command(app, "prune", "lowcarb archive prune --days 90")
 def prune(
+    context: typer.Context,
     days: Annotated[
         int | None,
         typer.Option(min=0, max=3650, metavar="N", help="Days to keep. Default: LOWCARB_ARCHIVE_DAYS."),
@@ -294,7 +306,8 @@ def prune(
     as_json: options.Json = False,
 ) -> None:
     """Delete old data."""
-    archive = _opened(settings := Settings.load(options={"archive_dir": archive_dir}))
+    runtime = context.ensure_object(Runtime)
+    archive = _opened(runtime, settings := Settings.load(options={"archive_dir": archive_dir}))
     # Zero days empty the archive, so only None means the setting.
     keep = settings.archive_days if days is None else days
     exists = archive.path.exists()  # opening the database would create it
@@ -307,10 +320,10 @@ def prune(
         f"deleted {formatting.counted(issues, 'forecast')} and {formatting.counted(values, 'actual value')} "
         f"older than {formatting.counted(keep, 'day')}"
     )
-    output.print_line(output.console(), f"{deleted}; {archive.path} takes {size / _MEGABYTE:.1f} MB")
+    output.print_line(runtime.console(), f"{deleted}; {archive.path} takes {size / _MEGABYTE:.1f} MB")
 
 
-def _opened(settings: Settings) -> Archive:
+def _opened(runtime: Runtime, settings: Settings) -> Archive:
     """Return the archive.
 
     Raises
@@ -318,7 +331,7 @@ def _opened(settings: Settings) -> Archive:
     InputError
         If the settings switch the archive off.
     """
-    archive = registry.open_archive(settings)
+    archive = registry.open_archive(settings, runtime.clock)
     if archive is None:
         raise InputError("archive-dir", "is none: the archive is off", "set LOWCARB_ARCHIVE_DIR to a folder")
     return archive
@@ -382,7 +395,9 @@ def write_trace(downloads: Sequence[Download], path: Path) -> list[Imported]:
     return list(_imported(whole))
 
 
-def into_archive(downloads: Sequence[Download], archive: Archive, keep_days: int) -> list[Imported]:
+def into_archive(
+    downloads: Sequence[Download], archive: Archive, keep_days: int, now: datetime
+) -> list[Imported]:
     """Store all downloads as history.
 
     Raises
@@ -391,7 +406,7 @@ def into_archive(downloads: Sequence[Download], archive: Archive, keep_days: int
         If a download is older than the archive keeps, or writing fails.
     """
     # The archive would delete such data at its next write.
-    oldest = clocks.SystemClock().now() - timedelta(days=keep_days)
+    oldest = now - timedelta(days=keep_days)
     for each in downloads:
         if each.table.end <= oldest:
             problem = f"ends {each.table.end:%Y-%m-%d}, and the archive keeps {keep_days} days"

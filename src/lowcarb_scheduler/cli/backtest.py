@@ -16,6 +16,7 @@ from lowcarb_scheduler.backtest import METHODS, SCENARIOS, Comparison, Scenario,
 from lowcarb_scheduler.backtest.history import NAIVE, History, issues_of, naive_issues, table_of
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.output import Column, right
+from lowcarb_scheduler.cli.runtime import Runtime
 from lowcarb_scheduler.clock import (
     HOUR_US,
     format_duration,
@@ -84,6 +85,7 @@ def _hours(text: str, field: str, least: timedelta) -> timedelta:
     "lowcarb backtest --actual actual.csv --scenario mine.toml --plot backtest.png",
 )
 def command(
+    context: typer.Context,
     actual: Annotated[
         Path, typer.Option(metavar="FILE", help="Actual intensity: a trace file, CSV or Parquet.")
     ],
@@ -142,7 +144,8 @@ def command(
     what = read_scenario(scenario)
     # All inputs are checked before the replay, which may take hours.
     replay = read_replay(actual, forecast, what, asked[0], since, until, late, signal)
-    with output.progress("replaying", len(asked[0]) * seeds) as done:
+    runtime = context.ensure_object(Runtime)
+    with output.progress(runtime.console(stderr=True), "replaying", len(asked[0]) * seeds) as done:
         found = compare(
             replay.history, what, asked[0], seeds, replay.period, asked[1], asked[2],
             jobs or cpu_count() or 1, done,
@@ -155,9 +158,10 @@ def command(
     if as_json:
         output.write_document(_document(found, replay))
         return
-    _print(output.console(), found, replay)
+    screen = runtime.console()
+    _print(screen, found, replay)
     if plot is not None:
-        output.print_line(output.console(), f"chart: {plot}")
+        output.print_line(screen, f"chart: {plot}")
 
 
 def _labels(replay: Replay) -> str:

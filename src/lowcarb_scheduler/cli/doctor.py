@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from lowcarb_scheduler import clock
 from lowcarb_scheduler.cli import options, output
+from lowcarb_scheduler.cli.runtime import Runtime
 from lowcarb_scheduler.doctor.run import examine
 from lowcarb_scheduler.report import formatting
 
@@ -25,6 +25,7 @@ _NAME_WIDTH: Final = 28
 
 @options.command(app, "doctor", "lowcarb doctor", "lowcarb doctor --location DE --source synthetic")
 def command(
+    context: typer.Context,
     location: Annotated[
         list[str] | None, options.location_option("Location to check too, repeatable.")
     ] = None,
@@ -35,12 +36,13 @@ def command(
     as_json: options.Json = False,
 ) -> None:
     """Check everything that a run needs, and suggest fixes."""
+    runtime = context.ensure_object(Runtime)
     given = options.source_options(source, sdk_url, sdk_signal, traces)
     checks: list[Check] = []
-    screen = output.console(stderr=as_json)
+    screen = runtime.console(stderr=as_json)
     # Checks are printed as they finish: a slow server must not hide the others.
     with _busy(screen):
-        for check in examine(given, location or [], clock.SystemClock()):
+        for check in examine(given, location or [], runtime.clock, runtime.open_source):
             checks.append(check)
             if not as_json:
                 _print(screen, check)

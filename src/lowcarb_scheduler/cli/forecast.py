@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import numpy as np
 import typer
 
-from lowcarb_scheduler import clock as clocks
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.inputs import FORECAST_SHARE, Past, past_of, remarks
 from lowcarb_scheduler.cli.output import Column, Times, Utc, right
+from lowcarb_scheduler.cli.runtime import Runtime
 from lowcarb_scheduler.clock import HOUR_US, format_duration, from_us, parse_deadline, parse_duration, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, LowcarbError, one_line
 from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, Expectation, expect
@@ -60,6 +60,7 @@ def _until(text: str) -> datetime | timedelta:
     "lowcarb forecast --location GB --source uk-carbon-intensity --corrected --watch --every 30m",
 )
 def command(
+    context: typer.Context,
     location: Annotated[
         list[str], options.location_option("Location, by the source's name for it. Repeatable.")
     ],
@@ -95,11 +96,12 @@ def command(
         raise InputError("--watch", "has no end, and --json prints one document", "leave one of them out")
     if every is not None and not watch:
         raise InputError("--every", "is given without --watch", "add --watch")
-    asked = options.configured_source(options.source_options(source, sdk_url, sdk_signal, traces))
+    runtime = context.ensure_object(Runtime)
+    asked = options.configured_source(options.source_options(source, sdk_url, sdk_signal, traces), runtime)
     # A location given twice is asked for once.
     locations = tuple(dict.fromkeys(location))
     query = ForecastQuery(asked, locations, Settings.load().timeout, duration, corrected, until)
-    clock, times = clocks.SystemClock(), Times.of(utc)
+    clock, times = runtime.clock, Times.of(utc)
     if watch:
 
         def page(screen: Console) -> None:
@@ -108,14 +110,14 @@ def command(
             for line in (*found.remarks, *found.unanswered()):
                 output.print_line(screen, line)
 
-        repeat(page, every or EVERY, clock, times)
+        repeat(page, every or EVERY, runtime, times)
         return
     found = look_up(query, clock)
     if as_json:
         _draw(found, plot)
         output.write_document(_document(found))
     else:
-        _show(output.console(), found, plot, times)
+        _show(runtime.console(), found, plot, times)
     unanswered = list(found.unanswered())
     for line in (*found.remarks, *unanswered):
         output.log(f"lowcarb: {line}")
@@ -410,7 +412,7 @@ def _whole(g_per_kwh: float) -> str:
 # -- Refreshing --------------------------------------------------------------------------------------------
 
 
-def repeat(show: Callable[[Console], None], every: timedelta, clock: Clock, times: Times) -> None:
+def repeat(show: Callable[[Console], None], every: timedelta, runtime: Runtime, times: Times) -> None:
     """Show a page again and again until Ctrl-C: in place on a terminal, page after page in a pipe.
 
     If a later attempt fails, the last page stays, with the reason below it.
@@ -421,12 +423,12 @@ def repeat(show: Callable[[Console], None], every: timedelta, clock: Clock, time
         Prints the page on a console; raises LowcarbError if it fails.
     every : timedelta
         Time between two refreshes.
-    clock : Clock
-        Gives the time, and sleeps.
+    runtime : Runtime
+        With the clock, which gives the time and sleeps, and the console.
     times : Times
         Writer of times.
     """
-    screen, pages = output.console(), _pages(show, every, clock, times)
+    screen, pages = runtime.console(), _pages(show, every, runtime, times)
     with suppress(KeyboardInterrupt):
         if not screen.is_terminal:
             for page in pages:
@@ -442,14 +444,16 @@ def repeat(show: Callable[[Console], None], every: timedelta, clock: Clock, time
                 live.update(Text.from_ansi(page), refresh=True)
 
 
-def _pages(show: Callable[[Console], None], every: timedelta, clock: Clock, times: Times) -> Iterator[str]:
+def _pages(
+    show: Callable[[Console], None], every: timedelta, runtime: Runtime, times: Times
+) -> Iterator[str]:
     """Yield pages without end, and wait between them."""
     shown = ""
     while True:
-        asked_at = clock.now()
+        asked_at = runtime.clock.now()
         status = f"updated at {times.instant(asked_at)}, every {format_duration(every)}; Ctrl-C ends"
         # The page is rendered before it is shown: if it fails, the last page stays.
-        page = output.console()
+        page = runtime.console()
         try:
             with page.capture() as capture:
                 show(page)
@@ -460,4 +464,4 @@ def _pages(show: Callable[[Console], None], every: timedelta, clock: Clock, time
                 raise
             status = f"{status}\nthis attempt failed: {one_line(str(error))}"
         yield f"{shown}{status}"
-        clock.sleep_until(asked_at + every)
+        runtime.clock.sleep_until(asked_at + every)

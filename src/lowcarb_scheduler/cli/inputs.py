@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 import numpy as np
 import typer
 
-from lowcarb_scheduler import clock as clocks
 from lowcarb_scheduler.cli.files import JobFile, read_job
 from lowcarb_scheduler.cli.options import configured_source
 from lowcarb_scheduler.cli.output import log
+from lowcarb_scheduler.cli.runtime import Runtime
 from lowcarb_scheduler.clock import HOUR_US, Clock, format_duration, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, LowcarbError, one_line
 from lowcarb_scheduler.forecasts.bias_correction import HISTORY, ISSUES_EVERY, correct_forecast
@@ -51,6 +51,7 @@ class Inputs(NamedTuple):
 
 
 def read_inputs(
+    runtime: Runtime,
     job: Path,
     forecast: Path | None,
     history: Path | None,
@@ -61,6 +62,8 @@ def read_inputs(
 
     Parameters
     ----------
+    runtime : Runtime
+        With the present time, and the opener of sources.
     job, forecast, history : Path
         The files; without a forecast file the source is asked.
     options : mapping
@@ -78,9 +81,9 @@ def read_inputs(
     # A source provides its own history; mixing it with a file's is not supported.
     if history is not None and forecast is None:
         raise InputError("--history", "is given without a forecast", "give --forecast FILE too")
-    read = read_job(job, clocks.SystemClock(), patience)
+    read = read_job(job, runtime.clock, patience)
     if forecast is None:
-        return _from_source(read, options)
+        return _from_source(runtime, read, options)
     if history is None:
         return Inputs(read.job, _from_file(forecast, read))
     actual = read_table(history, "--history")
@@ -104,9 +107,9 @@ def _from_file(path: Path, read: JobFile, stand_ins: Sequence[str] = ()) -> Inte
         raise ForecastUnavailableError(missing, error.available) from None
 
 
-def _from_source(read: JobFile, options: Mapping[str, Any]) -> Inputs:
+def _from_source(runtime: Runtime, read: JobFile, options: Mapping[str, Any]) -> Inputs:
     """Return a source's forecast, corrected and extended by the history that the source provides."""
-    opened, clock = configured_source(options), clocks.SystemClock()
+    opened, clock = configured_source(options, runtime), runtime.clock
     job, timeout = read.job, Settings.load().timeout
     ends = clock.now() + timeout
     try:

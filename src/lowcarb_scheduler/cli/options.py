@@ -17,6 +17,7 @@ from lowcarb_scheduler.settings import Settings
 if TYPE_CHECKING:
     import click
 
+    from lowcarb_scheduler.cli.runtime import Runtime
     from lowcarb_scheduler.forecasts.base import ForecastSource
 
 
@@ -107,7 +108,7 @@ def source_options(
     }  # fmt: skip
 
 
-def configured_source(options: Mapping[str, Any]) -> ForecastSource:
+def configured_source(options: Mapping[str, Any], runtime: Runtime) -> ForecastSource:
     """Open the source, or several in fallback order, that options, environment or ``.env`` name.
 
     Raises
@@ -115,7 +116,7 @@ def configured_source(options: Mapping[str, Any]) -> ForecastSource:
     InputError
         If no source is named, or a source cannot be opened.
     """
-    opened = registry.open_sources(Settings.load(options=options))
+    opened = registry.open_sources(Settings.load(options=options), runtime.clock, runtime.open_source)
     if opened is None:
         raise no_source()
     return opened

@@ -110,11 +110,10 @@ def print_table(screen: Console, columns: Sequence[Column | str], rows: Sequence
 
 
 @contextmanager
-def progress(activity: str, steps: int) -> Iterator[Callable[[], None]]:
-    """Show a progress bar on a terminal; yield a function to call after each step."""
+def progress(screen: Console, activity: str, steps: int) -> Iterator[Callable[[], None]]:
+    """Show a progress bar if the console is a terminal; yield a function to call after each step."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    screen = console(stderr=True)
     if not screen.is_terminal:  # rich before 14.3 would leave an empty line
         yield lambda: None
         return

@@ -10,10 +10,13 @@ from lowcarb_scheduler.accounting.emissions import jain_index
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
 from lowcarb_scheduler.cli.output import Times, Utc, right
+from lowcarb_scheduler.cli.runtime import Runtime
 from lowcarb_scheduler.planning.planner import plan
 from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from lowcarb_scheduler.planning.job import Job, Plan
 
 app = typer.Typer()
@@ -27,6 +30,7 @@ app = typer.Typer()
     "lowcarb plan --job job.toml --source synthetic --patience 0.5 --json",
 )
 def command(
+    context: typer.Context,
     job: JobPath,
     forecast: ForecastPath = None,
     history: HistoryPath = None,
@@ -45,8 +49,9 @@ def command(
     as_json: options.Json = False,
 ) -> None:
     """Plan when each round opens and which clients train in it."""
+    runtime = context.ensure_object(Runtime)
     chosen = options.source_options(source, sdk_url, sdk_signal, traces)
-    asked, intensity, corrected_by = read_inputs(job, forecast, history, chosen, patience)
+    asked, intensity, corrected_by = read_inputs(runtime, job, forecast, history, chosen, patience)
     planned = plan(asked, intensity)
     if plot is not None:
         # matplotlib is slow to import, so only a chart pays for it.
@@ -58,11 +63,17 @@ def command(
         # The document of a plan is the one that the Python interface gives too.
         output.write_document(planned.to_dict())
     else:
-        _show(planned, asked, corrected_by, plot, Times.of(utc))
+        _show(runtime.console(), planned, asked, corrected_by, plot, Times.of(utc))
 
 
-def _show(planned: "Plan", job: "Job", corrected_by: str | None, plot: Path | None, times: Times) -> None:
-    screen = output.console()
+def _show(
+    screen: "Console",
+    planned: "Plan",
+    job: "Job",
+    corrected_by: str | None,
+    plot: Path | None,
+    times: Times,
+) -> None:
     fleet, turns = planned.fleet, planned.turns
     # Assumed power makes emissions comparable between plans, but not with a meter.
     clients, assumed = len(fleet), int(fleet.power_assumed.sum())

@@ -12,6 +12,7 @@ from lowcarb_scheduler.accounting import refresh as refreshing
 from lowcarb_scheduler.accounting.replay import Record
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.output import Times, Utc, right
+from lowcarb_scheduler.cli.runtime import Runtime
 from lowcarb_scheduler.cli.status import RunDir, folder_of
 from lowcarb_scheduler.errors import InputError, LowcarbError
 from lowcarb_scheduler.forecasts import registry
@@ -41,6 +42,7 @@ app = typer.Typer()
     "lowcarb report runs/demo --refresh --source traces --traces actual.csv --signal average",
 )
 def command(
+    context: typer.Context,
     run_dir: RunDir,
     refresh: Annotated[
         bool,
@@ -69,11 +71,12 @@ def command(
     """
     from lowcarb_scheduler.report.html import FOLDER_NAME, read_page, write_page
 
+    runtime = context.ensure_object(Runtime)
     given = options.source_options(source, sdk_url, sdk_signal, traces)
     folder = folder_of(run_dir)
     refreshed = None
     if refresh:
-        refreshed = _refresh(folder, given, signal)
+        refreshed = _refresh(runtime, folder, given, signal)
     elif unused := [name for name, value in {**given, "signal": signal}.items() if value is not None]:
         option = f"--{unused[0].replace('_', '-')}"
         raise InputError(option, "is only used to refresh", "add --refresh")
@@ -83,10 +86,10 @@ def command(
     if as_json:
         output.write_document(_document(accounts, page, folder / FOLDER_NAME, refreshed))
     else:
-        show(accounts, page, folder / FOLDER_NAME, refreshed, Times.of(utc))
+        show(runtime.console(), accounts, page, folder / FOLDER_NAME, refreshed, Times.of(utc))
 
 
-def _refresh(folder: Path, options: Mapping[str, Any], signal: str | None) -> Refreshed:
+def _refresh(runtime: Runtime, folder: Path, options: Mapping[str, Any], signal: str | None) -> Refreshed:
     """Ask for the intensity that the ledger lacks; a complete ledger needs no source."""
     # Without a source this only looks for what is missing.
     found = refreshing.refresh(folder, None)
@@ -95,7 +98,8 @@ def _refresh(folder: Path, options: Mapping[str, Any], signal: str | None) -> Re
         return found
     source = None
     try:
-        source = _open(refreshing.source_settings(Record.of(read_ledger(folder)).started, options), signal)
+        settings = refreshing.source_settings(Record.of(read_ledger(folder)).started, options)
+        source = _open(runtime, settings, signal)
         found = refreshing.refresh(folder, source)
     except LowcarbError as error:
         # If only the hindsight plan lacks hours, the report is written without them.
@@ -107,16 +111,15 @@ def _refresh(folder: Path, options: Mapping[str, Any], signal: str | None) -> Re
     return found
 
 
-def _open(settings: Settings, signal: str | None) -> ForecastSource | None:
+def _open(runtime: Runtime, settings: Settings, signal: str | None) -> ForecastSource | None:
     """Open the sources of the settings; ``signal`` applies to a trace file, which does not state its own."""
-    source = registry.open_sources(settings)
+    source = registry.open_sources(settings, runtime.clock, runtime.open_source)
     if signal is None:
         return source
     if settings.source != "traces" or settings.traces is None:
         raise InputError("--signal", "describes a trace file only", "give it with --source traces")
-    return registry.arranged(
-        [TraceFile(settings.traces, cast("Signal", signal), settings.traces_actual)], settings
-    )
+    trace = TraceFile(settings.traces, cast("Signal", signal), settings.traces_actual)
+    return registry.arranged([trace], settings, runtime.clock)
 
 
 def _document(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed | None) -> dict[str, object]:
@@ -192,9 +195,16 @@ def _shares(shares: Sequence[Share], of: str) -> list[dict[str, object]]:
 MOST_LOCATIONS: Final = 40
 
 
-def show(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed | None, times: Times) -> None:
+def show(
+    screen: Console,
+    accounts: Accounts,
+    page: Path,
+    tables: Path,
+    refreshed: Refreshed | None,
+    times: Times,
+) -> None:
     """Print the emissions of a run, and their breakdown."""
-    screen, run = output.console(), accounts.run
+    run = accounts.run
     output.print_title(screen, f"Run {run.started.run_id}: {run.status}, {len(run.rounds)} rounds")
     if refreshed is not None:
         output.print_line(screen, _refreshed(refreshed))

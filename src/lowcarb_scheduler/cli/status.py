@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from lowcarb_scheduler import clock
 from lowcarb_scheduler.accounting.replay import Record
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.output import Times, Utc
+from lowcarb_scheduler.cli.runtime import Runtime
 from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.errors import NothingHeldError
 from lowcarb_scheduler.events import Degraded, HoldStarted
@@ -23,18 +23,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from rich.console import Console
+
 app = typer.Typer()
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder with the run's ledger.jsonl.")]
 
 
 @options.command(app, "status", "lowcarb status runs/demo", "lowcarb status runs/demo --utc --json")
-def command(run_dir: RunDir, utc: Utc = False, as_json: options.Json = False) -> None:
+def command(context: typer.Context, run_dir: RunDir, utc: Utc = False, as_json: options.Json = False) -> None:
     """Show a run's progress, its next opening and the reason."""
     run = RunState.read(folder_of(run_dir))
     if as_json:
         output.write_document(_document(run_dir, run))
     else:
-        _show(run, clock.SystemClock().now(), Times.of(utc))
+        runtime = context.ensure_object(Runtime)
+        _show(runtime.console(), run, runtime.clock.now(), Times.of(utc))
 
 
 def folder_of(run_dir: Path) -> Path:
@@ -49,8 +52,7 @@ def _document(run_dir: Path, run: RunState) -> dict[str, object]:
     return {"run_dir": str(run_dir), **state}
 
 
-def _show(run: RunState, now: datetime, times: Times) -> None:
-    screen = output.console()
+def _show(screen: Console, run: RunState, now: datetime, times: Times) -> None:
     # In other states the number means the next round, which the opening time below describes.
     which = f" round {run.round}" if run.state in ("holding", "training") else ""
     output.print_title(screen, f"Run {run.run_id}: {run.state}{which}")
@@ -210,7 +212,7 @@ _SECONDS: Final = 5  # a hold looks for requests a little more often than this
 
 @options.command(app, "release", "lowcarb release runs/2026-01-31T18-00-00Z-42")
 @options.command(app, "open-now", "lowcarb open-now runs/2026-01-31T18-00-00Z-42", hidden=True)
-def release(run_dir: RunDir, as_json: options.Json = False) -> None:
+def release(context: typer.Context, run_dir: RunDir, as_json: options.Json = False) -> None:
     """Open the held round now; later rounds follow the plan."""
     folder = folder_of(run_dir)
     run = RunState.read(folder)
@@ -221,4 +223,5 @@ def release(run_dir: RunDir, as_json: options.Json = False) -> None:
     if as_json:
         output.write_document({"run_dir": str(run_dir), "round": run.round, "was_to_open_at": run.opens_at})
     else:
-        output.print_line(output.console(), f"round {run.round} opens within {_SECONDS} seconds")
+        screen = context.ensure_object(Runtime).console()
+        output.print_line(screen, f"round {run.round} opens within {_SECONDS} seconds")

@@ -11,6 +11,7 @@ import typer
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
 from lowcarb_scheduler.cli.output import Column, Times, Utc, right
+from lowcarb_scheduler.cli.runtime import Runtime
 from lowcarb_scheduler.errors import InputError, SavingUnreachableError
 from lowcarb_scheduler.planning.pareto import (
     Frontier,
@@ -60,6 +61,7 @@ def _part(text: str) -> float:
     "lowcarb tradeoff --job job.toml --source synthetic --saving 15%",
 )
 def command(
+    context: typer.Context,
     job: JobPath,
     forecast: ForecastPath = None,
     history: HistoryPath = None,
@@ -84,14 +86,15 @@ def command(
     as_json: options.Json = False,
 ) -> None:
     """Show how emissions fall when a job may finish later."""
+    runtime = context.ensure_object(Runtime)
     chosen = options.source_options(source, sdk_url, sdk_signal, traces)
-    asked, intensity, corrected_by = read_inputs(job, forecast, history, chosen)
+    asked, intensity, corrected_by = read_inputs(runtime, job, forecast, history, chosen)
     # A large job takes minutes, so a terminal shows the progress.
-    with output.progress("planning", points) as done:
+    with output.progress(runtime.console(stderr=True), "planning", points) as done:
         front = tradeoff(asked, intensity, points, lambda *_: done())
     variety: tuple[Option, ...] = ()
     if balance:
-        with output.progress("rules", len(options_of(asked))) as done:
+        with output.progress(runtime.console(stderr=True), "rules", len(options_of(asked))) as done:
             variety = cost_of_variety(asked, intensity, len(VARIETY_PATIENCE), done)
     answer = None if saving is None else _answer(front, saving, asked)
     if plot is not None:
@@ -113,7 +116,7 @@ def command(
         facts.append(("asked", f"{least}: {_described(answer, times)}; {points} patience values tried"))
     if plot is not None:
         facts.append(("chart", str(plot)))
-    screen = output.console()
+    screen = runtime.console()
     output.print_title(screen, formatting.work(asked))
     _print_points(screen, front, asked, answer, times)
     if variety:

@@ -24,8 +24,11 @@ from lowcarb_scheduler.ledger import FILE_NAME, read_ledger
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from rich.console import Console
+
+    from lowcarb_scheduler.demo.federation import Federation
 
 APP: Final = Path(__file__).parent / "app"
 NODES: Final = 24
@@ -34,7 +37,11 @@ _TIMEOUT_S: Final = 600.0
 _REQUIRED: Final = ("ray", "sklearn", "matplotlib", "jinja2")
 
 
-def run_demo(console: Console, run_dir: Path) -> dict[str, Any]:
+def run_demo(
+    console: Console,
+    run_dir: Path,
+    federation: Callable[[Path, int], AbstractContextManager[Federation]] = federation,
+) -> dict[str, Any]:
     """Run the demo and return its results, as the document that ``lowcarb demo --json`` prints.
 
     Parameters
@@ -43,6 +50,8 @@ def run_demo(console: Console, run_dir: Path) -> dict[str, Any]:
         Output for progress and the table.
     run_dir : Path
         Folder for ledger, report and logs. The results of an earlier demo in it are replaced.
+    federation : callable (home, nodes)
+        Runs a SuperLink, see :func:`~lowcarb_scheduler.demo.federation.federation`.
 
     Raises
     ------

@@ -20,13 +20,19 @@ from lowcarb_scheduler.forecasts import registry
 from lowcarb_scheduler.forecasts.base import read_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.forecasts.base import ForecastSource
     from lowcarb_scheduler.settings import Settings
 
 
-def examine(options: Mapping[str, Any], locations: Sequence[str], clock: Clock) -> Iterator[Check]:
+def examine(
+    options: Mapping[str, Any],
+    locations: Sequence[str],
+    clock: Clock,
+    open_source: Callable[[str, Settings], ForecastSource],
+) -> Iterator[Check]:
     """Yield each check as soon as it is done; a fault does not end the checks.
 
     Parameters
@@ -37,6 +43,8 @@ def examine(options: Mapping[str, Any], locations: Sequence[str], clock: Clock) 
         Locations to look up in addition to those of the settings.
     clock : Clock
         Present time.
+    open_source : callable (name, settings)
+        Opens a source, see :func:`~lowcarb_scheduler.forecasts.registry.open_source`.
 
     Raises
     ------
@@ -53,10 +61,15 @@ def examine(options: Mapping[str, Any], locations: Sequence[str], clock: Clock) 
         return
     yield check_run_dir(settings)
     yield check_archive(settings, clock)
-    yield from _check_sources(settings, locations, clock)
+    yield from _check_sources(settings, locations, clock, open_source)
 
 
-def _check_sources(settings: Settings, locations: Sequence[str], clock: Clock) -> Iterator[Check]:
+def _check_sources(
+    settings: Settings,
+    locations: Sequence[str],
+    clock: Clock,
+    open_source: Callable[[str, Settings], ForecastSource],
+) -> Iterator[Check]:
     yield from sources.check_finish_by(settings, clock.now())
     if not settings.source:
         fix = f"set LOWCARB_SOURCE to one of: {', '.join(registry.SOURCES)}"
@@ -79,7 +92,7 @@ def _check_sources(settings: Settings, locations: Sequence[str], clock: Clock) -
     probes = []
     for name in names:
         try:
-            source = registry.open_source(name, settings)
+            source = open_source(name, settings)
         except InputError as error:
             yield Check(f"source {name}", "fault", f"{error.field}: {error.problem}", error.fix)
             continue

@@ -9,7 +9,7 @@ from lowcarb_scheduler.errors import InputError, unknown_name
 from lowcarb_scheduler.forecasts.base import ForecastSource, adapt, read_names
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.archive.database import Archive
@@ -27,7 +27,9 @@ _CLASSES: Final = {
 SOURCES: Final = tuple(_CLASSES)
 
 
-def open_sources(settings: Settings, clock: Clock | None = None) -> ForecastSource | None:
+def open_sources(
+    settings: Settings, clock: Clock | None = None, opener: Callable[[str, Settings], object] | None = None
+) -> ForecastSource | None:
     """Open the sources that the setting ``source`` names, as one; None if it names none.
 
     Parameters
@@ -36,13 +38,16 @@ def open_sources(settings: Settings, clock: Clock | None = None) -> ForecastSour
         Settings of the sources and the archive, and the locations file with the sources' own names.
     clock : Clock, optional
         Clock of timeouts and of the age of archived data; the system's by default, in simulations too.
+    opener : callable, optional
+        Opens a source by its name, by default :func:`open_source`.
 
     Raises
     ------
     InputError
         If a name is unknown or given twice, or a setting that a source needs is missing.
     """
-    return arranged([open_source(name, settings) for name in named_sources(settings)], settings, clock)
+    opened = [(opener or open_source)(name, settings) for name in named_sources(settings)]
+    return arranged(opened, settings, clock)
 
 
 def named_sources(settings: Settings) -> tuple[str, ...]:
