@@ -33,3 +33,9 @@ def test_what_is_not_finite_is_null():
 def test_refuses_what_has_no_json_form():
     with pytest.raises(TypeError, match="object has no JSON form"):
         to_json({"x": object()})
+
+
+def test_half_of_a_surrogate_pair_is_written_as_an_escape():
+    text = to_json({"name": "uksouth\ud800"})
+    assert text.encode("utf-8") == b'{"name": "uksouth\\ud800"}'
+    assert json.loads(text) == {"name": "uksouth\ud800"}

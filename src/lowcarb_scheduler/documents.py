@@ -30,7 +30,9 @@ def to_json(document: object, indent: int | None = None) -> str:
     TypeError
         If a value has no JSON form.
     """
-    return json.dumps(to_plain(document), indent=indent, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(to_plain(document), indent=indent, ensure_ascii=False, allow_nan=False)
+    # Half of a surrogate pair is no character of UTF-8; the escape that Python writes for it is JSON's, too.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def to_plain(value: Any) -> Any:

@@ -45,9 +45,13 @@ def near_miss(name: str, known: Iterable[str]) -> str | None:
     return by_lower[near[0]] if near else None
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """Return an error as one line, with its type if it is none of ours."""
-    return one_line(str(error) if isinstance(error, LowcarbError) else f"{type(error).__name__}: {error}")
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001  an error of a user's own class may have any __str__
+        text = ""
+    return one_line(text if isinstance(error, LowcarbError) else f"{type(error).__name__}: {text}")
 
 
 class LowcarbError(Exception):

@@ -26,6 +26,7 @@ from lowcarb_scheduler import userfiles
 from lowcarb_scheduler.clock import format_time, parse_time
 from lowcarb_scheduler.errors import InputError, near_miss
 from lowcarb_scheduler.userfiles import parsed
+from lowcarb_scheduler.validation import name_problem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -109,6 +110,13 @@ def _size(value: object) -> int:
     number, letter, is_binary = match.groups()
     power = "KMGT".index(letter.upper()) + 1 if letter else 0
     return int(float(number) * (1024 if is_binary else 1000) ** power)
+
+
+def _location(value: str) -> str:
+    """Refuse a name that can be neither sent nor shown."""
+    if problem := name_problem(value):
+        raise ValueError(problem)
+    return value
 
 
 def _clock(value: object) -> str:
@@ -220,7 +228,7 @@ class Settings(BaseSettings):
     probability such as `0.9`; based on the observed rate of drop-outs"""
     locations: Path | None = None
     """absolute path of the TOML file that lists the locations of nodes"""
-    default_location: str | None = None
+    default_location: Annotated[str, AfterValidator(_location)] | None = None
     """location of nodes for which no other location is known"""
     default_power_watts: float = Field(300.0, ge=0, le=1e6)
     """power of nodes that do not state theirs [W]; default 300, marked as assumed"""

@@ -1,6 +1,6 @@
 """Validation of the values that nodes and servers report, none of which is trusted.
 
-Each function returns a valid value, or None for an invalid one: a node with a wrong report stays in the run.
+Each ``..._of`` returns a valid value, or None for an invalid one: a node with a wrong report stays in.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ _LEAST_DURATION: Final = timedelta(seconds=1)
 _MOST_DURATION: Final = timedelta(days=7)
 _LARGEST: Final = 1e15  # no quantity is near it, and JSON has integers that overflow a float
 _LONGEST_NAME: Final = 100
+MAX_NAME: Final = 200  # characters of a location that are sent to a server
 _MARKUP: Final = frozenset("<>[]")  # of HTML and of the terminal
 _FORMULA: Final = frozenset("=+@")  # a spreadsheet would run a name that begins like that
 _COORDINATES: Final = re.compile(r"\s*(-?\d{1,3}(?:\.\d{1,20})?)\s*,\s*(-?\d{1,3}(?:\.\d{1,20})?)\s*")
@@ -33,6 +34,17 @@ def name_of(claim: object) -> str | None:
         return None
     safe = claim.isprintable() and not _MARKUP & set(claim) and claim[0] not in _FORMULA
     return claim if safe else None
+
+
+def name_problem(name: str) -> str | None:
+    """Return why a name can be neither sent nor shown; None if it can."""
+    if not name.strip():
+        return "its name is empty"
+    if len(name) > MAX_NAME:
+        return f"its name has {len(name)} characters, more than {MAX_NAME}"
+    if not name.isprintable():  # control characters, direction marks and halves of a pair are not
+        return "its name has characters that cannot be printed"
+    return None
 
 
 def power_of(claim: object) -> float | None:

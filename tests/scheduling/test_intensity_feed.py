@@ -116,9 +116,10 @@ def test_a_part_of_a_minute_at_either_end_is_known(midnight, start_s, end_s):
 
 @pytest.mark.parametrize("value", [-1.0, 3001.0, 1e300])
 def test_no_hold_rests_on_an_implausible_number(feed, source, midnight, value):
-    source.value = value
     feed.refresh(["DE"], midnight)
-    assert np.isnan(feed.forecast.values).all()
+    source.value = value
+    feed.refresh(["DE"], midnight + HOUR)
+    assert (feed.forecast.values == 100.0).all()  # the last good one
 
 
 def test_a_place_that_goes_missing_keeps_its_last_good_forecast(feed, source, journal, midnight):

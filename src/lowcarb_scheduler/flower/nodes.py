@@ -16,7 +16,7 @@ import numpy as np
 from flwr.app import Message, RecordDict
 
 from lowcarb_scheduler.accounting.turns import Profile
-from lowcarb_scheduler.errors import near_miss, reason_of
+from lowcarb_scheduler.errors import ForecastUnavailableError, near_miss, reason_of
 from lowcarb_scheduler.flower.client import QUERY, RECORD
 from lowcarb_scheduler.scheduling.messages import listed
 from lowcarb_scheduler.validation import coordinates_of, duration_of, finite_number, name_of, power_of
@@ -265,7 +265,7 @@ class LocationResolver:
             known = self._source.known_locations(timeout=_LOOK_UP_TIMEOUT) or {}
             listed = {str(name): _degrees(coordinates) for name, coordinates in known.items()}
         except Exception as error:  # noqa: BLE001  no fault of a source, also of a user's own, stops training
-            self._fault = reason_of(error)
+            self._fault = error.reasons if isinstance(error, ForecastUnavailableError) else reason_of(error)
             return
         self._fault = ""
         located = {name: degrees for name, degrees in listed.items() if degrees is not None}

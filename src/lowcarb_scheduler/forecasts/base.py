@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from lowcarb_scheduler.clock import format_duration, format_time, to_utc
 from lowcarb_scheduler.errors import InputError, unknown_name
 from lowcarb_scheduler.intensity import IntensityTable, Provenance, Signal
+from lowcarb_scheduler.validation import name_problem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,6 @@ Timeout = timedelta | None  # longest duration of a call; None leaves it to the 
 
 MAX_AGE: Final = timedelta(hours=36)  # an older forecast is no better than history
 MAX_AHEAD: Final = timedelta(minutes=10)  # a forecast issued later than this from now shows a wrong clock
-MAX_NAME: Final = 200  # characters of a location that are sent to a server
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,20 +207,49 @@ class ForecastSource(ABC):
         return type(self).past_forecasts is not ForecastSource.past_forecasts
 
 
+class _Adapted:
+    """Attribute of an adapted source, looked up at each use; methods are given the argument ``timeout``."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, adapted: _AdaptedSource | None, owner: type) -> Any:
+        if adapted is None:
+            return self
+        try:
+            value = getattr(adapted.source, self._name)
+        except AttributeError:
+            value = getattr(super(_AdaptedSource, adapted), self._name)
+        return _with_timeout(value) if callable(value) else value
+
+
 class _AdaptedSource(ForecastSource):
     """Forecast source that wraps an object without the base class, or with methods that take no timeout."""
 
-    forecast: Any = None  # instance attributes, so that the class is not abstract
-    actual: Any = None
+    signal: Any = _Adapted()
+    locations: Any = _Adapted()
+    issued_every: Any = _Adapted()
+    server: Any = _Adapted()
+    stats: Any = _Adapted()
+    faults: Any = _Adapted()
+    forecast: Any = _Adapted()
+    actual: Any = _Adapted()
+    past_forecasts: Any = _Adapted()
+    known_locations: Any = _Adapted()
+    health: Any = _Adapted()
 
     def __init__(self, source: object) -> None:
-        self.name = type(source).__name__
-        for attribute in ("name", "signal", "locations", "issued_every", "server", "stats", "faults"):
-            if hasattr(source, attribute):
-                setattr(self, attribute, getattr(source, attribute))
-        for method in ("forecast", "actual", "past_forecasts", "known_locations", "health"):
-            if hasattr(source, method):
-                setattr(self, method, _with_timeout(getattr(source, method)))
+        self.source = source
+
+    @property
+    def name(self) -> Any:  # type: ignore[override]  # the source's own, so never set
+        """Name of the source, by default that of its class."""
+        return getattr(self.source, "name", type(self.source).__name__)
+
+    @property
+    def keeps_past_forecasts(self) -> bool:
+        """Whether the source implements ``past_forecasts``."""
+        return hasattr(self.source, "past_forecasts")
 
 
 def _with_timeout(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -231,17 +260,19 @@ def _with_timeout(method: Callable[..., Any]) -> Callable[..., Any]:
 def adapt(source: object) -> ForecastSource:
     """Return a source given in code as a :class:`ForecastSource`.
 
-    An object without the base class needs the methods ``forecast`` and ``actual`` only. Optional attributes
-    are read once, here.
+    An object without the base class needs the methods ``forecast`` and ``actual`` only.
 
     Raises
     ------
     InputError
         If the object lacks one of the two methods.
     """
-    methods = [getattr(source, name, None) for name in ("forecast", "actual")]
+    try:
+        methods = [getattr(source, name, None) for name in ("forecast", "actual")]
+    except Exception:  # noqa: BLE001  a property of a user's own may raise anything
+        methods = [None]
     if isinstance(source, type) or not all(map(callable, methods)):
-        problem = f"{source!r:.80} is not an object with the methods forecast and actual"
+        problem = f"{type(source).__name__} is not an object with the methods forecast and actual"
         raise InputError("source", problem, "derive its class from lowcarb_scheduler.ForecastSource")
     if isinstance(source, ForecastSource) and all(_takes_timeout(method) for method in methods if method):
         return source
@@ -249,7 +280,10 @@ def adapt(source: object) -> ForecastSource:
 
 
 def _takes_timeout(method: Callable[..., Any]) -> bool:
-    parameters = signature(method).parameters.values()
+    try:
+        parameters = signature(method).parameters.values()
+    except (TypeError, ValueError):  # a built-in function tells no parameters
+        return False
     return any(each.name == "timeout" or each.kind is each.VAR_KEYWORD for each in parameters)
 
 
@@ -276,17 +310,8 @@ def sendable(locations: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     InputError
         If there are no names, or one is not a string.
     """
-    names, missing = [], {}
-    for name in distinct(locations):
-        if not name.strip():
-            missing[name] = "its name is empty"
-        elif len(name) > MAX_NAME:
-            missing[name] = f"its name has {len(name)} characters, more than {MAX_NAME}"
-        elif not name.isprintable():
-            missing[name] = "its name has characters that cannot be printed"
-        else:
-            names.append(name)
-    return names, missing
+    problems = {name: name_problem(name) for name in distinct(locations)}
+    return [name for name, why in problems.items() if not why], {n: why for n, why in problems.items() if why}
 
 
 def period(start: datetime, end: datetime) -> tuple[datetime, datetime]:

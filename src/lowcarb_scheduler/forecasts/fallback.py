@@ -137,7 +137,11 @@ class FallbackSource(ForecastSource):
             if not lacking or self._refusal(source, source.signal, self.signal):
                 continue
             names = self._own_names(source, lacking)
-            issues = at_hand(source, list(dict.fromkeys(names.values())), first, last, every)
+            try:
+                issues = at_hand(source, list(dict.fromkeys(names.values())), first, last, every)
+            except ForecastUnavailableError as error:
+                self._fault_of(f"past forecasts from {source.name}", error)
+                continue
             found += [part for issue in issues if (part := _renamed(issue, names))]
             known = {location for issue in found for location in issue.intensity.locations}
             lacking = [location for location in lacking if location not in known]
@@ -166,14 +170,18 @@ class FallbackSource(ForecastSource):
                 )
             except ForecastUnavailableError as error:
                 reasons: Mapping[str, str] = error.missing
-                fault = Fault(f"{kind} from {source.name}", one_line(error.reasons))
-                if several and fault not in self._faults:
-                    self._faults.append(fault)
+                if several:
+                    self._fault_of(f"{kind} from {source.name}", error)
             else:
                 reasons = answer.missing
                 merger.add(answer, names)
             merger.explain(names, reasons, f"{source.name}: " if several else "")
         return merger.forecast()
+
+    def _fault_of(self, what: str, error: ForecastUnavailableError) -> None:
+        fault = Fault(what, one_line(error.reasons))
+        if fault not in self._faults:
+            self._faults.append(fault)
 
     def _call(
         self, source: ForecastSource, names: list[str], share: timedelta, call: Call, known: Provenance | None

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from lowcarb_scheduler.errors import InputError, unknown_name
-from lowcarb_scheduler.forecasts.base import ForecastSource, adapt, read_names
+from lowcarb_scheduler.forecasts.base import ForecastSource, read_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -88,12 +88,13 @@ def arranged(
     from lowcarb_scheduler.clock import SystemClock
     from lowcarb_scheduler.forecasts.archive.cached_source import CachedSource
     from lowcarb_scheduler.forecasts.fallback import FallbackSource
+    from lowcarb_scheduler.forecasts.guard import GuardedSource
 
     clock = clock or SystemClock()
     archive = open_archive(settings, clock)
     opened = [
         CachedSource(source, archive, clock) if archive and source.issued_every is not None else source
-        for source in map(adapt, sources)
+        for source in map(GuardedSource, sources)
     ]
     known = {*SOURCES, *(source.name for source in opened)}  # a source given in code may have own names, too
     names = read_names(settings.locations, known) if settings.locations else {}

@@ -19,7 +19,7 @@ from lowcarb_scheduler.forecasts.archive.cached_source import at_hand
 from lowcarb_scheduler.forecasts.backoff import Backoff
 from lowcarb_scheduler.forecasts.base import MAX_AGE, Forecast, age_problem
 from lowcarb_scheduler.forecasts.bias_correction import HISTORY, ISSUES_EVERY
-from lowcarb_scheduler.intensity import IntensityTable, sanitize
+from lowcarb_scheduler.intensity import MAX_G_PER_KWH, IntensityTable, sanitize
 from lowcarb_scheduler.scheduling.messages import listed
 
 if TYPE_CHECKING:
@@ -35,9 +35,13 @@ _INTERVAL: Final = timedelta(minutes=15)  # between two calls of the source that
 _RECHECK: Final = timedelta(hours=2)  # actuals this recent are asked for again: providers revise them
 _NO_TIME: Final = timedelta(0)
 _BRIEFLY: Final = timedelta(seconds=2)  # a request that has less time is not worth sending
+_NOTHING: Final = "its newest forecast has no usable value after now"
 _INSTEAD: Final = {
     "archive": "nothing is archived, and what was archived before is not used",
     "actual intensity": "without it no emissions are called realised",
+    "past forecasts": "corrections are learned from the others",
+    "source": "it counts as not given",
+    "locations of the source": "names are not checked against them",
 }
 
 
@@ -139,7 +143,9 @@ class IntensityFeed:
     def _look(self, source: ForecastSource, limit: timedelta | None, now: datetime) -> None:
         """Ask the source for a forecast."""
         try:
-            answer = _checked(source.forecast(self._askable(), now, timeout=limit), now)
+            answer = source.forecast(self._askable(), now, timeout=limit)
+            self._note_implausible("forecast", answer.intensity)
+            answer = _checked(answer, now)
             self._accept(answer)
             fresh = set(answer.intensity.locations) - set(answer.last_good)
         except Exception as error:  # noqa: BLE001  a fault of a source, whoever wrote it, stops no training
@@ -165,7 +171,7 @@ class IntensityFeed:
     def _accept(self, answer: Forecast) -> None:
         """Take the locations for which an answer is newer than the known forecast."""
         # A server behind a load balancer may answer with an older issue than before.
-        last, issue = self._newest, sanitize(answer.intensity)
+        last, issue = self._newest, answer.intensity
         if last is not None and last.intensity.signal != issue.signal:
             last = None  # average and marginal intensity are never mixed
         kept = [] if last is None else [p for p in last.intensity.locations if not _newer(answer, last, p)]
@@ -257,7 +263,9 @@ class IntensityFeed:
             return
         start = self._unknown_from(since, now)
         try:
-            new = sanitize(self._source.actual(self._askable(), start, now, timeout=limit))
+            new = self._source.actual(self._askable(), start, now, timeout=limit)
+            self._note_implausible("actual intensity", new)
+            new = sanitize(new)
             self._note_faults()
             self._actuals.record(now, succeeded=True)
             # Recorded first: a source of another signal is not asked again before the interval is over.
@@ -333,6 +341,13 @@ class IntensityFeed:
             return time_left / 2
         return _BRIEFLY if or_briefly and time_left <= timedelta(0) else _NO_TIME
 
+    def _note_implausible(self, what: str, table: IntensityTable) -> None:
+        """Warn of locations with values that no grid can have."""
+        wrong = (table.values < 0) | (table.values > MAX_G_PER_KWH)
+        if places := [table.locations[column] for column in np.flatnonzero(wrong.any(axis=0))]:
+            why = f"some of the values are not from 0 to {MAX_G_PER_KWH:,.0f} g/kWh"
+            self._log.warn(f"{what} of {listed(places)}", why, "they count as unknown")
+
     def _note_faults(self) -> None:
         """Warn of faults of a source that has answered nevertheless."""
         for fault in self._source.faults if self._source else ():
@@ -345,15 +360,20 @@ def _newer(answer: Forecast, last: Forecast, place: str) -> bool:
 
 
 def _checked(answer: Forecast, now: datetime) -> Forecast:
-    """Return a forecast without the locations whose issue time is implausible.
+    """Return a forecast without implausible values, and without the locations of which nothing is plausible.
 
     Raises
     ------
     ForecastUnavailableError
         If none is left.
     """
-    ages = {place: age_problem(answer.issued_at(place), now) for place in answer.intensity.locations}
-    wrong = {place: why for place, why in ages.items() if why}
+    answer = replace(answer, intensity=sanitize(answer.intensity))
+    ahead = answer.intensity.values[answer.intensity.edges_us[1:] > to_us(now)]
+    problems = {
+        place: age_problem(answer.issued_at(place), now) or (_NOTHING if np.isnan(values).all() else "")
+        for place, values in zip(answer.intensity.locations, ahead.T, strict=True)
+    }
+    wrong = {place: why for place, why in problems.items() if why}
     good = _without(answer, wrong)
     missing = {**answer.missing, **wrong}
     if good is None:

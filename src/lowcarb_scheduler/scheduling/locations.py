@@ -11,7 +11,7 @@ from pydantic import BeforeValidator
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.forecasts.base import NAMES, read_locations
 from lowcarb_scheduler.userfiles import Duration, FieldError, FileModel, validate
-from lowcarb_scheduler.validation import power_of
+from lowcarb_scheduler.validation import name_problem, power_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +29,8 @@ class Place:
 def _location(value: object) -> object:
     if not isinstance(value, str) or not value:
         raise FieldError("is not a location", 'write for example location = "DE"')
+    if problem := name_problem(value):
+        raise FieldError(f"{value!r} cannot be used, {problem}", 'write for example location = "DE"')
     return value
 
 
