@@ -185,10 +185,26 @@ def test_what_is_shown_holds_no_secret(monkeypatch):
         monkeypatch.setenv(f"LOWCARB_{name}_URL", "https://me:hush@host/prefix@home")
     shown = Settings.load().shown()
     assert "hush" not in str(shown)
-    assert shown["carbon_aware_sdk_url"] == shown["watttime_url"] == "https://***@host/prefix@home"
+    # Whether the password ends at the first @ or at the last one, nobody can tell.
+    assert shown["carbon_aware_sdk_url"] == shown["watttime_url"] == "https://***@home"
     assert shown["patience"] == 1.0
 
 
 def test_a_token_in_the_query_of_a_url_is_not_shown():
     shown = Settings.load({"sdk_url": "http://me:hush@sdk/x?token=hush#hush"}).shown()
     assert shown["carbon_aware_sdk_url"] == "http://***@sdk/x?***"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://user:s3cr/etpw@sdk:80/x", "http://***@sdk:80/x"),
+        ("http://user:s3cr?etpw@sdk:80/x", "http://***"),
+        ("http://sdk/x?token=s3cr@etpw", "http://***"),
+        ("http://sdk/x?token=s3cret", "http://sdk/x?***"),
+        ("user:s3cretpw@sdk", "***@sdk"),
+        ("http://sdk:8080/x", "http://sdk:8080/x"),
+    ],
+)
+def test_no_part_of_a_password_in_a_url_is_shown(url, shown):
+    assert Settings.load({"carbon_aware_sdk_url": url}).shown()["carbon_aware_sdk_url"] == shown

@@ -39,7 +39,6 @@ ENVIRONMENT_PREFIX: Final = "LOWCARB_"
 FORMER_NAMES: Final = {"sdk_url": "carbon_aware_sdk_url", "uk_url": "uk_carbon_intensity_url"}
 SECRETS: Final = ("electricity_maps_token", "sdk_auth", "watttime_password", "watttime_user")
 _LONGEST: Final = timedelta(days=3650)
-_CREDENTIALS: Final = re.compile(r"(?<=//)[^/]*(?=@)|(?<=[?#]).*")  # of a URL: user and password, a query
 
 
 def _limited(value: datetime | timedelta) -> datetime | timedelta:
@@ -325,7 +324,7 @@ class Settings(BaseSettings):
     def shown(self) -> dict[str, Any]:
         """Return the settings for logs and ledgers, without secrets and without credentials in URLs."""
         given = self.model_dump(mode="json")
-        return {name: _CREDENTIALS.sub("***", value) if name.endswith("_url") and value else value
+        return {name: _masked_url(value) if name.endswith("_url") and value else value
                 for name, value in given.items()}  # fmt: skip
 
     @classmethod
@@ -382,6 +381,17 @@ class Settings(BaseSettings):
                 if value is not None:
                     given[field], written[field] = value, labels[key]
         return given, written
+
+
+def _masked_url(url: str) -> str:
+    """Return a URL without user and password, which may hold any character, and without its query."""
+    scheme, slashes, rest = url.partition("//") if "//" in url else ("", "", url)
+    credentials, at, place = rest.rpartition("@")
+    if any(
+        sign in credentials for sign in "?#"
+    ):  # the address may as well end there, and be followed by a token
+        return f"{scheme}{slashes}***"
+    return f"{scheme}{slashes}{'***' * bool(at)}{at}" + re.sub(r"(?<=[?#]).*", "***", place, flags=re.DOTALL)
 
 
 def _secrets_dir() -> Path | None:

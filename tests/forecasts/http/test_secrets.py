@@ -117,3 +117,46 @@ def test_credentials_are_sent_to_no_other_host_and_over_no_redirect():
             with pytest.raises(ForecastUnavailableError, match=r"redirects to https://evil\.org"):
                 call()
     assert {host for host, _ in hosts} == {"api.electricitymaps.com", "api.watttime.org"}
+
+
+# -- Proxies of the environment ----------------------------------------------------------------------------
+
+PROXIES = {
+    "slash": "http://user:s3cr/etpw@proxy:80",
+    "question mark": "http://user:s3cr?etpw@proxy:80",
+    "hash": "http://user:s3cr#etpw@proxy:80",
+    "scheme": "gopher://user:s3cretpw@proxy:80",
+    "control character": "http://user:s3cr\x01etpw@proxy",
+    "no socksio": "socks5://user:s3cretpw@proxy:80",
+    "port": "http://user:pw@proxy:s3cretpw",
+}
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("kind", PROXIES)
+def test_a_wrong_proxy_is_named_and_no_part_of_its_password_shown(monkeypatch, variable, kind):
+    monkeypatch.setenv(variable, PROXIES[kind])
+    with pytest.raises(ForecastUnavailableError) as caught:
+        ElectricityMaps(SECRET, clock=VirtualClock(NOW)).forecast(["DE"], NOW)
+    text = str(caught.value)
+    assert variable.upper() in text
+    assert not any(part in text for part in ("user", "s3cr", "etpw"))
+
+
+def test_a_proxy_that_echoes_its_credentials_is_masked(monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://operator:s3cretpw@proxy:80")
+    coded = base64.b64encode(b"operator:s3cretpw").decode()
+    refusal = httpx.MockTransport(lambda _: httpx.Response(407, text=f"no: Basic {coded}, operator:s3cretpw"))
+    with pytest.raises(ForecastUnavailableError) as caught:
+        ElectricityMaps(SECRET, clock=VirtualClock(NOW), transport=refusal).forecast(["DE"], NOW)
+    assert "answered 407" in str(caught.value)
+    assert not any(part in str(caught.value) for part in (coded, "operator", "s3cretpw"))
+
+
+def test_a_redirect_to_an_impossible_address_shows_no_part_of_it():
+    moved = httpx.MockTransport(
+        lambda _: httpx.Response(302, headers={"location": "http://user:s3cr/etpw@proxy"})
+    )
+    with pytest.raises(ForecastUnavailableError) as caught:
+        ElectricityMaps(SECRET, clock=VirtualClock(NOW), transport=moved).forecast(["DE"], NOW)
+    assert "s3cr" not in str(caught.value)

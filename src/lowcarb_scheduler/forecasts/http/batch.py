@@ -299,7 +299,12 @@ class RequestBatch(Generic[K, T]):
         return FetchError(why, again=_UNTRUSTED not in detail, unreachable=unreachable)
 
     def _masked(self, error: Exception) -> str:
-        return one_line(self._redaction.mask(str(error)))
+        """Return the message of a library without secrets; the only place that shows one."""
+        text = str(error)
+        # A message about an address quotes parts of it, and a part of a password is no known secret.
+        if isinstance(error, httpx.InvalidURL) or "Invalid URL" in text:
+            return "an address in it is invalid"
+        return one_line(self._redaction.mask(text))
 
     def _timeout_error(self, key: K) -> FetchError:
         """Return the error of a request that is unfinished at the end of the budget."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import re
 import threading
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final, TypeVar
 from urllib.parse import unquote
+from urllib.request import getproxies
 
 import httpx
 
@@ -172,7 +173,7 @@ class HttpClient:
     ) -> dict[K, T | FetchError]:
         """Send requests as one batch and record its outcome in the circuit breaker."""
         own = [value for request in requests.values() for value in request.headers.values()]
-        redaction = Redaction([*self._headers.values(), *own])
+        redaction = Redaction([*self._headers.values(), *own, *_proxy_credentials()])
         attempts = 1 if probing else self.max_attempts
         options = BatchOptions(budget, attempts, self.concurrency, self._follow_redirects, self._hints)
         try:
@@ -182,8 +183,8 @@ class HttpClient:
                 event_hooks={"request": [self.stats.on_request], "response": [self.stats.on_response]},
             )  # fmt: skip
         except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
-            why = f"the proxy or certificate settings of the environment are wrong: {one_line(str(error))}"
-            return dict.fromkeys(requests, FetchError(why).masked(redaction))
+            why = f"the proxy or certificate settings of the environment are wrong: {_wrong_setting(error)}"
+            return dict.fromkeys(requests, FetchError(why))
         batch: RequestBatch[K, T] = RequestBatch(client, self._clock, options, redaction)
         outcomes = batch.run(requests, parse)
         sent = {key: outcomes[key] for key in batch.started if not isinstance(outcomes[key], LoginError)}
@@ -313,6 +314,34 @@ class ServerStats:
 def place_of(key: Hashable) -> str:
     """Return the place in the key of a request."""
     return str(key[0] if isinstance(key, tuple) else key)
+
+
+def _proxy_credentials() -> Iterator[str]:
+    """Yield the credentials for the proxies of the environment as headers: a proxy may echo them."""
+    for url in getproxies().values():
+        userinfo, has_credentials, _ = url.partition("//")[2].rpartition("@")
+        if has_credentials:
+            user, _, password = userinfo.partition(":")
+            yield basic_auth(unquote(user), unquote(password))
+
+
+def _wrong_setting(error: Exception) -> str:
+    """Return which setting of the environment is wrong, without its value, which may hold a password."""
+    if isinstance(error, OSError):
+        return f"SSL_CERT_FILE or SSL_CERT_DIR: {error.strerror}"
+    wrong = [f"{kind.upper()}_PROXY" for kind, url in getproxies().items() if not _is_proxy(url)]
+    if isinstance(error, ImportError):
+        return f"a proxy of {' or '.join(wrong) or 'SOCKS'} needs pip install 'httpx[socks]'"
+    # The library quotes a part of the address, for which no filter of whole passwords can look.
+    fix = "write http://HOST:PORT, and / ? # @ in a password as %2F %3F %23 %40"
+    return f"{' and '.join(wrong) or 'one of them'} is no address; {fix}"
+
+
+def _is_proxy(url: str) -> bool:
+    try:
+        return httpx.Proxy(url if "://" in url else f"http://{url}").url.scheme in ("http", "https")
+    except (ValueError, httpx.InvalidURL):
+        return False
 
 
 def _header_value(name: str, value: str) -> str:
