@@ -16,6 +16,7 @@ from lowcarb_scheduler.errors import InputError
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 HOUR_US: Final = 3_600_000_000
+_YEARS: Final = (1970, 2200)  # of times in files: sums of others leave what a datetime holds
 
 # Days, hours, minutes and seconds, each optional and with a fraction, in this order.
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)\s*d)?\s*(?:(\d+(?:\.\d+)?)\s*h)?\s*(?:(\d+(?:\.\d+)?)\s*m)?"
@@ -91,7 +92,25 @@ def to_utc(when: datetime, field: str) -> datetime:
         raise InputError(field, f"{when!r} is not a datetime", "give an aware datetime")
     if when.tzinfo is None or when.utcoffset() is None:
         raise InputError(field, f"{when.isoformat()} has no UTC offset", "add one, for example Z or +02:00")
-    return when.astimezone(UTC)
+    try:
+        return when.astimezone(UTC)
+    except OverflowError:  # year 1 or 9999 in an offset that leads out of them
+        problem = f"'{when.isoformat()}' is out of range"
+        raise InputError(field, problem, "give a time between year 1 and 9999") from None
+
+
+def in_range(when: datetime, field: str) -> datetime:
+    """Return a time that a user has written if it is of this age.
+
+    Raises
+    ------
+    InputError
+        If it is not.
+    """
+    if not _YEARS[0] <= when.year < _YEARS[1]:
+        problem = f"{format_time(when)} is not of the years {_YEARS[0]} to {_YEARS[1]}"
+        raise InputError(field, problem, "correct the year")
+    return when
 
 
 def parse_time(text: str, field: str) -> datetime:
@@ -108,10 +127,7 @@ def parse_time(text: str, field: str) -> datetime:
         raise InputError(
             field, f"{text!r} is not a time", "write ISO 8601 with an offset, for example 2026-01-31T18:00Z"
         ) from None
-    try:
-        return to_utc(when, field)
-    except OverflowError:  # year 1 or 9999 in an offset that leads out of them
-        raise InputError(field, f"{text!r} is out of range", "give a time between year 1 and 9999") from None
+    return to_utc(when, field)
 
 
 def format_time(when: datetime) -> str:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 MAX_G_PER_KWH: Final = 3_000.0  # no grid emits more; such a number has a wrong unit
-_SHORTEST_STEP_US: Final = HOUR_US // 60
+SHORTEST_STEP_US: Final = HOUR_US // 60  # no grid is metered so finely
 
 Signal = Literal["average", "marginal", "unknown"]
 SIGNALS: Final = get_args(Signal)
@@ -410,9 +410,9 @@ def sanitize(table: IntensityTable) -> IntensityTable:
     because a request may begin within a step.
     """
     edges_us = table.edges_us
-    if np.diff(edges_us).min() < _SHORTEST_STEP_US:
+    if np.diff(edges_us).min() < SHORTEST_STEP_US:
         first_us, last_us = edges_us[0], edges_us[-1]
-        inner_us = np.unique(edges_us // _SHORTEST_STEP_US * _SHORTEST_STEP_US)
+        inner_us = np.unique(edges_us // SHORTEST_STEP_US * SHORTEST_STEP_US)
         inner_us = inner_us[(inner_us > first_us) & (inner_us < last_us)]
         edges_us = np.concatenate(([first_us], inner_us, [last_us]))
     values = table.sampled(edges_us)

@@ -5,6 +5,7 @@ An error names the field by its place in the file, for example ``clients[3].powe
 
 from __future__ import annotations
 
+import errno
 import json
 import tomllib
 from datetime import datetime, timedelta
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
-from lowcarb_scheduler.clock import parse_deadline, parse_duration, parse_time, to_utc
+from lowcarb_scheduler.clock import in_range, parse_deadline, parse_duration, parse_time, to_utc
 from lowcarb_scheduler.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LONGEST_MINUTES: Final = 10 * 366 * 24 * 60
+MOST_COLUMNS: Final = 1_000
+_LONGEST_HEADER: Final = 1 << 20  # bytes
 Parsed = TypeVar("Parsed")
 Model = TypeVar("Model", bound="FileModel")
 
@@ -101,6 +104,34 @@ def _label(place: tuple[int | str, ...]) -> str:
     return "".join(parts).removeprefix(".")
 
 
+def check_regular(path: Path) -> Path:
+    """Return the path of an input file that can be read to its end.
+
+    Raises
+    ------
+    OSError
+        If it is a pipe or a device, from which reading may never end.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():  # a folder fails when it is opened
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return path
+
+
+def check_width(path: Path) -> Path:
+    """Return the path of a CSV file that has no absurd number of columns, each of which costs time.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the file cannot be read, or has more columns.
+    """
+    with check_regular(path).open("rb") as file:
+        columns = file.readline(_LONGEST_HEADER).count(b",") + 1
+    if columns > MOST_COLUMNS:
+        raise ValueError(f"it has more than {MOST_COLUMNS} columns")
+    return path
+
+
 def read_document(path: Path, option: str, content: str) -> dict[str, Any]:
     """Read a file as JSON if its name or its first character is JSON's, else as TOML.
 
@@ -119,7 +150,7 @@ def read_document(path: Path, option: str, content: str) -> dict[str, Any]:
         If the file is unreadable, or is not a TOML or JSON table.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = check_regular(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         problem = f"{path} cannot be read ({error.strerror})"
         raise InputError(option, problem, f"give a {content} file") from None
@@ -160,9 +191,9 @@ def parsed(parse: Callable[[Any, str], Parsed], value: object) -> Parsed:
 
 def _time(value: object) -> datetime:
     if isinstance(value, datetime):  # TOML has a type for times
-        return parsed(to_utc, value)
+        return parsed(in_range, parsed(to_utc, value))
     if isinstance(value, str):
-        return parsed(parse_time, value)
+        return parsed(in_range, parsed(parse_time, value))
     fix = "write ISO 8601 with an offset, for example 2026-01-31T18:00Z"
     raise FieldError(f"{value!s} is not a time", fix)
 
@@ -171,9 +202,10 @@ def _deadline(value: object) -> datetime | timedelta:
     if isinstance(value, timedelta):
         return value
     if isinstance(value, str):
-        return parsed(parse_deadline, value)
+        deadline = parsed(parse_deadline, value)
+        return deadline if isinstance(deadline, timedelta) else parsed(in_range, deadline)
     if isinstance(value, datetime):
-        return parsed(to_utc, value)
+        return parsed(in_range, parsed(to_utc, value))
     fix = 'give a time with an offset, or a duration such as "48h"'
     raise FieldError(f"{value!s} is neither a time nor a duration", fix)
 

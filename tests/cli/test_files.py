@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import re
+import time
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 from lowcarb_scheduler.cli.files import read_job
 from lowcarb_scheduler.clock import VirtualClock
 from lowcarb_scheduler.errors import InputError
-from support.cli_files import job, write_job
+from support.cli_files import HEADER, clients, job, run, write_forecast, write_job
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 TOML = """
@@ -159,3 +162,86 @@ def test_a_hundred_thousand_clients_are_read_as_columns(fleet):
 def test_rounds_may_be_mixed(read):
     assert read(TOML).mix_rounds is None
     assert read(TOML.replace("participation = [0, 3]", "mix_rounds = 2")).mix_rounds == 2
+
+
+# -- Absurd files ------------------------------------------------------------------------------------------
+
+
+def plan(capsys, folder, rows=None, header=HEADER, **changes):
+    forecast = write_forecast(folder, rows, header)
+    return run(capsys, "plan", "--job", write_job(folder, **changes), "--forecast", forecast)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (
+            {"finish_by": "9999-12-31T23:59:59-12:00"},
+            "finish_by: '9999-12-31T23:59:59-12:00' is out of range",
+        ),
+        (
+            {"finish_by": "9999-12-31T23:00Z"},
+            "finish_by: 9999-12-31T23:00:00Z is not of the years 1970 to 2200",
+        ),
+        ({"finish_by": "900000d"}, "finish_by: is too long"),
+        ({"now": "0100-01-01T00:00Z"}, "now: 0100-01-01T00:00:00Z is not of the years 1970 to 2200"),
+        ({"clients": clients(id="\ud800")}, r"clients[3].id: '\ud800' holds half of a surrogate pair"),
+        (
+            {"clients": clients(location="a\udfff")},
+            r"clients[3].location: 'a\udfff' holds half of a surrogate",
+        ),
+    ],
+)
+def test_a_job_that_no_machine_can_plan_is_refused(capsys, tmp_path, changes, problem):
+    answer = plan(capsys, tmp_path, **changes)
+    assert answer.code == 2
+    assert problem in answer.line
+
+
+def test_a_time_of_toml_that_leads_out_of_all_years_is_refused(capsys, tmp_path):
+    path = tmp_path / "job.toml"
+    path.write_text("finish_by = 9999-12-31T23:59:59-12:00\nrounds = 1\nclients_per_round = 1\n", "utf-8")
+    answer = run(capsys, "plan", "--job", path)
+    assert (answer.code, "finish_by: '9999-12-31T23:59:59-12:00' is out of range" in answer.line) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "problem"),
+    [
+        (["DE,9999-12-31T23:00Z,1"], HEADER, "time: row 1: 9999-12-31T23:00:00Z is not of the years"),
+        (["DE,0100-01-01T00:00Z,1", "DE,9000-01-01T00:00Z,2"], HEADER, "row 1: 0100-01-01T00:00:00Z is not"),
+        (["DE,2026-03-02T00:00Z,1e308"], HEADER, "g_per_kwh: row 1: 1e+308 is no intensity in any unit"),
+        (["1,2"], ",".join(["location"] * 100_000), "it has more than 1000 columns"),
+    ],
+)
+def test_a_trace_that_no_machine_can_hold_is_refused_at_once(capsys, tmp_path, rows, header, problem):
+    began = time.process_time()
+    answer = plan(capsys, tmp_path, rows, header)
+    assert answer.code == 2
+    assert problem in answer.line
+    assert time.process_time() - began < 5
+
+
+def test_rows_a_microsecond_apart_make_no_more_openings_than_minutes(capsys, tmp_path):
+    fine = [f"{place},2026-03-02T00:00:00.{k:06d}Z,{k % 7}" for place in ("DE", "FR") for k in range(2000)]
+    rows = [*fine, "DE,2026-03-04T00:00Z,1", "FR,2026-03-04T00:00Z,1"]
+    tracemalloc.start()
+    try:
+        assert plan(capsys, tmp_path, rows).code == 0
+        history = write_forecast(tmp_path, rows).rename(tmp_path / "history.csv")
+        forecast, job = write_forecast(tmp_path), write_job(tmp_path)
+        assert run(capsys, "plan", "--job", job, "--forecast", forecast, "--history", history).code == 0
+        assert tracemalloc.get_traced_memory()[1] < 300e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("option", ["--job", "--forecast", "--history"])
+def test_a_pipe_is_refused_and_not_waited_for(capsys, tmp_path, option):
+    given = {"--job": write_job(tmp_path), "--forecast": write_forecast(tmp_path),
+             "--history": write_forecast(tmp_path)}  # fmt: skip
+    given[option] = tmp_path / "pipe.csv"
+    os.mkfifo(given[option])
+    answer = run(capsys, "plan", *(part for pair in given.items() for part in pair))
+    assert answer.code == 2
+    assert "it is no regular file" in answer.line

@@ -327,3 +327,21 @@ def test_an_unknown_place_of_a_source_names_the_job(tmp_path, capsys):
 def test_the_job_in_these_tests_is_one(plan):
     assert json.loads(json.dumps(job()))["now"] == f"{NOW:%Y-%m-%dT%H:%M:%SZ}"
     assert plan().code == 0
+
+
+# -- Plausible numbers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", ["1e4", "-0.5", "3000.1"])
+@pytest.mark.parametrize("option", ["--forecast", "--history"])
+def test_a_number_that_no_grid_has_is_refused_unless_it_is_meant(capsys, tmp_path, cell, option):
+    rows = forecast_rows()
+    rows[6] = ",".join([*rows[6].split(",")[:2], cell])
+    wrong = write_forecast(tmp_path, rows).rename(tmp_path / "wrong.csv")
+    files = {"--forecast": write_forecast(tmp_path), "--history": write_forecast(tmp_path)} | {option: wrong}
+    given = ["--job", write_job(tmp_path), *(part for pair in files.items() for part in pair)]
+    for command in ("plan", "tradeoff"):
+        answer = run(capsys, command, *given)
+        assert answer.code == 2
+        assert f"g_per_kwh: row 7: {float(cell):g} is not from 0 to 3,000 g/kWh" in answer.line
+        assert run(capsys, command, *given, "--allow-implausible").code == 0

@@ -22,6 +22,7 @@ from lowcarb_scheduler.clock import (
     format_duration,
     format_time,
     from_us,
+    in_range,
     parse_duration,
     parse_time,
     to_us,
@@ -131,6 +132,7 @@ def command(
     signal: Annotated[
         str, typer.Option(metavar="SIGNAL", help="Signal of the files: average, marginal or unknown.")
     ] = "unknown",
+    allow_implausible: options.AllowImplausible = False,
     jobs: Annotated[
         int | None,
         typer.Option(min=1, max=1024, metavar="N", help="Number of processes. Default: all cores."),
@@ -143,7 +145,8 @@ def command(
     late = _hours(delay, "--delay", timedelta(0))
     what = read_scenario(scenario)
     # All inputs are checked before the replay, which may take hours.
-    replay = read_replay(actual, forecast, what, asked[0], since, until, late, signal)
+    replay = read_replay(actual, forecast, what, asked[0], since, until, late, signal,
+                         plausible_only=not allow_implausible)  # fmt: skip
     runtime = context.ensure_object(Runtime)
     with output.progress(runtime.console(stderr=True), "replaying", len(asked[0]) * seeds) as done:
         found = compare(
@@ -274,6 +277,8 @@ def read_replay(
     until: str | None,
     delay: timedelta,
     signal: str,
+    *,
+    plausible_only: bool = False,
 ) -> Replay:
     """Read traces and check that they suffice for a backtest.
 
@@ -293,6 +298,8 @@ def read_replay(
         Time after an hour until its actual intensity is known.
     signal : str
         Signal of the values.
+    plausible_only : bool
+        Whether a value that no grid can have is an error.
 
     Raises
     ------
@@ -300,7 +307,7 @@ def read_replay(
         If a file is unreadable or incomplete, or the period is too short.
     """
     measured = Provenance(None, cast("Signal", signal)).signal
-    rows = read_points(actual, "--actual")
+    rows = read_points(actual, "--actual", plausible_only)
     # A file of forecasts given as actual intensity would make every forecast look perfect.
     if ISSUE in rows:
         problem = "is a column of forecasts"
@@ -320,7 +327,7 @@ def read_replay(
             problem = "has less than three days, too few for a forecast"
             raise InputError("--actual", problem, "give a longer trace", str(actual))
     else:
-        issued = _forecast_rows(forecast, wanted)
+        issued = _forecast_rows(forecast, wanted, plausible_only)
         try:
             history = History(happened, issues_of(issued, setting.locations, measured), delay)
         except InputError as error:
@@ -347,13 +354,15 @@ def read_replay(
     return Replay(shown, (start, end), actual.name, kind)
 
 
-def _forecast_rows(forecast: str, wanted: tuple[datetime | None, datetime | None]) -> pd.DataFrame:
+def _forecast_rows(
+    forecast: str, wanted: tuple[datetime | None, datetime | None], plausible_only: bool
+) -> pd.DataFrame:
     """Return the rows of a forecast trace, without issues outside the period that planners see."""
     path = Path(forecast)
     if path.suffix.lower() not in (".csv", ".parquet"):
         error = unknown_name("--forecast", forecast, NAIVE)
         raise InputError("--forecast", error.problem, f"{error.fix}, or give a .csv or .parquet file")
-    issued = read_points(path, "--forecast")
+    issued = read_points(path, "--forecast", plausible_only)
     # Without it the backtest could not tell which forecast was known at which time.
     if ISSUE not in issued:
         problem = "is missing: a forecast needs its time of issue"
@@ -376,9 +385,10 @@ def _time(text: str | None, field: str) -> datetime | None:
         return None
     try:
         # A day alone is convenient for a period; other times need their offset.
-        return datetime.strptime(text.strip(), "%Y-%m-%d").replace(tzinfo=UTC)
+        when = datetime.strptime(text.strip(), "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError:
-        return parse_time(text, field)
+        when = parse_time(text, field)
+    return in_range(when, field)
 
 
 def _check_length(setting: Scenario, deadlines: Sequence[float], start: datetime, end: datetime) -> None:

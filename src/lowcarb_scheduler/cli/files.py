@@ -7,6 +7,7 @@ A fault in the list of clients is named like ``clients[3].power_watts``, a fault
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BeforeValidator, model_validator
 
-from lowcarb_scheduler.clock import Clock, parse_duration
+from lowcarb_scheduler.clock import Clock, in_range, parse_duration
 from lowcarb_scheduler.errors import InputError, unknown_name
 from lowcarb_scheduler.planning.fleet import Fleet
 from lowcarb_scheduler.planning.job import Job, JobRules
@@ -29,6 +30,7 @@ from lowcarb_scheduler.userfiles import (
     FileModel,
     Time,
     as_spelled,
+    check_width,
     parsed,
     read_document,
     validate,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
     Names = NDArray[np.object_]
 
+_TORN: Final = re.compile(r"[\ud800-\udfff]")
 _MINUTE: Final = timedelta(minutes=1)
 NAMES: Final = {"id": "an id", "location": "a location"}
 NUMBERS: Final = {
@@ -211,7 +214,7 @@ def read_fleet_file(path: Path) -> Cells:
             warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
             frame = pd.read_csv(
                 # As text, because pandas would read the location NA as missing and the id 007 as 7.
-                path, dtype=str, keep_default_na=False, index_col=False, skipinitialspace=True,
+                check_width(path), dtype=str, keep_default_na=False, index_col=False, skipinitialspace=True,
                 encoding="utf-8-sig",
             ).fillna("")  # fmt: skip
     except OSError as error:
@@ -280,6 +283,9 @@ def to_fleet(cells: Cells, round_duration: timedelta | None) -> Fleet:
     for column, a_name in NAMES.items():
         blank = cells.names[column] == ""
         cells.refuse(blank, column, "is empty or missing", f"give every client {a_name}")
+        # Half of a surrogate pair, which JSON can escape, is no character of any output.
+        torn = np.array([_TORN.search(name) is not None for name in cells.names[column]])
+        cells.refuse(torn, column, "holds half of a surrogate pair", "correct the name")
     # Turns are counted by id, so two clients cannot share one.
     twice = pd.Series(ids).duplicated().to_numpy()
     cells.refuse(twice, "id", "stands twice", "give each client an id of its own")
@@ -377,8 +383,8 @@ def _job(given: JobDocument, path: Path, clock: Clock, patience: float) -> JobFi
     finish_by = given.finish_by
     if isinstance(finish_by, timedelta):
         try:
-            finish_by = now + finish_by
-        except OverflowError:
+            finish_by = in_range(now + finish_by, "finish_by")
+        except (OverflowError, InputError):
             raise InputError("finish_by", "is too long", "give for example 48h") from None
     if given.fleet is None:
         cells = _listed(given.clients or (), str(path))

@@ -57,6 +57,8 @@ def read_inputs(
     history: Path | None,
     options: Mapping[str, Any],
     patience: float | None = None,
+    *,
+    allow_implausible: bool = False,
 ) -> Inputs:
     """Read a job and the expected intensity at its locations.
 
@@ -70,11 +72,13 @@ def read_inputs(
         Options that choose the source.
     patience : float, optional
         Overrides the job's.
+    allow_implausible : bool
+        Whether to believe values in files that no grid can have.
 
     Raises
     ------
     InputError
-        If a file is unreadable or names an unknown location, or no source is named.
+        If a file is unreadable, has an implausible value or an unknown location, or no source is named.
     ForecastUnavailableError
         If a client's location has neither forecast nor history.
     """
@@ -85,16 +89,18 @@ def read_inputs(
     if forecast is None:
         return _from_source(runtime, read, options)
     if history is None:
-        return Inputs(read.job, _from_file(forecast, read))
-    actual = read_table(history, "--history")
-    known = _from_file(forecast, read, actual.locations)
+        return Inputs(read.job, _from_file(forecast, read, allow_implausible))
+    actual = read_table(history, "--history", plausible_only=not allow_implausible)
+    known = _from_file(forecast, read, allow_implausible, actual.locations)
     return _learned(read.job, known, Past(actual))
 
 
-def _from_file(path: Path, read: JobFile, stand_ins: Sequence[str] = ()) -> IntensityTable:
+def _from_file(
+    path: Path, read: JobFile, allow_implausible: bool, stand_ins: Sequence[str] = ()
+) -> IntensityTable:
     """Return the newest issue at or before the job's now, uncorrected; history may replace a location."""
     try:
-        file = Traces(path)
+        file = Traces(path, plausible_only=not allow_implausible)
     except InputError as error:
         field = "--forecast" if error.field == "traces" else error.field
         raise InputError(field, error.problem, error.fix, error.file) from None

@@ -95,6 +95,9 @@ SdkUrl = Annotated[
 _SDK_SIGNAL: Final = "Signal of that server: average, marginal, unknown [LOWCARB_SDK_SIGNAL]."
 SdkSignal = Annotated[str | None, typer.Option(metavar="SIGNAL", autocompletion=signals, help=_SDK_SIGNAL)]
 _TRACES: Final = "CSV or Parquet file of the source traces [LOWCARB_TRACES]."
+AllowImplausible = Annotated[
+    bool, typer.Option("--allow-implausible", help="Believe values that no grid can have in files.")
+]
 Traces = Annotated[Path | None, typer.Option(metavar="FILE", help=_TRACES)]
 
 

@@ -34,6 +34,7 @@ def command(
     job: JobPath,
     forecast: ForecastPath = None,
     history: HistoryPath = None,
+    allow_implausible: options.AllowImplausible = False,
     patience: Annotated[
         float | None,
         typer.Option(
@@ -51,7 +52,9 @@ def command(
     """Plan when each round opens and which clients train in it."""
     runtime = context.ensure_object(Runtime)
     chosen = options.source_options(source, sdk_url, sdk_signal, traces)
-    asked, intensity, corrected_by = read_inputs(runtime, job, forecast, history, chosen, patience)
+    asked, intensity, corrected_by = read_inputs(
+        runtime, job, forecast, history, chosen, patience, allow_implausible=allow_implausible
+    )
     planned = plan(asked, intensity)
     if plot is not None:
         # matplotlib is slow to import, so only a chart pays for it.

@@ -65,6 +65,7 @@ def command(
     job: JobPath,
     forecast: ForecastPath = None,
     history: HistoryPath = None,
+    allow_implausible: options.AllowImplausible = False,
     points: Annotated[
         int, typer.Option(min=2, max=MOST_POINTS, metavar="N", help="Number of patience values to try.")
     ] = 12,
@@ -88,7 +89,9 @@ def command(
     """Show how emissions fall when a job may finish later."""
     runtime = context.ensure_object(Runtime)
     chosen = options.source_options(source, sdk_url, sdk_signal, traces)
-    asked, intensity, corrected_by = read_inputs(runtime, job, forecast, history, chosen)
+    asked, intensity, corrected_by = read_inputs(
+        runtime, job, forecast, history, chosen, allow_implausible=allow_implausible
+    )
     # A large job takes minutes, so a terminal shows the progress.
     with output.progress(runtime.console(stderr=True), "planning", points) as done:
         front = tradeoff(asked, intensity, points, lambda *_: done())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from lowcarb_scheduler.clock import format_duration, format_time, to_utc
 from lowcarb_scheduler.errors import InputError, unknown_name
 from lowcarb_scheduler.intensity import IntensityTable, Provenance, Signal
+from lowcarb_scheduler.userfiles import check_regular
 from lowcarb_scheduler.validation import name_problem
 
 if TYPE_CHECKING:
@@ -354,7 +355,7 @@ def read_locations(path: Path) -> dict[str, Any]:
         If the file cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(check_regular(path).read_text(encoding="utf-8"))
     except OSError as error:
         problem = f"{path.absolute()} cannot be read ({error.strerror})"
         raise InputError("lowcarb-locations", problem, "give the absolute path of a TOML file") from None

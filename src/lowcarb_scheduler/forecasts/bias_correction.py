@@ -45,6 +45,7 @@ import numpy as np
 from lowcarb_scheduler.clock import HOUR_US, to_us, to_utc
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.forecasts.climatology import DAY, MOST_DAYS, climatology, expected_level, known_mean
+from lowcarb_scheduler.intensity import SHORTEST_STEP_US
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -178,7 +179,8 @@ def expect(
 
 def _edges(forecast: IntensityTable, now_us: int, until_us: int) -> Ints:
     """Return the edges of the result: those of the forecast, then its median step."""
-    step = min(forecast.step // timedelta(microseconds=1), HOUR_US)
+    # At least a minute: steps of a microsecond up to the deadline would exceed any memory.
+    step = min(max(forecast.step // timedelta(microseconds=1), SHORTEST_STEP_US), HOUR_US)
     end = max(now_us, int(forecast.edges_us[-1]))
     beyond = np.arange(end + step, until_us, step, dtype=np.int64)
     own = forecast.edges_us[(forecast.edges_us > now_us) & (forecast.edges_us < until_us)]

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from lowcarb_scheduler.clock import to_utc
-from lowcarb_scheduler.errors import ForecastUnavailableError, one_line, reason_of
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, one_line, reason_of
 from lowcarb_scheduler.forecasts.base import (
     Fault,
     Forecast,
@@ -47,8 +47,8 @@ class _UnusableError(Exception):
 class GuardedSource(ForecastSource):
     """Forecast source that passes on only what its callers can use.
 
-    ``KeyboardInterrupt`` and ``SystemExit`` pass, because they end the program, and so does the error of an
-    impossible request.
+    ``KeyboardInterrupt`` and ``SystemExit`` pass, because they end the program, and so does the InputError of
+    an unknown location.
 
     Parameters
     ----------
@@ -234,6 +234,10 @@ class GuardedSource(ForecastSource):
             raise
         except ForecastUnavailableError as error:
             missing = _missing(error, names)
+        except InputError as error:
+            if error.field == "location":  # an unknown name, which the command line reports as such
+                raise
+            missing = dict.fromkeys(names, reason_of(error))
         except BaseException as error:  # noqa: BLE001  see _declared
             missing = dict.fromkeys(names, _reason(error))
         if method == "known_locations":  # whose callers go on without names, and tell nobody

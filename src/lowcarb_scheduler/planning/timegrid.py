@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.intensity import SHORTEST_STEP_US
 
 if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
 
-# A default step gets no finer than a minute, or than the forecast's step where that is finer.
-_FINEST_DEFAULT_US: Final = 60_000_000
 _DIVISORS_TRIED: Final = 100_000
 _MOST_CHOICES: Final = 100_000_000  # rounds x openings that fit into memory
 
@@ -37,8 +36,9 @@ def default_step_us(forecast_step_us: int, round_us: int) -> int:
     forecast_step_us, round_us : int
         Step of the forecast, and length of a round [µs].
     """
+    forecast_step_us = max(forecast_step_us, SHORTEST_STEP_US)
     common_us = gcd(forecast_step_us, round_us)
-    if common_us >= min(forecast_step_us, _FINEST_DEFAULT_US):
+    if common_us >= SHORTEST_STEP_US:
         return common_us
     fewest = ceil(round_us / forecast_step_us)
     parts = (part for part in range(fewest, fewest + _DIVISORS_TRIED) if round_us % part == 0)

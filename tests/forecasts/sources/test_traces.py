@@ -131,7 +131,7 @@ ROW = "DE,2026-03-01T00:00Z,1\n"
         (HEAD + ROW + "DE,2026-03-01,1", "time", "row 2: 2026-03-01T00:00:00 has no UTC offset"),
         (HEAD + ROW + "DE,soon,1", "time", "row 2: 'soon' is not a time"),
         (HEAD + ROW + "DE,,1", "time", "row 2: '' is not a time"),
-        (HEAD + "DE,9999-12-31T23:59-05:00,1", "time", "row 1: '9999-12-31T23:59-05:00' is out of range"),
+        (HEAD + "DE,9999-12-31T23:59-05:00,1", "time", "row 1: '9999-12-31T23:59:00-05:00' is out of range"),
         (HEAD + ROW + "DE,2026-03-01T01:00Z,lots", "g_per_kwh", "row 2: 'lots' is not a number"),
         (HEAD + ROW + "DE,2026-03-01T01:00Z,nan", "g_per_kwh", "row 2: 'nan' is not a number"),
         (HEAD + ROW + "DE,2026-03-01T01:00Z,n/a", "g_per_kwh", "row 2: 'n/a' is not a number"),

@@ -26,6 +26,7 @@ from lowcarb_scheduler.forecasts.sources.electricity_maps import ElectricityMaps
 from lowcarb_scheduler.forecasts.sources.traces import ISSUE, read_points, refuse_rows, table_of_points
 from lowcarb_scheduler.forecasts.sources.uk_carbon_intensity import UkCarbonIntensity
 from lowcarb_scheduler.intensity import MAX_G_PER_KWH, IntensityTable, Signal
+from lowcarb_scheduler.userfiles import check_regular, check_width
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,7 +81,7 @@ def read_download(path: Path, factor: Factor = "direct", signal: Signal = "unkno
         If the format is unknown, or a cell is invalid.
     """
     try:
-        with path.open("rb") as stream:
+        with check_regular(path).open("rb") as stream:
             # The content decides on the format: downloads have all sorts of names.
             beginning = stream.read(_HEADER_BYTES).decode("utf-8-sig", "replace").lstrip()
     except OSError as error:
@@ -114,7 +115,7 @@ def _from_trace(path: Path, signal: Signal) -> Download:
 
 def _from_csv(path: Path, factor: Factor) -> _Rows:
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        frame = pd.read_csv(check_width(path), dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (ValueError, pd.errors.ParserError) as error:
         why = one_line(str(error), 120)
         raise InputError("file", f"is not a table: {why}", f"give {_FORMATS}") from None

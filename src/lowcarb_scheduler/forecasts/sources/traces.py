@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from lowcarb_scheduler.clock import MICROSECOND, format_time, from_us, parse_time, to_us, to_utc
+from lowcarb_scheduler.clock import MICROSECOND, format_time, from_us, in_range, parse_time, to_us, to_utc
 from lowcarb_scheduler.errors import InputError, MissingExtraError, one_line
 from lowcarb_scheduler.forecasts.base import MAX_AGE, ForecastSource, age_problem, distinct, period
 from lowcarb_scheduler.forecasts.series import Issue, Series, forecast_from, table_of
-from lowcarb_scheduler.intensity import IntensityTable, Provenance, median_step_us
+from lowcarb_scheduler.intensity import MAX_G_PER_KWH, IntensityTable, Provenance, median_step_us
+from lowcarb_scheduler.userfiles import MOST_COLUMNS, check_regular, check_width
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 COLUMNS: Final = ("location", "time", "g_per_kwh")
 ISSUE: Final = "issued_at"
 _HEADER: Final = "columns location, time, g_per_kwh and, for several issues, issued_at"
+_LARGEST: Final = 1e9  # [gCO2eq/kWh]
 _CALLED_ALSO: Final = {"region": "location"}
 
 
@@ -54,6 +56,8 @@ class Traces(ForecastSource):
         File of the recorded intensity, where ``path`` holds issues.
     max_age : timedelta, optional
         Longest age of the newest issue of a location; by default without limit.
+    plausible_only : bool (default: False)
+        Whether a value that no grid can have is an error. A run counts it as unknown.
 
     Raises
     ------
@@ -69,14 +73,16 @@ class Traces(ForecastSource):
         signal: Signal = "unknown",
         actual: Path | None = None,
         max_age: timedelta = timedelta.max,
+        *,
+        plausible_only: bool = False,
     ) -> None:
         self.path = Path(path)
         self.signal: Signal = Provenance(self.name, signal).signal
         self._max_age = max_age
-        self._issued, self._forecasts = _by_location(read_points(path, "traces"))
+        self._issued, self._forecasts = _by_location(read_points(path, "traces", plausible_only))
         self._actuals = self._forecasts if not self._issued else {}
         if actual is not None:
-            has_issues, self._actuals = _by_location(read_points(actual, "traces-actual"))
+            has_issues, self._actuals = _by_location(read_points(actual, "traces-actual", plausible_only))
             if has_issues:
                 raise InputError(ISSUE, "what happened was not issued", "drop the column", str(actual))
         self.locations: tuple[str, ...] = tuple(sorted(self._forecasts))
@@ -161,7 +167,9 @@ class Traces(ForecastSource):
         return table
 
 
-def read_table(path: Path, field: str = "forecast", signal: Signal = "unknown") -> IntensityTable:
+def read_table(
+    path: Path, field: str = "forecast", signal: Signal = "unknown", plausible_only: bool = False
+) -> IntensityTable:
     """Read a trace file as one table; of several issues the newest one of each location.
 
     Parameters
@@ -172,13 +180,15 @@ def read_table(path: Path, field: str = "forecast", signal: Signal = "unknown") 
         Option or key that named the file, for errors.
     signal : {"average", "marginal", "unknown"}
         Signal of the values.
+    plausible_only : bool (default: False)
+        As in :class:`Traces`.
 
     Raises
     ------
     InputError
         If the file cannot be read as a trace.
     """
-    _, by_location = _by_location(read_points(path, field))
+    _, by_location = _by_location(read_points(path, field, plausible_only))
     newest = {name: issues.issue(len(issues.issued_us) - 1).series for name, issues in by_location.items()}
     return table_of(newest, {}, Provenance("traces", signal))
 
@@ -192,7 +202,7 @@ def table_of_points(rows: pd.DataFrame, signal: Signal, source: str = "traces") 
     return IntensityTable.from_points(points, Provenance(source, signal))
 
 
-def read_points(path: Path, field: str = "forecast") -> pd.DataFrame:
+def read_points(path: Path, field: str = "forecast", plausible_only: bool = False) -> pd.DataFrame:
     """Read the rows of a trace file.
 
     Parameters
@@ -201,6 +211,8 @@ def read_points(path: Path, field: str = "forecast") -> pd.DataFrame:
         CSV or Parquet.
     field : str
         Option or key that named the file, for errors.
+    plausible_only : bool (default: False)
+        As in :class:`Traces`.
 
     Returns
     -------
@@ -220,7 +232,7 @@ def read_points(path: Path, field: str = "forecast") -> pd.DataFrame:
         problem = f"{path.suffix or 'no suffix'} is no known format"
         raise InputError(field, problem, "give a .csv or .parquet", file)
     try:
-        return _parse(reader(path))
+        return _parse(reader(path), plausible_only)
     except MissingExtraError:  # no fault of the file
         raise
     except InputError as error:
@@ -240,7 +252,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     # Categories: a year of hours for many locations has few distinct times, and each is then parsed once.
     dtypes = defaultdict(lambda: "category", g_per_kwh="str")
     frame = pd.read_csv(
-        path, dtype=dtypes, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig"
+        check_width(path), dtype=dtypes, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig"
     )
     # keep_default_na is off above because a location "NA" is Namibia, not a missing cell.
     if not isinstance(frame.index, pd.RangeIndex):  # pandas takes excess cells for an index
@@ -255,15 +267,18 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     except ImportError:
         raise MissingExtraError("pyarrow", "parquet") from None
     try:
-        with path.open("rb") as file:
+        with check_regular(path).open("rb") as file:
+            content = parquet.ParquetFile(file)
+            if content.metadata.num_columns > MOST_COLUMNS:
+                raise ValueError(f"it has more than {MOST_COLUMNS} columns")
             # Metadata of pandas could restore an index, whose columns would then be missing.
-            frame: pd.DataFrame = parquet.ParquetFile(file).read().to_pandas(ignore_metadata=True)
+            frame: pd.DataFrame = content.read().to_pandas(ignore_metadata=True)
     except ArrowException as error:
         raise ValueError(str(error)) from None
     return frame
 
 
-def _parse(raw: pd.DataFrame) -> pd.DataFrame:
+def _parse(raw: pd.DataFrame, plausible_only: bool) -> pd.DataFrame:
     """Parse cells as rows of a trace (see :func:`read_points`)."""
     # pandas calls the second of two columns of a name "name.1"
     given = [re.sub(r"\.\d+$", "", str(name).strip()) for name in raw.columns]
@@ -283,7 +298,7 @@ def _parse(raw: pd.DataFrame) -> pd.DataFrame:
     if ISSUE in given:
         rows[ISSUE] = _times(raw[ISSUE])
     rows["time"] = _times(raw["time"])
-    rows["g_per_kwh"] = _numbers(raw["g_per_kwh"])
+    rows["g_per_kwh"] = _numbers(raw["g_per_kwh"], plausible_only)
     key = [name for name in rows.columns if name != "g_per_kwh"]
     # Stable, so that an error about a repeated time names its second row.
     rows = rows.sort_values(key, kind="stable")
@@ -325,17 +340,16 @@ def _times(column: pd.Series) -> pd.Series:
     if isinstance(column.dtype, pd.DatetimeTZDtype):
         refuse_rows(column.isna(), name, "is empty", "give each row a time")
         aware: pd.Series = column.dt.tz_convert("UTC")
-        in_range = aware.dt.year.between(1, 9998)
-        refuse_rows(~in_range, name, "is out of range", "give a time between year 1 and 9998")
+        refuse_rows(~aware.dt.year.between(1970, 2199), name, "is out of range", "correct the year")
         return pd.Series(aware.dt.as_unit("us"))
     if pd.api.types.is_datetime64_dtype(column.dtype):
         raise InputError(name, "the times have no UTC offset", "store them with a time zone, for example UTC")
-    times = pd.Series(_each(column, lambda text: to_us(parse_time(text, name))))
+    times = pd.Series(_each(column, lambda text: to_us(in_range(parse_time(text, name), name))))
     utc: pd.Series = pd.to_datetime(times, unit="us", utc=True).dt.as_unit("us")
     return utc
 
 
-def _numbers(column: pd.Series) -> Floats:
+def _numbers(column: pd.Series, plausible_only: bool) -> Floats:
     """Return finite numbers, NaN where a cell is empty."""
     name = str(column.name)
     if pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype):
@@ -347,6 +361,13 @@ def _numbers(column: pd.Series) -> Floats:
         refuse_rows(np.isnan(values) & (texts != ""), name, "is not a number", fix, texts)
     # Python reads "inf" and 1e999 as numbers, and a sum with either is useless.
     refuse_rows(np.isinf(values), name, "is infinite", "write a finite number, or leave the cell empty")
+    shown = pd.Series(values)
+    # Sums of larger ones leave what a float holds.
+    refuse_rows(np.abs(values) > _LARGEST, name, "is no intensity in any unit", "correct the number", shown)
+    if plausible_only:
+        problem = f"is not from 0 to {MAX_G_PER_KWH:,.0f} g/kWh, where every grid is"
+        fix = "correct the number or its unit, or give --allow-implausible if it is meant"
+        refuse_rows((values < 0) | (values > MAX_G_PER_KWH), name, problem, fix, shown)
     return values
 
 
@@ -354,8 +375,12 @@ def refuse_rows(wrong: ArrayLike, field: str, problem: str, fix: str, texts: pd.
     """Raise InputError for the first row that is wrong, if any; with its text, if texts are given."""
     rows = np.flatnonzero(wrong)
     if rows.size:
-        text = "" if texts is None else f"{one_line(texts.iloc[rows[0]], 40)!r} "
+        text = "" if texts is None else f"{_shown(texts.iloc[rows[0]])} "
         raise InputError(field, f"row {rows[0] + 1}: {text}{problem}", fix)
+
+
+def _shown(cell: object) -> str:
+    return repr(one_line(cell, 40)) if isinstance(cell, str) else f"{cell:g}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,47 @@
+"""No input makes the command line print a traceback, or work for long."""
+
+from __future__ import annotations
+
+import json
+import time
+from random import Random
+
+import pytest
+
+from lowcarb_scheduler.cli import main
+from support.cli_fuzz import make_case
+
+MOST_CPU_S = 5.0  # of one input
+
+
+def check(seed, folder, capsys):
+    """Run the case of a seed, and check what it says."""
+    case = make_case(Random(seed), folder)
+    what = f"seed {seed}: {case.changes} {str(case.arguments)[:1000]}"
+    began = time.process_time()
+    code = main(case.arguments)
+    took = time.process_time() - began
+    out, err = capsys.readouterr()
+    assert code in (0, 1, 2), what
+    assert "Internal error" not in out + err, f"{what}\n{(out + err)[:2000]}"
+    assert "Traceback" not in out + err, what
+    assert took < MOST_CPU_S, f"{what} took {took:.1f} s"
+    if "--json" in case.arguments and code is not None and out:
+        json.loads(out)
+    if code and "--json" not in case.arguments and "doctor" not in case.arguments:
+        assert err.strip(), what
+
+
+@pytest.mark.parametrize("group", range(10))
+def test_no_input_ends_in_a_traceback(group, tmp_path, capsys):
+    for seed in range(20 * group, 20 * group + 20):
+        (folder := tmp_path / str(seed)).mkdir()
+        check(seed, folder, capsys)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("group", range(20))
+def test_no_input_of_many_ends_in_a_traceback(group, tmp_path, capsys):
+    for seed in range(1000 + 100 * group, 1100 + 100 * group):
+        (folder := tmp_path / str(seed)).mkdir()
+        check(seed, folder, capsys)
