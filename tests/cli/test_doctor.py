@@ -96,6 +96,13 @@ def test_every_check_is_made_although_others_fail(capsys, monkeypatch, tmp_path)
     ]  # fmt: skip
 
 
+def test_a_deadline_is_compared_with_the_clock(capsys, monkeypatch):
+    monkeypatch.setenv("LOWCARB_FINISH_BY", "2099-01-01T00:00Z")
+    for year, states in ((2098, set()), (2100, {"fault"})):
+        answer = cli_files.run(capsys, "doctor", "--json", clock=VirtualClock(NOW.replace(year=year)))
+        assert {check["state"] for name, check in checks(answer).items() if name == "finish-by"} == states
+
+
 def test_settings_that_cannot_be_read_do_not_hide_the_installation(capsys, tmp_path):
     (tmp_path / ".env").write_bytes(b"\xff")
     answer = run(capsys, "doctor", "--json")
@@ -140,24 +147,25 @@ def test_no_secret_is_shown_though_a_server_echoes_it(capsys, monkeypatch):
     for json in ([], ["--json"]):
         shown = run(capsys, *arguments, *json, open_source=echoing)
         assert shown.code == 1
+        assert "bad token" in shown.out
         assert "hush" not in shown.out + shown.err
         assert "set (environment)" in shown.out
 
 
 def test_everything_is_asked_at_once_so_that_it_takes_as_long_as_one_look_up(capsys):
-    together = threading.Barrier(4, timeout=20)  # two calls to each of two sources
+    together, asked = threading.Barrier(4, timeout=20), []  # two calls to each of two sources
 
     class Silent(ForecastSource):
         actual = None
 
         def forecast(self, locations, now, *, timeout=None):
-            together.wait()
+            asked.append(together.wait())
             raise ForecastUnavailableError(dict.fromkeys(locations, "no answer within 30 s"))
 
         def known_locations(self, *, timeout=None):
-            together.wait()
+            asked.append(together.wait())
             return {}
 
     silent = cli_files.opener({"a": Silent(), "b": Silent()})
     assert run(capsys, "doctor", "--source", "a,b", "--location", "DE", open_source=silent).code == 1
-    assert not together.broken
+    assert sorted(asked) == [0, 1, 2, 3]

@@ -9,7 +9,7 @@ from lowcarb_scheduler.clock import HOUR_US, VirtualClock, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError
 from lowcarb_scheduler.forecasts.base import Forecast, ForecastSource
 from lowcarb_scheduler.intensity import IntensityTable, Provenance
-from support.cli_files import NOW, opener, run
+from support.cli_files import NOW, opener, run, write_job
 
 HOURS = [HOUR_US * h + to_us(NOW) for h in range(48)]
 
@@ -306,6 +306,13 @@ def test_all_of_it_takes_no_longer_than_the_time_limit(forecast, monkeypatch, so
     assert (answer.code, answer.err) == (0, "")
     assert [limit.total_seconds() for limit in slow.limits] == [27, 2, 1]
     assert clock.now() - began == timedelta(seconds=30)
+
+
+def test_a_plan_waits_for_its_source_no_longer_either(capsys, tmp_path, sources, clock):
+    sources["slow"] = slow = Slow(clock)
+    files = ["--job", write_job(tmp_path), "--source", "slow"]
+    assert run(capsys, "plan", *files, clock=clock, open_source=opener(sources)).code == 0
+    assert [limit.total_seconds() for limit in slow.limits] == [27, 2, 1]
 
 
 class Unlimited(Whole):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 
+from lowcarb_scheduler.clock import VirtualClock
 from support.cli_files import NOW, clients, forecast_rows, job, run, write_forecast, write_job
 
 KEYS = {
@@ -160,9 +162,16 @@ def test_no_window_without_a_gap_is_exit_1(tmp_path, capsys):
     assert run(capsys, "plan", *files).code == 1
 
 
+def test_without_now_the_plan_starts_at_the_clock(tmp_path, capsys):
+    files = ["--job", write_job(tmp_path, now=None), "--forecast", write_forecast(tmp_path), "--json"]
+    late = VirtualClock(NOW + timedelta(hours=12))
+    document = run(capsys, "plan", *files, "--patience", 0, clock=late).document
+    assert document["rounds"][0]["opens_at"] == "2026-03-02T12:00:00Z"
+
+
 def test_a_forecast_that_is_over_says_so_and_names_now(tmp_path, capsys):
     files = ["--job", write_job(tmp_path, now=None), "--forecast", write_forecast(tmp_path)]
-    answer = run(capsys, "plan", *files, "--json")
+    answer = run(capsys, "plan", *files, "--json", clock=VirtualClock(NOW + timedelta(days=9)))
     assert answer.code == 1
     assert answer.document["error"]["kind"] == "forecast_unavailable"
     assert set(answer.document["error"]["missing"]) == {"DE", "FR"}

@@ -3,7 +3,9 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from support.cli_files import run
+from lowcarb_scheduler.clock import VirtualClock
+from support.cli_files import opener, run
+from support.forecast_sources import DAY, Web
 from support.ledgers import read_records
 from support.report_ledger import ACTUAL, START, run_events, write_ledger
 
@@ -94,6 +96,14 @@ def test_what_happened_can_be_asked_for_later(capsys, unsettled, run_dir, actual
     assert run(capsys, *arguments).document["refreshed"] == nothing
     assert "Nothing to fetch" in run(capsys, "report", unsettled, "--refresh").out
     assert len(read_records(unsettled)) == lines
+
+
+def test_a_source_on_the_web_can_be_asked_too(capsys, unsettled):
+    web = Web()
+    answer = run(capsys, "report", unsettled, "--refresh", "--source", "web", "--json",
+                 clock=VirtualClock(START + DAY), open_source=opener({"web": web}))  # fmt: skip
+    assert answer.document["refreshed"]["learned"] == [1, 2, 3]
+    assert web.kinds == ["actual"]
 
 
 def test_a_source_is_asked_only_to_refresh(capsys, unsettled, actual):
