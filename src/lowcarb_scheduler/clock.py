@@ -75,6 +75,38 @@ class VirtualClock:
         self._now = max(self._now, to_utc(when, "when"))  # threads of a simulation may sleep past each other
 
 
+class SteadyClock:
+    """Time of a clock that goes on where the clock is set back.
+
+    A clock promises that a sleep lasts no longer than asked for. If it shows an earlier time after a sleep,
+    it was set back meanwhile, and a wait must not be longer for it.
+
+    Parameters
+    ----------
+    clock : Clock
+        The clock; until it is set back, both show the same time.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._behind, self._last = clock, timedelta(0), clock.now()
+
+    def now(self) -> datetime:
+        """Return the time, never earlier than before."""
+        self._behind = max(self._behind, self._last - self._clock.now())
+        self._last = max(self._last, self._clock.now() + self._behind)
+        return self._last
+
+    def sleep_until(self, when: datetime) -> None:
+        """Sleep until ``when`` on this clock."""
+        self._clock.sleep_until(when - self._behind)
+        self._last = max(self._last, when)
+
+
+def real_clock(clock: Clock) -> Clock:
+    """Return the clock of what nodes do: real time passes for them also where a virtual clock jumps."""
+    return SystemClock() if isinstance(clock, VirtualClock) else clock
+
+
 def cpu_seconds() -> float:
     """Return the CPU time of this process [s], which does not depend on the load of the machine."""
     return time.process_time()

@@ -276,12 +276,24 @@ class NodesAwaited(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodesChanged(Event):
-    """Nodes that joined or changed since the last look, and the ids of those that left."""
+    """Nodes that joined or changed since the last look, and the ids of those that left.
+
+    Parameters
+    ----------
+    joined : tuple of Node
+        Nodes that joined or changed.
+    left : tuple of str
+        Ids of those that left, and former ids of those that changed theirs.
+    better_known : mapping of str to str, optional
+        Former and present ids of nodes that stayed, and of which more is known now: what they have done so
+        far counts for the present id, at the present location.
+    """
 
     name: ClassVar[str] = "nodes"
 
     joined: tuple[Node, ...]
     left: tuple[str, ...]
+    better_known: Mapping[str, str] | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -592,6 +604,9 @@ class RunFinished(Event):
     jain: float
     min_turns: int
     max_turns: int
+    # The saving is of the rounds whose emissions are known: their number, and why those of others are not.
+    saving_rounds: int | None = field(default=None, metadata=LATER)
+    unknown_because: str | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

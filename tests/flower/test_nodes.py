@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,8 +14,16 @@ from lowcarb_scheduler.flower.nodes import LocationResolver, NodeRegistry
 from lowcarb_scheduler.forecasts.base import ForecastSource
 from lowcarb_scheduler.scheduling.locations import Place, read_places
 from lowcarb_scheduler.testing import InMemoryGrid
+from support.apps import SilentGrid, node_configs
+from support.clocks import Machine
 
 MINUTE = timedelta(minutes=1)
+
+
+def registry_of(places=None, source=None, default_location=None, note=lambda _: None, clock=None):
+    """Return a registry on a clock that stands still, or on the one given."""
+    clock = Machine(datetime(2026, 3, 2, tzinfo=UTC)) if clock is None else clock
+    return NodeRegistry(places or {}, LocationResolver(source), default_location, 300.0, note, clock)
 
 
 @pytest.fixture
@@ -27,7 +35,7 @@ def look():
         grid = InMemoryGrid(app or CarbonClientApp(), configs)
         for config, name, location in registered:
             grid.join(config, name, location)
-        known = NodeRegistry(places or {}, LocationResolver(source), default_location, 300.0, notes.append)
+        known = registry_of(places or {}, source, default_location, notes.append)
         return list(known.observe(grid, list(grid.get_node_ids())).values()), notes
 
     return profiles
@@ -96,7 +104,7 @@ def test_two_nodes_with_one_name_get_different_keys(look):
 def test_entries_of_the_file_without_a_node_are_listed():
     grid = InMemoryGrid(CarbonClientApp(), [{"partition-id": 0}])
     places = {"0": Place("DE"), "supernode-1": Place("FR")}
-    registry = NodeRegistry(places, LocationResolver(None), None, 300.0, lambda _: None)
+    registry = registry_of(places)
     registry.observe(grid, list(grid.get_node_ids()))
     assert registry.unmatched() == ["supernode-1"]
 
@@ -108,28 +116,51 @@ def test_power_may_be_spelt_with_underscore_as_in_a_job_file():
 
 def test_each_node_is_queried_once():
     grid = InMemoryGrid(CarbonClientApp(), [{"location": "DE"}])
-    registry = NodeRegistry({}, LocationResolver(None), None, 300.0, lambda _: None)
+    registry = registry_of()
     for _ in range(3):
         registry.observe(grid, list(grid.get_node_ids()))
     assert len(grid.sent) == 1
 
 
-def test_a_silent_node_is_queried_three_times_and_planned_with_defaults():
-    from flwr.clientapp import ClientApp
-
-    grid = InMemoryGrid(ClientApp(), [{"location": "FR"}])
-    registry = NodeRegistry({}, LocationResolver(None), "DE", 300.0, lambda _: None)
-    for _ in range(6):
-        (profile,) = registry.observe(grid, list(grid.get_node_ids())).values()
+def test_a_silent_node_is_planned_with_defaults_and_queried_again_after_growing_pauses(midnight):
+    grid, machine, asked = SilentGrid(node_configs(1)), Machine(midnight), []
+    grid.silent = {101}
+    registry = registry_of(default_location="DE", clock=machine)
+    for minute in range(6 * 60):
+        (profile,) = registry.observe(grid, [101]).values()
         assert (profile.location, profile.power_watts, profile.power_assumed) == ("DE", 300.0, True)
         assert profile.duration is None
-    assert len(grid.sent) == 3
-    assert {message.metadata.ttl for message in grid.sent} == {60.0}  # nobody answers a question of yesterday
+        if len(grid.sent) > len(asked):
+            asked.append(minute)
+        machine.work(MINUTE)
+    # For as long as the node runs, at last every hour: whoever recovers is known within it.
+    assert asked == [0, 1, 3, 7, 15, 31, 63, 123, 183, 243, 303]
+    # A node that returns finds no more than one query.
+    assert [message.metadata.ttl for message in grid.sent[:4]] == [60.0, 120.0, 240.0, 480.0]
+    assert machine.now() == midnight + 6 * 60 * MINUTE  # nobody waited for it
+
+
+def test_an_answer_counts_whenever_it_comes(midnight):
+    grid, machine = SilentGrid(node_configs(2)), Machine(midnight)
+    grid.silent = {101, 102}
+    registry = registry_of(clock=machine)
+    assert [p.id for p in registry.observe(grid, [101, 102]).values()] == ["101", "102"]
+    assert registry.awaited == 2
+    grid.answer(102)
+    assert [(p.id, p.location) for p in registry.observe(grid, [101, 102]).values()] == [
+        ("101", None), ("1", "FR"),
+    ]  # fmt: skip
+    machine.work(timedelta(hours=5))
+    grid.answer(101)
+    grid.silent = {}
+    assert [p.id for p in registry.observe(grid, [101, 102]).values()] == ["0", "1"]
+    assert registry.awaited == 0
+    assert registry.observe(grid, [101, 102]) == registry.alive
 
 
 def test_a_node_that_returns_is_queried_again():
     grid = InMemoryGrid(CarbonClientApp(), [{"name": "a"}, {"name": "b"}])
-    registry = NodeRegistry({}, LocationResolver(None), None, 300.0, lambda _: None)
+    registry = registry_of()
     assert len(registry.observe(grid, [101, 102])) == 2
     assert [p.id for p in registry.observe(grid, [102]).values()] == ["b"]
     assert [p.id for p in registry.observe(grid, [101, 102]).values()] == ["a", "b"]
@@ -271,7 +302,7 @@ def test_without_coordinates_of_the_source_the_default_is_used(look, source):
 def test_a_source_without_answer_is_requested_again_at_the_next_update():
     source, notes = Atlas(failures=2), []
     grid = InMemoryGrid(CarbonClientApp(), [{"location": "52.5,13.4"}, {"location": "50,9"}])
-    registry = NodeRegistry({}, LocationResolver(source), "FR", 300.0, notes.append)
+    registry = registry_of(None, source, "FR", notes.append)
     seen = [[p.location for p in registry.observe(grid, [101, 102]).values()] for _ in range(4)]
     assert seen == [["FR", "FR"], ["FR", "FR"], *[["germanynorth", "germanywestcentral"]] * 2]
     assert source.calls == 3
@@ -282,7 +313,7 @@ def test_a_source_without_answer_is_requested_again_at_the_next_update():
 def test_a_source_that_never_answers_is_requested_three_times():
     source = Atlas(failures=99)
     grid = InMemoryGrid(CarbonClientApp(), [{"location": "52.5,13.4"}])
-    registry = NodeRegistry({}, LocationResolver(source), "FR", 300.0, lambda _: None)
+    registry = registry_of(None, source, "FR")
     for _ in range(9):
         registry.observe(grid, [101])
     assert source.calls == 3

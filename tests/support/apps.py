@@ -9,6 +9,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from lowcarb_scheduler import CarbonClientApp
+from lowcarb_scheduler.flower.client import QUERY
 from lowcarb_scheduler.testing import InMemoryGrid
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -157,3 +158,39 @@ class EditingGrid(InMemoryGrid):
         if self._edit is not None and reply.has_content():
             self._edit(message, reply)
         return reply
+
+
+class SilentGrid(InMemoryGrid):
+    """A grid some nodes of which do not answer the profile query, or answer it late.
+
+    Attributes
+    ----------
+    silent : set of int
+        Nodes whose answers are kept back.
+    clock : Machine or None
+        Clock that passes while somebody waits for replies that do not come.
+    """
+
+    def __init__(self, configs, app=None):
+        super().__init__(app or make_app(), configs)
+        self.silent, self.clock, self._kept = set(), None, {}
+
+    def answer(self, *node_ids):
+        """Let the answers through that were kept back of some nodes."""
+        for node_id in node_ids:
+            self._replies |= self._kept.pop(node_id, {})
+
+    def push_messages(self, messages):
+        ids = super().push_messages(messages)
+        for message_id, message in zip(ids, self.sent[len(self.sent) - len(ids) :], strict=True):
+            node_id = message.metadata.dst_node_id
+            if node_id in self.silent and message.metadata.message_type == QUERY:
+                self._kept[node_id] = {message_id: self._replies.pop(message_id)}
+        return ids
+
+    def send_and_receive(self, messages, *, timeout=None):
+        ids = self.push_messages(messages)
+        replies = self.pull_messages(ids)
+        if len(replies) < len(ids) and self.clock is not None:
+            self.clock.work(timedelta(seconds=timeout))
+        return replies

@@ -125,6 +125,23 @@ def known_sum(parts: Iterable[float | None]) -> float | None:
     return sum(known) if values and len(known) == len(values) else None
 
 
+def known_saving(rounds: Iterable[tuple[float | None, float | None]]) -> tuple[float | None, int]:
+    """Return the saving over the rounds whose emissions are known, and the number of these.
+
+    Parameters
+    ----------
+    rounds : iterable of (float or None, float or None)
+        Realised and run-now emissions of each round [gCO2eq].
+    """
+    known = [
+        (realised, run_now) for realised, run_now in rounds if realised is not None and run_now is not None
+    ]
+    if not known:
+        return None, 0
+    realised_g, run_now_g = (sum(column) for column in zip(*known, strict=True))
+    return saving(realised_g, run_now_g), len(known)
+
+
 def jain_index(turns: ArrayLike) -> float:
     """Return Jain's fairness index of turns: 1 if all are equal, 1/C if one client takes all.
 

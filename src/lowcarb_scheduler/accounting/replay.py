@@ -6,10 +6,10 @@ from collections import Counter, defaultdict
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from lowcarb_scheduler.accounting.emissions import jain_index, known_sum, saving
-from lowcarb_scheduler.accounting.turns import expected_g, realised_g
+from lowcarb_scheduler.accounting.emissions import jain_index, known_saving, known_sum
+from lowcarb_scheduler.accounting.turns import attributed, expected_g, realised_g
 from lowcarb_scheduler.events import (
     ActualReceived,
     CorrectionSettled,
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.events import Event, Member, Node, Turn
     from lowcarb_scheduler.intensity import IntensityTable
+
+_ROUNDING_KWH: Final = 1e-12  # what is left where a sum of energy is taken back
 
 
 @dataclass(slots=True)
@@ -148,6 +150,42 @@ class RoundRecord:
         """Its emissions together."""
         return Figures(round=self.number, planned_g=self.planned_g, realised_g=self.realised_g,
                        run_now_g=self.run_now_g, evaluation_g=self.evaluation_g)  # fmt: skip
+
+    def attribute(self, nodes: Mapping[str, Node]) -> bool:
+        """Enter the work of nodes under what became known of them later; return whether any took part.
+
+        Parameters
+        ----------
+        nodes : mapping of str to Node
+            By former id, the nodes as they are known now.
+        """
+        ids = {turn.id for turn in (*self.turns, *self.evaluated)} | self.connected.keys()
+        if ids.isdisjoint(nodes):
+            return False
+        for turns in (self.turns, self.evaluated):
+            turns[:] = [attributed(turn, nodes[turn.id]) if turn.id in nodes else turn for turn in turns]
+        connected = (nodes.get(key, node) for key, node in self.connected.items())
+        self.connected = {node.id: node for node in connected}
+        members = tuple(
+            replace(member, id=nodes[member.id].id, location=nodes[member.id].location)
+            if member.id in nodes else member
+            for member in self.opened.nodes
+        )  # fmt: skip
+        self.opened = replace(self.opened, nodes=members)
+        if self.closed is not None:
+            self.closed = replace(self.closed, energy_kwh=sum(turn.energy_kwh for turn in self.turns))
+        return True
+
+    def unknown_because(self) -> str | None:
+        """Return why its emissions are not known; None where they are."""
+        if self.realised_g is not None and self.run_now_g is not None:
+            return None
+        unplaced = {node.id for node in self.connected.values() if node.location is None}
+        unplaced |= {turn.id for turn in self.turns if turn.location is None}
+        if unplaced:
+            named = ", ".join(sorted(unplaced)[:3]) + (", ..." if len(unplaced) > 3 else "")
+            return f"the location of {len(unplaced)} node(s) is not known ({named})"
+        return f"the actual intensity of round {self.number} is not known"
 
     def settle(self, figures: Figures) -> None:
         """Enter emissions as they are known by now."""
@@ -325,6 +363,8 @@ class Record:
                 # A new mapping: the rounds before keep theirs.
                 self.nodes = {key: node for key, node in self.nodes.items() if key not in left} | joined
                 self.all_nodes |= joined
+                if event.better_known:
+                    self._attribute({old: self.nodes[new] for old, new in event.better_known.items()})
                 self.turns = dict.fromkeys(joined, 0) | self.turns
             case ForecastReceived():
                 self.forecasts.append(event.intensity)
@@ -395,6 +435,25 @@ class Record:
                 # Run-now does the same rounds without waits: the next one opens when this one would end.
                 self.run_now_at = current.run_now_at + event.took
                 self.is_open, self.activity = False, "preparing"
+
+    def _attribute(self, nodes: Mapping[str, Node]) -> None:
+        """Enter what nodes have done so far under what is known of them now."""
+        former = {old for old, node in nodes.items() if old != node.id}
+        self.all_nodes = {key: node for key, node in self.all_nodes.items() if key not in former}
+        self.turns = dict(_renamed(self.turns, nodes))
+        self._turns_before = _renamed(self._turns_before, nodes)
+        open_round = [self.current] if self.is_open and self.current is not None else []
+        for worked in (*self.closed.values(), *open_round):
+            before = list(worked.turns)
+            if not worked.attribute(nodes):
+                continue
+            for sign, turns in ((-1, before), (1, worked.turns)):
+                for turn in turns:
+                    self.energy_by_basis[turn.energy_basis] += sign * turn.energy_kwh
+            if worked.closed is not None:
+                worked.settle(figures_of(worked, self.actual))
+        for basis in [name for name, kwh in self.energy_by_basis.items() if abs(kwh) < _ROUNDING_KWH]:
+            del self.energy_by_basis[basis]
 
     def settle(self, late: Iterable[Figures]) -> None:
         """Enter figures of rounds that were learned after these had closed."""
@@ -469,8 +528,22 @@ class Record:
 
     @property
     def saving(self) -> float | None:
-        """Part of the run-now emissions that was avoided."""
-        return saving(self.realised_g, self.run_now_g)
+        """Part of the run-now emissions that was avoided, in the rounds whose emissions are known."""
+        return self._known_saving[0]
+
+    @property
+    def saving_rounds(self) -> int:
+        """Number of rounds whose emissions are known."""
+        return self._known_saving[1]
+
+    @property
+    def _known_saving(self) -> tuple[float | None, int]:
+        return known_saving((r.realised_g, r.run_now_g) for r in self.rounds)
+
+    @property
+    def unknown_because(self) -> str | None:
+        """Reason why the emissions of a round are not known; None where all are."""
+        return next((why for r in self.rounds if (why := r.unknown_because())), None)
 
     @property
     def energy_kwh(self) -> float:
@@ -496,6 +569,14 @@ class Record:
     def jain(self) -> float:
         """Jain's index of completed turns."""
         return jain_index(list(self.turns.values()))
+
+
+def _renamed(turns: Mapping[str, int], nodes: Mapping[str, Node]) -> Counter[str]:
+    """Return numbers of turns by the present ids of nodes; those of one node are added up."""
+    counted: Counter[str] = Counter()
+    for key, count in turns.items():
+        counted[nodes[key].id if key in nodes else key] += count
+    return counted
 
 
 def summarise(events: Iterable[Event]) -> Record:

@@ -131,6 +131,18 @@ def turn_of(
     )  # fmt: skip
 
 
+def attributed(turn: Turn, node: Node) -> Turn:
+    """Return a turn as one of a node whose profile became known only after it."""
+    same_power = node.power_watts == turn.power_watts
+    hours = (turn.ended_at - turn.started_at) / _HOUR
+    is_kept = same_power or turn.energy_basis == "measured"
+    return replace(
+        turn, id=node.id, location=node.location, power_watts=node.power_watts,
+        energy_kwh=turn.energy_kwh if is_kept else node.power_watts / 1000 * hours,
+        energy_basis=turn.energy_basis if is_kept else "estimated",
+    )  # fmt: skip
+
+
 def realised_g(turns: Sequence[Turn], actual: IntensityTable) -> float | None:
     """Return the emissions of turns [gCO2eq]; None if actual intensity has a gap."""
     return _sum_g(emitted_g(turns, actual))

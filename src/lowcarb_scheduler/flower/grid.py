@@ -87,10 +87,11 @@ class Sampling(NamedTuple):
         return self.fraction == 0 and self.at_least == 0
 
     def size(self, connected: int, clients_per_round: int | None) -> tuple[int, int]:
-        """Return the number of nodes to train, and the least number that is enough."""
+        """Return the number of nodes to train, and the least number that has to be connected for that."""
         own = connected if self.fraction is None else int(connected * self.fraction)
         wanted = clients_per_round or max(own, self.at_least, 1)
-        return wanted, max(1, min(self.at_least, wanted))
+        # What has to be available is a quorum: a bare strategy samples nobody while fewer are connected.
+        return wanted, max(1, min(self.at_least, wanted), self.available)
 
     def evaluating(self, where: str, alive: Iterable[int], done: Collection[int]) -> list[int]:
         """Return the nodes that evaluate: those that have trained, all, or none, as the setting says."""

@@ -2,7 +2,8 @@
 
 Each value comes from the first of these that has a valid one: the locations file, the registration of the
 node at the SuperLink, its answer to ``query.lowcarb``, the default. No node is trusted: an invalid claim is
-logged once and passed over.
+logged once and passed over. Nobody waits here for an answer: a node has a profile from the first look on, and
+a better one once it has answered.
 """
 
 from __future__ import annotations
@@ -16,22 +17,25 @@ import numpy as np
 from flwr.app import Message, RecordDict
 
 from lowcarb_scheduler.accounting.turns import Profile
+from lowcarb_scheduler.clock import SteadyClock
 from lowcarb_scheduler.errors import ForecastUnavailableError, near_miss, reason_of
 from lowcarb_scheduler.flower.client import QUERY, RECORD
+from lowcarb_scheduler.forecasts.backoff import Backoff
 from lowcarb_scheduler.scheduling.messages import listed
 from lowcarb_scheduler.validation import coordinates_of, duration_of, finite_number, name_of, power_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from flwr.serverapp import Grid
 
+    from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.forecasts.base import ForecastSource
     from lowcarb_scheduler.scheduling.locations import Place
 
-# A reply that comes later is of no use, and a node that is offline must not find old queries when it returns.
-_QUERY_TIMEOUT_S: Final = 60.0
-_MAX_QUERIES: Final = 3  # to a node that does not answer
+ANSWERING: Final = timedelta(seconds=60)  # time for the first answer of a node
+_LONGEST_PAUSE: Final = timedelta(hours=1)  # between two queries of a node that does not answer
 _MAX_NAMED: Final = 3  # nodes in a log line
 _MAX_LINES: Final = 10  # of one update: 2,000 nodes may make 2,000 different claims
 _MAX_DISTANCE_KM: Final = 500.0  # a location further away is probably in another grid
@@ -48,9 +52,73 @@ class _Node:
     name: str | None = None  # as registered at the SuperLink by the operator of the node
     location: str | None = None
     claims: Mapping[str, Any] = field(default_factory=dict)
-    unanswered: int = 0
     is_unplaced: bool = False  # a location was given, but could not be resolved
     profile: Profile | None = None
+
+
+class _Queries:
+    """Queries of nodes for their claims: pushed at one look, and their answers taken at later ones.
+
+    A node that does not answer is asked again after pauses that double.
+    """
+
+    def __init__(self, clock: Clock, answering: timedelta) -> None:
+        self._clock, self._answering = SteadyClock(clock), answering
+        self._paces: dict[int, Backoff] = {}  # of connected nodes, by id
+        self._answered: set[int] = set()
+        self._open: dict[str, int] = {}  # node ids by the id of the message
+        self.silent: set[int] = set()  # nodes with an error for an answer, or none in time
+
+    @property
+    def awaited(self) -> int:
+        """Number of nodes that may still answer in time."""
+        return len(set(self._open.values()) - self.silent)
+
+    def update(self, grid: Grid, node_ids: Sequence[int]) -> dict[int, Mapping[str, Any]]:
+        """Take the answers that have come, ask the nodes that are due, and return the claims by node id."""
+        connected = set(node_ids)  # others are forgotten, and asked again should they return
+        self._answered &= connected
+        self.silent &= connected
+        self._open = {key: node_id for key, node_id in self._open.items() if node_id in connected}
+        self._paces = {
+            node_id: self._paces.get(node_id) or Backoff(self._answering, _LONGEST_PAUSE)
+            for node_id in node_ids
+        }
+        claims = self._collect(grid)
+        now = self._clock.now()
+        due = [n for n, pace in self._paces.items() if n not in self._answered and pace.due(now)]
+        if due:
+            self._ask(grid, due, now)
+            claims |= self._collect(grid)
+        return claims
+
+    def _ask(self, grid: Grid, node_ids: Sequence[int], now: datetime) -> None:
+        self.silent.update(node_id for node_id in node_ids if self._paces[node_id].failures)
+        asked = set(node_ids)
+        self._open = {key: node_id for key, node_id in self._open.items() if node_id not in asked}
+        messages = []
+        for node_id in node_ids:
+            self._paces[node_id].record(now, succeeded=False)
+            # A node that is offline must not find more than one query when it returns.
+            ttl = self._paces[node_id].pause.total_seconds()
+            messages.append(Message(RecordDict(), node_id, QUERY, ttl=ttl))
+        grid.push_messages(messages)
+        self._open |= {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
+
+    def _collect(self, grid: Grid) -> dict[int, Mapping[str, Any]]:
+        claims: dict[int, Mapping[str, Any]] = {}
+        for reply in grid.pull_messages(list(self._open)) if self._open else ():
+            # An error reply names the SuperLink as its source: only the message id leads to the node.
+            node_id = self._open.pop(reply.metadata.reply_to_message_id, None)
+            if node_id is None:
+                continue
+            if reply.has_content() and RECORD in reply.content.config_records:
+                claims[node_id] = dict(reply.content.config_records[RECORD])
+                self._answered.add(node_id)
+                self.silent.discard(node_id)
+            else:
+                self.silent.add(node_id)
+        return claims
 
 
 class NodeRegistry:
@@ -68,6 +136,10 @@ class NodeRegistry:
         Power of nodes without a valid one [W].
     note : callable
         Logs a line about invalid claims.
+    clock : Clock
+        Clock of the nodes, in real time.
+    answering : timedelta (default: a minute)
+        Time for the first answer of a node, after which it is asked again.
 
     Attributes
     ----------
@@ -82,25 +154,41 @@ class NodeRegistry:
         default_location: str | None,
         default_power_watts: float,
         note: Callable[[str], None],
+        clock: Clock,
+        answering: timedelta = ANSWERING,
     ) -> None:
         self._places, self._resolver, self._note = places, resolver, note
         self._default_location, self._default_power_watts = default_location, default_power_watts
         self.alive: dict[int, Profile] = {}
         self._nodes: dict[int, _Node] = {}
         self._matched: set[str] = set()
+        self._queries = _Queries(clock, answering)
+        self._silent = 0
         self._invalid: defaultdict[str, list[str]] = defaultdict(list)  # problem: keys of the nodes with it
 
+    @property
+    def awaited(self) -> int:
+        """Number of nodes whose answer may still come in time."""
+        return self._queries.awaited
+
     def observe(self, grid: Grid, node_ids: Sequence[int]) -> dict[int, Profile]:
-        """Return the profiles of connected nodes; new ones are queried, and silent ones up to three times."""
+        """Return the profiles of connected nodes by what is known now.
+
+        New nodes are asked for theirs, and silent ones again; answers are taken at later looks.
+        """
         # Others are forgotten: a node id can come back with another configuration.
         self._nodes = {node_id: self._nodes.get(node_id) or _Node() for node_id in node_ids}
-        changed = {
-            node_id: node
-            for node_id, node in self._nodes.items()
-            if node.profile is None or 0 < node.unanswered < _MAX_QUERIES
-        }
+        changed = {node_id: node for node_id, node in self._nodes.items() if node.profile is None}
         if changed:
-            self._query(grid, changed)
+            self._read_registrations(grid, changed)
+        # The client manager of Flower's old API may know claims, of nodes that cannot be queried.
+        known_claims = getattr(grid, "known_claims", None)
+        told = known_claims(changed) if known_claims else None
+        claims = self._queries.update(grid, node_ids) if told is None else told
+        for node_id, claimed in claims.items():
+            self._nodes[node_id].claims = claimed
+            changed[node_id] = self._nodes[node_id]
+        self._note_silent(len(self._queries.silent if told is None else changed.keys() - told.keys()))
         if self._resolver.may_learn:
             changed |= {node_id: node for node_id, node in self._nodes.items() if node.is_unplaced}
         if changed:
@@ -116,29 +204,20 @@ class NodeRegistry:
         """Return the entries of the locations file that no node has matched."""
         return sorted(set(self._places) - self._matched)
 
-    def _query(self, grid: Grid, nodes: Mapping[int, _Node]) -> None:
-        """Read the registrations of nodes from the SuperLink, and their claims from the nodes themselves."""
+    def _read_registrations(self, grid: Grid, nodes: Mapping[int, _Node]) -> None:
+        """Read name and location of nodes as registered at the SuperLink, where it stores them."""
         for info in grid.get_nodes():
             if node := nodes.get(info.node_id):
-                # NodeInfo has a name and a location only where the SuperLink stores them.
                 node.name, node.location = (name_of(getattr(info, key, "")) for key in ("name", "location"))
-        known_claims = getattr(grid, "known_claims", None)  # of the client manager of Flower's old API
-        claims = known_claims(nodes) if known_claims else None
-        if claims is None:
-            messages = [Message(RecordDict(), node_id, QUERY, ttl=_QUERY_TIMEOUT_S) for node_id in nodes]
-            claims = {
-                reply.metadata.src_node_id: dict(reply.content.config_records[RECORD])
-                for reply in grid.send_and_receive(messages, timeout=_QUERY_TIMEOUT_S)
-                if reply.has_content() and RECORD in reply.content.config_records
-            }
-        for node_id, node in nodes.items():
-            node.claims = claims.get(node_id, node.claims)
-            node.unanswered = 0 if node_id in claims else node.unanswered + 1
-        if silent := len(nodes) - len(claims):
+
+    def _note_silent(self, silent: int) -> None:
+        if silent > self._silent:
             self._note(
-                f"{silent} of {len(nodes)} node(s) did not answer query.lowcarb: without CarbonClientApp the"
-                " partition-id of a node is unknown, and entries of the locations file by it do not match"
+                f"{silent} of {len(self._nodes)} node(s) did not answer query.lowcarb: without"
+                " CarbonClientApp the partition-id of a node is unknown, and entries of the locations file by"
+                " it do not match"
             )
+        self._silent = silent
 
     def _update(self, nodes: Mapping[int, _Node]) -> None:
         """Make new profiles of nodes."""

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from flwr.superlink.grid import HttpGrid
 
 from lowcarb_scheduler._version import __version__
-from lowcarb_scheduler.accounting.turns import TurnReport
-from lowcarb_scheduler.clock import SystemClock, VirtualClock, format_time, from_us, parse_time
+from lowcarb_scheduler.accounting.turns import TurnReport, node_of
+from lowcarb_scheduler.clock import SystemClock, VirtualClock, format_time, from_us, parse_time, real_clock
 from lowcarb_scheduler.errors import InputError, PlanInfeasibleError
 from lowcarb_scheduler.events import EvaluatedOnServer, RunResumed, RunStarted
 from lowcarb_scheduler.flower.checkpoint.resume import Stage, job_of, open_folder
@@ -28,9 +28,9 @@ from lowcarb_scheduler.flower.correction.applicability import announce, settle
 from lowcarb_scheduler.flower.correction.average import OutputAverage
 from lowcarb_scheduler.flower.correction.correction import ParticipationCorrection
 from lowcarb_scheduler.flower.grid import DispatchGrid, Sampling
-from lowcarb_scheduler.flower.nodes import LocationResolver, NodeRegistry
+from lowcarb_scheduler.flower.nodes import ANSWERING, LocationResolver, NodeRegistry
 from lowcarb_scheduler.flower.telemetry import is_asked, numbers_in, validate_report
-from lowcarb_scheduler.flower.waiting import REGISTERING, NodeWait, Wait
+from lowcarb_scheduler.flower.waiting import ANSWERING_SIMULATED, REGISTERING, NodeWait, Wait
 from lowcarb_scheduler.forecasts.registry import arranged, open_sources
 from lowcarb_scheduler.ledger import Ledger
 from lowcarb_scheduler.planning.job import JobRules
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.accounting.turns import Profile
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.flower.checkpoint.resume import Progress, Resumption
+    from lowcarb_scheduler.flower.waiting import Size
     from lowcarb_scheduler.forecasts.base import ForecastSource
     from lowcarb_scheduler.scheduling.locations import Place
     from lowcarb_scheduler.scheduling.recorder import Window
@@ -101,11 +102,12 @@ class Session:
         self.progress = progress
         self._log = messages.RunLog(ledger)
         self._warn_of_node = partial(self._log.warn, "node", consequence="its turns still count")
+        of_nodes = real_clock(clock)
+        self._node_wait = NodeWait(of_nodes, self._virtual, registering, self._log)
         self._nodes = NodeRegistry(
             places, LocationResolver(source), settings.default_location, settings.default_power_watts,
-            self._warn_of_node,
+            self._warn_of_node, of_nodes, ANSWERING_SIMULATED if self._virtual else ANSWERING,
         )  # fmt: skip
-        self._node_wait = NodeWait(clock, registering, self._log)
         self._feed = IntensityFeed(source, ledger, self._log)
         self._timing = RunTiming(
             started, rounds, settings.round_duration, settings.finish_by, settings.patience,
@@ -120,6 +122,7 @@ class Session:
         stops_late = settings.on_late == "stop"
         self._replanner = Replanner(rules, self._timing, ledger, self._log, stops_late)
         self._recorder = RunRecorder(ledger, self._log, started)
+        self._entered: Mapping[int, Profile] = {}  # nodes as the recorder knows them
         self._dropouts = Dropouts()
         self._evaluation_began = started
         self._last: tuple[datetime, timedelta] | None = None  # opening and planned length of a round
@@ -239,9 +242,6 @@ class Session:
         PlanInfeasibleError
             If fewer nodes than that are connected when no slack is left.
         """
-        is_first = number == self._first_round
-        available = self._node_wait.for_available(number, grid, sampling.available, is_first)
-        clients, at_least = sampling.size(available, self._settings.clients_per_round)
         # Account: the round before is over, and has shown how long a round takes.
         self.close_round()
         now, stops_late = self._clock.now(), self._settings.on_late == "stop"
@@ -253,20 +253,24 @@ class Session:
             return self._stop(f"round {number} would end after the deadline")
         if self._ready is None or self._ready[0] != number:  # else it was asked for before a restart, too
             self._ready = number, now
-        hold = self._hold_of(number, self._ready[1])
-        is_new = True
+        size = partial(sampling.size, clients_per_round=self._settings.clients_per_round)
+        hold, is_first = self._hold_of(number, self._ready[1]), number == self._first_round
         while True:
-            # Nodes: wait for as many as the round needs.
+            # Nodes: wait for as many as the round needs, and at first for who they are.
             limits = self._timing.node_limits(number, self._clock.now())
-            alive = self._node_wait.for_enough(number, grid, clients, at_least, is_first, limits)
-            if alive < at_least:
+            alive = self._node_wait.for_enough(number, grid, size, limits, is_first)
+            if alive < (needed := size(alive)[1]):
                 deadline = self._timing.provisional_deadline
-                error = PlanInfeasibleError("too few nodes are connected", at_least, alive, deadline)
+                error = PlanInfeasibleError("too few nodes are connected", needed, alive, deadline)
                 if stops_late:
                     return self._stop(str(error))
                 raise error
+            if is_first:
+                spare = self._timing.spare(number, self._clock.now())
+                self._node_wait.for_answers(number, spare, partial(self._look_at_nodes, grid))
+                is_first = False
             # Observe nodes and forecasts, and replan if something has changed.
-            self._observe_and_replan(number, grid, clients, is_new)
+            self._observe_and_replan(number, grid, size, is_new=True)
             # Wait until the planned opening, which moves with nodes and forecasts.
             wait = Wait(self._clock, self._ledger.run_dir, number)
             for is_released in wait.wakes():
@@ -274,19 +278,22 @@ class Session:
                     hold.release()
                 now = self._clock.now()
                 if hold.until(self._replanner.upcoming(number), self._feed.forecast, now) > now:
-                    self._observe_and_replan(number, grid, clients)
+                    self._observe_and_replan(number, grid, size)
                 else:
                     # A plan made now would only delay the round.
                     self._nodes.forget_lost(set(grid.get_node_ids()))
-                if len(self._nodes.alive) < at_least:
+                alive = len(self._nodes.alive)
+                clients, needed = size(alive)
+                self._node_wait.note(alive, clients)
+                if alive < needed:
                     break
                 upcoming, now = self._replanner.upcoming(number), self._clock.now()
                 wait.until = hold.announce(upcoming, self._feed.forecast, now)
-            # Open, unless nodes were lost in the hold: those are waited for like before it, but only once.
-            if len(self._nodes.alive) >= (clients if is_new else at_least):
+            # Open, unless nodes were lost in the hold: those are waited for, and the round is planned anew.
+            limits = self._timing.node_limits(number, self._clock.now())
+            if not self._node_wait.is_due(alive, size, limits):
                 return self._open(number, clients, self._clock.now())
             hold.interrupted()
-            is_new = False
 
     def _hold_of(self, number: int, ready_at: datetime) -> Hold:
         max_hold = self._settings.max_hold
@@ -302,7 +309,27 @@ class Session:
         self._log.warn("deadline", why, "the run stops here with what it has trained, as on-late says")
         return []
 
-    def _observe_and_replan(self, number: int, grid: Grid, clients: int, is_new: bool = False) -> None:
+    def _look_at_nodes(self, grid: Grid) -> tuple[int, int]:
+        """Look at the connected nodes; return how many may still answer in time, and how many there are."""
+        alive = self._nodes.observe(grid, sorted(grid.get_node_ids()))
+        return self._nodes.awaited, len(alive)
+
+    def _observe_nodes(self, grid: Grid) -> bool:
+        """Observe the connected nodes; return whether these, or what is known of them, have changed."""
+        before, alive = self._entered, self._nodes.observe(grid, sorted(grid.get_node_ids()))
+        if alive == before:
+            return False
+        self._entered = alive
+        # A node that answers late is the one that has trained under its id until now.
+        better_known = {
+            before[node_id].id: profile.id
+            for node_id, profile in alive.items()
+            if node_id in before and node_of(before[node_id]) != node_of(profile)
+        }
+        self._recorder.update_nodes(alive.values(), better_known)
+        return True
+
+    def _observe_and_replan(self, number: int, grid: Grid, size: Size, is_new: bool = False) -> None:
         """Observe nodes and forecasts; plan anew where the standing plan does not hold any more.
 
         Parameters
@@ -311,23 +338,22 @@ class Session:
             The round that opens next.
         grid : Grid
             The nodes.
-        clients : int
-            Number of clients that are to train.
+        size : callable
+            Returns how many nodes are wanted, and how many are needed, of the number connected.
         is_new : bool
-            Whether the round is looked at for the first time: then the plan is compared in any case.
+            Whether the round was waited for, or is looked at for the first time: then the plan is compared in
+            any case.
         """
-        node_ids = sorted(grid.get_node_ids())
-        if has_news := is_new or node_ids != sorted(self._nodes.alive):
-            self._recorder.update_nodes(self._nodes.observe(grid, node_ids).values())
-            if node_ids:
-                self._warn_of_locations()
-        if not node_ids:
+        has_news = self._observe_nodes(grid) or is_new
+        if not (nodes := len(self._nodes.alive)):
             return  # nobody to plan for: the wait for nodes follows
+        if has_news:
+            self._warn_of_locations()
         places = {profile.location for profile in self._nodes.alive.values() if profile.location}
         has_news |= self._feed.refresh(places, self._clock.now(), self._time_left())
         if not has_news:
             return
-        clients = min(clients, len(node_ids))
+        clients = min(size(nodes)[0], nodes)
         seen = Observation(
             self._clock.now(), self._nodes.alive.values(), self._recorder.turns, clients, self._feed.known
         )

@@ -13,14 +13,15 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from lowcarb_scheduler.clock import EPOCH, SystemClock, VirtualClock
+from lowcarb_scheduler.clock import EPOCH, SteadyClock, VirtualClock
 from lowcarb_scheduler.documents import to_json
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.events import NodesAwaited
 from lowcarb_scheduler.scheduling import messages
+from lowcarb_scheduler.scheduling.schedule import NodeLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from datetime import datetime
     from pathlib import Path
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.scheduling.messages import RunLog
+
+    Size = Callable[[int], tuple[int, int]]  # nodes wanted and nodes needed, of the number connected
 
 # -- Hold ---------------------------------------------------------------------------------------------------
 
@@ -71,7 +74,7 @@ class Wait:
         bool
             Whether an operator's request to release the round ended the sleep.
         """
-        steady = _SteadyClock(self._clock)
+        steady = SteadyClock(self._clock)
         # A virtual clock jumps through a sleep: nobody can request anything meanwhile.
         glance = WAKE if isinstance(self._clock, VirtualClock) else GLANCE
         is_released = False
@@ -88,88 +91,75 @@ class Wait:
         return pop_release_request(self._run_dir, self._number)
 
 
-class _SteadyClock:
-    """Time of a clock that goes on where the clock is set back.
-
-    A clock promises that a sleep lasts no longer than asked for. If it shows an earlier time after a sleep,
-    it was set back meanwhile, and a hold must not be longer for it.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock, self._behind, self._last = clock, timedelta(0), clock.now()
-
-    def now(self) -> datetime:
-        self._behind = max(self._behind, self._last - self._clock.now())
-        self._last = max(self._last, self._clock.now() + self._behind)
-        return self._last
-
-    def sleep_until(self, when: datetime) -> None:
-        self._clock.sleep_until(when - self._behind)
-        self._last = max(self._last, when)
-
-
 # -- Nodes that are still to connect ------------------------------------------------------------------------
 
 REGISTERING: Final = timedelta(seconds=60)  # time that nodes take which start together with the run
+_IN_SIMULATION: Final = 5  # all nodes start on one machine, which may have other work
+ANSWERING_SIMULATED: Final = _IN_SIMULATION * REGISTERING  # time for the first answers of simulated nodes
 _POLL: Final = timedelta(seconds=2)
 _LOG_CHANGES: Final = timedelta(minutes=1)  # shortest time between two lines about new numbers of nodes
 _LOG_EVERY: Final = timedelta(minutes=15)  # the same, where nothing changes
 
 
 class NodeWait:
-    """Wait for nodes to connect: never without end, and in the open.
+    """Wait for nodes to connect and to tell who they are: never without end, and in the open.
 
     Parameters
     ----------
     clock : Clock
-        The run's. Where it is virtual, real time passes instead: it must not jump while nodes register.
+        Clock of the nodes, in real time: a virtual clock must not jump while they register.
+    is_virtual : bool
+        Whether the run's own clock is virtual. Time of the run is then no limit.
     registering : timedelta
         Time that nodes are given to connect at the start of a run.
     log : RunLog
         Takes ``nodes_awaited``, and warnings of nodes that did not connect.
     """
 
-    def __init__(self, clock: Clock, registering: timedelta, log: RunLog) -> None:
-        self._is_virtual = isinstance(clock, VirtualClock)
-        self._clock: Clock = SystemClock() if self._is_virtual else clock
+    def __init__(self, clock: Clock, is_virtual: bool, registering: timedelta, log: RunLog) -> None:
+        self._wall, self._clock, self._is_virtual = clock, SteadyClock(clock), is_virtual
         self._registering, self._log = registering, log
-        self._in_vain_with = 0  # number of nodes with which more were waited for in vain
+        self._short: tuple[int, datetime] | None = None  # nodes connected while some are missing, and since
         self._logged: tuple[int, int] | None = None  # round and number of nodes of the last line
         self._logged_at = EPOCH
 
-    def polls(self) -> Iterator[None]:
-        """Yield at every look at nodes that are still registering, the last time when that takes too long."""
-        until = self._clock.now() + self._registering
+    def polls(self, longest: timedelta | None = None) -> Iterator[None]:
+        """Yield at every look at nodes, the last time when that takes too long: as long as registering."""
+        until = self._clock.now() + (self._registering if longest is None else longest)
         while self._clock.now() < until:
             yield
             self._clock.sleep_until(min(until, self._clock.now() + _POLL))
         yield
 
-    def for_available(self, number: int, grid: Grid, wanted: int, is_first: bool) -> int:
-        """Wait before the first round for nodes that a strategy wants to be available when it samples.
+    def for_answers(self, number: int, spare: timedelta, look: Callable[[], tuple[int, int]]) -> None:
+        """Wait for the answers of new nodes, at most half of the time that can be spared.
 
-        Returns
-        -------
-        int
-            Number of nodes connected.
+        Parameters
+        ----------
+        number : int
+            The round.
+        spare : timedelta
+            Time by which the round may open later; on a virtual clock it does not count.
+        look : callable
+            Takes the answers that have come, and returns the number of nodes whose answer is still awaited,
+            and of all nodes.
         """
-        until = self._clock.now() + self._registering
-        for _ in self.polls() if is_first else (None,):
-            if (alive := _count(grid)) >= wanted:
-                return alive
-            if is_first:
-                self._report(number, alive, wanted, alive, until)
-        why = f"{alive} of {wanted} that the strategy wants to be available are connected"
-        self._log.warn("nodes", why, "it samples from those that are")
-        return alive
+        longest = min(self._registering, spare / 2)
+        if self._is_virtual:
+            longest = _IN_SIMULATION * self._registering
+        until = self._clock.now() + longest
+        for _ in self.polls(longest):
+            awaited, nodes = look()
+            if not awaited:
+                return
+            line = messages.answers_awaited(nodes - awaited, nodes, self._on_wall(until))
+            self._report(number, nodes - awaited, line, until)
+        if longest > timedelta(0):
+            why = f"{awaited} of {nodes} have not told who they are"
+            self._log.warn("nodes", why, "they are planned with defaults, and corrected once they do")
 
-    def for_enough(
-        self, number: int, grid: Grid, wanted: int, at_least: int, is_first: bool,
-        limits: tuple[datetime, datetime],
-    ) -> int:  # fmt: skip
-        """Wait for nodes that a round needs until one time, for those it only wants until another.
-
-        Nodes that are only wanted are not waited for again where that was in vain with as many connected.
+    def for_enough(self, number: int, grid: Grid, size: Size, limits: NodeLimits, is_first: bool) -> int:
+        """Wait for nodes that a round needs, and for those that it only wants.
 
         Parameters
         ----------
@@ -177,12 +167,12 @@ class NodeWait:
             The round.
         grid : Grid
             The nodes.
-        wanted, at_least : int
-            Number of nodes that are to train, and the smallest number that may.
+        size : callable
+            Returns how many nodes are wanted and how many are needed, of the number connected.
+        limits : NodeLimits
+            Time to wait for either; on a virtual clock it does not count.
         is_first : bool
             Whether nodes may still be registering.
-        limits : (datetime, datetime)
-            The two times; in real time, where the clock is virtual, they do not count.
 
         Returns
         -------
@@ -190,33 +180,60 @@ class NodeWait:
             Number of nodes connected.
         """
         began = self._clock.now()
-        needed_until, wanted_until = (began, began) if self._is_virtual else limits
-        needed_until = max(needed_until, began + self._registering)
-        wanted_until = max(wanted_until, began + self._registering if is_first else began)
-        while (alive := _count(grid)) < wanted:
-            is_enough = alive >= at_least
-            limit = wanted_until if is_enough else needed_until
-            if self._clock.now() >= limit or (is_enough and alive == self._in_vain_with):
+        while True:
+            alive = _count(grid)
+            until = self._until(alive, size, limits, began, is_first)
+            if (now := self._clock.now()) >= until:
                 break
-            self._report(number, alive, wanted, at_least, limit)
-            self._clock.sleep_until(min(limit, self._clock.now() + _POLL))
-        if at_least <= alive < wanted:
-            self._in_vain_with = alive
+            wanted, needed = size(alive)
+            line = messages.nodes_awaited(alive, max(wanted, needed), needed, self._on_wall(until))
+            self._report(number, alive, line, until)
+            self._clock.sleep_until(min(until, now + _POLL))
+        wanted, needed = size(alive)
+        if needed <= alive < wanted:
             fix = "those that are train; lower lowcarb-clients-per-round to wait for none"
             self._log.warn("nodes", f"{alive} of {wanted} are connected", fix)
         return alive
 
-    def _report(self, number: int, alive: int, wanted: int, at_least: int, until: datetime) -> None:
+    def is_due(self, alive: int, size: Size, limits: NodeLimits) -> bool:
+        """Return whether a round should wait for nodes, now that it could open but for them."""
+        now = self._clock.now()
+        return self._until(alive, size, limits, now, is_first=False) > now or alive < size(alive)[1]
+
+    def note(self, alive: int, wanted: int) -> None:
+        """Note how many nodes are connected: the time since one has been missing counts as a wait for it."""
+        if alive >= wanted:
+            self._short = None
+        elif self._short is None or alive < self._short[0]:
+            self._short = alive, self._clock.now()
+
+    def _until(self, alive: int, size: Size, limits: NodeLimits, began: datetime, is_first: bool) -> datetime:
+        """Return the end of a wait that began at some time, with as many nodes as are connected now."""
+        wanted, needed = size(alive)
+        self.note(alive, wanted)
+        if self._is_virtual:  # the run's time does not pass while real nodes register
+            limits = NodeLimits(timedelta(0), timedelta(0), timedelta(0))
+        if alive < needed:
+            return began + max(limits.needed, self._registering)
+        if self._short is None:
+            return began
+        until = min(began + limits.wanted, self._short[1] + limits.missing)
+        return max(until, began + self._registering) if is_first else until
+
+    def _on_wall(self, when: datetime) -> datetime:
+        """Return a time of the steady clock as the wall clock shows it."""
+        return self._wall.now() + (when - self._clock.now())
+
+    def _report(self, number: int, alive: int, line: str, until: datetime) -> None:
         """Report now and then the nodes that are waited for, and until when."""
-        now, line = self._clock.now(), messages.nodes_awaited(alive, wanted, at_least, until)
-        is_new = (number, alive) != self._logged
+        now, is_new = self._clock.now(), (number, alive) != self._logged
         if now < self._logged_at + (_LOG_CHANGES if is_new else _LOG_EVERY):
             return
         self._logged, self._logged_at = (number, alive), now
         if self._is_virtual:  # the ledger is in virtual time, and here it is real time that passes
             self._log.info(line)
         else:
-            self._log.report(line, NodesAwaited(round=number, until=until, reason=line))
+            self._log.report(line, NodesAwaited(round=number, until=self._on_wall(until), reason=line))
 
 
 def _count(grid: Grid) -> int:

@@ -181,6 +181,30 @@ def nodes_awaited(alive: int, wanted: int, at_least: int, until: datetime) -> st
     return f"{alive} of {wanted} nodes are connected{needed}; waiting for more until {instant(until)} at most"
 
 
+def answers_awaited(answered: int, nodes: int, until: datetime) -> str:
+    """Return the line about nodes that have still to answer the profile query."""
+    known = f"{answered} of {nodes} nodes have told who they are"
+    return f"{known}; waiting for the others until {instant(until)} at most"
+
+
+def saving_scope(known: int | None, rounds: int, why: str | None) -> str:
+    """Write of which rounds a saving is, empty where it is of all.
+
+    Parameters
+    ----------
+    known : int or None
+        Number of rounds whose emissions are known; None in ledgers of earlier versions.
+    rounds : int
+        Number of rounds.
+    why : str or None
+        Why those of others are not.
+    """
+    if known is None or known == rounds:
+        return ""
+    of = f" over {known} of {rounds} rounds" if known else ""
+    return f"{of}: {why}" if why else of
+
+
 def summary_lines(finished: RunFinished, run_dir: Path) -> list[str]:
     """Return the log lines at the end of a run, from its ``run_finished`` event."""
 
@@ -188,6 +212,7 @@ def summary_lines(finished: RunFinished, run_dir: Path) -> list[str]:
         return "unknown" if getattr(finished, name) is None else f"{getattr(finished, name):,.0f} g"
 
     saving = "unknown" if finished.saving is None else f"{finished.saving:.1%}"
+    saving += saving_scope(finished.saving_rounds, len(finished.rounds), finished.unknown_because)
     if finished.max_turns - finished.min_turns > 1:  # no headline without it: uneven turns save, too
         saving += f", with {finished.min_turns} to {finished.max_turns} turns a client"
     bases = [f"{kwh:.3f} {name}" for name, kwh in sorted(finished.energy_by_basis.items())]

@@ -7,11 +7,11 @@ few numbers for each closed round, however many clients it had.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from lowcarb_scheduler.accounting.emissions import jain_index, known_sum, saving
+from lowcarb_scheduler.accounting.emissions import jain_index, known_saving, known_sum
 from lowcarb_scheduler.accounting.replay import Record, figures_of, rounds_of, without_tables
 from lowcarb_scheduler.accounting.turns import expected_g, node_of, realised_g, turn_of
 from lowcarb_scheduler.errors import LowcarbError
@@ -100,6 +100,7 @@ class RunRecorder:
         self._figures: dict[int, Figures] = {}  # of the rounds before
         self._credited: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()  # in a row, by node
+        self._identities: dict[str, Node] = {}  # by former id, nodes of which more became known
         self._evaluation_kwh = 0.0
         self._closed_at: datetime | None = None
 
@@ -110,6 +111,8 @@ class RunRecorder:
     def _read(self, event: Event) -> None:
         """Take an event into account."""
         match event:
+            case NodesChanged() if event.better_known:
+                self._note_better_known(event)
             case RoundOpened():
                 self._fold()  # only now: evaluation may follow the close of a round
             case RoundClosed():
@@ -123,6 +126,16 @@ class RunRecorder:
         self._figures = self._known_figures
         self._record.closed.clear()
         self._record.incidents.clear()
+
+    def _note_better_known(self, event: NodesChanged) -> None:
+        """Note what became known of nodes: the figures of rounds so far are to be computed anew."""
+        nodes = {node.id: node for node in event.joined}
+        better = {old: nodes[new] for old, new in (event.better_known or {}).items()}
+        self._identities = {old: better.get(node.id, node) for old, node in self._identities.items()} | better
+        self._figures = {
+            number: Figures(round=number, planned_g=known.planned_g, evaluation_g=None)
+            for number, known in self._figures.items()
+        }
 
     @property
     def _known_figures(self) -> dict[int, Figures]:
@@ -145,20 +158,41 @@ class RunRecorder:
         """Turns that count for a node: completed, and credited for the time before it joined."""
         return {key: done + self._credited[key] for key, done in self._record.turns.items()}
 
-    def update_nodes(self, profiles: Iterable[Profile]) -> None:
+    def update_nodes(
+        self, profiles: Iterable[Profile], better_known: Mapping[str, str] | None = None
+    ) -> None:
         """Enter the connected nodes, if they or their properties have changed.
 
         A node that joins or returns is credited up to the mean of the others and owes nothing.
+
+        Parameters
+        ----------
+        profiles : iterable of Profile
+            The nodes.
+        better_known : mapping of str to str, optional
+            Former and present ids of nodes that stayed and of which more is known now.
         """
         nodes, turns = {profile.id: node_of(profile) for profile in profiles}, self.turns
+        known = {old: new for old, new in (better_known or {}).items() if old in self.nodes}
+        self._carry_over({old: new for old, new in known.items() if old != new}, turns)
         counted = [turns[key] for key in nodes if key in self.nodes]
         mean = sum(counted) // len(counted) if counted else 0
-        for key in nodes.keys() - self.nodes.keys():
+        for key in nodes.keys() - self.nodes.keys() - set(known.values()):
             self._credited[key] += max(0, mean - turns.get(key, 0))
         joined = tuple(node for key, node in nodes.items() if self.nodes.get(key) != node)
         left = tuple(key for key in self.nodes if key not in nodes)
         if joined or left:
-            self._append(NodesChanged(joined=joined, left=left))
+            self._append(NodesChanged(joined=joined, left=left, better_known=known or None))
+
+    def _carry_over(self, renamed: Mapping[str, str], turns: Mapping[str, int]) -> None:
+        """Carry credits and failures of nodes over to their present ids."""
+        credited = {old: self._credited.pop(old, 0) for old in renamed}
+        failures = {old: self._failures.pop(old, 0) for old in renamed}
+        for old, new in renamed.items():
+            # The node may have been there before: its own turns of then make a credit as large needless.
+            self._credited[new] += max(0, credited[old] - turns.get(new, 0))
+            if failures[old]:
+                self._failures[new] = failures[old]
 
     # -- Round, in order of events -------------------------------------------------------------------------
 
@@ -251,10 +285,11 @@ class RunRecorder:
     def finish(self, status: str, finish_by: datetime | None, actual: IntensityTable | None) -> RunFinished:
         """Sum up the run on the actual intensity known at its end; return the ``run_finished`` event."""
         self._fold()
-        self._settle(actual)
+        energy, why = self._settle(actual)
         rounds = tuple(figures for _, figures in sorted(self._figures.items()))
         realised, run_now = (known_sum(r.realised_g for r in rounds), known_sum(r.run_now_g for r in rounds))
-        energy, turns = self._record.energy_by_basis, list(self._record.turns.values()) or [0]
+        turns = list(self._record.turns.values()) or [0]
+        avoided, known = known_saving((r.realised_g, r.run_now_g) for r in rounds)
         finished = RunFinished(
             status=status,
             rounds=rounds,
@@ -262,7 +297,7 @@ class RunRecorder:
             realised_g=realised,
             run_now_g=run_now,
             evaluation_g=known_sum(r.evaluation_g for r in rounds),
-            saving=saving(realised, run_now),
+            saving=avoided,
             energy_kwh=sum(energy.values()),
             energy_by_basis=energy,
             evaluation_energy_kwh=self._evaluation_kwh,
@@ -272,22 +307,43 @@ class RunRecorder:
             jain=jain_index(turns),
             min_turns=min(turns),
             max_turns=max(turns),
+            saving_rounds=known,
+            unknown_because=why,
         )
         self._ledger.append(finished)
         return finished
 
-    def _settle(self, actual: IntensityTable | None) -> None:
-        """Compute the figures that were not known when their rounds closed."""
-        if actual is None or self.is_settled:
-            return
+    def _settle(self, actual: IntensityTable | None) -> tuple[Mapping[str, float], str | None]:
+        """Compute the figures that were not known when their rounds closed.
+
+        Returns
+        -------
+        mapping of str to float
+            Energy of training by its origin [kWh].
+        str or None
+            Why emissions of a round are still not known.
+        """
+        energy: Mapping[str, float] = self._record.energy_by_basis
+        if not self._identities and (self.is_settled or actual is None):
+            return energy, None if self.is_settled else "no actual intensity is known"
+        anew: defaultdict[str, float] = defaultdict(float)
+        why: str | None = None
         try:
             for worked in rounds_of(iter_ledger(self._ledger.run_dir)):
-                if (known := self._figures.get(worked.number)) is not None:
-                    late = asdict(figures_of(worked, actual))
-                    late |= {name: value for name, value in asdict(known).items() if value is not None}
-                    self._figures[worked.number] = Figures(**late)
+                if (known := self._figures.get(worked.number)) is None:
+                    continue
+                worked.attribute(self._identities)
+                late = asdict(figures_of(worked, actual))
+                late |= {name: value for name, value in asdict(known).items() if value is not None}
+                self._figures[worked.number] = Figures(**late)
+                worked.settle(self._figures[worked.number])
+                for turn in worked.turns:
+                    anew[turn.energy_basis] += turn.energy_kwh
+                why = why or worked.unknown_because()
         except LowcarbError as error:
             self._log.warn("ledger", str(error), "what it is missing for is not called realised")
+            return energy, str(error)
+        return anew if self._identities else energy, why
 
     # -- Checkpoint ----------------------------------------------------------------------------------------
 

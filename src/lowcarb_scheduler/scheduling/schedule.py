@@ -6,7 +6,7 @@ import logging
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from math import log, sqrt
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -215,6 +215,24 @@ _FAR_OFF: Final = 0.25  # part of the planned length by which rounds must differ
 _SURE: Final = 3  # rounds observed that overrule a given length
 
 
+class NodeLimits(NamedTuple):
+    """Time to wait for nodes from now on.
+
+    Parameters
+    ----------
+    needed : timedelta
+        For nodes that a round cannot do without.
+    wanted : timedelta
+        For those that it only wants.
+    missing : timedelta
+        For those that it only wants, counted from when they left.
+    """
+
+    needed: timedelta
+    wanted: timedelta
+    missing: timedelta
+
+
 class RunTiming:
     """Timing of a run: its schedule, and the time that its rounds really take.
 
@@ -290,17 +308,27 @@ class RunTiming:
         last = schedule.finish_by - schedule.round_duration
         return schedule.on_slot(last, now) > last
 
-    def node_limits(self, number: int, now: datetime) -> tuple[datetime, datetime]:
-        """Return the ends of the time to wait for nodes that a round needs, and for those it only wants.
+    def spare(self, number: int, now: datetime) -> timedelta:
+        """Return the time by which a round may open later without the run being late.
+
+        None is spared while the length of a round is unknown and a deadline is given.
+        """
+        if (latest := self.latest_opening(number)) is None:
+            return timedelta(0) if self._finish_by is not None else _UNSEEN_ROUND
+        return max(latest - now, timedelta(0))
+
+    def node_limits(self, number: int, now: datetime) -> NodeLimits:
+        """Return the time to wait for nodes.
 
         Nodes that are needed are waited for while slack lasts, others within the patience of the run and no
         longer than a round takes.
         """
-        schedule, latest = self.schedule, self.latest_opening(number)
+        schedule, latest, none = self.schedule, self.latest_opening(number), timedelta(0)
         if schedule is None or latest is None:
-            return self.provisional_deadline, now
+            return NodeLimits(max(self.provisional_deadline - now, none), none, none)
         patient_until = schedule.target_finish - self.rounds_left(number) * schedule.round_duration
-        return latest, min(latest, patient_until, now + schedule.round_duration)
+        wanted = max(min(latest, patient_until) - now, none)
+        return NodeLimits(max(latest - now, none), wanted, schedule.round_duration)
 
     def round_closed(self, took: timedelta) -> timedelta:
         """Return the planned length of a round that is over; the first one may decide it."""
