@@ -604,8 +604,9 @@ class RunFinished(Event):
     jain: float
     min_turns: int
     max_turns: int
-    # The saving is of the rounds whose emissions are known: their number, and why those of others are not.
-    saving_rounds: int | None = field(default=None, metadata=LATER)
+    # Where the saving is unknown: that of the rounds that are known, their number, and why others are not.
+    known_saving: float | None = field(default=None, metadata=LATER)
+    known_rounds: int | None = field(default=None, metadata=LATER)
     unknown_because: str | None = field(default=None, metadata=LATER)
 
 

@@ -231,8 +231,9 @@ class Settings(BaseSettings):
     """location of nodes for which no other location is known"""
     default_power_watts: float = Field(300.0, ge=0, le=1e6)
     """power of nodes that do not state theirs [W]; default 300, marked as assumed"""
-    evaluate_on: Literal["planned", "all", "none"] = "planned"
-    """nodes that evaluate: `planned` (those that have just trained, default), `all` or `none`"""
+    evaluate_on: Literal["strategy", "planned", "all", "none"] = "strategy"
+    """nodes that evaluate: as the `strategy` samples from all that are connected (default), `planned` (those
+    that have just trained), `all` or `none`"""
     telemetry: bool | None = None
     """permission to ask nodes for the duration and the energy of their turns; default `true`, with
     differential privacy `false`"""

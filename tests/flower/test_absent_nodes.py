@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from datetime import timedelta
 from itertools import count
+from pathlib import Path
 
 import pytest
 from flwr.serverapp.strategy import FedAvg
@@ -17,7 +18,7 @@ from lowcarb_scheduler.ledger import Ledger, read_ledger
 from lowcarb_scheduler.scheduling.messages import RunLog
 from lowcarb_scheduler.scheduling.schedule import RunTiming
 from support.apps import SilentGrid, WorkingGrid, make_app, node_configs, takes
-from support.clocks import Machine
+from support.clocks import Machine, SetBack
 from support.forecast_sources import Curve, Flat
 from support.runs import RUN, named, opened, run, run_curve
 
@@ -101,7 +102,7 @@ def test_a_late_answer_files_earlier_turns_under_the_node_that_took_them(midnigh
     assert end["energy_by_basis"] == pytest.approx(dict(record.energy_by_basis))
     assert end["saving"] is not None
     assert end["saving"] == pytest.approx(record.saving)
-    assert (end["saving_rounds"], end.get("unknown_because")) == (6, None)
+    assert not {"known_saving", "known_rounds", "unknown_because"} & end.keys()
     assert None not in {each["realised_g"] for each in end["rounds"]}
 
 
@@ -126,10 +127,14 @@ def test_a_saving_is_of_the_rounds_that_are_known_and_the_cause_is_said(midnight
         finish_by=30 * HOUR, patience=0.0, telemetry=False,
     )  # fmt: skip
     end = named(events, "run_finished")[0]
-    assert end["saving"] == pytest.approx(0.0, abs=1e-9)
-    assert end["saving_rounds"] == 3  # it left after the second
-    said = "saving against run-now: 0.0% over 3 of 5 rounds: the location of 1 node(s) is not known (101)"
-    assert any(said in line for line in caplog.messages)
+    assert end["saving"] is None
+    assert end["known_saving"] == pytest.approx(0.0, abs=1e-9)
+    assert end["known_rounds"] == 3  # it left after the second
+    assert summarise(read_ledger(RUN)).known_saving == (pytest.approx(0.0, abs=1e-9), 3)
+    said = "0.0% over 3 of 5 rounds (the location of 1 node(s) is not known: 101)"
+    assert f"lowcarb: saving against run-now: {said}" in [
+        line.replace("-0.0%", "0.0%") for line in caplog.messages
+    ]
 
 
 def test_a_simulation_waits_for_the_answers_of_its_nodes(midnight, caplog):
@@ -211,7 +216,10 @@ def test_a_quorum_is_waited_for_while_slack_lasts(midnight):
 def test_a_quorum_that_is_lost_in_the_run_is_waited_for_too(midnight):
     machine = Machine(midnight)
     grid, start = quorum(machine, nodes=5)
-    machine.at = [(midnight + 30 * MINUTE, lambda: grid.kill(101)), (midnight + 5 * HOUR, lambda: grid.revive(101))]
+    machine.at = [
+        (midnight + 30 * MINUTE, lambda: grid.kill(101)),
+        (midnight + 5 * HOUR, lambda: grid.revive(101)),
+    ]
     events = start()
     assert opened(events)[0] == midnight
     assert midnight + 5 * HOUR <= opened(events)[1] <= midnight + 5 * HOUR + 10 * SECOND
@@ -227,7 +235,7 @@ def test_without_slack_nobody_trains_below_a_quorum(midnight):
 
 
 def test_without_slack_a_run_below_its_quorum_stops_if_told_to(midnight):
-    grid, start = quorum(Machine(midnight), on_late="stop")
+    _, start = quorum(Machine(midnight), on_late="stop")
     events = start()
     assert named(events, "run_finished")[0]["status"] == "out of time"
     assert not named(events, "round_opened")
@@ -235,6 +243,22 @@ def test_without_slack_a_run_below_its_quorum_stops_if_told_to(midnight):
 
 def test_a_quorum_and_clients_per_round_are_waited_for_together(midnight):
     machine = Machine(midnight)
-    grid, start = quorum(machine, nodes=5, clients_per_round=8)
+    _, start = quorum(machine, nodes=5, clients_per_round=8)
     events = start()
     assert opened(events)[0] == midnight + 60 * SECOND
+
+
+@pytest.mark.parametrize("settings", [{"on_late": "stop"}, {"on_late": "stop", "finish_by": 14 * HOUR}])
+def test_a_clock_that_is_set_back_does_not_lengthen_a_wait_for_nodes(midnight, settings):
+    steady = Machine(midnight)
+    quorum(steady, **settings)[1]()
+    back = SetBack(midnight, 30 * MINUTE)
+    quorum(back, run_dir=Path("back"), **settings)[1]()
+    assert HOUR < back.passed <= steady.now() - midnight + MINUTE
+
+
+def test_a_clock_that_is_set_back_does_not_lengthen_the_wait_for_answers(midnight):
+    back = SetBack(midnight, 20 * SECOND)
+    with closing(Ledger(RUN, back)) as ledger:
+        NodeWait(back, True, 60 * SECOND, RunLog(ledger)).for_answers(1, timedelta(0), lambda: (6, 24))
+    assert back.passed <= 5 * MINUTE + 10 * SECOND

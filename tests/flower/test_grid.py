@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from lowcarb_scheduler.flower.client import RECORD
 from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
 from support.apps import add_one, make_app
-from support.clocks import Machine
+from support.clocks import Machine, SetBack
 from support.ledgers import read_records
 from support.runs import RUN, named
 
@@ -95,7 +96,7 @@ def run(grid, clock, rounds=1, strategy=None, timeout=7200.0, **settings):
     }  # fmt: skip
     aware = carbon_aware(strategy or FedAvg(fraction_evaluate=0.0), **{**given, **settings})
     result = aware.start(grid, ArrayRecord([np.zeros(2)]), num_rounds=rounds, timeout=timeout)
-    return read_records(RUN), result
+    return read_records(settings.get("run_dir", RUN)), result
 
 
 def test_each_client_starts_when_its_location_is_clean(clock):
@@ -164,6 +165,33 @@ def test_the_reply_timeout_of_a_node_begins_at_its_own_start(machine, timeout, l
     assert limit <= machine.now() - sent_at < limit + MINUTE
     assert [(event["id"], event["reason"]) for event in named(events, "node_failed")] == [("b0", "no reply")]
     assert {event["id"] for event in named(events, "node_done")} == {"a0", "a1", "b1"}
+
+
+def test_a_clock_that_is_set_back_delays_neither_a_start_nor_a_timeout(midnight):
+    class Nodes(SlowGrid):
+        """Nodes whose own clocks were right all along."""
+
+        @property
+        def clock(self):
+            return back.steady
+
+        @clock.setter
+        def clock(self, _):
+            pass
+
+    back = SetBack(midnight, 30 * MINUTE)
+    grid = Nodes(make_app(add_one), CONFIGS, back)
+    grid.mute = {103}
+    events, _ = run(grid, back)
+    assert {event["id"] for event in named(events, "node_done")} == {"a0", "a1", "b1"}
+    assert [event["reason"] for event in named(events, "node_failed")] == ["no reply"]
+    # As where the clock is right: the last start, and two hours for a reply.
+    right, other = Machine(midnight), SlowGrid(make_app(add_one), CONFIGS, Machine(midnight))
+    other.clock, other.mute = right, {103}
+    run(other, right, run_dir=Path("right"))
+    one, same = ([node_id for _, node_id, _ in each.pushed] for each in (grid, other))
+    assert (set(one[:2]), set(one[2:])) == (set(same[:2]), set(same[2:]))
+    assert abs(back.passed - (right.now() - midnight)) <= MINUTE
 
 
 def test_a_node_that_dies_before_its_start_is_sent_nothing(machine, midnight):

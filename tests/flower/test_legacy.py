@@ -96,7 +96,7 @@ def sent(grid, kind):
     return [m.metadata.dst_node_id for m in grid.sent if m.metadata.message_type == kind]
 
 
-ODD = {"fraction_fit": 0.1, "min_fit_clients": 1, "min_available_clients": 50, "min_evaluate_clients": 50}
+ODD = {"fraction_fit": 0.1, "min_fit_clients": 1, "min_available_clients": NODES, "min_evaluate_clients": 50}
 
 
 def private(**more):
@@ -107,7 +107,7 @@ def private(**more):
 def test_exactly_the_planned_clients_train_in_the_planned_windows(aware, make):
     grid, models = make_grid(), []
     inner = make(**ODD, initial_parameters=model(), evaluate_fn=ends_with(models))
-    run(aware(inner), grid)
+    run(aware(inner, evaluate_on="planned"), grid)
     planned = [[int(node["id"]) + 101 for node in event["nodes"]] for event in events_of("round_opened")]
     trained = sent(grid, MessageType.TRAIN)
     assert [len(nodes) for nodes in planned] == [4] * ROUNDS
@@ -121,7 +121,7 @@ def test_exactly_the_planned_clients_train_in_the_planned_windows(aware, make):
     assert {event["location"] for event in events_of("node_done")} <= set(PLACES)
     assert len(models) == ROUNDS + 1
     assert (models[-1][0] > 0).all()
-    assert getattr(inner, "strategy", inner).min_available_clients == 50  # it is lent, not bent
+    assert getattr(inner, "strategy", inner).min_available_clients == NODES  # it is lent, not bent
 
 
 def test_the_model_is_that_of_the_bare_strategy(aware):
@@ -149,6 +149,16 @@ def test_evaluation_follows_its_setting(aware, where, asked):
     run(aware(FedAvg(initial_parameters=model()), evaluate_on=where, num_rounds=1), grid, rounds=1)
     assert len(sent(grid, MessageType.EVALUATE)) == asked
     assert events_of("run_finished")[0]["status"] == "completed"
+
+
+def test_by_default_clients_evaluate_as_the_strategy_samples_them(aware):
+    grid = make_grid()
+    inner = FedAvg(initial_parameters=model(), fraction_evaluate=0.3, min_available_clients=NODES)
+    run(aware(inner), grid)
+    evaluated = sent(grid, MessageType.EVALUATE)
+    rounds = [set(evaluated[3 * k : 3 * k + 3]) for k in range(ROUNDS)]
+    assert [len(nodes) for nodes in rounds] == [3] * ROUNDS
+    assert len(events_of("node_evaluated")) == 3 * ROUNDS
 
 
 def test_a_turn_counts_when_it_is_completed(aware):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +27,7 @@ from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
 from support.apps import add_one, make_app, node_configs
 from support.forecast_sources import Flat
-from support.runs import RUN, events_of, trained
+from support.runs import RUN, asked, events_of, trained
 
 HOUR = timedelta(hours=1)
 NODES = 10
@@ -65,7 +66,7 @@ class FromScratch(FedAvg):
     "inner",
     [
         FedAvg(),
-        FedAvg(fraction_train=0.1, min_available_nodes=50, min_train_nodes=1),
+        FedAvg(fraction_train=0.1, min_available_nodes=NODES, min_train_nodes=1),
         FedAvg(fraction_train=1.0, fraction_evaluate=0.0),
         FedAdam(),
         FedMedian(),
@@ -223,13 +224,79 @@ def test_a_node_that_joins_late_owes_nothing_for_the_past(aware, grid):
     assert 1 <= late <= 3  # its share of the five rounds it was there for
 
 
-@pytest.mark.parametrize(("where", "asked"), [("planned", 4), ("all", NODES), ("none", 0)])
-def test_evaluation_follows_its_setting(aware, grid, where, asked):
-    run(aware(evaluate_on=where), grid, rounds=1)
-    evaluated = [m for m in grid.sent if m.metadata.message_type == MessageType.EVALUATE]
-    assert len(evaluated) == asked
-    if asked == 4:
-        assert {m.metadata.dst_node_id for m in evaluated} == set(trained(grid)[1])
+def evaluated(grid):
+    """Return the ids of the nodes that were asked to evaluate, by round."""
+    rounds = {}
+    for number, node_id in asked(grid, MessageType.EVALUATE):
+        rounds.setdefault(number, []).append(node_id)
+    return rounds
+
+
+@pytest.mark.parametrize(("where", "nodes"), [("planned", 4), ("all", NODES), ("none", 0)])
+def test_evaluation_follows_its_setting(aware, grid, where, nodes, caplog):
+    caplog.set_level("INFO", "flwr")
+    run(aware(FedAvg(fraction_evaluate=0.3), evaluate_on=where), grid, rounds=1)
+    found = evaluated(grid).get(1, [])
+    assert len(found) == nodes
+    if where == "planned":
+        assert set(found) == set(trained(grid)[1])
+    first = [line for line in caplog.messages if line.startswith("lowcarb:")][:2]
+    assert any("evaluation on nodes: " in line for line in first)  # metrics depend on it
+
+
+class Seeded(FedAvg):
+    """A strategy whose samples for evaluation are known."""
+
+    def configure_evaluate(self, server_round, arrays, config, grid):
+        random.seed(server_round)
+        return super().configure_evaluate(server_round, arrays, config, grid)
+
+
+@pytest.mark.parametrize("fraction", [0.3, 1.0])
+def test_by_default_those_evaluate_that_the_bare_strategy_would_sample(aware, grid, fraction):
+    """From all connected nodes: those that were chosen to train are no random sample of the data."""
+    run(aware(Seeded(fraction_evaluate=fraction)), grid, rounds=3)
+    bare = InMemoryGrid(make_app(add_one), node_configs(NODES))
+    run(Seeded(fraction_evaluate=fraction), bare, rounds=3)
+    assert evaluated(grid) == evaluated(bare)
+    assert {len(nodes) for nodes in evaluated(grid).values()} == {round(fraction * NODES)}
+    assert len({node_id for nodes in trained(grid).values() for node_id in nodes}) > 4
+
+
+def test_nodes_that_are_gone_when_it_is_evaluated_are_not_waited_for(aware, grid):
+    class Losing(FedAvg):
+        def aggregate_train(self, server_round, replies):
+            if server_round == 1:
+                for node_id in range(103, 101 + NODES):
+                    grid.kill(node_id)
+            return super().aggregate_train(server_round, replies)
+
+    run(aware(Losing(min_evaluate_nodes=5)), grid, rounds=1)
+    assert evaluated(grid) == {1: [101, 102]}
+
+
+def test_below_the_quorum_of_the_strategy_nobody_evaluates(aware, grid):
+    class Losing(FedAvg):
+        def aggregate_train(self, server_round, replies):
+            grid.kill(110)
+            return super().aggregate_train(server_round, replies)
+
+    with pytest.raises(PlanInfeasibleError, match=r"needed 10, available 9"):
+        run(aware(Losing(min_available_nodes=NODES)), grid, rounds=2)
+    assert not evaluated(grid)
+    (noted,) = (event for event in events_of("degraded") if event["what"] == "evaluation")
+    assert noted["why"] == "9 of 10 nodes that the strategy wants to be available are connected"
+
+
+def test_who_joins_in_a_round_may_evaluate_it_and_is_in_its_accounts(aware, grid):
+    class Joining(FedAvg):
+        def aggregate_train(self, server_round, replies):
+            grid.join({"partition-id": 10, "location": "DE"})
+            return super().aggregate_train(server_round, replies)
+
+    run(aware(Joining()), grid, rounds=1)
+    assert len(evaluated(grid)[1]) == NODES + 1
+    assert {event["id"] for event in events_of("node_evaluated")} == {str(k) for k in range(NODES + 1)}
 
 
 def test_metrics_of_server_and_clients_are_written_down(aware, grid):
@@ -327,9 +394,8 @@ def test_inside_another_strategy_it_is_refused_with_the_right_nesting(aware, gri
 
 
 def test_evaluation_on_all_never_waits_without_end(aware, grid):
-    run(aware(FedAvg(min_available_nodes=50), evaluate_on="all"), grid, rounds=1)
-    evaluated = [m for m in grid.sent if m.metadata.message_type == MessageType.EVALUATE]
-    assert len(evaluated) == NODES
+    run(aware(FedAvg(min_evaluate_nodes=50), evaluate_on="all"), grid, rounds=1)
+    assert len(evaluated(grid)[1]) == NODES
 
 
 class OwnArguments(FedAvg):

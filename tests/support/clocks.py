@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
 
 class Machine:
@@ -37,3 +38,30 @@ class Machine:
 
     def work(self, duration: timedelta) -> None:
         self.sleep_until(self._now + duration)
+
+
+class SetBack(Machine):
+    """A clock that is set back by a day after some time, as one that was wrong is put right.
+
+    Attributes
+    ----------
+    passed : timedelta
+        Time that has really passed.
+    """
+
+    def __init__(self, now: datetime, after: timedelta) -> None:
+        super().__init__(now)
+        self.passed, self._start, self._after = timedelta(0), now, after
+
+    def sleep_until(self, when: datetime) -> None:
+        """Sleep as long as asked for, whatever the clock shows at the end."""
+        duration = max(when - self._now, timedelta(0))
+        was_right = self.passed < self._after
+        self.sleeps, self.passed, self._now = self.sleeps + 1, self.passed + duration, self._now + duration
+        if was_right and self.passed >= self._after:
+            self._now -= timedelta(days=1)
+
+    @property
+    def steady(self) -> Machine:
+        """A clock that shows the time that has really passed, of nodes that are not set back."""
+        return Machine(self._start + self.passed)

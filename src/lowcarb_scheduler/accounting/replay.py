@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Final
 
-from lowcarb_scheduler.accounting.emissions import jain_index, known_saving, known_sum
+from lowcarb_scheduler.accounting.emissions import jain_index, known_saving, known_sum, saving
 from lowcarb_scheduler.accounting.turns import attributed, expected_g, realised_g
 from lowcarb_scheduler.events import (
     ActualReceived,
@@ -184,7 +184,7 @@ class RoundRecord:
         unplaced |= {turn.id for turn in self.turns if turn.location is None}
         if unplaced:
             named = ", ".join(sorted(unplaced)[:3]) + (", ..." if len(unplaced) > 3 else "")
-            return f"the location of {len(unplaced)} node(s) is not known ({named})"
+            return f"the location of {len(unplaced)} node(s) is not known: {named}"
         return f"the actual intensity of round {self.number} is not known"
 
     def settle(self, figures: Figures) -> None:
@@ -528,16 +528,12 @@ class Record:
 
     @property
     def saving(self) -> float | None:
-        """Part of the run-now emissions that was avoided, in the rounds whose emissions are known."""
-        return self._known_saving[0]
+        """Part of the run-now emissions that was avoided."""
+        return saving(self.realised_g, self.run_now_g)
 
     @property
-    def saving_rounds(self) -> int:
-        """Number of rounds whose emissions are known."""
-        return self._known_saving[1]
-
-    @property
-    def _known_saving(self) -> tuple[float | None, int]:
+    def known_saving(self) -> tuple[float | None, int]:
+        """The same over the rounds whose emissions are known, and the number of these."""
         return known_saving((r.realised_g, r.run_now_g) for r in self.rounds)
 
     @property

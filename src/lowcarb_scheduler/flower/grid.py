@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import logging
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -18,12 +17,12 @@ from flwr.app import DEFAULT_TTL, MessageType
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from lowcarb_scheduler.clock import SystemClock, VirtualClock
+from lowcarb_scheduler.clock import SteadyClock, VirtualClock, real_clock
 from lowcarb_scheduler.errors import PlanMismatchError
 from lowcarb_scheduler.scheduling.messages import instant
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from flwr.app import Message
@@ -94,9 +93,13 @@ class Sampling(NamedTuple):
         return wanted, max(1, min(self.at_least, wanted), self.available)
 
     def evaluating(self, where: str, alive: Iterable[int], done: Collection[int]) -> list[int]:
-        """Return the nodes that evaluate: those that have trained, all, or none, as the setting says."""
-        everybody = where == "all" or (where == "planned" and self.is_off)
-        return [node_id for node_id in alive if everybody or (where == "planned" and node_id in done)]
+        """Return the nodes of which the strategy may sample for evaluation, as the setting says.
+
+        None where fewer are connected than the strategy wants to be available: a bare one would wait.
+        """
+        everybody = where in ("strategy", "all") or (where == "planned" and self.is_off)
+        nodes = [node_id for node_id in alive if everybody or (where == "planned" and node_id in done)]
+        return [] if where == "strategy" and len(nodes) < self.available else nodes
 
 
 @contextmanager
@@ -113,31 +116,53 @@ def pinned_sampling(strategy: Any, phase: str, nodes: int) -> Iterator[None]:
         Number of nodes that the strategy sees.
     """
     # Some strategies sample for evaluation with the numbers of training: all are pinned in both phases.
-    pins = {
-        "fraction_train": 1.0, "fraction_evaluate": 1.0,
-        "min_train_nodes": nodes, "min_evaluate_nodes": nodes, "min_available_nodes": nodes,
-        # of the old API
-        "fraction_fit": 1.0, "min_fit_clients": nodes, "min_evaluate_clients": nodes,
-        "min_available_clients": nodes,
-    }  # fmt: skip
+    pins = dict.fromkeys(_FRACTIONS, 1.0) | dict.fromkeys(_MINIMUMS, nodes)
+    for layer in layers(strategy):
+        if hasattr(layer, "num_sampled_clients") and phase == "train":
+            # Not restored: wrappers for differential privacy scale their noise by it when they aggregate.
+            layer.num_sampled_clients = nodes
+    # A strategy with a fraction of 0 evaluates on no client, and stays so.
+    with _lent(strategy, lambda name, own: own if name == "fraction_evaluate" and own == 0 else pins[name]):
+        yield
+
+
+@contextmanager
+def evaluation_sampling(strategy: Any, where: str, nodes: int) -> Iterator[None]:
+    """Make a strategy sample for evaluation as the setting says: by itself, or all of the nodes it sees."""
+    if where != "strategy":
+        with pinned_sampling(strategy, "evaluate", nodes):
+            yield
+        return
+    # Minimums that cannot be met any more would let it wait without end.
+    with _lent(strategy, lambda name, own: min(own, nodes) if name in _MINIMUMS and own else own):
+        yield
+
+
+# Of the new API, and of the old one.
+_FRACTIONS: Final = ("fraction_train", "fraction_evaluate", "fraction_fit")
+_MINIMUMS: Final = (
+    "min_train_nodes", "min_evaluate_nodes", "min_available_nodes",
+    "min_fit_clients", "min_evaluate_clients", "min_available_clients",
+)  # fmt: skip
+
+
+@contextmanager
+def _lent(strategy: Any, value: Callable[[str, Any], Any]) -> Iterator[None]:
+    """Set the sampling attributes that a strategy and those it wraps have, and restore them on exit."""
     saved: list[tuple[Any, str, Any]] = []
     try:
         for layer in layers(strategy):
-            if hasattr(layer, "num_sampled_clients") and phase == "train":
-                # Not restored: wrappers for differential privacy scale their noise by it when they aggregate.
-                layer.num_sampled_clients = nodes
-            for name, value in pins.items():
-                before = getattr(layer, name, None)
-                # A strategy with a fraction of 0 evaluates on no client, and stays so.
-                if not hasattr(layer, name) or (name == "fraction_evaluate" and before == 0):
+            for name in (*_FRACTIONS, *_MINIMUMS):
+                if not hasattr(layer, name):
                     continue
+                own = getattr(layer, name)
                 with suppress(AttributeError):  # a read-only property; check_addressed finds what it breaks
-                    setattr(layer, name, value)
-                    saved.append((layer, name, before))
+                    setattr(layer, name, value(name, own))
+                    saved.append((layer, name, own))
         yield
     finally:
-        for layer, name, value in saved:
-            setattr(layer, name, value)
+        for layer, name, own in saved:
+            setattr(layer, name, own)
 
 
 def check_addressed(strategy: str, planned: Sequence[int], addressed: Sequence[int]) -> None:
@@ -319,21 +344,30 @@ def _limit_s(messages: Sequence[Message], timeout: float | None, turn_s: float) 
     return limit_s
 
 
-@dataclass(slots=True)
 class _Dispatch:
-    """Staggered dispatch of the messages of one round."""
+    """Staggered dispatch of the messages of one round.
 
-    _grid: Grid
-    _clock: Clock
-    _round: Round
-    _limit: timedelta  # of a reply, from the start of its node
-    _pending: dict[str, tuple[int, datetime]] = field(default_factory=dict)  # by message id: node, deadline
-    _replies: list[Message] = field(default_factory=list)
+    Parameters
+    ----------
+    grid : Grid
+        Grid that sends.
+    clock : Clock
+        Clock of the starts; a VirtualClock jumps to them.
+    opened : Round
+        The round.
+    limit : timedelta
+        Reply timeout, from the start of a node.
+    """
 
-    @property
-    def _wall(self) -> Clock:
-        """Clock of the replies: nodes work in real time, also where the clock of the starts jumps."""
-        return SystemClock() if isinstance(self._clock, VirtualClock) else self._clock
+    def __init__(self, grid: Grid, clock: Clock, opened: Round, limit: timedelta) -> None:
+        self._grid, self._round, self._limit = grid, opened, limit
+        self._clock, self._wall = clock, real_clock(clock)  # for what is written down
+        # Waits go on where the wall clock is set back; nodes work in real time, also where a clock jumps.
+        self._is_virtual = isinstance(clock, VirtualClock)
+        self._starts = SteadyClock(clock)
+        self._passing = SteadyClock(self._wall) if self._is_virtual else self._starts
+        self._pending: dict[str, tuple[int, datetime]] = {}  # by message id: node, deadline
+        self._replies: list[Message] = []
 
     def run(self, messages: Sequence[Message]) -> list[Message]:
         """Send each message at its start, and return the replies that came in time."""
@@ -342,28 +376,28 @@ class _Dispatch:
         number, poll = self._round.number, timedelta(seconds=getattr(self._grid, "pull_interval", _POLL_S))
         logger.info("lowcarb: round %d: %d clients start from %s to %s", number, len(waiting), first, last)
         while True:
-            now = self._clock.now()
+            now = self._starts.now()
             due = [message for message in waiting if self._start(message) <= now]
             waiting = waiting[len(due) :]
             if due:
-                self._send(due, now)
+                self._send(due)
                 logger.info(
                     "lowcarb: round %d: %d client(s) start now, %d later", number, len(due), len(waiting)
                 )
             self._collect()
             if not waiting and not self._pending:
                 return self._replies
-            if waiting and isinstance(self._clock, VirtualClock):
-                self._clock.sleep_until(self._start(waiting[0]))
+            if waiting and self._is_virtual:
+                self._starts.sleep_until(self._start(waiting[0]))
                 continue
-            wake = self._wall.now() + poll
-            self._wall.sleep_until(min(wake, self._start(waiting[0])) if waiting else wake)
+            wake = self._passing.now() + poll
+            self._passing.sleep_until(min(wake, self._start(waiting[0])) if waiting else wake)
 
     def _start(self, message: Message) -> datetime:
         _, (start, _) = self._round.members[message.metadata.dst_node_id]
         return start
 
-    def _send(self, due: Sequence[Message], now: datetime) -> None:
+    def _send(self, due: Sequence[Message]) -> None:
         """Send messages to the nodes that are still connected; others have missed their turn.
 
         A message to a node that has gone would come back as an error reply, for which Flower's wrappers for
@@ -375,7 +409,7 @@ class _Dispatch:
             message.metadata.created_at = self._wall.now().timestamp()  # its time to live begins now
         # A grid that pushes fewer messages returns fewer ids; nobody waits for the rest.
         pushed = set(self._grid.push_messages(to_send)) if to_send else set()
-        deadline = self._wall.now() + self._limit
+        deadline, now = self._passing.now() + self._limit, self._clock.now()
         for message in due:
             node_id, message_id = message.metadata.dst_node_id, message.metadata.message_id
             if node_id not in connected:
@@ -396,5 +430,5 @@ class _Dispatch:
             if answered is not None:
                 self._replies.append(reply)
                 self._round.ended[answered[0]] = self._clock.now()
-        now = self._wall.now()
+        now = self._passing.now()
         self._pending = {key: entry for key, entry in self._pending.items() if now < entry[1]}

@@ -12,6 +12,7 @@ Locations come from the server's locations file or from ``CarbonClientApp(client
 
 from __future__ import annotations
 
+import random
 import weakref
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,7 +20,14 @@ from flwr.server.client_manager import ClientManager
 from flwr.server.strategy import Strategy
 
 from lowcarb_scheduler.errors import InputError, one_line
-from lowcarb_scheduler.flower.grid import ForwardingGrid, Polls, Sampling, check_addressed, pinned_sampling
+from lowcarb_scheduler.flower.grid import (
+    ForwardingGrid,
+    Polls,
+    Sampling,
+    check_addressed,
+    evaluation_sampling,
+    pinned_sampling,
+)
 from lowcarb_scheduler.flower.session import Setup
 from lowcarb_scheduler.flower.strategy import close_ledger
 
@@ -129,18 +137,23 @@ class CarbonAwareLegacy(Strategy):
     def configure_evaluate(
         self, server_round: int, parameters: Any, client_manager: ClientManager
     ) -> list[Any]:
-        """Evaluate on the clients that have just trained, on all, or on none, as the settings say."""
+        """Evaluate as the strategy samples, on clients that have trained, on all or none: see settings."""
         clients, where = _Clients(client_manager), self._setup.settings.evaluate_on
-        nodes = Sampling.of(self._inner).evaluating(where, clients.get_node_ids(), self._done)
+        sampling, alive = Sampling.of(self._inner), list(clients.get_node_ids())
+        has_ended = self._run is not None and self._run.has_ended
+        nodes = [] if has_ended else sampling.evaluating(where, alive, self._done)
         instructions: list[Any] = []
         if nodes:
-            with pinned_sampling(self._inner, "evaluate", len(nodes)):
+            manager = _SamplingManager if where == "strategy" else _ScopedManager
+            with evaluation_sampling(self._inner, where, len(nodes)):
                 instructions = self._inner.configure_evaluate(
                     server_round=server_round, parameters=parameters,
-                    client_manager=_ScopedManager(client_manager, clients.proxies(nodes), self._name),
+                    client_manager=manager(client_manager, clients.proxies(nodes), self._name),
                 )  # fmt: skip
+        elif self._run is not None:
+            self._run.not_evaluated(len(alive), sampling.available)
         if self._run is not None and instructions:
-            self._run.evaluation_begins()
+            self._run.evaluation_begins(clients)
         elif self._run is not None:  # Flower does not call aggregate_evaluate where nobody evaluates
             self._run.close_round()
             self._end_after(server_round)
@@ -253,6 +266,17 @@ class _ScopedManager(ClientManager):
     def unregister(self, client: ClientProxy) -> None:
         """Unregister with the manager behind."""
         self._manager.unregister(client)
+
+
+class _SamplingManager(_ScopedManager):
+    """Client manager that samples at random, like Flower's own, but waits for nobody."""
+
+    def sample(
+        self, num_clients: int, min_num_clients: int | None = None, criterion: Criterion | None = None
+    ) -> list[ClientProxy]:
+        """Return clients that meet the criterion, at random; none where there are fewer."""
+        able = super().sample(num_clients, min_num_clients, criterion)
+        return random.sample(able, num_clients) if num_clients <= len(able) else []
 
 
 def _node_id(proxy: ClientProxy) -> int:

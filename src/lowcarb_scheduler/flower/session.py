@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from flwr.superlink.grid import HttpGrid
 
@@ -59,6 +59,13 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.scheduling.recorder import Window
 
 logger = logging.getLogger("flwr")
+
+_EVALUATION: Final = {
+    "strategy": "as the strategy samples, from all that are connected",
+    "planned": "those that have just trained, whose metrics differ from those of random nodes",
+    "all": "all that are connected",
+    "none": "none",
+}
 
 
 class Session:
@@ -147,6 +154,7 @@ class Session:
         if resumption is None or not resumption.has_ledger:
             self._write_start(about)
         self._log.info(f"the ledger of this run is {self._ledger.run_dir.absolute()}")
+        self._log.info(f"evaluation on nodes: {_EVALUATION[self._settings.evaluate_on]}")
         if self.progress is not None:
             self.progress.attach(self._ledger, self._log.warn)
         if not self._has_source:
@@ -451,9 +459,16 @@ class Session:
         if numbers := numbers_in(metrics):
             self._ledger.append(EvaluatedOnServer(round=number, metrics=numbers))
 
-    def evaluation_begins(self) -> None:
-        """Note that nodes are asked to evaluate."""
+    def evaluation_begins(self, grid: Grid) -> None:
+        """Note that nodes are asked to evaluate, also those that have joined since the round opened."""
+        self._observe_nodes(grid)
         self._evaluation_began = self._clock.now()
+
+    def not_evaluated(self, connected: int, available: int) -> None:
+        """Warn that a round is not evaluated where too few nodes are connected."""
+        if self._settings.evaluate_on == "strategy" and connected < available:
+            why = f"{connected} of {available} nodes that the strategy wants to be available are connected"
+            self._log.warn("evaluation", why, "such a round is not evaluated on nodes")
 
     def evaluated(
         self, number: int, done: Mapping[int, Mapping[str, Any] | None], failed: Mapping[int, str],

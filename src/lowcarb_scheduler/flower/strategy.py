@@ -17,7 +17,14 @@ from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.flower.checkpoint.resume import Stage
-from lowcarb_scheduler.flower.grid import Sampling, ScopedGrid, check_addressed, layers, pinned_sampling
+from lowcarb_scheduler.flower.grid import (
+    Sampling,
+    ScopedGrid,
+    check_addressed,
+    evaluation_sampling,
+    layers,
+    pinned_sampling,
+)
 from lowcarb_scheduler.flower.session import Setup
 from lowcarb_scheduler.flower.telemetry import ask, take
 from lowcarb_scheduler.flower.waiting import ending_in_order
@@ -280,7 +287,7 @@ class CarbonAwareMixin:
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Evaluate on the nodes that have just trained, on all, or on none, as the settings say."""
+        """Evaluate as the strategy samples, on the nodes that have trained, on all or none: see settings."""
         inner: Any = super()
         where = self._lowcarb_setup.settings.evaluate_on
         if (run := self._lowcarb_run) is None:
@@ -290,13 +297,16 @@ class CarbonAwareMixin:
             return []
         if progress.is_done(server_round, Stage.TRAINED):
             self._lowcarb_done = run.find(progress.trained, grid)
-        nodes = Sampling.of(self).evaluating(where, grid.get_node_ids(), set(self._lowcarb_done))
+        sampling, alive = Sampling.of(self), list(grid.get_node_ids())
+        nodes = sampling.evaluating(where, alive, set(self._lowcarb_done))
         if not nodes:
+            run.not_evaluated(len(alive), sampling.available)
             return []
         scope = ScopedGrid(grid, nodes, type(self).__name__)
-        with pinned_sampling(self, "evaluate", len(nodes)):
+        with evaluation_sampling(self, where, len(nodes)):
             sent = list(inner.configure_evaluate(server_round, arrays, config, scope))
-        run.evaluation_begins()
+        if sent:
+            run.evaluation_begins(grid)
         return self._lowcarb_sent(run, sent)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:

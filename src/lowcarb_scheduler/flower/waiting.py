@@ -191,6 +191,7 @@ class NodeWait:
             self._clock.sleep_until(min(until, now + _POLL))
         wanted, needed = size(alive)
         if needed <= alive < wanted:
+            self._short = alive, EPOCH  # not waited for again
             fix = "those that are train; lower lowcarb-clients-per-round to wait for none"
             self._log.warn("nodes", f"{alive} of {wanted} are connected", fix)
         return alive

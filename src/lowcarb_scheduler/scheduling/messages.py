@@ -187,39 +187,25 @@ def answers_awaited(answered: int, nodes: int, until: datetime) -> str:
     return f"{known}; waiting for the others until {instant(until)} at most"
 
 
-def saving_scope(known: int | None, rounds: int, why: str | None) -> str:
-    """Write of which rounds a saving is, empty where it is of all.
-
-    Parameters
-    ----------
-    known : int or None
-        Number of rounds whose emissions are known; None in ledgers of earlier versions.
-    rounds : int
-        Number of rounds.
-    why : str or None
-        Why those of others are not.
-    """
-    if known is None or known == rounds:
-        return ""
-    of = f" over {known} of {rounds} rounds" if known else ""
-    return f"{of}: {why}" if why else of
-
-
 def summary_lines(finished: RunFinished, run_dir: Path) -> list[str]:
     """Return the log lines at the end of a run, from its ``run_finished`` event."""
 
     def grams(name: str) -> str:
         return "unknown" if getattr(finished, name) is None else f"{getattr(finished, name):,.0f} g"
 
-    saving = "unknown" if finished.saving is None else f"{finished.saving:.1%}"
-    saving += saving_scope(finished.saving_rounds, len(finished.rounds), finished.unknown_because)
+    of, saving = "", finished.saving
+    if finished.known_rounds:
+        of, saving = f" over {finished.known_rounds} of {len(finished.rounds)} rounds", finished.known_saving
+    avoided = "unknown" if saving is None else f"{saving:.1%}{of}"
+    if finished.unknown_because:
+        avoided += f" ({finished.unknown_because})"
     if finished.max_turns - finished.min_turns > 1:  # no headline without it: uneven turns save, too
-        saving += f", with {finished.min_turns} to {finished.max_turns} turns a client"
+        avoided += f", with {finished.min_turns} to {finished.max_turns} turns a client"
     bases = [f"{kwh:.3f} {name}" for name, kwh in sorted(finished.energy_by_basis.items())]
     return [
         f"run {finished.status}, {len(finished.rounds)} round(s)",
         f"run-now {grams('run_now_g')}, planned {grams('planned_g')}, realised {grams('realised_g')}",
-        f"saving against run-now: {saving}",
+        f"saving against run-now: {avoided}",
         f"training {finished.energy_kwh:.3f} kWh ({', '.join(bases) or 'no turn'});"
         f" evaluation {finished.evaluation_energy_kwh:.3f} kWh, {grams('evaluation_g')}",
         f"{finished.min_turns} to {finished.max_turns} turns a client, Jain's index {finished.jain:.3f}",

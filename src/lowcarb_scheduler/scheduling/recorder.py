@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from lowcarb_scheduler.accounting.emissions import jain_index, known_saving, known_sum
+from lowcarb_scheduler.accounting.emissions import jain_index, known_saving, known_sum, saving
 from lowcarb_scheduler.accounting.replay import Record, figures_of, rounds_of, without_tables
 from lowcarb_scheduler.accounting.turns import expected_g, node_of, realised_g, turn_of
 from lowcarb_scheduler.errors import LowcarbError
@@ -297,7 +297,7 @@ class RunRecorder:
             realised_g=realised,
             run_now_g=run_now,
             evaluation_g=known_sum(r.evaluation_g for r in rounds),
-            saving=avoided,
+            saving=saving(realised, run_now),
             energy_kwh=sum(energy.values()),
             energy_by_basis=energy,
             evaluation_energy_kwh=self._evaluation_kwh,
@@ -307,7 +307,8 @@ class RunRecorder:
             jain=jain_index(turns),
             min_turns=min(turns),
             max_turns=max(turns),
-            saving_rounds=known,
+            known_saving=avoided if known < len(rounds) else None,
+            known_rounds=known if known < len(rounds) else None,
             unknown_because=why,
         )
         self._ledger.append(finished)

@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import httpx
 
-from lowcarb_scheduler.clock import Clock, format_duration
+from lowcarb_scheduler.clock import Clock, SteadyClock, format_duration
 from lowcarb_scheduler.errors import one_line
 from lowcarb_scheduler.forecasts.backoff import Backoff
 from lowcarb_scheduler.forecasts.http import responses
@@ -123,8 +123,10 @@ class RequestBatch(Generic[K, T]):
     def __init__(
         self, client: httpx.Client, clock: Clock, options: BatchOptions, redaction: Redaction
     ) -> None:
-        self._client, self._clock, self._options, self._redaction = client, clock, options, redaction
-        self._deadline = clock.now() + options.timeout * _WORKING_SHARE
+        self._client, self._options, self._redaction = client, options, redaction
+        # Steady: where the wall clock is set back, a pause would last as long.
+        self._clock = SteadyClock(clock)
+        self._deadline = self._clock.now() + options.timeout * _WORKING_SHARE
         self._fresh: deque[tuple[K, _Failure | None]] = deque()
         self._failed: deque[tuple[K, _Failure | None]] = deque()  # may succeed when retried
         self._unreachable: FetchError | None = None
