@@ -460,7 +460,7 @@ class WaitingFor(FedAvg):
 def test_a_strategy_that_waits_for_more_is_an_error_that_says_so(hook, way, aware):
     grid = InMemoryGrid(make_app(), CONFIGS)
     with pytest.raises(PlanMismatchError, match=r"WaitingFor.* it waits for more: raise lowcarb-clients-per"):
-        run(aware(WaitingFor(hook, way)), grid, initial_arrays(""))
+        run(aware(WaitingFor(hook, way), evaluate_on="planned"), grid, initial_arrays(""))
     assert read_records(RUN)[-1]["status"] == "failed"
 
 

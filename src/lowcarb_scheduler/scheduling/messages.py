@@ -197,10 +197,10 @@ def summary_lines(finished: RunFinished, run_dir: Path) -> list[str]:
     if finished.known_rounds:
         of, saving = f" over {finished.known_rounds} of {len(finished.rounds)} rounds", finished.known_saving
     avoided = "unknown" if saving is None else f"{saving:.1%}{of}"
-    if finished.unknown_because:
-        avoided += f" ({finished.unknown_because})"
     if finished.max_turns - finished.min_turns > 1:  # no headline without it: uneven turns save, too
         avoided += f", with {finished.min_turns} to {finished.max_turns} turns a client"
+    if finished.unknown_because:
+        avoided += f" ({finished.unknown_because})"
     bases = [f"{kwh:.3f} {name}" for name, kwh in sorted(finished.energy_by_basis.items())]
     return [
         f"run {finished.status}, {len(finished.rounds)} round(s)",
