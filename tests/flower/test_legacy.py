@@ -189,7 +189,8 @@ def test_when_it_is_too_late_it_stops_if_it_is_told_to(aware):
     inner = FedAvg(initial_parameters=model())
     run(aware(inner, finish_by=2 * HOUR, on_late="stop"), grid)
     assert len(events_of("round_closed")) == 2
-    assert len(sent(grid, MessageType.TRAIN)) == len(sent(grid, MessageType.EVALUATE)) == 2 * 4
+    assert len(sent(grid, MessageType.TRAIN)) == 2 * 4
+    assert len(sent(grid, MessageType.EVALUATE)) == 2 * NODES
     assert events_of("run_finished")[0]["status"] == "out of time"
 
 

@@ -69,7 +69,7 @@ def machine(midnight):
 def run(machine, strategy=None, app=None, configs=CONFIGS, says=None, rounds=2, **settings):
     given = {
         "source": Flat(), "clock": machine, "run_dir": RUN, "clients_per_round": 2, "round_duration": HOUR,
-        "patience": 0.0,
+        "patience": 0.0, "evaluate_on": "planned",
     }  # fmt: skip
     grid = Watched(app or fill(CarbonClientApp(), machine), configs, says)
     aware = carbon_aware(strategy or FedAvg(), **{**given, **settings})
@@ -384,7 +384,7 @@ def test_evaluation_is_in_the_window_of_its_round(machine):
         assert min(line["started_at"] for line in lines) >= max(event["ended_at"] for event in trained)
 
 
-@pytest.mark.parametrize(("where", "lines"), [("all", 4), ("planned", 2), ("none", 0)])
+@pytest.mark.parametrize(("where", "lines"), [("strategy", 4), ("all", 4), ("planned", 2), ("none", 0)])
 def test_accounts_hold_exactly_the_nodes_that_evaluate(machine, where, lines):
     run(machine, says=says_times, rounds=1, evaluate_on=where)
     assert len(events_of("node_evaluated")) == lines

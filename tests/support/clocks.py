@@ -51,15 +51,14 @@ class SetBack(Machine):
 
     def __init__(self, now: datetime, after: timedelta) -> None:
         super().__init__(now)
-        self.passed, self._start, self._after = timedelta(0), now, after
+        self.passed, self._start, self._after, self._is_wrong = timedelta(0), now, after, True
 
     def sleep_until(self, when: datetime) -> None:
         """Sleep as long as asked for, whatever the clock shows at the end."""
         duration = max(when - self._now, timedelta(0))
-        was_right = self.passed < self._after
         self.sleeps, self.passed, self._now = self.sleeps + 1, self.passed + duration, self._now + duration
-        if was_right and self.passed >= self._after:
-            self._now -= timedelta(days=1)
+        if self._is_wrong and self.passed >= self._after:
+            self._is_wrong, self._now = False, self._now - timedelta(days=1)
 
     @property
     def steady(self) -> Machine:

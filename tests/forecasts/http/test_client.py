@@ -29,6 +29,7 @@ from lowcarb_scheduler.forecasts.http.client import (
     Request,
 )
 from lowcarb_scheduler.forecasts.http.responses import MAX_BODY_BYTES
+from support.clocks import SetBack
 
 NOW = datetime(2026, 3, 10, 14, 25, tzinfo=UTC)
 BUDGET = timedelta(seconds=30)
@@ -150,6 +151,22 @@ def test_retryable_statuses_are_retried(status):
     assert server.get("x") == {"x": [1]}
     assert len(server.requests) == 3
     assert 1.5 <= server.waited_s <= 2.5  # 0.5 s, then 1 s, and up to half a second of jitter each
+
+
+def test_a_clock_that_is_set_back_lengthens_no_pause():
+    server = Server(ok())
+    server.clock = clock = SetBack(NOW, timedelta(0))
+
+    def answer(request):
+        if len(server.requests) == 1:
+            return httpx.Response(503)  # asked again after the first attempt of the other
+        clock.sleep_until(clock.now())  # set back by a day
+        return ok()
+
+    server.answers = [answer]
+    assert server.get("x", "y", concurrency=1) == {"x": [1], "y": [1]}
+    assert clock.now() < NOW - timedelta(hours=23)
+    assert clock.passed <= BUDGET
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 415, 501, 304])
