@@ -333,6 +333,28 @@ def test_an_unknown_place_of_a_source_names_the_job(tmp_path, capsys):
     assert answer.line.startswith(f"lowcarb: {path}: location: 'Mars' is unknown")
 
 
+def test_a_source_whose_forecast_is_short_plans_the_rounds_that_it_covers(tmp_path, capsys):
+    rows = [row for row in forecast_rows() if row.split(",")[1] < "2026-03-02T03"]
+    short = write_forecast(tmp_path, rows)
+    given = ["--job", write_job(tmp_path), "--source", "traces", "--traces", short]
+    answer = run(capsys, "plan", *given, "--json")
+    assert answer.code == 0
+    assert answer.document["forecast_origin"] == {"forecast": 0.75, "default": 0.25}
+    assert "the forecast ends 2026-03-02T03:00:00Z; rounds beyond it are planned at each" in answer.err
+    # A file is taken as it is, and only where it reaches.
+    assert run(capsys, "plan", "--job", write_job(tmp_path), "--forecast", short).code == 1
+
+
+def test_an_implausible_value_of_a_source_counts_as_unknown(tmp_path, capsys):
+    rows = forecast_rows()
+    rows[0] = ",".join([*rows[0].split(",")[:2], "1e4"])
+    given = ["--job", write_job(tmp_path), "--source", "traces", "--traces", write_forecast(tmp_path, rows)]
+    answer = run(capsys, "plan", *given, "--json")
+    assert answer.code == 0
+    assert answer.document["run_now_emissions_g"] is None  # its first hour is unknown
+    assert "values that are not from 0 to 3,000 g/kWh count as unknown" in answer.err
+
+
 def test_the_job_in_these_tests_is_one(plan):
     assert json.loads(json.dumps(job()))["now"] == f"{NOW:%Y-%m-%dT%H:%M:%SZ}"
     assert plan().code == 0

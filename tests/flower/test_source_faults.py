@@ -12,7 +12,8 @@ from flwr.serverapp.strategy import FedAvg
 
 from lowcarb_scheduler import carbon_aware, replan
 from lowcarb_scheduler.clock import parse_time
-from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
+from lowcarb_scheduler.forecasts.base import Forecast
 from lowcarb_scheduler.scheduling import policy
 from lowcarb_scheduler.settings import Settings
 from lowcarb_scheduler.testing import InMemoryGrid
@@ -108,6 +109,27 @@ def test_a_source_that_hangs_makes_no_job_late(clock, slack_s, patience, good_ca
     assert all(one["closes_at"] <= other["opens_at"] for one, other in pairwise(closed))
     assert source.asked  # it was given a chance
     assert parse_time(closed[-1]["closes_at"], "closes_at") <= finish_by
+
+
+def test_a_forecast_shorter_than_the_job_is_used_as_far_as_it_reaches(clock):
+    class Short(Tide):
+        def forecast(self, locations, now, *, timeout=None):
+            known = super().forecast(locations, now, timeout=timeout)
+            return Forecast(known.intensity.slice(now, now + 9 * HOUR), now)
+
+        def actual(self, locations, start, end, *, timeout=None):
+            raise ForecastUnavailableError(dict.fromkeys(locations, "it keeps no past"))
+
+    events = train(clock, Short(clock=clock), rounds=12, finish_by=22 * HOUR, archive_dir="none")
+    first = named(events, "planned")[0]
+    assert first["basis"] == "forecast"
+    assert set(first["rests_on"]) == {"forecast", "default"}
+    # Hours 6 to 9 are clean; those after them have the mean, for the rounds that are left.
+    clean = [window["opens_at"] for window in first["windows"] if "T06" <= window["opens_at"][10:13] < "T09"]
+    assert len(clean) == 3
+    assert len(named(events, "round_closed")) == 12
+    (fault,) = [event for event in named(events, "degraded") if event["what"] == "forecast"]
+    assert fault["why"] == "it ends or has gaps before the deadline, and no history stands in"
 
 
 def test_the_locations_file_names_places_for_a_source_given_in_code(clock, tmp_path):

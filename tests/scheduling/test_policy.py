@@ -132,6 +132,23 @@ def test_history_carries_a_plan_past_the_end_of_the_forecast(job, forecast, midn
     assert plan.finish > midnight + 6 * HOUR
 
 
+def test_a_short_forecast_plans_the_rounds_that_it_covers(job, forecast, midnight):
+    short = forecast.slice(midnight, midnight + 6 * HOUR)
+    long = replace(job, rounds=12)
+    with pytest.raises(PlanInfeasibleError, match="only 6 of 12"):
+        replan(long, short)
+    plan = replan(long, short, fill_gaps=True)
+    covered = plan.starts_us < (midnight + 6 * HOUR).timestamp() * 1e6
+    assert plan.forecast_origin == {"forecast": covered.mean(), "default": 1 - covered.mean()}
+    assert 0 < covered.sum() < covered.size
+    # In an hour that it covers the cleaner places train; later the mean of each place stands in.
+    columns = short.columns(job.fleet.locations)[job.fleet.location_index][plan.seats]
+    means = short.values.mean(axis=0)
+    expected = np.where(covered, short.sampled(np.append(plan.starts_us[:, 0], 2**62))[
+        np.arange(12)[:, None], columns], means[columns])  # fmt: skip
+    np.testing.assert_allclose(plan.client_emissions_g, 0.3 * expected)
+
+
 def moved(table, days):
     """Return the table again, some days later."""
     return IntensityTable(

@@ -7,7 +7,7 @@ which may provide the history too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
@@ -19,17 +19,33 @@ from lowcarb_scheduler.cli.files import JobFile, read_job
 from lowcarb_scheduler.cli.options import configured_source
 from lowcarb_scheduler.cli.output import log
 from lowcarb_scheduler.cli.runtime import Runtime
-from lowcarb_scheduler.clock import HOUR_US, Clock, format_duration, to_us
-from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, LowcarbError, one_line
-from lowcarb_scheduler.forecasts.bias_correction import HISTORY, ISSUES_EVERY, correct_forecast
+from lowcarb_scheduler.clock import HOUR_US, Clock, format_duration, format_time, to_us
+from lowcarb_scheduler.errors import (
+    ForecastUnavailableError,
+    InputError,
+    LowcarbError,
+    PlanInfeasibleError,
+    one_line,
+)
+from lowcarb_scheduler.forecasts.bias_correction import (
+    HISTORY,
+    ISSUES_EVERY,
+    correct_forecast,
+    expect,
+    without_gaps,
+)
 from lowcarb_scheduler.forecasts.sources.traces import Traces, read_table
+from lowcarb_scheduler.intensity import MAX_G_PER_KWH, sanitize
 from lowcarb_scheduler.planning.job import Job, looked_ahead
+from lowcarb_scheduler.planning.planner import plan
 from lowcarb_scheduler.report import formatting
+from lowcarb_scheduler.scheduling.policy import origin_shares
 from lowcarb_scheduler.settings import Settings
 
 if TYPE_CHECKING:
     from lowcarb_scheduler.forecasts.base import Forecast, ForecastSource
     from lowcarb_scheduler.intensity import IntensityTable
+    from lowcarb_scheduler.planning.job import Plan
 
 JobPath = Annotated[Path, typer.Option(metavar="JOB", help="Job file: TOML or JSON.")]
 ForecastPath = Annotated[
@@ -43,11 +59,44 @@ HistoryPath = Annotated[
 
 
 class Inputs(NamedTuple):
-    """A job, the expected intensity at its locations, and a description of the correction if there is one."""
+    """Inputs of a plan.
+
+    Parameters
+    ----------
+    job : Job
+        The job.
+    intensity : IntensityTable
+        Expected intensity at its locations.
+    corrected_by : str or None
+        Description of the correction, if there is one.
+    may_fill : bool
+        Whether hours of which nothing is known may have a mean, as in a run. A file is taken as it is.
+    """
 
     job: Job
     intensity: IntensityTable
     corrected_by: str | None = None
+    may_fill: bool = False
+
+    def planned(self) -> Plan:
+        """Plan the job; rounds that the forecast does not cover on each location's mean, if that may be.
+
+        Raises
+        ------
+        PlanInfeasibleError
+            If there is no plan.
+        """
+        job, known = self.job, self.intensity.align(self.job.fleet.locations)
+        try:
+            return plan(job, self.intensity)
+        except PlanInfeasibleError:
+            if not self.may_fill or job.finish_by <= job.now:
+                raise
+            expectation = without_gaps(expect(known, None, job.now, looked_ahead(job)))
+            planned = plan(job, expectation.intensity)
+        end = format_time(known.end)
+        log(f"lowcarb: the forecast ends {end}; rounds beyond it are planned at each location's mean")
+        return replace(planned, forecast_origin=origin_shares(planned, expectation))
 
 
 def read_inputs(
@@ -123,6 +172,10 @@ def _from_source(runtime: Runtime, read: JobFile, options: Mapping[str, Any]) ->
     except InputError as error:
         # The unknown location stands in the job file, not in an option.
         raise error.within(read.cells.file) if error.field == "location" else error from None
+    believed = sanitize(known.intensity)
+    if np.isnan(believed.values).sum() > np.isnan(known.intensity.sampled(believed.edges_us)).sum():
+        log(f"lowcarb: values that are not from 0 to {MAX_G_PER_KWH:,.0f} g/kWh count as unknown")
+    known = replace(known, intensity=believed)
     past = Past()
     # Synthetic numbers have no forecast errors to learn from.
     if not known.intensity.synthetic:
@@ -130,7 +183,7 @@ def _from_source(runtime: Runtime, read: JobFile, options: Mapping[str, Any]) ->
     for line in remarks(opened, known, past):
         log(f"lowcarb: {line}")
     if past.actual is None:
-        return Inputs(job, _complete(known))
+        return Inputs(job, _complete(known), may_fill=True)
     stand_ins = past.actual.locations
     for name in set(known.missing).intersection(stand_ins):
         why = one_line(known.missing[name])

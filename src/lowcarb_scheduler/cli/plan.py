@@ -11,7 +11,6 @@ from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
 from lowcarb_scheduler.cli.output import Times, Utc, right
 from lowcarb_scheduler.cli.runtime import Runtime
-from lowcarb_scheduler.planning.planner import plan
 from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
@@ -52,10 +51,11 @@ def command(
     """Plan when each round opens and which clients train in it."""
     runtime = context.ensure_object(Runtime)
     chosen = options.source_options(source, sdk_url, sdk_signal, traces)
-    asked, intensity, corrected_by = read_inputs(
+    inputs = read_inputs(
         runtime, job, forecast, history, chosen, patience, allow_implausible=allow_implausible
     )
-    planned = plan(asked, intensity)
+    asked, intensity, corrected_by, _ = inputs
+    planned = inputs.planned()
     if plot is not None:
         # matplotlib is slow to import, so only a chart pays for it.
         from lowcarb_scheduler.report.figure import save

@@ -89,7 +89,7 @@ def command(
     """Show how emissions fall when a job may finish later."""
     runtime = context.ensure_object(Runtime)
     chosen = options.source_options(source, sdk_url, sdk_signal, traces)
-    asked, intensity, corrected_by = read_inputs(
+    asked, intensity, corrected_by, _ = read_inputs(
         runtime, job, forecast, history, chosen, allow_implausible=allow_implausible
     )
     # A large job takes minutes, so a terminal shows the progress.

@@ -6,7 +6,7 @@ The expected intensity of an hour comes from the first of these that has a value
    issues, or without any decays from the last known error.
 2. *Climatology* (:mod:`lowcarb_scheduler.forecasts.climatology`), with at least three days of history: beyond
    the end of the forecast, in its gaps, and for a location without a forecast.
-3. A gap.
+3. A gap; or, with :func:`without_gaps`, the location's mean of all these values.
 
 The calculation is by the hour, counted from the last hour whose actual intensity is known, because actuals
 may arrive late. The forecast keeps its own steps; a correction shifts all steps of an hour alike.
@@ -175,6 +175,23 @@ def expect(
     for named, label in ((last_good, _LAST_GOOD), (default, _DEFAULT)):
         origin = np.where(np.isin(forecast.locations, list(named)) & from_forecast, label, origin)
     return Expectation(forecast.relaid(edges, forecast.locations, values), origin.astype(np.uint8))
+
+
+def without_gaps(expectation: Expectation) -> Expectation:
+    """Return an expectation whose unknown hours have their location's mean, which favours none of them.
+
+    A location without any value keeps its gaps. The origin of a mean is ``default``.
+    """
+    table = expectation.intensity
+    unknown = np.isnan(table.values)
+    hours = np.where(unknown, 0.0, np.diff(table.edges_us)[:, None] / HOUR_US)
+    total = hours.sum(axis=0)
+    means = (hours * np.nan_to_num(table.values)).sum(axis=0) / np.where(total > 0, total, np.nan)
+    filled = unknown & ~np.isnan(means)
+    origin = np.where(filled, _DEFAULT, expectation.origin).astype(np.uint8)
+    return Expectation(
+        table.relaid(table.edges_us, table.locations, np.where(filled, means, table.values)), origin
+    )
 
 
 def _edges(forecast: IntensityTable, now_us: int, until_us: int) -> Ints:

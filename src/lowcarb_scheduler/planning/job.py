@@ -464,6 +464,7 @@ class Plan:
             "min_turns": int(turns.min()),
             "max_turns": int(turns.max()),
             **({"relaxed": dict(self.relaxed)} if self.relaxed else {}),
+            **({"forecast_origin": dict(self.forecast_origin)} if self.forecast_origin else {}),
             "rounds": [
                 {
                     "round": number,

@@ -15,7 +15,7 @@ from lowcarb_scheduler.accounting.emissions import emissions_g
 from lowcarb_scheduler.clock import to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError, PlanInfeasibleError, one_line
 from lowcarb_scheduler.events import UNKNOWN_PLACE
-from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, expect
+from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, expect, without_gaps
 from lowcarb_scheduler.intensity import neutral_table
 from lowcarb_scheduler.planning.fairness import TurnRange, crowded, fill_evenly, location_cap
 from lowcarb_scheduler.planning.job import looked_ahead
@@ -48,6 +48,7 @@ def replan(
     *,
     last_good: Collection[str] = (),
     default: Collection[str] = (),
+    fill_gaps: bool = False,
 ) -> Plan:
     """Plan the remaining rounds on what is known now, to be planned again when more is known.
 
@@ -66,6 +67,9 @@ def replan(
         new plan does not avoid more than 0.1 % of their emissions: a plan does not flap.
     last_good, default : collection of str
         Locations whose forecast is the last good one, or a substitute; see ``Plan.forecast_origin``.
+    fill_gaps : bool (default: False)
+        Whether hours of which nothing is known have their location's mean, of origin ``default``. Without it
+        no turn touches them.
 
     Returns
     -------
@@ -85,9 +89,12 @@ def replan(
         return plan(job, known)  # raises the error that says why there is none
     until = looked_ahead(job)
     expectation = expect(known, history, job.now, until, past_forecasts, last_good, default)
-    expected = expectation.intensity
     # The plan can still change, so a later slot is worth more than its expectation: it gets a bonus.
-    hoped = value_of_waiting(job, expected, history)
+    hoped = value_of_waiting(job, expectation.intensity, history)
+    if fill_gaps:  # after the bonus: no round waits for hours of which nothing is known
+        expectation = without_gaps(expectation)
+        hoped = hoped.fill(expectation.intensity)
+    expected = expectation.intensity
     best = plan(job, hoped)
     if best.closes_us[-1] > job.opens_from_us + job.rounds * job.round_us:
         # Waiting has to be worth it: among plans that are about as good the one that ends first wins.
@@ -99,7 +106,7 @@ def replan(
     # With a bonus the plan is optimal for another objective, and its bound holds for that one only.
     certified = np.array_equal(hoped.values, expected.values, equal_nan=True)
     charged = _charged(best, job, expected, best.lower_bound_g if certified else None)
-    return replace(charged, forecast_origin=_origin_shares(charged, expectation))
+    return replace(charged, forecast_origin=origin_shares(charged, expectation))
 
 
 def _avoids(part: float, new: Plan, old: Plan) -> bool:
@@ -161,7 +168,7 @@ def _charged(planned: Plan, job: Job, intensity: IntensityTable, lower_bound_g: 
     )  # fmt: skip
 
 
-def _origin_shares(planned: Plan, expectation: Expectation) -> dict[str, float]:
+def origin_shares(planned: Plan, expectation: Expectation) -> dict[str, float]:
     """Return the origin of the intensity at the start of each turn, as parts of all turns."""
     table, fleet = expectation.intensity, planned.fleet
     columns = table.columns(fleet.locations)[fleet.location_index[planned.seats]]
@@ -195,9 +202,12 @@ def decide(job: Job, known: KnownIntensity, previous: Plan | None, log: RunLog) 
         forecast = known.actual.align(())  # only its provenance: the history itself is passed to replan
     if forecast is not None:
         trouble = ""
-        for attempt in _attempts(job):
+        for attempt, fill_gaps in _attempts(job, forecast):
             try:
-                planned = _replan(attempt, forecast, known, previous, log)
+                planned = _replan(attempt, forecast, known, previous, log, fill_gaps)
+                if fill_gaps:
+                    why = "it ends or has gaps before the deadline, and no history stands in"
+                    log.warn("forecast", why, "rounds beyond it are planned at each location's mean")
                 _note_bounds(job, planned, log)
                 _note_relaxed(planned, log)
                 return Decision(planned, on_forecast=True)
@@ -238,12 +248,15 @@ def _keeps_share(previous: Plan, job: Job) -> bool:
     return most <= location_cap(job)
 
 
-def _attempts(job: Job) -> Iterator[Job]:
-    """Yield a job, and variants that may have a plan where it has none."""
-    yield job
-    yield replace(job, grid_from=job.now)
-    if isinstance(job.participation, tuple | TurnRange):
-        yield replace(job, participation="equal")  # which gives way to a cap on locations
+def _attempts(job: Job, forecast: IntensityTable) -> Iterator[tuple[Job, bool]]:
+    """Yield a job, and variants that may have a plan where it has none, each with whether gaps are filled."""
+    ahead = None if job.finish_by <= job.now else forecast.slice(job.now, job.finish_by)
+    covers = ahead is not None and ahead.end == job.finish_by and not np.isnan(ahead.values).any()
+    for fill_gaps in (False,) if covers else (False, True):
+        yield job, fill_gaps
+        yield replace(job, grid_from=job.now), fill_gaps
+        if isinstance(job.participation, tuple | TurnRange):
+            yield replace(job, participation="equal"), fill_gaps  # which gives way to a cap on locations
 
 
 def _note_bounds(job: Job, planned: Plan, log: RunLog) -> None:
@@ -263,11 +276,15 @@ def _note_relaxed(planned: Plan, log: RunLog) -> None:
 
 
 def _replan(
-    job: Job, forecast: IntensityTable, known: KnownIntensity, previous: Plan | None, log: RunLog
-) -> Plan:
+    job: Job, forecast: IntensityTable, known: KnownIntensity, previous: Plan | None, log: RunLog,
+    fill_gaps: bool,
+) -> Plan:  # fmt: skip
     """Replan; a location without any intensity is neither preferred nor avoided."""
     try:
-        return replan(job, forecast, known.actual, known.past_forecasts, previous, last_good=known.last_good)
+        return replan(
+            job, forecast, known.actual, known.past_forecasts, previous,
+            last_good=known.last_good, fill_gaps=fill_gaps,
+        )  # fmt: skip
     except ForecastUnavailableError as error:
         missing = tuple(error.missing)
         if len(missing) == len(job.fleet.locations):
@@ -281,7 +298,7 @@ def _replan(
         neutral = neutral_table(like, missing, job.now, job.finish_by)
         return replan(
             job, forecast.fill(neutral), known.actual, known.past_forecasts, previous,
-            last_good=known.last_good, default=missing,
+            last_good=known.last_good, default=missing, fill_gaps=fill_gaps,
         )  # fmt: skip
 
 
