@@ -3,11 +3,12 @@ from __future__ import annotations
 import sys
 import tomllib
 from importlib import metadata
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from lowcarb_scheduler.doctor import checks
 from lowcarb_scheduler.doctor.checks import (
     EXTRAS,
     check_extras,
@@ -67,8 +68,16 @@ def test_flower_has_to_be_there_and_new_enough(monkeypatch, version, state):
         assert checks["flwr"].fix == "run: pip install 'flwr>=1.41'"
 
 
+def install(monkeypatch, *modules):
+    """Let these modules of the extras be installed, and no other."""
+    for name in (name for of_extra, _ in EXTRAS.values() for name in of_extra):
+        module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
+        monkeypatch.setitem(sys.modules, name, module if name in modules else None)
+
+
 def test_a_missing_extra_is_a_fault_only_where_a_setting_needs_it(monkeypatch):
-    monkeypatch.setattr(checks, "find_spec", lambda module: None)
+    install(monkeypatch)
     for settings in (None, Settings.load()):
         assert {check.state for check in check_extras(settings)} == {"warning"}
     settings = Settings.load({"traces": Path("t.parquet"), "clock": "virtual"})
@@ -79,7 +88,7 @@ def test_a_missing_extra_is_a_fault_only_where_a_setting_needs_it(monkeypatch):
 
 
 def test_an_extra_is_there_when_all_of_it_is(monkeypatch):
-    monkeypatch.setattr(checks, "find_spec", lambda module: None if module == "matplotlib" else module)
+    install(monkeypatch, "ray", "jinja2", "pyarrow", "codecarbon")
     states = {check.check: check.state for check in check_extras(None)}
     assert states == {
         "extra simulation": "ok", "extra report": "warning", "extra parquet": "ok", "extra energy": "ok",

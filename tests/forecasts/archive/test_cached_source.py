@@ -243,14 +243,15 @@ def test_a_broken_archive_costs_one_warning_and_no_answer(source, web, archive, 
     assert archive.holdings()
 
 
-def test_a_broken_archive_is_left_alone_for_half_an_hour(source, archive, clock, monkeypatch):
+def test_a_broken_archive_is_left_alone_for_half_an_hour(web, tmp_path, clock):
     tried = []
 
-    def locked(*_):
-        tried.append(clock.now())
-        raise InputError("archive-dir", "it is locked", "wait")
+    class Locked(Archive):
+        def newest(self, *_):
+            tried.append(clock.now())
+            raise InputError("archive-dir", "it is locked", "wait")
 
-    monkeypatch.setattr(archive, "newest", locked)
+    source = CachedSource(web, Locked(tmp_path / "kept", clock=clock), clock)
     for minute in range(60):
         clock.sleep_until(NOW + minute * MINUTE)
         source.forecast(PLACES, clock.now())
