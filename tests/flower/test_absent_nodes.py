@@ -7,9 +7,12 @@ from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
+from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import FedAvg
 
+from lowcarb_scheduler import carbon_aware
 from lowcarb_scheduler.accounting.replay import summarise
 from lowcarb_scheduler.clock import parse_time
 from lowcarb_scheduler.errors import PlanInfeasibleError
@@ -104,6 +107,26 @@ def test_a_late_answer_files_earlier_turns_under_the_node_that_took_them(midnigh
     assert end["saving"] == pytest.approx(record.saving)
     assert not {"known_saving", "known_rounds", "unknown_because"} & end.keys()
     assert None not in {each["realised_g"] for each in end["rounds"]}
+
+
+def test_a_late_answer_counts_the_data_of_a_node_once(midnight):
+    machine = Machine(midnight)
+    grid = silent_grid(machine, 60, silent={101, 102})
+    amounts = []
+
+    def act(number):
+        if number == 2:
+            grid.answer(101, 102)
+        amounts.append(vars(aware)["_lowcarb_progress"].correction.state())
+
+    aware = carbon_aware(
+        After(act), source=Curve(midnight), clock=machine, run_dir=RUN, clients_per_round=6,
+        round_duration=HOUR, finish_by=30 * HOUR, patience=0.0, telemetry=False,
+    )  # fmt: skip
+    aware.start(grid, ArrayRecord([np.zeros(2)]), num_rounds=3)
+    assert amounts[1]["places"].keys() == {"101", "102", "2", "3", "4", "5"}
+    assert amounts[2]["places"] == {str(node): ("DE", "FR")[node % 2] for node in range(6)}
+    assert amounts[2]["weights"] == {str(node): 5.0 + node for node in range(6)}
 
 
 def test_a_node_that_answers_late_keeps_its_turns_in_the_plan(midnight):

@@ -335,6 +335,8 @@ class Session:
             if node_id in before and node_of(before[node_id]) != node_of(profile)
         }
         self._recorder.update_nodes(alive.values(), better_known)
+        if self.progress is not None and self.progress.correction is not None:
+            self.progress.correction.rename(better_known)
         return True
 
     def _observe_and_replan(self, number: int, grid: Grid, size: Size, is_new: bool = False) -> None:

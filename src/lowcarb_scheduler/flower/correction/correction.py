@@ -223,6 +223,12 @@ class ParticipationCorrection:
             found.weights.append((weight, reply))
         return found
 
+    def rename(self, ids: Mapping[str, str]) -> None:
+        """Count the data of nodes under the names by which they are known now, not a second time."""
+        places, weights = self._data.places, self._data.weights
+        places |= {new: places.pop(old) for old, new in ids.items() if old in places}
+        weights |= {new: weights.pop(old) for old, new in ids.items() if old in weights}
+
     def _new_memory(self, layout: Layout = _NO_ARRAYS) -> LocationMemory:
         return LocationMemory(layout.sizes, most_bytes=self._most_bytes, folder=self._ledger.run_dir)
 
