@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from lowcarb_scheduler import carbon_aware
 from lowcarb_scheduler.accounting.replay import summarise
+from lowcarb_scheduler.cli import main
 from lowcarb_scheduler.clock import parse_time
 from lowcarb_scheduler.errors import PlanInfeasibleError
 from lowcarb_scheduler.flower.waiting import NodeWait
@@ -140,7 +141,7 @@ def test_a_node_that_answers_late_keeps_its_turns_in_the_plan(midnight):
     assert named(events, "run_finished")[0]["late"] is False
 
 
-def test_a_saving_is_of_the_rounds_that_are_known_and_the_cause_is_said(midnight, caplog):
+def test_a_saving_is_of_the_rounds_that_are_known_and_the_cause_is_said(midnight, caplog, capsys):
     caplog.set_level("INFO", "flwr")
     machine = Machine(midnight)
     grid = silent_grid(machine, 60, silent={101})
@@ -157,6 +158,14 @@ def test_a_saving_is_of_the_rounds_that_are_known_and_the_cause_is_said(midnight
     (line,) = (line for line in caplog.messages if "saving against run-now" in line)
     assert "0.0% over 3 of 5 rounds" in line
     assert line.endswith("(the location of 1 node(s) is not known: 101)")
+    capsys.readouterr()
+    assert main(["report", str(RUN)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "0.0 % over 3 of 5 rounds (the location of 1 node(s) is not known: 101)" in shown
+    page = " ".join((RUN / "report.html").read_text(encoding="utf-8").split())
+    cause = "the location of 1 node(s) is not known: 101"
+    assert f"saved against run-now in 3 of 5 rounds; in others {cause}." in page
+    assert f"of 5 rounds: {cause}. Therefore no realised total is shown" in page
 
 
 def test_a_simulation_waits_for_the_answers_of_its_nodes(midnight, caplog):

@@ -218,7 +218,7 @@ def show(
     fewest, most = min(turns, default=0), max(turns, default=0)
     evaluation_kwh, sci_g = formatting.energy(run.evaluation_energy_kwh), accounts.sci.g_per_round
     facts = [
-        ("saving", formatting.percent(accounts.run.saving)),
+        ("saving", _saving(run)),
         ("energy", f"{formatting.energy(run.energy_kwh)} ({formatting.basis(run.energy_by_basis)})"),
         ("evaluation energy", f"{evaluation_kwh}, {formatting.mass(run.evaluation_g)} CO2eq"),
         ("SCI", f"{formatting.mass(sci_g)} per round; embodied emissions are not counted"),
@@ -228,6 +228,15 @@ def show(
         ("tables", str(tables)),
     ]
     output.print_facts(screen, facts)
+
+
+def _saving(run: Record) -> str:
+    """Write the saving of a run, or of those of its rounds that are known, and why others are not."""
+    known, rounds = run.known_saving
+    if run.unknown_because is None:
+        return formatting.percent(run.saving)
+    of = f" over {rounds} of {len(run.rounds)} rounds" if rounds else ""
+    return f"{formatting.percent(known)}{of} ({run.unknown_because})"
 
 
 def _refreshed(found: Refreshed) -> str:
