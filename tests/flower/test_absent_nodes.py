@@ -87,6 +87,14 @@ def test_at_the_start_answers_are_awaited_for_half_of_the_time_to_spare(midnight
     assert named(events, "run_finished")[0]["late"] is False
 
 
+def test_answers_are_hardly_awaited_while_nobody_knows_how_long_a_round_takes(midnight):
+    machine = Machine(midnight)
+    grid = silent_grid(machine, 5, silent={101})
+    grid.registering = 60 * SECOND
+    events = run(grid, machine, 2, source=Flat(), finish_by=100 * MINUTE, patience=0.0)
+    assert opened(events)[0] == midnight + 30 * SECOND  # half of a hundredth
+
+
 def test_a_late_answer_files_earlier_turns_under_the_node_that_took_them(midnight):
     machine = Machine(midnight)
     grid = silent_grid(machine, 60, silent={101, 102, 103})
@@ -99,6 +107,8 @@ def test_a_late_answer_files_earlier_turns_under_the_node_that_took_them(midnigh
     record, end = summarise(read_ledger(RUN)), named(events, "run_finished")[0]
     assert record.turns == {str(node): 3 for node in range(6)}
     assert {node.location for node in record.all_nodes.values()} == {"DE", "FR"}
+    assert record.initial_plan.nodes.keys() == record.turns.keys()  # hindsight begins with it
+    assert {member.id for worked in record.rounds for member in worked.members} == record.turns.keys()
     assert (end["jain"], end["min_turns"], end["max_turns"]) == (1.0, 3, 3)
     # As if all had answered at once: 18 turns of an hour at 1 kW, and nothing of a default.
     assert record.energy_kwh == end["energy_kwh"] == pytest.approx(18.0)

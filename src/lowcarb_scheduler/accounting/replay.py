@@ -442,6 +442,11 @@ class Record:
         self.all_nodes = {key: node for key, node in self.all_nodes.items() if key not in former}
         self.turns = dict(_renamed(self.turns, nodes))
         self._turns_before = _renamed(self._turns_before, nodes)
+        if (begun := self.initial_plan) is not None:
+            known = (nodes.get(key, node) for key, node in begun.nodes.items())
+            self.initial_plan = replace(
+                begun, nodes={node.id: node for node in known}, turns=dict(_renamed(begun.turns, nodes))
+            )
         open_round = [self.current] if self.is_open and self.current is not None else []
         for worked in (*self.closed.values(), *open_round):
             before = list(worked.turns)

@@ -20,6 +20,7 @@ logger = logging.getLogger("flwr")
 _DEFAULT: Final = timedelta(hours=24)  # shortest deadline where none is given
 _MINUTE: Final = timedelta(minutes=1)
 _UNSEEN_ROUND: Final = timedelta(hours=1)  # stands for a round until one was observed; nothing waits for it
+_UNSEEN_SPARE: Final = 0.01  # part of the time to the deadline, while no round was observed
 _GRACE: Final = timedelta(seconds=60)  # an overrun no longer than this does not move a round off its slot
 SPARE_PART: Final = 0.1  # part of the initial slack that waiting never uses
 
@@ -311,10 +312,10 @@ class RunTiming:
     def spare(self, number: int, now: datetime) -> timedelta:
         """Return the time by which a round may open later without the run being late.
 
-        None is spared while the length of a round is unknown and a deadline is given.
+        While the length of a round is unknown this is a hundredth of the time that is left.
         """
         if (latest := self.latest_opening(number)) is None:
-            return timedelta(0) if self._finish_by is not None else _UNSEEN_ROUND
+            return max(self.provisional_deadline - now, timedelta(0)) * _UNSEEN_SPARE
         return max(latest - now, timedelta(0))
 
     def node_limits(self, number: int, now: datetime) -> NodeLimits:
