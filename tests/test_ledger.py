@@ -141,3 +141,14 @@ def test_a_duration_is_stored_in_seconds_and_a_member_by_its_own_keys():
     read = event_of(json.loads(to_json(opened)))
     assert isinstance(read, RoundOpened)
     assert (read.held.total_seconds(), read.nodes[0].id) == (opened["held_s"], opened["nodes"][0]["id"])
+
+
+def test_a_file_in_place_of_the_folder_is_called_so(midnight):
+    RUN.write_text("", encoding="utf-8")
+    for use in (lambda: Ledger(RUN, VirtualClock(midnight)), lambda: read_ledger(RUN)):
+        with pytest.raises(InputError, match=r"run-dir: run is a file; give "):
+            use()
+    for path, problem in ((Path("a\0b"), "a path has no NUL"), (Path("a" * 5000), "it has 5,000 characters")):
+        with pytest.raises(InputError, match=problem) as error:
+            read_ledger(path)
+        assert len(str(error.value)) < 300

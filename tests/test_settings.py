@@ -208,3 +208,34 @@ def test_a_token_in_the_query_of_a_url_is_not_shown():
 )
 def test_no_part_of_a_password_in_a_url_is_shown(url, shown):
     assert Settings.load({"carbon_aware_sdk_url": url}).shown()["carbon_aware_sdk_url"] == shown
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "patience",
+        "clients_per_round",
+        "max_location_share",
+        "mix_rounds",
+        "deadline_confidence",
+        "archive_days",
+    ],
+)
+def test_a_switch_is_no_number(field):
+    key = f"lowcarb-{field.replace('_', '-')}"
+    with pytest.raises(InputError, match=f"{key}: True: give a number, not a switch"):
+        Settings.load(run_config={key: True})
+
+
+@pytest.mark.parametrize("key", ["LOWCARB-PATIENCE", "Lowcarb-patience", "LOWCARB_PATIENCE"])
+def test_a_setting_in_another_case_is_not_ignored(key):
+    with pytest.raises(InputError, match=f"{key}: is no setting; write lowcarb-patience"):
+        Settings.load(run_config={key: 0.5})
+
+
+@pytest.mark.parametrize(("path", "problem"), [("a\0b", "has no NUL"), ("a" * 5000, "has 5,000 characters")])
+def test_a_folder_that_no_file_system_has_is_refused_in_a_line(path, problem):
+    with pytest.raises(InputError, match="lowcarb-run-dir: ") as error:
+        Settings.load(run_config={"lowcarb-run-dir": path})
+    assert problem in str(error.value)
+    assert len(str(error.value)) < 400

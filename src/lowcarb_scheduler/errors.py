@@ -256,10 +256,13 @@ class NothingHeldError(LowcarbError):
         Folder of the run.
     state : str
         Present state of the run, for example ``training``.
+    why : str
+        Reason why it holds none, where the state alone does not tell.
     """
 
     _documented = ("run_dir", "state")
 
-    def __init__(self, run_dir: str, state: str) -> None:
+    def __init__(self, run_dir: str, state: str, why: str = "") -> None:
         self.run_dir, self.state = run_dir, state
-        super().__init__(f"no round of {run_dir} is held: the run is {state}; see lowcarb status {run_dir}")
+        is_so = f"the run is {state}{', ' * bool(why)}{why}"
+        super().__init__(f"no round of {run_dir} is held: {is_so}; see lowcarb status {run_dir}")

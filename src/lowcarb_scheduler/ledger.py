@@ -31,6 +31,7 @@ from lowcarb_scheduler.events import (
     RunStarted,
     event_of,
 )
+from lowcarb_scheduler.validation import path_problem
 
 try:
     import fcntl
@@ -99,6 +100,8 @@ class Ledger:
                 self._file.close()
                 raise
         except FileExistsError:
+            if not run_dir.is_dir():
+                raise InputError("run-dir", f"{run_dir} is a file", "give a folder") from None
             raise InputError(
                 "run-dir", f"{run_dir} holds the ledger of a run", "give another folder, or leave it out"
             ) from None
@@ -183,7 +186,11 @@ def read_ledger(run_dir: Path) -> list[Event]:
     InputError
         If there is no ledger, or a line in it is not an event of this version.
     """
+    if problem := path_problem(run_dir):
+        raise InputError("run-dir", f"{str(run_dir)!r:.80}: {problem}", "give the folder of a run")
     path = run_dir / FILE_NAME
+    if run_dir.is_file():
+        raise InputError("run-dir", f"{run_dir} is a file", "give the folder of a run")
     if not path.is_file():
         inside = sorted(str(found.parent) for found in run_dir.glob(f"*/{FILE_NAME}"))
         fix = f"give one of {', '.join(inside[-3:])}" if inside else "give the folder of a run"

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -26,7 +26,7 @@ from lowcarb_scheduler import userfiles
 from lowcarb_scheduler.clock import format_time, parse_time
 from lowcarb_scheduler.errors import InputError, near_miss
 from lowcarb_scheduler.userfiles import parsed
-from lowcarb_scheduler.validation import name_problem
+from lowcarb_scheduler.validation import name_problem, path_problem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -262,6 +262,24 @@ class Settings(BaseSettings):
     watttime_password: SecretStr | None = None
     """password at WattTime"""
 
+    @field_validator(
+        "patience", "clients_per_round", "max_location_share", "mix_rounds", "deadline_confidence",
+        "default_power_watts", "archive_days", mode="before",
+    )  # fmt: skip
+    @classmethod
+    def _refuse_switch(cls, value: object) -> object:
+        # A bool is an int in Python: true would pass as 1.
+        if isinstance(value, bool):
+            raise ValueError("give a number, not a switch")
+        return value
+
+    @field_validator("run_dir", mode="after")
+    @classmethod
+    def _check_folder(cls, value: Path | None) -> Path | None:
+        if value is not None and (problem := path_problem(value)):
+            raise ValueError(problem)
+        return value
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -320,7 +338,7 @@ class Settings(BaseSettings):
             # pydantic's message repeats the input, which is a secret here.
             if field in SECRETS:  # never show what was given
                 raise InputError(label, message, _meaning(field)) from None
-            raise InputError(label, f"{detail['input']!r}: {message}", _meaning(field)) from None
+            raise InputError(label, f"{detail['input']!r:.80}: {message}", _meaning(field)) from None
 
     def shown(self) -> dict[str, Any]:
         """Return the settings for logs and ledgers, without secrets and without credentials in URLs."""
@@ -354,8 +372,9 @@ class Settings(BaseSettings):
         """Return the values from code, options and run-config, and their labels there, by field name."""
         # Such a key would be ignored silently, because settings begin with lowcarb-.
         for key in run_config or {}:
-            if key.startswith("lowcarb_"):
-                raise InputError(key, "is no setting", f"write {key.replace('_', '-')}")
+            spelt = key.lower().replace("_", "-")
+            if spelt.startswith(RUN_CONFIG_PREFIX) and not key.startswith(RUN_CONFIG_PREFIX):
+                raise InputError(key, "is no setting", f"write {spelt}")
         ours = {
             key.removeprefix(RUN_CONFIG_PREFIX): value
             for key, value in (run_config or {}).items()

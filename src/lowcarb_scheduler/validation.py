@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MOST_POWER_WATTS: Final = 1e6
 _LEAST_DURATION: Final = timedelta(seconds=1)
 _MOST_DURATION: Final = timedelta(days=7)
 _LARGEST: Final = 1e15  # no quantity is near it, and JSON has integers that overflow a float
 _LONGEST_NAME: Final = 100
+_LONGEST_PATH: Final = 4_000  # characters; Linux takes 4,095 bytes
 MAX_NAME: Final = 200  # characters of a location that are sent to a server
 _MARKUP: Final = frozenset("<>[]")  # of HTML and of the terminal
 _FORMULA: Final = frozenset("=+@")  # a spreadsheet would run a name that begins like that
@@ -44,6 +48,15 @@ def name_problem(name: str) -> str | None:
         return f"its name has {len(name)} characters, more than {MAX_NAME}"
     if not name.isprintable():  # control characters, direction marks and halves of a pair are not
         return "its name has characters that cannot be printed"
+    return None
+
+
+def path_problem(path: Path) -> str | None:
+    """Return why no file system takes a path; None if one may."""
+    if "\0" in str(path):
+        return "a path has no NUL"
+    if len(str(path)) > _LONGEST_PATH:
+        return f"it has {len(str(path)):,} characters, more than {_LONGEST_PATH:,}"
     return None
 
 

@@ -144,21 +144,22 @@ def test_release_names_the_held_round_and_no_other(capsys, written):
 
 
 @pytest.mark.parametrize(
-    ("last", "alive", "first", "state"),
+    ("last", "alive", "first", "state", "why"),
     [
-        ("round_opened", True, {}, "training"),
-        ("round_closed", True, {}, "preparing"),
-        ("run_finished", False, {}, "completed"),
-        ("hold_started", False, {}, "gone"),
-        ("hold_started", True, {"clock": "virtual"}, "on a virtual clock"),
+        ("round_opened", True, {}, "training", ""),
+        ("round_closed", True, {}, "preparing", ""),
+        ("run_finished", False, {}, "completed", ", and opens no more rounds"),
+        ("run_finished", False, {"clock": "virtual"}, "completed", ", and opens no more rounds"),
+        ("hold_started", False, {}, "gone", ", and opens no more rounds"),
+        ("hold_started", True, {"clock": "virtual"}, "on a virtual clock", ", which waits for nobody"),
     ],
 )
-def test_release_is_refused_where_nothing_is_held(capsys, written, last, alive, first, state):
+def test_release_is_refused_where_nothing_is_held(capsys, written, last, alive, first, state, why):
     run_dir = written(last, alive=alive, **first)
     answer = run(capsys, "release", run_dir)
     assert (answer.code, answer.out) == (1, "")
     assert answer.line == (
-        f"lowcarb: no round of {run_dir} is held: the run is {state}; see lowcarb status {run_dir}"
+        f"lowcarb: no round of {run_dir} is held: the run is {state}{why}; see lowcarb status {run_dir}"
     )
     error = run(capsys, "release", run_dir, "--json").document["error"]
     assert (error["kind"], error["state"]) == ("nothing_held", state)

@@ -154,6 +154,8 @@ def test_the_locations_file_names_places_for_a_source_given_in_code(clock, tmp_p
             {"source": "electricity-maps"},
             "electricity-maps-token: is not set; set LOWCARB_ELECTRICITY_MAPS_TOKEN",
         ),
+        ({"source": "synthetic", "locations": "none.toml"}, "lowcarb-locations: /"),
+        ({"locations": "none.toml"}, "lowcarb-locations: /"),
         ({"source": "synthetic", "locations": "bad.toml"}, "bad.toml: names.DE: 'uk' is unknown"),
     ],
 )
@@ -162,6 +164,7 @@ def test_what_cannot_be_opened_fails_before_anything_trains(settings, error):
     with pytest.raises(InputError) as caught:
         carbon_aware(FedAvg(), **settings)
     assert error in str(caught.value)
+    assert "lowcarb-lowcarb" not in str(caught.value)
 
 
 def test_there_is_a_setting_for_each_thing_tested_here():

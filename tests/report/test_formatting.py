@@ -1,10 +1,13 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+import pandas as pd
 import pytest
 
 from lowcarb_scheduler.intensity import Provenance
+from lowcarb_scheduler.planning.fleet import Fleet
+from lowcarb_scheduler.planning.job import Job
 from lowcarb_scheduler.report import formatting
 
 
@@ -14,6 +17,8 @@ from lowcarb_scheduler.report import formatting
         (None, "unknown"),
         (float("nan"), "unknown"),
         (0.0, "0 g"),
+        (4.26e-14, "0 g"),  # the difference of two sums that are equal
+        (-4.26e-14, "0 g"),
         (0.01234, "0.0123 g"),
         (65.84, "65.8 g"),
         (999.4, "999 g"),
@@ -83,3 +88,10 @@ def test_a_sparkline_spans_its_own_range_and_dots_gaps():
 )  # fmt: skip
 def test_energy_says_what_it_rests_on(kwh, says):
     assert formatting.basis(kwh) == says
+
+
+def test_one_round_is_no_rounds():
+    fleet = Fleet.from_frame(pd.DataFrame({"id": ["a"], "location": ["DE"]}))
+    start = datetime(2026, 3, 2, tzinfo=UTC)
+    job = Job(fleet, start, start + timedelta(days=1), 1, 1, timedelta(hours=1))
+    assert formatting.work(job) == "1 round of 1 client, from 1 client at 1 location"

@@ -201,9 +201,10 @@ def _document(found: Comparison, replay: Replay) -> dict[str, Any]:
 
 def _print(screen: Console, found: Comparison, replay: Replay) -> None:
     setting = found.scenario
+    rounds = formatting.counted(setting.rounds, "round")
     output.print_title(
         screen,
-        f"{setting.name}: {setting.rounds} rounds of {setting.clients_per_round} of {setting.clients}, "
+        f"{setting.name}: {rounds} of {setting.clients_per_round} of {setting.clients}, "
         f"{len(setting.locations)} locations; {formatting.counted(found.seeds, 'start')} by deadline",
     )
     columns = (

@@ -205,7 +205,8 @@ def show(
 ) -> None:
     """Print the emissions of a run, and their breakdown."""
     run = accounts.run
-    output.print_title(screen, f"Run {run.started.run_id}: {run.status}, {len(run.rounds)} rounds")
+    rounds = formatting.counted(len(run.rounds), "round")
+    output.print_title(screen, f"Run {run.started.run_id}: {run.status}, {rounds}")
     if refreshed is not None:
         output.print_line(screen, _refreshed(refreshed))
     labels = formatting.labels(accounts.run.provenance)
@@ -246,7 +247,8 @@ def _refreshed(found: Refreshed) -> str:
     if not found.lacking:
         return "Nothing to fetch: all actual intensity is known."
     # Providers publish actual intensity hours later, so a second attempt often succeeds.
-    learned = f"Fetched actual intensity for {len(found.learned)} of {len(found.lacking)} incomplete rounds"
+    lacking = formatting.counted(len(found.lacking), "incomplete round")
+    learned = f"Fetched actual intensity for {len(found.learned)} of {lacking}"
     return f"{learned}." if found.learned else f"{learned}; try again later."
 
 
@@ -286,9 +288,10 @@ def _show_waterfall(screen: Console, accounts: Accounts, labels: str) -> None:
         # No share of nothing: run-now emissions may be zero or unknown.
         part = step.change_g / run_now_g if run_now_g else None
         # Levels have no sign, changes do.
-        sign = "+" if step.kind == "change" and step.change_g > 0 else ""
+        size = formatting.mass(step.change_g)
+        sign = "+" if step.kind == "change" and step.change_g > 0 and size != formatting.mass(0.0) else ""
         share = "" if part is None else sign + formatting.percent(part)
-        rows.append((step.name, sign + formatting.mass(step.change_g), share))
+        rows.append((step.name, sign + size, share))
     output.print_line(screen, f"From run-now to realised: {labels}")
     output.print_table(screen, ("step", right("CO2eq"), right("of run-now")), rows)
 

@@ -216,9 +216,12 @@ def release(context: typer.Context, run_dir: RunDir, as_json: options.Json = Fal
     """Open the held round now; later rounds follow the plan."""
     folder = folder_of(run_dir)
     run = RunState.read(folder)
-    # A virtual clock waits for nobody, so there is no hold to end.
-    if run.state != HOLDING or run.round is None or run.is_virtual:
-        raise NothingHeldError(str(run_dir), "on a virtual clock" if run.is_virtual else run.state)
+    if run.round is None or run.state == GONE:
+        raise NothingHeldError(str(run_dir), run.state, "and opens no more rounds")
+    if run.is_virtual:
+        raise NothingHeldError(str(run_dir), "on a virtual clock", "which waits for nobody")
+    if run.state != HOLDING:
+        raise NothingHeldError(str(run_dir), run.state)
     request_release(folder, run.round)
     if as_json:
         output.write_document({"run_dir": str(run_dir), "round": run.round, "was_to_open_at": run.opens_at})

@@ -599,7 +599,7 @@ class Setup:
         real = None if isinstance(clock, VirtualClock) else self._clock
         given = None if isinstance(source, str) else source
         self.source = _open_source(settings, given, real) if settings.enabled else None
-        self._places = read_places(settings.locations) if settings.locations and settings.enabled else {}
+        self._places = _read_places(settings.locations) if settings.locations and settings.enabled else {}
 
     def check_clock(self, grid: Grid | None) -> None:
         """Refuse a virtual clock with real nodes.
@@ -685,6 +685,25 @@ def _free_folder(name: str) -> Path:
     return folder
 
 
+def _read_places(path: Path) -> dict[str, Place]:
+    """Return the locations file; an error names its setting where the file itself cannot be read."""
+    try:
+        return read_places(path)
+    except InputError as error:
+        raise _as_setting(error) from None
+
+
+def _as_setting(error: InputError) -> InputError:
+    """Return an error of a field of the settings by the name that the field has in the run-config."""
+    if error.file or error.field.replace("-", "_") in SECRETS:
+        return error
+    fix = error.fix
+    if error.problem == "is not set":
+        variable = f"LOWCARB_{error.field.upper().replace('-', '_')}"
+        fix = f"set lowcarb-{error.field} in the run-config, or {variable}"
+    return InputError(f"lowcarb-{error.field}", error.problem, fix, error.file)
+
+
 def _open_source(
     settings: Settings, given: ForecastSource | None, clock: Clock | None
 ) -> ForecastSource | None:
@@ -692,13 +711,7 @@ def _open_source(
     try:
         return open_sources(settings, clock) if given is None else arranged([given], settings, clock)
     except InputError as error:
-        if error.file or error.field.replace("-", "_") in SECRETS:
-            raise
-        fix = error.fix
-        if error.problem == "is not set":
-            variable = f"LOWCARB_{error.field.upper().replace('-', '_')}"
-            fix = f"set lowcarb-{error.field} in the run-config, or {variable}"
-        raise InputError(f"lowcarb-{error.field}", error.problem, fix, error.file) from None
+        raise _as_setting(error) from None
 
 
 def _open_clock(name: str) -> Clock:

@@ -358,7 +358,7 @@ def read_locations(path: Path) -> dict[str, Any]:
         return tomllib.loads(check_regular(path).read_text(encoding="utf-8"))
     except OSError as error:
         problem = f"{path.absolute()} cannot be read ({error.strerror})"
-        raise InputError("lowcarb-locations", problem, "give the absolute path of a TOML file") from None
+        raise InputError("locations", problem, "give the absolute path of a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         fix = 'write lines like 0 = "DE"'
         raise InputError("locations", f"is not TOML ({error})", fix, str(path)) from None

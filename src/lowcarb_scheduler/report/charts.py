@@ -389,8 +389,9 @@ def plot_backtest(found: Comparison, labels: str) -> Figure:
     matplotlib.figure.Figure
     """
     scenario = found.scenario
+    rounds = formatting.counted(scenario.rounds, "round")
     legend = (
-        f"{scenario.rounds} rounds of {scenario.clients_per_round} of {scenario.clients} clients",
+        f"{rounds} of {scenario.clients_per_round} of {scenario.clients} clients",
         "bound: no plan can save more",
         f"error bars: one standard error of {SCHEDULER}",
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 UNKNOWN: Final = "unknown"
 # A unit applies from 0.9995 of it on: 999.6 g rounds to 1.00 kg, not to 1,000 g.
 _MASSES: Final = ((1e6, "t"), (1e3, "kg"), (1.0, "g"))
+_NO_MASS_G: Final = 1e-9
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _SIGNALS: Final = {
     "average": "average grid intensity",
@@ -48,6 +49,8 @@ def mass(grams: float | None, digits: int = 3) -> str:
     """Write emissions, for example ``512 g``, ``1.24 kg`` or ``3.10 t``."""
     if grams is None or not math.isfinite(grams):
         return UNKNOWN
+    if abs(grams) < _NO_MASS_G:  # what is left of a difference that is none
+        grams = 0.0
     unit_g, unit = mass_unit(grams)
     return f"{significant(grams / unit_g, digits)} {unit}"
 
@@ -104,8 +107,8 @@ def labels(provenance: Provenance) -> str:
 def work(job: Job) -> str:
     """Write the size of a job."""
     clients, places = len(job.fleet), len(job.fleet.locations)
-    size = f"{job.rounds} rounds of {job.clients_per_round} clients"
-    return f"{size}, from {clients} clients at {places} locations"
+    size = f"{counted(job.rounds, 'round')} of {counted(job.clients_per_round, 'client')}"
+    return f"{size}, from {counted(clients, 'client')} at {counted(places, 'location')}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -189,9 +189,10 @@ def _sci(sci: Sci) -> str:
     if sci.intensity_g_per_kwh is None:
         terms = f"E = {formatting.energy(sci.energy_kwh)}; I is not known, so there is no value"
     else:
+        rounds = formatting.counted(sci.rounds, "round")
         terms = (
             f"E × I / R = {formatting.energy(sci.energy_kwh)} × "
-            f"{formatting.significant(sci.intensity_g_per_kwh)} g/kWh / {sci.rounds} rounds = "
+            f"{formatting.significant(sci.intensity_g_per_kwh)} g/kWh / {rounds} = "
             f"{formatting.mass(sci.g_per_round)} per round"
         )
     return f"{terms}; M (manufacturing of hardware) is not included"

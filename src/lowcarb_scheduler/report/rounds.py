@@ -166,7 +166,8 @@ def plot_plan(
     -------
     matplotlib.figure.Figure
     """
-    title = f"Plan: {formatting.mass(plan.emissions_g)} CO2eq in {len(plan.opens_us)} rounds"
+    rounds = formatting.counted(len(plan.opens_us), "round")
+    title = f"Plan: {formatting.mass(plan.emissions_g)} CO2eq in {rounds}"
     if plan.saving is not None:
         title += f", {formatting.percent(plan.saving)} below run-now"
     labels = formatting.labels(plan.provenance)

@@ -101,8 +101,9 @@ def plan_lines(
     """
     plan, fleet = decision.plan, decision.plan.fleet
     locations = len(set(fleet.locations) - {UNKNOWN_PLACE})
+    rounds = "1 round" if len(plan.opens_us) == 1 else f"{len(plan.opens_us)} rounds"
     lines = [
-        f"{len(plan.opens_us)} rounds of {plan.seats.shape[1]} out of {len(fleet)} clients"
+        f"{rounds} of {plan.seats.shape[1]} out of {len(fleet)} clients"
         f" in {locations} location(s), {format_duration(schedule.round_duration)} each",
         f"planned finish {instant(plan.finish)}, deadline {instant(schedule.finish_by)}",
     ]
