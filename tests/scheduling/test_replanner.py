@@ -97,6 +97,22 @@ def test_what_has_happened_is_news(midnight):
     assert after.reason_to_replan(after, midnight, midnight + HOUR) is None
 
 
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ({}, None),
+        ({"step": 2}, None),  # the same, said in half hours
+        ({"hours": 3}, "fresh actuals"),
+        ({"change": [(0, 7.0)]}, "fresh actuals"),  # revised
+    ],
+)
+def test_actuals_that_are_asked_for_again_are_news_if_they_differ(midnight, other, reason):
+    known, now = table(midnight), midnight + 3 * HOUR
+    before = inputs(midnight, known, table(midnight, **{"hours": 2}))
+    after = inputs(midnight, known, table(midnight, **{"hours": 2, **other}))
+    assert before.reason_to_replan(after, now, midnight + 24 * HOUR) == reason
+
+
 def reasons(events):
     return [event["reason"] for event in named(events, "planned")]
 

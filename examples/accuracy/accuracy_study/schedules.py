@@ -277,17 +277,19 @@ def remembered_plans() -> Iterator[None]:
     """Keep the plans of runs within the context.
 
     Planning takes most of a run's time, and runs that train other models on the same schedule ask for the
-    same plans. A plan is a pure function of its job and intensities, so it is the same from memory.
+    same plans. A plan is a pure function of its job, intensities, and the openings that its search starts
+    from, so it is the same from memory.
     """
     known: dict[bytes, Plan] = {}
 
-    def remembering(job: Job, intensity: IntensityTable) -> Plan:
+    def remembering(job: Job, intensity: IntensityTable, *, previous: Plan | None = None) -> Plan:
         # Whether the model is corrected decides only what a balance of auto means.
         turns = job.balance_turns
         alike = replace(job, corrected=True, balance=None if turns is None else turns / job.clients_per_round)
-        asked = sha256(pickle.dumps((alike, intensity))).digest()
+        start = None if previous is None else previous.opens_us
+        asked = sha256(pickle.dumps((alike, intensity, start))).digest()
         if asked not in known:
-            known[asked] = plan(job, intensity)
+            known[asked] = plan(job, intensity, previous=previous)
         return known[asked]
 
     policy.plan = remembering

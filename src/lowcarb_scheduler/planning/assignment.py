@@ -129,6 +129,8 @@ class Assignment:
         Clients of each group in each round.
     emissions_g : float
         Sum of costs [gCO2eq].
+    bound_g : float
+        Lower bound on every assignment [gCO2eq]: less than its emissions where a fractional one was rounded.
     prices_g : ndarray of float64, shape (G,) or (G + R P,), or None
         Dual price of a turn: the cost of one more turn of the group [gCO2eq]; then, with a rule of balance,
         the prices of its bounds, by round and location. None from ``linear_sum_assignment``, which computes
@@ -137,6 +139,7 @@ class Assignment:
 
     counts: Ints
     emissions_g: float
+    bound_g: float
     prices_g: Floats | None = None
 
 
@@ -183,7 +186,8 @@ def assign_expanded(seating: Seating, costs_g: Floats) -> Assignment | None:
         return None
     counts = np.zeros((rounds, groups), dtype=np.int64)
     np.add.at(counts, (round_of_seat[seats], group_of_client[clients]), 1)
-    return Assignment(counts, _total(costs_g, counts))
+    total_g = _total(costs_g, counts)
+    return Assignment(counts, total_g, total_g)
 
 
 def assign_aggregated(
@@ -200,14 +204,16 @@ def assign_aggregated(
     if vertex is None:
         return None
     counts = np.rint(vertex.counts).astype(np.int64)
+    bound_g = _total(costs_g, counts)
     if not vertex.is_integral:
         assert seating.balance is not None, "a vertex of a network programme is integral"
         whole = _whole(seating, scaled, limits, vertex)
         if whole is None:
             return None
-        counts = whole
+        counts, bound_g = whole, _total(costs_g, vertex.counts)
     assert (counts.sum(axis=1) == seating.seats).all()
-    return Assignment(counts, _total(costs_g, counts), vertex.prices(seating.balance) * (scale / _SCALE))
+    prices_g = vertex.prices(seating.balance) * (scale / _SCALE)
+    return Assignment(counts, _total(costs_g, counts), bound_g, prices_g)
 
 
 def find_vertex(
@@ -509,7 +515,7 @@ def _branched(seating: Seating, scaled: Floats, possible: NDArray[np.bool_]) -> 
     return counts
 
 
-def _total(costs_g: Floats, counts: Ints) -> float:
+def _total(costs_g: Floats, counts: Ints | Floats) -> float:
     """Return the sum of costs over the seats taken; costs may be infinite where no seat is."""
     taken = counts > 0
     return float((costs_g[taken] * counts[taken]).sum())

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _MOST_COLUMNS: Final = 20_000  # candidates x groups
 _MOST_BALANCED: Final = 2_000  # the same with a rule of balance, where candidates are told apart by round
+_MOST_CHOSEN: Final = 400  # the same where it leaves turns open: rounding them costs little, proving it much
 _MOST_NODES: Final = 5_000  # of the branch-and-bound tree; a limit in seconds would make plans irreproducible
 _SCALE: Final = 1e4  # a plan in the solver's units, whose tolerances are absolute (1e-6)
 
@@ -114,7 +115,10 @@ def solve_exactly(
     from scipy.sparse import csr_array, hstack, identity, kron
 
     seating, choices, groups = model.seating, len(slots), len(model.groups)
-    if choices * groups > (_MOST_COLUMNS if seating.balance is None else _MOST_BALANCED):
+    most = _MOST_COLUMNS
+    if seating.balance is not None:
+        most = _MOST_CHOSEN if seating.balance.turns is None else _MOST_BALANCED
+    if choices * groups > most:
         return None
     # Columns: y_j, then x[j, g] with g fastest.
     wide = choices * groups

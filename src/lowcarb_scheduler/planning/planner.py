@@ -38,7 +38,9 @@ _BUCKET_ARCS: Final = 200_000  # groups x rounds up to which there are more than
 _ROUNDING: Final = 1e-9  # relative gap that is rounding of sums and tolerance of solvers
 
 
-def plan(job: Job, intensity: IntensityTable, *, limits: Limits = Limits()) -> Plan:
+def plan(
+    job: Job, intensity: IntensityTable, *, previous: Plan | None = None, limits: Limits = Limits()
+) -> Plan:
     """Plan the clients and the opening of every round for the lowest expected emissions.
 
     Parameters
@@ -47,6 +49,9 @@ def plan(job: Job, intensity: IntensityTable, *, limits: Limits = Limits()) -> P
         Fleet, times, size and rules of the job.
     intensity : IntensityTable
         Expected carbon intensity [gCO2eq/kWh].
+    previous : Plan, optional
+        A plan whose last rounds are those of the job, for nearly the same intensity. The search starts from
+        their openings and ends sooner.
     limits : Limits, optional
         Sizes up to which exact and finer methods are used.
 
@@ -63,11 +68,11 @@ def plan(job: Job, intensity: IntensityTable, *, limits: Limits = Limits()) -> P
         If a location of the fleet has no forecast between the first opening and the deadline.
     """
     if range_of(job) is not None:
-        return plan_in_range(job, intensity, limits)[0]
+        return plan_in_range(job, intensity, limits, previous)[0]
     problem = Problem.of(job, intensity, limits)
     if len(blocks_of(job)) > 1:
         return _plan_in_blocks(problem)
-    return problem.plan_by(problem.target_us())[0]
+    return problem.plan_by(problem.target_us(), previous=previous)[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,7 +148,7 @@ class Problem:
 
     def plan_by(
         self, target_us: int, near: Solution | None = None, good_enough: float = GOOD_ENOUGH,
-        first: Ints | None = None,
+        first: Ints | None = None, previous: Plan | None = None,
     ) -> tuple[Plan, Solution]:  # fmt: skip
         """Return the best plan that ends by a target, and the solution behind it.
 
@@ -157,8 +162,14 @@ class Problem:
             Relative gap at which the search ends.
         first : ndarray of int64, shape (R,), optional
             Openings to try first.
+        previous : Plan, optional
+            As for :func:`plan`; its openings are tried first unless ``first`` is given.
         """
         model, plans = self.model.until(self.model.windows.grid.until(target_us)), list[Plan]()
+        rounds = self.job.rounds
+        brief = previous is not None and len(previous.opens_us) >= rounds
+        if previous is not None and brief and first is None:
+            first = model.windows.grid.nearest(previous.opens_us[-rounds:])
         if model.windows.stagger:
             # A plan without stagger obeys the rules of stagger too, so the better of both is never worse.
             together = model.without_stagger()
@@ -166,7 +177,7 @@ class Problem:
             if earliest.complete:
                 near = solve(together, earliest.slots, near, good_enough)
                 plans.append(self._to_plan(together, near))
-        solution = solve(model, self.earliest_slots, near, good_enough, first)
+        solution = solve(model, self.earliest_slots, near, good_enough, first, brief=brief)
         plans.append(self._to_plan(model, solution))
         best = min(plans, key=lambda planned: planned.emissions_g)
         proven = best.emissions_g - solution.bound_g <= _ROUNDING * abs(best.emissions_g)
@@ -277,7 +288,9 @@ def _feasible(model: Model, job: Job) -> tuple[Model, feasibility.Earliest, dict
 # location, rounds are planned as with equal turns. The bound is that of all choices of turns.
 
 
-def plan_in_range(job: Job, intensity: IntensityTable, limits: Limits) -> tuple[Plan, Solution]:
+def plan_in_range(
+    job: Job, intensity: IntensityTable, limits: Limits, previous: Plan | None = None
+) -> tuple[Plan, Solution]:
     """Plan a job whose turns differ by location within a range; the solution is that of their choice."""
     turns, fleet = decide_turns(job), job.fleet
     classes = Classes.of(fleet, job.durations_us)
@@ -287,14 +300,14 @@ def plan_in_range(job: Job, intensity: IntensityTable, limits: Limits) -> tuple[
     level = fleet if alike else replace(fleet, power_watts=mean_watts)
     choice = Problem.of(replace(job, fleet=level), intensity, limits, turns)
     target_us = choice.target_us()
-    chosen, solution = choice.plan_by(target_us)
+    chosen, solution = choice.plan_by(target_us, previous=previous)
     of_location = np.bincount(fleet.location_index[chosen.seats.ravel()], minlength=len(fleet.locations))
     shared = share_out(job, of_location)
     problem = Problem.of(job, intensity, limits, Turns(shared, shared))
     if problem.earliest_us > target_us:  # gaps: these turns need more time than the best choice for less
         target_us = problem.earliest_us
-        chosen, solution = choice.plan_by(target_us)
-    planned, _ = problem.plan_by(target_us, first=solution.slots)
+        chosen, solution = choice.plan_by(target_us, previous=previous)
+    planned, _ = problem.plan_by(target_us, first=solution.slots, previous=previous)
     bound_g = chosen.lower_bound_g
     if not alike:
         every = Problem.of(job, intensity, limits, turns).model

@@ -37,7 +37,7 @@ _TIE: Final = 1e-11  # relative difference below which two plans count as equal
 # Beyond Limits.quick_arcs only the openings of this step and of geometrically later steps are assigned.
 _FIRST_SEATED: Final = 8
 _MOVES: Final = 100  # assignments tried to improve a plan where they are quick, fewer where they are not
-_BALANCED_MOVES: Final = 20  # with a rule of balance, where an assignment takes several times as long
+_BALANCED_MOVES: Final = 8  # with a rule of balance, where an assignment takes several times as long
 
 _WORK: Final = 15_000_000  # cells of the relaxation that may be filled in one search
 _MOMENTUM: Final = 0.7  # part of a step that is taken again, with a rule of balance
@@ -46,8 +46,10 @@ _BALANCED_WORK: Final = 5_000_000  # as _WORK with a rule of balance: a cell cos
 _RANGE_STEPS: Final = 20, 100  # fewest and most steps for the bound of a range of turns
 _PATIENT: Final = 10  # iterations without notable progress until the pace is halved
 _NOTABLE: Final = 0.05  # part of the gap by which the bound rises in notable progress
-_WINDOW: Final = 60  # the search ends if, in so many iterations ...
-_PROGRESS: Final = 0.9  # ... the gap has not shrunk to this part of itself
+# The search ends if so many iterations have not shrunk the gap to _PROGRESS times itself.
+_WINDOW: Final = 60
+_WINDOW_BRIEF: Final = 30  # where it starts from a plan for nearly the same intensity
+_PROGRESS: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +81,7 @@ class Solution:
 
 def solve(
     model: Model, start: Ints, near: Solution | None = None, good_enough: float = GOOD_ENOUGH,
-    first: Ints | None = None,
+    first: Ints | None = None, *, brief: bool = False,
 ) -> Solution:  # fmt: skip
     """Optimise openings and seats together.
 
@@ -95,20 +97,21 @@ def solve(
         Relative gap at which the search ends.
     first : ndarray of int64, shape (R,), optional
         Openings to try first.
+    brief : bool
+        Whether these are nearly as good as any, so that the search ends soon.
     """
-    search, limits = _Search(model, start, near), model.limits
-    if first is not None:
-        search.seat(first)
+    search, limits = _Search(model, start, near, first), model.limits
     cells = len(model.windows.grid) * len(model.groups)
     small = search.relaxation.every_span and cells <= limits.proven_cells
     enough = _ROUNDING if small else good_enough
-    search.climb(enough)
+    if search.is_open(enough):
+        search.climb(enough, _WINDOW_BRIEF if brief else _WINDOW)
     if search.is_open(enough):
         search.seat(search.relaxation.evaluate(search.prices_g).slots)
     if search.is_open(enough):
         if small:
             search.close()
-        if not small or (model.seating.balance is not None and search.is_open(good_enough)):
+        if not brief and (not small or (model.seating.balance is not None and search.is_open(good_enough))):
             moves, balance = _MOVES, model.seating.balance
             if balance is not None:  # turns that are free are chosen well enough without moves
                 moves = 0 if balance.turns is None else _BALANCED_MOVES
@@ -203,20 +206,23 @@ class _Ascent:
 class _Search:
     """Search state: the best plan and the best bound so far."""
 
-    def __init__(self, model: Model, start: Ints, near: Solution | None) -> None:
+    def __init__(self, model: Model, start: Ints, near: Solution | None, first: Ints | None) -> None:
         self.model, self.relaxation = model, Relaxation(model)
         self.seen: set[bytes] = set()
-        self.bound_g = -np.inf
         self.prices_g: Floats = np.zeros(len(self.relaxation.scale)) if near is None else near.prices_g
-        self.slots, self.best = self._first(start, near)
+        self.slots, self.best = self._first(start, near, first)
+        # Without slack there is one choice of openings, and the bound of its seats is that of all plans.
+        is_tight = model.groups.exact and model.windows.grid.is_tight(model.rounds)
+        self.bound_g = self.best.bound_g if is_tight else -np.inf
 
-    def _first(self, start: Ints, near: Solution | None) -> tuple[Ints, Assignment]:
-        """Seat the openings of a neighbouring solution, else evenly spread ones, else those given."""
+    def _first(self, start: Ints, near: Solution | None, first: Ints | None) -> tuple[Ints, Assignment]:
+        """Seat a neighbouring solution's openings, else those to try first, evenly spread ones, or any."""
         if near is not None:
             moved = self._moved(near.assignment, near.slots)
             if np.isfinite(moved.emissions_g):
                 return near.slots, moved
-        for slots in [start] if near is not None else [self._spread(), start]:
+        given = [] if first is None else [first]
+        for slots in [*given, start] if near is not None else [*given, self._spread(), start]:
             self.seen.add(slots.tobytes())
             # The aggregated assignment brings prices, which the linear assignment does not.
             costs_g = self.model.round_costs_g(slots)
@@ -241,8 +247,11 @@ class _Search:
             prices_g[: len(free.prices_g)] = free.prices_g
         return prices_g
 
-    def climb(self, good_enough: float) -> None:
-        """Raise the bound by subgradient steps, and seat the openings found on the way."""
+    def climb(self, good_enough: float, window: int) -> None:
+        """Raise the bound by subgradient steps, and seat the openings found on the way.
+
+        It ends where ``window`` iterations have brought no notable progress.
+        """
         balanced = self.model.seating.balance is not None
         work, fewest = (_BALANCED_WORK, 20) if balanced else (_WORK, 60)
         iterations = int(np.clip(work // self.relaxation.cells, fewest, 400))
@@ -256,14 +265,14 @@ class _Search:
         gaps_g = []
         for iteration in range(iterations):
             relaxed = ascent.evaluate(self.best.emissions_g)
-            self.bound_g, self.prices_g = ascent.bound_g, ascent.prices_g
+            self.bound_g, self.prices_g = max(self.bound_g, ascent.bound_g), ascent.prices_g
             if iteration >= seat_at:
                 self.seat(relaxed.slots)
                 seat_at = int(seat_at * later)
             gaps_g.append(self.gap_g)
             if not self.is_open(good_enough):
                 break
-            if iteration >= _WINDOW and self.gap_g > _PROGRESS * gaps_g[-1 - _WINDOW]:
+            if iteration >= window and self.gap_g > _PROGRESS * gaps_g[-1 - window]:
                 break
             if not ascent.step(self.best.emissions_g):
                 break
@@ -349,7 +358,7 @@ class _Search:
     def _moved(self, assignment: Assignment, slots: Ints) -> Assignment:
         """Return the same seats, with the costs of rounds that open at ``slots``."""
         costs_g, counts = self.model.round_costs_g(slots), assignment.counts
-        return Assignment(counts, float(costs_g[counts > 0] @ counts[counts > 0]))
+        return Assignment(counts, float(costs_g[counts > 0] @ counts[counts > 0]), -np.inf)
 
     def _spread(self) -> Ints:
         """Return openings spread evenly over the grid."""

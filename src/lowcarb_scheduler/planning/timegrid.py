@@ -120,6 +120,24 @@ class Grid:
         """Number of rounds that fit one after another."""
         return -(-len(self) // self.width)
 
+    def is_tight(self, rounds: int) -> bool:
+        """Return whether rounds can open in one way only: one after another, without slack."""
+        return len(self) == (rounds - 1) * self.width + 1
+
+    def nearest(self, opens_us: Ints) -> Ints:
+        """Return the slots nearest to some openings at which rounds do not overlap, shape (R,).
+
+        Parameters
+        ----------
+        opens_us : ndarray of int64, shape (R,)
+            Openings in order, on this grid or not [µs since 1970 UTC].
+        """
+        order = np.arange(len(opens_us)) * self.width
+        slots = (opens_us - self.opens_us[0]) // self.step_us
+        slots = np.maximum.accumulate(np.maximum(slots, 0) - order)
+        nearest: Ints = np.minimum(slots, len(self) - 1 - order[-1]) + order
+        return nearest
+
 
 # -- Windows ------------------------------------------------------------------------------------------------
 # A class (location, training time) that starts at grid point u emits, per kilowatt::

@@ -95,7 +95,7 @@ def replan(
         expectation = without_gaps(expectation)
         hoped = hoped.fill(expectation.intensity)
     expected = expectation.intensity
-    best = plan(job, hoped)
+    best = plan(job, hoped, previous=previous)
     if best.closes_us[-1] > job.opens_from_us + job.rounds * job.round_us:
         # Waiting has to be worth it: among plans that are about as good the one that ends first wins.
         soonest = plan(replace(job, patience=0.0, target_finish=None), hoped)

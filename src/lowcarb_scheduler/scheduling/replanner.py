@@ -10,6 +10,7 @@ import numpy as np
 from lowcarb_scheduler.accounting.turns import fleet_of
 from lowcarb_scheduler.clock import format_time, to_us
 from lowcarb_scheduler.events import Planned, Window
+from lowcarb_scheduler.forecasts.bias_correction import HISTORY
 from lowcarb_scheduler.intensity import Provenance
 from lowcarb_scheduler.planning.balance import balance_turns
 from lowcarb_scheduler.planning.fairness import TurnRange, as_even_as_random
@@ -101,15 +102,15 @@ class PlanInputs:
     def reason_to_replan(self, now: PlanInputs, start: datetime, end: datetime) -> Reason | None:
         """Return the reason why a plan on these inputs does not stand on others; None if it does.
 
-        A forecast with the same values between two times is no news.
+        A forecast with the same values between two times is no news, nor are the same actuals.
         """
         if now.clients != self.clients or now.length != self.length:
             return "next round"
         if now.nodes != self.nodes:
             return "nodes changed"
-        if now.forecast is not self.forecast and not _same_intensity(self.forecast, now.forecast, start, end):
+        if not _same_intensity(self.forecast, now.forecast, start, end):
             return "new forecast"
-        return None if now.actual is self.actual else "fresh actuals"
+        return None if _same_intensity(self.actual, now.actual, start - HISTORY, start) else "fresh actuals"
 
 
 def turns_as_planned(plan: Plan, rounds_done: int, turns: Mapping[str, int]) -> bool:
@@ -123,6 +124,8 @@ def _same_intensity(
     one: IntensityTable | None, other: IntensityTable | None, start: datetime, end: datetime
 ) -> bool:
     """Return whether two tables have the same values at the same locations between two times."""
+    if one is other:
+        return True
     if one is None or other is None or set(one.locations) != set(other.locations) or start >= end:
         return False
     low, high = to_us(start), to_us(end)
