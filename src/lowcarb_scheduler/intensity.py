@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 MAX_G_PER_KWH: Final = 3_000.0  # no grid emits more; such a number has a wrong unit
+_MOST_STEPS: Final = 50_000  # a month of minutes
 SHORTEST_STEP_US: Final = HOUR_US // 60  # no grid is metered so finely
 
 Signal = Literal["average", "marginal", "unknown"]
@@ -403,21 +404,20 @@ class IntensityTable:
 
 
 def sanitize(table: IntensityTable) -> IntensityTable:
-    """Return a table with gaps in place of implausible values, and without very short steps.
+    """Return a table with gaps in place of implausible values, in its own steps unless there are very many.
 
-    No run waits for a value that no grid can have. Steps shorter than a minute are merged: no grid is metered
-    so finely, and the candidate openings of rounds follow from the steps. Begin and end of the table stay,
-    because a request may begin within a step.
+    No run waits for a value that no grid can have. Of very many steps that are shorter than a minute the mean
+    of each minute stands in: no grid is metered so finely, and a ledger with every second helps nobody.
     """
-    edges_us = table.edges_us
-    if np.diff(edges_us).min() < SHORTEST_STEP_US:
-        first_us, last_us = edges_us[0], edges_us[-1]
-        inner_us = np.unique(edges_us // SHORTEST_STEP_US * SHORTEST_STEP_US)
-        inner_us = inner_us[(inner_us > first_us) & (inner_us < last_us)]
-        edges_us = np.concatenate(([first_us], inner_us, [last_us]))
-    values = table.sampled(edges_us)
-    values = np.where((values >= 0) & (values <= MAX_G_PER_KWH), values, np.nan)
-    return table.relaid(edges_us, table.locations, values)
+    values = np.where((table.values >= 0) & (table.values <= MAX_G_PER_KWH), table.values, np.nan)
+    plausible = table.relaid(table.edges_us, table.locations, values)
+    if len(values) <= _MOST_STEPS or np.median(np.diff(table.edges_us)) >= SHORTEST_STEP_US:
+        return plausible
+    first_us, last_us = table.edges_us[[0, -1]]
+    minutes = np.arange(first_us // SHORTEST_STEP_US + 1, -(-last_us // SHORTEST_STEP_US), dtype=np.int64)
+    edges = np.concatenate([[first_us], minutes * SHORTEST_STEP_US, [last_us]])
+    hours = np.diff(edges)[:, None] / HOUR_US
+    return table.relaid(edges, table.locations, plausible.integrate(edges[:-1], edges[1:]) / hours)
 
 
 def between_known(known: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from flwr.serverapp.strategy import FedAvg
 
-from lowcarb_scheduler import carbon_aware, replan
-from lowcarb_scheduler.clock import parse_time
+from lowcarb_scheduler import Traces, carbon_aware, replan
+from lowcarb_scheduler.clock import format_time, parse_time, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
 from lowcarb_scheduler.forecasts.base import Forecast
+from lowcarb_scheduler.forecasts.sources.traces import read_table
 from lowcarb_scheduler.scheduling import policy
 from lowcarb_scheduler.settings import Settings
 from lowcarb_scheduler.testing import InMemoryGrid
@@ -130,6 +131,27 @@ def test_a_forecast_shorter_than_the_job_is_used_as_far_as_it_reaches(clock):
     assert len(named(events, "round_closed")) == 12
     (fault,) = [event for event in named(events, "degraded") if event["what"] == "forecast"]
     assert fault["why"] == "it ends or has gaps before the deadline, and no history stands in"
+
+
+def test_realised_emissions_are_integrated_on_the_edges_of_the_trace(clock, tmp_path):
+    clock.sleep_until(NOW + 11 * SECOND)
+    edges = [NOW - HOUR + hour * HOUR + 37 * SECOND for hour in range(30)]
+    rows = [f"DE,{format_time(edge)},{100 + 800 * (k % 2)}" for k, edge in enumerate(edges)]
+    path = tmp_path / "trace.csv"
+    path.write_text("\n".join(["location,time,g_per_kwh", *rows]), encoding="utf-8")
+    app = make_app(on_train=takes(clock, lambda _: 40 * SECOND))
+    grid = InMemoryGrid(app, node_configs(2, ("DE",), **{"power-watts": 1000.0}))
+    settings = {"round_duration": 45 * SECOND, "finish_by": NOW + 5 * HOUR, "telemetry": False}
+    events = run(grid, clock, 3, source=Traces(path), **settings)
+    truth = read_table(path)
+    turns = named(events, "node_done")
+    expected = sum(
+        float(truth.integrate(*(to_us(parse_time(turn[key], key)) for key in ("started_at", "ended_at")))[0])
+        for turn in turns
+    )
+    assert len(turns) == 6
+    assert expected > 0.1
+    assert named(events, "run_finished")[0]["realised_g"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_locations_file_names_places_for_a_source_given_in_code(clock, tmp_path):

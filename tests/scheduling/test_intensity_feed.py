@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lowcarb_scheduler.clock import to_us
 from lowcarb_scheduler.forecasts.base import Fault, Forecast, ForecastSource
 from lowcarb_scheduler.intensity import IntensityTable, Provenance, neutral_table, sanitize
 from lowcarb_scheduler.scheduling.intensity_feed import IntensityFeed
@@ -317,3 +318,32 @@ def test_where_nothing_can_be_spared_a_source_that_failed_is_left_alone(kept, jo
     for hour in range(5):
         feed.refresh(["DE"], midnight + hour * HOUR, timedelta(0))
     assert kept.limits == [timedelta(seconds=2)]
+
+
+# -- Steps off the whole minute ----------------------------------------------------------------------------
+
+
+def test_steps_off_the_whole_minute_are_taken_as_they_are(midnight):
+    """A request that begins within a step makes a short one, and two sources may be seconds apart."""
+    edges = to_us(midnight) + np.array([0, 23, 37, 3637, 3661, 7237, 10837]) * 1_000_000
+    values = np.array([[100.0, 200.0, 900.0, 50.0, 400.0, 10.0]]).T
+    fine = IntensityTable(edges, ("DE",), values, Provenance("fine", "average"))
+    believed = sanitize(fine)
+    np.testing.assert_array_equal(believed.edges_us, edges)
+    windows = np.arange(edges[0], edges[-1], 7_300_000)
+    pairs = windows[:-1], windows[1:]
+    np.testing.assert_array_equal(believed.integrate(*pairs), fine.integrate(*pairs))
+
+
+def test_a_great_many_short_steps_keep_the_integral_of_each_minute(midnight):
+    seconds = np.arange(60_001) + 30
+    values = np.random.default_rng(7).uniform(0, 1000, (60_000, 2))
+    edges = to_us(midnight) + seconds * 1_000_000
+    fine = IntensityTable(edges, ("DE", "FR"), values, Provenance("", "average"))
+    believed = sanitize(fine)
+    assert (believed.start, believed.end) == (fine.start, fine.end)
+    assert len(believed.values) < 1_100
+    edges = believed.edges_us
+    np.testing.assert_allclose(
+        believed.integrate(edges[:-1], edges[1:]), fine.integrate(edges[:-1], edges[1:]), rtol=1e-9
+    )
