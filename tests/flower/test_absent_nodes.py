@@ -214,6 +214,8 @@ def test_who_left_longer_ago_than_a_round_takes_costs_no_clean_window(midnight, 
     assert opened(events) == [midnight + 6 * HOUR]
     (closed,) = named(events, "round_closed")
     assert closed["nodes_done"] == 5
+    whys = [event["why"] for event in named(events, "degraded") if event["what"] == "nodes"]
+    assert whys == ([] if settings else ["5 of 6 are connected"])
     assert closed["realised_g"] == pytest.approx(5 * 100.0)
 
 

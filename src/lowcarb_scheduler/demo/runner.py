@@ -19,6 +19,7 @@ from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.demo.federation import federation, stop, tail
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError, MissingExtraError, RunFailedError
+from lowcarb_scheduler.events import UNKNOWN_PLACE
 from lowcarb_scheduler.ledger import FILE_NAME, read_ledger
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _round_printer(console: Console, run_dir: Path) -> Callable[[], None]:
 def _round_line(worked: RoundRecord, rounds: int) -> str:
     held, mean = worked.opened.held, worked.opened.mean_g_per_kwh
     hold = f"held {format_duration(held):>6}" if held else "not held   "
-    places = Counter(member.location for member in worked.members)
+    places = Counter(member.location or UNKNOWN_PLACE for member in worked.members)
     intensity = "  ? g/kWh" if mean is None else f"{mean:3.0f} g/kWh"
     return (
         f"round {worked.number:2}/{rounds}  {hold}  {worked.opens_at:%a %H:%M}-{worked.closes_at:%H:%M}"

@@ -189,17 +189,23 @@ class NodeWait:
             line = messages.nodes_awaited(alive, max(wanted, needed), needed, self._on_wall(until))
             self._report(number, alive, line, until)
             self._clock.sleep_until(min(until, now + _POLL))
-        wanted, needed = size(alive)
-        if needed <= alive < wanted:
-            self._short = alive, EPOCH  # not waited for again
-            fix = "those that are train; lower lowcarb-clients-per-round to wait for none"
-            self._log.warn("nodes", f"{alive} of {wanted} are connected", fix)
+        self._give_up(alive, *size(alive))
         return alive
 
     def is_due(self, alive: int, size: Size, limits: NodeLimits) -> bool:
         """Return whether a round should wait for nodes, now that it could open but for them."""
-        now = self._clock.now()
-        return self._until(alive, size, limits, now, is_first=False) > now or alive < size(alive)[1]
+        now, (wanted, needed) = self._clock.now(), size(alive)
+        is_due = self._until(alive, size, limits, now, is_first=False) > now or alive < needed
+        if not is_due:
+            self._give_up(alive, wanted, needed)
+        return is_due
+
+    def _give_up(self, alive: int, wanted: int, needed: int) -> None:
+        """Warn of nodes that are only wanted and have not come; they are not waited for again."""
+        if needed <= alive < wanted:
+            self._short = alive, EPOCH
+            fix = "those that are train; lower lowcarb-clients-per-round to wait for none"
+            self._log.warn("nodes", f"{alive} of {wanted} are connected", fix)
 
     def note(self, alive: int, wanted: int) -> None:
         """Note how many nodes are connected: the time since one has been missing counts as a wait for it."""
