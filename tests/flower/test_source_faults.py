@@ -14,8 +14,10 @@ from lowcarb_scheduler import Traces, carbon_aware, replan
 from lowcarb_scheduler.clock import format_time, parse_time, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
 from lowcarb_scheduler.forecasts.base import Forecast
+from lowcarb_scheduler.forecasts.registry import arranged
 from lowcarb_scheduler.forecasts.sources.traces import read_table
 from lowcarb_scheduler.scheduling import policy
+from lowcarb_scheduler.scheduling.locations import Place, check_known
 from lowcarb_scheduler.settings import Settings
 from lowcarb_scheduler.testing import InMemoryGrid
 from support.apps import make_app, node_configs, takes
@@ -152,6 +154,73 @@ def test_realised_emissions_are_integrated_on_the_edges_of_the_trace(clock, tmp_
     assert len(turns) == 6
     assert expected > 0.1
     assert named(events, "run_finished")[0]["realised_g"] == pytest.approx(expected, rel=1e-9)
+
+
+class Listing(Tide):
+    """A source that lists its places as told."""
+
+    def __init__(self, clock, listed):
+        super().__init__(clock=clock)
+        self.listed = listed
+
+    def known_locations(self, *, timeout=None):
+        self.asked.append(("names", timeout))
+        if isinstance(self.listed, Exception):
+            raise self.listed
+        return self.listed
+
+
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize(
+    ("text", "settings", "error"),
+    [
+        ('0 = "DEE"', {}, "locations.toml: 0: 'DEE' is unknown; did you mean DE?"),
+        ('0 = "DE"\n1 = {location = "Atlantis"}', {}, "locations.toml: 1: 'Atlantis' is unknown"),
+        ('0 = "DE"', {"default_location": "FF"}, "lowcarb-default-location: 'FF' is unknown"),
+    ],
+)
+def test_an_unknown_place_is_an_error_before_anything_trains(clock, tmp_path, closed, text, settings, error):
+    path = tmp_path / "locations.toml"
+    path.write_text(text, encoding="utf-8")
+    source = Listing(clock, dict.fromkeys(PLACES, (50.0, 10.0)))
+    source.locations = PLACES if closed else None
+    with pytest.raises(InputError) as caught:
+        train(clock, source, locations=path, **settings)
+    assert error in str(caught.value)
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        None,
+        {},
+        {"DE": (50.0, 10.0), "FR": None},  # a part of its places
+        ForecastUnavailableError({"its locations": "answered 503"}),
+        RuntimeError("boom"),
+        7,
+    ],
+)
+def test_a_place_that_may_be_known_stops_no_run(clock, tmp_path, listed):
+    path = tmp_path / "locations.toml"
+    path.write_text('0 = "Atlantis"\n1 = "de"\n2 = "50.0,10.0"', encoding="utf-8")
+    events = train(clock, Listing(clock, listed), locations=path)
+    assert len(named(events, "round_closed")) == 4
+
+
+def test_of_two_sources_both_must_not_know_a_place(clock, tmp_path):
+    path = tmp_path / "locations.toml"
+    path.write_text('0 = "Ghent"\n[names.Ghent]\nweb = "BE"\n', encoding="utf-8")
+    listing = [Listing(clock, dict.fromkeys(names, (50.0, 10.0))) for names in (PLACES, ("BE", "GB"))]
+    given = Settings.load({"locations": path, "archive_dir": "none"})
+    for names, known in ((listing, True), (listing[:1], False)):
+        source = arranged(names, given, clock)
+        places = {"0": Place("Ghent")}
+        if known:
+            check_known(places, None, source, str(path))
+        else:
+            with pytest.raises(InputError, match="'Ghent' is unknown"):
+                check_known(places, None, source, str(path))
 
 
 def test_the_locations_file_names_places_for_a_source_given_in_code(clock, tmp_path):

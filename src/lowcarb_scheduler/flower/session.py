@@ -37,7 +37,7 @@ from lowcarb_scheduler.planning.job import JobRules
 from lowcarb_scheduler.scheduling import messages
 from lowcarb_scheduler.scheduling.hold import Hold
 from lowcarb_scheduler.scheduling.intensity_feed import IntensityFeed
-from lowcarb_scheduler.scheduling.locations import read_places
+from lowcarb_scheduler.scheduling.locations import check_known, read_places
 from lowcarb_scheduler.scheduling.recorder import Round, RunRecorder
 from lowcarb_scheduler.scheduling.replanner import Observation, Replanner
 from lowcarb_scheduler.scheduling.schedule import RunTiming
@@ -644,6 +644,9 @@ class Setup:
         if is_new and isinstance(finish_by, datetime) and finish_by <= clock.now():
             problem = f"{format_time(finish_by)} is past"
             raise InputError("lowcarb-finish-by", problem, "give a later time, or 48h")
+        if is_new and self.source is not None:
+            file = str(self.settings.locations)
+            check_known(self._places, self.settings.default_location, self.source, file)
         progress: Progress | None = None
         # Before the first plan, whose rules depend on it; from here on the setting is never auto.
         correction = settle(self.settings, kept, has_source=self.source is not None)

@@ -187,6 +187,22 @@ class ForecastSource(ABC):
         """
         return None
 
+    def complete_locations(self, *, timeout: Timeout = None) -> tuple[str, ...] | None:
+        """Return all names that the source knows; None, where it may know others.
+
+        The list of a server counts as complete if each of its entries has coordinates: some servers list a
+        part of their locations.
+
+        Raises
+        ------
+        ForecastUnavailableError
+            If the server does not answer.
+        """
+        if self.locations is not None:
+            return self.locations
+        listed = self.known_locations(timeout=timeout)
+        return tuple(listed) if listed and None not in listed.values() else None
+
     def health(self, *, timeout: Timeout = None) -> str | None:
         """Return the server's own report of its state; None, the default, where it gives none.
 

@@ -56,17 +56,24 @@ class FallbackSource(ForecastSource):
         self._faults: list[Fault] = []
         self.name = ",".join(source.name for source in self._sources)
         self.signal = self._sources[0].signal
-        self.locations = self._complete_list()
+        self.locations = self._all_of(lambda source: source.locations)
 
-    def _complete_list(self) -> tuple[str, ...] | None:
+    def complete_locations(self, *, timeout: Timeout = None) -> tuple[str, ...] | None:
+        """Return all names that the sources know, if each has a complete list."""
+        ends = self._deadline(timeout)
+        return self._all_of(
+            lambda source: source.complete_locations(timeout=max(ends - self._clock.now(), timedelta(0)))
+        )
+
+    def _all_of(self, list_of: Callable[[ForecastSource], tuple[str, ...] | None]) -> tuple[str, ...] | None:
         """Return the locations of all sources if each has a complete list of its own."""
         known: set[str] = set()
         for source in self._sources:
-            if source.locations is None:
+            if (own := list_of(source)) is None:
                 return None
             named = self._names.get(source.name, {})
-            known |= set(source.locations) - set(named)
-            known |= {location for location, name in named.items() if name in source.locations}
+            known |= set(own) - set(named)
+            known |= {location for location, name in named.items() if name in own}
         return tuple(sorted(known))
 
     @property

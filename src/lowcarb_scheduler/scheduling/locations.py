@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta  # noqa: TC003 - pydantic evaluates the annotations
-from typing import TYPE_CHECKING, Annotated, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import BeforeValidator
 
-from lowcarb_scheduler.errors import InputError
+from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, unknown_name
 from lowcarb_scheduler.forecasts.base import NAMES, read_locations
 from lowcarb_scheduler.userfiles import Duration, FieldError, FileModel, validate
-from lowcarb_scheduler.validation import name_problem, power_of
+from lowcarb_scheduler.validation import coordinates_of, name_problem, power_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from lowcarb_scheduler.forecasts.base import ForecastSource
+
+_LOOK_UP_TIMEOUT: Final = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,37 @@ def read_places(path: Path) -> dict[str, Place]:
     """
     entries = read_locations(path)
     return {node: _place(node, entry, str(path)) for node, entry in entries.items() if node != NAMES}
+
+
+def check_known(
+    places: Mapping[str, Place], default_location: str | None, source: ForecastSource, file: str
+) -> None:
+    """Refuse a location of the server's settings that the source says it does not know.
+
+    Only a complete list says so. Without one, or without an answer, any name may be known: a fault of a
+    source stops no training, but a typing error is found before the first round.
+
+    Raises
+    ------
+    InputError
+        For the first unknown location.
+    """
+    wanted = {f"{node}": place.location for node, place in places.items()}
+    named = {name for name in (*wanted.values(), default_location) if name and not coordinates_of(name)}
+    if not named:
+        return
+    try:
+        known = source.complete_locations(timeout=_LOOK_UP_TIMEOUT)
+    except ForecastUnavailableError:
+        return
+    if not known:
+        return
+    folded = set(map(str.casefold, known))  # servers ignore the case; of another list the source decides
+    for node, location in wanted.items():
+        if location in named and location.casefold() not in folded:
+            raise unknown_name(node, location, known).within(file)
+    if default_location in named and default_location.casefold() not in folded:
+        raise unknown_name("lowcarb-default-location", default_location, known)
 
 
 def _place(node: str, entry: Any, file: str) -> Place:

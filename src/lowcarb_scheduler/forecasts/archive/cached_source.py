@@ -67,6 +67,10 @@ class CachedSource(ForecastSource):
         """Return the names that the source lists."""
         return self.source.known_locations(timeout=timeout)
 
+    def complete_locations(self, *, timeout: Timeout = None) -> tuple[str, ...] | None:
+        """Return all names that the source knows."""
+        return self.source.complete_locations(timeout=timeout)
+
     def forecast(self, locations: Names, now: datetime, *, timeout: Timeout = None) -> Forecast:
         """Return the forecast of each location: the archived newest one, a fresh one, or the last good one.
 
