@@ -245,3 +245,23 @@ def test_a_pipe_is_refused_and_not_waited_for(capsys, tmp_path, option):
     answer = run(capsys, "plan", *(part for pair in given.items() for part in pair))
     assert answer.code == 2
     assert "it is no regular file" in answer.line
+
+
+@pytest.mark.parametrize("count", [2**70, 10**400])
+@pytest.mark.parametrize("field", ["rounds", "clients_per_round"])
+def test_a_number_that_nobody_can_count_to_is_refused(capsys, tmp_path, field, count):
+    answer = plan(capsys, tmp_path, **{field: count})
+    assert answer.code == 2
+    assert f"{field}: is more than 1,000,000,000" in answer.line
+
+
+def test_rounds_of_centuries_are_refused(capsys, tmp_path):
+    history = write_forecast(tmp_path).rename(tmp_path / "history.csv")
+    given = ["--job", write_job(tmp_path, rounds=10**9, round_duration_minutes=5_000_000)]
+    answer = run(capsys, "plan", *given, "--forecast", write_forecast(tmp_path), "--history", history)
+    assert answer.code == 2
+    assert "rounds: 1,000,000,000 of 3472 d 5 h take over 200 years" in answer.line
+
+
+def test_a_nul_in_an_argument_is_a_usage_error(capsys):
+    assert run(capsys, "archive", "import", "a\0b").line == "lowcarb: An argument holds a NUL"

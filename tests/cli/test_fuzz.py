@@ -10,12 +10,22 @@ import pytest
 
 from lowcarb_scheduler.cli import main
 from support.cli_fuzz import make_case
+from support.report_ledger import run_events, write_ledger
 
 MOST_CPU_S = 5.0  # of one input
 
 
-def check(seed, folder, capsys):
+@pytest.fixture(scope="module", autouse=True)
+def _warmed_up(tmp_path_factory):
+    """Write a report once: the first one also imports matplotlib and reads the fonts."""
+    run_dir = write_ledger(tmp_path_factory.mktemp("first") / "run", run_events())
+    assert main(["report", str(run_dir)]) == 0
+
+
+def check(seed, folder, capsys, monkeypatch):
     """Run the case of a seed, and check what it says."""
+    folder.mkdir()
+    monkeypatch.chdir(folder)
     case = make_case(Random(seed), folder)
     what = f"seed {seed}: {case.changes} {str(case.arguments)[:1000]}"
     began = time.process_time()
@@ -33,15 +43,13 @@ def check(seed, folder, capsys):
 
 
 @pytest.mark.parametrize("group", range(10))
-def test_no_input_ends_in_a_traceback(group, tmp_path, capsys):
+def test_no_input_ends_in_a_traceback(group, tmp_path, capsys, monkeypatch):
     for seed in range(20 * group, 20 * group + 20):
-        (folder := tmp_path / str(seed)).mkdir()
-        check(seed, folder, capsys)
+        check(seed, tmp_path / str(seed), capsys, monkeypatch)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("group", range(20))
-def test_no_input_of_many_ends_in_a_traceback(group, tmp_path, capsys):
+def test_no_input_of_many_ends_in_a_traceback(group, tmp_path, capsys, monkeypatch):
     for seed in range(1000 + 100 * group, 1100 + 100 * group):
-        (folder := tmp_path / str(seed)).mkdir()
-        check(seed, folder, capsys)
+        check(seed, tmp_path / str(seed), capsys, monkeypatch)

@@ -6,9 +6,13 @@ import json
 import os
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from lowcarb_scheduler.clock import format_time
+from lowcarb_scheduler.settings import Settings
 from support import report_ledger
 from support.cli_files import NOW, forecast_rows, job
 
@@ -69,6 +73,8 @@ class _Fuzz:
         weights = [8, 5, 6, 4, 3, 2, 1, 1, 1, 1, 4, 2, 1]
         name = self.random.choices(list(commands), weights)[0]
         arguments = [*name.split(), *commands[name]()]
+        if name == "doctor" or self.random.random() < 0.15:
+            self._settings()
         if self.wrong and self.random.random() < 0.3:
             self._change_argument(arguments)
         if self.random.random() < 0.5:
@@ -115,7 +121,9 @@ class _Fuzz:
         return [self._ledger(finished=True)]
 
     def _doctor(self) -> list[str]:
-        return ["--source", self._one("synthetic", "traces", *TEXTS), "--location", self._one("DE", *TEXTS)]
+        places = self._text("locations.toml", '0 = "DE"\n1 = { location = "FR", power-watts = 250 }\n')
+        self._text(".env", f"LOWCARB_LOCATIONS={places}\nLOWCARB_SOURCE=synthetic\n")
+        return ["--location", self._one("DE", "FR", *TEXTS)]
 
     def _archive(self) -> list[str]:
         return ["--archive-dir", self._database()]
@@ -145,6 +153,16 @@ class _Fuzz:
 
     # -- Files ---
 
+    def _settings(self) -> None:
+        """Add settings of any value to the file of the environment, but none that asks a server."""
+        fields = [
+            name for name in Settings.model_fields if not name.endswith(("_url", "_token", "_auth", "source"))
+        ]
+        lines = [f"LOWCARB_{self._one(*fields).upper()}={self._one(*TEXTS)!r}" for _ in range(2)]
+        self.changes.append(f".env: {lines}"[:200])
+        with (self.folder / ".env").open("a", encoding="utf-8", errors="surrogatepass") as file:
+            file.write("\n".join(lines))
+
     def _job(self) -> str:
         rules = {"patience": 0.5, "participation": "equal", "stagger": True, "mix_rounds": 2,
                  "max_location_share": 0.5, "start_step": "30m", "balance": 1.2}  # fmt: skip
@@ -167,7 +185,25 @@ class _Fuzz:
             header, rows = [*header, "issued_at"], [[*row, format_time(NOW + shift)] for row in rows]
         if self._hits():
             self._change_rows(header, rows)
+        if self.random.random() < 0.15:
+            return self._parquet(name, header, rows)
         return self._text(name, "\n".join(",".join(row) for row in [header, *rows]))
+
+    def _parquet(self, name: str, header: list[str], rows: list[list[str]]) -> str:
+        """Write a trace as Parquet: its cells as text, or with the types that they should have."""
+        frame = pd.DataFrame([row[: len(header)] for row in rows]).fillna("")
+        frame.columns = [*header, *(f"c{k}" for k in range(99))][: frame.shape[1]]
+        if self.random.random() < 0.5 and frame.columns.is_unique:
+            for column, change in (("time", partial(pd.to_datetime, utc=True, errors="coerce")),
+                                   ("g_per_kwh", partial(pd.to_numeric, errors="coerce"))):  # fmt: skip
+                if column in frame:
+                    frame[column] = change(frame[column])
+        path = self.folder / name.replace(".csv", ".parquet")
+        try:
+            frame.to_parquet(path)
+        except (ValueError, UnicodeError, OverflowError):  # no Parquet file can hold it
+            path.write_bytes(b"PAR1 and no more")
+        return self._text(path.name, "", hit=True) if self._hits() else str(path)
 
     def _change_rows(self, header: list[str], rows: list[list[str]]) -> None:
         """Change a trace: a cell, a column, its order, or its times as a whole."""

@@ -136,6 +136,8 @@ def _invoke(arguments: list[str], as_json: bool, runtime: Runtime | None) -> int
     """Run one command, and print an error as one line or one JSON document."""
     if not sys.stdout.isatty():
         app.rich_markup_mode = None  # help in a pipe is plain text
+    if any("\0" in argument for argument in arguments):  # click looks for such a file
+        return fail("usage", "An argument holds a NUL", {}, EXIT_INPUT, as_json)
     try:
         # standalone_mode would print errors itself, over several lines, and exit. The contexts of commands
         # inherit obj; without one each makes the runtime of this machine.

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 
 LOOKED_AHEAD: Final = timedelta(days=60)  # shortest time for which intensity is expected, deadline permitting
+_LONGEST_WORK: Final = timedelta(days=200 * 365)
+_MOST_COUNTED: Final = 10**9  # rounds, clients of a round, and the like
 
 Participation = Literal["equal", "any", "auto"] | tuple[int, int] | TurnRange
 
@@ -128,6 +130,9 @@ class Job:
             if duration is not None and (not isinstance(duration, timedelta) or duration < MICROSECOND):
                 raise InputError(name, f"{duration!s} is not positive", "give for example 30 minutes")
         self._check_durations()
+        if self.rounds * self.round_us > _LONGEST_WORK // MICROSECOND:
+            problem = f"{self.rounds:,} of {format_duration(self.round_us * MICROSECOND)} take over 200 years"
+            raise InputError("rounds", problem, "give fewer or shorter ones")
         object.__setattr__(self, "participation", _check_participation(self.participation))
         object.__setattr__(self, "balance", _check_balance(self.balance))
         if self.participation == "auto" and self.fleet.turns_done.any():
@@ -259,9 +264,9 @@ def looked_ahead(job: Job) -> datetime:
     Nothing is known of windows months from now, and steps of minutes until a deadline in a century would
     exceed any memory. At least twice the back-to-back time of the rounds, and 60 days, are covered.
     """
-    enough = max(LOOKED_AHEAD, 2 * job.rounds * timedelta(microseconds=job.round_us))
-    opens_from = from_us(job.opens_from_us)
-    return min(job.finish_by, opens_from + min(enough, job.finish_by - opens_from))
+    # In whole numbers: twice the time of very many rounds is longer than any timedelta.
+    enough_us = max(LOOKED_AHEAD // MICROSECOND, 2 * job.rounds * job.round_us)
+    return from_us(min(to_us(job.finish_by), job.opens_from_us + enough_us))
 
 
 class PlannedClient(NamedTuple):
@@ -493,6 +498,8 @@ def relative_gap(emissions_g: float, lower_bound_g: float) -> float:
 def _check_whole(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise InputError(name, f"{value!r} is not a whole number >= {least}", f"give {least} or more")
+    if value > _MOST_COUNTED:
+        raise InputError(name, f"is more than {_MOST_COUNTED:,}", "give a number that can be counted to")
 
 
 def _check_fraction(name: str, value: object, zero_allowed: bool) -> None:
