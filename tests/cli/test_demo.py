@@ -50,6 +50,28 @@ def test_the_demo_prints_its_rounds_and_the_table(demo):
     assert report.is_file()
 
 
+class SlowStart(Simulated):
+    """A federation whose run has opened its ledger, and takes a moment to write the first line."""
+
+    def run(self, app, config, log):
+        process = super().run(app, config, log)
+        if "lowcarb-run-dir" not in config:
+            return process
+        process.wait()
+        ledger = Path(config["lowcarb-run-dir"]) / "ledger.jsonl"
+        written = ledger.rename(ledger.with_suffix(".written"))
+        ledger.touch()
+        code = "import pathlib, sys; pathlib.Path(sys.argv[1]).replace(sys.argv[2])"
+        return subprocess.Popen([sys.executable, "-c", code, str(written), str(ledger)])
+
+
+def test_a_ledger_without_its_first_line_is_no_fault(capsys):
+    simulated = SlowStart(run_events())
+    answer = run(capsys, "demo", federation=lambda *_: nullcontext(simulated))
+    assert (answer.code, answer.err) == (0, "")
+    assert len([line for line in answer.out.splitlines() if line.startswith("round ")]) == 3
+
+
 def test_with_json_stdout_holds_the_document_alone(demo):
     answer = demo("--json", "--run-dir", "elsewhere")
     assert answer.document["schema_version"] == 1

@@ -20,7 +20,7 @@ from lowcarb_scheduler.demo.federation import federation, stop, tail
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError, MissingExtraError, RunFailedError
 from lowcarb_scheduler.events import UNKNOWN_PLACE
-from lowcarb_scheduler.ledger import FILE_NAME, read_ledger
+from lowcarb_scheduler.ledger import read_ledger
 
 if TYPE_CHECKING:
     import subprocess
@@ -161,9 +161,10 @@ def _round_printer(console: Console, run_dir: Path) -> Callable[[], None]:
 
     def show_progress() -> None:
         nonlocal printed
-        if not (run_dir / FILE_NAME).exists():  # Flower takes some seconds to start the run
+        try:
+            record = Record.of(read_ledger(run_dir))
+        except InputError:  # not there yet, or its first line is not: what is wrong in the end is said then
             return
-        record = Record.of(read_ledger(run_dir))
         closed = record.rounds
         for worked in closed[printed:]:
             console.print(_round_line(worked, record.started.rounds), soft_wrap=True)
