@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowcarb_scheduler import Fleet, Job
-from lowcarb_scheduler.planning.fairness import decide_turns, fill_evenly, location_cap
+from lowcarb_scheduler.planning.fairness import decide_turns, fill_evenly, location_cap, open_turns
 
 
 @settings(derandomize=True, max_examples=300)
@@ -47,29 +47,29 @@ def test_turns_owed_stay_owed_while_a_job_goes_on():
 
 @settings(derandomize=True, max_examples=300)
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 6)), min_size=2, max_size=25), st.data())
-def test_in_a_run_equal_turns_give_way_to_a_cap_on_locations_and_no_further(clients, data):
+def test_odd_turns_go_to_clients_whose_location_has_seats_left(clients, data):
     places, done = np.array([place for place, _ in clients]), np.array([turns for _, turns in clients])
     n, rounds = data.draw(st.integers(1, len(clients))), data.draw(st.integers(1, 8))
     share = data.draw(st.sampled_from([0.25, 0.5, 0.8, 1.0]))
     ids = [f"{k:02}" for k in range(len(clients))]
     fleet = Fleet.from_frame(pd.DataFrame({"id": ids, "location": places, "turns_done": done}))
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    job = Job(fleet, now, now + timedelta(days=9), rounds, n, timedelta(hours=1), max_location_share=share,
-              bounds_count_done=True)  # fmt: skip
+    job = Job(fleet, now, now + timedelta(days=9), rounds, n, timedelta(hours=1), max_location_share=share)
     turns, cap = decide_turns(job).most, location_cap(job)
     sums = {place: turns[places == place].sum() for place in set(places)}
-    room = {place: min((places == place).sum(), cap) for place in set(places)}
     assert turns.min() >= 0
     assert turns.max() <= rounds
-    assert all(total <= cap * rounds for total in sums.values())
-    if sum(room.values()) < n:
-        return  # no round can be filled
     assert turns.sum() == rounds * n
-    after = done + turns
-    for place, total in sums.items():
-        here = places == place
-        # Turns are even in a location, and with those of others unless the cap is in the way.
-        others = here if total == cap * rounds else np.ones(len(turns), dtype=bool)
-        takers, could = after[others][turns[others] > 0], after[here][turns[here] < rounds]
-        if len(takers) and len(could):
-            assert takers.max() <= could.min() + 1
+    given = fill_evenly(done, rounds * n, rounds, job.seed)
+    assert sorted(done + turns) == sorted(done + given)  # as even as without a cap
+    bounds = open_turns(job)
+    assert (turns >= bounds.least).all()
+    assert (turns <= bounds.most).all()
+    if any(total > cap * rounds for total in sums.values()):
+        least, most = (
+            {place: int(turns[places == place].sum()) for place in sums}
+            for turns in (bounds.least, bounds.most)
+        )
+        # Whoever takes the odd turns, some location takes too many, or all together too few.
+        room = sum(min(most[place], cap * rounds) for place in sums)
+        assert any(each > cap * rounds for each in least.values()) or room < rounds * n

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from lowcarb_scheduler.planning.fairness import TurnRange, decide_turns
+from lowcarb_scheduler.planning.fairness import TurnRange
 
 MICROSECOND = timedelta(microseconds=1)
 
@@ -95,12 +95,12 @@ class Exact:
         low, high = job.participation
         return [low] * count, [min(high, job.rounds)] * count
 
-    def bounds(self):
+    def bounds(self, plan):
         """Return the bounds on the turns of each client; which of equals takes one more is the planner's."""
         if self.job.participation != "equal":
             return self.turns()
-        turns = decide_turns(self.job)  # it rests on a seed; that it is fair is tested apart
-        return turns.least.tolist(), turns.most.tolist()
+        turns = np.bincount(plan.seats.ravel(), minlength=len(self.job.fleet)).tolist()
+        return turns, turns  # that they are as even as they can be is a rule of its own
 
     def best_g(self, plan, earliest, bounds):
         """Return the emissions of the best plan, after checking that a plan and its bound lie around them."""

@@ -4,11 +4,11 @@ Equal participation is water-filling. With a_c turns done, R rounds and S = R n 
 
     q_c = clip(level - a_c, 0, R),    level the largest with sum_c q_c <= S
 
-and the seats left over go one each to clients that are exactly at the level, in a seeded order. Any such q
-can be seated with n distinct clients in each round: sum q = R n and q <= R suffice (hand the turns out
-cyclically). Where a cap leaves a location too few seats, its clients share those, and the other clients the
-rest. An optimiser that could choose who takes the odd turns would give them to low powers and clean
-locations: that looks like a saving but only moves the work.
+and the seats left over go one each to clients that are exactly at the level, in a seeded order, as long as
+the cap of their location leaves it seats. Any such q can be seated with n distinct clients in each round:
+sum q = R n and q <= R suffice (hand the turns out cyclically), and under a cap k of a location's clients in
+a round, sum q <= R k over the location. An optimiser that could choose who takes the odd turns would give
+them to low powers and clean locations: that looks like a saving but only moves the work.
 
 Where the model is corrected for who trains how often, turns may differ from location to location, within a
 range. Turns mu +- rho mu have a squared coefficient of variation of at most rho^2, and Jain's index [1]_ is
@@ -122,9 +122,8 @@ def decide_turns(job: Job) -> Turns:
     if (bounds := range_of(job)) is not None:
         return _range_of_turns(job, bounds, seats)
     if job.participation in ("equal", "auto"):
-        turns = fill_evenly(job.fleet.turns_done, seats, job.rounds, job.seed)
-        if job.bounds_count_done:
-            turns = _within_cap(job, turns, location_cap(job) * job.rounds)
+        room = location_cap(job) * job.rounds
+        turns = fill_evenly(job.fleet.turns_done, seats, job.rounds, job.seed, job.fleet.location_index, room)
         return Turns(turns, turns)
     least, most = job.participation if isinstance(job.participation, tuple) else (0, job.rounds)
     if job.bounds_count_done and job.participation != "any":
@@ -195,32 +194,74 @@ def most_of_one_location(share: float, seats: int) -> int:
     return max(1, floor(share * seats + 1e-9))  # 0.29 x 100 is 28.999999999999996 in floats
 
 
-def crowded(job: Job, turns: Ints) -> Ints:
-    """Return the positions of locations whose cap leaves too few seats for these turns."""
-    of_location = np.bincount(job.fleet.location_index, weights=turns, minlength=len(job.fleet.locations))
-    return np.flatnonzero(of_location > location_cap(job) * job.rounds)
+def open_turns(job: Job, spread: int = 0) -> Turns:
+    """Return bounds within which turns are equal whoever takes the odd ones.
 
-
-def _within_cap(job: Job, turns: Ints, most: int) -> Ints:
-    """Return turns of which no location takes more than ``most``, as even as that allows.
-
-    Capping one location moves turns to the others, which may bring one of these over its cap in turn.
+    Parameters
+    ----------
+    job : Job
+        Job with equal participation.
+    spread : int
+        Turns by which they may differ further, to either side.
     """
-    location, done, rounds = job.fleet.location_index, job.fleet.turns_done, job.rounds
-    free = np.ones(len(turns), dtype=np.bool_)
-    turns, seats = turns.copy(), int(turns.sum())
-    while (over := np.setdiff1d(crowded(job, turns), location[~free])).size and free.any():
-        for index in over:
-            here = location == index
-            turns[here] = fill_evenly(done[here], most, rounds, job.seed)
-            free &= ~here
-        left = min(seats - int(turns[~free].sum()), rounds * int(free.sum()))
-        if free.any():
-            turns[free] = fill_evenly(done[free], left, rounds, job.seed)
-    return turns
+    done, seats = job.fleet.turns_done, job.rounds * job.clients_per_round
+    level = _level(done, seats, job.rounds)
+    least, most = (np.clip(level + more - done, 0, job.rounds) for more in (-spread, 1 + spread))
+    return Turns(least, most)
 
 
-def fill_evenly(turns_done: Ints, seats: int, rounds: int, seed: int) -> Ints:
+def hand_out(job: Job, turns: Turns, part: Ints, taken: Ints) -> Turns:
+    """Return the turns of each client from those that parts of a fleet take together.
+
+    Parameters
+    ----------
+    job : Job
+        With the seed of the order in which clients of a part take one more turn.
+    turns : Turns
+        Bounds that are alike within a part, and differ by one at most.
+    part : ndarray of int64, shape (C,)
+        Part of each client, of Q; -1 for one that takes no turn.
+    taken : ndarray of int64, shape (Q,)
+        Turns that each part takes.
+    """
+    order = np.random.default_rng(job.seed).permutation(len(part))
+    given = turns.least.copy()
+    for index, count in enumerate(taken.tolist()):
+        here = order[part[order] == index]
+        given[here[: count - int(given[here].sum())]] += 1
+    return Turns(given, given)
+
+
+def is_seated(job: Job, turns: Turns) -> bool:
+    """Return whether the cap on locations leaves seats for these turns, and fills every round."""
+    cap, fleet, rounds, seats = location_cap(job), job.fleet, job.rounds, job.clients_per_round
+    clients = np.bincount(fleet.location_index, minlength=len(fleet.locations))
+    owed, allowed = (np.bincount(fleet.location_index, bound) for bound in (turns.least, turns.most))
+    fills = np.minimum(clients, cap).sum() >= seats
+    return bool(
+        fills and owed.max() <= cap * rounds and np.minimum(allowed, cap * rounds).sum() >= rounds * seats
+    )
+
+
+def _level(turns_done: Ints, seats: int, rounds: int) -> int:
+    """Return the largest level up to which all clients can be filled with these seats."""
+    # Bisection; at the upper end every client trains in every round.
+    low, high = int(turns_done.min()), int(turns_done.max()) + rounds
+    while low < high:
+        level = (low + high + 1) // 2
+        enough = np.clip(level - turns_done, 0, rounds).sum() <= seats
+        low, high = (level, high) if enough else (low, level - 1)
+    return low
+
+
+def fill_evenly(
+    turns_done: Ints,
+    seats: int,
+    rounds: int,
+    seed: int,
+    location: Ints | None = None,
+    most: int | None = None,
+) -> Ints:
     """Give turns to the clients with fewest first.
 
     Parameters
@@ -234,25 +275,35 @@ def fill_evenly(turns_done: Ints, seats: int, rounds: int, seed: int) -> Ints:
     seed : int
         Seed of the shuffle that breaks ties; the order of ids would not do, as neighbours often share a
         location.
+    location : ndarray of int64, shape (C,), optional
+        Location of each client, for ``most``.
+    most : int, optional
+        Turns of a location beyond which its clients take no odd turn while others can.
 
     Returns
     -------
     ndarray of int64, shape (C,)
         Turns to come; they add up to ``seats``.
     """
-
-    def filled(level: int) -> Ints:
-        return np.clip(level - turns_done, 0, rounds)
-
-    # Bisection for the water level; at the upper end every client trains in every round.
-    low, high = int(turns_done.min()), int(turns_done.max()) + rounds
-    while low < high:
-        level = (low + high + 1) // 2
-        low, high = (level, high) if filled(level).sum() <= seats else (low, level - 1)
-    turns = filled(low)
+    level = _level(turns_done, seats, rounds)
+    turns: Ints = np.clip(level - turns_done, 0, rounds)
     left = seats - int(turns.sum())
     if left:
-        ready = filled(low + 1) > turns
+        ready = np.clip(level + 1 - turns_done, 0, rounds) > turns
         order = np.random.default_rng(seed).permutation(len(turns_done))
-        turns[order[ready[order]][:left]] += 1
+        order = order[ready[order]]
+        if location is not None and most is not None:
+            room = most - np.bincount(location, turns).astype(np.int64)
+            full = _rank(location[order]) >= room[location[order]]
+            order = np.concatenate([order[~full], order[full]])
+        turns[order[:left]] += 1
     return turns
+
+
+def _rank(location: Ints) -> Ints:
+    """Return the number of earlier entries of the same location, for each entry."""
+    by_location = np.argsort(location, kind="stable")
+    first = np.searchsorted(location[by_location], location[by_location])
+    rank = np.empty_like(location)
+    rank[by_location] = np.arange(len(location)) - first
+    return rank

@@ -24,7 +24,6 @@ import numpy as np
 from lowcarb_scheduler.clock import MICROSECOND, format_duration, format_time, from_us, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, PlanInfeasibleError
 from lowcarb_scheduler.planning.assignment import Seating, assign
-from lowcarb_scheduler.planning.fairness import location_cap
 from lowcarb_scheduler.planning.milp import (
     balance_rows,
     chain_rows,
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.intensity import IntensityTable, Ints
     from lowcarb_scheduler.planning.balance import Balance
-    from lowcarb_scheduler.planning.fairness import Turns
     from lowcarb_scheduler.planning.job import Job
     from lowcarb_scheduler.planning.model import Model
     from lowcarb_scheduler.planning.timegrid import Grid
@@ -256,6 +254,16 @@ def _choose_in_order(model: Model, strata: Seating, candidates: _Candidates) -> 
     return None if found.x is None else chosen[found.x[stock : stock + choices] > 0.5]
 
 
+def turns_of_strata(model: Model, slots: Ints) -> Ints:
+    """Return the turns that the clients of each stratum can take together in rounds at these openings."""
+    possible = np.isfinite(model.windows.cheapest(slots, model.boundaries(slots))[1])
+    costs_g = np.where(possible[:, model.groups.klass[_firsts(model)]], 0.0, np.inf)
+    found = assign(_strata(model), costs_g, model.limits)
+    assert found is not None, "rounds that are complete can be seated"
+    turns: Ints = found.counts.sum(axis=0)
+    return turns
+
+
 def least_widened(model: Model, slots: Ints) -> Balance | None:
     """Return the rule of balance, widened so that rounds at these openings can keep it; None if not found.
 
@@ -335,29 +343,6 @@ def check_forecast(job: Job, intensity: IntensityTable) -> None:
     if missing:
         available = [name for name in names if name not in missing]
         raise ForecastUnavailableError(missing, available)
-
-
-def check_share(job: Job, turns: Turns) -> None:
-    """Refuse a cap on locations that leaves too few seats for the turns."""
-    cap, fleet, rounds, seats = location_cap(job), job.fleet, job.rounds, job.clients_per_round
-    share, locations = f"max_location_share {job.max_location_share:g}", len(fleet.locations)
-    clients = np.bincount(fleet.location_index, minlength=locations)
-    owed, allowed = (
-        np.bincount(fleet.location_index, weights=bound, minlength=locations).astype(np.int64)
-        for bound in (turns.least, turns.most)
-    )
-    in_round, in_all = int(np.minimum(clients, cap).sum()), int(np.minimum(allowed, cap * rounds).sum())
-    if in_round < seats:
-        lets = f"{share} lets at most {cap} client(s) of a location into a round"
-        reason = f"{lets}, and {locations} location(s) do not fill one"
-        raise PlanInfeasibleError(reason, seats, in_round, job.finish_by)
-    if owed.max() > cap * rounds:
-        worst = int(owed.argmax())
-        reason = f"{share} leaves too few seats for the turns of {fleet.locations[worst]}"
-        raise PlanInfeasibleError(reason, int(owed[worst]), cap * rounds, job.finish_by)
-    if in_all < rounds * seats:
-        reason = f"{share} and participation leave seats empty"
-        raise PlanInfeasibleError(reason, rounds * seats, in_all, job.finish_by)
 
 
 def check_gaps(job: Job, intensity: IntensityTable, earliest: Earliest) -> None:

@@ -104,6 +104,12 @@ class Model:
         """Return the same problem with clients that all start when their round opens."""
         return replace(self, windows=replace(self.windows, stagger=False))
 
+    def strata_of_clients(self) -> Ints:
+        """Return the stratum of each client, shape (C,); -1 for those that take no part."""
+        stratum = np.full(len(self.class_of_client), -1, dtype=np.int64)
+        stratum[self.groups.members] = np.repeat(self.groups.stratum, self.groups.size)
+        return stratum
+
     def regrouped(self, groups: Groups) -> Model:
         """Return the same problem with a finer grouping of its clients."""
         location = np.zeros(int(self.groups.klass.max()) + 1, dtype=np.int64)

@@ -14,12 +14,21 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lowcarb_scheduler.clock import from_us, to_us
-from lowcarb_scheduler.errors import PlanInfeasibleError
+from lowcarb_scheduler.errors import ForecastUnavailableError, PlanInfeasibleError
 from lowcarb_scheduler.planning import feasibility
 from lowcarb_scheduler.planning.aggregation import Classes, Groups
 from lowcarb_scheduler.planning.assignment import Seating, assign
 from lowcarb_scheduler.planning.balance import Balance
-from lowcarb_scheduler.planning.fairness import Turns, decide_turns, location_cap, range_of, share_out
+from lowcarb_scheduler.planning.fairness import (
+    Turns,
+    decide_turns,
+    hand_out,
+    is_seated,
+    location_cap,
+    open_turns,
+    range_of,
+    share_out,
+)
 from lowcarb_scheduler.planning.job import Plan, start_step_us
 from lowcarb_scheduler.planning.lagrangian import TurnPath
 from lowcarb_scheduler.planning.model import Limits, Model
@@ -27,7 +36,7 @@ from lowcarb_scheduler.planning.solver import GOOD_ENOUGH, Solution, bound_of_ra
 from lowcarb_scheduler.planning.timegrid import Grid, Windows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
     from lowcarb_scheduler.planning.job import Job
@@ -116,19 +125,16 @@ class Problem:
         PlanInfeasibleError, ForecastUnavailableError
             As :func:`plan`.
         """
-        turns = decide_turns(job) if turns is None else turns
         grid = Grid.between(
             job.opens_from_us, int(intensity.edges_us[-1]), to_us(job.finish_by), origin_us=job.grid_from_us,
             step_us=start_step_us(job, intensity), round_us=job.round_us, rounds=job.rounds,
         )  # fmt: skip
         feasibility.check_time(job, grid)
         feasibility.check_forecast(job, intensity)
-        feasibility.check_share(job, turns)
         if len(grid) == 0:  # no round may open before the forecast ends
             none = feasibility.Earliest(np.empty(0, dtype=np.int64), grid.end_us, complete=False)
             feasibility.check_gaps(job, intensity, none)
-        model = _model(job, intensity, turns, grid, limits)
-        model, earliest, relaxed = _feasible(model, job)
+        job, model, earliest, relaxed = _feasible(job, intensity, turns, grid, limits)
         feasibility.check_gaps(job, intensity, earliest)
         patience_from_us = earliest.end_us
         if job.stagger:
@@ -262,8 +268,80 @@ def _balance(job: Job, turns: Turns) -> Balance | None:
     return Balance.of(done, job.rounds, job.clients_per_round, reach, fixed)
 
 
-def _feasible(model: Model, job: Job) -> tuple[Model, feasibility.Earliest, dict[str, str]]:
-    """Return a model whose rules can be kept, its earliest rounds, and the rules that gave way."""
+# -- Rules that conflict ------------------------------------------------------------------------------------
+# A rule that cannot be kept gives way as little as it can, in this order: balance, mix_rounds,
+# max_location_share, equal turns. A job has no plan only if it has none without them.
+
+_Feasible = tuple["Job", "Model", feasibility.Earliest, dict[str, str]]
+
+
+def _feasible(
+    job: Job, intensity: IntensityTable, turns: Turns | None, grid: Grid, limits: Limits
+) -> _Feasible:
+    """Return a job and a model whose rules can be kept, its earliest rounds, and the rules that gave way.
+
+    Where nothing helps, these are the rounds under the rules as given, and they are not complete.
+    """
+
+    def found(job: Job, turns: Turns) -> _Feasible:
+        return job, *_with_balance(_model(job, intensity, turns, grid, limits), job)
+
+    is_equal = turns is None and range_of(job) is None and job.participation in ("equal", "auto")
+    seated, decided, relaxed = _seated(job, turns)
+    job, model, earliest, unbalanced = found(seated, decided)
+    if earliest.complete:
+        return job, model, earliest, {**relaxed, **unbalanced}
+    loosest = replace(job, max_location_share=1.0, balance=None)
+    anyhow = open_turns(job, job.rounds) if is_equal else decided
+    if feasibility.find_earliest(_model(loosest, intensity, anyhow, grid, limits)).complete:
+        for other, some, why in _gentler(seated, decided, is_equal):
+            _, other_model, other_earliest, unbalanced = found(other, some)
+            if other_earliest.complete and is_equal and "participation" not in why:
+                # Who takes the odd turns is decided here: none goes to a client because it is clean there.
+                taken = feasibility.turns_of_strata(other_model, other_earliest.slots)
+                some = hand_out(other, some, other_model.strata_of_clients(), taken)
+                _, other_model, other_earliest, unbalanced = found(other, some)
+            if other_earliest.complete:
+                return other, other_model, other_earliest, {**relaxed, **why, **unbalanced}
+    return job, model, earliest, relaxed
+
+
+def _gentler(job: Job, turns: Turns, is_equal: bool) -> Iterator[tuple[Job, Turns, dict[str, str]]]:
+    """Yield jobs whose rules give way further and further, with their turns and the reasons."""
+    seats, relaxed = job.clients_per_round, dict[str, str]()
+    if is_equal:
+        yield job, open_turns(job), relaxed
+    for cap in range(location_cap(job) + 1, seats + 1):
+        relaxed = {"max_location_share": _crowded(job, cap)}
+        yield (
+            replace(job, max_location_share=min(cap / seats, 1.0)),
+            open_turns(job) if is_equal else turns,
+            relaxed,
+        )
+    for spread in range(1, job.rounds + 1) if is_equal else ():
+        why = f"no plan gives all clients equally many turns; these differ by up to {2 * spread + 1}"
+        loose = replace(job, max_location_share=1.0)
+        yield loose, open_turns(job, spread), {**relaxed, "participation": why}
+
+
+def _seated(job: Job, turns: Turns | None) -> tuple[Job, Turns, dict[str, str]]:
+    """Return a job whose cap on locations leaves seats for its turns, these, and why the cap was raised."""
+    asked, decided, cap = job, decide_turns(job) if turns is None else turns, location_cap(job)
+    while not is_seated(job, decided):
+        cap += 1
+        job = replace(job, max_location_share=min(cap / job.clients_per_round, 1.0))
+        decided = decide_turns(job) if turns is None else turns
+    return job, decided, {} if job is asked else {"max_location_share": _crowded(asked, cap)}
+
+
+def _crowded(job: Job, cap: int) -> str:
+    """Return the reason why the cap on locations of a job was raised."""
+    asked = f"{location_cap(job)} of {job.clients_per_round} client(s) of a round"
+    return f"no plan keeps every location within {asked}; in this one it is {cap}"
+
+
+def _with_balance(model: Model, job: Job) -> tuple[Model, feasibility.Earliest, dict[str, str]]:
+    """Return a model whose rule of balance can be kept, its earliest rounds, and why the rule gave way."""
     earliest, rule = feasibility.find_earliest(model), model.seating.balance
     if earliest.complete or rule is None:
         return model, earliest, {}
@@ -370,14 +448,14 @@ def blocks_of(job: Job) -> list[int]:
 def _plan_in_blocks(problem: Problem) -> Plan:
     """Plan a job with ``mix_rounds`` block by block, without a lower bound.
 
-    The last round ends by the target of the whole. Where gaps leave a block without a plan, all rounds are
-    planned as one block.
+    The last round ends by the target of the whole. Where a block has no plan, or none under rules that all
+    rounds together can keep, these are planned as one block.
     """
     job, intensity = problem.job, problem.intensity
     limits, target_us = problem.model.limits, problem.target_us()
     whole = replace(job, mix_rounds=None)
     fleet, opens_from_us = job.fleet, job.opens_from_us
-    span_us, planned, parts = target_us - opens_from_us, 0, list[Plan]()
+    span_us, planned, parts, trouble = target_us - opens_from_us, 0, list[Plan](), ""
     for rounds in blocks_of(job):
         planned += rounds
         after_us = (job.rounds - planned) * job.round_us  # kept free for the blocks that follow
@@ -392,17 +470,34 @@ def _plan_in_blocks(problem: Problem) -> Plan:
         )
         try:
             parts.append(plan(part, intensity, limits=limits))
-        except PlanInfeasibleError:
-            return plan(replace(whole, target_finish=from_us(target_us)), intensity, limits=limits)
+        except PlanInfeasibleError as error:
+            trouble = error.reason
+            break
+        except ForecastUnavailableError as error:
+            trouble = f"there is no forecast of {', '.join(error.missing)}"
+            break
+        # Balance is the first rule to give way, mixed rounds the second.
+        if broken := parts[-1].relaxed.keys() - problem.relaxed.keys() - {"balance"}:
+            trouble = parts[-1].relaxed[min(broken)]
+            break
         opens_from_us = int(parts[-1].closes_us[-1])
         fleet = replace(fleet, turns_done=parts[-1].turns)
-    return _joined(job, intensity, parts)
+    if not trouble:
+        return _joined(problem, parts)
+    together = problem.plan_by(target_us)[0]
+    why = f"in {rounds} rounds together, {trouble}"
+    return replace(together, relaxed={"mix_rounds": why, **together.relaxed})
 
 
-def _joined(job: Job, intensity: IntensityTable, parts: Sequence[Plan]) -> Plan:
+def _joined(problem: Problem, parts: Sequence[Plan]) -> Plan:
     """Join plans that follow each other into one."""
+    job, intensity = problem.job, problem.intensity
+    relaxed = {rule: why for rule, why in problem.relaxed.items() if rule != "balance"}
+    for part in parts:
+        relaxed |= part.relaxed
     names = ("opens_us", "closes_us", "seats", "starts_us", "ends_us", "client_emissions_g")
     arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     return replace(
-        parts[0], fleet=job.fleet, lower_bound_g=None, run_now_emissions_g=job.run_now_g(intensity), **arrays
-    )
+        parts[0], fleet=job.fleet, lower_bound_g=None, run_now_emissions_g=job.run_now_g(intensity),
+        relaxed=relaxed, **arrays,
+    )  # fmt: skip

@@ -7,6 +7,7 @@ one is worth the change.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -17,17 +18,17 @@ from lowcarb_scheduler.errors import ForecastUnavailableError, LowcarbError, Pla
 from lowcarb_scheduler.events import UNKNOWN_PLACE
 from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, expect, without_gaps
 from lowcarb_scheduler.intensity import neutral_table
-from lowcarb_scheduler.planning.fairness import TurnRange, crowded, fill_evenly, location_cap
+from lowcarb_scheduler.planning.fairness import TurnRange, decide_turns, location_cap
 from lowcarb_scheduler.planning.job import looked_ahead
 from lowcarb_scheduler.planning.option_value import value_of_waiting
-from lowcarb_scheduler.planning.planner import plan
+from lowcarb_scheduler.planning.planner import blocks_of, plan
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from datetime import datetime
 
     from lowcarb_scheduler.forecasts.bias_correction import Expectation
-    from lowcarb_scheduler.intensity import IntensityTable
+    from lowcarb_scheduler.intensity import IntensityTable, Ints
     from lowcarb_scheduler.planning.fleet import Fleet
     from lowcarb_scheduler.planning.job import Job, JobRules, Plan
     from lowcarb_scheduler.scheduling.intensity_feed import KnownIntensity
@@ -125,7 +126,6 @@ def _still_valid(previous: Plan, job: Job, hoped: IntensityTable, best: Plan) ->
     present = fleet.ids[position] == previous.fleet.ids
     seats, starts_us = position[previous.seats[-rounds:]], previous.starts_us[-rounds:]
     ends_us = starts_us + job.durations_us[seats]
-    turns = fleet.turns_done + np.bincount(seats.ravel(), minlength=len(fleet))
     # The kept plan may end no later than either plan, and never after the deadline.
     last_us = min(max(to_us(best.finish), to_us(previous.finish)), to_us(job.finish_by))
     obeys = (
@@ -134,7 +134,9 @@ def _still_valid(previous: Plan, job: Job, hoped: IntensityTable, best: Plan) ->
         and (closes_us - opens_us >= job.round_us).all()
         and (ends_us <= closes_us[:, None]).all()
         and closes_us[-1] <= last_us
-        and np.ptp(turns) <= max(np.ptp(best.turns), _widest(job))  # as even as the new plan
+        and _keeps_turns(job, seats, best)
+        and _most_of_one_location(fleet, seats)
+        <= max(location_cap(job), _most_of_one_location(fleet, best.seats))
     )
     if not obeys:
         return None
@@ -147,11 +149,33 @@ def _still_valid(previous: Plan, job: Job, hoped: IntensityTable, best: Plan) ->
     return None if np.isnan(charged.client_emissions_g).any() else charged
 
 
-def _widest(job: Job) -> int:
-    """Return the difference of turns between clients that a job allows whatever its plan."""
+def _keeps_turns(job: Job, seats: Ints, best: Plan) -> bool:
+    """Return whether turns keep a job's bounds, and are as even as those of the new plan after each block."""
+    taken = np.bincount(seats.ravel(), minlength=len(job.fleet))
+    if isinstance(job.participation, tuple):
+        bounds = decide_turns(job)
+        if (taken < bounds.least).any() or (taken > bounds.most).any():
+            return False
+    allowed = 1
     if isinstance(job.participation, TurnRange):
-        return job.participation.most - job.participation.least
-    return 1
+        allowed = job.participation.most - job.participation.least
+    return all(
+        _unevenness(job.fleet, seats[:rounds]) <= max(allowed, _unevenness(job.fleet, best.seats[:rounds]))
+        for rounds in accumulate(blocks_of(job))
+    )
+
+
+def _unevenness(fleet: Fleet, seats: Ints) -> int:
+    """Return the difference between the most and the fewest turns of a client, those done before included."""
+    return int(np.ptp(fleet.turns_done + np.bincount(seats.ravel(), minlength=len(fleet))))
+
+
+def _most_of_one_location(fleet: Fleet, seats: Ints) -> int:
+    """Return the largest number of clients of one location in a round."""
+    place, rounds = fleet.location_index[seats], len(seats)
+    counts = np.zeros((rounds, len(fleet.locations)), dtype=np.int64)
+    np.add.at(counts, (np.arange(rounds)[:, None], place), 1)
+    return int(counts.max())
 
 
 def _charged(planned: Plan, job: Job, intensity: IntensityTable, lower_bound_g: float | None) -> Plan:
@@ -194,8 +218,7 @@ def decide(job: Job, known: KnownIntensity, previous: Plan | None, log: RunLog) 
     It rests on forecast and history where possible, on the job's grid of openings or else on one that starts
     now; if not, rounds open at once. Each step down is a warning.
     """
-    job = _with_rules_that_can_be_kept(job, log)
-    if job.grid_from == job.now or (previous is not None and not _keeps_share(previous, job)):
+    if job.grid_from == job.now:
         previous = None  # without slack nothing is waited for, not even a slot of the previous plan
     forecast = known.forecast
     if forecast is None and known.actual is not None:
@@ -219,35 +242,6 @@ def decide(job: Job, known: KnownIntensity, previous: Plan | None, log: RunLog) 
     return at_once(job, log)
 
 
-def _with_rules_that_can_be_kept(job: Job, log: RunLog) -> Job:
-    """Return a job whose cap on locations can fill a round with its fleet; warn where a rule gives way."""
-    fleet, seats = job.fleet, job.clients_per_round
-    if job.max_location_share == 1:
-        return job
-    clients = np.bincount(fleet.location_index, minlength=len(fleet.locations))
-    cap = location_cap(job)
-    # The smallest cap that still fills a round: the planner itself would find the job infeasible.
-    while np.minimum(clients, cap).sum() < min(seats, len(fleet)):
-        cap += 1
-    if cap > location_cap(job):
-        why = f"{len(fleet.locations)} location(s) cannot fill a round with {job.max_location_share:g} each"
-        log.warn("rules", f"max-location-share: {why}", "it gives way as little as it can")
-        job = replace(job, max_location_share=min(cap / seats, 1.0))
-    if job.participation == "equal":
-        turns = fill_evenly(fleet.turns_done, job.rounds * seats, job.rounds, job.seed)
-        for place in crowded(job, turns):
-            why = f"max-location-share leaves {fleet.locations[place]} too few seats for equal turns"
-            log.warn("rules", why, "nodes of other locations take more turns")
-    return job
-
-
-def _keeps_share(previous: Plan, job: Job) -> bool:
-    """Return whether the remaining rounds of a plan obey a job's cap on locations."""
-    locations = previous.fleet.location_index[previous.seats[-job.rounds :]]
-    most = max(int((locations == place).sum(axis=1).max()) for place in np.unique(locations))
-    return most <= location_cap(job)
-
-
 def _attempts(job: Job, forecast: IntensityTable) -> Iterator[tuple[Job, bool]]:
     """Yield a job, and variants that may have a plan where it has none, each with whether gaps are filled."""
     ahead = None if job.finish_by <= job.now else forecast.slice(job.now, job.finish_by)
@@ -256,7 +250,7 @@ def _attempts(job: Job, forecast: IntensityTable) -> Iterator[tuple[Job, bool]]:
         yield job, fill_gaps
         yield replace(job, grid_from=job.now), fill_gaps
         if isinstance(job.participation, tuple | TurnRange):
-            yield replace(job, participation="equal"), fill_gaps  # which gives way to a cap on locations
+            yield replace(job, participation="equal"), fill_gaps
 
 
 def _note_bounds(job: Job, planned: Plan, log: RunLog) -> None:
@@ -271,7 +265,7 @@ def _note_bounds(job: Job, planned: Plan, log: RunLog) -> None:
 def _note_relaxed(planned: Plan, log: RunLog) -> None:
     """Warn of each rule that no plan can keep; once, though figures differ from plan to plan."""
     for rule in planned.relaxed:
-        why = f"no plan keeps {rule} any more, with the turns done so far"
+        why = f"no plan keeps {rule.replace('_', '-')} any more, with the turns done so far"
         log.warn("rules", why, "it gives way as little as it can")
 
 
@@ -304,7 +298,6 @@ def _replan(
 
 def at_once(job: Job, log: RunLog) -> Decision:
     """Plan rounds back-to-back from now, choosing only by turns."""
-    job = _with_rules_that_can_be_kept(job, log)
     hurried = replace(
         job, patience=0.0, target_finish=None, stagger=False, grid_from=job.now,
         start_step=job.round_duration,
