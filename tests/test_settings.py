@@ -234,8 +234,9 @@ def test_a_setting_in_another_case_is_not_ignored(key):
 
 
 @pytest.mark.parametrize(("path", "problem"), [("a\0b", "has no NUL"), ("a" * 5000, "has 5,000 characters")])
-def test_a_folder_that_no_file_system_has_is_refused_in_a_line(path, problem):
-    with pytest.raises(InputError, match="lowcarb-run-dir: ") as error:
-        Settings.load(run_config={"lowcarb-run-dir": path})
+@pytest.mark.parametrize("field", ["run-dir", "locations", "traces", "archive-dir"])
+def test_a_folder_that_no_file_system_has_is_refused_in_a_line(field, path, problem):
+    with pytest.raises(InputError, match=f"lowcarb-{field}: ") as error:
+        Settings.load(run_config={f"lowcarb-{field}": path})
     assert problem in str(error.value)
     assert len(str(error.value)) < 400

@@ -273,10 +273,10 @@ class Settings(BaseSettings):
             raise ValueError("give a number, not a switch")
         return value
 
-    @field_validator("run_dir", mode="after")
+    @field_validator("run_dir", "locations", "traces", "traces_actual", "archive_dir", mode="after")
     @classmethod
-    def _check_folder(cls, value: Path | None) -> Path | None:
-        if value is not None and (problem := path_problem(value)):
+    def _check_path(cls, value: Path | str | None) -> Path | str | None:
+        if isinstance(value, Path) and (problem := path_problem(value)):
             raise ValueError(problem)
         return value
 

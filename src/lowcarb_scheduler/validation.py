@@ -5,6 +5,7 @@ Each ``..._of`` returns a valid value, or None for an invalid one: a node with a
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -55,6 +56,10 @@ def path_problem(path: Path) -> str | None:
     """Return why no file system takes a path; None if one may."""
     if "\0" in str(path):
         return "a path has no NUL"
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return "a path has no half of a surrogate pair"
     if len(str(path)) > _LONGEST_PATH:
         return f"it has {len(str(path)):,} characters, more than {_LONGEST_PATH:,}"
     return None

@@ -263,5 +263,7 @@ def test_rounds_of_centuries_are_refused(capsys, tmp_path):
     assert "rounds: 1,000,000,000 of 3472 d 5 h take over 200 years" in answer.line
 
 
-def test_a_nul_in_an_argument_is_a_usage_error(capsys):
+def test_an_argument_that_no_shell_passes_is_a_usage_error(capsys):
     assert run(capsys, "archive", "import", "a\0b").line == "lowcarb: An argument holds a NUL"
+    answer = run(capsys, "archive", "import", "a\ud800b")
+    assert (answer.code, answer.line) == (2, "lowcarb: An argument holds half of a surrogate pair")

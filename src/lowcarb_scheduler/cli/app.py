@@ -136,8 +136,8 @@ def _invoke(arguments: list[str], as_json: bool, runtime: Runtime | None) -> int
     """Run one command, and print an error as one line or one JSON document."""
     if not sys.stdout.isatty():
         app.rich_markup_mode = None  # help in a pipe is plain text
-    if any("\0" in argument for argument in arguments):  # click looks for such a file
-        return fail("usage", "An argument holds a NUL", {}, EXIT_INPUT, as_json)
+    if problem := next(filter(None, map(_impossible, arguments)), None):
+        return fail("usage", problem, {}, EXIT_INPUT, as_json)
     try:
         # standalone_mode would print errors itself, over several lines, and exit. The contexts of commands
         # inherit obj; without one each makes the runtime of this machine.
@@ -162,6 +162,14 @@ def _invoke(arguments: list[str], as_json: bool, runtime: Runtime | None) -> int
     if code == EXIT_INTERRUPTED:
         return fail("interrupted", "stopped by the user", {}, EXIT_INTERRUPTED, as_json)
     return code if isinstance(code, int) else 0
+
+
+def _impossible(argument: str) -> str | None:
+    """Return why no shell passes an argument; click would look for a file of that name."""
+    try:
+        return "An argument holds a NUL" if b"\0" in os.fsencode(argument) else None
+    except UnicodeEncodeError:
+        return "An argument holds half of a surrogate pair"
 
 
 def _usage(error: click.UsageError) -> str:
