@@ -47,6 +47,8 @@ def near_miss(name: str, known: Iterable[str]) -> str | None:
 
 def reason_of(error: BaseException) -> str:
     """Return an error as one line, with its type if it is none of ours."""
+    if isinstance(error, ForecastUnavailableError) and error.fault:
+        return error.fault
     try:
         text = str(error)
     except Exception:  # noqa: BLE001  an error of a user's own class may have any __str__
@@ -187,10 +189,12 @@ class ForecastUnavailableError(LowcarbError):
         Reason by location.
     available : sequence of str
         Locations that have a forecast.
+    fault : str
+        Fault of the source as a whole, where that is the reason of all.
     """
 
-    def __init__(self, missing: Mapping[str, str], available: Sequence[str] = ()) -> None:
-        self.missing, self.available = dict(missing), tuple(available)
+    def __init__(self, missing: Mapping[str, str], available: Sequence[str] = (), fault: str = "") -> None:
+        self.missing, self.available, self.fault = dict(missing), tuple(available), fault
         # A server that is down gives the same reason for all locations: it is shown once.
         names: dict[str, list[str]] = {}
         for name, why in self.missing.items():

@@ -233,16 +233,16 @@ class GuardedSource(ForecastSource):
         except (KeyboardInterrupt, SystemExit):
             raise
         except ForecastUnavailableError as error:
-            missing = _missing(error, names)
+            missing, fault = _missing(error, names), ""
         except InputError as error:
             if error.field == "location":  # an unknown name, which the command line reports as such
                 raise
-            missing = dict.fromkeys(names, reason_of(error))
+            missing, fault = dict.fromkeys(names, reason_of(error)), reason_of(error)
         except BaseException as error:  # noqa: BLE001  see _declared
-            missing = dict.fromkeys(names, _reason(error))
+            missing, fault = dict.fromkeys(names, _reason(error)), _reason(error)
         if method == "known_locations":  # whose callers go on without names, and tell nobody
             self._note("locations of the source", missing[names[0]])
-        raise ForecastUnavailableError(missing)
+        raise ForecastUnavailableError(missing, fault=fault)
 
 
 # -- Checks ------------------------------------------------------------------------------------------------
