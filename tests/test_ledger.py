@@ -15,7 +15,7 @@ from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.events import Degraded, Event, HoldStarted, RoundOpened, event_of
 from lowcarb_scheduler.ledger import Ledger, read_ledger
 from support.ledgers import replayed
-from support.report_ledger import event, run_events
+from support.report_ledger import event, run_events, write_ledger
 
 RUN = Path("run")
 
@@ -152,3 +152,21 @@ def test_a_file_in_place_of_the_folder_is_called_so(midnight):
         with pytest.raises(InputError, match=problem) as error:
             read_ledger(path)
         assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("evaluated", "metrics", True),
+        ("evaluated", "metrics", {"accuracy": "high"}),
+        ("round_closed", "planned_g", "much"),
+        ("round_closed", "round", True),
+        ("run_finished", "energy_by_basis", []),
+    ],
+)
+def test_a_value_of_another_type_is_an_error_that_names_the_file(name, key, value):
+    events = run_events()
+    next(each for each in events if each["event"] == name)[key] = value
+    write_ledger(RUN, events)
+    with pytest.raises(InputError, match=f"holds an event this version does not write .TypeError: {key} is"):
+        read_ledger(RUN)

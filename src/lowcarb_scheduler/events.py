@@ -106,7 +106,26 @@ def _decoder(kind: str) -> Callable[[Any, str], Any] | None:
             return lambda times, key: {name: _time(text, key) for name, text in times.items()}
         case "tuple[str, ...]":
             return lambda names, _: tuple(names)
-    return None
+    return _checked(kind)
+
+
+def _checked(kind: str) -> Callable[[Any, str], Any] | None:
+    """Return the function that refuses another type of JSON value; None where any will do."""
+    name, _, inner = kind.removesuffix(" | None").partition("[")
+    types = {"float": (int, float), "int": (int,), "Mapping": (dict,), "Sequence": (list,)}.get(name)
+    if types is None:
+        return None
+    has_numbers = inner in ("str, float]", "str, int]")
+
+    def check(value: Any, key: str) -> Any:
+        numbers = value.values() if has_numbers and isinstance(value, dict) else ()
+        # A number that JSON cannot write is null in a ledger, whatever the field.
+        is_wrong = value is not None and (not isinstance(value, types) or isinstance(value, bool))
+        if is_wrong or not all(each is None or type(each) in (int, float) for each in numbers):
+            raise TypeError(f"{key} is {value!r:.40}")
+        return value
+
+    return check
 
 
 _time = lru_cache(maxsize=256)(parse_time)  # thousands of nodes share a few times

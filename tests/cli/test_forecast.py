@@ -125,14 +125,14 @@ def test_a_missing_location_is_named_and_the_others_are_shown(forecast):
     assert answer.line == "lowcarb: no forecast for Mars: the server answered 404 Not Found"
     document = forecast(*arguments, "--json").document
     assert list(document["locations"]) == ["DE"]
-    assert document["missing"] == {"Mars": "the server answered 404\nNot Found"}
+    assert document["missing"] == {"Mars": "the server answered 404 Not Found"}
 
 
 def test_no_location_at_all_is_exit_1(forecast):
     answer = forecast("--location", "Mars", "--source", "half", "--json")
     assert answer.code == 1
     assert answer.document["error"]["kind"] == "forecast_unavailable"
-    assert answer.document["error"]["missing"] == {"Mars": "the server answered 404\nNot Found"}
+    assert answer.document["error"]["missing"] == {"Mars": "the server answered 404 Not Found"}
 
 
 def test_a_location_named_twice_is_one(forecast):
@@ -208,7 +208,7 @@ def test_a_last_good_forecast_says_so_and_how_old_it_is(forecast):
     assert answer.line == "lowcarb: the forecast for FR is the last good one: the server hangs"
     document = forecast("--location", "FR", "--source", "half", "--json").document
     assert document["last_good"] == {
-        "FR": {"generated_at": "2026-03-02T00:00:00Z", "why": "the server\nhangs"}
+        "FR": {"generated_at": "2026-03-02T00:00:00Z", "why": "the server hangs"}
     }
 
 

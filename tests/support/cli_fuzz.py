@@ -155,12 +155,15 @@ class _Fuzz:
 
     def _settings(self) -> None:
         """Add settings of any value to the file of the environment, but none that asks a server."""
+        path = self.folder / ".env"
+        if path.exists() and not path.is_file():  # a folder, a pipe or a device, from an earlier change
+            return
         fields = [
             name for name in Settings.model_fields if not name.endswith(("_url", "_token", "_auth", "source"))
         ]
         lines = [f"LOWCARB_{self._one(*fields).upper()}={self._one(*TEXTS)!r}" for _ in range(2)]
         self.changes.append(f".env: {lines}"[:200])
-        with (self.folder / ".env").open("a", encoding="utf-8", errors="surrogatepass") as file:
+        with path.open("a", encoding="utf-8", errors="surrogatepass") as file:
             file.write("\n".join(lines))
 
     def _job(self) -> str:
