@@ -351,7 +351,10 @@ class ActualReceived(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned(Event):
-    """Plan of the remaining rounds, from ``round`` on; emissions [gCO2eq] are None without a forecast."""
+    """Plan of the remaining rounds, from ``round`` on; emissions [gCO2eq] are None without a forecast.
+
+    The first plan of several rounds has the windows of all of them, a later one those of the next rounds.
+    """
 
     name: ClassVar[str] = "planned"
 

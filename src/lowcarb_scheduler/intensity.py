@@ -319,6 +319,36 @@ class IntensityTable:
             fillable &= between_known(known) | ~known.any(axis=0)
         return self.relaid(edges, locations, np.where(fillable, others, own))
 
+    def changes_from(
+        self, known: IntensityTable | None, *, holes_only: bool = False
+    ) -> IntensityTable | None:
+        """Return the part that another table lacks or has other values for; None if there is none.
+
+        Parameters
+        ----------
+        known : IntensityTable or None
+            The other table, of the same signal.
+        holes_only : bool (default: False)
+            Whether other values of it count as known.
+        """
+        edges_us, values = self.edges_us, self.values
+        if known is not None:
+            # On the union of edges a step is either known or not, so none is half replaced.
+            inside = (known.edges_us > edges_us[0]) & (known.edges_us < edges_us[-1])
+            edges_us = np.union1d(edges_us, known.edges_us[inside])
+            values, others = self.sampled(edges_us), known.sampled(edges_us, self.locations)
+            is_known = ~np.isnan(others) if holes_only else values == others
+            values = np.where(is_known, np.nan, values)
+        is_news = np.isfinite(values)
+        steps = np.flatnonzero(is_news.any(axis=1))
+        if not len(steps):
+            return None
+        news = self.relaid(edges_us, self.locations, values)
+        news = news.align(
+            [place for place, column in zip(self.locations, is_news.T, strict=True) if column.any()]
+        )
+        return news.slice(from_us(edges_us[steps[0]]), from_us(edges_us[steps[-1] + 1]))
+
     def over(self, older: IntensityTable | None) -> IntensityTable:
         """Return the table with its gaps filled from an older one, unless that has another signal."""
         return self if older is None or older.signal != self.signal else self.fill(older)

@@ -14,7 +14,7 @@ import numpy as np
 from lowcarb_scheduler.accounting.hindsight import Rules
 from lowcarb_scheduler.accounting.replay import Record
 from lowcarb_scheduler.accounting.turns import stretch_of
-from lowcarb_scheduler.clock import MICROSECOND, SystemClock, from_us, to_us
+from lowcarb_scheduler.clock import MICROSECOND, SystemClock, to_us
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.events import UNKNOWN_PLACE, ActualReceived, FiguresRefreshed
 from lowcarb_scheduler.intensity import sanitize
@@ -149,7 +149,9 @@ def refresh(run_dir: Path, source: ForecastSource | None, clock: Clock | None = 
     start, end = _period(record, [worked for worked in record.rounds if worked.number in lacking], clock)
     new = sanitize(source.actual(places, start, end))
     _check_provenance(new, record.provenance)
-    news = _lacking(new.slice(start, end), record.actual)
+    known = new.slice(start, end)
+    # Values that were known never change.
+    news = None if known is None else known.changes_from(record.actual, holes_only=True)
     if news is None:
         return Refreshed(lacking, (), lacks_hours)
     after = record.figures_on(news if record.actual is None else news.fill(record.actual))
@@ -174,22 +176,6 @@ def _lacks_hours(record: Record, places: Sequence[str], clock: Clock) -> bool:
         return False
     known = record.actual.integrate(to_us(start), to_us(end), record.actual.columns(places))
     return bool(np.isnan(known).any())
-
-
-def _lacking(news: IntensityTable | None, known: IntensityTable | None) -> IntensityTable | None:
-    """Return the part of a table that was unknown, None if there is none: known values never change."""
-    if news is None:
-        return None
-    # On the union of edges a step is either known or not, so none is half replaced.
-    if known is not None:
-        inside = (known.edges_us > news.edges_us[0]) & (known.edges_us < news.edges_us[-1])
-        edges_us = np.union1d(news.edges_us, known.edges_us[inside])
-        is_known = ~np.isnan(known.sampled(edges_us, news.locations))
-        news = news.relaid(edges_us, news.locations, np.where(is_known, np.nan, news.sampled(edges_us)))
-    steps = np.flatnonzero(np.isfinite(news.values).any(axis=1))
-    if not len(steps):
-        return None
-    return news.slice(from_us(news.edges_us[steps[0]]), from_us(news.edges_us[steps[-1] + 1]))
 
 
 def _period(record: Record, rounds: Sequence[RoundRecord], clock: Clock) -> tuple[datetime, datetime]:

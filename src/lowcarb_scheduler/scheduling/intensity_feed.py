@@ -272,13 +272,17 @@ class IntensityFeed:
             if self.forecast is not None and new.signal != self.forecast.signal:
                 self._drop_actual(new.signal, self.forecast.signal)
                 return
-            self.actual = new if self.actual is None else new.fill(self.actual)
+            known = new.slice(start, now)
+            # The ledger takes what is new alone: a place without actuals has all hours asked for again.
+            news = None if known is None else known.changes_from(self.actual)
+            if news is not None:
+                self.actual = new if self.actual is None else new.fill(self.actual)
         except Exception as error:  # noqa: BLE001  see refresh
             self._actuals.record(now, succeeded=False)
             self._log.warn("actual intensity", reason_of(error), _INSTEAD["actual intensity"])
             return
-        if known := new.slice(start, now):
-            self._ledger.append(ActualReceived(intensity=known))
+        if news is not None:
+            self._ledger.append(ActualReceived(intensity=news))
 
     def _unknown_from(self, since: datetime, now: datetime) -> datetime:
         """Return the time from which actual intensity is unknown, or so recent that it may be revised."""

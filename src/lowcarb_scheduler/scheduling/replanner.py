@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
@@ -38,6 +38,7 @@ Reason = Literal[
     # Words of the ledger: older reports and readers know them.
     "next round", "nodes changed", "new forecast", "fresh actuals", "turns owed", "overrun", "more time"
 ]
+_TOLD: Final = 8  # rounds that a later plan in the ledger has: with all of them it would grow by their square
 Features = tuple[str, float, "timedelta | None"]
 
 
@@ -343,7 +344,7 @@ class Replanner:
                 emissions_g=planned.emissions_g if on_forecast else None,
                 locations=_count(plan, index),
             )
-            for index, planned in enumerate(plan.rounds)
+            for index, planned in enumerate(plan.rounds[: _TOLD if self._announced else None])
         )
         turns = plan.turns
         self._ledger.append(
