@@ -98,7 +98,7 @@ class _Machine:
         self.jump_at, self.jump_by = None, 0.0
         monkeypatch.setattr(time, "monotonic", lambda: self.monotonic)
         monkeypatch.setattr(time, "sleep", self.sleep)
-        monkeypatch.setattr(SystemClock, "now", lambda _: from_us(int(self.wall * 1e6)))
+        monkeypatch.setattr(time, "time_ns", lambda: int(self.wall * 1e9))
 
     def sleep(self, seconds):
         self.slept.append(seconds)

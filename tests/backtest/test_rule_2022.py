@@ -100,30 +100,22 @@ def test_all_clients_take_their_turns_with_any_forecast(seed, rounds, per_round,
     assert np.ptp(taken) <= 1
 
 
-def test_it_uses_no_future_values(history, case, monkeypatch):
-    """Later actuals and forecasts change no earlier choice."""
-    later = case.start + 4 * HOUR
+def test_it_uses_no_future_values(history, case):
+    """A new forecast, four hours after the start, changes no earlier choice."""
+    news = START + 2 * DAY
+    case = replace(case, start=news - 4 * HOUR, finish_by=news + 2 * DAY)
     other = replace(
         history,
         actual=history.actual.relaid(history.actual.edges_us, PLACES, history.actual.values + 1e3),
         issues=tuple(
-            (at, table if at <= later else table.relaid(table.edges_us, PLACES, table.values[::-1]))
+            (at, table if at < news else table.relaid(table.edges_us, PLACES, table.values[:, ::-1]))
             for at, table in history.issues
         ),
     )
-    chosen = {0: [], 1: []}
-    rule = chosen_by_rule_2022
-    for world, seen in zip((history, other), chosen.values(), strict=True):
-
-        def spy(case, forecast, now, *rest, seen=seen):
-            assert forecast.start <= now
-            seen.append((now, rule(case, forecast, now, *rest).tolist()))
-            return np.array(seen[-1][1])
-
-        monkeypatch.setattr(methods, "chosen_by_rule_2022", spy)
-        methods.flwr_lowcarb_2022(case, world)
-    assert [at for at, _ in chosen[0]] == [case.start + k * HOUR for k in range(9)]
-    assert chosen[0][:5] == chosen[1][:5]
+    chosen, otherwise = (methods.seats_by_rule_2022(case, world).tolist() for world in (history, other))
+    assert len(chosen) == 9
+    assert chosen[:4] == otherwise[:4]
+    assert chosen[4:] != otherwise[4:]
 
 
 def test_it_does_not_wait_and_is_charged_with_actual_intensity(history, case):

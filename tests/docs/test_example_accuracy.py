@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lowcarb_scheduler.accounting.replay import summarise
+from lowcarb_scheduler.ledger import read_ledger
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "accuracy"
 YEAR = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 12, 31, tzinfo=UTC)
@@ -132,15 +135,13 @@ def test_plans_from_memory_change_nothing(run):
     assert found.entry(world) == planned.entry(world)
 
 
-def test_what_a_run_is_charged_is_what_its_ledger_says(run, monkeypatch):
-    from accuracy_study import schedules
+def test_what_a_run_is_charged_is_what_its_ledger_says(run, tmp_path):
+    from accuracy_study.schedules import scheduled
 
-    said = []
-    read = schedules.summarise
-    monkeypatch.setattr(schedules, "summarise", lambda events: said.append(read(events)) or said[-1])
     world = world_of(run, rounds=5)
-    found = run.SCHEDULES["free"].follow(world, run.TASKS["tumours"]).entry(world)
-    assert found["emissions_g"] == pytest.approx(said[0].realised_g, rel=1e-4)
+    found = scheduled(world, run.TASKS["tumours"], tmp_path, **run.SCHEDULES["free"].settings).entry(world)
+    said = summarise(read_ledger(tmp_path / "run"))
+    assert found["emissions_g"] == pytest.approx(said.realised_g, rel=1e-4)
 
 
 def test_a_study_that_was_ended_goes_on(run, tmp_path, capsys):

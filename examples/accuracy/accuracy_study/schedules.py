@@ -260,13 +260,10 @@ def aware(world: World, folder: Path, **settings: Any) -> FedAvg:
     return strategy
 
 
-def scheduled(world: World, task: Task, **settings: Any) -> Followed:
-    """Train with a carbon-aware strategy, as a user does."""
-    with tempfile.TemporaryDirectory() as folder:
-        found = _followed(
-            world, task, aware(world, Path(folder), clock=VirtualClock(world.case.start), **settings)
-        )
-        run = summarise(read_ledger(Path(folder) / "run"))
+def scheduled(world: World, task: Task, folder: Path, **settings: Any) -> Followed:
+    """Train with a carbon-aware strategy, as a user does; its run-dir is in a folder."""
+    found = _followed(world, task, aware(world, folder, clock=VirtualClock(world.case.start), **settings))
+    run = summarise(read_ledger(folder / "run"))
     assert run.finish is not None
     assert run.finish <= world.case.finish_by
     return replace(found, opens=[each.opens_at for each in run.rounds])
@@ -329,7 +326,10 @@ class Schedule:
 
     def follow(self, world: World, task: Task) -> Followed:
         """Train a task."""
-        return scheduled(world, task, **(self.settings or {})) if self.by is None else self.by(world, task)
+        if self.by is not None:
+            return self.by(world, task)
+        with tempfile.TemporaryDirectory() as folder:
+            return scheduled(world, task, Path(folder), **(self.settings or {}))
 
 
 # Equal turns, and clean locations may fill a round: it saves most of what equal turns can.

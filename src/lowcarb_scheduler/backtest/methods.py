@@ -160,7 +160,15 @@ def temporal_only(case: Instance, history: History) -> Outcome:
 
 def flwr_lowcarb_2022(case: Instance, history: History) -> Outcome:
     """Choose clients by the rule of 2022, back-to-back: it knew no deadline."""
-    scenario, round_us = case.scenario, case.scenario.round_duration // MICROSECOND
+    round_us = case.scenario.round_duration // MICROSECOND
+    seats = seats_by_rule_2022(case, history)
+    starts_us = np.broadcast_to(_back_to_back_us(case)[:, None], seats.shape)
+    return _charged(case, history, seats, starts_us, starts_us + round_us)
+
+
+def seats_by_rule_2022(case: Instance, history: History) -> Ints:
+    """Return the clients of each round by the rule of 2022 on what is known at its time, shape (R, n)."""
+    scenario = case.scenario
     owed, taken = owed_turns(case), np.zeros(len(case.fleet), np.int64)
     seats = np.empty((scenario.rounds, scenario.clients_per_round), np.int64)
     for number in range(scenario.rounds):
@@ -168,8 +176,7 @@ def flwr_lowcarb_2022(case: Instance, history: History) -> Outcome:
         forecast = history.known(now).forecast
         seats[number] = chosen_by_rule_2022(case, forecast, now, taken, owed, scenario.rounds - number)
         taken[seats[number]] += 1
-    starts_us = np.broadcast_to(_back_to_back_us(case)[:, None], seats.shape)
-    return _charged(case, history, seats, starts_us, starts_us + round_us)
+    return seats
 
 
 METHODS: Final[Mapping[str, Method]] = {
