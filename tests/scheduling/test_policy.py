@@ -105,6 +105,60 @@ def test_a_plan_that_begins_in_the_past_is_not_kept(job, forecast):
     assert again.rounds[0].opens_at >= moved.now
 
 
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"max_location_share": 0.5},  # at most one client of a location in a round
+        {"mix_rounds": 3},
+    ],
+)
+def test_a_plan_that_breaks_a_rule_of_the_new_job_is_not_kept(job, midnight, rules):
+    """Free plans fill a round from one location, and in three rounds somebody trains twice."""
+    values = np.full((48, 3), 100.0)
+    for hour in range(6):
+        values[hour, hour // 2] = 10.0
+    edges = [int(midnight.timestamp() * 1e6) + k * 3_600_000_000 for k in range(49)]
+    table = IntensityTable(np.array(edges), PLACES, values, Provenance("test", "average"))
+    free = replace(job, finish_by=midnight + 6 * HOUR, participation="any")
+    plan = replan(free, table)
+    assert [set(row) for row in plan.fleet.location_index[plan.seats].tolist()] == [
+        {0},
+        {0},
+        {1},
+        {1},
+        {2},
+        {2},
+    ]
+    equal = {"participation": "equal", **rules}
+    again = replan(replace(free, **equal), table, previous=plan)
+    places = again.fleet.location_index[again.seats]
+    if "max_location_share" in rules:
+        assert all(len(set(row)) == 2 for row in places.tolist())
+    if "mix_rounds" in rules:
+        assert sorted(again.seats[:3].ravel().tolist()) == [0, 1, 2, 3, 4, 5]
+    assert replan(replace(free, participation="equal"), table, previous=plan).emissions_g == plan.emissions_g
+
+
+def test_a_plan_in_which_turns_would_outlast_their_rounds_is_not_kept(job, forecast):
+    def staggered(minutes):
+        frame = pd.DataFrame({"id": job.fleet.ids, "location": [PLACES[k % 3] for k in range(6)],
+                              "duration": [timedelta(minutes=minutes)] * 6})  # fmt: skip
+        return replace(job, fleet=Fleet.from_frame(frame), stagger=True, start_step=timedelta(minutes=30))
+
+    plan = replan(staggered(30), forecast)
+    assert (plan.starts_us > plan.opens_us[:, None]).any()
+    again = replan(staggered(60), forecast, previous=plan)
+    assert (again.ends_us <= again.closes_us[:, None]).all()
+
+
+@pytest.mark.parametrize(("cleaner", "waits"), [(0.003, False), (0.03, True)])
+def test_what_waiting_avoids_has_to_be_worth_it(job, forecast, cleaner, waits):
+    values = np.full_like(forecast.values, 100.0)
+    values[12:] *= 1 - cleaner
+    plan = replan(job, forecast.relaid(forecast.edges_us, forecast.locations, values))
+    assert (plan.rounds[0].opens_at > job.now) == waits
+
+
 def test_owed_turns_change_the_plan(job, forecast):
     plan = replan(job, forecast)
     owing = replace(job, fleet=replace(job.fleet, turns_done=np.array([0, 4, 4, 4, 4, 4])))
