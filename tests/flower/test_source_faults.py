@@ -172,22 +172,27 @@ class Listing(Tide):
 
 @pytest.mark.parametrize("closed", [True, False])
 @pytest.mark.parametrize(
-    ("text", "settings", "error"),
+    ("text", "error"),
     [
-        ('0 = "DEE"', {}, "locations.toml: 0: 'DEE' is unknown; did you mean DE?"),
-        ('0 = "DE"\n1 = {location = "Atlantis"}', {}, "locations.toml: 1: 'Atlantis' is unknown"),
-        ('0 = "DE"', {"default_location": "FF"}, "lowcarb-default-location: 'FF' is unknown"),
+        ('0 = "DEE"', "locations.toml: 0: 'DEE' is unknown; did you mean DE?"),
+        ('0 = "DE"\n1 = {location = "Atlantis"}', "locations.toml: 1: 'Atlantis' is unknown"),
     ],
 )
-def test_an_unknown_place_is_an_error_before_anything_trains(clock, tmp_path, closed, text, settings, error):
+def test_an_unknown_place_is_an_error_before_anything_trains(clock, tmp_path, closed, text, error):
     path = tmp_path / "locations.toml"
     path.write_text(text, encoding="utf-8")
     source = Listing(clock, dict.fromkeys(PLACES, (50.0, 10.0)))
     source.locations = PLACES if closed else None
     with pytest.raises(InputError) as caught:
-        train(clock, source, locations=path, **settings)
+        train(clock, source, locations=path)
     assert error in str(caught.value)
     assert not Path("run").exists()
+
+
+def test_a_default_that_no_node_needs_may_be_unknown(clock):
+    source = Listing(clock, dict.fromkeys(PLACES, (50.0, 10.0)))
+    events = train(clock, source, default_location="Atlantis")
+    assert len(named(events, "round_closed")) == 4
 
 
 @pytest.mark.parametrize(
@@ -217,10 +222,10 @@ def test_of_two_sources_both_must_not_know_a_place(clock, tmp_path):
         source = arranged(names, given, clock)
         places = {"0": Place("Ghent")}
         if known:
-            check_known(places, None, source, str(path))
+            check_known(places, source, str(path))
         else:
             with pytest.raises(InputError, match="'Ghent' is unknown"):
-                check_known(places, None, source, str(path))
+                check_known(places, source, str(path))
 
 
 def test_the_locations_file_names_places_for_a_source_given_in_code(clock, tmp_path):

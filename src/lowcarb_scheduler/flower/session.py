@@ -646,7 +646,7 @@ class Setup:
             raise InputError("lowcarb-finish-by", problem, "give a later time, or 48h")
         if is_new and self.source is not None:
             file = str(self.settings.locations)
-            check_known(self._places, self.settings.default_location, self.source, file)
+            check_known(self._places, self.source, file)
         progress: Progress | None = None
         # Before the first plan, whose rules depend on it; from here on the setting is never auto.
         correction = settle(self.settings, kept, has_source=self.source is not None)

@@ -71,13 +71,12 @@ def read_places(path: Path) -> dict[str, Place]:
     return {node: _place(node, entry, str(path)) for node, entry in entries.items() if node != NAMES}
 
 
-def check_known(
-    places: Mapping[str, Place], default_location: str | None, source: ForecastSource, file: str
-) -> None:
-    """Refuse a location of the server's settings that the source says it does not know.
+def check_known(places: Mapping[str, Place], source: ForecastSource, file: str) -> None:
+    """Refuse an entry of the locations file that the source says it does not know.
 
     Only a complete list says so. Without one, or without an answer, any name may be known: a fault of a
-    source stops no training, but a typing error is found before the first round.
+    source stops no training, but a typing error is found before the first round. ``default-location`` is not
+    checked: nodes that all say where they are never need it.
 
     Raises
     ------
@@ -85,7 +84,7 @@ def check_known(
         For the first unknown location.
     """
     wanted = {f"{node}": place.location for node, place in places.items()}
-    named = {name for name in (*wanted.values(), default_location) if name and not coordinates_of(name)}
+    named = {name for name in wanted.values() if name and not coordinates_of(name)}
     if not named:
         return
     try:
@@ -98,8 +97,6 @@ def check_known(
     for node, location in wanted.items():
         if location in named and location.casefold() not in folded:
             raise unknown_name(node, location, known).within(file)
-    if default_location in named and default_location.casefold() not in folded:
-        raise unknown_name("lowcarb-default-location", default_location, known)
 
 
 def _place(node: str, entry: Any, file: str) -> Place:
