@@ -91,6 +91,7 @@ class IntensityFeed:
             None  # first forecast in the ledger of a resumed run: the archive is read before it
         )
         self.actual: IntensityTable | None = None
+        self._written: IntensityTable | None = None  # the part that the ledger has: up to each request alone
 
     @property
     def forecast(self) -> IntensityTable | None:
@@ -274,9 +275,10 @@ class IntensityFeed:
                 return
             known = new.slice(start, now)
             # The ledger takes what is new alone: a place without actuals has all hours asked for again.
-            news = None if known is None else known.changes_from(self.actual)
+            news = None if known is None else known.changes_from(self._written)
             if news is not None:
                 self.actual = new if self.actual is None else new.fill(self.actual)
+                self._written = news.over(self._written)
         except Exception as error:  # noqa: BLE001  see refresh
             self._actuals.record(now, succeeded=False)
             self._log.warn("actual intensity", reason_of(error), _INSTEAD["actual intensity"])
@@ -298,7 +300,7 @@ class IntensityFeed:
 
     def _drop_actual(self, actual: str, forecast: str) -> None:
         """Forget actuals of another signal than the forecast's: they are not comparable."""
-        self.actual = None
+        self.actual = self._written = None
         why = f"its signal is {actual}, the forecast's {forecast}"
         self._log.warn("actual intensity", why, "it is left out of account")
 
@@ -317,6 +319,7 @@ class IntensityFeed:
                 self._recall_forecast(event)
             elif isinstance(event, ActualReceived):
                 self.actual = event.intensity.over(self.actual)
+        self._written = self.actual
         if self._newest and self.actual and self._newest.intensity.signal != self.actual.signal:
             self.actual = None
         self._places = tuple(memory["places"])
