@@ -150,6 +150,18 @@ def test_turns_done_before_count_in_a_range():
         assert np.ptp(planned.turns[job.fleet.location_index == place]) <= 1
 
 
+def test_nobody_falls_below_the_range_because_a_neighbour_is_ahead():
+    """Of L00, the dirtiest place, one client has had four turns before the range was cut to its least."""
+    names = {"id": [f"c{k}" for k in range(6)], "location": ["L00", "L00", "L01", "L01", "L02", "L02"]}
+    fleet = Fleet.from_frame(pd.DataFrame({**names, "turns_done": [4, 0, 2, 2, 2, 2]}))
+    job = Job(fleet, NOW, NOW + hours_of(12), 6, 2, hours_of(1), bounds_count_done=True,
+              participation=TurnRange(3, 6))  # fmt: skip
+    table = wavy(3).relaid(wavy(3).edges_us, ("L00", "L01", "L02"), wavy(3).values[:, ::-1])
+    turns = plan(job, table).turns
+    assert turns[1] == 3
+    assert turns.max() <= 6
+
+
 def test_without_correction_auto_is_equal():
     job = large(100, 16, WATTS["same"], 50, 10, participation="auto", corrected=False)
     assert decide_turns(job).least.tolist() == decide_turns(job).most.tolist() == [5] * 100

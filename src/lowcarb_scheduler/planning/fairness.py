@@ -120,7 +120,7 @@ def decide_turns(job: Job) -> Turns:
         reason = f"a round takes {job.clients_per_round} distinct clients and the fleet has {clients}"
         raise PlanInfeasibleError(reason, job.clients_per_round, clients, job.finish_by)
     if (bounds := range_of(job)) is not None:
-        return _range_of_turns(job, bounds, seats)
+        return _remaining(job, bounds.least, bounds.most, seats)
     if job.participation in ("equal", "auto"):
         room = location_cap(job) * job.rounds
         turns = fill_evenly(job.fleet.turns_done, seats, job.rounds, job.seed, job.fleet.location_index, room)
@@ -141,23 +141,6 @@ def decide_turns(job: Job) -> Turns:
         reason = f"{allowed}, fewer than there are seats in {job.rounds} round(s)"
         raise PlanInfeasibleError(reason, seats, clients * most, job.finish_by)
     return Turns(np.full(clients, least, dtype=np.int64), np.full(clients, most, dtype=np.int64))
-
-
-def _range_of_turns(job: Job, bounds: TurnRange, seats: int) -> Turns:
-    """Return the fewest and most turns of each client, loosened for all locations where they conflict."""
-    least, most = bounds.least, bounds.most
-    clients = np.bincount(job.fleet.location_index, minlength=len(job.fleet.locations))
-    done = np.bincount(job.fleet.location_index, job.fleet.turns_done, len(clients)).astype(np.int64)
-
-    def left(bound: int) -> Ints:
-        turns: Ints = np.clip(bound * clients - done, 0, job.rounds * clients)
-        return turns
-
-    while left(least).sum() > seats:
-        least -= 1
-    while left(most).sum() < seats:
-        most += 1
-    return Turns(share_out(job, left(least)), share_out(job, left(max(least, most))))
 
 
 def share_out(job: Job, turns: Ints) -> Ints:
