@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from lowcarb_scheduler import Fleet, ForecastUnavailableError, IntensityTable, Job, PlanInfeasibleError, plan
-from lowcarb_scheduler.planning.fairness import location_cap, open_turns
+from lowcarb_scheduler.planning.fairness import location_cap, open_turns, with_cap
 from support.exact_solver import Exact
 from support.planning_jobs import NOW, hours_of, random_job
 
@@ -64,7 +64,7 @@ def test_no_plan_is_missed_and_no_rule_gives_way_without_need(jobs):
         if "participation" in given_way:
             assert not has_plan(loosest, table), seed
             continue
-        obeyed = replace(job, max_location_share=min(cap / job.clients_per_round, 1.0))
+        obeyed = with_cap(job, int(cap))
         assert Exact(obeyed, table).broken_rules(planned) == [], seed
     assert seen.pop("participation") >= jobs // 400
     assert min(seen.values()) > jobs // 10

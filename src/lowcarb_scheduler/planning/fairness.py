@@ -25,7 +25,7 @@ clients share its turns by water-filling.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, floor, sqrt
 from typing import TYPE_CHECKING, Final
 
@@ -170,6 +170,11 @@ def _remaining(job: Job, least: int, most: int, seats: int) -> Turns:
 def location_cap(job: Job) -> int:
     """Return the largest number of clients of one location in a round, at least one."""
     return most_of_one_location(job.max_location_share, job.clients_per_round)
+
+
+def with_cap(job: Job, cap: int) -> Job:
+    """Return a job whose cap is this number of clients of one location in a round."""
+    return replace(job, max_location_share=min(cap / job.clients_per_round, 1.0))
 
 
 def most_of_one_location(share: float, seats: int) -> int:

@@ -254,10 +254,15 @@ def _choose_in_order(model: Model, strata: Seating, candidates: _Candidates) -> 
     return None if found.x is None else chosen[found.x[stock : stock + choices] > 0.5]
 
 
+def _possible(model: Model, slots: Ints) -> NDArray[np.bool_]:
+    """Return the strata that can train in each round that opens at these slots, shape (R, Q)."""
+    possible: NDArray[np.bool_] = np.isfinite(model.windows.cheapest(slots, model.boundaries(slots))[1])
+    return possible[:, model.groups.klass[_firsts(model)]]
+
+
 def turns_of_strata(model: Model, slots: Ints) -> Ints:
     """Return the turns that the clients of each stratum can take together in rounds at these openings."""
-    possible = np.isfinite(model.windows.cheapest(slots, model.boundaries(slots))[1])
-    costs_g = np.where(possible[:, model.groups.klass[_firsts(model)]], 0.0, np.inf)
+    costs_g = np.where(_possible(model, slots), 0.0, np.inf)
     found = assign(_strata(model), costs_g, model.limits)
     assert found is not None, "rounds that are complete can be seated"
     turns: Ints = found.counts.sum(axis=0)
@@ -274,8 +279,7 @@ def least_widened(model: Model, slots: Ints) -> Balance | None:
     strata, balance = _strata(model), model.seating.balance
     assert balance is not None, "only a rule of balance can be widened"
     (rounds, places), parts = balance.reach.shape, len(strata.members)
-    possible = np.isfinite(model.windows.cheapest(slots, model.boundaries(slots))[1])
-    r, q = np.nonzero(possible[:, model.groups.klass[_firsts(model)]])
+    r, q = np.nonzero(_possible(model, slots))
     stock, flows = rounds * places, np.arange(len(r))
     columns = 2 * stock + len(r)  # C, the excess of each, and z[r, q]
 

@@ -106,9 +106,8 @@ class Model:
 
     def strata_of_clients(self) -> Ints:
         """Return the stratum of each client, shape (C,); -1 for those that take no part."""
-        stratum = np.full(len(self.class_of_client), -1, dtype=np.int64)
-        stratum[self.groups.members] = np.repeat(self.groups.stratum, self.groups.size)
-        return stratum
+        group = self.groups.of_client(len(self.class_of_client))
+        return np.where(group < 0, -1, self.groups.stratum[group])
 
     def regrouped(self, groups: Groups) -> Model:
         """Return the same problem with a finer grouping of its clients."""

@@ -28,6 +28,7 @@ from lowcarb_scheduler.planning.fairness import (
     open_turns,
     range_of,
     share_out,
+    with_cap,
 )
 from lowcarb_scheduler.planning.job import Plan, start_step_us
 from lowcarb_scheduler.planning.lagrangian import TurnPath
@@ -293,31 +294,28 @@ def _feasible(
         return job, model, earliest, {**relaxed, **unbalanced}
     loosest = replace(job, max_location_share=1.0, balance=None)
     anyhow = open_turns(job, job.rounds) if is_equal else decided
-    if feasibility.find_earliest(_model(loosest, intensity, anyhow, grid, limits)).complete:
-        for other, some, why in _gentler(seated, decided, is_equal):
-            _, other_model, other_earliest, unbalanced = found(other, some)
-            if other_earliest.complete and is_equal and "participation" not in why:
-                # Who takes the odd turns is decided here: none goes to a client because it is clean there.
-                taken = feasibility.turns_of_strata(other_model, other_earliest.slots)
-                some = hand_out(other, some, other_model.strata_of_clients(), taken)
-                _, other_model, other_earliest, unbalanced = found(other, some)
-            if other_earliest.complete:
-                return other, other_model, other_earliest, {**relaxed, **why, **unbalanced}
+    if not feasibility.find_earliest(_model(loosest, intensity, anyhow, grid, limits)).complete:
+        return job, model, earliest, relaxed
+    for gentler, some, why in _gentler(seated, decided, is_equal):
+        tried = found(gentler, some)
+        if tried[2].complete and is_equal and "participation" not in why:
+            # Who takes the odd turns is decided here: none goes to a client because it is clean there.
+            taken = feasibility.turns_of_strata(tried[1], tried[2].slots)
+            tried = found(gentler, hand_out(gentler, some, tried[1].strata_of_clients(), taken))
+        if tried[2].complete:
+            return *tried[:3], {**relaxed, **why, **tried[3]}
     return job, model, earliest, relaxed
 
 
 def _gentler(job: Job, turns: Turns, is_equal: bool) -> Iterator[tuple[Job, Turns, dict[str, str]]]:
     """Yield jobs whose rules give way further and further, with their turns and the reasons."""
-    seats, relaxed = job.clients_per_round, dict[str, str]()
+    relaxed = dict[str, str]()
     if is_equal:
-        yield job, open_turns(job), relaxed
-    for cap in range(location_cap(job) + 1, seats + 1):
+        turns = open_turns(job)
+        yield job, turns, relaxed
+    for cap in range(location_cap(job) + 1, job.clients_per_round + 1):
         relaxed = {"max_location_share": _crowded(job, cap)}
-        yield (
-            replace(job, max_location_share=min(cap / seats, 1.0)),
-            open_turns(job) if is_equal else turns,
-            relaxed,
-        )
+        yield with_cap(job, cap), turns, relaxed
     for spread in range(1, job.rounds + 1) if is_equal else ():
         why = f"no plan gives all clients equally many turns; these differ by up to {2 * spread + 1}"
         loose = replace(job, max_location_share=1.0)
@@ -329,7 +327,7 @@ def _seated(job: Job, turns: Turns | None) -> tuple[Job, Turns, dict[str, str]]:
     asked, decided, cap = job, decide_turns(job) if turns is None else turns, location_cap(job)
     while not is_seated(job, decided):
         cap += 1
-        job = replace(job, max_location_share=min(cap / job.clients_per_round, 1.0))
+        job = with_cap(job, cap)
         decided = decide_turns(job) if turns is None else turns
     return job, decided, {} if job is asked else {"max_location_share": _crowded(asked, cap)}
 

@@ -250,7 +250,7 @@ class _Search:
     def climb(self, good_enough: float, window: int) -> None:
         """Raise the bound by subgradient steps, and seat the openings found on the way.
 
-        It ends where ``window`` iterations have brought no notable progress.
+        It ends where ``window`` iterations have not narrowed the gap enough.
         """
         balanced = self.model.seating.balance is not None
         work, fewest = (_BALANCED_WORK, 20) if balanced else (_WORK, 60)

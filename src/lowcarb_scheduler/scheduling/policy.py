@@ -135,8 +135,7 @@ def _still_valid(previous: Plan, job: Job, hoped: IntensityTable, best: Plan) ->
         and (ends_us <= closes_us[:, None]).all()
         and closes_us[-1] <= last_us
         and _keeps_turns(job, seats, best)
-        and _most_of_one_location(fleet, seats)
-        <= max(location_cap(job), _most_of_one_location(fleet, best.seats))
+        and _fullest(fleet, seats) <= max(location_cap(job), _fullest(fleet, best.seats))
     )
     if not obeys:
         return None
@@ -170,7 +169,7 @@ def _unevenness(fleet: Fleet, seats: Ints) -> int:
     return int(np.ptp(fleet.turns_done + np.bincount(seats.ravel(), minlength=len(fleet))))
 
 
-def _most_of_one_location(fleet: Fleet, seats: Ints) -> int:
+def _fullest(fleet: Fleet, seats: Ints) -> int:
     """Return the largest number of clients of one location in a round."""
     place, rounds = fleet.location_index[seats], len(seats)
     counts = np.zeros((rounds, len(fleet.locations)), dtype=np.int64)
