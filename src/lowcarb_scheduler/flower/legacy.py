@@ -28,7 +28,7 @@ from lowcarb_scheduler.flower.grid import (
     evaluation_sampling,
     pinned_sampling,
 )
-from lowcarb_scheduler.flower.session import Setup
+from lowcarb_scheduler.flower.setup import Setup
 from lowcarb_scheduler.flower.strategy import close_ledger
 
 if TYPE_CHECKING:

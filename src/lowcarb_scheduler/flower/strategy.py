@@ -25,7 +25,7 @@ from lowcarb_scheduler.flower.grid import (
     layers,
     pinned_sampling,
 )
-from lowcarb_scheduler.flower.session import Setup
+from lowcarb_scheduler.flower.setup import Setup
 from lowcarb_scheduler.flower.telemetry import ask, take
 from lowcarb_scheduler.flower.waiting import ending_in_order
 from lowcarb_scheduler.settings import FORMER_NAMES, Settings
