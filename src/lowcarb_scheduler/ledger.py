@@ -31,6 +31,7 @@ from lowcarb_scheduler.events import (
     RunStarted,
     event_of,
 )
+from lowcarb_scheduler.folders import make_folder, sync_folder
 from lowcarb_scheduler.validation import path_problem
 
 try:
@@ -89,13 +90,15 @@ class Ledger:
         self.lines = self.cut = 0
         path = run_dir / FILE_NAME
         try:
-            run_dir.mkdir(parents=True, exist_ok=True)
+            make_folder(run_dir)
             self._file = path.open("r+" if goes_on else "x", encoding="utf-8", newline="\n")
             try:
                 _lock(self._file, run_dir)
                 if goes_on:
                     self.lines, self.cut = _cut_torn_line(path)
                     self._file.seek(0, os.SEEK_END)
+                else:
+                    sync_folder(run_dir)
             except BaseException:
                 self._file.close()
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -528,6 +529,46 @@ def test_a_run_that_failed_or_was_stopped_goes_on(midnight):
     start(make_aware(midnight), grid)
     assert set(rounds_of(grid)) == {3, 4}
     assert (summarise(read_ledger(RUN)).status, summarise(read_ledger(RUN)).resumed) == ("completed", 1)
+
+
+def disk_full_for(path):
+    """Let every further write to an open file fail as on a full disk."""
+    opened = (int(entry.name) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink())
+    fd = next(fd for fd in opened if os.path.realpath(f"/proc/self/fd/{fd}") == str(path.resolve()))
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, fd)
+    os.close(full)
+
+
+def make_filling(full_in=None):
+    """Return FedAvg on a disk that is full from the moment that a round is aggregated."""
+
+    class Filling(FedAvg):
+        def aggregate_train(self, server_round, replies):
+            if server_round == full_in:
+                disk_full_for(RUN / "ledger.jsonl")
+            return super().aggregate_train(server_round, replies)
+
+    return Filling()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk is that of Linux")
+def test_a_round_whose_line_the_ledger_refuses_trains_again(midnight, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    expected = start(make_aware(midnight, make_filling(), run_dir=Path("whole")), make_grid())
+    assert weights(start(make_aware(midnight, make_filling(full_in=2)), make_grid())) == weights(expected)
+    state = Checkpoint(RUN).read()
+    assert (state["round"], state["stage"]) == (1, "OVER")
+    assert state["ledger_lines"] <= len((RUN / "ledger.jsonl").read_text("utf-8").splitlines())
+    assert [record.message for record in caplog.records if "checkpoint: " in record.message] == [
+        "lowcarb: checkpoint: the ledger takes no more lines;"
+        " after a crash the run resumes from the last checkpoint on disk"
+    ]
+    grid = make_grid()
+    result = start(make_aware(midnight, make_filling()), grid)
+    assert set(rounds_of(grid)) == {2, 3, 4}
+    assert (weights(result), histories(result)) == (weights(expected), histories(expected))
+    assert figures(RUN) == figures(Path("whole"))
 
 
 def test_a_ledger_without_a_checkpoint_is_refused(midnight, unfinished):

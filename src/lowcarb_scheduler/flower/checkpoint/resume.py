@@ -38,6 +38,7 @@ _MEMORY: Final = "memory:"  # before the name of a location, among the arrays of
 _COUNTS_TWICE: Final = "its own start() counts its rounds more than once"
 _OTHER_FOLDER: Final = "give another run-dir, or leave it out"
 _SAME_START: Final = f"start the run with the same app and settings, or {_OTHER_FOLDER}"
+_FROM_THE_LAST: Final = "after a crash the run resumes from the last checkpoint on disk"
 _SAME_VERSION: Final = "resume with the version of lowcarb-scheduler that wrote it"
 # A resumed run may change its sources, locations and powers, but not what its plan and its turns rest on.
 _OF_THE_JOB: Final = ("balance", "clients_per_round", "finish_by", "max_location_share", "mix_rounds",
@@ -236,24 +237,24 @@ class Progress:
 
     def _write(self, session: Any, *, with_model: bool, with_event: bool) -> None:
         """Write a checkpoint; a failure is reported and stops no training."""
-        if self._ledger is None or self._ledger.is_broken:
+        if self._ledger is None:
             return
         try:
-            if with_model:
+            if with_model and not self._ledger.is_broken:
                 self._write_model()
-            if with_event:
+            if with_event and not self._ledger.is_broken:
                 # Before the state, which names this line: a crash between the two only repeats the step.
                 number, stage = self.place
                 event = CheckpointWritten(round=number, stage=stage.name, yielded=self._unwritten)
                 self._ledger.append(event)
                 self._unwritten = []
+            # A step whose line was refused, on a full disk, has not happened for a resumed run.
+            if self._ledger.is_broken:
+                self._warn("checkpoint", "the ledger takes no more lines", _FROM_THE_LAST)
+                return
             self.commit(self._ledger.lines, session)
         except Exception as error:  # noqa: BLE001  whatever fails here, training goes on
-            self._warn(
-                "checkpoint",
-                reason_of(error),
-                "after a crash the run resumes from the last checkpoint on disk",
-            )
+            self._warn("checkpoint", reason_of(error), _FROM_THE_LAST)
 
     def _write_model(self) -> None:
         """Write the model, and what is remembered with it; a fault leaves what was on disk."""

@@ -20,6 +20,7 @@ from lowcarb_scheduler._version import __version__
 from lowcarb_scheduler.documents import to_json
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.flower.checkpoint.codec import digest
+from lowcarb_scheduler.folders import make_folder, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -146,19 +147,14 @@ class Checkpoint:
 
     def _write(self, path: Path, write: Callable[[BinaryIO], object]) -> None:
         """Write a file atomically: a crash leaves the old file or the new one, never a part."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         temporary = self._folder / (path.name + _TEMPORARY)
         with temporary.open("wb") as out:
             write(out)
             out.flush()
             os.fsync(out.fileno())
         temporary.replace(path)
-        # The rename itself survives a power failure only if the folder is forced to disk, too.
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._folder)
 
 
 def name_in_file(kind: str, name: str) -> str:

@@ -19,6 +19,7 @@ from platformdirs import user_data_path
 
 from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, Clock, SystemClock, from_us, to_us
 from lowcarb_scheduler.errors import InputError, one_line
+from lowcarb_scheduler.folders import make_folder
 from lowcarb_scheduler.forecasts.base import MAX_AGE, Forecast
 from lowcarb_scheduler.forecasts.series import Issue, Series, columns_of, forecast_from
 from lowcarb_scheduler.intensity import IntensityTable, Provenance, Signal
@@ -361,7 +362,7 @@ class Archive:
         path = self.path
         try:
             if writing:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
             name = path if writing or path.exists() else ":memory:"
             # isolation_level=None: sqlite3 must not begin transactions beside those of this class.
             connection = sqlite3.connect(name, timeout=self._patience.total_seconds(), isolation_level=None)
