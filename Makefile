@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 LOWEST_PYTHON ?= $(shell command -v python3.11 || echo $(PYTHON))
 
-.PHONY: demo test test-quick test-flower lint docs figures notebooks wheel lowest soak clean
+.PHONY: demo test test-quick test-flower lint docs figures notebooks wheel lowest nightly soak clean
 
 demo: $(STAMP)  ## a real Flower simulation that waits for clean hours, and what it saved
 	$(BIN)/lowcarb demo
@@ -38,6 +38,9 @@ wheel:  ## what would be published, in a clean environment of its own
 lowest:  ## the tests with the lowest versions that the package admits
 	PYTHON=$(LOWEST_PYTHON) .ci/lowest
 
+nightly:  ## the tests of flower/ with the newest pre-release of Flower
+	PYTHON=$(PYTHON) .ci/nightly
+
 figures: $(STAMP)  ## every number and picture of README and docs; DATA=folder with trace files for the real ones
 	$(BIN)/python benchmarks/figures.py $(DATA)
 
@@ -45,7 +48,7 @@ soak: $(STAMP)  ## long property runs
 	$(BIN)/pytest -m soak
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-lowest build dist runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf .venv .venv-lowest .venv-nightly build dist runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,4 +1,4 @@
-"""What the package admits: every dependency has a lower bound that a job tries (.ci/lowest)."""
+"""Versions of dependencies that jobs try: the lowest (.ci/lowest), and of Flower the newest (.ci/nightly)."""
 
 from __future__ import annotations
 
@@ -45,3 +45,25 @@ def test_a_dependency_without_one_is_refused(tmp_path, line):
     done = subprocess.run([sys.executable, copy], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert "httpx" in done.stderr
+
+
+RELEASES = "flwr (1.42.0)\nAvailable versions: 1.42.0, 1.41.0, 1.11.0rc0\n"
+
+
+@pytest.mark.parametrize(
+    ("of_flwr", "of_nightly", "expected"),
+    [
+        (
+            RELEASES,
+            "Available versions: 1.43.0.dev20261026, 1.43.0.dev20261024",
+            "flwr-nightly==1.43.0.dev20261026",
+        ),
+        (RELEASES, "Available versions: 1.42.0.dev20261020", None),
+        (RELEASES.replace("1.41", "1.43.0rc0, 1.41"), "Available versions: 1.43.0.dev1", "flwr==1.43.0rc0"),
+        (RELEASES, "", None),
+    ],
+)
+def test_the_newest_pre_release_of_flower_is_one_after_the_newest_release(of_flwr, of_nightly, expected):
+    tool = script("newest_flower")
+    found = {"flwr": tool.versions(of_flwr), "flwr-nightly": tool.versions(of_nightly)}
+    assert tool.newest(found) == expected

@@ -9,6 +9,7 @@
     ├── SavingUnreachableError          no plan reaches the requested saving
     ├── ForecastUnavailableError        no usable forecast exists for some locations
     ├── PlanMismatchError               an inner strategy addresses other nodes than the planned ones
+    ├── UnsupportedFlowerError          a part of Flower that a run rests on has changed
     ├── RunFailedError                  a Flower run started by the package does not complete
     └── NothingHeldError                a run that holds no round is told to open one
 
@@ -228,6 +229,24 @@ class PlanMismatchError(LowcarbError):
     def data(self) -> dict[str, Any]:
         """Return the strategy and the number of planned and addressed nodes."""
         return {"strategy": self.strategy, "needed": len(self.planned), "available": len(self.addressed)}
+
+
+class UnsupportedFlowerError(LowcarbError):
+    """Raised if the installed release of Flower has changed a part that a run rests on.
+
+    Parameters
+    ----------
+    version : str
+        Version of Flower.
+    part : str
+        The part.
+    """
+
+    _documented = ("version", "part")
+
+    def __init__(self, version: str, part: str) -> None:
+        self.version, self.part = version, part
+        super().__init__(f"flwr {version} is not supported yet: {part} has changed")
 
 
 class RunFailedError(LowcarbError):

@@ -14,13 +14,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
-from flwr.app import Context, Error, Message, RecordDict
-from flwr.proto.node_pb2 import NodeInfo
+from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from lowcarb_scheduler.clock import VirtualClock
+from lowcarb_scheduler.flower.compat import KIT, stamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -60,11 +58,10 @@ class InMemoryGrid(Grid):
         node_configs: Sequence[Mapping[str, Any]],
         run_config: Mapping[str, Any] | None = None,
     ) -> None:
-        # Flower sets this private identity in its own processes; without it no Message can be made.
-        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+        KIT.identify(lambda: Message(RecordDict(), _FIRST_NODE_ID, MessageType.QUERY))
         self._app, self._run_config = app, dict(run_config or {})
         self._contexts: dict[int, Context] = {}
-        self._registered: dict[int, NodeInfo] = {}
+        self._registered: dict[int, Any] = {}
         self._dead: set[int] = set()
         self._replies: dict[str, Message] = {}
         self.sent: list[Message] = []
@@ -83,7 +80,7 @@ class InMemoryGrid(Grid):
         """
         node_id = _FIRST_NODE_ID + len(self._contexts)
         self._contexts[node_id] = Context(1, node_id, dict(node_config), RecordDict(), self._run_config)
-        self._registered[node_id] = NodeInfo(node_id=node_id, name=name, location=location)
+        self._registered[node_id] = KIT.node_info(node_id=node_id, name=name, location=location)
         return node_id
 
     def kill(self, node_id: int) -> None:
@@ -98,7 +95,7 @@ class InMemoryGrid(Grid):
         """Return the ids of the connected nodes."""
         return [node_id for node_id in self._contexts if node_id not in self._dead]
 
-    def get_nodes(self) -> Iterable[NodeInfo]:
+    def get_nodes(self) -> Iterable[Any]:
         """Return the registrations of the connected nodes."""
         return [self._registered[node_id] for node_id in self.get_node_ids()]
 
@@ -106,8 +103,8 @@ class InMemoryGrid(Grid):
         """Run the app on each message; an exception in it becomes an error reply."""
         ids = []
         for message in messages:
-            # Flower's own grids set the id on push, and the scheduler reads it; it has no public setter.
-            message.metadata.__dict__["_message_id"] = message_id = str(uuid4())
+            # As Flower's own grids do, whose ids the scheduler reads.
+            stamp(message, message_id=(message_id := str(uuid4())))
             sent = _as_sent(message)
             self.sent.append(sent)
             self._replies[message_id] = self._reply(sent)
@@ -128,13 +125,13 @@ class InMemoryGrid(Grid):
         node_id = message.metadata.dst_node_id
         if node_id in self._dead:
             reply = Message(Error(code=3, reason="Node Unavailable"), reply_to=message)
-            reply.metadata.__dict__["_src_node_id"] = 1  # the SuperLink, which sends such replies itself
+            stamp(reply, src_node_id=1)  # the SuperLink, which sends such replies itself
             return reply
         try:
             reply = self._app(message, self._contexts[node_id])
         except Exception as error:  # noqa: BLE001  a node replies to whatever its ClientApp raises
             reply = Message(Error(code=2, reason=repr(error)), reply_to=message)
-        reply.metadata.__dict__["_src_node_id"] = node_id
+        stamp(reply, src_node_id=node_id)
         return reply
 
     # The rest is abstract in Flower's Grid, but no strategy uses it.
@@ -143,9 +140,9 @@ class InMemoryGrid(Grid):
         """Do nothing: the grid has one run."""
 
     @property
-    def run(self) -> Run:
+    def run(self) -> Any:
         """Run with an id and no other content."""
-        return Run.create_empty(1)
+        return KIT.run()
 
     def create_message(self, *args: Any, **kwargs: Any) -> Message:
         """Raise NotImplementedError: Flower replaces this method by the constructor of Message."""
@@ -159,7 +156,6 @@ def _as_sent(message: Message) -> Message:
     """
     sent, content = copy(message), RecordDict()
     for key, record in message.content.items():
-        content[key] = copy(record)
-        content[key].__dict__["_data"] = dict(cast("Any", record))
-    sent.__dict__["_content"] = content
+        content[key] = type(record)(cast("Any", dict(record)))
+    sent.content = content
     return sent

@@ -9,20 +9,23 @@ Both use the configuration of the node, as given to ``flower-supernode --node-co
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.clientapp.mod import LocalDpMod, adaptiveclipping_mod, fixedclipping_mod
 
+from lowcarb_scheduler.flower.compat import PARTS, flower_version
 from lowcarb_scheduler.flower.energy import Reading, metered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     from flwr.clientapp.typing import Mod
+
+logger = logging.getLogger("flwr")
 
 RECORD: Final = "lowcarb"  # name of the scheduler's record in replies, and of the query
 QUERY: Final = f"query.{RECORD}"
@@ -121,7 +124,8 @@ class CarbonClientApp(ClientApp):
         return _reply(message, context, call_next, self._is_private)
 
 
-def _is_private(mods: Iterable[Mod]) -> bool:
+def _is_private(mods: Sequence[Mod]) -> bool:
     """Return whether one of Flower's mods for differential privacy is among these."""
-    clipping = (fixedclipping_mod, adaptiveclipping_mod)
-    return any(isinstance(mod, LocalDpMod) or mod in clipping for mod in mods)
+    if mods and (missing := PARTS.missing_on_client):
+        logger.warning("lowcarb: flwr %s has no %s that is known; %s", flower_version(), *missing)
+    return PARTS.has_privacy(mods)

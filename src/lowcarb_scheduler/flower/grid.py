@@ -7,18 +7,17 @@ them take all of these, and a limit of polls turns the endless wait into an erro
 
 from __future__ import annotations
 
-import inspect
 import logging
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from flwr.app import DEFAULT_TTL, MessageType
+from flwr.app import MessageType
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
 
 from lowcarb_scheduler.clock import SteadyClock, VirtualClock, real_clock
 from lowcarb_scheduler.errors import PlanMismatchError
+from lowcarb_scheduler.flower.compat import PARTS, id_answered, id_of, push
 from lowcarb_scheduler.scheduling.messages import instant
 
 if TYPE_CHECKING:
@@ -35,8 +34,6 @@ logger = logging.getLogger("flwr")
 
 _MAX_POLLS: Final = 20  # a strategy asks once or twice; one that waits asks each second
 _POLL_S: Final = 3.0  # as Flower's own Grid
-_DEFAULT_TIMEOUT_S: Final = float(inspect.signature(Strategy.start).parameters["timeout"].default)
-_TTL_MARGIN_S: Final = 60.0  # a reply at the timeout has to find its message alive
 
 
 # -- Sampling ------------------------------------------------------------------------------------------------
@@ -323,25 +320,14 @@ class DispatchGrid(ForwardingGrid):
         if opened is None or unplanned or not sent:
             return self._grid.send_and_receive(sent, timeout=timeout)
         windows = [window for _, window in members.values()]
-        limit_s = _limit_s(sent, timeout, max(end - start for start, end in windows).total_seconds())
+        if timeout is None:  # replies are awaited as long as the messages live, after which none can come
+            limit_s = max(message.metadata.ttl for message in sent)
+        else:
+            turn_s = max(end - start for start, end in windows).total_seconds()
+            limit_s = PARTS.reply_limit_s(sent, timeout, turn_s)
         if training == sent and any(start > opened.opened_at for start, _ in windows):
             return _Dispatch(self._grid, self._clock, opened, timedelta(seconds=limit_s)).run(sent)
         return self._grid.send_and_receive(sent, timeout=limit_s)
-
-
-def _limit_s(messages: Sequence[Message], timeout: float | None, turn_s: float) -> float:
-    """Return the reply timeout [s], and extend the time to live of the messages to it.
-
-    Flower's default of an hour is extended for longer turns. Without any timeout, replies are awaited as
-    long as the messages live, after which none can come.
-    """
-    if timeout is None:
-        return max(message.metadata.ttl for message in messages)
-    limit_s = max(timeout, 2 * turn_s) if timeout == _DEFAULT_TIMEOUT_S else timeout
-    for message in messages:
-        if message.metadata.ttl == DEFAULT_TTL:
-            message.metadata.ttl = max(float(DEFAULT_TTL), limit_s + _TTL_MARGIN_S)
-    return limit_s
 
 
 class _Dispatch:
@@ -408,10 +394,10 @@ class _Dispatch:
         for message in to_send:
             message.metadata.created_at = self._wall.now().timestamp()  # its time to live begins now
         # A grid that pushes fewer messages returns fewer ids; nobody waits for the rest.
-        pushed = set(self._grid.push_messages(to_send)) if to_send else set()
+        pushed = push(self._grid, to_send) if to_send else set()
         deadline, now = self._passing.now() + self._limit, self._clock.now()
         for message in due:
-            node_id, message_id = message.metadata.dst_node_id, message.metadata.message_id
+            node_id, message_id = message.metadata.dst_node_id, id_of(message)
             if node_id not in connected:
                 self._round.unsent[node_id] = "it was gone when its turn came"
             elif message_id not in pushed:
@@ -425,8 +411,7 @@ class _Dispatch:
         if not self._pending:
             return
         for reply in self._grid.pull_messages(list(self._pending)):
-            # An error reply names the SuperLink as its source: only the message id leads to the node.
-            answered: Any = self._pending.pop(reply.metadata.reply_to_message_id, None)
+            answered: Any = self._pending.pop(id_answered(reply), None)
             if answered is not None:
                 self._replies.append(reply)
                 self._round.ended[answered[0]] = self._clock.now()

@@ -20,6 +20,7 @@ from lowcarb_scheduler.accounting.turns import Profile
 from lowcarb_scheduler.clock import SteadyClock
 from lowcarb_scheduler.errors import ForecastUnavailableError, near_miss, reason_of
 from lowcarb_scheduler.flower.client import QUERY, RECORD
+from lowcarb_scheduler.flower.compat import id_answered, id_of, push
 from lowcarb_scheduler.forecasts.backoff import Backoff
 from lowcarb_scheduler.scheduling.messages import listed
 from lowcarb_scheduler.validation import coordinates_of, duration_of, finite_number, name_of, power_of
@@ -102,14 +103,13 @@ class _Queries:
             # A node that is offline must not find more than one query when it returns.
             ttl = self._paces[node_id].pause.total_seconds()
             messages.append(Message(RecordDict(), node_id, QUERY, ttl=ttl))
-        grid.push_messages(messages)
-        self._open |= {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
+        push(grid, messages)
+        self._open |= {id_of(message): message.metadata.dst_node_id for message in messages}
 
     def _collect(self, grid: Grid) -> dict[int, Mapping[str, Any]]:
         claims: dict[int, Mapping[str, Any]] = {}
         for reply in grid.pull_messages(list(self._open)) if self._open else ():
-            # An error reply names the SuperLink as its source: only the message id leads to the node.
-            node_id = self._open.pop(reply.metadata.reply_to_message_id, None)
+            node_id = self._open.pop(id_answered(reply), None)
             if node_id is None:
                 continue
             if reply.has_content() and RECORD in reply.content.config_records:

@@ -19,6 +19,7 @@ from lowcarb_scheduler.clock import VirtualClock, from_us, real_clock
 from lowcarb_scheduler.errors import PlanInfeasibleError
 from lowcarb_scheduler.events import EvaluatedOnServer, RunResumed, RunStarted
 from lowcarb_scheduler.flower.checkpoint.resume import Stage
+from lowcarb_scheduler.flower.compat import PARTS, flower_version
 from lowcarb_scheduler.flower.grid import DispatchGrid, Sampling
 from lowcarb_scheduler.flower.nodes import ANSWERING, LocationResolver, NodeRegistry
 from lowcarb_scheduler.flower.telemetry import is_asked, numbers_in, validate_report
@@ -146,6 +147,8 @@ class Session:
         self._log.info(f"evaluation on nodes: {_EVALUATION[self._settings.evaluate_on]}")
         if self.progress is not None:
             self.progress.attach(self._ledger, self._log.warn)
+        for part, consequence in PARTS.missing:
+            self._log.warn("flower", f"flwr {flower_version()} has no {part} that is known", consequence)
         if not self._has_source:
             unread = "" if about["run_id"] != "local" else "; no context was given, so run-config is not read"
             fix = f"no waiting; set lowcarb-source to wait{unread}"

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from flwr.superlink.grid import HttpGrid
 
 from lowcarb_scheduler.clock import SystemClock, VirtualClock, format_time, parse_time
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.flower.checkpoint.resume import job_of, open_folder
 from lowcarb_scheduler.flower.checkpoint.store import Checkpoint
+from lowcarb_scheduler.flower.compat import PARTS, flower_version
 from lowcarb_scheduler.flower.correction.applicability import announce, settle
 from lowcarb_scheduler.flower.correction.average import OutputAverage
 from lowcarb_scheduler.flower.correction.correction import ParticipationCorrection
@@ -53,6 +51,8 @@ class Setup:
     ------
     InputError
         If a setting is unknown or impossible, or a source or the locations file cannot be opened.
+    UnsupportedFlowerError
+        If this release of Flower has changed a part that a run rests on.
     """
 
     def __init__(
@@ -63,6 +63,8 @@ class Setup:
                  "clock": clock if isinstance(clock, str) else None}  # fmt: skip
         run_config = context.run_config if context else None
         settings = Settings.load(keywords={**keywords, **named}, run_config=run_config)
+        if settings.enabled:
+            PARTS.check()
         self.settings, self.run_id = settings, str(context.run_id) if context else "local"
         self._clock = None if isinstance(clock, str) else clock
         # Opened here, so that a bad setting fails before anything trains. A virtual clock is not handed on:
@@ -81,7 +83,7 @@ class Setup:
             If the clock is virtual and the grid is not simulated.
         """
         virtual = isinstance(self._clock, VirtualClock) if self._clock else self.settings.clock != "system"
-        if virtual and isinstance(grid, HttpGrid):
+        if virtual and PARTS.is_real(grid):
             raise InputError("lowcarb-clock", "virtual is for simulation", "use system with real nodes")
 
     def begin(
@@ -132,7 +134,7 @@ class Setup:
             progress.average = OutputAverage.of(settings, rounds, ledger, has_source=self.source is not None)
         about = {
             "run_id": self.run_id,
-            "flwr_version": version("flwr"),
+            "flwr_version": flower_version(),
             "strategy": strategy,
             "source": None if self.source is None else self.source.name,
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from functools import partial
 from inspect import Parameter
 from types import MethodWrapperType
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +18,7 @@ from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.flower.checkpoint.resume import Stage
+from lowcarb_scheduler.flower.compat import PARTS, id_answered, id_of
 from lowcarb_scheduler.flower.grid import (
     Sampling,
     ScopedGrid,
@@ -177,13 +179,13 @@ class CarbonAwareMixin:
         setup = _setup_of(self)
         if not setup.settings.enabled:
             return own_start(grid, *args, **kwargs)
-        rounds = _argument("num_rounds", own_start, grid, args, kwargs)
-        arrays = _argument("initial_arrays", own_start, grid, args, kwargs)
-        evaluate_fn = _argument("evaluate_fn", own_start, grid, args, kwargs)
+        rounds = PARTS.argument("num_rounds", own_start, grid, args, kwargs)
+        arrays = PARTS.argument("initial_arrays", own_start, grid, args, kwargs)
+        evaluate_fn = PARTS.argument("evaluate_fn", own_start, grid, args, kwargs)
         run = setup.begin(grid, _name_of(self), rounds, kept=(self, arrays))
         assert run.progress is not None, "checkpoints are kept"
         self._lowcarb_run, self._lowcarb_progress = run, run.progress
-        args, kwargs = _with_recorded_evaluation(run, args, kwargs)
+        args, kwargs = PARTS.with_evaluation(partial(_recording, run), args, kwargs)
         status = "failed"
         with ending_in_order():
             try:
@@ -246,9 +248,9 @@ class CarbonAwareMixin:
         """Return node ids with replies in order, the reports of good ones and the errors of the others."""
         # Sums of floats depend on the order of replies. In the order of their nodes' names a resumed run ends
         # with the same weights, to the bit.
-        asked = {m.metadata.message_id: m.metadata.dst_node_id for m in self._lowcarb_messages}
+        asked = {id_of(message): message.metadata.dst_node_id for message in self._lowcarb_messages}
         self._lowcarb_messages = ()
-        of_nodes = [(asked.get(r.metadata.reply_to_message_id, r.metadata.src_node_id), r) for r in replies]
+        of_nodes = [(asked.get(id_answered(r), r.metadata.src_node_id), r) for r in replies]
         of_nodes.sort(key=lambda each: run.name_of(each[0]))
         done: dict[int, Mapping[str, Any] | None] = {}
         failed: dict[int, str] = {}
@@ -358,35 +360,6 @@ def _name_of(strategy: CarbonAwareMixin) -> str:
     return str(vars(cls).get("_lowcarb_wraps", cls).__name__)
 
 
-_BASE_START: Final = inspect.signature(Strategy.start)  # self, grid, initial_arrays, num_rounds, ...
-
-
-def _argument(
-    name: str, own_start: Callable[..., Any], grid: Grid, args: Any, kwargs: Mapping[str, Any]
-) -> Any:
-    """Return an argument of start(), by name in its own signature or in that of Flower's."""
-    own = inspect.signature(own_start)
-    for signature, before in ((own, (grid,)), (_BASE_START, (None, grid))):
-        if name in signature.parameters:
-            known = {key: value for key, value in kwargs.items() if key in signature.parameters}
-            call = signature.bind_partial(*before, *args, **known)
-            call.apply_defaults()
-            return call.arguments.get(name)
-    raise AssertionError(f"Flower's own start() has {name}")
-
-
-def _with_recorded_evaluation(
-    run: Session, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of start() with an evaluate_fn that also records its metrics."""
-    if kwargs.get("evaluate_fn") is not None:
-        return args, {**kwargs, "evaluate_fn": _recording(kwargs["evaluate_fn"], run)}
-    place = list(_BASE_START.parameters).index("evaluate_fn") - 2  # after self and grid
-    if len(args) > place and callable(args[place]):
-        return (*args[:place], _recording(args[place], run), *args[place + 1 :]), kwargs
-    return args, kwargs
-
-
 def close_ledger(run: Session, status: str) -> None:
     """Finish a run; a fault in its accounts never costs the result of the training."""
     try:
@@ -395,7 +368,7 @@ def close_ledger(run: Session, status: str) -> None:
         logger.warning("lowcarb: the ledger could not be closed: %s: %s", type(error).__name__, error)
 
 
-def _recording(evaluate_fn: Callable[..., Any], run: Session) -> Callable[..., Any]:
+def _recording(run: Session, evaluate_fn: Callable[..., Any]) -> Callable[..., Any]:
     """Return an evaluate_fn that also records its metrics."""
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> Any:

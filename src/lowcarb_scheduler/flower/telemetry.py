@@ -13,6 +13,7 @@ from flwr.app import ConfigRecord
 
 from lowcarb_scheduler.accounting.turns import TurnReport
 from lowcarb_scheduler.flower.client import ENERGY, QUESTION, RECORD
+from lowcarb_scheduler.flower.compat import adds_noise
 from lowcarb_scheduler.flower.grid import layers
 from lowcarb_scheduler.validation import MOST_POWER_WATTS, finite_number
 
@@ -34,8 +35,7 @@ def is_asked(settings: Settings, strategy: object) -> bool:
     """
     if settings.telemetry is not None:
         return settings.telemetry
-    # Flower's wrappers for differential privacy have no base class, but all have this attribute.
-    return not any(hasattr(layer, "noise_multiplier") for layer in layers(strategy))
+    return not any(map(adds_noise, layers(strategy)))
 
 
 def ask(messages: Iterable[Message], energy: str) -> None:

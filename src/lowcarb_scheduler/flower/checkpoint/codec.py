@@ -25,6 +25,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 
 from lowcarb_scheduler.clock import MICROSECOND
 from lowcarb_scheduler.errors import InputError, one_line
+from lowcarb_scheduler.flower.compat import PARTS
 from lowcarb_scheduler.flower.grid import layers
 
 if TYPE_CHECKING:
@@ -129,8 +130,7 @@ class Encoder:
             return {"array": self._name(value, value, path)}
         if type(value) is bytes:
             return {"bytes": self._name(value, np.frombuffer(value, dtype=np.uint8), path)}
-        # Flower's Array may also hold other serialisations, which NumPy cannot read.
-        if type(value) is Array and value.stype == "numpy.ndarray":
+        if type(value) is Array and PARTS.is_numpy(value):
             return {"Array": self._name(value, value.numpy(), path)}
         if type(value) is np.random.Generator and type(value.bit_generator).__name__ in _BIT_GENERATORS:
             return {"generator": self._encode(value.bit_generator.state, path, depth + 1)}

@@ -20,10 +20,10 @@ from flwr.serverapp.strategy import (
     QFedAvg,
     Strategy,
 )
-from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.events import CorrectionSettled
+from lowcarb_scheduler.flower.compat import PARTS, adds_noise
 from lowcarb_scheduler.flower.correction.records import Layout
 from lowcarb_scheduler.flower.grid import layers
 
@@ -83,7 +83,7 @@ def settle(
     if kept is None:
         return Applicability("off", "strategies of Flower's old API are not corrected")
     strategy, arrays = kept
-    if any(hasattr(layer, "noise_multiplier") for layer in layers(strategy)):
+    if any(map(adds_noise, layers(strategy))):
         reason = "it re-uses updates of single clients, for which differential privacy has not accounted"
         if asked != "auto":
             problem = f"{asked} does not go with server-side differential privacy: {reason}"
@@ -129,10 +129,10 @@ def is_plain_mean(strategy: Any) -> bool:
 
     Then a shift of one reply moves the mean as a shift of all of them does, for a fraction of the work.
     """
-    if not isinstance(strategy, FedAvg):
+    if not isinstance(strategy, FedAvg) or PARTS.metrics_mean is None:
         return False
     for cls in type(strategy).__mro__:
         is_own = {"aggregate_train", "_check_and_log_replies"} & set(vars(cls))
         if is_own and cls not in _MEANS and cls.__module__ != _MIXIN:
             return False
-    return strategy.train_metrics_aggr_fn is aggregate_metricrecords
+    return strategy.train_metrics_aggr_fn is PARTS.metrics_mean

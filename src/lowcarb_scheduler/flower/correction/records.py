@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from flwr.app import Array, ArrayRecord
 
+from lowcarb_scheduler.flower.compat import PARTS
 from lowcarb_scheduler.validation import finite_number
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.flower.correction.memory import Vector
 
-_NUMPY: Final = "numpy.ndarray"
 FLOATS: Final = ("float16", "float32", "float64")
 # Statistics of normalisation layers are no sums of gradients: shifted, a variance can turn negative.
 _STATISTICS: Final = re.compile(
@@ -54,7 +54,7 @@ class Layout:
         chosen = {
             name: tuple(array.shape)
             for name, array in record.items()
-            if array.stype == _NUMPY
+            if PARTS.is_numpy(array)
             and array.dtype in FLOATS
             and 0 not in array.shape
             and not _STATISTICS.search(name)
@@ -78,7 +78,7 @@ class Layout:
         for name, shape in zip(self.names, self.shapes, strict=True):
             if (array := record.get(name)) is None:
                 raise UnfitReplyError(f"lacks the array {name!r}")
-            if array.stype != _NUMPY or array.dtype not in FLOATS:
+            if not PARTS.is_numpy(array) or array.dtype not in FLOATS:
                 raise UnfitReplyError(f"has an array {name!r} that is not of floats")
             values = values_of(array)
             if values.shape != shape:
@@ -118,7 +118,7 @@ class _Lent(Array):
     """
 
     def __init__(self, array: Array) -> None:
-        super().__init__(array.dtype, tuple(array.shape), array.stype, array.data)
+        super().__init__(dtype=array.dtype, shape=tuple(array.shape), stype=array.stype, data=array.data)
 
     def numpy(self) -> NDArray[Any]:
         """Return the values."""
