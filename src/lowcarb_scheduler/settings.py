@@ -190,10 +190,10 @@ class Settings(BaseSettings):
     """number of clients that train in a round; default: as many as the inner strategy samples"""
     round_duration: Duration | None = None
     """length of a whole round; default: as measured in the first round"""
-    participation: Turns = "equal"
-    """turns per client: `equal` (default), `any`, bounds such as `2,5`, or `auto` (with participation
-    correction turns differ by location as far as random sampling lets them differ by chance, without it they
-    are equal)"""
+    participation: Turns = "auto"
+    """turns per client: `auto` (default; with participation correction turns differ by location as far as
+    random sampling lets them differ by chance, without it they are equal), `equal`, `any`, or bounds such as
+    `2,5`"""
     stagger: bool = False
     """permission for clients to start at different times inside a round; default `false`"""
     max_location_share: float = Field(1.0, gt=0, le=1)

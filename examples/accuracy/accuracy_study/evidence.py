@@ -12,7 +12,7 @@ from accuracy_study.settings import FEW, NAMES
 from accuracy_study.task import TASKS
 
 PLAIN, CORRECTED_PLAIN, FREE, DEFAULTS = "plain", "plain-corrected", "free-off", "defaults"
-SHORT: Final = (FREE, DEFAULTS, "differ")
+SHORT: Final = (FREE, "balance", DEFAULTS)
 COMPARED: Final = ("again", FREE, DEFAULTS)
 CONFIDENCE: Final = 0.95
 WORST_LOSS, LEAST_SHARE = 1.0, 0.9  # points; part of the free plan's saving: what the defaults must keep

@@ -12,12 +12,12 @@ from accuracy_study.settings import NAMES
 from accuracy_study.task import TASKS
 
 # Plans that are trained without the correction and with it.
-PAIRS: Final = (("free-off", "free"), ("balance-off", "defaults"), ("", "foreseen-differ"))
+PAIRS: Final = (("free-off", "free"), ("balance-off", "balance"), ("", "defaults"))
 # Names of plans, and the side of their circles where they stand.
 LABELS: Final = {
     "free": ("free", "left"),
-    "defaults": ("defaults", "right"),
-    "foreseen-differ": ("turns differ,\nhours foreseen", "center"),
+    "balance": ("balanced", "right"),
+    "defaults": ("defaults", "center"),
 }
 INK, QUIET, WITHOUT, WITH, PAPER = "#1b1b1b", "#555555", "#c2410c", "#00755e", "#ffffff"
 FAR: Final = 2.0  # points between two circles that are worth an arrow

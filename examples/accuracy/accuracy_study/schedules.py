@@ -345,7 +345,7 @@ ALL: Final = {
     "free-off": Schedule("free, equal turns", settings={**FREE, **OFF}, planned="free"),
     "free": Schedule("free, equal turns, corrected", settings=FREE, planned="free"),
     "balance-off": Schedule("balanced, equal turns", settings={**BALANCED, **OFF}, planned="balance"),
-    "defaults": Schedule("**defaults**: balanced, equal turns, corrected", settings={}, planned="balance"),
+    "balance": Schedule("balanced, equal turns, corrected", settings=BALANCED, planned="balance"),
     "foreseen-equal": Schedule(
         "balanced, equal turns, corrected; hours foreseen",
         partial(foreseen, participation="equal", balance=1.2),
@@ -354,8 +354,8 @@ ALL: Final = {
         "balanced, turns that differ, corrected; hours foreseen",
         partial(foreseen, participation="auto", balance=1.2),
     ),
-    "differ": Schedule(
-        "balanced, turns that differ, corrected", settings={"participation": "auto"}, planned="differ"
+    "defaults": Schedule(
+        "**defaults**: balanced, turns that differ, corrected", settings={}, planned="defaults"
     ),
 }
 

@@ -39,4 +39,6 @@ class Few(NamedTuple):
     schedules: tuple[str, ...]
 
 
-FEW: Final = Few(("softmax", "network"), ("plain", "again", "plain-corrected", "free-off", "defaults"))
+FEW: Final = Few(
+    ("softmax", "network"), ("plain", "again", "plain-corrected", "free-off", "balance", "defaults")
+)

@@ -488,7 +488,7 @@ def unfinished(midnight, monkeypatch):
         ({"strategy": FedAvgM()}, {}, "strategy was 'FedAvg', is 'FedAvgM'"),
         ({"clients_per_round": 3}, {}, "clients-per-round was 2, is 3"),
         ({"finish_by": 13 * HOUR}, {}, "finish-by was"),
-        ({"participation": "any"}, {}, "participation was 'equal', is 'any'"),
+        ({"participation": "any"}, {}, "participation was 'auto', is 'any'"),
         ({}, {"initial": [np.zeros(4), np.ones((2, 2))]}, "arrays has other shapes"),
         ({}, {"initial": [np.zeros(3, np.float32), np.ones((2, 2))]}, "arrays has other shapes"),
     ],
