@@ -99,17 +99,15 @@ def test_differences_are_none_without_the_scheduler(history):
         assert (score.difference, score.difference_se) == (None, None)
 
 
-def test_the_time_between_plans_reaches_every_instance(history, monkeypatch):
-    asked = []
-    method = METHODS["scheduler"]
-
-    def spy(case, history):
-        asked.append(case.replan_every)
-        return method(case, history)
-
-    monkeypatch.setitem(METHODS, "scheduler", spy)
-    compare(history, SCENARIO, (2.0,), 1, PERIOD, ("scheduler",), replan_every=3 * HOUR)
-    assert asked == [3 * HOUR]
+def test_the_time_between_plans_reaches_every_instance(history):
+    case = instance(SCENARIO, 0, 1, 2.0, (PERIOD[0], PERIOD[1] - 2 * SCENARIO.back_to_back))
+    by_hours = {}
+    for hours in (2, 12):
+        found = compare(history, SCENARIO, (2.0,), 1, PERIOD, ("scheduler",), replan_every=hours * HOUR)
+        by_hours[hours] = found.scores[2.0][1].emissions_g
+        same = replace(case, replan_every=hours * HOUR)
+        assert by_hours[hours] == METHODS["scheduler"](same, history).emissions_g
+    assert by_hours[2] != by_hours[12]
 
 
 def test_an_error_from_another_process_keeps_its_data(history):

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from flwr.serverapp.strategy import FedAvg
 
-from lowcarb_scheduler import Traces, carbon_aware, replan
+from lowcarb_scheduler import Traces, carbon_aware
 from lowcarb_scheduler.clock import format_time, parse_time, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError
 from lowcarb_scheduler.forecasts.base import Forecast
 from lowcarb_scheduler.forecasts.registry import arranged
 from lowcarb_scheduler.forecasts.sources.traces import read_table
-from lowcarb_scheduler.scheduling import policy
 from lowcarb_scheduler.scheduling.locations import Place, check_known
 from lowcarb_scheduler.settings import Settings
 from lowcarb_scheduler.testing import InMemoryGrid
@@ -66,20 +65,25 @@ def test_what_one_run_has_learned_serves_the_next(clock):
     assert len(named(second, "round_closed")) == 4
 
 
-def test_corrections_are_learned_from_the_archive(clock, monkeypatch):
-    given = []
+class Hopeful(Tide):
+    """A source that foresees half of what comes."""
 
-    def spy(job, forecast, history=None, past_forecasts=(), previous=None, **labels):
-        given.append((len(past_forecasts), history))
-        return replan(job, forecast, history, past_forecasts, previous, **labels)
+    def forecast(self, locations, now, *, timeout=None):
+        told = super().forecast(locations, now, timeout=timeout)
+        table = told.intensity
+        half = table.relaid(table.edges_us, table.locations, table.values / 2)
+        return Forecast(half, told.generated_at, told.missing)
 
-    monkeypatch.setattr(policy, "replan", spy)
-    train(clock, Tide(clock=clock))
-    assert given[0][0] == 1
+
+def test_corrections_are_learned_from_the_archive(clock):
+    train(clock, Hopeful(clock=clock))
     clock.sleep_until(NOW + 3 * DAY)
-    train(clock, Tide(clock=clock), run_dir="second")
-    assert given[-1][0] >= 3
-    assert given[-1][1].start <= NOW + 3 * DAY - 28 * DAY
+    expected_g = {}
+    for run_dir, settings in (("learned", {}), ("as-foreseen", {"archive_dir": "none"})):
+        now = Machine(clock.now())
+        events = train(now, Hopeful(clock=now), run_dir=run_dir, **settings)
+        expected_g[run_dir] = named(events, "planned")[0]["emissions_g"]
+    assert expected_g["learned"] > 1.1 * expected_g["as-foreseen"]
 
 
 def test_an_archive_that_cannot_be_used_stops_nothing(clock, tmp_path):

@@ -414,10 +414,30 @@ def test_a_start_that_hands_on_its_arguments_is_understood(aware, grid, rounds):
     assert seen
 
 
-def test_training_is_not_lost_to_books_that_cannot_be_closed(aware, grid, monkeypatch):
-    monkeypatch.setattr("lowcarb_scheduler.scheduling.recorder.RunRecorder.finish", lambda *_: 1 / 0)
-    result = run(aware(), grid, rounds=1)
+class Stopping(VirtualClock):
+    """A clock that can break."""
+
+    broken = False
+
+    def now(self):
+        if self.broken:
+            raise RuntimeError("the clock has stopped")
+        return super().now()
+
+
+def test_training_is_not_lost_to_books_that_cannot_be_closed(aware, grid, midnight, caplog):
+    clock = Stopping(midnight)
+
+    class Last(FedAvg):
+        def start(self, *args, **kwargs):
+            result = super().start(*args, **kwargs)
+            clock.broken = True
+            return result
+
+    result = run(aware(Last(), clock=clock), grid, rounds=1)
     assert len(result.arrays) == 1
+    assert "the ledger could not be closed: RuntimeError: the clock has stopped" in caplog.text
+    assert not events_of("run_finished")
 
 
 def test_a_strategy_that_only_evaluates_is_left_alone(aware, grid):

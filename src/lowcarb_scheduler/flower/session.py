@@ -504,19 +504,25 @@ class Session:
         self._recorder.close(closed_at, length, self._feed.actual)
 
     def finish(self, status: str) -> None:
-        """Sum up and close the ledger; a run that did not complete ends at once, without asking a source."""
-        if status == "completed" and self.has_ended:
-            status = "out of time"
-        if status != "completed":  # a process that was told to stop may have seconds left
-            self._feed.close()
-        self.close_round()
+        """Forget what no later run needs, sum up, and close the ledger.
+
+        A run that did not complete ends at once, without asking a source, and can be resumed.
+        """
+        keeps = status != "completed" or self._settings.keep_correction_memory
         try:
+            if self.progress is not None and not keeps:
+                self.progress.forget_memories(self.state())
+            if status == "completed" and self.has_ended:
+                status = "out of time"
+            if status != "completed":  # a process that was told to stop may have seconds left
+                self._feed.close()
+            self.close_round()
             if not self._recorder.is_settled:
                 self._feed.learn_actual(
                     self._timing.started, self._clock.now(), self._time_left(), last_chance=True
                 )
             summary = self._recorder.finish(status, self._timing.finish_by, self._feed.actual)
-        finally:
+        finally:  # whatever goes wrong, or the run's folder would stay locked
             self._ledger.close()
         for line in messages.summary_lines(summary, self._ledger.run_dir):
             self._log.info(line)

@@ -193,8 +193,6 @@ class CarbonAwareMixin:
                 status = "completed"
                 if run.progress.average is not None and isinstance(result, Result):
                     result.arrays = run.progress.average.finish(rounds, result.arrays, evaluate_fn)
-                if not setup.settings.keep_correction_memory:
-                    run.progress.forget_memories(run.state())
             except (KeyboardInterrupt, SystemExit):
                 status = "stopped"
                 raise
