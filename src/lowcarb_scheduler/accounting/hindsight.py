@@ -4,8 +4,8 @@ Hindsight plans the same work under the same rules. Each node does as many turns
 mean energy of its turns and the mean time of turns of its kind. The rounds are as many as they were, have the
 length that was planned last, open on the run's own grid and end by its target; no round has more clients than
 the largest had, or fewer than the smallest. Only hours whose actual intensity is in the ledger can be chosen.
-The plan ignores which nodes were connected when, so a run whose nodes came and went could not always have
-reached it.
+The plan ignores which nodes were connected when, and the rule of balance (its nodes do the run's turns, in
+any order), so not every run could have reached it.
 """
 
 from __future__ import annotations
