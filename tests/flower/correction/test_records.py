@@ -51,6 +51,7 @@ def test_only_floats_that_training_changes_are_corrected():
             "head.empty": Array(np.zeros((0, 3), np.float32)),
             "head.swapped": Array(np.zeros(3, ">f4")),
             "head.mask": Array(np.zeros(3, bool)),
+            "head.bfloat16": Array("bfloat16", (3,), "numpy.ndarray", Array(np.zeros(3, "V2")).data),
             "head.running_variety": Array(np.zeros(3, np.float32)),
         }
     )
