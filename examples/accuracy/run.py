@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core is faster
 
 import accuracy_study.schedules
-from accuracy_study.evidence import tables, verdict
+from accuracy_study.evidence import PLAIN, tables, verdict
 from accuracy_study.picture import draw
 from accuracy_study.settings import FEW, SETTINGS
 from accuracy_study.task import TASKS
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 SCHEDULES = accuracy_study.schedules.ALL
+MAIN = accuracy_study.schedules.MAIN
 FIRST_SEED = 100  # others were used to choose the correction's constants
 QUICK_SEEDS, SEEDS = 3, 10
 
@@ -77,7 +78,7 @@ class Study:
     intensities: Intensities
     settings: tuple[str, ...] = ("main",)
     tasks: tuple[str, ...] = tuple(TASKS)
-    schedules: tuple[str, ...] = tuple(SCHEDULES)
+    schedules: tuple[str, ...] = tuple(MAIN)
     rounds: int = 50
 
     def world(self, run: Run) -> World:
@@ -220,7 +221,7 @@ def asked() -> tuple[Study, argparse.Namespace]:
         Intensities(*period, told.actual, told.forecast),
         tuple(SETTINGS)[1:] if "others" in told.settings else tuple(told.settings),
         tuple(told.tasks or (FEW.tasks if told.quick else TASKS)),
-        tuple(told.schedules or (FEW.schedules if told.quick else SCHEDULES)),
+        tuple(told.schedules or (FEW.schedules if told.quick else MAIN)),
     )
     return study, told
 
@@ -243,7 +244,8 @@ def main() -> None:
     )
     files[0].write_text(f"{text}\n", encoding="utf-8")
     read = json.loads(text)
-    draw(read).savefig(files[1], dpi=110)
+    if PLAIN in study.schedules:
+        draw(read).savefig(files[1], dpi=110)
     for name, table in tables(read).items():
         print(f"{name}\n\n{table}\n")
     print(verdict(read))

@@ -189,7 +189,7 @@ def test_tables_have_a_row_a_schedule(run, results):
     table = evidence.table(results)
     assert table.count("\n") == 6
     assert "73.3, 72.3 (accuracy, %)" in table  # of plain FedAvg itself
-    row = "| **defaults**: balanced, equal turns, corrected | 50.0 ± 0.0 | 1 to 1; 1.00 |"
+    row = "| **defaults**: balanced, turns that differ, corrected | 50.0 ± 0.0 | 1 to 1; 1.00 |"
     assert f"{row} -1.0 ± 0.0, -1.0 ± 0.0 |" in table
     assert set(evidence.tables(results)) == {
         "Dirichlet 0.1 by region, against plain FedAvg",

@@ -101,7 +101,7 @@ def test_a_late_answer_files_earlier_turns_under_the_node_that_took_them(midnigh
     late = After(lambda number: grid.answer(101, 102, 103) if number == 3 else None)
     events = run(
         grid, machine, 6, late, source=Curve(midnight), round_duration=HOUR, finish_by=30 * HOUR,
-        clients_per_round=3, patience=0.0, telemetry=False,
+        clients_per_round=3, participation="equal", patience=0.0, telemetry=False,
     )  # fmt: skip
     assert {"101", "102", "103"} & {event["id"] for event in named(events, "node_done")}
     record, end = summarise(read_ledger(RUN)), named(events, "run_finished")[0]

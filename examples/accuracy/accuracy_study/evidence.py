@@ -12,6 +12,7 @@ from accuracy_study.settings import FEW, NAMES
 from accuracy_study.task import TASKS
 
 PLAIN, CORRECTED_PLAIN, FREE, DEFAULTS = "plain", "plain-corrected", "free-off", "defaults"
+ADAM: Final = "adam"
 SHORT: Final = (FREE, "balance", DEFAULTS)
 COMPARED: Final = ("again", FREE, DEFAULTS)
 CONFIDENCE: Final = 0.95
@@ -136,8 +137,13 @@ def settings_table(documents: list[dict[str, Any]], tasks: tuple[str, ...] = FEW
 def tables(results: dict[str, Any]) -> dict[str, str]:
     """Return all tables that the results have, by their titles."""
     found = {}
+    bases = {
+        PLAIN: "plain FedAvg",
+        CORRECTED_PLAIN: "plain FedAvg with the correction",
+        ADAM: "plain FedAdam",
+    }
     for setting in results["settings"]:
-        for base, words in ((PLAIN, "plain FedAvg"), (CORRECTED_PLAIN, "plain FedAvg with the correction")):
+        for base, words in bases.items():
             if base in Found.of(results, setting).schedules:
                 found[f"{NAMES[setting]}, against {words}"] = table(results, setting, base)
     return found

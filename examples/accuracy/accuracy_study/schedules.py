@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import FedAdam, FedAvg
 
 from lowcarb_scheduler import Job, carbon_aware
 from lowcarb_scheduler.accounting.emissions import jain_index
@@ -155,6 +155,14 @@ class CorrectedChoosing(CorrectionMixin, Choosing):
     """FedAvg that trains chosen clients, corrected."""
 
 
+class AdamChoosing(Choosing, FedAdam):
+    """FedAdam that trains chosen clients."""
+
+
+class CorrectedAdamChoosing(CorrectionMixin, AdamChoosing):
+    """FedAdam that trains chosen clients, corrected."""
+
+
 def _corrected(world: World, task: Task, strategy: CorrectionMixin) -> Followed:
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder), VirtualClock(world.case.start))
@@ -182,8 +190,29 @@ def plain_corrected(world: World, task: Task) -> Followed:
     return _corrected(world, task, CorrectedFedAvg(**_sampling(world)))
 
 
-def foreseen(world: World, task: Task, **rules: Any) -> Followed:
-    """Train a plan that knows the intensity to come, corrected: planning it takes a hundredth of a run's."""
+def adam(world: World, task: Task, draw: int = 0) -> Followed:
+    """Train random clients back-to-back with plain FedAdam."""
+    random.seed(1000 * draw + world.seed)
+    return _followed(world, task, FedAdam(**_sampling(world)))
+
+
+def adam_again(world: World, task: Task) -> Followed:
+    """Repeat plain FedAdam with another draw."""
+    return adam(world, task, draw=1)
+
+
+def foreseen(world: World, task: Task, by: type[Choosing] = CorrectedChoosing, **rules: Any) -> Followed:
+    """Train a plan that knows the intensity to come: planning it takes a hundredth of a run's.
+
+    Parameters
+    ----------
+    world, task : World, Task
+        World and task of the run.
+    by : type
+        Strategy.
+    **rules
+        Rules of the job.
+    """
     case, setting = world.case, world.setting
     locations, end = case.fleet.locations, case.finish_by + case.scenario.round_duration
     job = Job(
@@ -191,8 +220,9 @@ def foreseen(world: World, task: Task, **rules: Any) -> Followed:
         case.scenario.round_duration, **rules,
     )  # fmt: skip
     planned = plan(job, world.source.actual(locations, case.start, end).align(locations))
-    strategy = CorrectedChoosing(world, lambda number, now: planned.seats[number - 1].tolist())
-    found = _corrected(world, task, strategy)
+    strategy = by(world, lambda number, now: planned.seats[number - 1].tolist())
+    train = _corrected if isinstance(strategy, CorrectionMixin) else _followed
+    found = train(world, task, strategy)
     return replace(found, opens=[each.opens_at for each in planned.rounds])
 
 
@@ -321,7 +351,8 @@ class Schedule:
     def is_corrected(self) -> bool:
         """Whether the model is corrected."""
         if self.settings is None:
-            return self.by is plain_corrected or isinstance(self.by, partial)
+            of_plan = isinstance(self.by, partial) and self.by.keywords.get("by", CorrectedChoosing)
+            return self.by is plain_corrected or (of_plan and issubclass(of_plan, CorrectionMixin))
         return self.settings.get("participation_correction") != "off"
 
     def follow(self, world: World, task: Task) -> Followed:
@@ -336,7 +367,7 @@ class Schedule:
 FREE: Final = {"participation": "equal", "balance": "off"}
 BALANCED: Final = {"participation": "equal", "balance": 1.2}
 OFF: Final = {"participation_correction": "off"}
-ALL: Final = {
+MAIN: Final = {
     "plain": Schedule("plain FedAvg", plain),
     "again": Schedule("plain FedAvg, drawn again", plain_again),
     "plain-corrected": Schedule("plain FedAvg, corrected", plain_corrected),
@@ -357,7 +388,30 @@ ALL: Final = {
     "defaults": Schedule(
         "**defaults**: balanced, turns that differ, corrected", settings={}, planned="defaults"
     ),
+    "at-once": Schedule("defaults, patience 0", settings={"patience": 0.0}, planned="at-once"),
 }
+# An adaptive server with Flower's own defaults: how tight a rule it needs.
+_ADAM: Final = partial(foreseen, by=CorrectedAdamChoosing)
+ADAPTIVE: Final = {
+    "adam": Schedule("plain FedAdam", adam),
+    "adam-again": Schedule("plain FedAdam, drawn again", adam_again),
+    "adam-free-off": Schedule("free, equal turns", partial(foreseen, by=AdamChoosing)),
+    "adam-free": Schedule("free, equal turns, corrected", _ADAM),
+    **{
+        f"adam-{balance}": Schedule(
+            f"balance {balance}, equal turns, corrected", partial(_ADAM, balance=balance)
+        )
+        for balance in (1.2, 0.8, 0.4)
+    },
+    **{
+        f"adam-differ-{balance}": Schedule(
+            f"balance {balance}, turns that differ, corrected",
+            partial(_ADAM, balance=balance, participation="auto"),
+        )
+        for balance in (1.2, 0.8, 0.4)
+    },
+}
+ALL: Final = MAIN | ADAPTIVE
 
 
 def _followed(world: World, task: Task, strategy: FedAvg) -> Followed:
