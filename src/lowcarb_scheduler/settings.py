@@ -178,6 +178,8 @@ class Settings(BaseSettings):
     """address of WattTime; default `https://api.watttime.org`"""
     traces: Path | None = None
     """trace file of the source `traces`, CSV or Parquet"""
+    traces_signal: Literal["average", "marginal", "unknown"] = "unknown"
+    """signal of the values in the trace files: `average`, `marginal` or `unknown` (default)"""
     traces_actual: Path | None = None
     """trace file of actual intensity, if the file of `traces` holds issued forecasts"""
     timeout: Duration = timedelta(seconds=30)

@@ -11,9 +11,11 @@ import pytest
 
 from lowcarb_scheduler.clock import to_us
 from lowcarb_scheduler.forecasts.base import Fault, Forecast, ForecastSource
+from lowcarb_scheduler.forecasts.registry import arranged
 from lowcarb_scheduler.intensity import IntensityTable, Provenance, neutral_table, sanitize
 from lowcarb_scheduler.scheduling.intensity_feed import IntensityFeed
 from lowcarb_scheduler.scheduling.messages import RunLog
+from lowcarb_scheduler.settings import Settings
 
 HOUR, MINUTE, DAY = timedelta(hours=1), timedelta(minutes=1), timedelta(days=1)
 
@@ -66,6 +68,18 @@ def feed_of(source, journal):
 @pytest.fixture
 def feed(source, journal):
     return feed_of(source, journal)
+
+
+@pytest.mark.parametrize(("is_certain", "known"), [((True, True), True), ((True, False), False), ((), False)])
+def test_what_is_known_is_certain_if_all_sources_are(journal, is_certain, known):
+    class Replayed(Source):
+        """A source that says of itself whether it is certain."""
+
+    sources = [Replayed() for _ in is_certain] or [object.__new__(Source)]
+    for source, certain in zip(sources, is_certain, strict=False):
+        source.is_certain = certain
+    whole = arranged(sources, Settings.load({"archive_dir": "none"}))
+    assert feed_of(whole, journal).known.is_certain == known
 
 
 def test_a_source_is_asked_every_quarter_of_an_hour(feed, source, midnight):

@@ -15,6 +15,8 @@ from lowcarb_scheduler.forecasts.bias_correction import correct_forecast
 from lowcarb_scheduler.intensity import IntensityTable, Provenance
 from lowcarb_scheduler.planning.fleet import Fleet
 from lowcarb_scheduler.planning.job import LOOKED_AHEAD, Job
+from lowcarb_scheduler.planning.option_value import without_idle_waits
+from lowcarb_scheduler.planning.planner import plan
 from lowcarb_scheduler.scheduling.policy import replan
 
 HOUR = timedelta(hours=1)
@@ -157,6 +159,63 @@ def test_what_waiting_avoids_has_to_be_worth_it(job, forecast, cleaner, waits):
     values[12:] *= 1 - cleaner
     plan = replan(job, forecast.relaid(forecast.edges_us, forecast.locations, values))
     assert (plan.rounds[0].opens_at > job.now) == waits
+
+
+def hourly(forecast, values):
+    """Return a table with the same value at each location."""
+    return forecast.relaid(forecast.edges_us, forecast.locations, np.tile(np.array(values)[:, None], 3))
+
+
+def hours_of(job, plan):
+    return [(each.opens_at - job.now) // HOUR for each in plan.rounds]
+
+
+def test_of_equally_clean_windows_the_first_wins_as_in_plan(job, forecast):
+    values = np.full(48, 200.0)
+    values[[6, 30]] = 100.0
+    one = replace(job, rounds=1)
+    assert hours_of(one, plan(one, hourly(forecast, values))) == [6]
+    assert hours_of(one, replan(one, hourly(forecast, values))) == [6]
+
+
+def test_no_single_round_waits_for_next_to_nothing(job, forecast):
+    """Most rounds wait for clean hours, which is worth it; the first one would wait for 0.2 %."""
+    values = np.full(48, 150.0)
+    values[:4] = 100.0, 120.0, 120.0, 99.8
+    values[31:36] = 40.0
+    assert hours_of(job, replan(job, hourly(forecast, values))) == [0, 31, 32, 33, 34, 35]
+    values[3] = 90.0
+    assert hours_of(job, replan(job, hourly(forecast, values)))[0] == 3
+
+
+def test_a_plan_that_stands_loses_a_wait_whose_worth_has_gone(job, forecast):
+    values = np.full(48, 100.0)
+    values[5] = 90.0
+    one = replace(job, rounds=1)
+    standing = replan(one, hourly(forecast, values))
+    values[5] = 99.8
+    near = replan(one, hourly(forecast, values), previous=standing)
+    assert (hours_of(one, standing), hours_of(one, near)) == ([5], [0])
+
+
+def test_without_uncertainty_there_is_nothing_to_hope_for_and_a_bound(job, forecast):
+    patient = replace(job, finish_by=job.now + 48 * HOUR)
+    certain, hopeful = replan(patient, forecast, is_certain=True), replan(patient, forecast)
+    assert schedule(certain) == schedule(plan(patient, forecast)) != schedule(hopeful)
+    assert certain.gap == pytest.approx(0.0, abs=1e-9)
+    assert hopeful.lower_bound_g is None
+
+
+def test_a_window_of_which_nothing_is_known_is_kept(job, forecast):
+    values = np.full(48, 100.0)
+    values[6:] = np.nan
+    table = hourly(forecast, values)
+    planned = plan(job, hourly(forecast, np.full(48, 100.0)))
+    late = replace(planned, **{
+        name: getattr(planned, name) + 10 * 3_600_000_000
+        for name in ("opens_us", "closes_us", "starts_us", "ends_us")
+    })  # fmt: skip
+    assert without_idle_waits(late, job, table).opens_us.tolist() == late.opens_us.tolist()
 
 
 def test_owed_turns_change_the_plan(job, forecast):

@@ -42,6 +42,7 @@ SETTINGS: Final = (
     "source",
     "traces",
     "traces_actual",
+    "traces_signal",
     "uk_carbon_intensity_url",
     "watttime_url",
 )  # fmt: skip  settings of a run that name its source

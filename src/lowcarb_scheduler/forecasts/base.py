@@ -80,6 +80,9 @@ class ForecastSource(ABC):
     issued_every : timedelta or None (default: None)
         Interval at which the provider issues forecasts. A source that has one is archived: a forecast
         younger than the interval is served from disk. None for files and other sources without a server.
+    is_certain : bool (default: False)
+        Whether the forecast is what will have happened, as in a file that is replayed: nothing is gained by
+        waiting for a better one.
     server : str (default: "")
         Address of the server.
     stats : ServerStats or None (default: None)
@@ -99,6 +102,7 @@ class ForecastSource(ABC):
     signal: Signal | None = None
     locations: tuple[str, ...] | None = None
     issued_every: timedelta | None = None
+    is_certain: bool = False
     server: str = ""
     stats: ServerStats | None = None
     faults: Sequence[Fault] = ()
@@ -246,6 +250,7 @@ class _AdaptedSource(ForecastSource):
     signal: Any = _Adapted()
     locations: Any = _Adapted()
     issued_every: Any = _Adapted()
+    is_certain: Any = _Adapted()
     server: Any = _Adapted()
     stats: Any = _Adapted()
     faults: Any = _Adapted()

@@ -25,6 +25,8 @@ Call = Callable[[ForecastSource, list[str], timedelta], Forecast]  # source, its
 
 _NO_REASON: Final = "no source gave a reason"
 
+_SIGNAL_SETTINGS: Final = {"carbon-aware-sdk": "sdk-signal", "traces": "traces-signal"}  # of what names none
+
 
 class FallbackSource(ForecastSource):
     """Several sources as one.
@@ -56,6 +58,7 @@ class FallbackSource(ForecastSource):
         self._faults: list[Fault] = []
         self.name = ",".join(source.name for source in self._sources)
         self.signal = self._sources[0].signal
+        self.is_certain = all(source.is_certain for source in self._sources)
         self.locations = self._all_of(lambda source: source.locations)
 
     def complete_locations(self, *, timeout: Timeout = None) -> tuple[str, ...] | None:
@@ -221,7 +224,8 @@ class FallbackSource(ForecastSource):
             return None
         first = self._sources[0].name
         unknown = [name for name, its in ((source.name, signal), (first, expected)) if its == "unknown"]
-        fix = "; set sdk-signal if you know what the SDK gives" if unknown == ["carbon-aware-sdk"] else ""
+        settings = " and ".join(_SIGNAL_SETTINGS.get(name, "") for name in unknown)
+        fix = f"; set {settings} if you know it" if all(name in _SIGNAL_SETTINGS for name in unknown) else ""
         return f"its signal is {signal}, that of {first} {expected}: they are never mixed{fix}"
 
     def _own_names(self, source: ForecastSource, locations: Sequence[str]) -> dict[str, str]:

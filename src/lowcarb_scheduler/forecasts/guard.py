@@ -68,6 +68,7 @@ class GuardedSource(ForecastSource):
         self.name = self._declared("name", _name, self._class)
         self.signal = self._declared("signal", _signal, None)
         self.issued_every = self._declared("issued_every", _interval, None)
+        self.is_certain = self._declared("is_certain", bool, False)
         self.server = self._declared("server", _address, "")
         self._keeps_past = self._declared("keeps_past_forecasts", bool, False)
 

@@ -10,23 +10,29 @@ to choose from, the more a location varies, and the less is known yet. Decisions
 with h the hours from now to t and sd_l the standard deviation of the location over the last four weeks or,
 with little history, of its forecast. Without slack, x = 1 and nothing changes. c and tau were fitted on a
 replay of real forecasts. Emissions of the plan are charged on f, never on f'.
+
+Hope alone holds no round: it opens in the first window that is, by f, about as clean as the one planned.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import log
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from lowcarb_scheduler.accounting.emissions import emissions_g
 from lowcarb_scheduler.clock import HOUR_US, to_us
+from lowcarb_scheduler.planning.job import start_step_us
 
 if TYPE_CHECKING:
     from lowcarb_scheduler.intensity import Floats, IntensityTable
-    from lowcarb_scheduler.planning.job import Job
+    from lowcarb_scheduler.planning.job import Job, Plan
 
 WEIGHT: Final = 0.12  # c
 FADE_HOURS: Final = 36.0  # tau
+WORTH_WAITING: Final = 0.005  # part of a round's emissions that a wait has to avoid
 _MEMORY_HOURS: Final = 28 * 24
 _LEAST_HOURS: Final = 3 * 24  # of history; less would not show a daily cycle
 
@@ -62,6 +68,52 @@ def value_of_waiting(
     bonus = weight * log(_slack(job)) * (1.0 - np.exp(-ahead_hours / fade_hours))
     values = intensity.values - bonus[:, None] * _deviation(job, intensity, history)
     return intensity.relaid(edges_us, intensity.locations, values)
+
+
+def without_idle_waits(
+    planned: Plan, job: Job, expected: IntensityTable, part: float = WORTH_WAITING
+) -> Plan:
+    """Return a plan whose rounds open as early as costs next to nothing; its emissions are not charged anew.
+
+    Parameters
+    ----------
+    planned : Plan
+        Plan of the job. Clients and order of the rounds stay.
+    job : Job
+        The job, with the grid of openings.
+    expected : IntensityTable
+        Expected carbon intensity [gCO2eq/kWh], without the value of waiting.
+    part : float
+        Part of a round's emissions that a later opening has to avoid.
+    """
+    fleet, step_us = planned.fleet, start_step_us(job, expected)
+    origin_us = to_us(job.grid_from or job.now)
+    opens_us, free_us = planned.opens_us.copy(), job.opens_from_us
+    for index, planned_us in enumerate(planned.opens_us.tolist()):
+        first_us = origin_us - (origin_us - free_us) // step_us * step_us
+        earlier_us = np.arange(first_us, planned_us, step_us, dtype=np.int64)
+        if len(earlier_us):
+            seats = planned.seats[index]
+            windows = np.column_stack([
+                fleet.location_index[seats], planned.starts_us[index] - planned_us,
+                planned.ends_us[index] - planned_us,
+            ])  # fmt: skip
+            # Hundreds of clients are of a few kinds.
+            kinds, kind = np.unique(windows, axis=0, return_inverse=True)
+            watts = np.bincount(kind.ravel(), fleet.power_watts[seats])
+            at_us = np.append(earlier_us, planned_us)[:, None]
+            columns = expected.columns(fleet.locations)[kinds[:, 0]]
+            windows_us = at_us + kinds[:, 1], at_us + kinds[:, 2]
+            grams = emissions_g(expected, columns, watts, *windows_us).sum(axis=1)
+            is_good = grams - grams[-1] <= part * abs(grams[-1])
+            is_good[-1] = True  # also where nothing is known of it
+            opens_us[index] = at_us[int(np.argmax(is_good)), 0]
+        free_us = int(opens_us[index] + planned.closes_us[index] - planned_us)
+    shift_us = opens_us - planned.opens_us
+    return replace(
+        planned, opens_us=opens_us, closes_us=planned.closes_us + shift_us,
+        starts_us=planned.starts_us + shift_us[:, None], ends_us=planned.ends_us + shift_us[:, None],
+    )  # fmt: skip
 
 
 def _slack(job: Job) -> float:

@@ -59,12 +59,15 @@ class KnownIntensity:
         Earlier forecasts of the same signal, from which corrections are learned.
     last_good : tuple of str
         Locations whose forecast is not fresh but the last good one.
+    is_certain : bool
+        Whether the forecast is what will have happened.
     """
 
     forecast: IntensityTable | None = None
     actual: IntensityTable | None = None
     past_forecasts: Sequence[IntensityTable] = ()
     last_good: tuple[str, ...] = ()
+    is_certain: bool = False
 
 
 class IntensityFeed:
@@ -105,7 +108,8 @@ class IntensityFeed:
         tables = [past.intensity for past in self._past]
         past = [table for table in tables if labels is not None and table.signal == labels.signal]
         last_good = tuple(self._newest.last_good) if self._newest else ()
-        return KnownIntensity(self.forecast, self.actual, past, last_good)
+        is_certain = self._source is not None and self._source.is_certain
+        return KnownIntensity(self.forecast, self.actual, past, last_good, is_certain)
 
     def close(self) -> None:
         """Stop asking the source."""

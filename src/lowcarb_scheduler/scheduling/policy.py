@@ -20,7 +20,7 @@ from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, expect, without
 from lowcarb_scheduler.intensity import neutral_table
 from lowcarb_scheduler.planning.fairness import TurnRange, decide_turns, location_cap
 from lowcarb_scheduler.planning.job import looked_ahead
-from lowcarb_scheduler.planning.option_value import value_of_waiting
+from lowcarb_scheduler.planning.option_value import WORTH_WAITING, value_of_waiting, without_idle_waits
 from lowcarb_scheduler.planning.planner import blocks_of, plan
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 WORTH_CHANGING: Final = 0.001  # part of the expected emissions a new plan must avoid to replace the last
 _ROUNDING: Final = 1e-6  # turns
-WORTH_WAITING: Final = 0.005  # part a later plan must avoid to be preferred to the soonest
 
 
 def replan(
@@ -50,6 +49,7 @@ def replan(
     last_good: Collection[str] = (),
     default: Collection[str] = (),
     fill_gaps: bool = False,
+    is_certain: bool = False,
 ) -> Plan:
     """Plan the remaining rounds on what is known now, to be planned again when more is known.
 
@@ -71,6 +71,9 @@ def replan(
     fill_gaps : bool (default: False)
         Whether hours of which nothing is known have their location's mean, of origin ``default``. Without it
         no turn touches them.
+    is_certain : bool (default: False)
+        Whether the forecast is what will have happened, as in a file that is replayed. Then no later one can
+        be better, and waiting has no value beyond what the forecast shows.
 
     Returns
     -------
@@ -91,7 +94,9 @@ def replan(
     until = looked_ahead(job)
     expectation = expect(known, history, job.now, until, past_forecasts, last_good, default)
     # The plan can still change, so a later slot is worth more than its expectation: it gets a bonus.
-    hoped = value_of_waiting(job, expectation.intensity, history)
+    hoped = expectation.intensity
+    if not is_certain:
+        hoped = value_of_waiting(job, hoped, history)
     if fill_gaps:  # after the bonus: no round waits for hours of which nothing is known
         expectation = without_gaps(expectation)
         hoped = hoped.fill(expectation.intensity)
@@ -101,13 +106,19 @@ def replan(
         # Waiting has to be worth it: among plans that are about as good the one that ends first wins.
         soonest = plan(replace(job, patience=0.0, target_finish=None), hoped)
         best = best if _avoids(WORTH_WAITING, best, soonest) else soonest
+    best = _opened_early(best, job, hoped, expected)
     kept = None if previous is None else _still_valid(previous, job, hoped, best)
     if kept is not None and not _avoids(WORTH_CHANGING, best, kept):
-        best = kept
+        best = _opened_early(kept, job, hoped, expected)  # the value of its waits shrinks as they near
     # With a bonus the plan is optimal for another objective, and its bound holds for that one only.
     certified = np.array_equal(hoped.values, expected.values, equal_nan=True)
     charged = _charged(best, job, expected, best.lower_bound_g if certified else None)
     return replace(charged, forecast_origin=origin_shares(charged, expectation))
+
+
+def _opened_early(planned: Plan, job: Job, hoped: IntensityTable, expected: IntensityTable) -> Plan:
+    """Return a plan without waits that are not worth it, charged as hoped."""
+    return _charged(without_idle_waits(planned, job, expected), job, hoped, planned.lower_bound_g)
 
 
 def _avoids(part: float, new: Plan, old: Plan) -> bool:
@@ -276,7 +287,7 @@ def _replan(
     try:
         return replan(
             job, forecast, known.actual, known.past_forecasts, previous,
-            last_good=known.last_good, fill_gaps=fill_gaps,
+            last_good=known.last_good, fill_gaps=fill_gaps, is_certain=known.is_certain,
         )  # fmt: skip
     except ForecastUnavailableError as error:
         missing = tuple(error.missing)
@@ -291,7 +302,7 @@ def _replan(
         neutral = neutral_table(like, missing, job.now, job.finish_by)
         return replan(
             job, forecast.fill(neutral), known.actual, known.past_forecasts, previous,
-            last_good=known.last_good, default=missing, fill_gaps=fill_gaps,
+            last_good=known.last_good, default=missing, fill_gaps=fill_gaps, is_certain=known.is_certain,
         )  # fmt: skip
 
 

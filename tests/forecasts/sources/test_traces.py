@@ -298,6 +298,12 @@ def test_a_file_without_issues_is_known_at_any_time_and_is_the_actuals_too(write
         source.actual(["DE"], at(1.2), at(1.8))  # a gap
 
 
+def test_only_a_file_that_is_forecast_and_actuals_in_one_is_certain(write):
+    assert Traces(write(PLAIN)).is_certain
+    assert not Traces(write(ISSUES, "issued.csv")).is_certain
+    assert not Traces(write(PLAIN), actual=write(PLAIN, "actual.csv")).is_certain
+
+
 def test_actuals_beside_issues_come_from_their_own_file(write):
     issues, actuals = write(ISSUES, "issues.csv"), write(PLAIN, "actuals.csv")
     with pytest.raises(ForecastUnavailableError, match=r"DE: issues\.csv holds forecasts only"):
@@ -318,6 +324,11 @@ def test_the_source_is_opened_by_name(write):
     source = open_source("traces", Settings.load({"traces": write(PLAIN)}))
     assert isinstance(source, Traces)
     assert source.locations == ("DE", "FR")
+    assert source.signal == "unknown"
+    marginal = Settings.load(
+        run_config={"lowcarb-traces": str(source.path), "lowcarb-traces-signal": "marginal"}
+    )
+    assert open_source("traces", marginal).forecast(["DE"], at(0)).intensity.signal == "marginal"
     with pytest.raises(InputError, match="signal: 'averge' is unknown; did you mean average"):
         Traces(write(PLAIN), "averge")
     with pytest.raises(InputError, match="traces: is not set; set LOWCARB_TRACES or give --traces"):

@@ -85,6 +85,7 @@ class Traces(ForecastSource):
             has_issues, self._actuals = _by_location(read_points(actual, "traces-actual", plausible_only))
             if has_issues:
                 raise InputError(ISSUE, "what happened was not issued", "drop the column", str(actual))
+        self.is_certain = self._actuals is self._forecasts
         self.locations: tuple[str, ...] = tuple(sorted(self._forecasts))
 
     @classmethod
@@ -92,7 +93,7 @@ class Traces(ForecastSource):
         """Open the source that settings describe."""
         if settings.traces is None:
             raise InputError("traces", "is not set", "set LOWCARB_TRACES or give --traces, a CSV or Parquet")
-        return cls(settings.traces, actual=settings.traces_actual, max_age=MAX_AGE)
+        return cls(settings.traces, settings.traces_signal, settings.traces_actual, MAX_AGE)
 
     def forecast(self, locations: Names, now: datetime, *, timeout: Timeout = None) -> Forecast:
         """Return each location's newest issue at or before ``now``, whole.
