@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.accounting.turns import Profile
     from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.events import RoundOpened, RunFinished
     from lowcarb_scheduler.flower.checkpoint.resume import Progress, Resumption
     from lowcarb_scheduler.flower.waiting import Size
     from lowcarb_scheduler.forecasts.base import ForecastSource
@@ -414,6 +415,11 @@ class Session:
 
     # -- Accounts of a round ---------------------------------------------------------------------------------
 
+    @property
+    def opened(self) -> RoundOpened | None:
+        """The round that opened last, as it is in the ledger; None before the first."""
+        return self._recorder.opened_round
+
     def train_ended(self, done: Mapping[int, Mapping[str, Any] | None], failed: Mapping[int, str]) -> None:
         """Enter the training of the open round.
 
@@ -503,8 +509,8 @@ class Session:
         self._feed.learn_actual(self._timing.started, closed_at, self._time_left())
         self._recorder.close(closed_at, length, self._feed.actual)
 
-    def finish(self, status: str) -> None:
-        """Forget what no later run needs, sum up, and close the ledger.
+    def finish(self, status: str) -> RunFinished:
+        """Forget what no later run needs, sum up, close the ledger, and return its last event.
 
         A run that did not complete ends at once, without asking a source, and can be resumed.
         """
@@ -526,6 +532,7 @@ class Session:
             self._ledger.close()
         for line in messages.summary_lines(summary, self._ledger.run_dir):
             self._log.info(line)
+        return summary
 
     # -- Nodes, for the strategy -----------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from lowcarb_scheduler.flower.grid import (
     layers,
     pinned_sampling,
 )
+from lowcarb_scheduler.flower.metrics import add_realised, with_round
 from lowcarb_scheduler.flower.setup import Setup
 from lowcarb_scheduler.flower.telemetry import ask, take
 from lowcarb_scheduler.flower.waiting import ending_in_order
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
     from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.events import RunFinished
     from lowcarb_scheduler.flower.checkpoint.resume import Progress
     from lowcarb_scheduler.flower.session import Session
     from lowcarb_scheduler.forecasts.base import ForecastSource
@@ -186,7 +188,7 @@ class CarbonAwareMixin:
         assert run.progress is not None, "checkpoints are kept"
         self._lowcarb_run, self._lowcarb_progress = run, run.progress
         args, kwargs = PARTS.with_evaluation(partial(_recording, run), args, kwargs)
-        status = "failed"
+        status, finished = "failed", None
         with ending_in_order():
             try:
                 result = own_start(run.dispatching(grid), *args, **kwargs)
@@ -198,7 +200,9 @@ class CarbonAwareMixin:
                 raise
             finally:
                 self._lowcarb_run = None
-                close_ledger(run, status)
+                finished = close_ledger(run, status)
+        if finished is not None and isinstance(result, Result):
+            add_realised(result.train_metrics_clientapp, finished.rounds)
         return result
 
     def configure_train(
@@ -280,6 +284,9 @@ class CarbonAwareMixin:
         arrays, metrics = inner.aggregate_train(server_round, [reply for _, reply in in_order])
         if progress.average is not None:
             progress.average.add(server_round, arrays)
+        # A round that yields no model has no metrics in Flower's result, either.
+        if arrays is not None and (opened := run.opened) is not None and opened.round == server_round:
+            metrics = with_round(metrics, opened)
         trained = sorted(map(run.name_of, done))
         progress.train_ended(server_round, arrays, metrics, trained, run.state())
         return arrays, metrics
@@ -358,12 +365,13 @@ def _name_of(strategy: CarbonAwareMixin) -> str:
     return str(vars(cls).get("_lowcarb_wraps", cls).__name__)
 
 
-def close_ledger(run: Session, status: str) -> None:
-    """Finish a run; a fault in its accounts never costs the result of the training."""
+def close_ledger(run: Session, status: str) -> RunFinished | None:
+    """Finish a run and return its last event; a fault in its accounts never costs the training's result."""
     try:
-        run.finish(status)
+        return run.finish(status)
     except Exception as error:  # noqa: BLE001  whatever it is, the result of the training counts more
         logger.warning("lowcarb: the ledger could not be closed: %s: %s", type(error).__name__, error)
+        return None
 
 
 def _recording(run: Session, evaluate_fn: Callable[..., Any]) -> Callable[..., Any]:

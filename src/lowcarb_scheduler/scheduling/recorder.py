@@ -149,9 +149,14 @@ class RunRecorder:
         return self._record.nodes
 
     @property
+    def opened_round(self) -> RoundOpened | None:
+        """The round that opened last; None before the first."""
+        return self._record.current.opened if self._record.current else None
+
+    @property
     def opened(self) -> int:
-        """Number of the round that opened last, 0 before the first."""
-        return self._record.current.number if self._record.current else 0
+        """Number of that round, 0 before the first."""
+        return self.opened_round.round if self.opened_round else 0
 
     @property
     def turns(self) -> dict[str, int]:
