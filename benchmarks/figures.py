@@ -84,6 +84,10 @@ def _accuracy_settings(data: Path | None, out: Path) -> list[str]:
     return [*_study(out), "--settings", "others"]
 
 
+def _accuracy_adaptive(data: Path | None, out: Path) -> list[str]:
+    return [*_study(out), "--schedules", "adaptive", "--tasks", "softmax", "network"]
+
+
 def _accuracy_real(data: Path | None, out: Path) -> list[str]:
     return [
         *_study(out), "--actual", f"{data}/actual.parquet", "--forecast", f"{data}/forecast.parquet",
@@ -105,6 +109,7 @@ def _benchmark(name: str) -> list[str]:
 ALL = (
     Figure("accuracy", SYNTHETIC, _accuracy),
     Figure("accuracy-settings", SYNTHETIC, _accuracy_settings),
+    Figure("accuracy-adaptive", SYNTHETIC, _accuracy_adaptive),
     Figure("accuracy-real", REAL, _accuracy_real),
     Figure("deadline-coverage", "made-up durations", _coverage),
     Figure("backtest", REAL, _backtest, to_stdout=True),
@@ -295,6 +300,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "accuracy-corrected": lambda: _evidence().table(read("accuracy"), base="plain-corrected"),
     "accuracy-short": lambda: _evidence().short_table(read("accuracy")),
     "accuracy-settings": lambda: _evidence().settings_table([read("accuracy"), read("accuracy-settings")]),
+    "accuracy-adaptive": lambda: _evidence().table(read("accuracy-adaptive"), base="adam"),
     "accuracy-real": lambda: _evidence().table(read("accuracy-real")),
     "forecast-skill": _skill_table,
     "capture": _capture_table,

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 SCHEDULES = accuracy_study.schedules.ALL
-MAIN = accuracy_study.schedules.MAIN
+MAIN, ADAPTIVE = accuracy_study.schedules.MAIN, accuracy_study.schedules.ADAPTIVE
 FIRST_SEED = 100  # others were used to choose the correction's constants
 QUICK_SEEDS, SEEDS = 3, 10
 
@@ -196,7 +196,7 @@ def asked() -> tuple[Study, argparse.Namespace]:
     parser.add_argument("--seeds", type=int, help=f"number of seeds, from {FIRST_SEED} on")
     parser.add_argument("--settings", nargs="+", choices=[*SETTINGS, "others"], default=["main"])
     parser.add_argument("--tasks", nargs="+", choices=[*TASKS])
-    parser.add_argument("--schedules", nargs="+", choices=[*SCHEDULES])
+    parser.add_argument("--schedules", nargs="+", choices=[*SCHEDULES, "adaptive"])
     parser.add_argument("--actual", type=Path, help="trace file of what happened")
     parser.add_argument("--forecast", type=Path, help="trace file of forecasts, with issued_at")
     parser.add_argument("--from", dest="begin", default="2026-01-01T00:00:00Z", help="no run starts before")
@@ -215,13 +215,15 @@ def asked() -> tuple[Study, argparse.Namespace]:
     seeds = told.seeds or (QUICK_SEEDS if told.quick else SEEDS)
     if seeds < 2:
         raise InputError("--seeds", "is too few to tell noise", f"give {SEEDS}")
+    groups = [ADAPTIVE if name == "adaptive" else (name,) for name in told.schedules or ()]
+    schedules = [name for group in groups for name in group]
     period = parse_time(told.begin, "--from"), parse_time(told.end, "--to")
     study = Study(
         tuple(range(FIRST_SEED, FIRST_SEED + seeds)),
         Intensities(*period, told.actual, told.forecast),
         tuple(SETTINGS)[1:] if "others" in told.settings else tuple(told.settings),
         tuple(told.tasks or (FEW.tasks if told.quick else TASKS)),
-        tuple(told.schedules or (FEW.schedules if told.quick else MAIN)),
+        tuple(schedules or (FEW.schedules if told.quick else MAIN)),
     )
     return study, told
 
