@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -15,6 +16,13 @@ time.tzset()
 # Speed is for benchmarks: on a busy machine a correct example may take longer than any limit.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _modules_are_no_garbage():
+    """Keep what is imported by now from being searched: Flower collects garbage for each reply it reads."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

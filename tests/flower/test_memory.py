@@ -29,7 +29,7 @@ BOOKS_BYTES = 256  # a round, at most: five numbers, and a place among the other
 RUN_BYTES = 2048  # a round, at most, with Flower's own record of its metrics
 
 
-@pytest.mark.parametrize("rounds", [800, pytest.param(4000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("rounds", [400, pytest.param(4000, marks=pytest.mark.soak)])
 def test_books_keep_a_few_numbers_a_round_however_many_nodes_it_had(midnight, rounds):
     clock = VirtualClock(midnight)
     ledger = Ledger(RUN, clock)
@@ -70,7 +70,7 @@ def test_books_keep_a_few_numbers_a_round_however_many_nodes_it_had(midnight, ro
     assert summary.evaluation_g == pytest.approx(rounds * 400.0)
 
 
-@pytest.mark.parametrize("rounds", [60, pytest.param(2000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("rounds", [30, pytest.param(2000, marks=pytest.mark.soak)])
 def test_a_whole_run_keeps_a_few_numbers_a_round(midnight, caplog, rounds):
     caplog.set_level("ERROR", "flwr")  # pytest remembers every line
     grid, used = InMemoryGrid(make_app(), node_configs(20, ["DE"])), {}

@@ -29,6 +29,7 @@ from lowcarb_scheduler.flower.correction.applicability import Applicability
 from lowcarb_scheduler.flower.correction.correction import ParticipationCorrection
 from lowcarb_scheduler.flower.grid import ScopedGrid, pinned_sampling
 from lowcarb_scheduler.ledger import Ledger, read_ledger
+from lowcarb_scheduler.planning.model import Limits
 from lowcarb_scheduler.planning.planner import plan
 from lowcarb_scheduler.scheduling import policy
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
@@ -309,14 +310,16 @@ def remembered_plans() -> Iterator[None]:
     """
     known: dict[bytes, Plan] = {}
 
-    def remembering(job: Job, intensity: IntensityTable, *, previous: Plan | None = None) -> Plan:
+    def remembering(
+        job: Job, intensity: IntensityTable, *, previous: Plan | None = None, limits: Limits = Limits()
+    ) -> Plan:
         # Whether the model is corrected decides only what a balance of auto means.
         turns = job.balance_turns
         alike = replace(job, corrected=True, balance=None if turns is None else turns / job.clients_per_round)
         start = None if previous is None else previous.opens_us
-        asked = sha256(pickle.dumps((alike, intensity, start))).digest()
+        asked = sha256(pickle.dumps((alike, intensity, start, limits))).digest()
         if asked not in known:
-            known[asked] = plan(job, intensity, previous=previous)
+            known[asked] = plan(job, intensity, previous=previous, limits=limits)
         return known[asked]
 
     policy.plan = remembering

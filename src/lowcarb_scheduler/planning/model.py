@@ -29,6 +29,8 @@ class Limits:
     ----------
     proven_cells : int
         Slots x groups up to which branch and bound closes the gap.
+    proven_gap : float
+        Relative gap that counts as closed there; by default no more than sums and solvers round.
     quick_arcs : int
         Rounds x groups up to which an assignment costs about as much as a step of the relaxation. Beyond,
         only the openings of a few steps are assigned.
@@ -57,6 +59,7 @@ class Limits:
     """
 
     proven_cells: int = 2_000
+    proven_gap: float = 1e-10
     quick_arcs: int = 600
     slow_arcs: int = 50_000
     expanded_cells: int = 20_000

@@ -103,7 +103,7 @@ def solve(
     search, limits = _Search(model, start, near, first), model.limits
     cells = len(model.windows.grid) * len(model.groups)
     small = search.relaxation.every_span and cells <= limits.proven_cells
-    enough = _ROUNDING if small else good_enough
+    enough = limits.proven_gap if small else good_enough
     if search.is_open(enough):
         search.climb(enough, _WINDOW_BRIEF if brief else _WINDOW)
     if search.is_open(enough):

@@ -20,6 +20,7 @@ from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, expect, without
 from lowcarb_scheduler.intensity import neutral_table
 from lowcarb_scheduler.planning.fairness import TurnRange, decide_turns, location_cap
 from lowcarb_scheduler.planning.job import looked_ahead
+from lowcarb_scheduler.planning.model import Limits
 from lowcarb_scheduler.planning.option_value import WORTH_WAITING, value_of_waiting, without_idle_waits
 from lowcarb_scheduler.planning.planner import blocks_of, plan
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.scheduling.schedule import Schedule
 
 WORTH_CHANGING: Final = 0.001  # part of the expected emissions a new plan must avoid to replace the last
+# A plan that is made anew at the next news is not proved beyond what a change has to be worth.
+_LIMITS: Final = Limits(proven_gap=WORTH_CHANGING / 2)
 _ROUNDING: Final = 1e-6  # turns
 
 
@@ -101,10 +104,10 @@ def replan(
         expectation = without_gaps(expectation)
         hoped = hoped.fill(expectation.intensity)
     expected = expectation.intensity
-    best = plan(job, hoped, previous=previous)
+    best = plan(job, hoped, previous=previous, limits=_LIMITS)
     if best.closes_us[-1] > job.opens_from_us + job.rounds * job.round_us:
         # Waiting has to be worth it: among plans that are about as good the one that ends first wins.
-        soonest = plan(replace(job, patience=0.0, target_finish=None), hoped)
+        soonest = plan(replace(job, patience=0.0, target_finish=None), hoped, limits=_LIMITS)
         best = best if _avoids(WORTH_WAITING, best, soonest) else soonest
     best = _opened_early(best, job, hoped, expected)
     kept = None if previous is None else _still_valid(previous, job, hoped, best)
