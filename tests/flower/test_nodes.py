@@ -72,6 +72,14 @@ def test_a_node_without_the_client_app_gets_the_defaults(look):
     assert "1 node(s) did not answer" in notes[0]
 
 
+def test_without_the_client_app_the_registered_name_finds_its_entry_and_the_partition_does_not(look):
+    from flwr.clientapp import ClientApp
+
+    places, registered = {"berlin": Place("DE"), "1": Place("FR")}, [({"partition-id": 1}, "berlin", "")]
+    profiles, _ = look([{"partition-id": 1}], places, app=ClientApp(), registered=registered)
+    assert [profile.location for profile in profiles] == [None, "DE"]
+
+
 @pytest.mark.parametrize("watts", [float("nan"), float("inf"), -1.0, 1e12, "much", True])
 def test_an_invalid_power_is_replaced_and_logged_once(look, watts):
     (profile,), notes = look([{"partition-id": 0, "location": "DE", "power-watts": watts}])
