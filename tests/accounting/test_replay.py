@@ -54,3 +54,14 @@ def test_what_is_unknown_in_one_round_is_unknown_in_sum_until_it_is_learned(begu
     finished = {**run_events()[-1], "rounds": [late]}
     summary = replayed([*events, finished])
     assert (summary.realised_g, summary.status) == (23.0, "completed")
+
+
+def test_hours_that_are_known_later_settle_the_rounds_that_had_closed(begun):
+    """A run that is held, or was stopped, shows what its source has told meanwhile."""
+    late = next(each for each in reversed(run_events()) if each["event"] == "actual")
+    unknown = {"realised_g": None, "run_now_g": None}
+    summary = replayed([*begun, *round_of(1, **unknown), *round_of(2, realised_g=None), late])
+    assert summary.status == "unfinished"
+    assert [each.realised_g for each in summary.rounds] == pytest.approx([0.5 * 470, 0.5 * 320])
+    assert summary.rounds[1].run_now_g == 20.0  # what was known stays
+    assert summary.rounds[0].run_now_g is not None

@@ -10,9 +10,12 @@ from itertools import pairwise
 
 import pytest
 
+from lowcarb_scheduler.accounting.replay import summarise
 from lowcarb_scheduler.cli import main
 from lowcarb_scheduler.clock import SystemClock, parse_time
+from lowcarb_scheduler.errors import ForecastUnavailableError
 from lowcarb_scheduler.flower.waiting import GLANCE, WAKE, Wait, ending_in_order, request_release
+from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.testing import VirtualClock
 from support.apps import WorkingGrid
 from support.clocks import Machine
@@ -303,3 +306,48 @@ def test_the_log_is_sparse(midnight, grid, caplog):
     still = [line for line in lines if "still holding" in line]
     assert len(still) == 6 * 4 - 1  # every quarter of an hour
     assert still[0] == "lowcarb: still holding round 1 until 2026-03-02 06:00:00 UTC (5 h 45 min)"
+
+
+class Behind(Curve):
+    """A source that has actual intensity two hours later, as providers do."""
+
+    def actual(self, locations, start, end):
+        if end - 2 * HOUR <= start:
+            raise ForecastUnavailableError(dict.fromkeys(locations, "not yet"))
+        return super().actual(locations, start, end - 2 * HOUR)
+
+
+def test_a_held_run_shows_what_its_last_round_emitted_once_the_source_knows(midnight):
+    seen = []
+    looks = [(midnight + hours * HOUR, lambda: seen.append(summarise(read_ledger(RUN)))) for hours in (2, 10)]
+    grid = WorkingGrid()
+    events = run_curve(grid, Machine(midnight, looks), source=Behind(midnight, (0, 20)), clients_per_round=3)
+    assert opened(events) == [midnight, midnight + 20 * HOUR]
+    assert [each.rounds[0].realised_g is None for each in seen] == [True, False]
+    assert [each.activity for each in seen] == ["holding", "holding"]
+    between = [
+        event for event in named(events, "actual")
+        if midnight + HOUR < event["at"] < midnight + 20 * HOUR
+    ]  # fmt: skip
+    assert len(between) == 1  # no request follows once it is known
+
+
+def test_turns_that_are_shorter_than_a_round_are_planned_as_long_as_they_were_seen(
+    midnight, caplog, monkeypatch
+):
+    """Rounds of an hour, in which clients of 1 kW train for 12 minutes at 500 g/kWh."""
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    caplog.set_level(logging.INFO, "flwr")
+    source = Curve(midnight, clean=())
+    run_curve(
+        WorkingGrid(), Machine(midnight), 3, 12 * MINUTE, source=source, telemetry=False, clients_per_round=2
+    )
+    rounds = summarise(read_ledger(RUN)).rounds
+    assert [each.planned_g for each in rounds] == pytest.approx([1000.0, 200.0, 200.0])
+    assert [each.realised_g for each in rounds] == pytest.approx([200.0] * 3)
+    assert [each.run_now_g for each in rounds] == pytest.approx([200.0] * 3)
+    assert [line for line in caplog.messages if "the longest seen" in line] == [
+        "lowcarb: turns of clients that state no duration are planned as 12 min, the longest seen;"
+        " all of a round, 1 h, was assumed"
+    ]
+    assert any("turns of 6 take all of a round until one is seen" in line for line in caplog.messages)

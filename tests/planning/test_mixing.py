@@ -76,6 +76,15 @@ def test_a_block_continues_after_a_restart():
     assert np.ptp(begun + turns(again, 0, 2)) == 0
 
 
+def test_credits_of_clients_that_join_shift_no_block():
+    """Two clients that join are credited three turns each, more than a round of them."""
+    asked = job()
+    begun = np.bincount(plan(asked, expected()).seats[:6].ravel(), minlength=24) + 3 * (np.arange(24) < 2)
+    left = replace(asked, fleet=replace(asked.fleet, turns_done=begun), rounds=14, now=NOW + 20 * HOUR)
+    assert blocks_of(left) != [2, 4, 4, 4]
+    assert blocks_of(replace(left, rounds_done=6)) == [2, 4, 4, 4]
+
+
 def test_replanning_mixes_too():
     planned = replan(job(), expected())
     assert [np.ptp(turns(planned, 0, end)) for end in (4, 8, 12, 16, 20)] == [0] * 5

@@ -205,6 +205,33 @@ def kept():
     return Kept()
 
 
+class HalfHours(Source):
+    """A source with steps of half an hour, of which one is not known at first."""
+
+    hole, since = 3, None
+
+    def actual(self, locations, start, end, *, timeout=None):
+        self.since = start
+        edges = np.arange(to_us(start), to_us(end) + 1, to_us(start + 30 * MINUTE) - to_us(start))
+        values = np.full((len(edges) - 1, len(locations)), 100.0)
+        if self.hole is not None:
+            values[self.hole] = np.nan
+        return IntensityTable(edges, tuple(locations), values, Provenance("s", "unknown"))
+
+
+def test_a_hole_of_half_an_hour_is_asked_for_again_from_its_hour_on(journal, midnight):
+    source = HalfHours()
+    feed = feed_of(source, journal)
+    feed.refresh(["DE"], midnight)
+    feed.actual = None
+    feed.learn_actual(midnight, midnight + 10 * HOUR)
+    source.hole = None
+    feed.learn_actual(midnight, midnight + 11 * HOUR)
+    assert source.since == midnight + HOUR  # the fourth half hour is in the second hour
+    feed.learn_actual(midnight, midnight + 12 * HOUR)
+    assert source.since == midnight + 9 * HOUR  # what is recent may be revised
+
+
 def test_a_place_whose_forecast_is_too_old_is_dropped_and_the_others_stay(kept, journal, midnight):
     kept.ages = {"FR": 35 * HOUR}
     feed = feed_of(kept, journal)

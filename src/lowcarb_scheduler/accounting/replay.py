@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Final
 
@@ -192,6 +192,12 @@ class RoundRecord:
         self.planned_g, self.realised_g = figures.planned_g, figures.realised_g
         self.run_now_g, self.evaluation_g = figures.run_now_g, figures.evaluation_g
 
+    def learn(self, actual: IntensityTable | None) -> None:
+        """Enter the emissions that actual intensity shows, where they were not known when it closed."""
+        if not self.figures.are_known:
+            known = {name: value for name, value in asdict(self.figures).items() if value is not None}
+            self.settle(Figures(**asdict(figures_of(self, actual)) | known))
+
 
 @dataclass(frozen=True, slots=True)
 class CorrectionSummary:
@@ -373,6 +379,9 @@ class Record:
                 # A source may revise recent hours: the newest value counts.
                 self._actual = event.intensity.over(self._actual)
                 self._provenance = event.intensity.provenance
+                # Providers are hours behind: a round is settled when its hours are known, not when it closes.
+                for worked in self.closed.values():
+                    worked.learn(self.actual)
             case Planned():
                 self.plan, self.first_plan = event, self.first_plan or event
                 if not self.initial_plan and event.grid_from and event.finish_by and event.target_finish:

@@ -17,7 +17,7 @@ from lowcarb_scheduler.events import Node, NodeDone, NodeEvaluated
 from lowcarb_scheduler.planning.fleet import Fleet
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from lowcarb_scheduler.events import Turn
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _HOUR: Final = timedelta(hours=1)
 _WHOLE_ROUND: Final = timedelta(0)  # stands for it in the durations of a fleet
+AnyNode = TypeVar("AnyNode", bound=Node)
 AnyTurn = TypeVar("AnyTurn", NodeDone, NodeEvaluated)
 
 
@@ -64,6 +65,13 @@ def node_of(profile: Profile) -> Node:
     """Return the part of a profile that a ledger keeps."""
     return Node(id=profile.id, location=profile.location, power_watts=profile.power_watts,
                 duration=profile.duration)  # fmt: skip
+
+
+def with_turn(nodes: Iterable[AnyNode], duration: timedelta | None) -> list[AnyNode]:
+    """Return nodes with a duration of turns for those that state none."""
+    if duration is None:
+        return list(nodes)
+    return [node if node.duration else replace(node, duration=duration) for node in nodes]
 
 
 def fleet_of(nodes: Mapping[str, Node], turns: Mapping[str, int], round_duration: timedelta) -> Fleet:

@@ -14,8 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from lowcarb_scheduler._version import __version__
-from lowcarb_scheduler.accounting.turns import TurnReport, node_of
-from lowcarb_scheduler.clock import VirtualClock, from_us, real_clock
+from lowcarb_scheduler.accounting.turns import TurnReport, node_of, with_turn
+from lowcarb_scheduler.clock import VirtualClock, format_duration, from_us, real_clock
 from lowcarb_scheduler.errors import PlanInfeasibleError
 from lowcarb_scheduler.events import EvaluatedOnServer, RunResumed, RunStarted
 from lowcarb_scheduler.flower.checkpoint.resume import Stage
@@ -125,6 +125,7 @@ class Session:
         self._evaluation_began = started
         self._last: tuple[datetime, timedelta] | None = None  # opening and planned length of a round
         self._ready: tuple[int, datetime] | None = None  # a round, and since when it could have opened
+        self._turn: timedelta | None = None  # as planned, of nodes that state none; None is a whole round
         self._first_round = 1  # since the last start
         self._reopens: int | None = None  # a round that had opened before a restart
         self.has_ended = False
@@ -175,7 +176,7 @@ class Session:
             "replanner": self._timing.memory() | self._replanner.memory(self._feed.known),
             "turns": self._recorder.memory(), "feed": self._feed.memory(),
             "latest": None if self._last is None else list(self._last), "asked": self._ready,
-            "dropouts": [self._dropouts.asked, self._dropouts.failed],
+            "turn": self._turn, "dropouts": [self._dropouts.asked, self._dropouts.failed],
         }  # fmt: skip
 
     def _resume(self, resumption: Resumption, progress: Progress, about: Mapping[str, Any]) -> None:
@@ -190,7 +191,9 @@ class Session:
             self._feed.recall(known, state["feed"])
             self._recorder.recall(resumption.events(), state["turns"])
             self._timing.recall(state["replanner"])
-            self._replanner.recall(state["replanner"], self._recorder.nodes.values(), self._feed.known)
+            self._turn = state.get("turn")  # that of the plan, which a longer one may have followed
+            nodes = with_turn(self._recorder.nodes.values(), self._turn)
+            self._replanner.recall(state["replanner"], nodes, self._feed.known)
             self._dropouts, self._ready = Dropouts(*state["dropouts"]), state["asked"]
             if stage is Stage.OVER and (self._ready is None or self._ready[0] != number + 1):
                 self._ready = number + 1, resumption.at  # the checkpoint was written when it was asked for
@@ -354,14 +357,37 @@ class Session:
             self._warn_of_locations()
         places = {profile.location for profile in self._nodes.alive.values() if profile.location}
         has_news |= self._feed.refresh(places, self._clock.now(), self._time_left())
+        self._learn_late_actuals()
         if not has_news:
             return
         clients = min(size(nodes)[0], nodes)
-        seen = Observation(
-            self._clock.now(), self._nodes.alive.values(), self._recorder.turns, clients, self._feed.known
-        )
+        alive = with_turn(self._nodes.alive.values(), self._turn_seen())
+        seen = Observation(self._clock.now(), alive, self._recorder.turns, clients, self._feed.known)
         if self._replanner.replan(number, seen) and self.progress is not None:
             self.progress.planned(self.state())
+
+    def _turn_seen(self) -> timedelta | None:
+        """Return how long turns take of nodes that do not say, None for a whole round; a change is told."""
+        if (schedule := self._timing.schedule) is None:
+            return None
+        turn, whole = self._recorder.turn_seen(schedule.round_duration), schedule.round_duration
+        if turn is not None and turn != self._turn:
+            self._log.info(
+                f"turns of clients that state no duration are planned as {format_duration(turn)},"
+                f" the longest seen; all of a round, {format_duration(whole)}, was assumed"
+            )
+        self._turn = turn
+        return turn
+
+    def _learn_late_actuals(self) -> None:
+        """Ask for hours of the last round that the source did not have when it closed.
+
+        Providers are hours behind. Whoever looks at a run that is held sees what it emitted as soon as it is
+        known; a plan takes it into account when there is another reason to make one.
+        """
+        if self._recorder.lacks_actuals:
+            self._feed.learn_actual(self._timing.started, self._clock.now(), self._time_left())
+            self._recorder.learn(self._feed.actual)
 
     def _warn_of_locations(self) -> None:
         """Warn of nodes without a location, and of entries of the locations file without a node."""

@@ -85,6 +85,9 @@ class Job:
         is ``corrected``, else 0.8. Default: off.
     corrected : bool
         Whether the run corrects its model for who trains when; "auto" depends on it.
+    rounds_done : int, optional
+        Number of rounds before, by which ``mix_rounds`` counts. Default: as many as the turns done make,
+        which is wrong where clients have joined or left.
 
     Raises
     ------
@@ -111,6 +114,7 @@ class Job:
     mix_rounds: int | None = None
     balance: float | Literal["auto"] | None = None
     corrected: bool = True
+    rounds_done: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("now", "finish_by", "not_before", "grid_from", "target_finish"):
@@ -123,6 +127,8 @@ class Job:
             if self.participation != "equal":
                 raise InputError("mix_rounds", "shares turns out equally", 'leave participation "equal"')
         _check_whole("seed", self.seed, least=0)
+        if self.rounds_done is not None:
+            _check_whole("rounds_done", self.rounds_done, least=0)
         for name, low in (("patience", True), ("max_location_share", False)):
             _check_fraction(name, getattr(self, name), zero_allowed=low)
         for name in ("round_duration", "start_step"):
@@ -237,7 +243,7 @@ class JobRules:
     def job(
         self, fleet: Fleet, now: datetime, finish_by: datetime, rounds: int, clients_per_round: int, *,
         not_before: datetime | None = None, grid_from: datetime | None = None,
-        target_finish: datetime | None = None,
+        target_finish: datetime | None = None, rounds_done: int | None = None,
     ) -> Job:  # fmt: skip
         """Build the job that these rules make of a fleet, its times and its size.
 
@@ -247,8 +253,9 @@ class JobRules:
             If a value is impossible in itself.
         """
         rules = {rule.name: getattr(self, rule.name) for rule in fields(self)}
-        return Job(fleet, now, finish_by, rounds, clients_per_round, not_before=not_before,
-                   grid_from=grid_from, target_finish=target_finish, **rules)  # fmt: skip
+        return Job(fleet, now, finish_by, rounds, clients_per_round,
+                   not_before=not_before, grid_from=grid_from, target_finish=target_finish,
+                   rounds_done=rounds_done, **rules)  # fmt: skip
 
 
 def start_step_us(job: Job, intensity: IntensityTable) -> int:

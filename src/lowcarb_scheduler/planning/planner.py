@@ -437,7 +437,9 @@ def blocks_of(job: Job) -> list[int]:
     size = job.mix_rounds
     if size is None:
         return [job.rounds]
-    done = round(int(job.fleet.turns_done.sum()) / job.clients_per_round)
+    done = job.rounds_done
+    if done is None:
+        done = round(int(job.fleet.turns_done.sum()) / job.clients_per_round)
     first = min(size - done % size, job.rounds)
     rest, odd = divmod(job.rounds - first, size)
     return [first, *[size] * rest, *([odd] if odd else [])]

@@ -299,8 +299,12 @@ class IntensityFeed:
         hours = np.arange(to_us(since), to_us(recent), HOUR_US, dtype=np.int64)
         if not len(hours):
             return recent
-        known = np.isfinite(self.actual.sampled(np.append(hours, hours[-1] + 1), self._askable())).all(axis=1)
-        return recent if known.all() else from_us(hours[int(np.argmin(known))])
+        edges = self.actual.edges_us  # a step, and so a gap, may be shorter than an hour
+        steps = np.union1d(hours, edges[(edges > hours[0]) & (edges < to_us(recent))])
+        known = np.isfinite(self.actual.sampled(np.append(steps, steps[-1] + 1), self._askable())).all(axis=1)
+        if known.all():
+            return recent
+        return from_us(hours[np.searchsorted(hours, steps[int(np.argmin(known))], side="right") - 1])
 
     def _drop_actual(self, actual: str, forecast: str) -> None:
         """Forget actuals of another signal than the forecast's: they are not comparable."""

@@ -126,9 +126,11 @@ def plan_lines(
     labels = plan.provenance
     numbers = "SYNTHETIC numbers, " if labels.synthetic else ""
     assumed = int(fleet.power_assumed.sum())
+    whole = int((fleet.durations_us == 0).sum())
     lines.append(
         f"assumes: {labels.source} forecasts ({numbers}{labels.signal} signal); power assumed for {assumed}"
-        f" of {len(fleet)} clients; energy is power times time where nodes do not measure it"
+        f" of {len(fleet)} clients; turns of {whole} take all of a round until one is seen; energy is power"
+        " times time where nodes do not measure it"
     )
     return lines
 

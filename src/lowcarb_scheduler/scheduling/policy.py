@@ -328,7 +328,7 @@ def at_once(job: Job, log: RunLog) -> Decision:
 
 def job_of(
     rules: JobRules, schedule: Schedule, plan_by: datetime, now: datetime, rounds: int, clients: int,
-    fleet: Fleet,
+    fleet: Fleet, rounds_done: int | None = None,
 ) -> Job:  # fmt: skip
     """Return the job of the rounds that remain; without slack it waits for no slot of the grid."""
     back_to_back = now + rounds * schedule.round_duration
@@ -336,5 +336,5 @@ def job_of(
     return replace(rules, round_duration=schedule.round_duration).job(
         fleet, now, plan_by, rounds, clients,
         grid_from=now if no_slack else schedule.grid_from,
-        target_finish=schedule.target_finish if rules.patience > 0 else None,
+        target_finish=schedule.target_finish if rules.patience > 0 else None, rounds_done=rounds_done,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from lowcarb_scheduler.accounting.emissions import jain_index, known_saving, known_sum, saving
@@ -31,7 +32,7 @@ from lowcarb_scheduler.ledger import iter_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from lowcarb_scheduler.accounting.turns import Profile, TurnReport
     from lowcarb_scheduler.events import Event, Node
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.scheduling.messages import RunLog
 
 Window = tuple["datetime", "datetime"]
+_LEAST_TURN: Final = 0.01  # part of a round: a turn that takes no time would have no place in it
 _MOST_FAILURES: Final = 3  # in a row, after which a node owes no more turns
 
 
@@ -103,6 +105,7 @@ class RunRecorder:
         self._identities: dict[str, Node] = {}  # by former id, nodes of which more became known
         self._evaluation_kwh = 0.0
         self._closed_at: datetime | None = None
+        self._longest_turn = timedelta(0)  # of nodes that do not state theirs
 
     def _append(self, event: Event) -> None:
         self._ledger.append(event)
@@ -115,6 +118,8 @@ class RunRecorder:
                 self._note_better_known(event)
             case RoundOpened():
                 self._fold()  # only now: evaluation may follow the close of a round
+            case NodeDone() if (node := self.nodes.get(event.id)) is not None and node.duration is None:
+                self._longest_turn = max(self._longest_turn, event.duration)
             case RoundClosed():
                 self._closed_at = event.closes_at
             case EvaluatedOnClients():
@@ -162,6 +167,11 @@ class RunRecorder:
     def turns(self) -> dict[str, int]:
         """Turns that count for a node: completed, and credited for the time before it joined."""
         return {key: done + self._credited[key] for key, done in self._record.turns.items()}
+
+    def turn_seen(self, round_duration: timedelta) -> timedelta | None:
+        """Return the longest turn so far of nodes that state none, None if it may take all of a round."""
+        longest = max(self._longest_turn, _LEAST_TURN * round_duration)
+        return longest if self._longest_turn and longest < round_duration else None
 
     def update_nodes(
         self, profiles: Iterable[Profile], better_known: Mapping[str, str] | None = None
@@ -281,6 +291,16 @@ class RunRecorder:
                 realised_g=realised, run_now_g=run_now,
             )
         )  # fmt: skip
+
+    @property
+    def lacks_actuals(self) -> bool:
+        """Whether realised emissions of the round that closed last are still not known."""
+        return not all(worked.figures.are_known for worked in self._record.rounds)
+
+    def learn(self, actual: IntensityTable | None) -> None:
+        """Take note of actual intensity that came after the last round had closed."""
+        for worked in self._record.rounds:
+            worked.learn(actual)
 
     @property
     def is_settled(self) -> bool:

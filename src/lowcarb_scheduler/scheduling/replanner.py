@@ -282,7 +282,9 @@ class Replanner:
             fleet = fleet_of(nodes, seen.turns, length)
             if self._rules.participation == "auto":
                 self._settle_turns(seen.clients, len(fleet))
-            job = job_of(self._rules, schedule, self._planned_by, now, rounds, seen.clients, fleet)
+            job = job_of(
+                self._rules, schedule, self._planned_by, now, rounds, seen.clients, fleet, number - 1
+            )
             self.decision = decide(job, seen.known, previous, self._log)
             if isinstance(job.participation, TurnRange) and not self._announced:
                 equal = replace(job, participation="equal")
