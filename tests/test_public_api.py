@@ -25,7 +25,7 @@ ROOMS = [
     {"scheduling"},
     {"backtest", "flower"},
     {"report"},
-    {"demo", "testing", "doctor"},
+    {"monitor", "demo", "testing", "doctor"},
     {"cli"},
 ]
 PURE = ("planning", "accounting/emissions.py")

@@ -25,12 +25,12 @@ def test_version(capsys):
 def test_help_names_every_command(capsys, arguments):
     answer = run(capsys, *arguments)
     assert answer.code == 0
-    for name in ("demo", "doctor", "forecast", "release", "plan", "report", "status", "tradeoff"):
+    for name in ("demo", "doctor", "forecast", "release", "plan", "report", "runs", "status", "tradeoff"):
         assert name in answer.out
 
 
 @pytest.mark.parametrize(
-    "name", ["demo", "doctor", "forecast", "release", "plan", "report", "status", "tradeoff"]
+    "name", ["demo", "doctor", "forecast", "release", "plan", "report", "runs", "status", "tradeoff"]
 )
 def test_every_command_has_help_and_json(name):
     shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "120", "NO_COLOR": "1"})

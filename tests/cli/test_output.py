@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from lowcarb_scheduler.cli.output import Times
+from lowcarb_scheduler.report.formatting import Times
 from support.cli_files import run, write_forecast, write_job
 
 BERLIN, SYDNEY = Times(ZoneInfo("Europe/Berlin")), Times(ZoneInfo("Australia/Sydney"))

@@ -1,17 +1,25 @@
-"""``lowcarb status`` and ``lowcarb release``, on ledgers cut off where a run may be looked at."""
+"""``lowcarb status``, ``runs`` and ``release``, on ledgers cut off where a run may be looked at."""
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from datetime import timedelta
+from functools import partial
 
 import pytest
+from rich.console import Console
 
 from lowcarb_scheduler.clock import VirtualClock
+from lowcarb_scheduler.documents import to_json
 from lowcarb_scheduler.flower.waiting import REQUEST_FILE, pop_release_request
-from lowcarb_scheduler.ledger import Ledger
+from lowcarb_scheduler.ledger import Ledger, read_ledger
 from support import cli_files
+from support.apps import WorkingGrid
+from support.clocks import Machine
 from support.report_ledger import START, at, event, run_events, write_ledger
+from support.runs import RUN, run_curve
 
 HOLD = {"until": at(2), "reason": "its clients' grids are cleaner then", "seconds": 3600.0}
 
@@ -74,11 +82,174 @@ def test_a_hold_says_until_when_why_and_what_it_saves(capsys, written):
     assert (document["held_g"], document["at_once_g"], document["saves_g"]) == (300.0, 500.0, 200.0)
     shown = run(capsys, "status", run_dir / "ledger.jsonl").out
     assert shown.startswith("Run 7: holding round 2\n")
-    facts = dict(line.split("  ", 1) for line in shown.splitlines()[1:])
+    head = shown.partition("\n\n")[0].splitlines()[1:]  # the strip of hours and the rounds follow
+    facts = dict(line.split("  ", 1) for line in head)
     assert facts["next opening"].strip() == "2026-03-02 02:00 UTC, in 30 min"
     assert facts["waiting saves"].strip() == "200 g of 500 g CO2eq in this round"
     assert facts["planned finish"].strip() == "2026-03-02 04:00 UTC, 2 h before the deadline"
     assert facts["process"].strip() == "alive"
+
+
+def test_the_document_has_what_the_view_shows(capsys, written):
+    document = run(capsys, "status", written("hold_started"), "--json").document
+    assert document["saved"] == {"rounds": 1, "realised_g": 572.0, "run_now_g": 572.0, "saving": 0.0}
+    assert document["plan"] == {
+        "round": 1, "emissions_g": 1200.0, "run_now_emissions_g": 1500.0, "saving": 0.2,
+    }  # fmt: skip
+    assert [(each["round"], each["opens_at"]) for each in document["upcoming"]] == [(2, at(2)), (3, at(3))]
+    assert document["to_come_g"] == 1200.0 - 400.0
+    # Two rounds of an hour are left, 4.5 hours before the deadline.
+    assert document["slack_s"] == 2.5 * 3600
+    forecast = document["forecast"]
+    assert (forecast["source"], forecast["signal"], forecast["synthetic"]) == ("traces", "average", False)
+    assert forecast["locations"]["FR"][0] == {"time": at(0), "g_per_kwh": 60.0}
+    assert document["events"][-1] == {"at": at(2), "event": "hold_started"}
+
+
+def test_a_document_of_a_run_that_is_over_has_no_plan_to_come(capsys, written):
+    document = run(capsys, "status", written("run_finished", alive=False), "--json").document
+    assert (document["upcoming"], document["slack_s"]) == ([], None)
+    assert document["saved"]["rounds"] == 3
+
+
+class Watched(VirtualClock):
+    """A clock that does something in each sleep."""
+
+    def __init__(self, *acts):
+        super().__init__(START + timedelta(hours=1, minutes=30))
+        self.acts = list(acts)
+
+    def sleep_until(self, when):
+        super().sleep_until(when)
+        self.acts.pop(0)()
+
+
+def terminal(width=80, height=60):
+    return Console(file=io.StringIO(), force_terminal=True, width=width, height=height, color_system=None,
+                   legacy_windows=False)  # fmt: skip
+
+
+def watch(capsys, run_dir, *acts):
+    """Watch a run on a terminal; return the exit code, the pages, and how many acts were left."""
+    screen, clock = terminal(), Watched(*acts)
+    answer = cli_files.run(capsys, "status", run_dir, "--watch", "--utc", clock=clock, console=lambda: screen)
+    pages = re.split("(?=Run 7)", screen.file.getvalue())[1:]
+    assert not answer.err
+    return answer.code, pages, len(clock.acts)
+
+
+def test_watch_follows_the_run_and_ends_with_it(capsys, written):
+    run_dir = written("hold_started")
+    whole = [to_json(each) + "\n" for each in run_events()]
+    ledger = run_dir / "ledger.jsonl"
+    (opened,) = [line for line in whole if '"round_opened"' in line and '"round": 2' in line]
+    last = whole[-1]
+
+    def append(text):
+        with ledger.open("a", encoding="utf-8") as file:
+            file.write(text)
+
+    acts = [lambda: None, *(partial(append, text) for text in (opened[:40], opened[40:], last))]
+    code, pages, left = watch(capsys, run_dir, *acts)
+    assert (code, left) == (0, 0)
+    assert [page.splitlines()[0] for page in pages[:5]] == [
+        "Run 7: holding round 2", "Run 7: holding round 2", "Run 7: holding round 2",  # a torn line is none
+        "Run 7: training round 2", "Run 7: completed",
+    ]  # fmt: skip
+    assert "in 30 min" in pages[0]
+    assert "in 29 min 59 s" in pages[1]  # the countdown needs no news in the ledger
+
+
+def test_watch_reads_the_ledger_only_when_it_has_grown(capsys, written, monkeypatch):
+    run_dir, read = written("hold_started"), []
+    monkeypatch.setattr(
+        "lowcarb_scheduler.monitor.state.read_ledger",
+        lambda folder: read.append(folder) or read_ledger(folder),
+    )
+
+    def stop():
+        raise KeyboardInterrupt
+
+    assert watch(capsys, run_dir, lambda: None, lambda: None, stop)[0] == 0
+    assert len(read) == 1
+
+
+def test_watch_ends_when_the_process_is_killed(capsys, tmp_path):
+    events = [each for each in run_events() if each["at"] < START + timedelta(hours=1)]
+    run_dir = write_ledger(tmp_path / "run", events)
+    ledger = Ledger(run_dir, VirtualClock(START), goes_on=True)
+    code, pages, _ = watch(capsys, run_dir, ledger.close)
+    assert code == 0
+    assert [page.split("\n")[0].strip() for page in pages[:2]] == ["Run 7: training round 1", "Run 7: gone"]
+
+
+def test_watch_in_a_pipe_prints_once_and_json_is_refused(capsys, written):
+    run_dir = written("hold_started")
+    assert run(capsys, "status", run_dir, "--watch").out == run(capsys, "status", run_dir).out
+    answer = run(capsys, "status", run_dir, "--watch", "--json")
+    assert (answer.code, "--watch" in answer.document["error"]["message"]) == (2, True)
+
+
+def test_a_run_shows_itself_while_it_is_held(capsys, midnight):
+    """A real run, which is looked at an hour into its hold."""
+    hour, machine, seen = timedelta(hours=1), Machine(midnight), []
+
+    def look():
+        seen.append(cli_files.run(capsys, "status", RUN, "--utc", clock=machine).out)
+
+    machine.at = [(midnight + hour, look), (midnight + 7.5 * hour, look)]
+    run_curve(WorkingGrid(), machine, rounds=3)  # clean from six to ten
+    held, training = seen
+    assert held.splitlines()[0].endswith(": holding round 1")
+    assert "next opening    2026-03-02 06:00 UTC, in 5 h\n" in held
+    assert "saved so far    no round is done yet\n" in held
+    assert "plan expects    to save 2.40 kg of 3.00 kg CO2eq (80.0 %) in rounds 1 to 3\n" in held
+    assert "slack left      1 d 20 h\n" in held
+    assert "process         alive\n" in held
+    assert "opens  " + 15 * " " + "1  2  3\n" in held  # the fifth hour from now on, three columns each
+    assert "unknown" not in held
+    assert training.splitlines()[0].endswith(": training round 2")
+    # The nodes work for milliseconds, and say so.
+    assert re.search(r"^saved so far    0\.\d+ g of 0\.\d+ g CO2eq \(80\.0 %\)$", training, re.MULTILINE)
+
+
+def test_status_without_a_folder_is_of_the_newest_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = run(capsys, "status")
+    assert (answer.code, "there is no run in runs/" in answer.line) == (2, True)
+    for name, hours in {"b": 5, "a": 9, "c": 1}.items():
+        events = run_events()
+        events[0] |= {"at": START + timedelta(hours=hours), "run_id": name}
+        write_ledger(tmp_path / "runs" / name, events)
+    (tmp_path / "runs" / "empty").mkdir()
+    (tmp_path / "runs" / "empty" / "ledger.jsonl").touch()  # a run that is just beginning
+    assert run(capsys, "status").out.startswith("Run a: completed\n")
+
+
+def test_runs_lists_the_newest_first(capsys, written):
+    folder = written("hold_started").parent
+    ended = run_events()
+    ended[0] |= {"at": START - timedelta(days=1)}
+    write_ledger(folder / "ended", ended)
+    write_ledger(folder / "broken", [])
+    answer = run(capsys, "runs", folder, "--utc")
+    assert answer.code == 0
+    assert [line.split("  ")[0] for line in answer.out.splitlines()] == ["run", "run", "ended", "broken"]
+    held, done, broken = answer.out.splitlines()[1:]
+    assert "holding     1 of 3  2026-03-02 02:00 UTC, in 30 min  0 g CO2eq (0.0 %)" in held
+    assert "completed" in done
+    assert "unreadable" in broken
+    found = run(capsys, "runs", folder, "--json").document["runs"]
+    assert [(each["state"], each["rounds_done"], each["opens_at"]) for each in found] == [
+        ("holding", 1, at(2)), ("completed", 3, None), ("unreadable", None, None),
+    ]  # fmt: skip
+
+
+def test_runs_of_a_folder_that_is_none_is_exit_2_and_of_an_empty_one_a_line(capsys, tmp_path):
+    assert run(capsys, "runs", tmp_path).out == f"there is no run in {tmp_path}/\n"
+    assert run(capsys, "runs", tmp_path, "--json").document["runs"] == []
+    answer = run(capsys, "runs", tmp_path / "missing")
+    assert (answer.code, answer.line.startswith("lowcarb: FOLDER: ")) == (2, True)
 
 
 def test_a_run_that_waits_for_nodes_says_so(capsys, written):

@@ -116,7 +116,10 @@ def test_the_tutorial_prints_what_it_shows(monkeypatch, tmp_path, capsys):
         assert same(step.shown, printed), "\n".join([step.command, *printed, f"to mend it: {mend}"])
     capsys.readouterr()
     assert main(["status", "runs/first", "--json"]) == 0
-    assert_documented("status", capsys.readouterr().out)
+    # The run has ended, and no round is to come.
+    assert_documented("status", capsys.readouterr().out, but={"closes_at"})
+    assert main(["runs", "--json"]) == 0
+    assert_documented("runs", capsys.readouterr().out)
     assert main(["report", "runs/first", "--json"]) == 0
     assert_documented("report", capsys.readouterr().out, but={"lacking", "learned"})  # with --refresh
 

@@ -43,7 +43,8 @@ COMMANDS: Final = {
     "plan": Entry("plan", "Plan when each round opens and which clients train in it."),
     "tradeoff": Entry("tradeoff", "Show how emissions fall when a job may finish later."),
     "backtest": Entry("backtest", "Compare planning methods on historical carbon intensity."),
-    "status": Entry("status", "Show a run's progress, its next opening and the reason."),
+    "runs": Entry("status", "List runs: state, progress, next opening, saved so far."),
+    "status": Entry("status", "Show a run's progress, next opening, plan, forecast, saving."),
     "release": Entry("status", "Open the held round now; later rounds follow the plan."),
     # The former name of release.
     "open-now": Entry("status", "Open the held round now; later rounds follow the plan.", hidden=True),

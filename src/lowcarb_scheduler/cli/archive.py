@@ -13,7 +13,7 @@ import numpy as np
 import typer
 
 from lowcarb_scheduler.cli import options, output
-from lowcarb_scheduler.cli.output import Column, Times, Utc, right
+from lowcarb_scheduler.cli.output import Column, Utc, right
 from lowcarb_scheduler.cli.runtime import Runtime
 from lowcarb_scheduler.clock import HOUR_US, from_us
 from lowcarb_scheduler.errors import InputError, one_line, unknown_name
@@ -27,6 +27,7 @@ from lowcarb_scheduler.forecasts.sources.importers import Download, Factor, read
 from lowcarb_scheduler.forecasts.sources.traces import TraceWriter
 from lowcarb_scheduler.intensity import IntensityTable, Provenance, Signal
 from lowcarb_scheduler.report import formatting
+from lowcarb_scheduler.report.formatting import Times
 from lowcarb_scheduler.settings import Settings
 
 if TYPE_CHECKING:

@@ -13,13 +13,14 @@ import typer
 
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.inputs import FORECAST_SHARE, Past, past_of, remarks
-from lowcarb_scheduler.cli.output import Column, Times, Utc, right
+from lowcarb_scheduler.cli.output import Column, Utc, right
 from lowcarb_scheduler.cli.runtime import Runtime
 from lowcarb_scheduler.clock import HOUR_US, format_duration, from_us, parse_deadline, parse_duration, to_us
 from lowcarb_scheduler.errors import ForecastUnavailableError, InputError, LowcarbError, one_line
 from lowcarb_scheduler.forecasts.bias_correction import ORIGINS, Expectation, expect
 from lowcarb_scheduler.forecasts.window import Window, cleanest_windows
 from lowcarb_scheduler.report import formatting
+from lowcarb_scheduler.report.formatting import Times
 from lowcarb_scheduler.settings import Settings
 
 if TYPE_CHECKING:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
@@ -18,7 +16,6 @@ import typer
 
 from lowcarb_scheduler.documents import SCHEMA_VERSION, to_json
 from lowcarb_scheduler.errors import one_line
-from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod
@@ -139,13 +136,9 @@ def _print(screen: Console, table: Table) -> None:
     screen.out("\n".join(lines), highlight=False)
 
 
-# -- Times in the user's zone, or in UTC on request ---------------------------------------------------------
-# JSON documents, ledgers, errors and charts always use UTC and label it. Here the zone is shown once: after a
-# single time, or in the head of a column. If the clocks change within a column, each time has its own zone.
-
+# -- Times in UTC on request -------------------------------------------------------------------------------
 
 VARIABLE: Final = "LOWCARB_UTC"
-_NEAR: Final = timedelta(days=6)  # within a week a weekday is unique
 
 Utc = Annotated[
     bool,
@@ -153,53 +146,3 @@ Utc = Annotated[
         "--utc", envvar=VARIABLE, show_envvar=False, help=f"Show times in UTC, not your zone [{VARIABLE}]."
     ),
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Times:
-    """Writer of times in one zone.
-
-    Parameters
-    ----------
-    zone : tzinfo, optional
-        The zone; by default that of this machine or of the variable TZ.
-    """
-
-    zone: tzinfo | None = None
-
-    @classmethod
-    def of(cls, utc: bool) -> Times:
-        """Build the writer from the option ``--utc``."""
-        return cls(UTC if utc else None)
-
-    def local(self, when: datetime) -> datetime:
-        """Return an aware time in the zone."""
-        return when.astimezone(self.zone)
-
-    def instant(self, when: datetime | None) -> str:
-        """Write a single time with its zone, for example ``2026-01-31 19:00 CET``."""
-        if when is None:
-            return formatting.UNKNOWN
-        return f"{formatting.to_minute(self.local(when))} {self.name(when)}"
-
-    def name(self, when: datetime) -> str:
-        """Return the name of the zone at a time, for example ``CEST``."""
-        name = self.local(when).tzname() or "UTC"
-        return f"UTC{name}" if name[0] in "+-" else name  # many zones have only a number, such as +03
-
-    def names(self, start: datetime, end: datetime) -> str:
-        """Return the names of the zone in a period: ``CET``, or ``CET, then CEST``."""
-        return ", then ".join(dict.fromkeys((self.name(start), self.name(end))))
-
-    def column(self, title: str, times: Sequence[datetime | None]) -> tuple[str, list[str]]:
-        """Return the head of a column with its zone, and the times below; None becomes empty."""
-        names = {self.name(when) for when in times if when is not None}
-        if len(names) > 1:
-            return title, ["" if when is None else self.instant(when) for when in times]
-        head = f"{title} ({names.pop()})" if names else title
-        return head, ["" if when is None else formatting.to_minute(self.local(when)) for when in times]
-
-    def weekday(self, when: datetime, now: datetime) -> str:
-        """Write a near time with its weekday, for example ``Thu 11:00``, else as ``9 Mar 11:00``."""
-        here = self.local(when)
-        return f"{here:%a %H:%M}" if abs(when - now) < _NEAR else f"{here.day} {here:%b %H:%M}"

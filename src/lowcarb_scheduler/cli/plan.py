@@ -9,9 +9,10 @@ import typer
 from lowcarb_scheduler.accounting.emissions import jain_index
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
-from lowcarb_scheduler.cli.output import Times, Utc, right
+from lowcarb_scheduler.cli.output import Utc, right
 from lowcarb_scheduler.cli.runtime import Runtime
 from lowcarb_scheduler.report import formatting
+from lowcarb_scheduler.report.formatting import Times
 
 if TYPE_CHECKING:
     from rich.console import Console

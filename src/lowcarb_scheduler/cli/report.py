@@ -11,7 +11,7 @@ from lowcarb_scheduler.accounting import emissions
 from lowcarb_scheduler.accounting import refresh as refreshing
 from lowcarb_scheduler.accounting.replay import Record
 from lowcarb_scheduler.cli import options, output
-from lowcarb_scheduler.cli.output import Times, Utc, right
+from lowcarb_scheduler.cli.output import Utc, right
 from lowcarb_scheduler.cli.runtime import Runtime
 from lowcarb_scheduler.cli.status import RunDir, folder_of
 from lowcarb_scheduler.errors import InputError, LowcarbError
@@ -19,6 +19,7 @@ from lowcarb_scheduler.forecasts import registry
 from lowcarb_scheduler.forecasts.sources.traces import Traces as TraceFile
 from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.report import formatting
+from lowcarb_scheduler.report.formatting import Times
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

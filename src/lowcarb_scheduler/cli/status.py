@@ -1,43 +1,75 @@
-"""``lowcarb status`` and ``lowcarb release``: state of a run, read from its ledger, and the end of a hold."""
+"""``lowcarb status``, ``runs`` and ``release``: runs as their ledgers show them, and the end of a hold."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import locale
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from lowcarb_scheduler.accounting.replay import Record
 from lowcarb_scheduler.cli import options, output
-from lowcarb_scheduler.cli.output import Times, Utc
+from lowcarb_scheduler.cli.output import Column, Utc
 from lowcarb_scheduler.cli.runtime import Runtime
 from lowcarb_scheduler.clock import format_duration
-from lowcarb_scheduler.errors import NothingHeldError
-from lowcarb_scheduler.events import Degraded, HoldStarted
+from lowcarb_scheduler.errors import InputError, NothingHeldError
 from lowcarb_scheduler.flower.waiting import request_release
-from lowcarb_scheduler.ledger import FILE_NAME, is_in_use, read_ledger
+from lowcarb_scheduler.ledger import FILE_NAME, is_in_use
+from lowcarb_scheduler.monitor.listing import list_runs, newest_run
+from lowcarb_scheduler.monitor.state import GONE, HOLDING, TRAINING, RunState
 from lowcarb_scheduler.report import formatting
+from lowcarb_scheduler.report.formatting import Times
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
     from datetime import datetime
 
     from rich.console import Console
 
+    from lowcarb_scheduler.monitor.listing import RunSummary
+    from lowcarb_scheduler.monitor.view import Look, RunView
+
 app = typer.Typer()
+RUNS: Final = Path("runs")  # where run-dir is by default
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder with the run's ledger.jsonl.")]
+_NEWEST: Final = "Folder with the run's ledger.jsonl. Default: the newest run in runs/."
+Newest = Annotated[Path | None, typer.Argument(metavar="[RUN_DIR]", help=_NEWEST, show_default=False)]
+_EVERY: Final = timedelta(seconds=1)  # the countdown shows seconds in its last minute
 
 
-@options.command(app, "status", "lowcarb status runs/demo", "lowcarb status runs/demo --utc --json")
-def command(context: typer.Context, run_dir: RunDir, utc: Utc = False, as_json: options.Json = False) -> None:
-    """Show a run's progress, its next opening and the reason."""
-    run = RunState.read(folder_of(run_dir))
+@options.command(
+    app, "status", "lowcarb status", "lowcarb status --watch", "lowcarb status runs/demo --utc --json"
+)
+def command(
+    context: typer.Context,
+    run_dir: Newest = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until the run ends, or Ctrl-C.")] = False,
+    utc: Utc = False,
+    as_json: options.Json = False,
+) -> None:
+    """Show a run's progress, next opening, plan, forecast, saving."""
+    if watch and as_json:
+        raise InputError("--watch", "prints more than once, and --json one document", "leave one of them out")
+    runtime = context.ensure_object(Runtime)
+    run_dir = newest_run(RUNS) if run_dir is None else run_dir
+    folder, times = folder_of(run_dir), Times.of(utc)
     if as_json:
-        output.write_document(_document(run_dir, run))
-    else:
-        runtime = context.ensure_object(Runtime)
-        _show(runtime.console(), run, runtime.clock.now(), Times.of(utc))
+        output.write_document(_document(run_dir, RunState.read(folder), runtime.clock.now()))
+        return
+    screen = runtime.console()
+    views = _views(folder, runtime, times, _look(screen))
+    if not watch or not screen.is_terminal:
+        screen.print(next(views))
+        return
+    from rich.live import Live
+
+    page = Live(console=screen, auto_refresh=False, vertical_overflow="crop")
+    with suppress(KeyboardInterrupt), page:
+        for view in views:
+            page.update(view, refresh=True)
 
 
 def folder_of(run_dir: Path) -> Path:
@@ -45,164 +77,109 @@ def folder_of(run_dir: Path) -> Path:
     return run_dir.parent if run_dir.name == FILE_NAME else run_dir
 
 
-def _document(run_dir: Path, run: RunState) -> dict[str, object]:
-    state = {each.name: getattr(run, each.name) for each in fields(run) if each.name != "is_virtual"}
-    # Who reads the document needs no more of these events.
-    state["degraded"] = [{key: getattr(each, key) for key in ("at", "what", "why")} for each in run.degraded]
-    return {"run_dir": str(run_dir), **state}
+def _views(folder: Path, runtime: Runtime, times: Times, look: Look) -> Iterator[RunView]:
+    """Yield a view at once and after each pause, until the run is over."""
+    from lowcarb_scheduler.monitor.view import RunView
+
+    ledger, run, seen = folder / FILE_NAME, None, None
+    while True:
+        # Before the reading: lines that come meanwhile are read the next time. A process that is killed
+        # leaves no line, so its lock is looked at, too.
+        found = ledger.stat().st_size if ledger.is_file() else None, is_in_use(folder)
+        if run is None or found != seen:
+            run, seen = RunState.read(folder), found
+        now = runtime.clock.now()
+        yield RunView(run, now, times, look)
+        if run.is_over:
+            return
+        runtime.clock.sleep_until(now + _EVERY)
 
 
-def _show(screen: Console, run: RunState, now: datetime, times: Times) -> None:
-    # In other states the number means the next round, which the opening time below describes.
-    which = f" round {run.round}" if run.state in ("holding", "training") else ""
-    output.print_title(screen, f"Run {run.run_id}: {run.state}{which}")
-    facts = [("rounds done", f"{run.rounds_done} of {run.rounds}")]
-    # A process that is gone opens nothing, whatever its last plan was.
-    if run.opens_at is not None and run.state != "gone":
-        opens = times.instant(run.opens_at)
-        # A virtual clock jumps to the opening: a countdown would be meaningless.
-        if run.opens_at > now and not run.is_virtual:
-            opens += f", in {format_duration(run.opens_at - now)}"
-        facts.append(("opened" if run.state == "training" else "next opening", opens))
-    if run.why is not None:
-        facts.append(("why", run.why))
-    if run.saves_g is not None:
-        saved = f"{formatting.mass(run.saves_g)} of {formatting.mass(run.at_once_g)} CO2eq in this round"
-        facts.append(("waiting saves", saved))
-    if run.finish is not None:
-        facts.append(("finish" if run.round is None else "planned finish", _finish(run, times)))
-    facts.append(("process", _process(run)))
-    facts.append(("last event", times.instant(run.last_event_at)))
-    if run.degraded:
-        last = run.degraded[-1]
-        times_degraded = formatting.counted(len(run.degraded), "time")
-        facts.append(("degraded", f"{times_degraded}, last: {last.what}: {last.why}"))
-    output.print_facts(screen, facts)
+def _look(screen: Console) -> Look:
+    """Return the signs that a terminal can show; in a pipe, those of a terminal without colours."""
+    from lowcarb_scheduler.monitor.view import ASCII, COLOUR, PLAIN
+
+    # The stream itself always writes UTF-8; the locale says what the terminal reads.
+    if screen.is_dumb_terminal or "utf" not in locale.getencoding().lower():
+        return ASCII
+    return COLOUR if screen.color_system and not screen.no_color else PLAIN
 
 
-def _finish(run: RunState, times: Times) -> str:
-    assert run.finish is not None  # the caller checks it
-    text = times.instant(run.finish)
-    if run.finish_by is None:
-        return text
-    side = "after" if run.late else "before"
-    return f"{text}, {format_duration(abs(run.finish_by - run.finish))} {side} the deadline"
+_FIELDS: Final = ("run_id", "state", "alive", "round", "rounds", "rounds_done", "opens_at", "why", "held_g",
+                  "at_once_g", "saves_g", "finish", "finish_by", "late", "last_event_at")  # fmt: skip
 
 
-def _process(run: RunState) -> str:
-    if run.state == "gone":
-        return "ended without closing its ledger; start it again with this run-dir to resume"
-    return {True: "alive", False: "ended", None: "unknown: this file system has no locks"}[run.alive]
+def _document(run_dir: Path, run: RunState, now: datetime) -> dict[str, object]:
+    saved, plan = run.saved, run.plan
+    forecast = run.forecast and {
+        "generated_at": run.forecast.generated_at, **run.forecast.intensity.provenance.to_dict(),
+        "locations": run.forecast.intensity.to_points(),
+    }  # fmt: skip
+    return {
+        "run_dir": str(run_dir),
+        **{name: getattr(run, name) for name in _FIELDS},
+        # Who reads the document needs no more of these events.
+        "degraded": [{key: getattr(each, key) for key in ("at", "what", "why")} for each in run.degraded],
+        "saved": saved and {"rounds": saved.rounds, "realised_g": saved.realised_g,
+                            "run_now_g": saved.run_now_g, "saving": saved.saving},
+        "plan": plan and {"round": plan.round, "emissions_g": plan.emissions_g,
+                          "run_now_emissions_g": plan.run_now_emissions_g, "saving": plan.saving},
+        "to_come_g": run.to_come_g,
+        "upcoming": [window.to_record() for window in run.upcoming],
+        "slack_s": run.slack(now),
+        "forecast": forecast,
+        "events": [{"at": each.at, "event": each.name} for each in run.events],
+    }  # fmt: skip
 
 
-# -- State of a run ----------------------------------------------------------------------------------------
+# -- lowcarb runs ------------------------------------------------------------------------------------------
 
-HOLDING = "holding"
-AWAITING = "waiting for nodes"
-GONE = "gone"
+_FOLDER: Final = "Folder with a folder for each run."
 
 
-@dataclass(frozen=True, slots=True)
-class RunState:
-    """State of a run, derived from the events of its ledger: the JSON document, but for ``is_virtual``.
+@options.command(app, "runs", "lowcarb runs", "lowcarb runs /var/lib/lowcarb --json")
+def runs(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help=_FOLDER)] = RUNS,
+    utc: Utc = False,
+    as_json: options.Json = False,
+) -> None:
+    """List runs: state, progress, next opening, saved so far."""
+    found = list_runs(folder)
+    if as_json:
+        output.write_document({"runs": [{**asdict(run), "run_dir": str(run.run_dir)} for run in found]})
+        return
+    runtime = context.ensure_object(Runtime)
+    screen, now, times = runtime.console(), runtime.clock.now(), Times.of(utc)
+    if not found:
+        output.print_line(screen, f"there is no run in {folder}/")
+        return
+    columns = ("run", Column("state"), Column("rounds", whole=True), "next opening", "saved so far")
+    rows = [
+        (run.run_dir.name, run.state, _progress(run), _opening(run, now, times), run.problem or _saved(run))
+        for run in found
+    ]
+    output.print_table(screen, columns, rows)
 
-    Parameters
-    ----------
-    run_id : str
-        Flower's id of the run.
-    state : str
-        ``preparing``, ``waiting for nodes``, ``holding``, ``training``, ``gone`` (its process ended without
-        closing the ledger), or the outcome: ``completed``, ``stopped``, ``failed`` or ``out of time``.
-    alive : bool or None
-        Whether its process locks the ledger; None where the file system has no locks.
-    round : int or None
-        The round that is held, trains, or opens next.
-    rounds, rounds_done : int
-        Number of all rounds, and of finished rounds.
-    opens_at : datetime or None
-        Opening time of that round.
-    why : str or None
-        Reason of the hold, or the nodes it waits for.
-    held_g, at_once_g, saves_g : float or None
-        Planned emissions of the held round, its emissions if it had opened at once, and the difference
-        [gCO2eq].
-    finish : datetime or None
-        Planned or actual end of the last round.
-    finish_by : datetime or None
-        The deadline.
-    late : bool or None
-        True if the last round ends after the deadline; None where one of the times is unknown.
-    degraded : sequence of Degraded
-        Problems so far.
-    last_event_at : datetime
-        Time of the last event.
-    is_virtual : bool
-        Whether the run uses a virtual clock.
-    """
 
-    run_id: str
-    state: str
-    alive: bool | None
-    round: int | None
-    rounds: int
-    rounds_done: int
-    opens_at: datetime | None
-    why: str | None
-    held_g: float | None
-    at_once_g: float | None
-    saves_g: float | None
-    finish: datetime | None
-    finish_by: datetime | None
-    late: bool | None
-    degraded: Sequence[Degraded]
-    last_event_at: datetime
-    is_virtual: bool
+def _progress(run: RunSummary) -> str:
+    return "" if run.rounds is None else f"{run.rounds_done} of {run.rounds}"
 
-    @classmethod
-    def read(cls, run_dir: Path) -> RunState:
-        """Read the ledger of a run.
 
-        Raises
-        ------
-        InputError
-            If the ledger is missing, or a line of it is not an event.
-        """
-        record, is_alive = Record.of(read_ledger(run_dir)), is_in_use(run_dir)
-        ended, plan, waiting = record.finished, record.plan, record.waiting
-        # A killed process cannot write run_finished, but the lock on its ledger is gone.
-        state = GONE if ended is None and is_alive is False else record.activity
-        held = waiting if isinstance(waiting, HoldStarted) else None
-        opened = record.current.opened if record.is_open and record.current else None
-        # The number and not the count: a resumed run keeps the numbers of its first part.
-        done = record.rounds[-1].number if record.rounds else 0
-        # Without an open or held round the next one counts, whose window the last plan has.
-        current = opened or held
-        number = current.round if current else done + 1 if ended is None else None
-        planned = {window.round: window.opens_at for window in plan.windows} if plan else {}
-        held_g, at_once_g = (held.planned_g, held.at_once_g) if held else (None, None)
-        finish = ended.finish if ended else plan.finish if plan else None
-        finish_by = ended.finish_by if ended else plan.finish_by if plan else record.started.finish_by
-        opens_at = held.until if held else opened.opened_at if opened else planned.get(number or 0)
-        return cls(
-            run_id=str(record.started.run_id),
-            state=state,
-            alive=False if ended else is_alive,
-            round=number,
-            rounds=record.started.rounds,
-            rounds_done=done,
-            opens_at=opens_at,
-            # A reason of an earlier wait would be misleading once the round has opened.
-            why=waiting.reason if waiting and (held or state == AWAITING) else None,
-            held_g=held_g,
-            at_once_g=at_once_g,
-            saves_g=None if held_g is None or at_once_g is None else at_once_g - held_g,
-            finish=finish,
-            finish_by=finish_by,
-            late=None if finish is None or finish_by is None else finish > finish_by,
-            degraded=[event for event in record.incidents if isinstance(event, Degraded)],
-            last_event_at=record.last_at,
-            is_virtual=record.started.clock == "virtual",
-        )
+def _opening(run: RunSummary, now: datetime, times: Times) -> str:
+    # Of a round that trains it is the opening that was.
+    if run.opens_at is None or run.state == TRAINING:
+        return ""
+    opens = times.instant(run.opens_at)
+    # A virtual clock jumps to the opening: a countdown would be meaningless.
+    is_counted = run.opens_at > now and not run.is_virtual
+    return f"{opens}, in {format_duration(run.opens_at - now)}" if is_counted else opens
+
+
+def _saved(run: RunSummary) -> str:
+    if run.saved_g is None:
+        return formatting.UNKNOWN if run.rounds_done else ""
+    return f"{formatting.mass(run.saved_g)} CO2eq ({formatting.percent(run.saving)})"
 
 
 # -- lowcarb release ---------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import typer
 
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
-from lowcarb_scheduler.cli.output import Column, Times, Utc, right
+from lowcarb_scheduler.cli.output import Column, Utc, right
 from lowcarb_scheduler.cli.runtime import Runtime
 from lowcarb_scheduler.errors import InputError, SavingUnreachableError
 from lowcarb_scheduler.planning.pareto import (
@@ -22,6 +22,7 @@ from lowcarb_scheduler.planning.pareto import (
     tradeoff,
 )
 from lowcarb_scheduler.report import formatting
+from lowcarb_scheduler.report.formatting import Times
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

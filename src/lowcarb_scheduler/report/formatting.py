@@ -6,13 +6,15 @@ An unknown number is written as ``unknown``, never as zero.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Final
 
 from lowcarb_scheduler.clock import to_utc
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
+    from datetime import datetime, tzinfo
 
     from lowcarb_scheduler.intensity import Provenance
     from lowcarb_scheduler.planning.job import Job
@@ -21,6 +23,7 @@ UNKNOWN: Final = "unknown"
 # A unit applies from 0.9995 of it on: 999.6 g rounds to 1.00 kg, not to 1,000 g.
 _MASSES: Final = ((1e6, "t"), (1e3, "kg"), (1.0, "g"))
 _NO_MASS_G: Final = 1e-9
+_NEAR: Final = timedelta(days=6)  # within a week a weekday is unique
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _SIGNALS: Final = {
     "average": "average grid intensity",
@@ -133,3 +136,58 @@ def sparkline(values: Sequence[float]) -> str:
         _SPARKS[round(top * (value - low) / span) if span else 0] if math.isfinite(value) else "·"
         for value in values
     )
+
+
+# -- Times in the user's zone, or in UTC on request ---------------------------------------------------------
+# JSON documents, ledgers, errors and charts always use UTC and label it. Here the zone is shown once: after a
+# single time, or in the head of a column. If the clocks change within a column, each time has its own zone.
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Writer of times in one zone.
+
+    Parameters
+    ----------
+    zone : tzinfo, optional
+        The zone; by default that of this machine or of the variable TZ.
+    """
+
+    zone: tzinfo | None = None
+
+    @classmethod
+    def of(cls, utc: bool) -> Times:
+        """Build the writer from the option ``--utc``."""
+        return cls(UTC if utc else None)
+
+    def local(self, when: datetime) -> datetime:
+        """Return an aware time in the zone."""
+        return when.astimezone(self.zone)
+
+    def instant(self, when: datetime | None) -> str:
+        """Write a single time with its zone, for example ``2026-01-31 19:00 CET``."""
+        if when is None:
+            return UNKNOWN
+        return f"{to_minute(self.local(when))} {self.name(when)}"
+
+    def name(self, when: datetime) -> str:
+        """Return the name of the zone at a time, for example ``CEST``."""
+        name = self.local(when).tzname() or "UTC"
+        return f"UTC{name}" if name[0] in "+-" else name  # many zones have only a number, such as +03
+
+    def names(self, start: datetime, end: datetime) -> str:
+        """Return the names of the zone in a period: ``CET``, or ``CET, then CEST``."""
+        return ", then ".join(dict.fromkeys((self.name(start), self.name(end))))
+
+    def column(self, title: str, times: Sequence[datetime | None]) -> tuple[str, list[str]]:
+        """Return the head of a column with its zone, and the times below; None becomes empty."""
+        names = {self.name(when) for when in times if when is not None}
+        if len(names) > 1:
+            return title, ["" if when is None else self.instant(when) for when in times]
+        head = f"{title} ({names.pop()})" if names else title
+        return head, ["" if when is None else to_minute(self.local(when)) for when in times]
+
+    def weekday(self, when: datetime, now: datetime) -> str:
+        """Write a near time with its weekday, for example ``Thu 11:00``, else as ``9 Mar 11:00``."""
+        here = self.local(when)
+        return f"{here:%a %H:%M}" if abs(when - now) < _NEAR else f"{here.day} {here:%b %H:%M}"

@@ -1,0 +1,1 @@
+"""View of runs while they go on, read from their ledgers alone."""
