@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from lowcarb_scheduler._version import __version__
-from lowcarb_scheduler.accounting.turns import TurnReport, node_of, with_turn
+from lowcarb_scheduler.accounting.turns import TurnReport, node_of
 from lowcarb_scheduler.clock import VirtualClock, format_duration, from_us, real_clock
 from lowcarb_scheduler.errors import PlanInfeasibleError
 from lowcarb_scheduler.events import EvaluatedOnServer, RunResumed, RunStarted
@@ -125,7 +125,7 @@ class Session:
         self._evaluation_began = started
         self._last: tuple[datetime, timedelta] | None = None  # opening and planned length of a round
         self._ready: tuple[int, datetime] | None = None  # a round, and since when it could have opened
-        self._turn: timedelta | None = None  # as planned, of nodes that state none; None is a whole round
+        self._turn: timedelta | None = None  # that was told, of nodes that state none
         self._first_round = 1  # since the last start
         self._reopens: int | None = None  # a round that had opened before a restart
         self.has_ended = False
@@ -176,7 +176,7 @@ class Session:
             "replanner": self._timing.memory() | self._replanner.memory(self._feed.known),
             "turns": self._recorder.memory(), "feed": self._feed.memory(),
             "latest": None if self._last is None else list(self._last), "asked": self._ready,
-            "turn": self._turn, "dropouts": [self._dropouts.asked, self._dropouts.failed],
+            "dropouts": [self._dropouts.asked, self._dropouts.failed],
         }  # fmt: skip
 
     def _resume(self, resumption: Resumption, progress: Progress, about: Mapping[str, Any]) -> None:
@@ -191,9 +191,7 @@ class Session:
             self._feed.recall(known, state["feed"])
             self._recorder.recall(resumption.events(), state["turns"])
             self._timing.recall(state["replanner"])
-            self._turn = state.get("turn")  # that of the plan, which a longer one may have followed
-            nodes = with_turn(self._recorder.nodes.values(), self._turn)
-            self._replanner.recall(state["replanner"], nodes, self._feed.known)
+            self._replanner.recall(state["replanner"], self._recorder.nodes.values(), self._feed.known)
             self._dropouts, self._ready = Dropouts(*state["dropouts"]), state["asked"]
             if stage is Stage.OVER and (self._ready is None or self._ready[0] != number + 1):
                 self._ready = number + 1, resumption.at  # the checkpoint was written when it was asked for
@@ -361,8 +359,8 @@ class Session:
         if not has_news:
             return
         clients = min(size(nodes)[0], nodes)
-        alive = with_turn(self._nodes.alive.values(), self._turn_seen())
-        seen = Observation(self._clock.now(), alive, self._recorder.turns, clients, self._feed.known)
+        alive, turn = self._nodes.alive.values(), self._turn_seen()
+        seen = Observation(self._clock.now(), alive, self._recorder.turns, clients, self._feed.known, turn)
         if self._replanner.replan(number, seen) and self.progress is not None:
             self.progress.planned(self.state())
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from lowcarb_scheduler.accounting.turns import fleet_of
+from lowcarb_scheduler.accounting.turns import fleet_of, with_turn
 from lowcarb_scheduler.clock import format_time, to_us
 from lowcarb_scheduler.events import Planned, Window
 from lowcarb_scheduler.forecasts.bias_correction import HISTORY
@@ -36,7 +36,14 @@ if TYPE_CHECKING:
 
 Reason = Literal[
     # Words of the ledger: older reports and readers know them.
-    "next round", "nodes changed", "new forecast", "fresh actuals", "turns owed", "overrun", "more time"
+    "next round",
+    "nodes changed",
+    "new forecast",
+    "fresh actuals",
+    "turns owed",
+    "overrun",
+    "more time",
+    "turns seen",
 ]
 _TOLD: Final = 8  # rounds that a later plan in the ledger has: with all of them it would grow by their square
 Features = tuple[str, float, "timedelta | None"]
@@ -58,6 +65,8 @@ class Observation:
         Number of clients that train in a round.
     known : KnownIntensity
         Intensity as known at that moment.
+    turn : timedelta, optional
+        Length of turns as seen, of nodes that state none; None if they may take all of a round.
     """
 
     now: datetime
@@ -65,6 +74,7 @@ class Observation:
     turns: Mapping[str, int]
     clients: int
     known: KnownIntensity
+    turn: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +91,8 @@ class PlanInputs:
         Length of a round.
     forecast, actual : IntensityTable or None
         Intensity as known then.
+    turn : timedelta, optional
+        Length of turns of nodes that state none.
     """
 
     nodes: Mapping[str, Features]
@@ -88,17 +100,21 @@ class PlanInputs:
     length: timedelta
     forecast: IntensityTable | None
     actual: IntensityTable | None
+    turn: timedelta | None = None
 
     @classmethod
-    def of(cls, alive: Iterable[Node], clients: int, length: timedelta, known: KnownIntensity) -> PlanInputs:
+    def of(
+        cls, alive: Iterable[Node], clients: int, length: timedelta, known: KnownIntensity,
+        turn: timedelta | None = None,
+    ) -> PlanInputs:  # fmt: skip
         """Return the inputs of a plan that is made now."""
         nodes = {node.id: node.features for node in alive}
-        return cls(nodes, clients, length, known.forecast, known.actual)
+        return cls(nodes, clients, length, known.forecast, known.actual, turn)
 
     def memory(self, known: KnownIntensity) -> dict[str, Any]:
         """Return the part of a checkpoint that holds these inputs, for the intensity known now."""
         return {"clients": self.clients, "length": self.length, "forecast": self.forecast is known.forecast,
-                "actual": self.actual is known.actual}  # fmt: skip
+                "actual": self.actual is known.actual, "turn": self.turn}  # fmt: skip
 
     def reason_to_replan(self, now: PlanInputs, start: datetime, end: datetime) -> Reason | None:
         """Return the reason why a plan on these inputs does not stand on others; None if it does.
@@ -111,6 +127,8 @@ class PlanInputs:
             return "nodes changed"
         if not _same_intensity(self.forecast, now.forecast, start, end):
             return "new forecast"
+        if now.turn != self.turn:
+            return "turns seen"
         return None if _same_intensity(self.actual, now.actual, start - HISTORY, start) else "fresh actuals"
 
 
@@ -239,10 +257,10 @@ class Replanner:
             return "next round"  # the first one was planned alone
         if upcoming.index > 0 and seen.known.forecast is not None and not decision.on_forecast:
             return "next round"  # the fault that kept the plan from resting on the forecast may be over
-        inputs = PlanInputs.of(seen.alive, seen.clients, schedule.round_duration, seen.known)
+        inputs = PlanInputs.of(seen.alive, seen.clients, schedule.round_duration, seen.known, seen.turn)
         reason = self._inputs.reason_to_replan(inputs, now, schedule.finish_by)
-        # Actual intensity arrives all the time: it is the weakest reason, and yields to the others.
-        if reason is not None and reason != "fresh actuals":
+        # Actual intensity arrives all the time, and turns differ: these reasons yield to the others.
+        if reason is not None and reason not in ("fresh actuals", "turns seen"):
             return reason
         if not turns_as_planned(decision.plan, upcoming.index, seen.turns):
             return "turns owed"
@@ -279,6 +297,7 @@ class Replanner:
             rounds, length = self._timing.rounds_left(number), schedule.round_duration
             self._planned_by = self._timing.plan_by(number, now)
             self._note_deadline(schedule, number, now)
+            nodes = {profile.id: profile for profile in with_turn(seen.alive, seen.turn)}
             fleet = fleet_of(nodes, seen.turns, length)
             if self._rules.participation == "auto":
                 self._settle_turns(seen.clients, len(fleet))
@@ -289,7 +308,7 @@ class Replanner:
             if isinstance(job.participation, TurnRange) and not self._announced:
                 equal = replace(job, participation="equal")
                 self._with_equal_turns = decide(equal, seen.known, None, self._log).plan.saving
-            self._inputs = PlanInputs.of(seen.alive, seen.clients, length, seen.known)
+            self._inputs = PlanInputs.of(seen.alive, seen.clients, length, seen.known, seen.turn)
         self._planned_from = number
         # A plan that gives the same turns is no news for the ledger.
         if previous is None or reason == "next round" or not _same_turns(previous, self.decision.plan):
@@ -333,7 +352,7 @@ class Replanner:
             # Intensity that was news then is news again.
             forecast = known.forecast if kept["forecast"] else None
             then = KnownIntensity(forecast, known.actual if kept["actual"] else None)
-            self._inputs = PlanInputs.of(nodes, kept["clients"], kept["length"], then)
+            self._inputs = PlanInputs.of(nodes, kept["clients"], kept["length"], then, kept.get("turn"))
 
     def _write(self, number: int, reason: Reason, decision: Decision) -> None:
         """Enter a plan in the ledger, and log the first one."""
