@@ -216,7 +216,8 @@ class Settings(BaseSettings):
     `auto`: the mean of the second half where the correction is off, as with differential privacy"""
     balance: Balance = "auto"
     """largest distance of each location's turns so far from its share of all turns so far, in rounds of
-    clients: `auto` (default; 1.2 with participation correction, 0.8 without), a number, or `off`"""
+    clients: `auto` (default; 1.2 with participation correction, 0.8 without, 0.2 with an adaptive server such
+    as FedAdam), a number, or `off`"""
     max_hold: Duration | None = None
     """longest time that one round is held; default: as long as the deadline allows"""
     deadline_confidence: float = Field(0.99, gt=0, lt=1)

@@ -404,14 +404,14 @@ ADAPTIVE: Final = {
         f"adam-{balance}": Schedule(
             f"balance {balance}, equal turns, corrected", partial(_ADAM, balance=balance)
         )
-        for balance in (1.2, 0.8, 0.4)
+        for balance in (1.2, 0.8, 0.4, 0.2)
     },
     **{
         f"adam-differ-{balance}": Schedule(
             f"balance {balance}, turns that differ, corrected",
             partial(_ADAM, balance=balance, participation="auto"),
         )
-        for balance in (1.2, 0.8, 0.4)
+        for balance in (1.2, 0.8, 0.4, 0.2)
     },
 }
 ALL: Final = MAIN | ADAPTIVE

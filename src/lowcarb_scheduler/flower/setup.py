@@ -11,7 +11,7 @@ from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.flower.checkpoint.resume import job_of, open_folder
 from lowcarb_scheduler.flower.checkpoint.store import Checkpoint
 from lowcarb_scheduler.flower.compat import PARTS, flower_version
-from lowcarb_scheduler.flower.correction.applicability import announce, settle
+from lowcarb_scheduler.flower.correction.applicability import announce, settle, settle_balance
 from lowcarb_scheduler.flower.correction.average import OutputAverage
 from lowcarb_scheduler.flower.correction.correction import ParticipationCorrection
 from lowcarb_scheduler.flower.session import Session
@@ -123,7 +123,10 @@ class Setup:
         progress: Progress | None = None
         # Before the first plan, whose rules depend on it; from here on the setting is never auto.
         correction = settle(self.settings, kept, has_source=self.source is not None)
-        settings = self.settings.model_copy(update={"participation_correction": correction.mode})
+        rules: dict[str, Any] = {"participation_correction": correction.mode}
+        if kept is not None:
+            rules["balance"] = settle_balance(self.settings, kept[0])
+        settings = self.settings.model_copy(update=rules)
         if kept is None:
             ledger = Ledger(run_dir, clock)
         else:

@@ -178,6 +178,21 @@ def test_strategies_that_average_are_corrected_unchanged(name, midnight):
     assert results[0].train_metrics_clientapp == results[1].train_metrics_clientapp
 
 
+@pytest.mark.parametrize(
+    ("strategy", "balance", "kept"),
+    [
+        (FedAvg(), "auto", "auto"),
+        (FedAdam(), "auto", 0.2),
+        (FedAdam(), 0.5, 0.5),
+        (FedAdam(), "off", "off"),
+        (flower.DifferentialPrivacyServerSideFixedClipping(flower.FedYogi(), 0.1, 1.0, 3), "auto", 0.2),
+    ],
+)
+def test_an_adaptive_server_has_a_tight_rule_of_balance(strategy, balance, kept, midnight):
+    run(strategy, midnight, rounds=2, balance=balance)
+    assert events_of("run_started")[0]["settings"]["balance"] == kept
+
+
 def robust(cls, **given):
     return lambda: cls(**given)
 

@@ -40,6 +40,8 @@ _SETTING: Final = "lowcarb-participation-correction"
 _ROBUST: Final = (MultiKrum, Bulyan, FedMedian, FedTrimmedAvg)  # Krum is a MultiKrum
 _TREES: Final = (FedXgbBagging, FedXgbCyclic)
 _MEANS: Final = (Strategy, FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad)  # which see no reply but the mean
+_ADAPTIVE: Final = (FedAdam, FedYogi, FedAdagrad)
+ADAPTIVE_BALANCE: Final = 0.2  # rounds of clients; see docs/explanation/accuracy.md
 _MIXIN: Final = "lowcarb_scheduler.flower.strategy"  # passes replies on
 
 
@@ -99,6 +101,19 @@ def settle(
             "off", reason or "without a source of carbon intensity clients are drawn at random"
         )
     return Applicability("location" if asked == "auto" else asked, reason)
+
+
+def settle_balance(settings: Settings, strategy: object) -> float | str:
+    """Return the rule of balance of a run, which ``auto`` makes tight under an adaptive server.
+
+    Such a server scales each step by those before, so that a place which comes in one stretch moves it
+    further than the correction makes up for.
+    """
+    is_adaptive = any(isinstance(layer, _ADAPTIVE) for layer in layers(strategy))
+    if settings.balance != "auto" or not is_adaptive:
+        return settings.balance
+    logger.info("lowcarb: balance is %s: an adaptive server has to hear of all places", ADAPTIVE_BALANCE)
+    return ADAPTIVE_BALANCE
 
 
 def announce(settled: Applicability, ledger: Ledger) -> None:
