@@ -7,6 +7,7 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lowcarb_scheduler.clock import VirtualClock
@@ -115,7 +116,17 @@ def test_lines_of_earlier_versions_are_written_as_they_were_read():
         read = event_of(record)
         head = {"v": 1, "at": read.at, "event": record["event"]}
         assert type(read) is not Event
-        assert to_json({**head, **read.to_record()}) == line
+        if (written := to_json({**head, **read.to_record()})) != line:
+            # A large table is written in a shorter form today, with the same values.
+            packed = json.loads(written)
+            assert len(written) < len(line) / 3
+            table, same = read.intensity, event_of(packed).intensity
+            assert (same.locations, same.provenance) == (table.locations, table.provenance)
+            np.testing.assert_array_equal(same.edges_us, table.edges_us)
+            np.testing.assert_array_equal(same.values, table.values)
+            for key in ("from", "step_s", "steps", "locations", "packed"):
+                del packed[key]
+            assert packed == {key: record[key] for key in record if key not in ("edges", "g_per_kwh")}
 
 
 def test_keys_and_events_of_later_versions_are_ignored(ledger, midnight):

@@ -16,7 +16,7 @@ HEAVY = {"numpy", "pandas", "scipy", "flwr", "httpx", "pydantic", "matplotlib", 
 
 # A module imports only from rooms on its own line or above it; a room is a package, or a module of one.
 ROOMS = [
-    {"_version", "errors", "clock", "folders", "validation"},
+    {"_version", "errors", "clock", "folders", "packing", "validation"},
     {"intensity", "settings", "documents", "userfiles"},
     {"forecasts", "accounting.emissions"},
     {"planning"},

@@ -324,7 +324,7 @@ class ForecastReceived(Event):
     generated_at : datetime
         When the oldest part was issued.
     issued_at : mapping of str to datetime
-        When each location's part was issued.
+        When each location's part was issued; empty where all were issued together.
     missing, last_good : mapping of str to str
         Why a location has no forecast, or still its last good one.
     intensity : IntensityTable

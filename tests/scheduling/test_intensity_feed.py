@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 
@@ -9,7 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lowcarb_scheduler import Synthetic
 from lowcarb_scheduler.clock import to_us
+from lowcarb_scheduler.documents import to_json
 from lowcarb_scheduler.forecasts.base import Fault, Forecast, ForecastSource
 from lowcarb_scheduler.forecasts.registry import arranged
 from lowcarb_scheduler.intensity import IntensityTable, Provenance, neutral_table, sanitize
@@ -388,3 +391,76 @@ def test_a_great_many_short_steps_keep_the_integral_of_each_minute(midnight):
     np.testing.assert_allclose(
         believed.integrate(edges[:-1], edges[1:]), fine.integrate(edges[:-1], edges[1:]), rtol=1e-9
     )
+
+
+# -- what is kept small ------------------------------------------------------------------------------------
+
+
+class Listener(Source):
+    """A source that notes which locations it is asked for, and whose actuals end an hour ago."""
+
+    def __init__(self):
+        super().__init__()
+        self.forecast_of, self.actual_of = [], []
+
+    def forecast(self, locations, now, *, timeout=None):
+        self.forecast_of.append(tuple(locations))
+        return super().forecast(locations, now, timeout=timeout)
+
+    def actual(self, locations, start, end, *, timeout=None):
+        self.actual_of.append(tuple(locations))
+        hours = int((end - start) / HOUR)
+        return table(start, **dict.fromkeys(locations, [self.value] * max(hours - 1, 1)))
+
+
+def test_a_place_that_nobody_is_at_is_asked_for_no_more(journal, midnight):
+    source = Listener()
+    feed = feed_of(source, journal)
+    feed.refresh(["DE", "FR"], midnight)
+    for hour in range(1, 4):
+        feed.refresh(["DE"], midnight + hour * HOUR)
+        feed.learn_actual(midnight - HOUR, midnight + hour * HOUR)
+    assert source.forecast_of == [("DE", "FR"), ("DE",), ("DE",), ("DE",)]
+    # What FR emitted until its nodes had left is still wanted, until it is known.
+    assert source.actual_of[1:] == [("DE", "FR"), ("DE", "FR"), ("DE",)]
+    assert [list(event.intensity.locations) for event in journal if event.name == "forecast"] == [
+        ["DE", "FR"], ["DE"], ["DE"], ["DE"],
+    ]  # fmt: skip
+
+
+def test_a_place_that_was_left_and_never_has_actuals_is_forgotten(journal, midnight):
+    source = Listener()
+    source.actual = lambda locations, start, end, timeout=None: table(start, DE=[1.0])
+    feed = feed_of(source, journal)
+    feed.refresh(["DE", "FR"], midnight)
+    feed.refresh(["DE"], midnight + HOUR)
+    feed.refresh(["DE"], midnight + 30 * HOUR)
+    feed.learn_actual(midnight, midnight + 30 * HOUR)
+    assert "FR" in feed.memory()["left"]
+    feed.learn_actual(midnight, midnight + 38 * HOUR)
+    assert feed.memory()["left"] == {}
+    feed.refresh(["DE"], midnight + 38 * HOUR)
+    assert feed.forecast.locations == ("DE",)
+    assert not [event for event in journal if event.name == "degraded"]
+
+
+def test_a_place_that_returns_is_not_asked_for_out_of_turn(feed, source, midnight):
+    for minute, places in enumerate((["DE", "FR"], ["DE"], ["DE", "FR"], ["DE"], ["DE", "FR"])):
+        feed.refresh(places, midnight + minute * MINUTE)
+    assert source.asked == [midnight]
+
+
+def test_a_run_plans_on_the_numbers_that_its_ledger_has(journal, midnight):
+    places, forecast = Synthetic().locations[:20], Synthetic().forecast
+    feed = feed_of(Synthetic(), journal)
+    feed.refresh(places, midnight)
+    (event,) = [event for event in journal if event.name == "forecast"]
+    stored = IntensityTable.from_record(json.loads(to_json(event.to_record())))
+    np.testing.assert_array_equal(stored.values, feed.forecast.values)
+    np.testing.assert_array_equal(stored.edges_us, feed.forecast.edges_us)
+    told = forecast(places, midnight).intensity.values
+    np.testing.assert_allclose(stored.values, told, rtol=0, atol=told.mean(axis=0).max() / 1000)
+    assert (
+        np.abs(stored.values - told).max(axis=0) <= 0.0501 * np.maximum(told.mean(axis=0) / 10, 0.1)
+    ).all()
+    assert len(to_json(event.to_record())) < 2500

@@ -19,7 +19,7 @@ from lowcarb_scheduler.forecasts.archive.cached_source import at_hand
 from lowcarb_scheduler.forecasts.backoff import Backoff
 from lowcarb_scheduler.forecasts.base import MAX_AGE, Forecast, age_problem
 from lowcarb_scheduler.forecasts.bias_correction import HISTORY, ISSUES_EVERY
-from lowcarb_scheduler.intensity import MAX_G_PER_KWH, IntensityTable, sanitize
+from lowcarb_scheduler.intensity import MAX_G_PER_KWH, IntensityTable, sanitize, three_digits
 from lowcarb_scheduler.scheduling.messages import listed
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ class IntensityFeed:
         self._past: list[Forecast] = []
         self._past_of: set[str] = set()  # locations whose past forecasts were requested
         self._forecasts, self._actuals = Backoff(interval=_INTERVAL), Backoff(interval=_INTERVAL)
-        self._places: tuple[str, ...] = ()
+        self._places: tuple[str, ...] = ()  # at which there are nodes
+        self._left: dict[str, datetime] = {}  # since when nobody is at a place whose actuals are still wanted
         self._own_past_since: datetime | None = (
             None  # first forecast in the ledger of a resumed run: the archive is read before it
         )
@@ -123,15 +124,19 @@ class IntensityFeed:
         Parameters
         ----------
         places : iterable of str
-            The locations. Those of earlier calls are asked for as well.
+            The locations at which there are nodes. Others are asked for no more, but for the actual
+            intensity until nobody was there.
         now : datetime
             The present.
         time_left : timedelta, optional
             Time until a round would open late; without it a request may take as long as its source lets it.
         """
-        new_places = set(places) - set(self._places)
-        self._places = tuple(sorted(new_places.union(self._places)))
-        before = self._newest
+        present, before = set(places), self._newest
+        self._left |= dict.fromkeys(set(self._places) - present, now)
+        self._left = {place: since for place, since in self._left.items() if place not in present}
+        # One that returns, and whose forecast is still known, is not asked for out of turn.
+        new_places = present - set(self._places) - set(before.intensity.locations if before else ())
+        self._places = tuple(sorted(present))
         self._forget_old(now)
         # A location that joins is asked for at once, unless the source is failing anyway.
         due = self._forecasts.due(now) or (new_places and not self._forecasts.failures)
@@ -148,7 +153,7 @@ class IntensityFeed:
     def _look(self, source: ForecastSource, limit: timedelta | None, now: datetime) -> None:
         """Ask the source for a forecast."""
         try:
-            answer = source.forecast(self._askable(), now, timeout=limit)
+            answer = source.forecast(self._askable(self._places), now, timeout=limit)
             self._note_implausible("forecast", answer.intensity)
             answer = _checked(answer, now)
             self._accept(answer)
@@ -160,18 +165,18 @@ class IntensityFeed:
         self._forecasts.record(now, succeeded=bool(fresh))
         self._note_faults()
 
-    def _askable(self) -> tuple[str, ...]:
+    def _askable(self, places: tuple[str, ...]) -> tuple[str, ...]:
         """Return the locations to ask for: a source with a closed list of names is asked for no others."""
         listed = self._source.locations if self._source else None
         if listed is None:
-            return self._places
-        for place in self._places:
+            return places
+        for place in places:
             if place not in listed:
                 near = near_miss(place, listed)
                 hint = f"; did you mean {near}?" if near else ""
                 self._log.warn(f"forecast of {place}", f"the source does not know it{hint}", "no preference")
         # With no known location the source is asked nevertheless: its error names the cause.
-        return tuple(place for place in self._places if place in listed) or self._places
+        return tuple(place for place in places if place in listed) or places
 
     def _accept(self, answer: Forecast) -> None:
         """Take the locations for which an answer is newer than the known forecast."""
@@ -196,10 +201,12 @@ class IntensityFeed:
         last_good = {place: why for place, why in stale.items() if place in there}
         self._newest = Forecast(intensity, min(issued.values()), missing, issued, last_good)
         self._remember(taken)
+        named = [place for place in intensity.locations if place in self._places]
+        issued = {place: issued[place] for place in named}
         self._ledger.append(
             ForecastReceived(
-                generated_at=self._newest.generated_at, issued_at=issued, missing=missing,
-                last_good=last_good, intensity=intensity,
+                generated_at=min(issued.values()), issued_at=issued if len(set(issued.values())) > 1 else {},
+                missing=missing, last_good=last_good, intensity=intensity.align(named),
             )
         )  # fmt: skip
 
@@ -220,8 +227,8 @@ class IntensityFeed:
         if (known := self._newest) is None:
             return
         old = [place for place in known.intensity.locations if now - known.issued_at(place) > MAX_AGE]
-        if old:
-            self._newest = _without(known, old)
+        self._newest = _without(known, old) if old else known
+        if old := [place for place in old if place in self._places]:
             why = "its last good forecast is more than 36 hours old"
             self._log.warn(f"forecast of {listed(old)}", why, "history, or no preference, is used")
 
@@ -229,7 +236,7 @@ class IntensityFeed:
 
     def _learn_past(self, now: datetime) -> None:
         """Read the past forecasts of new locations from the archive, not over the web."""
-        new = [place for place in self._askable() if place not in self._past_of]
+        new = [place for place in self._askable(self._places) if place not in self._past_of]
         if not new:
             return
         self._past_of |= set(new)
@@ -262,13 +269,14 @@ class IntensityFeed:
         ``time_left`` is as in :meth:`refresh`.
         """
         due = self._actuals.due(now) or (last_chance and not self._actuals.failures)
-        if self._source is None or not (due and self._places):
+        wanted = self._wanted(since, now)
+        if self._source is None or not (due and wanted):
             return
         if (limit := self._time_limit(time_left)) == _NO_TIME:
             return
-        start = self._unknown_from(since, now)
+        start = self._unknown_from(wanted, since, now)
         try:
-            new = self._source.actual(self._askable(), start, now, timeout=limit)
+            new = self._source.actual(self._askable(wanted), start, now, timeout=limit)
             self._note_implausible("actual intensity", new)
             new = sanitize(new)
             self._note_faults()
@@ -290,7 +298,21 @@ class IntensityFeed:
         if news is not None:
             self._ledger.append(ActualReceived(intensity=news))
 
-    def _unknown_from(self, since: datetime, now: datetime) -> datetime:
+    def _wanted(self, since: datetime, now: datetime) -> tuple[str, ...]:
+        """Return the locations whose actual intensity is wanted: with nodes, or unknown until these left.
+
+        No provider is waited for longer than a last good forecast would count.
+        """
+        for place, left_at in list(self._left.items()):
+            hours = np.arange(to_us(since), to_us(left_at), HOUR_US, dtype=np.int64)
+            is_known = self.actual is not None and np.isfinite(
+                self.actual.sampled(np.append(hours, to_us(left_at)), [place])
+            ).all()  # fmt: skip
+            if is_known or now - left_at > MAX_AGE:
+                del self._left[place]
+        return tuple(sorted({*self._places, *self._left}))
+
+    def _unknown_from(self, wanted: tuple[str, ...], since: datetime, now: datetime) -> datetime:
         """Return the time from which actual intensity is unknown, or so recent that it may be revised."""
         if self.actual is None:
             return since
@@ -301,7 +323,8 @@ class IntensityFeed:
             return recent
         edges = self.actual.edges_us  # a step, and so a gap, may be shorter than an hour
         steps = np.union1d(hours, edges[(edges > hours[0]) & (edges < to_us(recent))])
-        known = np.isfinite(self.actual.sampled(np.append(steps, steps[-1] + 1), self._askable())).all(axis=1)
+        values = self.actual.sampled(np.append(steps, steps[-1] + 1), self._askable(wanted))
+        known = np.isfinite(values).all(axis=1)
         if known.all():
             return recent
         return from_us(hours[np.searchsorted(hours, steps[int(np.argmin(known))], side="right") - 1])
@@ -316,9 +339,10 @@ class IntensityFeed:
 
     def memory(self) -> dict[str, Any]:
         """Return the state that is not in the ledger: locations, and the times of the last requests."""
+        left = dict(self._left)
         paces = {"forecasts": self._forecasts, "actuals": self._actuals}
         asked = {name: pace.called_at for name, pace in paces.items() if not pace.failures}
-        return {"places": list(self._places), "asked": asked}
+        return {"places": list(self._places), "left": left, "asked": asked}
 
     def recall(self, events: Iterable[Event], memory: Mapping[str, Any]) -> None:
         """Restore the feed from a ledger and what :meth:`memory` returned."""
@@ -330,12 +354,13 @@ class IntensityFeed:
         self._written = self.actual
         if self._newest and self.actual and self._newest.intensity.signal != self.actual.signal:
             self.actual = None
-        self._places = tuple(memory["places"])
+        self._places, self._left = tuple(memory["places"]), dict(memory.get("left", {}))
         for name, pace in (("forecasts", self._forecasts), ("actuals", self._actuals)):
             pace.called_at = memory["asked"].get(name)  # else a resumed run would ask at once
 
     def _recall_forecast(self, event: ForecastReceived) -> None:
-        intensity, issued, last = event.intensity, event.issued_at, self._newest
+        intensity, last = event.intensity, self._newest
+        issued = {place: event.issued_at.get(place, event.generated_at) for place in intensity.locations}
         self._newest = Forecast(intensity, event.generated_at, event.missing, issued, event.last_good)
         self._own_past_since = self._own_past_since or event.at
         taken = [p for p in intensity.locations if last is None or last.issued.get(p) != issued[p]]
@@ -382,7 +407,8 @@ def _checked(answer: Forecast, now: datetime) -> Forecast:
     ForecastUnavailableError
         If none is left.
     """
-    answer = replace(answer, intensity=sanitize(answer.intensity))
+    # Rounded before anyone plans on it: a resumed run, and a report, know the very numbers from the ledger.
+    answer = replace(answer, intensity=three_digits(sanitize(answer.intensity)))
     ahead = answer.intensity.values[answer.intensity.edges_us[1:] > to_us(now)]
     problems = {
         place: age_problem(answer.issued_at(place), now) or (_NOTHING if np.isnan(values).all() else "")

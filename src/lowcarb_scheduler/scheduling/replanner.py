@@ -45,7 +45,7 @@ Reason = Literal[
     "more time",
     "turns seen",
 ]
-_TOLD: Final = 8  # rounds that a later plan in the ledger has: with all of them it would grow by their square
+_TOLD: Final = 4  # rounds that a later plan in the ledger has: with all of them it would grow by their square
 Features = tuple[str, float, "timedelta | None"]
 
 
