@@ -2,11 +2,15 @@
 # pyproject.toml changes. Only python3.11+, pip and make have to be there.
 
 PYTHON ?= python3
+COUNT ?= 300
 BIN := .venv/bin
 STAMP := .venv/.installed
 LOWEST_PYTHON ?= $(shell command -v python3.11 || echo $(PYTHON))
 
 .PHONY: demo test test-quick test-flower lint docs figures notebooks wheel lowest nightly soak clean
+
+
+.PHONY: demo test test-quick test-flower lint docs figures notebooks wheel lowest mutants soak clean
 
 demo: $(STAMP)  ## a real Flower simulation that waits for clean hours, and what it saved
 	$(BIN)/lowcarb demo
@@ -47,8 +51,17 @@ figures: $(STAMP)  ## every number and picture of README and docs; DATA=folder w
 soak: $(STAMP)  ## long property runs
 	$(BIN)/pytest -m soak
 
+# Cosmic Ray has an environment of its own: its requirements are not ours.
+mutants:  ## the share of COUNT small faults that the tests of planning, accounts and decisions notice; hours
+	test -x .venv-mutants/bin/python || $(PYTHON) -m venv .venv-mutants
+	.venv-mutants/bin/pip install --quiet --disable-pip-version-check --editable '.[test]' 'cosmic-ray>=8.4'
+	nice -n 15 .venv-mutants/bin/python .ci/mutants.py --count $(COUNT) --out mutants.jsonl
+
 clean:  ## remove what the other targets made
 	rm -rf .venv .venv-lowest .venv-nightly build dist runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+
+
+	rm -rf .venv .venv-lowest .venv-mutants mutants.jsonl build dist runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

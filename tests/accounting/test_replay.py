@@ -65,3 +65,10 @@ def test_hours_that_are_known_later_settle_the_rounds_that_had_closed(begun):
     assert [each.realised_g for each in summary.rounds] == pytest.approx([0.5 * 470, 0.5 * 320])
     assert summary.rounds[1].run_now_g == 20.0  # what was known stays
     assert summary.rounds[0].run_now_g is not None
+
+
+def test_run_now_opens_the_next_round_when_this_one_would_really_have_ended(begun):
+    *opening, closing = round_of(1)
+    overrun = {**closing, "closes_at": at(3.5)}  # planned were 60 minutes, it took 150
+    first, second = replayed([*begun, *opening, overrun, *round_of(4)]).rounds
+    assert second.run_now_at - first.run_now_at == timedelta(minutes=150)

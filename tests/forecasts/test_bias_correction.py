@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lowcarb_scheduler.clock import to_us
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.forecasts.bias_correction import FADING, ORIGINS, correct_forecast, expect
 from lowcarb_scheduler.intensity import IntensityTable
@@ -61,6 +62,31 @@ def test_beyond_the_forecast_stands_what_is_usual_at_that_hour(noon):
     for ahead in (1, 5, 13, 29):
         hour = (noon + ahead * HOUR).hour
         assert at(table, noon + ahead * HOUR) == pytest.approx(shape[hour])
+
+
+def test_the_same_day_of_the_week_counts_most(noon):
+    days = np.arange(28)
+    hours = np.repeat(np.where(days % 7 == 0, 300.0, 100.0), 24)  # one day a week is dirty
+    for today in range(7):
+        now = noon.replace(hour=0) + today * DAY
+        history = hourly(now - 28 * DAY, np.roll(hours, -24 * today))  # day 0 of the pattern is a Monday
+        table = correct_forecast(hourly(now, [np.nan]), history, now, now + 7 * DAY)
+        expected = [at(table, now + day * DAY + 12 * HOUR) for day in range(7)]
+        assert np.argmax(expected) == -today % 7
+
+
+def test_a_step_that_is_still_running_is_no_history(noon):
+    issue = hourly(noon - 6 * HOUR, [100.0] * 30)
+    edges = [noon - 8 * HOUR, noon - 5 * HOUR, noon - 2 * HOUR, noon + HOUR]  # three hours each
+    known, guess = ([90.0, 80.0, last] for last in (np.nan, 500.0))
+    tables = [
+        correct_forecast(issue, IntensityTable.from_points(
+            {"DE": ([to_us(edge) for edge in edges[:-1]], values)}, ends={"DE": to_us(edges[-1])}
+        ), noon, noon + DAY)
+        for values in (known, guess)
+    ]  # fmt: skip
+    assert at(tables[0], noon) < 100.0  # the steps that have ended are used
+    np.testing.assert_array_equal(tables[0].values, tables[1].values)
 
 
 @pytest.mark.parametrize(("days", "known"), [(2, False), (3, True)])

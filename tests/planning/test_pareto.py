@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowcarb_scheduler import ForecastUnavailableError, InputError, PlanInfeasibleError, plan, tradeoff
-from lowcarb_scheduler.planning.pareto import Frontier, FrontierPoint
+from lowcarb_scheduler.planning.pareto import Frontier, FrontierPoint, _front
 from support.planning_jobs import NOW, hours_of, random_job
 
 
@@ -88,3 +88,17 @@ def test_earliest_saving_and_marginal_saving():
     assert bent.marginal_saving_g(NOW + hours_of(4)) == pytest.approx(1)
     assert bent.marginal_saving_g(NOW + hours_of(4) - timedelta(minutes=30)) == pytest.approx(7.5 + 0.5)
     assert bent.marginal_saving_g(NOW + hours_of(10)) == 0
+
+
+def test_a_point_has_at_least_the_bound_of_every_later_one():
+    job, table = next(
+        (job, table)
+        for job, table in (random_job(np.random.default_rng(seed)) for seed in range(50))
+        if _has_plan(job, table) and len(tradeoff(job, table).points) > 2
+    )
+    plans = [plan(replace(job, patience=patience, target_finish=None), table) for patience in (0.0, 0.5, 1.0)]
+    loose = [
+        replace(planned, lower_bound_g=bound)
+        for planned, bound in zip(plans, (-9.0, -1.0, -5.0), strict=True)
+    ]
+    assert [point.lower_bound_g for point in _front([0.0, 0.5, 1.0], loose)] == [-1.0, -1.0, -5.0]

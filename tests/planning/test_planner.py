@@ -319,3 +319,17 @@ def test_a_location_without_forecast_is_named():
 def test_a_step_that_makes_too_many_openings_is_refused():
     with pytest.raises(InputError, match="start_step"):
         plan(job(start_step=timedelta(microseconds=1)), table(RISING))
+
+
+def test_patience_counts_from_the_earliest_finish_without_stagger():
+    """Around gaps a staggered round can finish sooner; counted from there, it would be worse than without."""
+    gap = float("nan")
+    together_at_5 = table(
+        {"A": [100.0, gap, gap, gap, gap, 10.0, gap], "B": [gap, 100.0, gap, gap, gap, 10.0, gap]}
+    )
+    plans = [
+        plan(job("AB", hours=7, rounds=1, n=2, stagger=stagger, patience=0.0), together_at_5)
+        for stagger in (False, True)
+    ]
+    assert [planned.finish for planned in plans] == [NOW + hours_of(6)] * 2
+    assert plans[1].emissions_g == plans[0].emissions_g

@@ -151,3 +151,12 @@ def test_a_gap_is_filled_so_that_balance_is_kept_among_those_who_owe_turns():
     assert places(None)[fr] == min(3, sum(name.startswith("FR") for name in there))
     assert max(places(0.5)) == 1
     assert max(places(1.0)) == 2
+
+
+def test_one_who_joins_a_round_that_opens_late_starts_then_and_takes_its_own_time(planned):
+    there = [str(name) for name in planned.fleet.ids]
+    there.pop(int(planned.seats[0][0]))
+    late_us = int(planned.opens_us[0]) + HOUR_US // 2
+    selection = lined(planned, there, opens_at=from_us(late_us))
+    assert selection.starts_us.tolist() == [late_us, late_us]
+    assert selection.ends_us.tolist() == [late_us + HOUR_US] * 2
