@@ -83,12 +83,13 @@ def _annotated(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
 
 
 def tests_of(module: Path) -> tuple[list[str], list[str]]:
-    """Return the test files that name a module, its own first, and the others of its package."""
+    """Return the test files that name a module, its own first, else golden ones; and all other ones."""
     inside = module.relative_to(PACKAGE)
     files = sorted((ROOT / "tests" / inside.parent).glob("test_*.py"))
     own = f"test_{inside.stem}.py"
     named = f"{inside.parent.name}.{inside.stem}"
     first = [path for path in files if path.name == own or named in path.read_text(encoding="utf-8")]
+    first = first or [path for path in files if path.name == "test_golden.py"]
     first.sort(key=lambda path: path.name != own)
     others = [path for path in files if path not in first and inside.parent.name != "forecasts"]
     return [str(path.relative_to(ROOT)) for path in first], [str(path.relative_to(ROOT)) for path in others]

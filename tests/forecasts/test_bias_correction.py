@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from lowcarb_scheduler.clock import to_us
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.forecasts.bias_correction import FADING, ORIGINS, correct_forecast, expect
+from lowcarb_scheduler.forecasts.bias_correction import (
+    FADING,
+    ORIGINS,
+    HourlyIssue,
+    correct_forecast,
+    expect,
+    learned_correction,
+)
 from lowcarb_scheduler.intensity import IntensityTable
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -176,6 +183,31 @@ def test_a_providers_own_error_is_learned(noon, every, seed):
     ]
     assert errors[2] < errors[1] < errors[0]
     assert errors[2] < 0.6 * world.error(newest)
+
+
+def issues_of(truth, error_by_lead, age=6):
+    """Return the newest issue, made ``age`` hours ago, and one a day before it, with errors by lead."""
+
+    def issued(start):
+        part = truth[start : start + len(error_by_lead)]
+        return HourlyIssue(start, part + error_by_lead[: len(part), None])
+
+    newest = DAYS * 24 - age
+    return issued(newest), [issued(start) for start in range(newest % 24, newest, 24)]
+
+
+def test_forecasts_that_were_right_are_left_alone():
+    truth = np.random.default_rng(0).normal(500, 100, (DAYS * 24 + 48, 4))
+    newest, past = issues_of(truth, np.zeros(48))
+    assert np.abs(learned_correction(truth[: DAYS * 24], newest, past, 24)).max() < 1e-6
+
+
+def test_an_error_is_learned_at_its_own_lead():
+    truth = np.random.default_rng(0).normal(500, 1, (DAYS * 24 + 48, 12))
+    error = 30.0 + 20.0 * np.sin(np.arange(1, 49))
+    newest, past = issues_of(truth, error)
+    correction = learned_correction(truth[: DAYS * 24], newest, past, 20).mean(axis=1)
+    assert abs((correction + error[6:26]).mean()) < 3.0  # learned of the hour beside it, it would be 6
 
 
 def test_one_issue_more_is_a_small_step(noon):

@@ -108,6 +108,12 @@ def test_a_plan_that_begins_in_the_past_is_not_kept(job, forecast):
     assert again.rounds[0].opens_at >= moved.now
 
 
+def test_a_plan_that_begins_before_rounds_may_open_is_not_kept(job, forecast):
+    plan = replan(job, forecast)
+    later = replace(job, not_before=plan.rounds[0].opens_at + HOUR)
+    assert replan(later, forecast, previous=plan).rounds[0].opens_at >= later.not_before
+
+
 @pytest.mark.parametrize(
     "rules",
     [

@@ -454,6 +454,15 @@ def test_long_after_its_window_a_round_is_replanned_in_time(midnight, monkeypatc
     assert max(r.closes_at - r.opens_at for r in summary.rounds) <= HOUR  # the time it was away is no round's
 
 
+def test_a_round_whose_window_is_over_waits_for_the_next_clean_hour(midnight, monkeypatch):
+    """Its second round opens at 9:00; it ends at 9:30, and is started again at 11:00."""
+    run_until(monkeypatch, ending(midnight, 9.5), finish_by=40 * HOUR)
+    run_until(monkeypatch, Machine(midnight + 11 * HOUR), finish_by=40 * HOUR)
+    opened = [each.opens_at for each in summarise(read_ledger(RUN)).rounds]
+    assert opened[1] > midnight + 11 * HOUR
+    assert {at.hour for at in opened} <= set(Hours.clean)
+
+
 def test_a_deadline_that_passed_meanwhile_is_not_refused(midnight, monkeypatch):
     told = {"finish_by": midnight + 6 * HOUR}
     run_until(monkeypatch, ending(midnight, 7 / 6), **told)
