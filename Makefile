@@ -7,10 +7,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 LOWEST_PYTHON ?= $(shell command -v python3.11 || echo $(PYTHON))
 
-.PHONY: demo test test-quick test-flower lint docs figures notebooks wheel lowest nightly soak clean
-
-
-.PHONY: demo test test-quick test-flower lint docs figures notebooks wheel lowest mutants soak clean
+.PHONY: demo test test-quick test-flower lint docs figures notebooks wheel lowest nightly mutants soak clean
 
 demo: $(STAMP)  ## a real Flower simulation that waits for clean hours, and what it saved
 	$(BIN)/lowcarb demo
@@ -58,10 +55,7 @@ mutants:  ## the share of COUNT small faults that the tests of planning, account
 	nice -n 15 .venv-mutants/bin/python .ci/mutants.py --count $(COUNT) --out mutants.jsonl
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-lowest .venv-nightly build dist runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
-
-
-	rm -rf .venv .venv-lowest .venv-mutants mutants.jsonl build dist runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf .venv .venv-lowest .venv-nightly .venv-mutants mutants.jsonl build dist runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
