@@ -18,9 +18,11 @@ from lowcarb_scheduler.monitor.state import RunState
 from lowcarb_scheduler.monitor.view import ASCII, COLOUR, PLAIN, RunView
 from lowcarb_scheduler.report.formatting import Times
 from support.ledgers import events_of
+from support.page_blocks import blocks
 from support.report_ledger import START, at, event, record, run_events
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "views.txt"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "watch.md"
 NOW = START + timedelta(hours=1, minutes=30)
 REASON = "its clients' grids are cleaner then: 12 % less than at once, and 3 h of slack are left after it"
 PLACES = {
@@ -102,7 +104,7 @@ RUNS = {
     "gone": (cut(small(), "hold_started", 2), False),
     "degraded": (degraded(), True),
     "no forecast": (no_forecast(), True),
-    "virtual": (cut(small(clock="virtual"), "hold_started", 3), None),
+    "virtual": (cut(small(clock="virtual"), "round_closed", 1), None),
     "large": (large(), True),
 }
 
@@ -155,6 +157,15 @@ def test_colours_are_relative_and_dark_is_clean():
     colours = {place: [str(span.style) for span in shown[place].spans] for place in ("DE", "FR")}
     assert "on #00224e" in colours["FR"][2]  # 40 g/kWh, the least of both places
     assert "on #fee838" in colours["DE"][0]  # 480 g/kWh, the most
+
+
+def test_the_page_shows_the_view():
+    events = cut(small(), "hold_started", 2)
+    events[-1]["reason"] = "its clients' grids are cleaner then"
+    shown = RunView(RunState.of(events_of(events), True), NOW, Times(UTC)).lines(80)
+    text = "\n".join(line.plain.rstrip() for line in shown)
+    (block,) = blocks(PAGE.read_text(encoding="utf-8"), "text")
+    assert text.startswith(block.text)
 
 
 def test_slack_is_the_time_that_the_rest_could_wait():

@@ -95,7 +95,7 @@ def newest_run(folder: Path) -> Path:
     for path in _ledgers(folder) if folder.is_dir() else []:
         try:
             found.append((_first(path).began_at, str(path), path.parent))
-        except (InputError, OSError, ValueError, KeyError):
+        except (InputError, OSError):
             continue  # a run that has just made its folder, or no run
     if not found:
         raise InputError("RUN_DIR", f"there is no run in {folder}/", "give the folder of a run")
@@ -110,7 +110,7 @@ def _ledgers(folder: Path) -> list[Path]:
 
 def _first(path: Path) -> RunStarted:
     """Return the first event of a ledger."""
-    with path.open("rb") as file:
+    with as_written(str(path)), path.open("rb") as file:
         first = event_of(json.loads(file.readline()))
     if not isinstance(first, RunStarted):
         raise InputError("ledger", "has no run_started event", "give the folder of a run", str(path))

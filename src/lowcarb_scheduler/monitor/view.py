@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 MOST_PLACES: Final = 8
 _MOST_ROUNDS, _MOST_PROBLEMS, _MOST_EVENTS = 5, 3, 5
+_NEXT_ROUNDS: Final = 8  # in the strip of hours: as many as each plan in a ledger lists
 _LABEL, _LONGEST_NAME, _BAR, _TIME = 16, 14, 30, 9  # columns
 _STEPS: Final = tuple(timedelta(hours=h) for h in (1, 2, 3, 6, 12, 24, 48, 96, 168, 336, 672))
 _DAY: Final = timedelta(days=1)
@@ -204,10 +205,10 @@ class RunView:
     def _strip(self, moment: datetime, width: int) -> Iterator[Text]:
         """Yield intensity by hour for the places that train next, above the openings of rounds."""
         width = min(width, _WIDEST_STRIP)
-        if not self.run.upcoming:
+        if not (upcoming := self.run.upcoming[:_NEXT_ROUNDS]):
             return
         clients: Counter[str] = Counter()
-        for window in self.run.upcoming:
+        for window in upcoming:
             clients.update({name: n for name, n in window.locations.items() if name != UNKNOWN_PLACE})
         forecast = self.run.forecast
         if not clients or forecast is None or forecast.intensity.end <= moment:
@@ -218,7 +219,7 @@ class RunView:
         names = [self._short(name) for name in places]
         label = max(map(cell_len, [*names, "opens"])) + 2
         # Far beyond the next rounds the cells would only become coarser.
-        end = max(self.run.upcoming[-1].closes_at, moment + _DAY)
+        end = max(upcoming[-1].closes_at, moment + _DAY)
         edges = _edges(moment, min(end, forecast.intensity.end), width - label)
         values = _means(forecast, places, edges)
         known = values[np.isfinite(values)]
@@ -237,7 +238,7 @@ class RunView:
         for name, row in zip(names, levels.T, strict=True):
             line = Text(set_cell_size(name, label)).append_text(self._cells(row, cell))
             yield self._cut(line, width)
-        opens = {window.round: window.opens_at for window in self.run.upcoming}
+        opens = {window.round: window.opens_at for window in upcoming}
         marks = _marks(opens, edges, cell)
         yield self._cut(Text().append("opens".ljust(label), "dim").append(marks, "bold"), width)
         scale = self._cells(np.linspace(0, 1, len(self.look.shades)), 1)
