@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core is faster
 import accuracy_study.schedules
 from accuracy_study.evidence import PLAIN, tables, verdict
 from accuracy_study.picture import draw
-from accuracy_study.settings import FEW, SETTINGS
+from accuracy_study.settings import FEW, OTHERS, SETTINGS
 from accuracy_study.task import TASKS
 from accuracy_study.world import Intensities, World
 
@@ -69,7 +69,7 @@ class Study:
     settings : tuple of str
         Names of settings; the first is that of the picture.
     tasks, schedules : tuple of str
-        Names; settings other than ``main`` have fewer of them.
+        Names.
     rounds : int
         Rounds of a run.
     """
@@ -94,7 +94,6 @@ class Study:
             for schedule in self.schedules
             for task in self.tasks
             for seed in self.seeds
-            if setting == "main" or (task in FEW.tasks and schedule in FEW.schedules)
         ]
 
     def batches(self, runs: Iterable[Run]) -> list[list[Run]]:
@@ -215,6 +214,7 @@ def asked() -> tuple[Study, argparse.Namespace]:
     seeds = told.seeds or (QUICK_SEEDS if told.quick else SEEDS)
     if seeds < 2:
         raise InputError("--seeds", "is too few to tell noise", f"give {SEEDS}")
+    few = FEW if told.quick else OTHERS if told.settings != ["main"] else None
     groups = [ADAPTIVE if name == "adaptive" else (name,) for name in told.schedules or ()]
     schedules = [name for group in groups for name in group]
     period = parse_time(told.begin, "--from"), parse_time(told.end, "--to")
@@ -222,8 +222,8 @@ def asked() -> tuple[Study, argparse.Namespace]:
         tuple(range(FIRST_SEED, FIRST_SEED + seeds)),
         Intensities(*period, told.actual, told.forecast),
         tuple(SETTINGS)[1:] if "others" in told.settings else tuple(told.settings),
-        tuple(told.tasks or (FEW.tasks if told.quick else TASKS)),
-        tuple(schedules or (FEW.schedules if told.quick else MAIN)),
+        tuple(told.tasks or (few.tasks if few else TASKS)),
+        tuple(schedules or (few.schedules if few else MAIN)),
     )
     return study, told
 

@@ -59,13 +59,13 @@ def test_no_rule_is_broken_whatever_the_previous_plan(jobs, balance):
     ],
 )
 def test_a_search_from_a_plan_for_nearly_the_same_intensity_is_about_as_good(rules, excess):
-    job, table = large(120, 8, lambda rng, count: rng.choice(CLASSES, count), 30, 12, **rules), wavy(8)
+    job, table = large(60, 6, lambda rng, count: rng.choice(CLASSES, count), 16, 8, **rules), wavy(6)
     earlier = plan(job, table)
     rng = np.random.default_rng(3)
     news = table.relaid(
         table.edges_us, table.locations, table.values * rng.normal(1, 0.03, table.values.shape)
     )
-    left = replace(job, rounds=29, now=job.now + hours_of(0.5))
+    left = replace(job, rounds=15, now=job.now + hours_of(0.5))
     cold, warm = plan(left, news), plan(left, news, previous=earlier)
     assert warm.lower_bound_g <= cold.emissions_g
     assert warm.emissions_g <= cold.emissions_g * (1 + excess)

@@ -33,7 +33,7 @@ NAMES: Final = {
 
 
 class Few(NamedTuple):
-    """Tasks and schedules of a quick study, and of every setting but the main one."""
+    """Tasks and schedules of a study that is no full one."""
 
     tasks: tuple[str, ...]
     schedules: tuple[str, ...]
@@ -42,3 +42,5 @@ class Few(NamedTuple):
 FEW: Final = Few(
     ("softmax", "network"), ("plain", "again", "plain-corrected", "free-off", "balance", "defaults")
 )
+# Of other settings: plans that know the hours, as those of runs take a hundred times as long to make.
+OTHERS: Final = Few(FEW.tasks, ("plain", "again", "foreseen-differ"))
