@@ -427,11 +427,14 @@ class Blind(Hours):
 
 
 def test_a_hold_of_an_unchanged_plan_ends_at_the_same_moment(midnight, monkeypatch):
-    """It holds the second round from 10:00 to 12:00, ends at 10:30, and is started again at 10:40."""
+    """It holds the second round from 4:00 to 6:00, ends at 4:30, and is started again at 4:40.
+
+    Of clean hours that are equal the first ones win, however much time there is.
+    """
     told = {"working": HOUR, "source": Blind(), "finish_by": 48 * HOUR}
-    run_until(monkeypatch, ending(midnight, 10.5), **told)
-    run_until(monkeypatch, Machine(midnight + 10 * HOUR + 40 * MINUTE), **told)
-    assert [event["held_s"] for event in events_of("round_opened")[:2]] == [9 * 3600, 2 * 3600]
+    run_until(monkeypatch, ending(midnight, 4.5), **told)
+    run_until(monkeypatch, Machine(midnight + 4 * HOUR + 40 * MINUTE), **told)
+    assert [event["held_s"] for event in events_of("round_opened")[:2]] == [3 * 3600, 2 * 3600]
 
 
 def test_killed_in_training_the_round_opens_again_at_once(midnight, monkeypatch):
