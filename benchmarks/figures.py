@@ -73,7 +73,7 @@ def _capture(data: Path | None, out: Path) -> list[str]:
 
 
 def _coverage(data: Path | None, out: Path) -> list[str]:
-    return [*_benchmark("deadline_coverage"), "--runs", "4000", "--through-flower", "0", "--json", str(out)]
+    return [*_benchmark("deadline_coverage"), "--runs", "1000", "--through-flower", "0", "--json", str(out)]
 
 
 def _accuracy(data: Path | None, out: Path) -> list[str]:

@@ -263,6 +263,7 @@ class RunStarted(ProcessBegun):
     patience: float
     participation: Any  # a word, or bounds as a list of two
     clock: str
+    model_bytes: int | None = field(default=None, metadata=LATER)  # of the initial arrays
 
     @property
     def began_at(self) -> datetime:

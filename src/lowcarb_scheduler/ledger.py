@@ -40,9 +40,9 @@ except ImportError:  # not on POSIX: two runs in one folder are not told apart
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
-    from typing import TextIO
+    from typing import BinaryIO, TextIO
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.events import Event
@@ -225,26 +225,74 @@ def iter_ledger(run_dir: Path, since: int = 0, until: int | None = None) -> Iter
         If the file cannot be read, or a line in it is not an event of this version.
     """
     path = run_dir / FILE_NAME
-    try:
+    with _opened(path) as lines, as_written(str(path)):
         lost = _lost_lines(path)
-        with as_written(str(path)), path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.endswith(b"\n") or (until is not None and number > until):
-                    return
-                if number <= since:
-                    continue
-                try:
-                    record = _record(line)
-                except ValueError as error:
-                    fix = "restore the file; it is append-only"
-                    raise InputError(f"line {number}", str(error), fix, str(path)) from None
-                event = event_of(record)
-                is_lost = any(after < number < resumed for after, resumed in lost)
-                if not is_lost or isinstance(event, _KNOWLEDGE):
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n") or (until is not None and number > until):
+                return
+            if number <= since:
+                continue
+            event = _event(line, number, path)
+            is_lost = any(after < number < resumed for after, resumed in lost)
+            if not is_lost or isinstance(event, _KNOWLEDGE):
+                yield event
+
+
+def read_start(run_dir: Path) -> RunStarted:
+    """Read the start of a run, and no more of its ledger.
+
+    Raises
+    ------
+    InputError
+        If the ledger cannot be read, or does not begin with one.
+    """
+    path = run_dir / FILE_NAME
+    with _opened(path) as lines, as_written(str(path)):
+        event = _event(lines.readline(), 1, path)
+        if not isinstance(event, RunStarted):
+            raise InputError("ledger", "has no run_started event", "give the folder of a run", str(path))
+        return event
+
+
+def iter_kinds(run_dir: Path, kinds: Sequence[type[Event]]) -> Iterator[Event]:
+    """Yield the events of some kinds, in order, without reading any other line as JSON.
+
+    Work that was lost in a crash is included, a torn last line is not.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or such a line is not an event of this version.
+    """
+    path = run_dir / FILE_NAME
+    marks = [f'"event": "{kind.name}"'.encode() for kind in kinds]
+    with _opened(path) as lines, as_written(str(path)):
+        for number, line in enumerate(lines, start=1):
+            if line.endswith(b"\n") and any(mark in line for mark in marks):
+                event = _event(line, number, path)
+                if isinstance(event, tuple(kinds)):  # a text in another event may hold the mark
                     yield event
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a ledger to read."""
+    try:
+        with path.open("rb") as lines:
+            yield lines
     except OSError as error:
         fix = "make it readable"
         raise InputError("ledger", f"cannot be read ({error.strerror})", fix, str(path)) from None
+
+
+def _event(line: bytes, number: int, path: Path) -> Event:
+    """Return the event of a line."""
+    try:
+        record = _record(line)
+    except ValueError as error:
+        fix = "restore the file; it is append-only"
+        raise InputError(f"line {number}", str(error), fix, str(path)) from None
+    return event_of(record)
 
 
 @contextmanager

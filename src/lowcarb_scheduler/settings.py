@@ -191,7 +191,10 @@ class Settings(BaseSettings):
     clients_per_round: int | None = Field(None, ge=1)
     """number of clients that train in a round; default: as many as the inner strategy samples"""
     round_duration: Duration | None = None
-    """length of a whole round; default: as measured in the first round"""
+    """length of a whole round; default: as measured in earlier runs of the job, else in the first round"""
+    learn_durations: bool = True
+    """permission to learn the durations of rounds from earlier runs of the same job, whose folders lie beside
+    that of the run; default `true`"""
     participation: Turns = "auto"
     """turns per client: `auto` (default; with participation correction turns differ by location as far as
     random sampling lets them differ by chance, without it they are equal), `equal`, `any`, or bounds such as

@@ -19,6 +19,7 @@ from lowcarb_scheduler.clock import parse_time
 from lowcarb_scheduler.errors import PlanInfeasibleError
 from lowcarb_scheduler.flower.waiting import NodeWait
 from lowcarb_scheduler.ledger import Ledger, read_ledger
+from lowcarb_scheduler.scheduling.durations import Durations
 from lowcarb_scheduler.scheduling.messages import RunLog
 from lowcarb_scheduler.scheduling.schedule import RunTiming
 from support.apps import SilentGrid, WorkingGrid, make_app, node_configs, takes
@@ -75,7 +76,7 @@ def test_at_the_start_answers_are_awaited_for_half_of_the_time_to_spare(midnight
     grid.registering = 60 * SECOND
 
     def spare_s(deadline_s):
-        timing = RunTiming(midnight, 2, length, deadline_s * SECOND, 0.0, 0.99)
+        timing = RunTiming(midnight, 2, Durations(length, reply_timeout=HOUR), deadline_s * SECOND, 0.0, 0.99)
         return timing.spare(1, midnight).total_seconds()
 
     finish_by = next(each for each in range(600, 7200) if spare_s(each) >= spared) * SECOND

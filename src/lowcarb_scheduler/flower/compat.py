@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -164,6 +165,14 @@ class Parts:
                 call.apply_defaults()
                 return call.arguments.get(name)
         return None
+
+    def reply_timeout(
+        self, own_start: Callable[..., Any], grid: Grid, args: Any, kwargs: Mapping[str, Any]
+    ) -> timedelta | None:
+        """Return how long start() awaits replies: without a timeout as long as messages live, if known."""
+        timeout_s = self.argument("timeout", own_start, grid, args, kwargs)
+        limit_s = self.default_ttl_s if timeout_s is None else timeout_s
+        return timedelta(seconds=limit_s) if isinstance(limit_s, int | float) else None
 
     def with_evaluation(
         self, wrap: Callable[[Any], Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.flower.waiting import Size
     from lowcarb_scheduler.forecasts.base import ForecastSource
     from lowcarb_scheduler.ledger import Ledger
+    from lowcarb_scheduler.scheduling.durations import Durations
     from lowcarb_scheduler.scheduling.locations import Place
     from lowcarb_scheduler.scheduling.recorder import Window
     from lowcarb_scheduler.settings import Settings
@@ -83,6 +84,8 @@ class Session:
         Checkpoint of the run, where one is kept.
     registering : timedelta
         Time that nodes are given to connect at the start.
+    durations : Durations
+        Durations of rounds known beforehand.
 
     Attributes
     ----------
@@ -92,7 +95,7 @@ class Session:
 
     def __init__(
         self, settings: Settings, places: Mapping[str, Place], source: ForecastSource | None, clock: Clock,
-        ledger: Ledger, rounds: int, progress: Progress | None, registering: timedelta,
+        ledger: Ledger, rounds: int, progress: Progress | None, registering: timedelta, durations: Durations,
     ) -> None:  # fmt: skip
         self._settings, self._clock, self._ledger = settings, clock, ledger
         self._virtual, self._has_source = isinstance(clock, VirtualClock), source is not None
@@ -108,7 +111,7 @@ class Session:
         )  # fmt: skip
         self._feed = IntensityFeed(source, ledger, self._log)
         self._timing = RunTiming(
-            started, rounds, settings.round_duration, settings.finish_by, settings.patience,
+            started, rounds, durations, settings.finish_by, settings.patience,
             settings.deadline_confidence, as_planned=self._virtual,
         )  # fmt: skip
         rules = JobRules.from_settings(
@@ -132,20 +135,24 @@ class Session:
 
     # -- Beginning and going on ------------------------------------------------------------------------------
 
-    def begin(self, about: Mapping[str, Any]) -> None:
+    def begin(self, about: Mapping[str, Any], model_bytes: int | None = None) -> None:
         """Begin the run, or go on with one.
 
         Parameters
         ----------
         about : mapping
             More fields of ``run_started`` and ``run_resumed``.
+        model_bytes : int, optional
+            Size of the initial arrays [bytes].
         """
         resumption = self.progress.resumption if self.progress else None
         if resumption is not None and self.progress is not None:
             self._resume(resumption, self.progress, about)
         if resumption is None or not resumption.has_ledger:
-            self._write_start(about)
+            self._write_start(about, model_bytes)
         self._log.info(f"the ledger of this run is {self._ledger.run_dir.absolute()}")
+        if self._timing.durations.earlier.runs:
+            self._log.info(messages.earlier_rounds(self._timing.durations.earlier))
         self._log.info(f"evaluation on nodes: {_EVALUATION[self._settings.evaluate_on]}")
         if self.progress is not None:
             self.progress.attach(self._ledger, self._log.warn)
@@ -156,7 +163,7 @@ class Session:
             fix = f"no waiting; set lowcarb-source to wait{unread}"
             self._log.warn("forecast", "no source is named", fix)
 
-    def _write_start(self, about: Mapping[str, Any]) -> None:
+    def _write_start(self, about: Mapping[str, Any], model_bytes: int | None) -> None:
         settings, schedule = self._settings, self._timing.schedule
         self._ledger.append(
             RunStarted(
@@ -166,7 +173,7 @@ class Session:
                 finish_by=schedule.finish_by if schedule else None,
                 target_finish=schedule.target_finish if schedule else None,
                 patience=settings.patience, participation=settings.participation,
-                clock="virtual" if self._virtual else "system",
+                clock="virtual" if self._virtual else "system", model_bytes=model_bytes,
             )
         )  # fmt: skip
 

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lowcarb_scheduler.accounting.earlier import NO_EARLIER_ROUNDS, JobKind, earlier_rounds
 from lowcarb_scheduler.clock import SystemClock, VirtualClock, format_time, parse_time
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.flower.checkpoint.resume import job_of, open_folder
@@ -18,6 +19,7 @@ from lowcarb_scheduler.flower.session import Session
 from lowcarb_scheduler.flower.waiting import REGISTERING
 from lowcarb_scheduler.forecasts.registry import arranged, open_sources
 from lowcarb_scheduler.ledger import Ledger
+from lowcarb_scheduler.scheduling.durations import Durations
 from lowcarb_scheduler.scheduling.locations import check_known, read_places
 from lowcarb_scheduler.settings import SECRETS, Settings
 
@@ -87,8 +89,9 @@ class Setup:
             raise InputError("lowcarb-clock", "virtual is for simulation", "use system with real nodes")
 
     def begin(
-        self, grid: Grid, strategy: str, rounds: int, kept: tuple[object, ArrayRecord | None] | None = None
-    ) -> Session:
+        self, grid: Grid, strategy: str, rounds: int,
+        kept: tuple[object, ArrayRecord | None] | None = None, reply_timeout: timedelta | None = None,
+    ) -> Session:  # fmt: skip
         """Begin a run, or go on with one, and return its session.
 
         Parameters
@@ -101,6 +104,8 @@ class Setup:
             Number of rounds.
         kept : (Strategy, ArrayRecord or None), optional
             The strategy and its initial arrays, where checkpoints are to be kept.
+        reply_timeout : timedelta, optional
+            Time for which a round waits for a reply that does not come.
 
         Raises
         ------
@@ -135,6 +140,14 @@ class Setup:
             most_bytes = settings.participation_correction_memory
             progress.correction = ParticipationCorrection(correction, kept[0], ledger, most_bytes)
             progress.average = OutputAverage.of(settings, rounds, ledger, has_source=self.source is not None)
+        model_bytes = _model_bytes(kept[1]) if kept is not None else None
+        earlier = NO_EARLIER_ROUNDS
+        # On a virtual clock rounds take their planned time; a resumed run keeps what it has learned.
+        learns = settings.learn_durations and is_new and not isinstance(clock, VirtualClock)
+        if learns and model_bytes is not None:
+            kind = JobKind(strategy, model_bytes, settings.round_duration)
+            earlier = earlier_rounds(run_dir.absolute().parent, kind, before=run_dir)
+        durations = Durations(settings.round_duration, earlier=earlier, reply_timeout=reply_timeout)
         about = {
             "run_id": self.run_id,
             "flwr_version": flower_version(),
@@ -145,14 +158,19 @@ class Setup:
         registering: timedelta = getattr(grid, "registering", REGISTERING)
         try:
             session = Session(
-                settings, self._places, self.source, clock, ledger, rounds, progress, registering
+                settings, self._places, self.source, clock, ledger, rounds, progress, registering, durations
             )
-            session.begin(about)
+            session.begin(about, model_bytes)
             announce(correction, ledger)
         except BaseException:
             ledger.close()  # or its folder would stay locked
             raise
         return session
+
+
+def _model_bytes(arrays: ArrayRecord | None) -> int | None:
+    """Return the size of a model [bytes]; None without initial arrays."""
+    return None if arrays is None else sum(len(array.data) for array in arrays.values())
 
 
 def _free_folder(name: str) -> Path:

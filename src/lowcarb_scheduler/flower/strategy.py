@@ -184,7 +184,8 @@ class CarbonAwareMixin:
         rounds = PARTS.argument("num_rounds", own_start, grid, args, kwargs)
         arrays = PARTS.argument("initial_arrays", own_start, grid, args, kwargs)
         evaluate_fn = PARTS.argument("evaluate_fn", own_start, grid, args, kwargs)
-        run = setup.begin(grid, _name_of(self), rounds, kept=(self, arrays))
+        reply_timeout = PARTS.reply_timeout(own_start, grid, args, kwargs)
+        run = setup.begin(grid, _name_of(self), rounds, (self, arrays), reply_timeout)
         assert run.progress is not None, "checkpoints are kept"
         self._lowcarb_run, self._lowcarb_progress = run, run.progress
         args, kwargs = PARTS.with_evaluation(partial(_recording, run), args, kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from lowcarb_scheduler.accounting.earlier import EarlierRounds
     from lowcarb_scheduler.events import Event, RunFinished
     from lowcarb_scheduler.ledger import Ledger
     from lowcarb_scheduler.planning.job import Plan
@@ -133,6 +135,13 @@ def plan_lines(
         " times time where nodes do not measure it"
     )
     return lines
+
+
+def earlier_rounds(earlier: EarlierRounds) -> str:
+    """Return the line about earlier runs of the same job, from which durations are learned."""
+    runs = "1 earlier run" if earlier.runs == 1 else f"{earlier.runs} earlier runs"
+    typical = format_duration(timedelta(seconds=earlier.typical_s))
+    return f"round durations are learned from {len(earlier.seconds)} round(s) of {runs}: about {typical}"
 
 
 def saving_parts(saving: float, with_equal_turns: float) -> str:

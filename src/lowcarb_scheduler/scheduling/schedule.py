@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
-from math import log, sqrt
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import numpy as np
-
+from lowcarb_scheduler.accounting.earlier import EarlierRounds
 from lowcarb_scheduler.clock import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from lowcarb_scheduler.scheduling.durations import Durations
 
 logger = logging.getLogger("flwr")
 
@@ -108,108 +108,6 @@ def observed_round(duration: timedelta) -> timedelta:
     return max(-(-duration // _MINUTE), 1) * _MINUTE
 
 
-# -- Round durations --------------------------------------------------------------------------------------
-# A hold may use up the slack before a deadline, but not the time that the remaining rounds need. That time is
-# unknown, so it is bounded from above by a quantile of the *sum* of the m remaining durations D, which is
-# less than m times the quantile of one. For any theta > 0 (Chernoff's bound [1]_) ::
-#
-#     P(D_1 + ... + D_m > Q) <= exp(-theta Q) E[exp(theta D)]^m
-#
-# so the smallest Q that keeps this below the accepted risk is ::
-#
-#     Q = min over theta of (m ln E[exp(theta D)] + ln(1 / risk)) / theta
-#
-# For one theta Q is a fixed time for each round and one buffer at the end that all rounds share. By Ville's
-# inequality [2]_ the remaining rounds stay below that line at all of its points at once, so a run that waits
-# before each round, as long as it may, does not add up risk. Theta changes with what was observed and with m,
-# so this holds only approximately, and half of the accepted risk is used.
-#
-# E[exp(theta D)] is a mean over the rounds observed and some imagined ones, because a quantile of few
-# observations alone misses the tail. Imagined are twenty rounds, one of them five times as long as a typical
-# round, and one more of four times the longest observed. They weigh less the more rounds are observed.
-# ``benchmarks/deadline_coverage.py`` measures how often the bound holds.
-#
-# References
-# ----------
-# .. [1] H. Chernoff, "A measure of asymptotic efficiency for tests of a hypothesis based on the sum of
-#    observations", Annals of Mathematical Statistics 23 (1952).
-# .. [2] J. Ville, "Étude critique de la notion de collectif" (1939).
-
-_MOST_SEEN: Final = 200  # durations that are remembered: newer ones replace the oldest
-_SHORTEST_S: Final = 1.0  # shortest typical round [s]: durations are multiples of it
-_IMAGINED: Final = 19.0, 1.0  # imagined rounds: typical ones, and slow ones
-_SLOW: Final = 5.0  # length of a slow round, in typical ones
-_LONGER: Final = 4.0  # imagined tail, in times of the longest round observed
-_RISK_PARTS: Final = 2.0  # the bound uses one of them, see above
-_MANY: Final = 10  # rounds observed from which on no floor is needed
-_GIVEN_COUNTS: Final = 4  # observed rounds that a given duration is worth, for the floor
-_THETAS: Final = np.geomspace(0.005, 4.0, 48)  # per typical round
-_LARGEST_EXPONENT: Final = 600.0  # exp() of more would overflow
-
-
-@dataclass(frozen=True, slots=True)
-class Durations:
-    """Durations of the rounds of a run.
-
-    Parameters
-    ----------
-    given : timedelta or None
-        Duration in the settings; for the typical duration it counts like one that was observed.
-    seen_s : tuple of float
-        Durations observed, from an opening to the moment the next round could open [s]; the newest last.
-    """
-
-    given: timedelta | None
-    seen_s: tuple[float, ...] = ()
-
-    def after(self, took: timedelta) -> Durations:
-        """Return the durations after one more round."""
-        return replace(self, seen_s=(*self.seen_s, max(took.total_seconds(), 0.0))[-_MOST_SEEN:])
-
-    @property
-    def is_known(self) -> bool:
-        """True once a duration was given or observed."""
-        return self.given is not None or bool(self.seen_s)
-
-    @property
-    def typical(self) -> timedelta:
-        """Median of the durations given and observed; at least a second."""
-        assert self.is_known, "no duration was given or observed"
-        given = () if self.given is None else (self.given.total_seconds(),)
-        return timedelta(seconds=max(float(np.median((*self.seen_s, *given))), _SHORTEST_S))
-
-    def needed(self, rounds: int, confidence: float) -> timedelta:
-        """Return the time to keep free for rounds back-to-back.
-
-        While fewer than ten rounds were observed it is at least ``1 + 1 / sqrt(n)`` times their typical time:
-        twice that after one round, one and a half times where a duration is given.
-
-        Parameters
-        ----------
-        rounds : int
-            Rounds that remain.
-        confidence : float
-            Probability that they fit into it, below 1.
-        """
-        typical = self.typical
-        seen = np.array(self.seen_s) / typical.total_seconds()
-        tail = _LONGER * seen.max(keepdims=True) if len(seen) else seen
-        lengths = np.concatenate([[1.0, _SLOW], tail, seen])
-        counts = np.concatenate([_IMAGINED, np.ones(len(tail) + len(seen))])
-        exponents = np.minimum(np.outer(_THETAS, lengths), _LARGEST_EXPONENT)
-        expected = np.exp(exponents) @ counts / counts.sum()
-        log_risk = log(_RISK_PARTS / (1.0 - confidence))
-        bound = float(((rounds * np.log(expected) + log_risk) / _THETAS).min())
-        return max(bound, rounds * self._floor()) * typical
-
-    def _floor(self) -> float:
-        """Return the least time to keep for each round, in typical rounds, while few were observed."""
-        count = len(self.seen_s)
-        if count >= _MANY:
-            return 1.0
-        return 1.0 + 1.0 / sqrt(max(count, 1 if self.given is None else _GIVEN_COUNTS))
-
-
 # -- Timing of a run --------------------------------------------------------------------------------------
 
 _FAR_OFF: Final = 0.25  # part of the planned length by which rounds must differ before it is changed
@@ -243,8 +141,9 @@ class RunTiming:
         Start of the run.
     rounds : int
         Number of rounds.
-    round_duration : timedelta or None
-        Length of a round, where the settings give one; else the first round shows it.
+    durations : Durations
+        Durations known beforehand, from the settings or earlier runs; without any the first round shows
+        them.
     finish_by : datetime, timedelta or None
         Deadline, or its distance from the start; see :meth:`Schedule.settle`.
     patience : float
@@ -264,13 +163,15 @@ class RunTiming:
     """
 
     def __init__(
-        self, started: datetime, rounds: int, round_duration: timedelta | None,
+        self, started: datetime, rounds: int, durations: Durations,
         finish_by: datetime | timedelta | None, patience: float, confidence: float, as_planned: bool = False,
     ) -> None:  # fmt: skip
         self.started, self.rounds, self._finish_by = started, rounds, finish_by
         self._patience, self._confidence, self._as_planned = patience, confidence, as_planned
-        self.schedule = self._settle(round_duration) if round_duration else None
-        self.durations = Durations(round_duration)
+        self.durations = durations
+        self.schedule: Schedule | None = None
+        if durations.is_known:
+            self.schedule = self._settle(durations.given or observed_round(durations.typical))
 
     @property
     def round_duration(self) -> timedelta:
@@ -363,20 +264,33 @@ class RunTiming:
     def memory(self) -> dict[str, Any]:
         """Return the part of a checkpoint that holds schedule and durations."""
         schedule = None if self.schedule is None else asdict(self.schedule)
-        return {"schedule": schedule, "seen_s": list(self.durations.seen_s)}
+        durations = self.durations
+        return {
+            "schedule": schedule, "seen_s": list(durations.seen_s), "total_s": durations.total_s,
+            "earlier": {"seconds": list(durations.earlier.seconds), "runs": durations.earlier.runs},
+        }  # fmt: skip
 
     def recall(self, memory: Mapping[str, Any]) -> None:
         """Restore what :meth:`memory` returned."""
         if memory["schedule"] is not None:
             self.schedule = Schedule(**memory["schedule"])
-        self.durations = replace(self.durations, seen_s=tuple(memory["seen_s"]))
+        seen_s = tuple(memory["seen_s"])
+        earlier = memory.get("earlier", {"seconds": (), "runs": 0})  # older checkpoints have none
+        self.durations = replace(
+            self.durations, seen_s=seen_s, total_s=memory.get("total_s", sum(seen_s)),
+            earlier=EarlierRounds(tuple(earlier["seconds"]), earlier["runs"]),
+        )  # fmt: skip
         self._as_planned = self._as_planned and not self.durations.seen_s
 
     def _needed(self, number: int) -> timedelta:
         """Return the time to keep free for the remaining rounds, where it is more than planned."""
         if self._as_planned or not self.durations.is_known:
             return timedelta(0)
-        return self.durations.needed(self.rounds_left(number), self._confidence)
+        left = None
+        if self.schedule is not None:
+            worked = timedelta(seconds=self.durations.total_s)
+            left = self.schedule.finish_by - self.started - worked
+        return self.durations.needed(self.rounds_left(number), self._confidence, left)
 
     def _settle(self, round_duration: timedelta) -> Schedule:
         """Fix deadline and target, once the length of a round is known."""
