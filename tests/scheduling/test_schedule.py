@@ -18,7 +18,7 @@ from lowcarb_scheduler.accounting.earlier import EarlierRounds
 from lowcarb_scheduler.clock import parse_time
 from lowcarb_scheduler.errors import PlanInfeasibleError
 from lowcarb_scheduler.scheduling.durations import Durations
-from lowcarb_scheduler.scheduling.schedule import Schedule, observed_round
+from lowcarb_scheduler.scheduling.schedule import RunTiming, Schedule, observed_round
 from lowcarb_scheduler.testing import InMemoryGrid, VirtualClock
 from support.apps import add_one, make_app, make_grid, node_configs, takes
 from support.clocks import Machine
@@ -217,6 +217,19 @@ def test_what_is_kept_is_one_buffer_at_the_end():
     assert schedule.plan_by(START, 10, 20 * HOUR) == START + 27 * HOUR
     assert schedule.plan_by(START + 20 * HOUR, 10, 20 * HOUR) == START + 30 * HOUR  # back-to-back from then
     assert schedule.plan_by(START + 35 * HOUR, 10, 20 * HOUR) == START + 45 * HOUR  # even past the deadline
+
+
+def test_a_resumed_run_keeps_what_it_has_learned():
+    known = {"earlier": earlier([1, 1.2], [0.9]), "reply_timeout": 2 * HOUR}
+    killed, resumed = (
+        RunTiming(START, 3, durations, 24 * HOUR, 1.0, 0.99)
+        for durations in (Durations(None, **known), Durations(None, reply_timeout=2 * HOUR))
+    )
+    killed.round_over(1.1 * HOUR, killed.round_closed(1.1 * HOUR))
+    assert resumed.latest_opening(2) is None
+    resumed.recall(killed.memory())
+    assert resumed.durations == killed.durations
+    assert resumed.latest_opening(2) == killed.latest_opening(2)
 
 
 def test_observed_rounds_are_planned_in_whole_minutes():
