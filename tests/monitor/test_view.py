@@ -137,7 +137,7 @@ def test_views_are_as_they_were_read():
 
 
 @pytest.mark.parametrize("look", [PLAIN, ASCII, COLOUR], ids=["plain", "ascii", "colour"])
-@pytest.mark.parametrize("width", [40, 80, 120, 200])
+@pytest.mark.parametrize("width", [10, 40, 80, 120, 200])
 @pytest.mark.parametrize("name", RUNS)
 def test_every_line_fits(name, width, look):
     found = list(view(name, look).lines(width))

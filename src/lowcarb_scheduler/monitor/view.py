@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections import Counter
 from dataclasses import dataclass
@@ -218,9 +219,10 @@ class RunView:
         places = sorted(clients, key=lambda name: (-clients[name], name))[:MOST_PLACES]
         names = [self._short(name) for name in places]
         label = max(map(cell_len, [*names, "opens"])) + 2
+        columns = max(width - label, 1)  # of a terminal that is narrower than the names, nothing is left
         # Far beyond the next rounds the cells would only become coarser.
         end = max(upcoming[-1].closes_at, moment + _DAY)
-        edges = _edges(moment, min(end, forecast.intensity.end), width - label)
+        edges = _edges(moment, min(end, forecast.intensity.end), columns)
         values = _means(forecast, places, edges)
         known = values[np.isfinite(values)]
         if not len(known):
@@ -228,7 +230,7 @@ class RunView:
             return
         low, high = float(known.min()), float(known.max())
         levels = (values - low) / (high - low) if high > low else np.where(np.isfinite(values), 0.0, np.nan)
-        cell = min(_WIDEST_CELL, (width - label) // len(levels))
+        cell = min(_WIDEST_CELL, columns // len(levels))
         begins = [from_us(edge) for edge in edges[:-1]]
         head = f"Coming hours ({self.times.name(moment)})"
         if len(clients) > len(places):
@@ -247,15 +249,14 @@ class RunView:
         signal = "unknown signal" if provenance.signal == "unknown" else provenance.signal
         issued = self.times.weekday(forecast.generated_at, moment)
         legend = Text().append(f"{formatting.significant(low)} ").append_text(scale)
-        unit = f" {formatting.significant(high)} g/kWh, {signal}, {about}, issued {issued}"
-        legend.append(self._plain(unit).rjust(len(unit)))
-        yield self._cut(legend, width)
+        unit = f"{formatting.significant(high)} g/kWh, {signal}, {about}, issued {issued}"
+        yield self._cut(legend.append(" ").append(self._plain(unit)), width)
 
     def _cells(self, levels: Floats, cell: int) -> Text:
         """Draw values between 0 and 1, each so many columns wide."""
         text, shades = Text(), self.look.shades
         for level in levels.tolist():
-            if level != level:
+            if math.isnan(level):
                 text.append(self.look.gap * cell, "dim")
             elif self.look.has_colour:
                 text.append(" " * cell, Style(bgcolor=_colour(level)))
@@ -268,9 +269,8 @@ class RunView:
         axis, day = "", self.times.local(begins[0]).date()
         for k, begin in enumerate(begins):
             here = self.times.local(begin)
-            text = (
-                f"{here:%a}" if here.date() != day else f"{here:%H}" if k == 0 or here.hour % 6 == 0 else ""
-            )
+            text = f"{here:%H}" if k == 0 or here.hour % 6 == 0 else ""
+            text = text if here.date() == day else f"{here:%a}"
             day = here.date()
             if text and (not axis or len(axis) < k * cell):
                 axis = axis.ljust(k * cell) + text
