@@ -153,15 +153,15 @@ def main() -> int:
     sample = random.Random(options.seed).sample(found, min(options.count, len(found)))
     print(f"{len(sample)} of {len(found)} mutants of {len(modules)} modules, seed {options.seed}", flush=True)
 
-    copy, results, passed = copy_of_sources(), Counter[str](), set[str]()
+    copy, results, fits = copy_of_sources(), Counter[str](), dict[str, bool]()
     for number, mutant in enumerate(sample, start=1):
         first, others = tests_of(mutant.module)
         stages = [first] if options.quick and first else [first, others]
-        for test in sorted({test for stage in stages for test in stage} - passed):
-            if run_tests([test], options.seconds) != "survived":
-                print(f"{test} fails without a mutant, or takes longer than {options.seconds} s")
-                return 2
-            passed.add(test)
+        for test in sorted({test for stage in stages for test in stage} - fits.keys()):
+            fits[test] = run_tests([test], options.seconds) == "survived"
+            if not fits[test]:
+                print(f"left out: {test} fails without a mutant, or takes longer than {options.seconds} s")
+        stages = [[test for test in stage if fits[test]] for stage in stages]
         before = (ROOT / mutant.module).read_text(encoding="utf-8")
         after = mutate_code(before, get_operator(mutant.operator)(), mutant.occurrence)
         (copy / mutant.module).write_text(after, encoding="utf-8")
