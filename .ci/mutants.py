@@ -30,6 +30,7 @@ from cosmic_ray.plugins import get_operator, operator_names
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path("src", "lowcarb_scheduler")
 MUTATED = ("planning", "accounting", "scheduling", "forecasts/bias_correction.py")
+FOLDERS = ("planning", "accounting", "scheduling", "forecasts")  # of their tests
 LIBRARIES = (
     "numpy", "pandas", "scipy.optimize", "scipy.sparse", "hypothesis", "httpx", "pydantic_settings", "rich",
     "flwr.app", "flwr.serverapp.strategy",
@@ -85,13 +86,14 @@ def _annotated(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
 def tests_of(module: Path) -> tuple[list[str], list[str]]:
     """Return the test files that name a module, its own first, else golden ones; and all other ones."""
     inside = module.relative_to(PACKAGE)
-    files = sorted((ROOT / "tests" / inside.parent).glob("test_*.py"))
-    own = f"test_{inside.stem}.py"
-    named = f"{inside.parent.name}.{inside.stem}"
-    first = [path for path in files if path.name == own or named in path.read_text(encoding="utf-8")]
-    first = first or [path for path in files if path.name == "test_golden.py"]
+    own, named = f"test_{inside.stem}.py", f"{inside.parent.name}.{inside.stem}"
+    files = [file for name in FOLDERS for file in sorted((ROOT / "tests" / name).glob("test_*.py"))]
+    siblings = [path for path in files if path.parent.name == inside.parent.name]
+    first = [path for path in files if named in path.read_text(encoding="utf-8")]
+    first += [path for path in siblings if path.name == own and path not in first]
+    first = first or [path for path in siblings if path.name == "test_golden.py"]
     first.sort(key=lambda path: path.name != own)
-    others = [path for path in files if path not in first and inside.parent.name != "forecasts"]
+    others = [path for path in siblings if path not in first and inside.parent.name != "forecasts"]
     return [str(path.relative_to(ROOT)) for path in first], [str(path.relative_to(ROOT)) for path in others]
 
 
