@@ -7,6 +7,7 @@ import json
 import re
 from datetime import timedelta
 from functools import partial
+from itertools import pairwise
 
 import pytest
 from rich.console import Console
@@ -123,6 +124,9 @@ class Watched(VirtualClock):
         super().sleep_until(when)
         self.acts.pop(0)()
 
+    def jump(self, seconds):
+        super().sleep_until(self.now() + timedelta(seconds=seconds))
+
 
 def terminal(width=80, height=60):
     return Console(file=io.StringIO(), force_terminal=True, width=width, height=height, color_system=None,
@@ -172,6 +176,33 @@ def test_watch_reads_the_ledger_only_when_it_has_grown(capsys, written, monkeypa
 
     assert watch(capsys, run_dir, lambda: None, lambda: None, stop)[0] == 0
     assert len(read) == 1
+
+
+def test_watch_of_a_ledger_that_takes_long_to_read_rests_between_readings(capsys, written, monkeypatch):
+    run_dir, read = written("hold_started"), []
+    ledger = run_dir / "ledger.jsonl"
+    failed = to_json(event(1, "node_failed", round=1, id="a", location=None, reason="no reply")) + "\n"
+    clock = Watched()
+
+    def slow(folder):
+        clock.jump(3)
+        read.append(clock.now())
+        return read_ledger(folder)
+
+    def grow():
+        with ledger.open("a", encoding="utf-8") as file:
+            file.write(failed)
+
+    def stop():
+        raise KeyboardInterrupt
+
+    clock.acts = [*[grow] * 60, stop]
+    monkeypatch.setattr("lowcarb_scheduler.monitor.state.read_ledger", slow)
+    answer = cli_files.run(capsys, "status", run_dir, "--watch", clock=clock, console=terminal)
+    assert (answer.code, answer.err) == (0, "")
+    pauses = [later - earlier for earlier, later in pairwise(read)]
+    assert len(pauses) >= 2
+    assert min(pauses) >= timedelta(seconds=30)
 
 
 def test_watch_ends_when_the_process_is_killed(capsys, tmp_path):

@@ -38,6 +38,7 @@ RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder with the
 _NEWEST: Final = "Folder with the run's ledger.jsonl. Default: the newest run in runs/."
 Newest = Annotated[Path | None, typer.Argument(metavar="[RUN_DIR]", help=_NEWEST, show_default=False)]
 _EVERY: Final = timedelta(seconds=1)  # the countdown shows seconds in its last minute
+_REST: Final = 10  # of the time, in times a reading takes: a ledger of millions of lines takes seconds
 
 
 @options.command(
@@ -81,13 +82,15 @@ def _views(folder: Path, runtime: Runtime, times: Times, look: Look) -> Iterator
     """Yield a view at once and after each pause, until the run is over."""
     from lowcarb_scheduler.monitor.view import RunView
 
-    ledger, run, seen = folder / FILE_NAME, None, None
+    ledger, run, seen, due = folder / FILE_NAME, None, None, runtime.clock.now()
     while True:
         # Before the reading: lines that come meanwhile are read the next time. A process that is killed
         # leaves no line, so its lock is looked at, too.
         found = ledger.stat().st_size if ledger.is_file() else None, is_in_use(folder)
-        if run is None or found != seen:
+        began = runtime.clock.now()
+        if run is None or (found != seen and began >= due):
             run, seen = RunState.read(folder), found
+            due = began + _REST * (runtime.clock.now() - began)
         now = runtime.clock.now()
         yield RunView(run, now, times, look)
         if run.is_over:
