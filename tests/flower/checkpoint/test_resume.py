@@ -458,11 +458,11 @@ def test_long_after_its_window_a_round_is_replanned_in_time(midnight, monkeypatc
 
 
 def test_a_round_whose_window_is_over_waits_for_the_next_clean_hour(midnight, monkeypatch):
-    """Its second round opens at 9:00; it ends at 9:30, and is started again at 11:00."""
-    run_until(monkeypatch, ending(midnight, 9.5), finish_by=40 * HOUR)
-    run_until(monkeypatch, Machine(midnight + 11 * HOUR), finish_by=40 * HOUR)
+    """Its second round opens at 6:00; it ends at 6:30, and is started again at 8:00."""
+    run_until(monkeypatch, ending(midnight, 6.5), finish_by=40 * HOUR)
+    run_until(monkeypatch, Machine(midnight + 8 * HOUR), finish_by=40 * HOUR)
     opened = [each.opens_at for each in summarise(read_ledger(RUN)).rounds]
-    assert opened[1] > midnight + 11 * HOUR
+    assert opened[1] > midnight + 8 * HOUR
     assert {at.hour for at in opened} <= set(Hours.clean)
 
 
