@@ -76,7 +76,7 @@ class FromScratch(FedAvg):
     ids=lambda inner: f"{type(inner).__name__}",
 )
 def test_exactly_the_planned_nodes_train_in_the_planned_windows(aware, grid, inner):
-    strategy = aware(inner)
+    strategy = aware(inner, balance="off")
     result = run(strategy, grid)
     planned = [sorted(int(node["id"]) + 101 for node in e["nodes"]) for e in events_of("round_opened")]
     assert [sorted(nodes) for nodes in trained(grid).values()] == planned

@@ -198,7 +198,7 @@ def test_an_operator_lets_it_go_and_the_run_goes_on(midnight, grid, capsys):
     (noted,) = named(events, "open_now")
     assert (noted["round"], noted["until"]) == (1, "2026-03-02T06:00:00Z")
     assert named(events, "round_opened")[0]["planned_g"] == pytest.approx(1000.0)
-    assert second == midnight + 7 * HOUR  # as it was planned
+    assert second == midnight + 6 * HOUR  # the first of the clean hours is free now
     assert [path.name for path in RUN.glob("open-now*")] == []
 
 

@@ -172,7 +172,7 @@ def test_a_model_that_changes_its_shape_begins_a_new_memory(midnight):
             return super().configure_train(server_round, arrays, config, grid)
 
     run(Growing(fraction_evaluate=0.0), midnight, rounds=6)
-    assert [event["places"] for event in events_of("round_corrected")] == [1, 2, 3, 1, 2, 3]
+    assert [event["places"] for event in events_of("round_corrected")] == [1, 3, 4, 1, 2, 3]
     told = [event["why"] for event in events_of("degraded") if event["what"] == "correction"]
     assert told == ["the model has other arrays since round 4"]
 
