@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from base64 import b64encode
+from zlib import compress
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -37,3 +41,13 @@ def test_a_forecast_of_four_days_takes_less_than_a_byte_a_value():
 def test_a_text_of_another_shape_is_an_error(text):
     with pytest.raises(ValueError, match="is not a table of 2 x 2 numbers"):
         unpack(text, 2, 2)
+
+
+def test_a_text_that_inflates_to_far_more_takes_no_memory():
+    text = b64encode(compress(bytes(20_000_000))).decode()
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="is not a table"):
+        unpack(text, 2, 2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import binascii
 import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -74,13 +75,13 @@ def unpack(text: str, steps: int, columns: int) -> Floats:
     ValueError
         If the text is not that of a table of this shape.
     """
-    try:
-        data = zlib.decompress(binascii.a2b_base64(text, strict_mode=True))
-    except (ValueError, zlib.error):
-        data = b""
     cells = steps * columns
     begin = columns + -(-cells // 8)
-    if not data or len(data) != begin + 4 * cells:
+    inflating, data = zlib.decompressobj(), b""
+    with suppress(ValueError, zlib.error):
+        # No more than the table needs: a line of a few kilobytes may be made to inflate to gigabytes.
+        data = inflating.decompress(binascii.a2b_base64(text, strict_mode=True), begin + 4 * cells + 1)
+    if not inflating.eof or len(data) != begin + 4 * cells:
         raise ValueError(f"is not a table of {steps} x {columns} numbers")
     decimals = np.frombuffer(data[:columns], np.uint8)
     gaps = np.unpackbits(np.frombuffer(data[columns:begin], np.uint8), count=cells).reshape(columns, steps)
