@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import settings
 
+# Before NumPy is imported: on small matrices threads of BLAS do nothing but wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["TZ"] = "UTC"  # what a command prints must not depend on where the tests run
 time.tzset()
 # Speed is for benchmarks: on a busy machine a correct example may take longer than any limit.
