@@ -133,13 +133,22 @@ def known_saving(rounds: Iterable[tuple[float | None, float | None]]) -> tuple[f
     rounds : iterable of (float or None, float or None)
         Realised and run-now emissions of each round [gCO2eq].
     """
+    realised_g, run_now_g, known = known_sums(rounds)
+    return (saving(realised_g, run_now_g) if known else None), known
+
+
+def known_sums(rounds: Iterable[tuple[float | None, float | None]]) -> tuple[float, float, int]:
+    """Return realised and run-now emissions of the rounds that are known, and the number of these.
+
+    Parameters
+    ----------
+    rounds : iterable of (float or None, float or None)
+        Realised and run-now emissions of each round [gCO2eq].
+    """
     known = [
         (realised, run_now) for realised, run_now in rounds if realised is not None and run_now is not None
     ]
-    if not known:
-        return None, 0
-    realised_g, run_now_g = (sum(column) for column in zip(*known, strict=True))
-    return saving(realised_g, run_now_g), len(known)
+    return sum(realised for realised, _ in known), sum(run_now for _, run_now in known), len(known)
 
 
 def jain_index(turns: ArrayLike) -> float:

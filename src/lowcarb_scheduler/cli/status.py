@@ -14,7 +14,6 @@ import typer
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.output import Column, Utc
 from lowcarb_scheduler.cli.runtime import Runtime
-from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.errors import InputError, NothingHeldError
 from lowcarb_scheduler.flower.waiting import request_release
 from lowcarb_scheduler.ledger import FILE_NAME, is_in_use
@@ -173,10 +172,7 @@ def _opening(run: RunSummary, now: datetime, times: Times) -> str:
     # Of a round that trains it is the opening that was.
     if run.opens_at is None or run.state == TRAINING:
         return ""
-    opens = times.instant(run.opens_at)
-    # A virtual clock jumps to the opening: a countdown would be meaningless.
-    is_counted = run.opens_at > now and not run.is_virtual
-    return f"{opens}, in {format_duration(run.opens_at - now)}" if is_counted else opens
+    return times.opening(run.opens_at, now, is_virtual=run.is_virtual)
 
 
 def _saved(run: RunSummary) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from lowcarb_scheduler.errors import InputError, one_line
-from lowcarb_scheduler.events import FiguresRefreshed, RunFinished, RunStarted, event_of
-from lowcarb_scheduler.ledger import FILE_NAME, as_written
+from lowcarb_scheduler.events import FiguresRefreshed, RunFinished, event_of
+from lowcarb_scheduler.ledger import FILE_NAME, as_written, read_start
 from lowcarb_scheduler.monitor.state import GONE, RunState, Saved
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ def newest_run(folder: Path) -> Path:
     found = []
     for path in _ledgers(folder) if folder.is_dir() else []:
         try:
-            found.append((_first(path).began_at, str(path), path.parent))
-        except (InputError, OSError):
+            found.append((read_start(path.parent).began_at, str(path), path.parent))
+        except InputError:
             continue  # a run that has just made its folder, or no run
     if not found:
         raise InputError("RUN_DIR", f"there is no run in {folder}/", "give the folder of a run")
@@ -106,15 +106,6 @@ def _ledgers(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError("FOLDER", f"there is no folder {folder}", "give the folder that holds the runs")
     return sorted(folder.glob(f"*/{FILE_NAME}"))
-
-
-def _first(path: Path) -> RunStarted:
-    """Return the first event of a ledger."""
-    with as_written(str(path)), path.open("rb") as file:
-        first = event_of(json.loads(file.readline()))
-    if not isinstance(first, RunStarted):
-        raise InputError("ledger", "has no run_started event", "give the folder of a run", str(path))
-    return first
 
 
 def _of_ended(run_dir: Path) -> RunSummary | None:
@@ -128,7 +119,7 @@ def _of_ended(run_dir: Path) -> RunSummary | None:
         if not last:
             return None
         with as_written(str(path)):
-            started, (ended, *refreshed) = _first(path), [event_of(json.loads(line)) for line in last]
+            started, (ended, *refreshed) = read_start(run_dir), [event_of(json.loads(line)) for line in last]
     except OSError as error:
         raise InputError(
             "ledger", f"cannot be read ({error.strerror})", "make it readable", str(path)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
-from lowcarb_scheduler.accounting.emissions import known_sum, saving
+from lowcarb_scheduler.accounting.emissions import known_sum, known_sums, saving
 from lowcarb_scheduler.accounting.replay import Record
 from lowcarb_scheduler.events import (
     Degraded,
@@ -68,11 +68,8 @@ class Saved:
     @classmethod
     def of(cls, rounds: Iterable[tuple[float | None, float | None]]) -> Saved | None:
         """Return the sums over realised and run-now emissions of rounds; None where no round is known."""
-        known = [(a, b) for a, b in rounds if a is not None and b is not None]
-        if not known:
-            return None
-        realised_g, run_now_g = (sum(column) for column in zip(*known, strict=True))
-        return cls(len(known), realised_g, run_now_g, saving(realised_g, run_now_g))
+        realised_g, run_now_g, known = known_sums(rounds)
+        return cls(known, realised_g, run_now_g, saving(realised_g, run_now_g)) if known else None
 
     @property
     def avoided_g(self) -> float:

@@ -137,10 +137,7 @@ class RunView:
         yield "rounds done", f"{run.rounds_done} of {run.rounds} {bar}"
         # A process that is gone opens nothing, whatever its last plan was.
         if run.opens_at is not None and not run.is_over:
-            opens = times.instant(run.opens_at)
-            # A virtual clock jumps to the opening: a countdown would be meaningless.
-            if run.opens_at > moment and not run.is_virtual:
-                opens += f", in {format_duration(run.opens_at - moment)}"
+            opens = times.opening(run.opens_at, moment, is_virtual=run.is_virtual)
             yield "opened" if run.state == TRAINING else "next opening", opens
         if run.why is not None:
             yield "why", run.why

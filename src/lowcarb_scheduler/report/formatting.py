@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Final
 
-from lowcarb_scheduler.clock import to_utc
+from lowcarb_scheduler.clock import format_duration, to_utc
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -169,6 +169,12 @@ class Times:
         if when is None:
             return UNKNOWN
         return f"{to_minute(self.local(when))} {self.name(when)}"
+
+    def opening(self, when: datetime, now: datetime, *, is_virtual: bool) -> str:
+        """Write an opening, and how long it is until then if it is still to come."""
+        # A virtual clock jumps to the opening: a countdown would be meaningless.
+        is_counted = when > now and not is_virtual
+        return self.instant(when) + (f", in {format_duration(when - now)}" if is_counted else "")
 
     def name(self, when: datetime) -> str:
         """Return the name of the zone at a time, for example ``CEST``."""

@@ -269,8 +269,7 @@ class IntensityFeed:
         ``time_left`` is as in :meth:`refresh`.
         """
         due = self._actuals.due(now) or (last_chance and not self._actuals.failures)
-        wanted = self._wanted(since, now)
-        if self._source is None or not (due and wanted):
+        if self._source is None or not due or not (wanted := self._wanted(since, now)):
             return
         if (limit := self._time_limit(time_left)) == _NO_TIME:
             return
