@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import locale
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -14,11 +13,13 @@ import typer
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.output import Column, Utc
 from lowcarb_scheduler.cli.runtime import Runtime
-from lowcarb_scheduler.errors import InputError, NothingHeldError
+from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.flower.waiting import request_release
-from lowcarb_scheduler.ledger import FILE_NAME, is_in_use
+from lowcarb_scheduler.ledger import FILE_NAME
+from lowcarb_scheduler.monitor.documents import document_of, listing_of
+from lowcarb_scheduler.monitor.follow import Follower
 from lowcarb_scheduler.monitor.listing import list_runs, newest_run
-from lowcarb_scheduler.monitor.state import GONE, HOLDING, TRAINING, RunState
+from lowcarb_scheduler.monitor.state import TRAINING, RunState
 from lowcarb_scheduler.report import formatting
 from lowcarb_scheduler.report.formatting import Times
 
@@ -37,7 +38,6 @@ RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder with the
 _NEWEST: Final = "Folder with the run's ledger.jsonl. Default: the newest run in runs/."
 Newest = Annotated[Path | None, typer.Argument(metavar="[RUN_DIR]", help=_NEWEST, show_default=False)]
 _EVERY: Final = timedelta(seconds=1)  # the countdown shows seconds in its last minute
-_REST: Final = 10  # of the time, in times a reading takes: a ledger of millions of lines takes seconds
 
 
 @options.command(
@@ -57,7 +57,7 @@ def command(
     run_dir = newest_run(RUNS) if run_dir is None else run_dir
     folder, times = folder_of(run_dir), Times.of(utc)
     if as_json:
-        output.write_document(_document(run_dir, RunState.read(folder), runtime.clock.now()))
+        output.write_document(document_of(run_dir, RunState.read(folder), runtime.clock.now()))
         return
     screen = runtime.console()
     views = _views(folder, runtime, times, _look(screen))
@@ -81,16 +81,9 @@ def _views(folder: Path, runtime: Runtime, times: Times, look: Look) -> Iterator
     """Yield a view at once and after each pause, until the run is over."""
     from lowcarb_scheduler.monitor.view import RunView
 
-    ledger, run, seen, due = folder / FILE_NAME, None, None, runtime.clock.now()
+    follower = Follower(folder, runtime.clock)
     while True:
-        # Before the reading: lines that come meanwhile are read the next time. A process that is killed
-        # leaves no line, so its lock is looked at, too.
-        found = ledger.stat().st_size if ledger.is_file() else None, is_in_use(folder)
-        began = runtime.clock.now()
-        if run is None or (found != seen and began >= due):
-            run, seen = RunState.read(folder), found
-            due = began + _REST * (runtime.clock.now() - began)
-        now = runtime.clock.now()
+        run, now = follower.read(), runtime.clock.now()
         yield RunView(run, now, times, look)
         if run.is_over:
             return
@@ -105,33 +98,6 @@ def _look(screen: Console) -> Look:
     if screen.is_dumb_terminal or "utf" not in locale.getencoding().lower():
         return ASCII
     return COLOUR if screen.color_system and not screen.no_color else PLAIN
-
-
-_FIELDS: Final = ("run_id", "state", "alive", "round", "rounds", "rounds_done", "opens_at", "why", "held_g",
-                  "at_once_g", "saves_g", "finish", "finish_by", "late", "last_event_at")  # fmt: skip
-
-
-def _document(run_dir: Path, run: RunState, now: datetime) -> dict[str, object]:
-    saved, plan = run.saved, run.plan
-    forecast = run.forecast and {
-        "generated_at": run.forecast.generated_at, **run.forecast.intensity.provenance.to_dict(),
-        "locations": run.forecast.intensity.to_points(),
-    }  # fmt: skip
-    return {
-        "run_dir": str(run_dir),
-        **{name: getattr(run, name) for name in _FIELDS},
-        # Who reads the document needs no more of these events.
-        "degraded": [{key: getattr(each, key) for key in ("at", "what", "why")} for each in run.degraded],
-        "saved": saved and {"rounds": saved.rounds, "realised_g": saved.realised_g,
-                            "run_now_g": saved.run_now_g, "saving": saved.saving},
-        "plan": plan and {"round": plan.round, "emissions_g": plan.emissions_g,
-                          "run_now_emissions_g": plan.run_now_emissions_g, "saving": plan.saving},
-        "to_come_g": run.to_come_g,
-        "upcoming": [window.to_record() for window in run.upcoming],
-        "slack_s": run.slack(now),
-        "forecast": forecast,
-        "events": [{"at": each.at, "event": each.name} for each in run.events],
-    }  # fmt: skip
 
 
 # -- lowcarb runs ------------------------------------------------------------------------------------------
@@ -149,7 +115,7 @@ def runs(
     """List runs: state, progress, next opening, saved so far."""
     found = list_runs(folder)
     if as_json:
-        output.write_document({"runs": [{**asdict(run), "run_dir": str(run.run_dir)} for run in found]})
+        output.write_document(listing_of(found))
         return
     runtime = context.ensure_object(Runtime)
     screen, now, times = runtime.console(), runtime.clock.now(), Times.of(utc)
@@ -192,15 +158,10 @@ def release(context: typer.Context, run_dir: RunDir, as_json: options.Json = Fal
     """Open the held round now; later rounds follow the plan."""
     folder = folder_of(run_dir)
     run = RunState.read(folder)
-    if run.round is None or run.state == GONE:
-        raise NothingHeldError(str(run_dir), run.state, "and opens no more rounds")
-    if run.is_virtual:
-        raise NothingHeldError(str(run_dir), "on a virtual clock", "which waits for nobody")
-    if run.state != HOLDING:
-        raise NothingHeldError(str(run_dir), run.state)
-    request_release(folder, run.round)
+    number = run.to_release(run_dir)
+    request_release(folder, number)
     if as_json:
-        output.write_document({"run_dir": str(run_dir), "round": run.round, "was_to_open_at": run.opens_at})
+        output.write_document({"run_dir": str(run_dir), "round": number, "was_to_open_at": run.opens_at})
     else:
         screen = context.ensure_object(Runtime).console()
-        output.print_line(screen, f"round {run.round} opens within {_SECONDS} seconds")
+        output.print_line(screen, f"round {number} opens within {_SECONDS} seconds")

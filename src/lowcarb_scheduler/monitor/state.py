@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from lowcarb_scheduler.accounting.emissions import known_sum, known_sums, saving
 from lowcarb_scheduler.accounting.replay import Record
+from lowcarb_scheduler.errors import NothingHeldError
 from lowcarb_scheduler.events import (
     Degraded,
     ForecastReceived,
@@ -127,6 +128,8 @@ class RunState:
         Time of the first and of the last event.
     is_virtual : bool
         Whether the run uses a virtual clock.
+    record : Record
+        Its rounds, nodes, turns and intensity, and the sums over its rounds.
     """
 
     run_id: str
@@ -154,6 +157,7 @@ class RunState:
     started_at: datetime
     last_event_at: datetime
     is_virtual: bool
+    record: Record
 
     @classmethod
     def read(cls, run_dir: Path) -> RunState:
@@ -223,6 +227,7 @@ class RunState:
             started_at=record.started.began_at,
             last_event_at=record.last_at,
             is_virtual=record.started.clock == "virtual",
+            record=record,
         )
 
     @property
@@ -251,6 +256,22 @@ class RunState:
             return None
         done_g = known_sum(past) if past else 0.0
         return None if done_g is None else self.plan.emissions_g - done_g
+
+    def to_release(self, run_dir: Path) -> int:
+        """Return the round that an operator may open now.
+
+        Raises
+        ------
+        NothingHeldError
+            If no round is held; ``run_dir`` names the run in the message.
+        """
+        if self.round is None or self.state == GONE:
+            raise NothingHeldError(str(run_dir), self.state, "and opens no more rounds")
+        if self.is_virtual:
+            raise NothingHeldError(str(run_dir), "on a virtual clock", "which waits for nobody")
+        if self.state != HOLDING:
+            raise NothingHeldError(str(run_dir), self.state)
+        return self.round
 
     def moment(self, now: datetime) -> datetime:
         """Return the present of the run: on a virtual clock, or after its end, the time of its last event."""

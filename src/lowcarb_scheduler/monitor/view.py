@@ -14,24 +14,11 @@ from rich.cells import cell_len, set_cell_size
 from rich.style import Style
 from rich.text import Text
 
-from lowcarb_scheduler.clock import EPOCH, HOUR_US, MICROSECOND, format_duration, from_us, to_us
+from lowcarb_scheduler.clock import from_us, to_us
 from lowcarb_scheduler.errors import one_line
-from lowcarb_scheduler.events import (
-    UNKNOWN_PLACE,
-    Degraded,
-    ForecastReceived,
-    HoldStarted,
-    NodesAwaited,
-    NodesChanged,
-    Planned,
-    Released,
-    RoundClosed,
-    RoundOpened,
-    RunFinished,
-    RunResumed,
-    RunStarted,
-)
-from lowcarb_scheduler.monitor.state import GONE, HOLDING, TRAINING, RunState
+from lowcarb_scheduler.events import UNKNOWN_PLACE
+from lowcarb_scheduler.monitor.cells import edges_of, means_of
+from lowcarb_scheduler.monitor.facts import doing, facts_of, problems_of, told
 from lowcarb_scheduler.report import formatting
 
 if TYPE_CHECKING:
@@ -39,15 +26,15 @@ if TYPE_CHECKING:
 
     from rich.console import Console, ConsoleOptions, RenderResult
 
-    from lowcarb_scheduler.events import Event, NodeFailed, Window
+    from lowcarb_scheduler.events import Window
     from lowcarb_scheduler.intensity import Floats, Ints
+    from lowcarb_scheduler.monitor.state import RunState
     from lowcarb_scheduler.report.formatting import Times
 
 MOST_PLACES: Final = 8
 _MOST_ROUNDS, _MOST_PROBLEMS, _MOST_EVENTS = 5, 3, 5
 _NEXT_ROUNDS: Final = 8  # in the strip of hours: as many as each plan in a ledger lists
 _LABEL, _LONGEST_NAME, _BAR, _TIME = 16, 14, 30, 9  # columns
-_STEPS: Final = tuple(timedelta(hours=h) for h in (1, 2, 3, 6, 12, 24, 48, 96, 168, 336, 672))
 _DAY: Final = timedelta(days=1)
 _WIDEST_CELL, _WIDEST_STRIP = 3, 120  # columns
 # Anchors of cividis, as in the charts: even to the eye, also with a colour vision deficiency; dark is clean.
@@ -113,10 +100,11 @@ class RunView:
     def lines(self, width: int) -> Iterator[Text]:
         """Yield the view as lines of at most ``width`` columns."""
         run, moment = self.run, self.run.moment(self.now)
-        # In other states the number means the next round, which the opening time below describes.
-        which = f" round {run.round}" if run.state in (HOLDING, TRAINING) else ""
-        yield self._line(f"Run {run.run_id}: {run.state}{which}", width, "bold")
-        for name, fact in self._facts(moment):
+        yield self._line(f"Run {run.run_id}: {doing(run)}", width, "bold")
+        filled = round(_BAR * run.rounds_done / run.rounds) if run.rounds else _BAR
+        bar = self.look.bar[0] * filled + self.look.bar[1] * (_BAR - filled)
+        progress = "rounds done", f"{run.rounds_done} of {run.rounds} {bar}"
+        for name, fact in (progress, *facts_of(run, self.now, self.times)):
             # A reason is only of use if it is whole, so facts are folded; names elsewhere are cut.
             folded = textwrap.wrap(self._plain(fact), max(width - _LABEL, _LABEL)) or [""]
             for k, part in enumerate(folded):
@@ -127,76 +115,6 @@ class RunView:
             if lines:
                 yield Text()
                 yield from lines
-
-    # -- Facts -------------------------------------------------------------------------------------------
-
-    def _facts(self, moment: datetime) -> Iterator[tuple[str, str]]:
-        run, times = self.run, self.times
-        filled = round(_BAR * run.rounds_done / run.rounds) if run.rounds else _BAR
-        bar = self.look.bar[0] * filled + self.look.bar[1] * (_BAR - filled)
-        yield "rounds done", f"{run.rounds_done} of {run.rounds} {bar}"
-        # A process that is gone opens nothing, whatever its last plan was.
-        if run.opens_at is not None and not run.is_over:
-            opens = times.opening(run.opens_at, moment, is_virtual=run.is_virtual)
-            yield "opened" if run.state == TRAINING else "next opening", opens
-        if run.why is not None:
-            yield "why", run.why
-        if run.saves_g is not None:
-            yield "waiting saves", f"{_of(run.saves_g, run.at_once_g)} in this round"
-        yield "saved" if run.round is None else "saved so far", self._saved()
-        if (expected := self._expected()) is not None:
-            yield "plan expects", expected
-        if run.to_come_g is not None and run.opened < run.rounds:
-            yield (
-                "still to come",
-                f"{formatting.mass(run.to_come_g)} CO2eq in {self._rounds_from(run.opened + 1)}",
-            )
-        if run.finish is not None:
-            yield "finish" if run.round is None else "planned finish", self._finish(run.finish)
-        if (slack := run.slack(self.now)) is not None and not run.is_over:
-            late = f"none: {format_duration(-slack)} late, even without waiting"
-            yield "slack left", format_duration(slack) if slack >= timedelta(0) else late
-        yield "process", self._process()
-        yield "last event", times.instant(run.last_event_at)
-
-    def _saved(self) -> str:
-        saved, done = self.run.saved, self.run.rounds_done
-        if saved is None:
-            return "not known: no actual intensity of its rounds" if done else "no round is done yet"
-        part = formatting.percent(saved.saving)
-        text = f"{_of(saved.avoided_g, saved.run_now_g)} ({part})"
-        if saved.rounds < done:
-            text += f", in {saved.rounds} of {formatting.counted(done, 'round')}: of others it is not known"
-        return text
-
-    def _expected(self) -> str | None:
-        """Return the saving that the newest plan expects, from its first round on."""
-        plan = self.run.plan
-        if plan is None or self.run.is_over:
-            return None
-        if plan.emissions_g is None:
-            return "nothing: without a forecast rounds open as soon as they can"
-        if plan.run_now_emissions_g is None:
-            return None
-        avoided = _of(plan.run_now_emissions_g - plan.emissions_g, plan.run_now_emissions_g)
-        # A plan has one sum at once for all its rounds, also for those that have closed since.
-        return f"to save {avoided} ({formatting.percent(plan.saving)}) in {self._rounds_from(plan.round)}"
-
-    def _rounds_from(self, first: int) -> str:
-        last = self.run.rounds
-        return f"round {last}" if first == last else f"rounds {first} to {last}"
-
-    def _finish(self, finish: datetime) -> str:
-        text, finish_by = self.times.instant(finish), self.run.finish_by
-        if finish_by is None:
-            return text
-        side = "after" if self.run.late else "before"
-        return f"{text}, {format_duration(abs(finish_by - finish))} {side} the deadline"
-
-    def _process(self) -> str:
-        if self.run.state == GONE:
-            return "ended without closing its ledger; start it again with this run-dir to resume"
-        return {True: "alive", False: "ended", None: "unknown: this file system has no locks"}[self.run.alive]
 
     # -- Coming hours ------------------------------------------------------------------------------------
 
@@ -219,8 +137,8 @@ class RunView:
         columns = max(width - label, 1)  # of a terminal that is narrower than the names, nothing is left
         # Far beyond the next rounds the cells would only become coarser.
         end = max(upcoming[-1].closes_at, moment + _DAY)
-        edges = _edges(moment, min(end, forecast.intensity.end), columns)
-        values = _means(forecast, places, edges)
+        edges = edges_of(moment, min(end, forecast.intensity.end), columns)
+        values = means_of(forecast.intensity, places, edges)
         known = values[np.isfinite(values)]
         if not len(known):
             yield self._line("Coming hours: no forecast is known of these places", width, "bold")
@@ -301,22 +219,18 @@ class RunView:
         return ", ".join(f"{self._short(name)} {count}" for name, count in by_place)
 
     def _problems(self, moment: datetime, width: int) -> Iterator[Text]:
-        incidents = self.run.incidents
-        if not incidents:
+        if not self.run.incidents:
             return
-        yield self._line(f"Problems: {len(incidents)}", width, "bold")
-        # A source that is down says the same every hour: each problem is shown once, as of its last time.
-        last = {_problem(event): event.at for event in incidents}
-        often = Counter(map(_problem, incidents))
-        for problem, when in sorted(last.items(), key=lambda item: item[1])[-_MOST_PROBLEMS:]:
-            times = f"({often[problem]} times) " if often[problem] > 1 else ""
-            row = (self.times.weekday(when, moment), f"{times}{problem}")
+        yield self._line(f"Problems: {len(self.run.incidents)}", width, "bold")
+        for problem in problems_of(self.run)[-_MOST_PROBLEMS:]:
+            times = f"({problem.times} times) " if problem.times > 1 else ""
+            row = (self.times.weekday(problem.at, moment), f"{times}{problem.text}")
             yield self._row(row, (_TIME, 0), width, "yellow")
 
     def _events(self, moment: datetime, width: int) -> Iterator[Text]:
         yield self._line(f"Last events ({self.times.name(moment)})", width, "bold")
         for event in self.run.events[-_MOST_EVENTS:]:
-            row = (self.times.weekday(event.at, moment), _told(event, self.times))
+            row = (self.times.weekday(event.at, moment), told(event, self.times))
             yield self._row(row, (_TIME, 0), width)
 
     # -- Lines -------------------------------------------------------------------------------------------
@@ -346,65 +260,6 @@ class RunView:
             line.truncate(max(width - 1, 0), overflow="crop")
             line.append(self.look.cut)
         return line
-
-
-def _of(part_g: float, whole_g: float | None) -> str:
-    return f"{formatting.mass(part_g)} of {formatting.mass(whole_g)} CO2eq"
-
-
-def _problem(event: Degraded | NodeFailed) -> str:
-    if isinstance(event, Degraded):
-        return f"{event.what}: {event.why}; {event.consequence}"
-    return f"node {event.id} failed in round {event.round}: {event.reason}"
-
-
-def _told(event: Event, times: Times) -> str:
-    """Return an event as a line."""
-    match event:
-        case RunStarted():
-            return f"the run started: {formatting.counted(event.rounds, 'round')}"
-        case RunResumed():
-            return f"the run was started again after round {max(event.round, 0)}"
-        case NodesAwaited():
-            return f"round {event.round} waits for nodes: {event.reason}"
-        case NodesChanged():
-            return f"nodes: {len(event.joined)} joined or changed, {len(event.left)} left"
-        case ForecastReceived():
-            return f"forecast of {formatting.counted(len(event.intensity.locations), 'place')} received"
-        case Planned():
-            return f"planned from round {event.round} on: {event.reason}"
-        case HoldStarted():
-            until = times.weekday(event.until, event.at)
-            return f"round {event.round} held until {until}: {event.reason}"
-        case Released():
-            return f"round {event.round} released"
-        case RoundOpened():
-            held = f" after a hold of {format_duration(event.held)}" if event.held else ""
-            return f"round {event.round} opened with {formatting.counted(len(event.nodes), 'node')}{held}"
-        case RoundClosed():
-            done, failed = formatting.counted(event.nodes_done, "node"), event.nodes_failed
-            return f"round {event.round} closed: {done} done" + (f", {failed} failed" if failed else "")
-        case RunFinished():
-            return f"the run ended: {event.status}"
-    return event.name
-
-
-def _edges(start: datetime, end: datetime, columns: int) -> Ints:
-    """Return edges of cells on whole hours, as few hours each as the columns allow [µs since 1970 UTC]."""
-    step = next((s for s in _STEPS if (end - start) / s <= columns - 1), _STEPS[-1])
-    first = EPOCH + (start - EPOCH) // step * step
-    cells = min(-((first - end) // step), columns)
-    return to_us(first) + np.arange(cells + 1, dtype=np.int64) * (step // MICROSECOND)
-
-
-def _means(forecast: ForecastReceived, places: Sequence[str], edges: Ints) -> Floats:
-    """Return the mean intensity in cells, shape (cells, places) [gCO2eq/kWh]; NaN where it is not known."""
-    table = forecast.intensity.align(places)
-    # The first and the last cell may reach beyond the forecast.
-    starts, ends = np.clip(edges[:-1], *table.edges_us[[0, -1]]), np.clip(edges[1:], *table.edges_us[[0, -1]])
-    hours = (ends - starts)[:, None] / HOUR_US
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(hours > 0, table.integrate(starts, ends) / hours, np.nan)
 
 
 def _marks(opens: dict[int, datetime], edges: Ints, cell: int) -> str:
