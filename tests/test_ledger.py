@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import logging
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from lowcarb_scheduler.clock import VirtualClock
 from lowcarb_scheduler.documents import to_json
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.events import Degraded, Event, HoldStarted, RoundOpened, event_of
-from lowcarb_scheduler.ledger import Ledger, read_ledger
+from lowcarb_scheduler.ledger import Ledger, is_in_use, read_ledger
 from support.ledgers import replayed
 from support.report_ledger import event, run_events, write_ledger
 
@@ -181,3 +183,15 @@ def test_a_value_of_another_type_is_an_error_that_names_the_file(name, key, valu
     write_ledger(RUN, events)
     with pytest.raises(InputError, match=f"holds an event this version does not write .TypeError: {key} is"):
         read_ledger(RUN)
+
+
+def test_a_look_at_whether_a_run_is_alive_keeps_no_run_from_its_ledger(tmp_path, midnight):
+    run_dir = tmp_path / "run"
+    Ledger(run_dir, VirtualClock(midnight)).close()
+    look = (run_dir / "ledger.jsonl").open("rb")
+    fcntl.flock(look, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as is_in_use does for an instant
+    assert not is_in_use(run_dir)
+    end = threading.Timer(0.02, look.close)
+    end.start()
+    Ledger(run_dir, VirtualClock(midnight), goes_on=True).close()
+    end.join()

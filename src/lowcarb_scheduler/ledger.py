@@ -15,8 +15,10 @@ import json
 import logging
 import os
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from lowcarb_scheduler.clock import SystemClock
 from lowcarb_scheduler.documents import to_json
 from lowcarb_scheduler.errors import InputError, MissingExtraError
 from lowcarb_scheduler.events import (
@@ -53,6 +55,7 @@ LEDGER_VERSION: Final = 1
 FILE_NAME: Final = "ledger.jsonl"
 _OF_A_NODE: Final = (NodeDone, NodeEvaluated, NodeFailed)  # synced to disk with the next event
 _KNOWLEDGE: Final = (RunStarted, RunResumed, NodesChanged, ForecastReceived, ActualReceived, Degraded)
+_GLANCES, _GLANCE = 20, timedelta(milliseconds=10)  # attempts to lock a ledger, and the time between two
 _RESUMED: Final = b'"event": "run_resumed"'
 
 
@@ -141,7 +144,14 @@ def _lock(file: TextIO, run_dir: Path) -> None:
     """Keep other runs out of the folder for as long as this process holds the file open."""
     if fcntl is None:
         return
+    clock = SystemClock()  # another process looks in real time
     try:
+        for _ in range(_GLANCES):
+            # Who asks whether a run is alive holds the lock, too, but only for an instant.
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            clock.sleep_until(clock.now() + _GLANCE)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         fix = "stop it first, or give another folder"
