@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.report.tables import Incident
 
 REPORT_NAME: Final = "report.html"
+PALETTE: Final = "palette.css"  # also of the live page
 FOLDER_NAME: Final = "report"  # of charts and tables
 MOST_FAILURES: Final = 20
 _KINDS: Final = ("png", "svg")
@@ -246,13 +247,15 @@ def render(page: Page) -> str:
     )
     names = ("basis", "mass", "percent", "energy", "instant")
     environment.filters |= {name: getattr(formatting, name) for name in names} | {"duration": format_duration}
-    template = resources.files("lowcarb_scheduler.report").joinpath("report.html").read_text("utf-8")
+    folder = resources.files("lowcarb_scheduler.report")
+    template, palette = (folder.joinpath(name).read_text("utf-8") for name in ("report.html", PALETTE))
     accounts = page.accounts
     return environment.from_string(template).render(
         page=page, accounts=accounts, run=accounts.run, numbers=_numbers(accounts),
         facts=facts_of(accounts, page.finish_by), labels=formatting.labels(accounts.run.provenance),
         most_clients=charts.MOST_CLIENTS,
         correction=facts_of_correction(accounts.run.correction) if accounts.run.correction else [],
+        palette=Markup(palette),
     )  # fmt: skip
 
 
