@@ -275,13 +275,55 @@ def iter_kinds(run_dir: Path, kinds: Sequence[type[Event]]) -> Iterator[Event]:
         If the file cannot be read, or such a line is not an event of this version.
     """
     path = run_dir / FILE_NAME
-    marks = [f'"event": "{kind.name}"'.encode() for kind in kinds]
+    marks = _marks_of(kinds)
     with _opened(path) as lines, as_written(str(path)):
         for number, line in enumerate(lines, start=1):
             if line.endswith(b"\n") and any(mark in line for mark in marks):
                 event = _event(line, number, path)
                 if isinstance(event, tuple(kinds)):  # a text in another event may hold the mark
                     yield event
+
+
+class LedgerTail:
+    """Reader of the lines that a ledger has gained since the last look, and of no others.
+
+    Parameters
+    ----------
+    run_dir : Path
+        Folder of the run.
+    kinds : sequence of type of Event
+        Events to read; no other line is read as JSON.
+    """
+
+    def __init__(self, run_dir: Path, kinds: Sequence[type[Event]]) -> None:
+        self._path, self._kinds, self._marks = run_dir / FILE_NAME, tuple(kinds), _marks_of(kinds)
+        self._at = 0  # bytes read so far
+
+    def read(self) -> list[Event]:
+        """Return the new events of these kinds, in order; a line that is not complete counts the next time.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read, or such a line is not an event of this version.
+        """
+        found = []
+        with _opened(self._path) as lines, as_written(str(self._path)):
+            lines.seek(self._at)
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    break
+                self._at += len(line)
+                if any(mark in line for mark in self._marks):
+                    event = _event(line, 0, self._path)
+                    if isinstance(event, self._kinds):
+                        found.append(event)
+        return found
+
+
+def _marks_of(kinds: Sequence[type[Event]]) -> list[bytes]:
+    """Return text that a line with an event of one of these kinds holds."""
+    return [f'"event": "{kind.name}"'.encode() for kind in kinds]
 
 
 @contextmanager

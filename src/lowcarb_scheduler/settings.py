@@ -11,6 +11,7 @@ import re
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -38,6 +39,7 @@ ENVIRONMENT_PREFIX: Final = "LOWCARB_"
 # Older run-configs and environments still use these.
 FORMER_NAMES: Final = {"sdk_url": "carbon_aware_sdk_url", "uk_url": "uk_carbon_intensity_url"}
 SECRETS: Final = ("electricity_maps_token", "sdk_auth", "watttime_password", "watttime_user")
+WEBHOOK: Final = "notify_url"  # whose path is as good as a password: taken from anywhere, but never shown
 _LONGEST: Final = timedelta(days=3650)
 
 
@@ -118,6 +120,21 @@ def _location(value: str) -> str:
     return value
 
 
+def _webhook(value: str) -> str:
+    """Refuse an address that nothing can be posted to; the message shows nothing of it."""
+    import httpx  # only where the setting is given: it takes a while
+
+    value = value.strip()
+    try:
+        url = httpx.URL(value)
+        is_address = url.scheme in ("http", "https") and url.host and url.port != 0 and not url.fragment
+    except (httpx.InvalidURL, UnicodeError):
+        is_address = False
+    if not is_address or " " in value:
+        raise ValueError("is no address that begins with http:// or https://")
+    return value
+
+
 def _clock(value: object) -> str:
     """Read ``system``, ``virtual`` or ``virtual:TIME``."""
     if value in ("system", "virtual"):
@@ -138,6 +155,7 @@ Correction = Annotated[Literal["auto", "off", "location", "node"], BeforeValidat
 OutputAverage = Annotated[Literal["off", "auto"] | int, BeforeValidator(_output_average)]
 Size = Annotated[int, BeforeValidator(_size)]
 ClockName = Annotated[str, BeforeValidator(_clock)]
+Webhook = Annotated[str, AfterValidator(_webhook)]
 
 
 def _with_former_names(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSource:
@@ -254,6 +272,9 @@ class Settings(BaseSettings):
     `$XDG_DATA_HOME/lowcarb-scheduler` or `~/.local/share/lowcarb-scheduler`"""
     archive_days: int = Field(60, ge=1, le=3650)
     """number of days for which the archive keeps data; default 60"""
+    # Its path is a secret, so repr leaves it out.
+    notify_url: Webhook | None = Field(None, repr=False)
+    """address that gets a JSON message when a run waits for longer than an hour, degrades, is late or ends"""
     clock: ClockName = "system"
     """clock of the run: `system` (default); in simulations `virtual` or `virtual:TIME`, which jumps through
     holds"""
@@ -342,15 +363,16 @@ class Settings(BaseSettings):
             label = written.get(field, ENVIRONMENT_PREFIX + field.upper())
             message = detail["msg"].removeprefix("Value error, ")
             # pydantic's message repeats the input, which is a secret here.
-            if field in SECRETS:  # never show what was given
+            if field in (*SECRETS, WEBHOOK):  # never show what was given
                 raise InputError(label, message, _meaning(field)) from None
             raise InputError(label, f"{detail['input']!r:.80}: {message}", _meaning(field)) from None
 
     def shown(self) -> dict[str, Any]:
         """Return the settings for logs and ledgers, without secrets and without credentials in URLs."""
         given = self.model_dump(mode="json")
-        return {name: _masked_url(value) if name.endswith("_url") and value else value
-                for name, value in given.items()}  # fmt: skip
+        shown = {name: _masked_url(value) if name.endswith("_url") and value else value
+                 for name, value in given.items()}  # fmt: skip
+        return shown if self.notify_url is None else {**shown, WEBHOOK: masked_webhook(self.notify_url)}
 
     @classmethod
     def origins(
@@ -418,6 +440,15 @@ def _masked_url(url: str) -> str:
     ):  # the address may as well end there, and be followed by a token
         return f"{scheme}{slashes}***"
     return f"{scheme}{slashes}{'***' * bool(at)}{at}" + re.sub(r"(?<=[?#]).*", "***", place, flags=re.DOTALL)
+
+
+def masked_webhook(url: str) -> str:
+    """Return scheme and host of the address of a webhook: user, password, path and query are its secrets."""
+    parts = urlsplit(url)
+    _, at, host = parts.netloc.rpartition("@")
+    # A password with a slash ends the host early; the address may as well have an @ in its path.
+    place = "***" if "@" in url and not at else f"{host}/***"
+    return f"{parts.scheme}://{place}"
 
 
 def _secrets_dir() -> Path | None:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.ledger import Ledger
     from lowcarb_scheduler.scheduling.durations import Durations
     from lowcarb_scheduler.scheduling.locations import Place
+    from lowcarb_scheduler.scheduling.notifier import Notifier
     from lowcarb_scheduler.scheduling.recorder import Window
     from lowcarb_scheduler.settings import Settings
 
@@ -91,6 +92,8 @@ class Session:
     ----------
     has_ended : bool
         Whether no more rounds open, because they would be late.
+    notifier : Notifier or None
+        Follower of the ledger that posts messages; to be closed after the run.
     """
 
     def __init__(
@@ -132,6 +135,7 @@ class Session:
         self._first_round = 1  # since the last start
         self._reopens: int | None = None  # a round that had opened before a restart
         self.has_ended = False
+        self.notifier: Notifier | None = None
 
     # -- Beginning and going on ------------------------------------------------------------------------------
 

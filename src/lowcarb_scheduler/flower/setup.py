@@ -21,6 +21,7 @@ from lowcarb_scheduler.forecasts.registry import arranged, open_sources
 from lowcarb_scheduler.ledger import Ledger
 from lowcarb_scheduler.scheduling.durations import Durations
 from lowcarb_scheduler.scheduling.locations import check_known, read_places
+from lowcarb_scheduler.scheduling.notifier import Notifier
 from lowcarb_scheduler.settings import SECRETS, Settings
 
 if TYPE_CHECKING:
@@ -157,11 +158,16 @@ class Setup:
         # Nodes of a simulated grid may be connected from the start; real ones take a while.
         registering: timedelta = getattr(grid, "registering", REGISTERING)
         try:
+            # Before anything is written: what a resumed run has told already is no news.
+            notifier = Notifier.of(settings.notify_url, run_dir)
             session = Session(
                 settings, self._places, self.source, clock, ledger, rounds, progress, registering, durations
             )
             session.begin(about, model_bytes)
             announce(correction, ledger)
+            if notifier is not None:
+                notifier.start()
+                session.notifier = notifier
         except BaseException:
             ledger.close()  # or its folder would stay locked
             raise

@@ -373,6 +373,9 @@ def close_ledger(run: Session, status: str) -> RunFinished | None:
     except Exception as error:  # noqa: BLE001  whatever it is, the result of the training counts more
         logger.warning("lowcarb: the ledger could not be closed: %s: %s", type(error).__name__, error)
         return None
+    finally:
+        if run.notifier is not None:
+            run.notifier.close()
 
 
 def _recording(run: Session, evaluate_fn: Callable[..., Any]) -> Callable[..., Any]:
