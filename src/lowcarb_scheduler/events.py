@@ -537,12 +537,13 @@ class RoundCorrected(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputAveraged(Event):
-    """Mean of the last models as the result of a run, and the metrics of its evaluation on the server."""
+    """Mean of the last models as the result of a run, and its metrics on the server and on clients."""
 
     name: ClassVar[str] = "output_averaged"
 
     models: int
     metrics: Mapping[str, float]
+    client_metrics: Mapping[str, float] | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

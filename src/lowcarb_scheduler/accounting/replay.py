@@ -67,8 +67,6 @@ class RoundRecord:
         Number of nodes that did not complete their turn.
     metrics : dict of str to float
         Metrics of its evaluations.
-    evaluation : EvaluatedOnClients or None
-        Its evaluation on clients.
     correction : RoundCorrected or None
         Its participation correction.
     planned_g, realised_g : float or None
@@ -87,7 +85,6 @@ class RoundRecord:
     connected: Mapping[str, Node] = field(default_factory=dict)
     failed: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
-    evaluation: EvaluatedOnClients | None = None
     correction: RoundCorrected | None = None
     planned_g: float | None = None
     realised_g: float | None = None
@@ -143,7 +140,7 @@ class RoundRecord:
     @property
     def evaluation_energy_kwh(self) -> float:
         """Energy of evaluation on clients [kWh]."""
-        return self.evaluation.energy_kwh if self.evaluation else 0.0
+        return sum(turn.energy_kwh for turn in self.evaluated)
 
     @property
     def figures(self) -> Figures:
@@ -432,7 +429,8 @@ class Record:
             case EvaluatedOnServer() | EvaluatedOnClients():
                 current.metrics |= event.metrics
                 if isinstance(event, EvaluatedOnClients):
-                    current.evaluation, current.evaluation_g = event, event.realised_g
+                    # The last round may have two: that of its model, and of the mean that the run returns.
+                    current.evaluation_g = known_sum((current.evaluation_g, event.realised_g))
             case RoundCorrected():
                 current.correction = event
             case RoundClosed():

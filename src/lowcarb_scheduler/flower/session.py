@@ -34,8 +34,9 @@ from lowcarb_scheduler.scheduling.schedule import RunTiming
 from lowcarb_scheduler.scheduling.selection import Dropouts, select_clients
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
+    from flwr.app import Message
     from flwr.serverapp import Grid
 
     from lowcarb_scheduler.accounting.turns import Profile
@@ -128,7 +129,7 @@ class Session:
         self._recorder = RunRecorder(ledger, self._log, started)
         self._entered: Mapping[int, Profile] = {}  # nodes as the recorder knows them
         self._dropouts = Dropouts()
-        self._evaluation_began = started
+        self._evaluation_began, self._evaluation_took = started, timedelta(0)
         self._last: tuple[datetime, timedelta] | None = None  # opening and planned length of a round
         self._ready: tuple[int, datetime] | None = None  # a round, and since when it could have opened
         self._turn: timedelta | None = None  # that was told, of nodes that state none
@@ -499,6 +500,24 @@ class Session:
         self._observe_nodes(grid)
         self._evaluation_began = self._clock.now()
 
+    def time_to_evaluate(self, messages: Sequence[Message], timeout_s: float | None) -> float | None:
+        """Return how long replies to one more evaluation may be awaited [s]; None as long as messages live.
+
+        It is to end by the deadline: 0 where that leaves less time than the last evaluation has taken.
+        """
+        took, deadline = self._evaluation_took, self._timing.finish_by
+        if timeout_s is not None:
+            timeout_s = PARTS.reply_limit_s(messages, timeout_s, took.total_seconds())
+        left = timedelta.max if deadline is None else deadline - self._clock.now()
+        if self._virtual and left >= timedelta(0):
+            return timeout_s  # virtual time stands still while nodes evaluate
+        left_s = left.total_seconds() if left >= took else 0.0
+        return max(0.0, left_s if timeout_s is None else min(left_s, timeout_s))
+
+    def result_not_evaluated(self, why: str) -> None:
+        """Warn that the mean of models that the run returns is not evaluated on clients."""
+        self._log.warn("evaluation", why, "the mean of models is returned without metrics of clients")
+
     def not_evaluated(self, connected: int, available: int) -> None:
         """Warn that a round is not evaluated where too few nodes are connected."""
         if self._settings.evaluate_on == "strategy" and connected < available:
@@ -523,6 +542,7 @@ class Session:
             Metrics aggregated by the strategy.
         """
         began, now = self._evaluation_began, self._clock.now()
+        self._evaluation_took = now - began
         if done or failed:
             known = self._nodes.alive
             # Virtual time stands still while nodes evaluate, so their reports of real time are not used.

@@ -14,6 +14,7 @@ from inspect import Parameter
 from types import MethodWrapperType
 from typing import TYPE_CHECKING, Any, Final
 
+from flwr.app import ConfigRecord
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
 from lowcarb_scheduler.errors import InputError, one_line
@@ -27,7 +28,7 @@ from lowcarb_scheduler.flower.grid import (
     layers,
     pinned_sampling,
 )
-from lowcarb_scheduler.flower.metrics import add_realised, with_round
+from lowcarb_scheduler.flower.metrics import add_mean, add_realised, with_round
 from lowcarb_scheduler.flower.setup import Setup
 from lowcarb_scheduler.flower.telemetry import ask, take
 from lowcarb_scheduler.flower.waiting import ending_in_order
@@ -36,7 +37,7 @@ from lowcarb_scheduler.settings import FORMER_NAMES, Settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
+    from flwr.app import ArrayRecord, Context, Message, MetricRecord
     from flwr.serverapp import Grid
 
     from lowcarb_scheduler.clock import Clock
@@ -159,6 +160,7 @@ class CarbonAwareMixin:
     _lowcarb_messages: Sequence[Message] = ()  # of the round: an error reply does not name its node
     _lowcarb_done: Sequence[int] = ()  # nodes that have trained in the round
     _lowcarb_result: ArrayRecord | None = None  # of a run that ends before its last round
+    _lowcarb_evaluates = Stage.EVALUATED  # a round's model; AVERAGED: the mean that the run returns
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -183,19 +185,25 @@ class CarbonAwareMixin:
             return own_start(grid, *args, **kwargs)
         rounds = PARTS.argument("num_rounds", own_start, grid, args, kwargs)
         arrays = PARTS.argument("initial_arrays", own_start, grid, args, kwargs)
-        evaluate_fn = PARTS.argument("evaluate_fn", own_start, grid, args, kwargs)
+        evaluate_fn, evaluate_config, timeout = (
+            PARTS.argument(name, own_start, grid, args, kwargs)
+            for name in ("evaluate_fn", "evaluate_config", "timeout")
+        )
         reply_timeout = PARTS.reply_timeout(own_start, grid, args, kwargs)
         run = setup.begin(grid, _name_of(self), rounds, (self, arrays), reply_timeout)
         assert run.progress is not None, "checkpoints are kept"
         self._lowcarb_run, self._lowcarb_progress = run, run.progress
+        self._lowcarb_evaluates, grid = Stage.EVALUATED, run.dispatching(grid)
         args, kwargs = PARTS.with_evaluation(partial(_recording, run), args, kwargs)
         status, finished = "failed", None
         with ending_in_order():
             try:
-                result = own_start(run.dispatching(grid), *args, **kwargs)
+                result = own_start(grid, *args, **kwargs)
+                if isinstance(result, Result):
+                    config = evaluate_config or ConfigRecord()
+                    on_clients = partial(self._lowcarb_evaluate_mean, run, grid, config, timeout)
+                    self._lowcarb_average(run, result, on_clients, evaluate_fn)
                 status = "completed"
-                if run.progress.average is not None and isinstance(result, Result):
-                    result.arrays = run.progress.average.finish(rounds, result.arrays, evaluate_fn)
             except (KeyboardInterrupt, SystemExit):
                 status = "stopped"
                 raise
@@ -205,6 +213,39 @@ class CarbonAwareMixin:
         if finished is not None and isinstance(result, Result):
             add_realised(result.train_metrics_clientapp, finished.rounds)
         return result
+
+    def _lowcarb_average(
+        self, run: Session, result: Result, on_clients: Callable[[ArrayRecord], MetricRecord | None],
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None,
+    ) -> None:  # fmt: skip
+        """Put the mean of models in the place of a run's result, where that is asked for."""
+        progress = self._lowcarb_progress
+        if progress.average is None:
+            return
+        last, evaluations = progress.place[0], {"clients": on_clients}
+        if evaluate_fn is not None:
+            evaluations["server"] = partial(evaluate_fn, last)
+        result.arrays, metrics = progress.average.finish(result.arrays, evaluations)
+        add_mean(result.evaluate_metrics_clientapp, last, metrics.get("clients"))
+        add_mean(result.evaluate_metrics_serverapp, last, metrics.get("server"))
+
+    def _lowcarb_evaluate_mean(
+        self, run: Session, grid: Grid, config: ConfigRecord, timeout_s: float | None, arrays: ArrayRecord
+    ) -> MetricRecord | None:
+        """Evaluate the mean of models on clients as the last round's model was, if the deadline allows it."""
+        progress, self._lowcarb_evaluates = self._lowcarb_progress, Stage.AVERAGED
+        last = progress.place[0]
+        if progress.is_done(last, Stage.AVERAGED):  # before a restart
+            return progress.metrics(last, Stage.AVERAGED)
+        if not (messages := list(self.configure_evaluate(last, arrays, config, grid))):
+            return None
+        if (timeout_s := run.time_to_evaluate(messages, timeout_s)) == 0:
+            run.result_not_evaluated("no time is left before the deadline")
+            return None
+        metrics = self.aggregate_evaluate(last, grid.send_and_receive(messages, timeout=timeout_s))
+        if metrics is None:
+            run.result_not_evaluated("no node has answered")
+        return metrics
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -300,8 +341,8 @@ class CarbonAwareMixin:
         where = self._lowcarb_setup.settings.evaluate_on
         if (run := self._lowcarb_run) is None:
             return inner.configure_evaluate(server_round, arrays, config, grid)  # type: ignore[no-any-return]
-        progress = self._lowcarb_progress
-        if run.has_ended or progress.is_done(server_round, Stage.EVALUATED):
+        progress, stage = self._lowcarb_progress, self._lowcarb_evaluates
+        if (run.has_ended and stage is Stage.EVALUATED) or progress.is_done(server_round, stage):
             return []
         if progress.is_done(server_round, Stage.TRAINED):
             self._lowcarb_done = run.find(progress.trained, grid)
@@ -323,16 +364,17 @@ class CarbonAwareMixin:
         received = list(replies)
         if (run := self._lowcarb_run) is None:
             return inner.aggregate_evaluate(server_round, received)  # type: ignore[no-any-return]
-        progress = self._lowcarb_progress
-        if run.has_ended:
+        progress, stage = self._lowcarb_progress, self._lowcarb_evaluates
+        if run.has_ended and stage is Stage.EVALUATED:
             return None
-        if progress.is_done(server_round, Stage.EVALUATED):
-            return progress.metrics(server_round, Stage.EVALUATED)
+        if progress.is_done(server_round, stage):
+            return progress.metrics(server_round, stage)
         in_order, done, failed = self._lowcarb_replies(run, received)
         content = [reply for _, reply in in_order]
         metrics: MetricRecord | None = inner.aggregate_evaluate(server_round, content)
-        run.evaluated(server_round, done, failed, metrics)
-        progress.evaluated(server_round, metrics, run.state())
+        # Metrics of the mean are none of the round's: they stand in the event of the result.
+        run.evaluated(server_round, done, failed, metrics if stage is Stage.EVALUATED else None)
+        progress.evaluated(server_round, stage, metrics, run.state())
         return metrics
 
 

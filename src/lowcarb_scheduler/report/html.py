@@ -201,8 +201,13 @@ def _sci(sci: Sci) -> str:
 
 def _result(averaged: OutputAveraged) -> str:
     """Write the result of a run that is a mean of models, with its metrics."""
-    metrics = ", ".join(f"{name} {value:g}" for name, value in averaged.metrics.items())
-    return f"mean of the last {averaged.models} models; {metrics or 'not evaluated on the server'}"
+    by_place = {"on clients": averaged.client_metrics, "on the server": averaged.metrics}
+    found = [
+        f"{place} {', '.join(f'{name} {value:g}' for name, value in metrics.items())}"
+        for place, metrics in by_place.items()
+        if metrics
+    ]
+    return "; ".join([f"mean of the last {averaged.models} models", *(found or ["not evaluated"])])
 
 
 def _finish(run: Record, finish_by: datetime | None) -> str:

@@ -53,6 +53,7 @@ class Stage(IntEnum):
     TRAINED = 1
     EVALUATED = 2  # on clients
     OVER = 3
+    AVERAGED = 4  # after the last round: the mean that the run returns is evaluated on clients
 
 
 Place = tuple[int, Stage]  # number of a round, and its last complete step
@@ -191,7 +192,7 @@ class Progress:
     def begin(self, number: int, arrays: ArrayRecord, session: Any) -> ArrayRecord:
         """Save and return the arrays that a round begins with; after a restart, the earlier ones."""
         # A class of the user may change a recalled result again; the saved arrays were changed once.
-        if self.arrays is not None and not self._is_live and self._recalled == (number - 1, Stage.OVER):
+        if self.arrays is not None and not self._is_live and self._recalled >= (number - 1, Stage.OVER):
             arrays = self.arrays
         self._is_live, self.arrays = True, arrays
         self._reach(number - 1, Stage.OVER, session)
@@ -210,11 +211,11 @@ class Progress:
         self._yield(number, Stage.TRAINED, metrics)
         self._reach(number, Stage.TRAINED, session)
 
-    def evaluated(self, number: int, metrics: MetricRecord | None, session: Any) -> None:
-        """Save the metrics of an evaluation on clients."""
+    def evaluated(self, number: int, stage: Stage, metrics: MetricRecord | None, session: Any) -> None:
+        """Save the metrics of an evaluation on clients, of a round's model or of the mean of models."""
         self._is_live = True
-        self._yield(number, Stage.EVALUATED, metrics)
-        self._reach(number, Stage.EVALUATED, session)
+        self._yield(number, stage, metrics)
+        self._reach(number, stage, session)
 
     def evaluated_here(self, number: int, metrics: object) -> None:
         """Add the metrics of an evaluation on the server; they are saved when the next round begins."""
@@ -230,7 +231,7 @@ class Progress:
     def _reach(self, number: int, stage: Stage, session: Any) -> None:
         self.place = (number, stage)
         # An evaluation on clients changes no arrays, which are large.
-        self._write(session, with_model=stage is not Stage.EVALUATED, with_event=True)
+        self._write(session, with_model=stage in (Stage.TRAINED, Stage.OVER), with_event=True)
 
     def _missing(self) -> list[str]:
         return [*self._state.missing(), *([_COUNTS_TWICE] if self._counts_twice else [])]

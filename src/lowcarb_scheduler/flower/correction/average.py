@@ -20,6 +20,8 @@ from lowcarb_scheduler.flower.telemetry import numbers_in
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from flwr.app import MetricRecord
+
     from lowcarb_scheduler.ledger import Ledger
     from lowcarb_scheduler.settings import Settings
 
@@ -80,21 +82,44 @@ class OutputAverage:
         return ArrayRecord(means)
 
     def finish(
-        self, rounds: int, last: ArrayRecord, evaluate: Callable[[int, ArrayRecord], Any] | None
-    ) -> ArrayRecord:
-        """Return the result of a run, evaluated if its models are, and enter it in the ledger."""
+        self, last: ArrayRecord, evaluations: Mapping[str, Callable[[ArrayRecord], MetricRecord | None]]
+    ) -> tuple[ArrayRecord, dict[str, MetricRecord]]:
+        """Return the result of a run with its metrics, and enter it in the ledger.
+
+        Parameters
+        ----------
+        last : ArrayRecord
+            The last model.
+        evaluations : mapping of str to callable
+            By place, ``clients`` or ``server``, an evaluation of the result there.
+
+        Returns
+        -------
+        ArrayRecord
+            The mean; the last model where no round was averaged.
+        dict of str to MetricRecord
+            Its metrics by place.
+        """
         if not self._count:
             logger.warning("lowcarb: no round was averaged, the result is the last model")
-            return last
-        averaged, metrics = self.result(last), None
-        try:
-            metrics = None if evaluate is None else evaluate(rounds, averaged)
-        except Exception as error:  # noqa: BLE001  the result of the training counts more than its evaluation
-            logger.warning("lowcarb: the mean of models could not be evaluated: %s", reason_of(error))
-        self._ledger.append(OutputAveraged(models=self._count, metrics=numbers_in(metrics)))
-        shown = "not evaluated" if metrics is None else str(metrics)
+            return last, {}
+        averaged = self.result(last)
+        found: dict[str, MetricRecord] = {}
+        for place, evaluate in evaluations.items():
+            try:
+                metrics = evaluate(averaged)
+            except Exception as error:  # noqa: BLE001  the result of the training counts more
+                reason = reason_of(error)
+                logger.warning("lowcarb: the mean of models could not be evaluated on %s: %s", place, reason)
+            else:
+                found |= {} if metrics is None else {place: metrics}
+        on_server, on_clients = (numbers_in(found.get(place)) for place in ("server", "clients"))
+        self._ledger.append(
+            OutputAveraged(models=self._count, metrics=on_server, client_metrics=on_clients or None)
+        )
+        shown = "; ".join(f"on {place} {metrics}" for place, metrics in found.items()) or "not evaluated"
         logger.info("lowcarb: the result is the mean of the last %d models: %s", self._count, shown)
-        return averaged
+        return averaged, found
 
     # -- Checkpoint ----------------------------------------------------------------------------------------
 
