@@ -85,14 +85,34 @@ def _accuracy_settings(data: Path | None, out: Path) -> list[str]:
 
 
 def _accuracy_adaptive(data: Path | None, out: Path) -> list[str]:
-    return [*_study(out), "--schedules", "adaptive", "--tasks", "softmax", "network"]
+    return _server(out, "adaptive")
+
+
+def _accuracy_yogi(data: Path | None, out: Path) -> list[str]:
+    return _server(out, "yogi")
+
+
+def _accuracy_momentum(data: Path | None, out: Path) -> list[str]:
+    return _server(out, "momentum")
+
+
+def _server(out: Path, name: str) -> list[str]:
+    return [*_study(out), "--schedules", name, "--tasks", "softmax", "network"]
 
 
 def _accuracy_real(data: Path | None, out: Path) -> list[str]:
+    schedules = ("plain", "again", "plain-corrected", "foreseen-equal", "foreseen-differ")
+    return [*_study(out), *_traces(data), "--schedules", *schedules]
+
+
+def _accuracy_real_runs(data: Path | None, out: Path) -> list[str]:
+    return [*_study(out), *_traces(data), "--quick"]
+
+
+def _traces(data: Path | None) -> list[str]:
     return [
-        *_study(out), "--actual", f"{data}/actual.parquet", "--forecast", f"{data}/forecast.parquet",
+        "--actual", f"{data}/actual.parquet", "--forecast", f"{data}/forecast.parquet",
         "--from", "2023-07-01T00:00Z", "--to", "2023-12-28T00:00Z",
-        "--schedules", "plain", "again", "plain-corrected", "foreseen-equal", "foreseen-differ",
     ]  # fmt: skip
 
 
@@ -110,7 +130,10 @@ ALL = (
     Figure("accuracy", SYNTHETIC, _accuracy),
     Figure("accuracy-settings", SYNTHETIC, _accuracy_settings),
     Figure("accuracy-adaptive", SYNTHETIC, _accuracy_adaptive),
+    Figure("accuracy-yogi", SYNTHETIC, _accuracy_yogi),
+    Figure("accuracy-momentum", SYNTHETIC, _accuracy_momentum),
     Figure("accuracy-real", REAL, _accuracy_real),
+    Figure("accuracy-real-runs", REAL, _accuracy_real_runs),
     Figure("deadline-coverage", "made-up durations", _coverage),
     Figure("backtest", REAL, _backtest, to_stdout=True),
     Figure("backtest-small", REAL, _backtest_small, to_stdout=True),
@@ -318,7 +341,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "accuracy-short": lambda: _evidence().short_table(read("accuracy")),
     "accuracy-settings": lambda: _evidence().settings_table([read("accuracy"), read("accuracy-settings")]),
     "accuracy-adaptive": lambda: _evidence().table(read("accuracy-adaptive"), base="adam"),
+    "accuracy-yogi": lambda: _evidence().table(read("accuracy-yogi"), base="yogi"),
+    "accuracy-momentum": lambda: _evidence().table(read("accuracy-momentum"), base="fedavgm"),
     "accuracy-real": lambda: _evidence().table(read("accuracy-real")),
+    "accuracy-real-runs": lambda: _evidence().table(read("accuracy-real-runs")),
     "forecast-skill": _skill_table,
     "capture": _capture_table,
     "deadline-coverage": lambda: _coverage_table(earlier=0),

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 SCHEDULES = accuracy_study.schedules.ALL
-MAIN, ADAPTIVE = accuracy_study.schedules.MAIN, accuracy_study.schedules.ADAPTIVE
+MAIN, SERVERS = accuracy_study.schedules.MAIN, accuracy_study.schedules.SERVERS
 FIRST_SEED = 100  # others were used to choose the correction's constants
 QUICK_SEEDS, SEEDS = 3, 10
 
@@ -195,7 +195,7 @@ def asked() -> tuple[Study, argparse.Namespace]:
     parser.add_argument("--seeds", type=int, help=f"number of seeds, from {FIRST_SEED} on")
     parser.add_argument("--settings", nargs="+", choices=[*SETTINGS, "others"], default=["main"])
     parser.add_argument("--tasks", nargs="+", choices=[*TASKS])
-    parser.add_argument("--schedules", nargs="+", choices=[*SCHEDULES, "adaptive"])
+    parser.add_argument("--schedules", nargs="+", choices=[*SCHEDULES, *SERVERS])
     parser.add_argument("--actual", type=Path, help="trace file of what happened")
     parser.add_argument("--forecast", type=Path, help="trace file of forecasts, with issued_at")
     parser.add_argument("--from", dest="begin", default="2026-01-01T00:00:00Z", help="no run starts before")
@@ -215,7 +215,7 @@ def asked() -> tuple[Study, argparse.Namespace]:
     if seeds < 2:
         raise InputError("--seeds", "is too few to tell noise", f"give {SEEDS}")
     few = FEW if told.quick else OTHERS if told.settings != ["main"] else None
-    groups = [ADAPTIVE if name == "adaptive" else (name,) for name in told.schedules or ()]
+    groups = [SERVERS.get(name, (name,)) for name in told.schedules or ()]
     schedules = [name for group in groups for name in group]
     period = parse_time(told.begin, "--from"), parse_time(told.end, "--to")
     study = Study(

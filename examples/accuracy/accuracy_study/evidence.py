@@ -12,7 +12,6 @@ from accuracy_study.settings import FEW, NAMES
 from accuracy_study.task import TASKS
 
 PLAIN, CORRECTED_PLAIN, FREE, DEFAULTS = "plain", "plain-corrected", "free-off", "defaults"
-ADAM: Final = "adam"
 SHORT: Final = (FREE, "balance", DEFAULTS)
 COMPARED: Final = ("again", "foreseen-differ")
 CONFIDENCE: Final = 0.95
@@ -140,7 +139,9 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
     bases = {
         PLAIN: "plain FedAvg",
         CORRECTED_PLAIN: "plain FedAvg with the correction",
-        ADAM: "plain FedAdam",
+        "adam": "plain FedAdam",
+        "yogi": "plain FedYogi",
+        "fedavgm": "plain FedAvgM",
     }
     for setting in results["settings"]:
         for base, words in bases.items():

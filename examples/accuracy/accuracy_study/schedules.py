@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.serverapp.strategy import FedAdam, FedAvg
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedYogi
 
 from lowcarb_scheduler import Job, carbon_aware
 from lowcarb_scheduler.accounting.emissions import jain_index
@@ -164,6 +164,29 @@ class CorrectedAdamChoosing(CorrectionMixin, AdamChoosing):
     """FedAdam that trains chosen clients, corrected."""
 
 
+class YogiChoosing(Choosing, FedYogi):
+    """FedYogi that trains chosen clients."""
+
+
+class CorrectedYogiChoosing(CorrectionMixin, YogiChoosing):
+    """FedYogi that trains chosen clients, corrected."""
+
+
+class Momentum(FedAvgM):
+    """FedAvgM with the server momentum of its paper: Flower's own default is none."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(server_momentum=0.9, **arguments)
+
+
+class MomentumChoosing(Choosing, Momentum):
+    """FedAvgM that trains chosen clients."""
+
+
+class CorrectedMomentumChoosing(CorrectionMixin, MomentumChoosing):
+    """FedAvgM that trains chosen clients, corrected."""
+
+
 def _corrected(world: World, task: Task, strategy: CorrectionMixin) -> Followed:
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder), VirtualClock(world.case.start))
@@ -174,10 +197,10 @@ def _corrected(world: World, task: Task, strategy: CorrectionMixin) -> Followed:
             ledger.close()
 
 
-def plain(world: World, task: Task, draw: int = 0) -> Followed:
-    """Train random clients back-to-back with plain FedAvg."""
+def plain(world: World, task: Task, draw: int = 0, by: type[FedAvg] = FedAvg) -> Followed:
+    """Train random clients back-to-back, by default with plain FedAvg."""
     random.seed(1000 * draw + world.seed)  # FedAvg draws from it
-    return _followed(world, task, FedAvg(**_sampling(world)))
+    return _followed(world, task, by(**_sampling(world)))
 
 
 def plain_again(world: World, task: Task) -> Followed:
@@ -189,17 +212,6 @@ def plain_corrected(world: World, task: Task) -> Followed:
     """Train the clients of plain FedAvg with the correction: what it does to random sampling itself."""
     random.seed(world.seed)
     return _corrected(world, task, CorrectedFedAvg(**_sampling(world)))
-
-
-def adam(world: World, task: Task, draw: int = 0) -> Followed:
-    """Train random clients back-to-back with plain FedAdam."""
-    random.seed(1000 * draw + world.seed)
-    return _followed(world, task, FedAdam(**_sampling(world)))
-
-
-def adam_again(world: World, task: Task) -> Followed:
-    """Repeat plain FedAdam with another draw."""
-    return adam(world, task, draw=1)
 
 
 def foreseen(world: World, task: Task, by: type[Choosing] = CorrectedChoosing, **rules: Any) -> Followed:
@@ -393,28 +405,38 @@ MAIN: Final = {
     ),
     "at-once": Schedule("defaults, patience 0", settings={"patience": 0.0}, planned="at-once"),
 }
-# An adaptive server with Flower's own defaults: how tight a rule it needs.
-_ADAM: Final = partial(foreseen, by=CorrectedAdamChoosing)
-ADAPTIVE: Final = {
-    "adam": Schedule("plain FedAdam", adam),
-    "adam-again": Schedule("plain FedAdam, drawn again", adam_again),
-    "adam-free-off": Schedule("free, equal turns", partial(foreseen, by=AdamChoosing)),
-    "adam-free": Schedule("free, equal turns, corrected", _ADAM),
-    **{
-        f"adam-{balance}": Schedule(
-            f"balance {balance}, equal turns, corrected", partial(_ADAM, balance=balance)
-        )
-        for balance in (1.2, 0.8, 0.4, 0.2)
-    },
-    **{
-        f"adam-differ-{balance}": Schedule(
-            f"balance {balance}, turns that differ, corrected",
-            partial(_ADAM, balance=balance, participation="auto"),
-        )
-        for balance in (1.2, 0.8, 0.4, 0.2)
-    },
+
+
+def _server(
+    key: str, name: str, own: type[FedAvg], choosing: type[Choosing], corrected: type[Choosing]
+) -> dict[str, Schedule]:
+    """Return the schedules that show how tight a rule of balance a server needs that is no plain mean."""
+    planned = partial(foreseen, by=corrected)
+    differ = partial(planned, participation="auto")
+    return {
+        key: Schedule(f"plain {name}", partial(plain, by=own)),
+        f"{key}-again": Schedule(f"plain {name}, drawn again", partial(plain, draw=1, by=own)),
+        f"{key}-free-off": Schedule("free, equal turns", partial(foreseen, by=choosing)),
+        f"{key}-free": Schedule("free, equal turns, corrected", planned),
+        **{
+            f"{key}-{turns}{balance}": Schedule(
+                f"balance {balance}, {words}, corrected", partial(by, balance=balance)
+            )
+            for turns, words, by in (("", "equal turns", planned), ("differ-", "turns that differ", differ))
+            for balance in (1.2, 0.8, 0.4, 0.2)
+        },
+    }
+
+
+# With Flower's own defaults, but for a momentum.
+SERVERS: Final = {
+    "adaptive": _server("adam", "FedAdam", FedAdam, AdamChoosing, CorrectedAdamChoosing),
+    "yogi": _server("yogi", "FedYogi", FedYogi, YogiChoosing, CorrectedYogiChoosing),
+    "momentum": _server(
+        "fedavgm", "FedAvgM, momentum 0.9", Momentum, MomentumChoosing, CorrectedMomentumChoosing
+    ),
 }
-ALL: Final = MAIN | ADAPTIVE
+ALL: Final = {name: schedule for group in (MAIN, *SERVERS.values()) for name, schedule in group.items()}
 
 
 def _followed(world: World, task: Task, strategy: FedAvg) -> Followed:
