@@ -54,7 +54,7 @@ def backtest(files, capsys):
             "--scenario": files / "tiny.toml", "--seeds": 2, "--deadlines": "1,2", "--jobs": 1,
             "--methods": "scheduler,one-shot",
         }  # fmt: skip
-        flags = [option for option in options if option in ("--json",)]
+        flags = [option for option in options if option in ("--json", "--full")]
         rest = [option for option in options if option not in flags]
         given.update(zip(rest[::2], rest[1::2], strict=True))
         words = [word for pair in given.items() if pair[1] is not None for word in pair]
@@ -91,10 +91,53 @@ def test_equal_input_gives_equal_answers(backtest):
     assert first == second
 
 
-def test_people_read_a_row_a_method_and_deadline(backtest):
+def test_people_read_a_sentence_a_deadline_first(backtest):
     answer = backtest("--signal", "average")
     assert answer.err == ""
-    title, head, *lines = answer.out.splitlines()
+    first, second, title, *facts, last = answer.out.splitlines()
+    by_deadline = backtest("--json").document["deadlines"]
+    (ours,) = (score for score in by_deadline[1]["methods"] if score["method"] == "scheduler")
+    wide = 12.7062 * ours["reduction_se"]  # two starts: Student's t with one degree of freedom
+    assert second == (
+        f"2x the time: {100 * ours['reduction']:.0f} % +- {100 * wide:.0f} less CO2eq"
+        " than random clients back-to-back (run-now)"
+    )
+    assert first.startswith("1x the time: ")
+    assert title.startswith("tiny: 6 rounds")
+    assert "95 % interval" in "".join(facts)
+    assert "--full" in last
+    assert "rolling" not in answer.out
+
+
+def test_a_file_needs_no_scenario(backtest, tmp_path):
+    document = backtest("--json", "--scenario", None, "--deadlines", "2", "--methods", "scheduler").document
+    setting = document["setting"]
+    assert (setting["name"], setting["locations"]) == ("own places", ["DE", "FR", "GB"])
+    assert (setting["clients"], setting["clients_per_round"], setting["rounds"]) == (20, 5, 20)
+    assert document["left_out"] == []
+
+
+def test_places_with_gaps_are_left_out_and_short_files_replayed(backtest, tmp_path):
+    actual, _ = trace_rows(days=9)
+    hole = (actual["location"] == "FR") & (actual["time"] == BEGIN + 6 * DAY)
+    actual.loc[hole, "g_per_kwh"] = float("nan")
+    file = write(tmp_path / "short.csv", actual)
+    answer = backtest("--actual", file, "--forecast", None, "--scenario", None, "--methods", "one-shot")
+    assert answer.code == 0
+    assert "FR: values are missing" in answer.out
+    assert "2 locations" in answer.out
+
+
+def test_all_missing_places_are_named_at_once(backtest):
+    line = backtest("--scenario", "small").line
+    assert "location: NL, ES, PL, IT, SE are missing in the actual" in line
+
+
+def test_people_read_a_row_a_method_and_deadline(backtest):
+    answer = backtest("--signal", "average", "--full")
+    assert answer.err == ""
+    *_, title, head = answer.out.splitlines()[:4]
+    lines = answer.out.splitlines()[4:]
     assert title == "tiny: 6 rounds of 2 of 6, 3 locations; 2 starts by deadline"
     assert re.split(r"  +", head.strip()) == [
         "deadline", "method", "reduction (se), %", "against scheduler (se), points", "capture", "Jain",
@@ -143,7 +186,7 @@ def test_a_period_may_be_days_or_times(backtest):
     ("options", "line"),
     [
         (["--scenario", "mian"], "--scenario: 'mian' is unknown; did you mean main?"),
-        (["--scenario", "main"], "location: NL is missing in the actual"),
+        (["--scenario", "main"], "location: NL, ES, PL, IT, SE, US-CAL-CISO"),
         (["--scenario", "gone.toml"], "--scenario: gone.toml cannot be read"),
         (["--methods", "scheduler,rollin"], "--methods: 'rollin' is unknown; did you mean rolling?"),
         (["--forecast", "climatologie"], "--forecast: 'climatologie' is unknown; did you mean climatology?"),
@@ -199,7 +242,10 @@ def test_a_gap_in_what_is_charged_is_named(backtest, tmp_path):
 def test_a_place_that_is_meant_is_named(backtest, tmp_path):
     setting = tmp_path / "near.toml"
     setting.write_text(SETTING.replace('"GB"', '"GBR"'), encoding="utf-8")
-    assert "GBR is missing in the actual; did you mean GB?" in backtest("--scenario", setting).line
+    assert (
+        "GBR is missing in the actual; did you mean GB instead of GBR?"
+        in backtest("--scenario", setting).line
+    )
 
 
 @pytest.mark.parametrize(

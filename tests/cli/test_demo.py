@@ -46,7 +46,9 @@ def test_the_demo_prints_its_rounds_and_the_table(demo):
     assert [line.split()[1] for line in rounds] == ["1/3", "2/3", "3/3"]
     assert "90.0%" in answer.out
     report = Path("runs/demo/report.html").absolute()
-    assert answer.out.splitlines()[-1] == f"Report: {report}"
+    *_, path, after = answer.out.splitlines()
+    assert path == f"Report: {report}"
+    assert after == f"next: lowcarb report {report.parent} --open"
     assert report.is_file()
 
 

@@ -109,7 +109,8 @@ def test_the_document_has_the_keys_of_the_contract(forecast):
 def test_people_read_a_row_a_location(forecast):
     answer = forecast("--location", "DE", "--location", "ES", "--source", "half")
     assert answer.code == 0
-    *_, de, es = answer.out.splitlines()
+    *_, de, es, after = answer.out.splitlines()
+    assert after == "next: lowcarb plan --job JOB --source half"
     name, now, least, *when = de.split()
     assert (name, now, least) == ("DE", "101", "100")
     assert when[:5] == ["Tue", "00:00", "123", "Mon", "23:00"]
@@ -202,7 +203,7 @@ def test_settings_come_from_the_environment_too(forecast, monkeypatch):
 def test_a_last_good_forecast_says_so_and_how_old_it_is(forecast):
     answer = forecast("--location", "DE", "--location", "FR", "--source", "half")
     assert answer.code == 0
-    *_, de, fr = answer.out.splitlines()
+    *_, de, fr, _ = answer.out.splitlines()
     assert de.endswith("forecast")
     assert fr.endswith("last good, 1 h 30 min old")
     assert answer.line == "lowcarb: the forecast for FR is the last good one: the server hangs"
@@ -219,7 +220,7 @@ def test_the_cleanest_window_is_told_with_what_it_saves(forecast):
     arguments = ["--location", "DE", "--source", "half", "--duration", "90m"]
     answer = forecast(*arguments)
     assert answer.code == 0
-    *_, title, _, row = answer.out.splitlines()
+    *_, title, _, row, _ = answer.out.splitlines()
     assert title == "cleanest 1 h 30 min"
     assert row.split() == ["DE", "Tue", "00:00", "Tue", "01:30", "100", "102", "1.3", "%"]
     best = forecast(*arguments, "--json").document["best"]["DE"]

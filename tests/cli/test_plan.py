@@ -61,13 +61,19 @@ def test_people_read_facts_and_a_row_a_round(plan):
     assert facts["saving"].strip() == "39.3 %"
     assert facts["turns"].strip() == "2 to 2 per client, Jain's index 1.000"
     assert facts["intensity"].strip() == ("data from traces; average or marginal: not stated by the source")
-    rows = [line.split() for line in lines[12:]]
+    rows = [line.split() for line in lines[12:-1]]
     assert [row[:5] for row in rows] == [
         [str(k), "2026-03-02", f"{k + 7:02}:00", "2026-03-02", f"{k + 8:02}:00"] for k in (1, 2, 3, 4)
     ]
     seated = {"DE 1, FR 1 340 g", "DE 2 600 g", "FR 2 80.0 g"}
     assert all(" ".join(row[5:]) in seated for row in rows)
     assert not any(line.endswith(" ") for line in lines)
+
+
+def test_the_next_command_reads_the_same_inputs(plan, tmp_path):
+    files = f"--job {tmp_path}/job.json --forecast {tmp_path}/forecast.csv"
+    assert plan().out.splitlines()[-1] == f"next: lowcarb tradeoff {files}"
+    assert plan("--patience", "0.5").out.splitlines()[-1] == "next: lowcarb doctor"
 
 
 def test_patience_of_the_option_comes_before_that_of_the_job(plan):

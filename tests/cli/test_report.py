@@ -48,6 +48,13 @@ def test_the_page_is_written_and_named(capsys, run_dir):
     assert facts["report"] == str(run_dir / "report.html")
 
 
+def test_the_page_opens_in_the_browser_or_says_that_there_is_none(capsys, run_dir):
+    opened = []
+    answer = run(capsys, "report", run_dir, "--open", open_page=opened.append)  # None is no browser
+    assert (answer.code, opened) == (0, [(run_dir / "report.html").as_uri()])
+    assert "no browser" in answer.err
+
+
 def test_every_table_is_a_file_and_says_what_it_rests_on(capsys, run_dir):
     facts = facts_of(run(capsys, "report", run_dir).out)
     assert facts["tables"] == str(run_dir / "report")

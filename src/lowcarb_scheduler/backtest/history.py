@@ -135,7 +135,7 @@ def table_of(
     Raises
     ------
     InputError
-        If a location is missing.
+        If locations are missing; names all of them.
     """
     return table_of_points(_of_places(rows, locations, field), signal).align(locations)
 
@@ -159,12 +159,12 @@ def issues_of(
 
 def _of_places(rows: pd.DataFrame, locations: Sequence[str], field: str) -> pd.DataFrame:
     """Select the rows of some locations; refuse rows that lack one of them."""
-    known = set(rows["location"].unique())
-    for name in locations:
-        if name not in known:
-            near = near_miss(name, sorted(map(str, known)))
-            fix = f"did you mean {near}?" if near else "leave it out of the scenario"
-            raise InputError("location", f"{name} is missing in the {field}", fix)
+    known = sorted(map(str, rows["location"].unique()))
+    if missing := [name for name in locations if name not in known]:
+        near = [f"{other} instead of {name}" for name in missing if (other := near_miss(name, known))]
+        fix = f"did you mean {', '.join(near)}?" if near else "leave it out of the scenario"
+        verb = "is" if len(missing) == 1 else "are"
+        raise InputError("location", f"{', '.join(missing)} {verb} missing in the {field}", fix)
     return rows[rows["location"].isin(locations)]
 
 

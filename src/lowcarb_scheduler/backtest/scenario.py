@@ -14,6 +14,7 @@ from lowcarb_scheduler.planning.fleet import Fleet
 from lowcarb_scheduler.planning.job import JobRules
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from lowcarb_scheduler.intensity import Ints
@@ -61,6 +62,12 @@ class Scenario:
         if self.round_duration < HOUR or self.round_duration % HOUR:
             problem = f"{self.round_duration} is not a whole number of hours"
             raise InputError("round_duration", problem, "give for example timedelta(hours=1)")
+
+    @classmethod
+    def of(cls, places: Sequence[str]) -> Scenario:
+        """Return a scenario like *small* at any places: 20 rounds of an hour, five turns a client."""
+        clients = min(max(5 * len(places), 20), 100)
+        return cls("own places", tuple(places), clients, clients // 4, 20, HOUR)
 
     @property
     def back_to_back(self) -> timedelta:

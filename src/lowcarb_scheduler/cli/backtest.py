@@ -13,6 +13,7 @@ import typer
 from pydantic import BeforeValidator
 
 from lowcarb_scheduler.backtest import METHODS, SCENARIOS, Comparison, Scenario, Score, compare
+from lowcarb_scheduler.backtest.comparison import SCHEDULER
 from lowcarb_scheduler.backtest.history import NAIVE, History, issues_of, naive_issues, table_of
 from lowcarb_scheduler.cli import options, output
 from lowcarb_scheduler.cli.output import Column, right
@@ -35,7 +36,7 @@ from lowcarb_scheduler.report import formatting
 from lowcarb_scheduler.userfiles import Duration, FieldError, FileModel, as_spelled, read_document, validate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import pandas as pd
     from rich.console import Console
@@ -82,7 +83,8 @@ def _hours(text: str, field: str, least: timedelta) -> timedelta:
 @options.command(
     app,
     "backtest",
-    "lowcarb backtest --actual actual.parquet --forecast forecast.parquet --from 2023-07-01",
+    "lowcarb backtest --actual actual.csv",
+    "lowcarb backtest --actual actual.parquet --forecast forecast.parquet --from 2023-07-01 --full",
     "lowcarb backtest --actual actual.csv --scenario mine.toml --plot backtest.png",
 )
 def command(
@@ -98,11 +100,14 @@ def command(
         ),
     ] = "climatology",
     scenario: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--scenario", "--setting", metavar="S", help="Kind of job: main, small, large, or a TOML file."
+            "--scenario",
+            "--setting",
+            metavar="S",
+            help="Kind of job: main, small, large, or a TOML file. Default: small, at the file's places.",
         ),
-    ] = "main",
+    ] = None,
     seeds: Annotated[
         int, typer.Option(min=1, max=MOST_SEEDS, metavar="N", help="Number of instances for each deadline.")
     ] = 10,
@@ -137,20 +142,21 @@ def command(
         int | None,
         typer.Option(min=1, max=1024, metavar="N", help="Number of processes. Default: all cores."),
     ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Print the table of all methods, too.")] = False,
     plot: options.Plot = None,
     as_json: options.Json = False,
 ) -> None:
     """Compare planning methods on historical carbon intensity."""
     asked = _deadlines(deadlines), _methods(methods), _hours(replan_every, "--replan-every", _HOUR)
     late = _hours(delay, "--delay", timedelta(0))
-    what = read_scenario(scenario)
+    what = None if scenario is None else read_scenario(scenario)
     # All inputs are checked before the replay, which may take hours.
     replay = read_replay(actual, forecast, what, asked[0], since, until, late, signal,
                          plausible_only=not allow_implausible)  # fmt: skip
     runtime = context.ensure_object(Runtime)
     with output.progress(runtime.console(stderr=True), "replaying", len(asked[0]) * seeds) as done:
         found = compare(
-            replay.history, what, asked[0], seeds, replay.period, asked[1], asked[2],
+            replay.history, replay.scenario, asked[0], seeds, replay.period, asked[1], asked[2],
             jobs or cpu_count() or 1, done,
         )  # fmt: skip
     if plot is not None:
@@ -162,9 +168,17 @@ def command(
         output.write_document(_document(found, replay))
         return
     screen = runtime.console()
-    _print(screen, found, replay)
+    sentences = list(_sentences(found))
+    for line in sentences:
+        output.print_line(screen, line)
+    full = full or not sentences
+    _print(screen, found, replay, full=full)
     if plot is not None:
         output.print_line(screen, f"chart: {plot}")
+    if not full:
+        output.print_line(
+            screen, "next: the same with --full compares all methods; --scenario FILE is your job"
+        )
 
 
 def _labels(replay: Replay) -> str:
@@ -185,6 +199,7 @@ def _document(found: Comparison, replay: Replay) -> dict[str, Any]:
             "clients_per_round": setting.clients_per_round, "rounds": setting.rounds,
             "round_duration_minutes": setting.round_duration / timedelta(minutes=1),
         },
+        "left_out": list(replay.left_out),
         "seeds": found.seeds,
         "from": found.period[0],
         "to": found.period[1],
@@ -199,7 +214,23 @@ def _document(found: Comparison, replay: Replay) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _print(screen: Console, found: Comparison, replay: Replay) -> None:
+def _sentences(found: Comparison) -> Iterator[str]:
+    """Yield the result as a line for each deadline, for people who read no more."""
+    from scipy.special import stdtrit
+
+    against = "than random clients back-to-back (run-now)"
+    for factor, scores in found.scores.items():
+        ours = next((score for score in scores if score.method == SCHEDULER), None)
+        if ours is None:  # it was not asked for
+            continue
+        part, error = 100 * ours.reduction, ours.reduction_se
+        # Half of a 95 % interval of the mean, which few starts leave wide.
+        wide = "" if error is None else f" +- {100 * error * stdtrit(found.seeds - 1, 0.975):.0f}"
+        side = "less" if part > -0.5 else "more"
+        yield f"{factor:g}x the time: {abs(part):.0f} %{wide} {side} CO2eq {against}"
+
+
+def _print(screen: Console, found: Comparison, replay: Replay, *, full: bool) -> None:
     setting = found.scenario
     rounds = formatting.counted(setting.rounds, "round")
     output.print_title(
@@ -207,20 +238,27 @@ def _print(screen: Console, found: Comparison, replay: Replay) -> None:
         f"{setting.name}: {rounds} of {setting.clients_per_round} of {setting.clients}, "
         f"{len(setting.locations)} locations; {formatting.counted(found.seeds, 'start')} by deadline",
     )
-    columns = (
-        right("deadline", whole=True), Column("method", whole=True), right("reduction (se), %"),
-        right("against scheduler (se), points"), *map(right, ("capture", "Jain", "turns", "plan CPU s")),
-    )  # fmt: skip
-    rows = [_row(factor, score) for factor, scores in found.scores.items() for score in scores]
-    output.print_table(screen, columns, rows)
+    if full:
+        columns = (
+            right("deadline", whole=True), Column("method", whole=True), right("reduction (se), %"),
+            right("against scheduler (se), points"),
+            *map(right, ("capture", "Jain", "turns", "plan CPU s")),
+        )  # fmt: skip
+        rows = [_row(factor, score) for factor, scores in found.scores.items() for score in scores]
+        output.print_table(screen, columns, rows)
     facts = {
         "period": f"{formatting.instant(found.period[0])} to {formatting.instant(found.period[1])} UTC",
         "intensity": _labels(replay),
+        **({"left out": f"{', '.join(replay.left_out)}: values are missing"} if replay.left_out else {}),
         "revised": f"every {found.replan_every / _HOUR:g} h; actual intensity is known "
                    f"{replay.history.actual_delay / _HOUR:g} h after each hour",
-        "reduction": "against random clients back-to-back (run-now), mean over starts",
-        "capture": "mean reduction over the mean reduction of the bound, a ratio of means",
+        "+-": "half of a 95 % interval of the mean over starts",
     }  # fmt: skip
+    if full:
+        facts |= {
+            "reduction": "against random clients back-to-back (run-now), mean over starts",
+            "capture": "mean reduction over the mean reduction of the bound, a ratio of means",
+        }
     output.print_facts(screen, list(facts.items()))
 
 
@@ -261,18 +299,24 @@ class Replay:
         Earliest start and latest end of a replayed job.
     actual, forecast : str
         Names of the files, or the method that derived the forecasts.
+    scenario : Scenario
+        Kind of job.
+    left_out : tuple of str
+        Places of the file that it does not have, because values are missing there.
     """
 
     history: History
     period: tuple[datetime, datetime]
     actual: str
     forecast: str
+    scenario: Scenario
+    left_out: tuple[str, ...] = ()
 
 
 def read_replay(
     actual: Path,
     forecast: str,
-    setting: Scenario,
+    setting: Scenario | None,
     deadlines: Sequence[float],
     since: str | None,
     until: str | None,
@@ -289,8 +333,8 @@ def read_replay(
         Trace file of actual intensity.
     forecast : str
         Trace file of forecasts, or ``climatology`` or ``persistence``.
-    setting : Scenario
-        Kind of job.
+    setting : Scenario or None
+        Kind of job; None takes the places of the files that lack no value in the period.
     deadlines : sequence of float
         Multiples of the back-to-back time.
     since, until : str or None
@@ -315,29 +359,37 @@ def read_replay(
         raise InputError(
             ISSUE, problem, "give the file as --forecast, and actual intensity as --actual", str(actual)
         )
+    wanted = _time(since, "--from"), _time(until, "--to")
+    issued = None if forecast in NAIVE else _forecast_rows(forecast, wanted, plausible_only)
+    known = [rows, *([] if issued is None else [issued])]
+    places = setting.locations if setting else tuple(sorted(set.intersection(*map(_places, known))))
+    if not places:
+        problem = f"no place is also in {actual.name}"
+        raise InputError("location", problem, "give files about the same places", forecast)
     try:
-        happened = table_of(rows, setting.locations, "actual", measured)
+        happened = table_of(rows, places, "actual", measured)
     except InputError as error:
         raise error.within(str(actual)) from None
     begins, ends = happened.start, happened.end
-    wanted = _time(since, "--from"), _time(until, "--to")
-    if forecast in NAIVE:
+    if issued is None:
         history = History(happened, naive_issues(happened, forecast, delay), delay)
         # Naive forecasts repeat earlier days, so the first days have none.
         if not history.issues:
             problem = "has less than three days, too few for a forecast"
             raise InputError("--actual", problem, "give a longer trace", str(actual))
     else:
-        issued = _forecast_rows(forecast, wanted, plausible_only)
         try:
-            history = History(happened, issues_of(issued, setting.locations, measured), delay)
+            history = History(happened, issues_of(issued, places, measured), delay)
         except InputError as error:
             raise error.within(forecast) from None
     first, last = history.issues[0][0], history.issues[-1][1].end
     # An hour later than the first value, because only past hours are known.
     earliest, latest = max(first, begins + _HOUR + delay), min(ends, last)
-    # By default the bias correction has its full history from the first instance on.
+    sized = setting or Scenario.of(places)
+    # By default the bias correction has its full history from the first instance on, if the traces allow it.
     start, end = wanted[0] or max(first, begins + HISTORY), wanted[1] or latest
+    if wanted[0] is None and end - start < _longest(sized, deadlines) <= end - earliest:
+        start = max(earliest, end - 2 * _longest(sized, deadlines))
     if start < earliest:
         problem = f"{format_time(start)} is before anything was known, {format_time(earliest)}"
         raise InputError("--from", problem, "give a later time")
@@ -347,12 +399,22 @@ def read_replay(
                          "give an earlier time")  # fmt: skip
     # Instances start on whole hours, as the traces' hours do.
     start = from_us(-(-to_us(start) // HOUR_US) * HOUR_US)
-    _check_length(setting, deadlines, start, end)
+    left_out: tuple[str, ...] = ()
+    if setting is None and (left_out := _with_gaps(history, start, end)) and len(left_out) < len(places):
+        places = tuple(name for name in places if name not in left_out)
+        sized = Scenario.of(places)
+        issues = tuple((at, table.align(places)) for at, table in history.issues)
+        history = History(happened.align(places), issues, delay)
+    _check_length(sized, deadlines, start, end)
     _check_gaps(history, start, end, actual)
     shown = history.between(start, end)
     # Only the file name: paths of somebody's machine do not belong into a published result.
     kind = f"{forecast} of the past of the same file" if forecast in NAIVE else Path(forecast).name
-    return Replay(shown, (start, end), actual.name, kind)
+    return Replay(shown, (start, end), actual.name, kind, sized, left_out)
+
+
+def _places(rows: pd.DataFrame) -> set[str]:
+    return set(map(str, rows["location"].unique()))
 
 
 def _forecast_rows(
@@ -392,14 +454,28 @@ def _time(text: str | None, field: str) -> datetime | None:
     return in_range(when, field)
 
 
+def _longest(setting: Scenario, deadlines: Sequence[float]) -> timedelta:
+    """Return the shortest period that an instance with the last deadline fits into."""
+    return max(deadlines) * setting.back_to_back + _HOUR
+
+
 def _check_length(setting: Scenario, deadlines: Sequence[float], start: datetime, end: datetime) -> None:
     # Every instance needs its whole deadline inside the period; one hour more lets starts differ.
     longest = max(deadlines) * setting.back_to_back
-    if end - start < longest + _HOUR:
+    if end - start < _longest(setting, deadlines):
         have = format_duration(max(end - start, timedelta(0)))
         problem = f"from {format_time(start)} there are {have}, and a deadline of {max(deadlines):g} takes"
         fix = "give a longer trace or period, or nearer --deadlines"
         raise InputError("--to", f"{problem} {format_duration(longest)}", fix)
+
+
+def _with_gaps(history: History, start: datetime, end: datetime) -> tuple[str, ...]:
+    """Return the places whose actual intensity is not known of all of a period."""
+    table = history.actual.slice(start, end)
+    if table is None:
+        return ()
+    lacks: Sequence[bool] = np.isnan(table.values).any(axis=0).tolist()  # type: ignore[assignment]
+    return tuple(name for name, missing in zip(table.locations, lacks, strict=True) if missing)
 
 
 def _check_gaps(history: History, start: datetime, end: datetime, file: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import typer
 
 from lowcarb_scheduler.cli import options, output
-from lowcarb_scheduler.cli.inputs import FORECAST_SHARE, Past, past_of, remarks
+from lowcarb_scheduler.cli.inputs import FORECAST_SHARE, Past, command_line, past_of, remarks
 from lowcarb_scheduler.cli.output import Column, Utc, right
 from lowcarb_scheduler.cli.runtime import Runtime
 from lowcarb_scheduler.clock import HOUR_US, format_duration, from_us, parse_deadline, parse_duration, to_us
@@ -98,7 +98,8 @@ def command(
     if every is not None and not watch:
         raise InputError("--every", "is given without --watch", "add --watch")
     runtime = context.ensure_object(Runtime)
-    asked = options.configured_source(options.source_options(source, sdk_url, sdk_signal, traces), runtime)
+    chosen = options.source_options(source, sdk_url, sdk_signal, traces)
+    asked = options.configured_source(chosen, runtime)
     # A location given twice is asked for once.
     locations = tuple(dict.fromkeys(location))
     query = ForecastQuery(asked, locations, Settings.load().timeout, duration, corrected, until)
@@ -122,6 +123,8 @@ def command(
     unanswered = list(found.unanswered())
     for line in (*found.remarks, *unanswered):
         output.log(f"lowcarb: {line}")
+    if not (unanswered or as_json):
+        output.print_line(runtime.console(), f"next: {command_line('plan', {'job': 'JOB', **chosen})}")
     if unanswered:
         # Scripts notice a missing location, although the others are printed.
         raise typer.Exit(EXIT_MISSING)

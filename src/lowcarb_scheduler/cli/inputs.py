@@ -6,6 +6,7 @@ which may provide the history too.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -56,6 +57,17 @@ HistoryPath = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Past intensity, used to correct and extend the forecast."),
 ]
+
+
+def command_line(name: str, given: Mapping[str, object], *more: str) -> str:
+    """Return a command with options as they were given, None left out, so that it reads the same inputs."""
+    words = [
+        word
+        for option, value in given.items()
+        if value is not None
+        for word in (f"--{option.replace('_', '-')}", str(value))
+    ]
+    return shlex.join(["lowcarb", name, *words, *more])
 
 
 class Inputs(NamedTuple):

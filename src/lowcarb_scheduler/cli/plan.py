@@ -8,7 +8,7 @@ import typer
 
 from lowcarb_scheduler.accounting.emissions import jain_index
 from lowcarb_scheduler.cli import options, output
-from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
+from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, command_line, read_inputs
 from lowcarb_scheduler.cli.output import Utc, right
 from lowcarb_scheduler.cli.runtime import Runtime
 from lowcarb_scheduler.report import formatting
@@ -67,7 +67,12 @@ def command(
         # The document of a plan is the one that the Python interface gives too.
         output.write_document(planned.to_dict())
     else:
-        _show(runtime.console(), planned, asked, corrected_by, plot, Times.of(utc))
+        screen = runtime.console()
+        _show(screen, planned, asked, corrected_by, plot, Times.of(utc))
+        given = {"job": job, "forecast": forecast, "history": history, **chosen}
+        # Who has chosen a patience has seen what time is worth.
+        after = command_line("tradeoff", given) if patience is None else command_line("doctor", chosen)
+        output.print_line(screen, f"next: {after}")
 
 
 def _show(

@@ -38,7 +38,7 @@ app = typer.Typer()
 @options.command(
     app,
     "report",
-    "lowcarb report runs/demo",
+    "lowcarb report runs/demo --open",
     "lowcarb report runs/demo --refresh --json",
     "lowcarb report runs/demo --refresh --source traces --traces actual.csv --signal average",
 )
@@ -51,6 +51,7 @@ def command(
             "--refresh", help="First ask the run's source for actual intensity that the ledger lacks."
         ),
     ] = False,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     source: options.Source = None,
     sdk_url: options.SdkUrl = None,
     sdk_signal: options.SdkSignal = None,
@@ -88,6 +89,8 @@ def command(
         output.write_document(_document(accounts, page, folder / FOLDER_NAME, refreshed))
     else:
         show(runtime.console(), accounts, page, folder / FOLDER_NAME, refreshed, Times.of(utc))
+    if open_it and not runtime.open_page(page.absolute().as_uri()):
+        output.log("lowcarb: there is no browser to open the page with")
 
 
 def _refresh(runtime: Runtime, folder: Path, options: Mapping[str, Any], signal: str | None) -> Refreshed:

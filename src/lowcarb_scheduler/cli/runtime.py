@@ -30,6 +30,12 @@ def _open_source(name: str, settings: Settings) -> ForecastSource:
     return registry.open_source(name, settings)
 
 
+def _open_page(address: str) -> bool:
+    import webbrowser
+
+    return webbrowser.open(address)
+
+
 def _federation(home: Path, nodes: int) -> AbstractContextManager[Federation]:
     from lowcarb_scheduler.demo.federation import federation
 
@@ -48,6 +54,8 @@ class Runtime:
         Opens a console on stdout or stderr, see :func:`~lowcarb_scheduler.cli.output.console`.
     open_source : callable (name, settings)
         Opens a forecast source, see :func:`~lowcarb_scheduler.forecasts.registry.open_source`.
+    open_page : callable (address)
+        Opens a page in the browser; returns whether there is one.
     federation : callable (home, nodes)
         Runs a SuperLink for the demo, see :func:`~lowcarb_scheduler.demo.federation.federation`.
     """
@@ -55,4 +63,5 @@ class Runtime:
     clock: Clock = field(default_factory=SystemClock)
     console: Callable[..., Console] = output.console
     open_source: Callable[[str, Settings], ForecastSource] = _open_source
+    open_page: Callable[[str], bool] = _open_page
     federation: Callable[[Path, int], AbstractContextManager[Federation]] = _federation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import time
 from collections import Counter
@@ -114,6 +115,7 @@ def run_demo(
         console.print(f"Emissions of other rounds are not known: {record.unknown_because}.")
     console.print("Accuracy is of one run each; plain FedAvg draws its clients anew, and reached 90 to 94 %.")
     console.print(f"Report: {results['report']}", soft_wrap=True)
+    console.print(f"next: {shlex.join(['lowcarb', 'report', str(run_dir), '--open'])}", soft_wrap=True)
     return results
 
 

@@ -90,7 +90,7 @@ class Message:
 class Digest:
     """Choice of events that are worth a message: each kind of news once.
 
-    For a resumed run it reads the events before first, whose messages are thrown away: it repeats none of them.
+    For a resumed run it reads the earlier events first, whose messages are thrown away: none is repeated.
     """
 
     KINDS: Final = (RunStarted, HoldStarted, Degraded, RunFinished)
