@@ -245,6 +245,7 @@ class ProcessBegun(Event):
     strategy: str
     source: str | None
     version: str
+    app: str | None = field(default=None, metadata=LATER)  # publisher and name, where Flower tells them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,7 @@ COMMANDS: Final = {
     "backtest": Entry("backtest", "Compare planning methods on historical carbon intensity."),
     "runs": Entry("status", "List runs: state, progress, next opening, saved so far."),
     "status": Entry("status", "Show a run's progress, next opening, plan, forecast, saving."),
+    "serve": Entry("status", "Show the runs of a folder as live pages, with JSON and metrics."),
     "release": Entry("status", "Open the held round now; later rounds follow the plan."),
     # The former name of release.
     "open-now": Entry("status", "Open the held round now; later rounds follow the plan.", hidden=True),

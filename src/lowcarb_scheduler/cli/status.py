@@ -1,8 +1,9 @@
-"""``lowcarb status``, ``runs`` and ``release``: runs as their ledgers show them, and the end of a hold."""
+"""``lowcarb status``, ``runs``, ``serve``, ``release``: runs as their ledgers show them, and a hold's end."""
 
 from __future__ import annotations
 
 import locale
+import sys
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -16,20 +17,18 @@ from lowcarb_scheduler.cli.runtime import Runtime
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.flower.waiting import request_release
 from lowcarb_scheduler.ledger import FILE_NAME
+from lowcarb_scheduler.monitor import facts
 from lowcarb_scheduler.monitor.documents import document_of, listing_of
 from lowcarb_scheduler.monitor.follow import Follower
 from lowcarb_scheduler.monitor.listing import list_runs, newest_run
-from lowcarb_scheduler.monitor.state import TRAINING, RunState
-from lowcarb_scheduler.report import formatting
+from lowcarb_scheduler.monitor.state import RunState
 from lowcarb_scheduler.report.formatting import Times
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime
 
     from rich.console import Console
 
-    from lowcarb_scheduler.monitor.listing import RunSummary
     from lowcarb_scheduler.monitor.view import Look, RunView
 
 app = typer.Typer()
@@ -124,27 +123,67 @@ def runs(
         return
     columns = ("run", Column("state"), Column("rounds", whole=True), "next opening", "saved so far")
     rows = [
-        (run.run_dir.name, run.state, _progress(run), _opening(run, now, times), run.problem or _saved(run))
+        (run.run_dir.name, run.state, facts.progress(run), facts.opening(run, now, times),
+         run.problem or facts.saved(run))
         for run in found
-    ]
+    ]  # fmt: skip
     output.print_table(screen, columns, rows)
 
 
-def _progress(run: RunSummary) -> str:
-    return "" if run.rounds is None else f"{run.rounds_done} of {run.rounds}"
+# -- lowcarb serve -----------------------------------------------------------------------------------------
+
+_PORT: Final = 8765
+_HOST: Final = "Also answer other machines, which then need a token: an address of this machine, or 0.0.0.0."
+_FURTHER: Final = "Further name of this server in requests, as behind a proxy."
 
 
-def _opening(run: RunSummary, now: datetime, times: Times) -> str:
-    # Of a round that trains it is the opening that was.
-    if run.opens_at is None or run.state == TRAINING:
-        return ""
-    return times.opening(run.opens_at, now, is_virtual=run.is_virtual)
+@options.command(app, "serve", "lowcarb serve --open", "lowcarb serve /var/lib/lowcarb --port 9000")
+def serve(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help=_FOLDER)] = RUNS,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 for any that is free.")] = _PORT,
+    host: Annotated[str | None, typer.Option(metavar="HOST", help=_HOST)] = None,
+    allow_host: Annotated[list[str] | None, typer.Option(metavar="NAME", help=_FURTHER)] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the pages in a browser.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Show the runs of a folder as live pages, with JSON and metrics.
 
+    It reads ledgers only, and answers this machine only, unless --host is given. The token that it prints
+    lets a held round open. Ctrl-C ends it; runs go on.
+    """
+    import secrets
+    import webbrowser
 
-def _saved(run: RunSummary) -> str:
-    if run.saved_g is None:
-        return formatting.UNKNOWN if run.rounds_done else ""
-    return f"{formatting.mass(run.saved_g)} CO2eq ({formatting.percent(run.saving)})"
+    from lowcarb_scheduler.monitor import server
+    from lowcarb_scheduler.monitor.access import LOOPBACK, Access
+    from lowcarb_scheduler.monitor.follow import RunFolder
+
+    runtime = context.ensure_object(Runtime)
+    if (folder / FILE_NAME).is_file():
+        fix = f"give the one that holds it: {folder.absolute().parent}"
+        raise InputError("FOLDER", f"{folder} is the folder of a run", fix)
+    if host is not None and not host.strip():
+        raise InputError("--host", "is empty", "give an address of this machine, or leave it out")
+    runs = RunFolder(folder, runtime.clock)
+    release_token, read_token = secrets.token_urlsafe(18), secrets.token_urlsafe(18)
+    access = Access.of(host, tuple(allow_host or ()), release_token, read_token)
+    with server.bind(LOOPBACK if host is None else host, port) as listening:
+        address = server.address_of(listening, host, access.read_token)
+        document = {"address": address, "release_token": release_token, "read_token": access.read_token}
+        if as_json:
+            output.write_document(document)
+            sys.stdout.flush()
+        else:
+            screen = runtime.console()
+            output.print_line(screen, f"runs of {folder}/ are shown at {address}")
+            output.print_line(screen, f"release token: {release_token}")
+            if server.plotly_script() is None:
+                output.print_line(screen, f"pages have no charts: {server.NO_PLOTLY}")
+            output.print_line(screen, "Ctrl-C ends this; runs go on")
+        if open_page:
+            webbrowser.open(address)
+        server.serve(runs, runtime.clock, access, request_release, listening)
 
 
 # -- lowcarb release ---------------------------------------------------------------------------------------

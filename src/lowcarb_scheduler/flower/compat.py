@@ -7,6 +7,7 @@ says which, and what the run does instead. Without one that a run rests on it en
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
@@ -314,6 +315,13 @@ class KitParts:
         if self.empty_run is None:
             raise UnsupportedFlowerError(flower_version(), "Run.create_empty")
         return self.empty_run(1)
+
+
+def app_of(grid: Any) -> str | None:
+    """Return publisher and name of the app that runs, for example ``me/digits``; None where none is told."""
+    with suppress(AttributeError, RuntimeError, TypeError):  # a grid that has no run, or does not know it yet
+        return str(grid.run.fab_id) or None
+    return None
 
 
 def stamp(message: Message, **values: object) -> None:

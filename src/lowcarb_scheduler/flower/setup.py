@@ -11,7 +11,7 @@ from lowcarb_scheduler.clock import SystemClock, VirtualClock, format_time, pars
 from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.flower.checkpoint.resume import job_of, open_folder
 from lowcarb_scheduler.flower.checkpoint.store import Checkpoint
-from lowcarb_scheduler.flower.compat import PARTS, flower_version
+from lowcarb_scheduler.flower.compat import PARTS, app_of, flower_version
 from lowcarb_scheduler.flower.correction.applicability import announce, settle, settle_balance
 from lowcarb_scheduler.flower.correction.average import OutputAverage
 from lowcarb_scheduler.flower.correction.correction import ParticipationCorrection
@@ -154,6 +154,7 @@ class Setup:
             "flwr_version": flower_version(),
             "strategy": strategy,
             "source": None if self.source is None else self.source.name,
+            "app": app_of(grid),
         }
         # Nodes of a simulated grid may be connected from the start; real ones take a while.
         registering: timedelta = getattr(grid, "registering", REGISTERING)

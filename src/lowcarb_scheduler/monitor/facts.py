@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lowcarb_scheduler.events import Event, NodeFailed
+    from lowcarb_scheduler.monitor.listing import RunSummary
     from lowcarb_scheduler.monitor.state import RunState
     from lowcarb_scheduler.report.formatting import Times
 
@@ -71,6 +72,26 @@ def facts_of(run: RunState, now: datetime, times: Times) -> Iterator[tuple[str, 
         yield "slack left", format_duration(slack) if slack >= timedelta(0) else late
     yield "process", _process(run)
     yield "last event", times.instant(run.last_event_at)
+
+
+def progress(run: RunSummary) -> str:
+    """Write the progress of a run in a list."""
+    return "" if run.rounds is None else f"{run.rounds_done} of {run.rounds}"
+
+
+def opening(run: RunSummary, now: datetime, times: Times) -> str:
+    """Write the next opening of a run in a list."""
+    # Of a round that trains it is the opening that was.
+    if run.opens_at is None or run.state == TRAINING:
+        return ""
+    return times.opening(run.opens_at, now, is_virtual=run.is_virtual)
+
+
+def saved(run: RunSummary) -> str:
+    """Write what a run in a list has saved so far."""
+    if run.saved_g is None:
+        return formatting.UNKNOWN if run.rounds_done else ""
+    return f"{formatting.mass(run.saved_g)} CO2eq ({formatting.percent(run.saving)})"
 
 
 def problems_of(run: RunState) -> list[Problem]:

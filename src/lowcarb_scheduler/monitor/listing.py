@@ -13,6 +13,7 @@ from lowcarb_scheduler.ledger import FILE_NAME, as_written, read_start
 from lowcarb_scheduler.monitor.state import GONE, RunState, Saved
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
     from pathlib import Path
 
@@ -69,15 +70,22 @@ class RunSummary:
             return cls(run_dir, problem=one_line(str(error)))
 
 
-def list_runs(folder: Path) -> list[RunSummary]:
+def list_runs(folder: Path, read: Callable[[Path], RunSummary] = RunSummary.read) -> list[RunSummary]:
     """Return the runs whose folders are in a folder, newest first; those that cannot be read come last.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    read : callable, optional
+        Returns the summary of the run in a folder.
 
     Raises
     ------
     InputError
         If there is no such folder.
     """
-    runs = [RunSummary.read(path.parent) for path in _ledgers(folder)]
+    runs = [read(path.parent) for path in ledgers_in(folder)]
     known = [run for run in runs if run.started_at is not None]
     known.sort(key=lambda run: (run.started_at, str(run.run_dir)), reverse=True)
     return [*known, *(run for run in runs if run.started_at is None)]
@@ -92,7 +100,7 @@ def newest_run(folder: Path) -> Path:
         If there is no run in the folder.
     """
     found = []
-    for path in _ledgers(folder) if folder.is_dir() else []:
+    for path in ledgers_in(folder) if folder.is_dir() else []:
         try:
             found.append((read_start(path.parent).began_at, str(path), path.parent))
         except InputError:
@@ -102,7 +110,8 @@ def newest_run(folder: Path) -> Path:
     return max(found)[-1]
 
 
-def _ledgers(folder: Path) -> list[Path]:
+def ledgers_in(folder: Path) -> list[Path]:
+    """Return the ledgers of the runs whose folders are in a folder; raises like :func:`list_runs`."""
     if not folder.is_dir():
         raise InputError("FOLDER", f"there is no folder {folder}", "give the folder that holds the runs")
     return sorted(folder.glob(f"*/{FILE_NAME}"))

@@ -39,6 +39,7 @@ HOLDING: Final = "holding"
 AWAITING: Final = "waiting for nodes"
 TRAINING: Final = "training"
 GONE: Final = "gone"
+GOING_ON: Final = ("preparing", AWAITING, HOLDING, TRAINING)
 _MOST_EVENTS: Final = 8
 # Events of the run as a whole; faults are listed by themselves.
 _TELLING: Final = (
