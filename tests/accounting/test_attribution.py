@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from itertools import groupby
 from operator import itemgetter
 
@@ -10,16 +11,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lowcarb_scheduler.accounting.attribution import account
+from lowcarb_scheduler.accounting.attribution import account, natural_key
 from lowcarb_scheduler.accounting.emissions import waterfall
+from lowcarb_scheduler.accounting.hindsight import levels_of
+from lowcarb_scheduler.accounting.replay import RoundRecord
+from lowcarb_scheduler.clock import to_us
+from lowcarb_scheduler.events import Member, Node, NodeDone, RoundClosed, RoundOpened
+from lowcarb_scheduler.intensity import IntensityTable
 from lowcarb_scheduler.report.tables import tables_of, write_tables
 from support.ledgers import read_records, replayed
 from support.random_run import hours_of, random_run
-from support.report_ledger import at, run_events, write_ledger
+from support.report_ledger import START, at, run_events, write_ledger
 from support.report_world import large_events
 from support.runs import named
 
 SEEDS = range(25)
+HOUR = timedelta(hours=1)
 TRAINED = "round_opened", "node_done", "round_closed"
 CHANGES = "choice of clients", "choice of time", "forecast error", "overruns"
 
@@ -73,7 +80,7 @@ def test_realised_is_what_every_turn_emitted_wherever_it_is_summed(seed):
     assert accounts.sci.g_per_round * len(accounts.run.rounds) == pytest.approx(accounts.run.realised_g)
 
 
-def levels_by_hand(opened, done, nodes, truth, at_run_now):
+def levels_by_hand(opened, done, nodes, truth, at_run_now, known_until):
     """Return the first four levels of a round, with plain loops over those who were there."""
     if not done:
         return [0.0] * 4
@@ -82,8 +89,12 @@ def levels_by_hand(opened, done, nodes, truth, at_run_now):
     kwh = sum(one["energy_kwh"] for one in done)
     stretch = sum(one["duration_s"] for one in done) / 3600 / sum(hours[one["id"]] for one in done)
     drawn = kwh / sum(kilowatts[one["id"]] * one["duration_s"] / 3600 for one in done)
-    anybody = [kilowatts[key] * truth.integral(node["location"], at_run_now, hours[key] * stretch)
-               for key, node in nodes.items()]  # fmt: skip
+
+    def random_g(start):
+        each = [kilowatts[key] * truth.integral(node["location"], start, hours[key] * stretch)
+                for key, node in nodes.items()]  # fmt: skip
+        return len(done) * np.mean(each) * drawn
+
     planned_kwh = sum(kilowatts[member["id"]] * hours[member["id"]] for member in opened["nodes"])
 
     def members_g(start, stretched):
@@ -93,9 +104,14 @@ def levels_by_hand(opened, done, nodes, truth, at_run_now):
             for m in opened["nodes"]
         )  # fmt: skip
 
+    planned_at, run_now = hours_of(opened["opened_at"]), random_g(at_run_now)
+    at_once = members_g(at_run_now, stretch) - run_now
+    in_time = members_g(planned_at, stretch) - random_g(planned_at)
+    # A run that ends early never learns what clients that take longer would have emitted then.
+    is_known = planned_at + max(hours.values()) * max(stretch, 1.0) <= known_until
     return [
-        len(done) * np.mean(anybody) * drawn, members_g(at_run_now, stretch),
-        opened["planned_g"] * kwh / planned_kwh, members_g(hours_of(opened["opened_at"]), 1.0),
+        run_now, run_now + ((at_once + in_time) / 2 if is_known else at_once),
+        opened["planned_g"] * kwh / planned_kwh, members_g(planned_at, 1.0),
     ]  # fmt: skip
 
 
@@ -104,6 +120,7 @@ def test_every_level_of_a_round_is_what_its_definition_says(seed):
     events, truth = random_run(np.random.default_rng(seed))
     levels = iter(account(replayed(events)).levels)
     nodes, at_run_now, done, opened = {}, 0.0, [], {}
+    known_until = max(hours_of(event["edges"][-1]) for event in named(events, "actual"))
     for event in events:
         match event["event"]:
             case "nodes":
@@ -113,9 +130,43 @@ def test_every_level_of_a_round_is_what_its_definition_says(seed):
             case "node_done":
                 done.append(event)
             case "round_closed":
-                by_hand = levels_by_hand(opened, done, nodes, truth, at_run_now)
+                by_hand = levels_by_hand(opened, done, nodes, truth, at_run_now, known_until)
                 assert list(next(levels))[:4] == pytest.approx(by_hand, rel=1e-6)  # microseconds are whole
                 at_run_now += hours_of(event["closes_at"]) - hours_of(event["opens_at"])
+
+
+def test_a_client_that_is_dirty_at_the_start_and_clean_in_its_hour_is_a_good_choice():
+    """Who trains in which hour is one decision: its effect is shared out evenly."""
+    intensity = IntensityTable(
+        np.array([to_us(START + timedelta(hours=hour)) for hour in range(4)]), ("DE", "FR"),
+        np.array([[900.0, 500.0], [400.0, 500.0], [0.0, 500.0]]),
+    )  # fmt: skip
+    window = {"id": "a", "location": "DE", "starts_at": START + 2 * HOUR, "ends_at": START + 3 * HOUR}
+    about = {"round": 1, "planned_g": 0.0}
+    worked = RoundRecord(
+        RoundOpened(opened_at=START + 2 * HOUR, held=2 * HOUR, planned_opens_at=START + 2 * HOUR,
+                    nodes=(Member(**window),), mean_g_per_kwh=0.0, **about),
+        run_now_at=START,
+        closed=RoundClosed(opens_at=START + 2 * HOUR, closes_at=START + 3 * HOUR, round_duration=HOUR,
+                           nodes_done=1, nodes_failed=0, energy_kwh=1.0, realised_g=None, run_now_g=None,
+                           **about),
+        turns=[NodeDone(round=1, id="a", location="DE", started_at=START + 2 * HOUR,
+                        ended_at=START + 3 * HOUR, duration=HOUR, power_watts=1000.0, energy_kwh=1.0,
+                        energy_basis="assumed")],
+        connected={name: Node(id=name, location=place, power_watts=1000.0, duration=None)
+                   for name, place in (("a", "DE"), ("b", "FR"))},
+        planned_g=0.0, realised_g=0.0, run_now_g=700.0,
+    )  # fmt: skip
+    levels = levels_of(worked, intensity)
+    # 900 g instead of 700 g at the time of run-now, 0 g instead of 250 g in the hour of the plan.
+    assert levels.chosen_g == pytest.approx(700 + (200 - 250) / 2)
+    assert list(levels)[2:] == pytest.approx([0.0, 0.0, 0.0])
+
+
+def test_clients_stand_in_natural_order():
+    assert sorted(["10", "2", "1", "site-10", "site-9", "11", "0"], key=natural_key) == [
+        "0", "1", "2", "10", "11", "site-9", "site-10",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", SEEDS[:12])

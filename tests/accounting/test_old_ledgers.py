@@ -82,8 +82,8 @@ def test_the_report_is_the_same(old_run, capsys):
     run_dir, expected = old_run
     answer = run(capsys, "report", run_dir, "--json")
     document = json.loads(answer.out)
-    del document["report"], document["tables"]
-    assert_same(document, expected["report"])
+    # Later versions may tell more.
+    assert_same({key: document[key] for key in expected["report"]}, expected["report"])
 
 
 def test_the_status_is_the_same(old_run, capsys):

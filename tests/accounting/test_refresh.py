@@ -225,8 +225,13 @@ def test_the_front_is_what_the_planner_says_of_the_start(tmp_path):
     assert stands["run-now"].finish == START + timedelta(hours=5)
     assert stands["realised"].emissions_g == accounts.run.realised_g
     assert stands["planned"].emissions_g == pytest.approx(accounts.run.planned_g)
+    # One run-now everywhere: the saving and the front are measured against the same number.
+    assert stands["run-now"].emissions_g == pytest.approx(accounts.run.run_now_g)
+    assert not stands["run-now"].is_expected
     first = next(event for event in events if event["event"] == "planned")
-    assert stands["run-now"].emissions_g == pytest.approx(first["run_now_emissions_g"])
+    (begun,) = account(replayed(events[:-1])).front.stands
+    assert (begun.name, begun.is_expected) == ("run-now", True)
+    assert begun.emissions_g == pytest.approx(first["run_now_emissions_g"])
 
 
 def test_the_front_is_in_the_energy_that_was_drawn(tmp_path):

@@ -37,7 +37,10 @@ def test_front_outcomes_and_deadline_are_inside_the_axes():
         assert (line.get_xdata() < right).all()
     assert axes.lines[-1].get_xdata()[0] == day(DEADLINE) < right
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert legend == ["plans at the start", "run-now: 2.00 kg", "planned: 1.21 kg", "realised: 1.25 kg"]
+    assert legend == [
+        "plans at the start", "run-now: 2.00 kg", "planned, for the energy really drawn: 1.21 kg",
+        "realised: 1.25 kg",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("stands", [(), STANDS[:1], STANDS[1:2]])

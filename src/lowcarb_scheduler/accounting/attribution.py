@@ -7,6 +7,7 @@ unknown number is None; a partial sum never stands for a whole.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.events import Turn
     from lowcarb_scheduler.intensity import Floats, IntensityTable
 
-__all__ = ["Accounts", "Outcome", "RunFront", "Sci", "Share", "Step", "account"]
+__all__ = ["Accounts", "Outcome", "RunFront", "Sci", "Share", "Step", "account", "natural_key"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Sci:
-    """Terms of the Software Carbon Intensity, ``(E I + M) / R``, of training; M is not included.
+    """Terms of the Software Carbon Intensity, ``(E I + M) / R``, of training.
 
     Parameters
     ----------
@@ -97,18 +98,22 @@ class Sci:
         I: realised emissions per energy [gCO2eq/kWh]; None if unknown.
     rounds : int
         R: the functional unit is a round.
+    embodied_g : float or None
+        M: the run's part of the emissions of making its hardware [gCO2eq]; None if it is not stated, and
+        then not included.
     """
 
     energy_kwh: float
     intensity_g_per_kwh: float | None
     rounds: int
+    embodied_g: float | None = None
 
     @property
     def g_per_round(self) -> float | None:
-        """Operational emissions per round [gCO2eq]; None if unknown."""
+        """Emissions per round [gCO2eq]; None if unknown."""
         if self.intensity_g_per_kwh is None or not self.rounds:
             return None
-        return self.energy_kwh * self.intensity_g_per_kwh / self.rounds
+        return (self.energy_kwh * self.intensity_g_per_kwh + (self.embodied_g or 0.0)) / self.rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +164,7 @@ class Accounts:
         return None if self.hindsight is None else self.hindsight.plan.emissions_g
 
 
-def account(record: Record) -> Accounts:
+def account(record: Record, embodied_g: float | None = None) -> Accounts:
     """Return the accounts of a run.
 
     All figures are computed again from the turns and the newest actual intensity, so the sums over rounds,
@@ -169,6 +174,8 @@ def account(record: Record) -> Accounts:
     ----------
     record : Record
         The replayed ledger, see :meth:`~lowcarb_scheduler.accounting.replay.Record.of`.
+    embodied_g : float, optional
+        The run's part of the emissions of making its hardware [gCO2eq].
     """
     # Stored figures may be older than the newest actual intensity: all are computed again.
     run = record.with_figures(record.figures_on(record.actual))
@@ -187,7 +194,9 @@ def account(record: Record) -> Accounts:
         by_phase=(trained.share("train"), evaluated.share("evaluate")),
         by_location=trained.by(lambda turn: turn.place),
         by_client=trained.by(lambda turn: turn.id),
-        sci=Sci(kwh, None if realised_g is None or not kwh else realised_g / kwh, len(run.rounds)),
+        sci=Sci(
+            kwh, None if realised_g is None or not kwh else realised_g / kwh, len(run.rounds), embodied_g
+        ),
         without_actuals=sum(r.realised_g is None for r in run.rounds),
         front=front_of(run),
         hindsight=best,
@@ -195,6 +204,11 @@ def account(record: Record) -> Accounts:
         planned_of=_rounds_named([r.number for r in planned]),
         planned_of_g=known_sum(r.planned_g for r in planned),
     )
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Return the sort key of natural order: site-2 before site-10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
 
 
 def _known(grams: float) -> float | None:
@@ -249,11 +263,11 @@ class _Emitted(NamedTuple):
         return Share(name, len(self.turns), sum(kwh.values(), 0.0), _known(float(self.grams.sum())), kwh)
 
     def by(self, name_of: Callable[[Turn], str]) -> tuple[Share, ...]:
-        """Return the shares of groups of turns, in order of their names."""
+        """Return the shares of groups of turns, in natural order of their names."""
         groups: dict[str, list[int]] = {}
         for index, turn in enumerate(self.turns):
             groups.setdefault(name_of(turn), []).append(index)
         return tuple(
             _Emitted([self.turns[index] for index in group], self.grams[group]).share(name)
-            for name, group in sorted(groups.items())
+            for name, group in sorted(groups.items(), key=lambda item: natural_key(item[0]))
         )

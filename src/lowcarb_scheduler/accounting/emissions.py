@@ -87,15 +87,19 @@ def waterfall(*levels_g: ArrayLike) -> tuple[float, ...]:
     For each round, with K its energy [kWh], the same from the second step on ::
 
         run-now       random clients at the time of run-now, on actual intensity
-        + clients     K x mean intensity of the selected clients at that time, actual         - run-now
+        + clients     selected instead of random clients: mean of the effect at that time and in the planned
+                      windows, both on actual intensity
         + time        K x mean intensity expected for the planned windows                    - the above
         + forecast    K x mean intensity of the planned windows, actual                      - the above
         + overruns    realised: the real windows of the clients that really trained           - the above
 
+    The second level is the Shapley value of the choice of clients: the order of clients and time has no
+    influence on it.
+
     Parameters
     ----------
     *levels_g : five array_like of float, shape (R,)
-        The levels of each round, in this order [gCO2eq]: run-now, at once, expected, as planned, realised.
+        The levels of each round, in this order [gCO2eq]: run-now, chosen, expected, as planned, realised.
 
     Returns
     -------

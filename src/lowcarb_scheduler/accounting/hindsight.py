@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from lowcarb_scheduler.accounting.emissions import emissions_g, known_sum
-from lowcarb_scheduler.accounting.turns import fleet_of, fleet_of_columns, stretch_of
-from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, to_us
+from lowcarb_scheduler.accounting.turns import expected_g, fleet_of, fleet_of_columns, stretch_of
+from lowcarb_scheduler.clock import HOUR_US, MICROSECOND, from_us, to_us
 from lowcarb_scheduler.errors import LowcarbError
 from lowcarb_scheduler.events import UNKNOWN_PLACE
 from lowcarb_scheduler.forecasts.bias_correction import correct_forecast
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from lowcarb_scheduler.accounting.replay import InitialPlan, Record, RoundRecord
     from lowcarb_scheduler.events import Planned
-    from lowcarb_scheduler.intensity import IntensityTable, Ints
+    from lowcarb_scheduler.intensity import Floats, IntensityTable, Ints
     from lowcarb_scheduler.planning.fleet import Fleet
     from lowcarb_scheduler.planning.job import Job, Participation, Plan
     from lowcarb_scheduler.planning.pareto import Frontier
@@ -203,8 +203,9 @@ class EmissionLevels(NamedTuple):
     ----------
     run_now_g : float
         The same work by random clients, at the time of run-now.
-    at_once_g : float
-        By the selected nodes, at the time of run-now.
+    chosen_g : float
+        Run-now and what the choice of nodes changes: the mean of its effect at the time of run-now and of its
+        effect in the planned windows, so that it does not depend on which of the two is counted first.
     expected_g : float
         By the selected nodes in their planned windows, as expected when the round opened; on actual intensity
         where there was no forecast, so that a missing forecast is no forecast error.
@@ -215,7 +216,7 @@ class EmissionLevels(NamedTuple):
     """
 
     run_now_g: float
-    at_once_g: float
+    chosen_g: float
     expected_g: float
     as_planned_g: float
     realised_g: float
@@ -227,11 +228,13 @@ def levels_of(worked: RoundRecord, actual: IntensityTable | None) -> EmissionLev
         return EmissionLevels(nan, nan, nan, nan, nan)
     run_now, realised = (nan if grams is None else grams for grams in (worked.run_now_g, worked.realised_g))
     kwh = sum(turn.energy_kwh for turn in worked.turns)
-    between = _planned_levels(worked, actual, kwh) if kwh else (0.0, 0.0, 0.0)
+    between = _planned_levels(worked, actual, kwh, run_now) if kwh else (0.0, 0.0, 0.0)
     return EmissionLevels(run_now, *between, realised)
 
 
-def _planned_levels(worked: RoundRecord, actual: IntensityTable, kwh: float) -> tuple[float, float, float]:
+def _planned_levels(
+    worked: RoundRecord, actual: IntensityTable, kwh: float, run_now_g: float
+) -> tuple[float, float, float]:
     """Return the three levels that depend on the plan, for the energy that was drawn."""
     starts_us = np.array([to_us(member.starts_at) for member in worked.members], dtype=np.int64)
     ends_us = np.array([to_us(member.ends_at) for member in worked.members], dtype=np.int64)
@@ -255,11 +258,26 @@ def _planned_levels(worked: RoundRecord, actual: IntensityTable, kwh: float) -> 
 
     # Run-now would have met the same overruns; the plan did not expect them.
     at_once = within_g(np.full(len(starts_us), to_us(worked.run_now_at), dtype=np.int64), stretch)
+    # Clients are selected for their planned hours, and may be worse than others at the time of run-now.
+    in_time = within_g(starts_us, stretch) - _random_g(worked, actual, starts_us, watts * lengths_us)
+    effects = [at_once - run_now_g, *([] if isnan(in_time) else [in_time])]
+    chosen = run_now_g + sum(effects) / len(effects)
     as_planned = within_g(starts_us, 1.0)
     if isnan(as_planned) and stretch < 1:  # a run that ends early never learns the end of its last window
         as_planned = within_g(starts_us, stretch)
     expected = as_planned if worked.planned_g is None else drawn * worked.planned_g
-    return at_once, expected, as_planned
+    return chosen, expected, as_planned
+
+
+def _random_g(worked: RoundRecord, actual: IntensityTable, starts_us: Ints, weights: Floats) -> float:
+    """Return the emissions of the same work by random clients in the planned windows; NaN where unknown."""
+    grams = 0.0
+    for start_us in np.unique(starts_us):
+        at = from_us(start_us)
+        expected = expected_g(worked.connected, worked.turns, actual, at, worked.length)
+        part = float(weights[starts_us == start_us].sum() / weights.sum())
+        grams += nan if expected is None else part * expected
+    return grams
 
 
 # -- Trade-off at the start of a run -----------------------------------------------------------------------
@@ -279,11 +297,14 @@ class Outcome:
         End of the last round.
     emissions_g : float
         Emissions [gCO2eq].
+    is_expected : bool
+        Whether run-now is that on the forecast at the start: its actual emissions are not known.
     """
 
     name: str
     finish: datetime
     emissions_g: float
+    is_expected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,8 +319,9 @@ class RunFront:
     frontier : Frontier
         Plans for some values of patience.
     stands : tuple of Outcome
-        Run-now, as expected then; for a completed run also the emissions planned when each round opened, and
-        the realised ones; each if it is known.
+        Run-now: on actual intensity for a completed run, the same as everywhere else, and as expected at the
+        start where that is not known. For a completed run also the emissions planned when each round opened,
+        and the realised ones; each if it is known.
     first_round : int
         First round of the plans: 2 if the length of a round was not given.
     """
@@ -339,11 +361,19 @@ def front_of(record: Record) -> RunFront | None:
     # Run-now has no waits, but the rounds of the plan.
     back_to_back = rules.grid_from + job.rounds * rounds[0].length
     emissions = {"run-now": (back_to_back, frontier.run_now_emissions_g)}
+    run_now_g = None
     if record.status == "completed":
         finish, planned_g = rounds[-1].closes_at, known_sum(worked.planned_g for worked in rounds)
         emissions["planned"] = finish, None if planned_g is None else planned_g * drawn
         emissions["realised"] = finish, known_sum(worked.realised_g for worked in rounds)
-    stands = (Outcome(name, end, grams) for name, (end, grams) in emissions.items() if grams is not None)
+        # Beside realised emissions stands the run-now that the saving is computed against, and no other one.
+        run_now_g = known_sum(worked.run_now_g for worked in rounds)
+        emissions["run-now"] = back_to_back, frontier.run_now_emissions_g if run_now_g is None else run_now_g
+    stands = (
+        Outcome(name, end, grams, is_expected=name == "run-now" and run_now_g is None)
+        for name, (end, grams) in emissions.items()
+        if grams is not None
+    )
     return RunFront(frontier, tuple(stands), first)
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
 
-    from lowcarb_scheduler.events import Event, Member, Node, Turn
+    from lowcarb_scheduler.events import Event, Member, Node, Turn, Window
     from lowcarb_scheduler.intensity import IntensityTable
 
 _ROUNDING_KWH: Final = 1e-12  # what is left where a sum of energy is taken back
@@ -493,6 +493,17 @@ class Record:
     def rounds(self) -> tuple[RoundRecord, ...]:
         """The rounds that have closed, in order."""
         return tuple(self.closed[number] for number in sorted(self.closed))
+
+    @property
+    def upcoming(self) -> tuple[Window, ...]:
+        """The rounds of the newest plan that have not opened; none once the run has ended."""
+        if self.plan is None or self.finished is not None:
+            return ()
+        # A resumed run opens rounds anew: what counts is the last one that closed, or is open.
+        last = max(self.closed, default=0)
+        if self.is_open and self.current is not None:
+            last = max(last, self.current.number)
+        return tuple(window for window in self.plan.windows if window.round > last)
 
     @property
     def finish_by(self) -> datetime | None:

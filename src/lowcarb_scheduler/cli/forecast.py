@@ -349,6 +349,9 @@ def _print_locations(screen: Console, result: ForecastResult, times: Times) -> N
     origins = [_origin(result, name) for name in table.locations]
     with_origins = result.expectation is not None or bool(result.forecast.last_good)
     rows = []
+    # One scale for all locations: the bars of a clean one are low.
+    drawn = means[np.isfinite(means)]
+    scale = (float(drawn.min()), float(drawn.max())) if drawn.size else None
     for column, name in enumerate(table.locations):
         # Only hours that are not over count as minimum and maximum.
         values = np.where(ends > now_us, table.values[:, column], np.nan)
@@ -359,11 +362,11 @@ def _print_locations(screen: Console, result: ForecastResult, times: Times) -> N
             row = [
                 name, _whole(current[column]), _whole(values[low]), _hour(edges[low], now, times),
                 _whole(values[high]), _hour(edges[high], now, times),
-                formatting.sparkline(means[:, column].tolist()),
+                formatting.sparkline(means[:, column].tolist(), scale),
                 _hour(ends[~np.isnan(values)][-1], now, times),
             ]  # fmt: skip
         rows.append([*row, origins[column]] if with_origins else row)
-    bars = Column(f"next {ahead:.0f} h", whole=True)
+    bars = Column(f"next {ahead:.0f} h, one scale", whole=True)
     columns = ("location", right("now"), right("min"), "at", right("max"), "at", bars, "forecast ends")
     output.print_table(screen, (*columns, "origin") if with_origins else columns, rows)
 

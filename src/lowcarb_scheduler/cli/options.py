@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, TypeVar, get_type_hints
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperArgument, TyperCommand
+from typer.models import ArgumentInfo
 
 from lowcarb_scheduler.errors import InputError, LowcarbError
 from lowcarb_scheduler.forecasts import registry
@@ -139,6 +140,18 @@ _PARAGRAPH = "\n\n"  # typer joins lines that only a single newline separates
 class Command(TyperCommand):
     """Command whose help ends with examples, one on each line, also in plain text."""
 
+    helps: ClassVar[Mapping[str, str]] = {}  # of its arguments, by name
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # With click 8.4 typer 0.20 loses the help of arguments: click's own constructor sets it to None.
+        for each in self.params:
+            if isinstance(each, TyperArgument) and not each.help:
+                each.help = self.helps.get(each.name or "")
+
+    def format_arguments(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write nothing: typer writes the arguments, and click 8.5 would write them a second time."""
+
     def get_help(self, ctx: click.Context) -> str:
         """Return the help, without the backslashes that typer leaves before brackets in plain text."""
         return super().get_help(ctx).replace("\\[", "[")
@@ -155,4 +168,19 @@ def command(
     app: typer.Typer, name: str, *examples: str, hidden: bool = False
 ) -> Callable[[Function], Function]:
     """Return a decorator that registers a command with examples at the end of its help."""
-    return app.command(name, cls=Command, epilog=_PARAGRAPH.join(("Examples:", *examples)), hidden=hidden)
+
+    def register(function: Function) -> Function:
+        helps = {"helps": dict(_argument_helps(function))}
+        made = type("Command", (Command,), helps)
+        epilog = _PARAGRAPH.join(("Examples:", *examples))
+        return app.command(name, cls=made, epilog=epilog, hidden=hidden)(function)
+
+    return register
+
+
+def _argument_helps(function: Callable[..., Any]) -> Iterator[tuple[str, str]]:
+    """Yield name and help of the arguments of a command."""
+    for name, hint in get_type_hints(function, include_extras=True).items():
+        for each in getattr(hint, "__metadata__", ()):
+            if isinstance(each, ArgumentInfo) and each.help:
+                yield name, each.help

@@ -100,10 +100,21 @@ def print_table(screen: Console, columns: Sequence[Column | str], rows: Sequence
     table = Table(box=lines, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for title in columns:
         column = Column(title) if isinstance(title, str) else title
-        table.add_column(column.title, justify=column.justify, overflow="fold", no_wrap=column.whole)
+        table.add_column(
+            column.title, justify=column.justify, overflow="fold", no_wrap=column.whole,
+            min_width=_head_width(column.title),
+        )  # fmt: skip
     for row in rows:
         table.add_row(*(shown(cell) for cell in row))
     _print(screen, table)
+
+
+def _head_width(title: str) -> int:
+    """Return the least width at which a head breaks no word and takes two lines at most."""
+    words = title.split()
+    first = (" ".join(words[:k]) for k in range(1, len(words) + 1))
+    pairs = ((before, " ".join(words[k:])) for k, before in enumerate(first, start=1))
+    return min((max(map(len, pair)) for pair in pairs), default=0)
 
 
 @contextmanager

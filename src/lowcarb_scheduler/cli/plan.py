@@ -110,6 +110,7 @@ def _show(
     # A round may open before and close after the clocks change, so each column has its own zone.
     opens, opened = times.column("opens", [each.opens_at for each in planned.rounds])
     closes, closed = times.column("closes", [each.closes_at for each in planned.rounds])
+    everybody = Counter(fleet.locations[k] for k in fleet.location_index)
     columns = (right("round"), opens, closes, "clients by location", right("CO2eq"))
     rows = [
         (
@@ -117,7 +118,7 @@ def _show(
             opened[number - 1],
             closed[number - 1],
             # Locations instead of ids: a round may have thousands of clients.
-            formatting.counts(Counter(fleet.locations[k] for k in fleet.location_index[seats])),
+            formatting.seats(Counter(fleet.locations[k] for k in fleet.location_index[seats]), everybody),
             formatting.mass(opening.emissions_g),
         )
         for number, (opening, seats) in enumerate(zip(planned.rounds, planned.seats, strict=True), start=1)

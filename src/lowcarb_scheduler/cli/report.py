@@ -20,6 +20,7 @@ from lowcarb_scheduler.forecasts.sources.traces import Traces as TraceFile
 from lowcarb_scheduler.ledger import read_ledger
 from lowcarb_scheduler.report import formatting
 from lowcarb_scheduler.report.formatting import Times
+from lowcarb_scheduler.report.zones import with_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.accounting.refresh import Refreshed
     from lowcarb_scheduler.forecasts.base import ForecastSource
     from lowcarb_scheduler.intensity import Signal
+    from lowcarb_scheduler.report.summary import Summary
     from lowcarb_scheduler.settings import Settings
 
 app = typer.Typer()
@@ -40,6 +42,7 @@ app = typer.Typer()
     "report",
     "lowcarb report runs/demo --open",
     "lowcarb report runs/demo --refresh --json",
+    "lowcarb report runs/demo --title 'Digits, spring run' --owner 'Imaging group' --interactive",
     "lowcarb report runs/demo --refresh --source traces --traces actual.csv --signal average",
 )
 def command(
@@ -64,13 +67,27 @@ def command(
             help="Signal of the --traces file, which does not state it: average or marginal.",
         ),
     ] = None,
+    title: Annotated[str | None, typer.Option(metavar="TEXT", help="Heading of the page.")] = None,
+    owner: Annotated[str | None, typer.Option(metavar="TEXT", help="Who answers for the run.")] = None,
+    purpose: Annotated[str | None, typer.Option(metavar="TEXT", help="What the run is for.")] = None,
+    embodied_g: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, metavar="G", help="Emissions of making the hardware, this run's part [g]: M of the SCI."
+        ),
+    ] = None,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", help="Also write interactive.html: charts to zoom and hover.")
+    ] = False,
     utc: Utc = False,
     as_json: options.Json = False,
 ) -> None:
     """Write a run's report.html, charts and tables.
 
-    The charts, and every table as CSV, go into the folder report/ beside the page.
+    The charts, and every table as CSV, go into the folder report/ beside the page. Title, owner, purpose and
+    embodied emissions are kept in about.json for later reports; an empty text removes one.
     """
+    from lowcarb_scheduler.report.about import read_about, write_about
     from lowcarb_scheduler.report.html import FOLDER_NAME, read_page, write_page
 
     runtime = context.ensure_object(Runtime)
@@ -82,13 +99,27 @@ def command(
     elif unused := [name for name, value in {**given, "signal": signal}.items() if value is not None]:
         option = f"--{unused[0].replace('_', '-')}"
         raise InputError(option, "is only used to refresh", "add --refresh")
-    shown = read_page(folder)
+    known = read_about(folder)
+    about = known.amended(title=title, owner=owner, purpose=purpose, embodied_g=embodied_g)
+    shown = read_page(folder, about)
+    if about != known:
+        write_about(about, folder)
     # The page is made from the same accounts as the text, so the two cannot disagree.
-    page, accounts = write_page(shown, folder), shown.accounts
+    page, summary = write_page(shown, folder), shown.summary
+    written = None
+    if interactive:
+        from lowcarb_scheduler.report.interactive import write_interactive
+
+        written = write_interactive(shown, folder)
     if as_json:
-        output.write_document(_document(accounts, page, folder / FOLDER_NAME, refreshed))
+        document = _document(shown.accounts, page, folder / FOLDER_NAME, refreshed)
+        heads = {"title": summary.title, "owner": about.owner, "purpose": about.purpose,
+                 "sentence": summary.sentence, "interactive": written and str(written)}  # fmt: skip
+        output.write_document({**document, **heads})
     else:
-        show(runtime.console(), accounts, page, folder / FOLDER_NAME, refreshed, Times.of(utc))
+        paths = [("report", page), ("tables", folder / FOLDER_NAME)]
+        paths += [("interactive", written)] if written else []
+        show(runtime.console(), shown.accounts, summary, paths, refreshed, Times.of(utc))
     if open_it and not runtime.open_page(page.absolute().as_uri()):
         output.log("lowcarb: there is no browser to open the page with")
 
@@ -153,10 +184,11 @@ def _document(accounts: Accounts, page: Path, tables: Path, refreshed: Refreshed
         "by_phase": _shares(accounts.by_phase, "phase"),
         "by_location": _shares(accounts.by_location, "location"),
         "by_client": _shares(accounts.by_client, "client"),
-        # Software Carbon Intensity (ISO/IEC 21031): (E I + M) / R; embodied emissions M are unknown.
+        # Software Carbon Intensity (ISO/IEC 21031): (E I + M) / R; M is null unless it was given.
         "sci": {
-            "energy_kwh": sci.energy_kwh, "intensity_g_per_kwh": sci.intensity_g_per_kwh, "embodied_g": None,
-            "functional_unit": "round", "functional_units": sci.rounds, "g_per_round": sci.g_per_round,
+            "energy_kwh": sci.energy_kwh, "intensity_g_per_kwh": sci.intensity_g_per_kwh,
+            "embodied_g": sci.embodied_g, "functional_unit": "round", "functional_units": sci.rounds,
+            "g_per_round": sci.g_per_round,
         },
         # The trade-off at the start of the run, with the plans and the outcome in it.
         "front": None if front is None else {
@@ -202,15 +234,17 @@ MOST_LOCATIONS: Final = 40
 def show(
     screen: Console,
     accounts: Accounts,
-    page: Path,
-    tables: Path,
+    summary: Summary,
+    paths: Sequence[tuple[str, Path]],
     refreshed: Refreshed | None,
     times: Times,
 ) -> None:
     """Print the emissions of a run, and their breakdown."""
     run = accounts.run
     rounds = formatting.counted(len(run.rounds), "round")
-    output.print_title(screen, f"Run {run.started.run_id}: {run.status}, {rounds}")
+    output.print_title(screen, summary.title)
+    output.print_line(screen, summary.sentence)
+    output.print_line(screen, f"Run {run.started.run_id}: {run.status}, {rounds}")
     if refreshed is not None:
         output.print_line(screen, _refreshed(refreshed))
     labels = formatting.labels(accounts.run.provenance)
@@ -222,15 +256,15 @@ def show(
     turns = run.turns.values()
     fewest, most = min(turns, default=0), max(turns, default=0)
     evaluation_kwh, sci_g = formatting.energy(run.evaluation_energy_kwh), accounts.sci.g_per_round
+    embodied = "not counted" if accounts.sci.embodied_g is None else "included, as stated"
     facts = [
         ("saving", _saving(run)),
         ("energy", f"{formatting.energy(run.energy_kwh)} ({formatting.basis(run.energy_by_basis)})"),
         ("evaluation energy", f"{evaluation_kwh}, {formatting.mass(run.evaluation_g)} CO2eq"),
-        ("SCI", f"{formatting.mass(sci_g)} per round; embodied emissions are not counted"),
+        ("SCI", f"{formatting.mass(sci_g)} per round; embodied emissions are {embodied}"),
         ("finish", times.instant(run.finish)),
         ("turns", f"{fewest} to {most} per client, Jain's index {run.jain:.3f}"),
-        ("report", str(page)),
-        ("tables", str(tables)),
+        *((name, str(path)) for name, path in paths),
     ]
     output.print_facts(screen, facts)
 
@@ -312,7 +346,7 @@ def _show_locations(screen: Console, shares: Sequence[Share], labels: str) -> No
         ("location", right("turns"), right("energy"), "basis", right("CO2eq"), right("g/kWh")),
         [
             (
-                share.name,
+                with_name(share.name),
                 share.turns,
                 formatting.energy(share.energy_kwh),
                 formatting.basis(share.basis),

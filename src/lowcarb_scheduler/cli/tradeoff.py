@@ -39,7 +39,6 @@ VARIETY_PATIENCE: Final = (0.0, 0.5, 1.0)
 MOST_POINTS: Final = 1_000
 KNEE_RULE: Final = "farthest below the straight line from first to last; later hours save less than average"
 NO_KNEE: Final = "none: later hours save as much as the first, so wait as long as you can"
-_DIGITS: Final = 4  # decimals of a patience that people read and type
 
 
 def _part(text: str) -> float:
@@ -69,7 +68,7 @@ def command(
     allow_implausible: options.AllowImplausible = False,
     points: Annotated[
         int, typer.Option(min=2, max=MOST_POINTS, metavar="N", help="Number of patience values to try.")
-    ] = 12,
+    ] = 11,
     saving: Annotated[
         float | None,
         typer.Option(
@@ -195,7 +194,7 @@ def _print_points(
         # The knee and the answer may be the same point.
         marks = [name for name, marked in named if point == marked]
         rows.append(
-            (_patience(point), finishes[k], f"{later:.1f}",
+            (formatting.patience(point.patience), finishes[k], f"{later:.1f}",
              formatting.mass(point.emissions_g, 4), formatting.percent(point.saving),
              formatting.percent(point.gap, 2), saved, ", ".join(marks))
         )  # fmt: skip
@@ -221,12 +220,7 @@ def _facts(front: "Frontier", job: "Job", intensity: "IntensityTable", times: Ti
 
 def _described(point: "FrontierPoint", times: Times) -> str:
     saves = formatting.percent(point.saving)
-    return f"{times.instant(point.finish)} (patience {_patience(point)}, saves {saves})"
-
-
-def _patience(point: "FrontierPoint") -> str:
-    """Write a patience, rounded up, because less could not reach the plan."""
-    return f"{math.ceil(point.patience * 10**_DIGITS - 1e-6) / 10**_DIGITS:.{_DIGITS}f}"
+    return f"{times.instant(point.finish)} (patience {formatting.patience(point.patience)}, saves {saves})"
 
 
 def _next_command(inputs: "Mapping[str, object]", point: "FrontierPoint") -> str:
@@ -238,4 +232,4 @@ def _next_command(inputs: "Mapping[str, object]", point: "FrontierPoint") -> str
         if value is not None
         for word in (f"--{name.replace('_', '-')}", str(value))
     ]
-    return shlex.join(["lowcarb", "plan", *given, "--patience", _patience(point)])
+    return shlex.join(["lowcarb", "plan", *given, "--patience", formatting.patience(point.patience)])

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import time
 from collections import Counter
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -66,6 +67,7 @@ def run_demo(
         if find_spec(package) is None:
             raise MissingExtraError(package, "demo")
     # Imported after the check: the report needs matplotlib and jinja2.
+    from lowcarb_scheduler.report.about import About, write_about
     from lowcarb_scheduler.report.html import write_report
 
     run_dir = run_dir.absolute()  # a ServerApp runs in a folder of its own, where a relative path is another
@@ -89,6 +91,10 @@ def run_demo(
             _complete(local.run(APP, plain, log), log, lambda: None)
     record = Record.of(read_ledger(run_dir))
     first_plan = record.first_plan
+    plain_accuracy = _accuracy(plain_results)
+    # Kept beside the ledger, so that a report that is written again compares, too.
+    about = About(compared_with="plain FedAvg", compared_metrics={"accuracy": plain_accuracy})
+    write_about(about, run_dir)
     results = {
         "schema_version": SCHEMA_VERSION,
         **record.provenance.to_dict(),
@@ -105,7 +111,7 @@ def run_demo(
         "min_turns": min(record.turns.values()),
         "max_turns": max(record.turns.values()),
         "accuracy": _accuracy(aware_results),
-        "plain_accuracy": _accuracy(plain_results),
+        "plain_accuracy": plain_accuracy,
         "run_dir": str(run_dir),
         "report": str(write_report(run_dir)),
     }
@@ -177,7 +183,7 @@ def _round_printer(console: Console, run_dir: Path) -> Callable[[], None]:
 
 def _round_line(worked: RoundRecord, rounds: int) -> str:
     held, mean = worked.opened.held, worked.opened.mean_g_per_kwh
-    hold = f"held {format_duration(held):>6}" if held else "not held   "
+    hold = f"held {format_duration(held):>6}" if held >= timedelta(seconds=1) else "not held   "
     places = Counter(member.location or UNKNOWN_PLACE for member in worked.members)
     intensity = "  ? g/kWh" if mean is None else f"{mean:3.0f} g/kWh"
     return (

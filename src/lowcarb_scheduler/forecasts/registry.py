@@ -25,6 +25,15 @@ _CLASSES: Final = {
     "watttime": "WattTime",
 }
 SOURCES: Final = tuple(_CLASSES)
+_ATTRIBUTIONS: Final = {
+    "carbon-aware-sdk": "Carbon Aware SDK server; the terms are those of the data provider behind it",
+    "electricity-maps": "Electricity Maps (electricitymaps.com), under the terms of your contract",
+    "synthetic": "made up by lowcarb-scheduler; no provider has a right in it",
+    "traces": "trace files of the user; the terms are those of their provider",
+    "uk-carbon-intensity": "NESO Carbon Intensity API (carbonintensity.org.uk), CC BY 4.0 "
+    "(creativecommons.org/licenses/by/4.0)",
+    "watttime": "WattTime (watttime.org), under the terms of your subscription",
+}
 
 
 def open_sources(
@@ -130,6 +139,18 @@ def open_source(name: str, settings: Settings) -> ForecastSource:
     """
     source: ForecastSource = source_class(name).from_settings(settings)
     return source
+
+
+def attributions(provenance: str | None) -> list[str]:
+    """Return provider and licence of intensity data, one for each source that is known.
+
+    Parameters
+    ----------
+    provenance : str or None
+        Name of the source as a table has it, several joined by ``+``.
+    """
+    names = (provenance or "").split("+")
+    return [_ATTRIBUTIONS[name.strip()] for name in names if name.strip() in _ATTRIBUTIONS]
 
 
 def source_class(name: str) -> Any:

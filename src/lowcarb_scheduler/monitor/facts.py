@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from lowcarb_scheduler.clock import format_duration
 from lowcarb_scheduler.events import (
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.monitor.listing import RunSummary
     from lowcarb_scheduler.monitor.state import RunState
     from lowcarb_scheduler.report.formatting import Times
+
+_SECOND: Final = timedelta(seconds=1)  # a shorter hold is none that anybody sees
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ def told(event: Event, times: Times) -> str:
         case Released():
             return f"round {event.round} released"
         case RoundOpened():
-            held = f" after a hold of {format_duration(event.held)}" if event.held else ""
+            held = f" after a hold of {format_duration(event.held)}" if event.held >= _SECOND else ""
             return f"round {event.round} opened with {formatting.counted(len(event.nodes), 'node')}{held}"
         case RoundClosed():
             done, failed = formatting.counted(event.nodes_done, "node"), event.nodes_failed

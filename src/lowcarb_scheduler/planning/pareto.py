@@ -133,7 +133,7 @@ class Frontier:
 
 
 def tradeoff(
-    job: Job, intensity: IntensityTable, points: int = 12, progress: Callable[[int, int], None] | None = None
+    job: Job, intensity: IntensityTable, points: int = 11, progress: Callable[[int, int], None] | None = None
 ) -> Frontier:
     """Plan the Pareto front of time and carbon, by a sweep of patience from 0 to 1.
 
@@ -157,7 +157,7 @@ def tradeoff(
         If there are fewer than two points.
     """
     if isinstance(points, bool) or not isinstance(points, int) or points < 2:
-        raise InputError("points", f"{points!r} is not a whole number >= 2", "give 12, for example")
+        raise InputError("points", f"{points!r} is not a whole number >= 2", "give 11, for example")
     if job.mix_rounds is not None:
         raise InputError("mix_rounds", "has no certified front", "leave it out of tradeoff")
     if range_of(job) is not None:

@@ -6,7 +6,6 @@ them.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
+from lowcarb_scheduler.accounting.attribution import natural_key
 from lowcarb_scheduler.accounting.emissions import jain_index
 from lowcarb_scheduler.backtest.comparison import SCHEDULER
 from lowcarb_scheduler.clock import from_us, to_us
@@ -66,7 +66,8 @@ def _paint_waterfall(steps: Sequence[Step], figure: Figure) -> None:
         colour = style.FAINT if step.kind == "level" else style.LINE if step.change_g <= 0 else style.PLANNED
         if row == len(steps) - 1 and step.kind == "level":
             colour = style.INK
-        axes.barh(row, right - left, left=left, height=2 * _HALF, color=colour)
+        (bar,) = axes.barh(row, right - left, left=left, height=2 * _HALF, color=colour)
+        style.tip(bar, f"{step.name}: {_amount(step, run_now_g, unit_g, unit)}")
         if row + 1 < len(steps):
             axes.plot([at_g / unit_g] * 2, [row + _HALF, row + 1 - _HALF], color=style.FAINT, linewidth=0.8)
         axes.annotate(
@@ -189,14 +190,10 @@ def _paint_choice(choice: Choice, figure: Figure) -> None:
     axes.stairs(choice.high, edges, baseline=choice.low, fill=True, color=style.NO_VALUE)
     axes.stairs(choice.mean, edges, baseline=None, color=style.SOFT, linewidth=1.2)
     opens, closes, means = zip(*choice.rounds, strict=True)
-    axes.hlines(
-        means,
-        [*map(style.day, opens)],
-        [*map(style.day, closes)],
-        color=style.LINE,
-        linewidth=3.4,
-        capstyle="butt",
-    )
+    spans = [*map(style.day, opens)], [*map(style.day, closes)]
+    lines = axes.hlines(means, *spans, color=style.LINE, linewidth=3.4, capstyle="butt")
+    style.tip(lines, *(f"{formatting.span(opens, closes)} UTC: {formatting.significant(mean)} g/kWh"
+                       for opens, closes, mean in choice.rounds))  # fmt: skip
     style.clean(axes)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     style.time_axis(axes, from_us(choice.edges_us[0]), from_us(choice.edges_us[-1]), margin=0)
@@ -260,12 +257,14 @@ def progress_of(run: Record) -> tuple[Progress, ...]:
 
 
 def _accuracies_first(name: str) -> tuple[bool, str]:
-    return "acc" not in name.lower(), name
+    return not formatting.is_accuracy(name), name
 
 
 def picture_of_progress(progress: Progress, number: int, labels: str) -> Picture:
     """Return the chart of one metric; ``number`` makes the name of its file unique."""
-    name, last = one_line(progress.metric, _LONGEST_NAME), formatting.significant(progress.values[-1])
+    name = one_line(progress.metric, _LONGEST_NAME)
+    last = formatting.metric(name, progress.values[-1])
+    name = f"{name[:1].upper()}{name[1:]}"
     if progress.of == "rounds":
         title, legend = f"{name} by round: {last} at the end", ["one dot per round"]
     else:
@@ -286,7 +285,13 @@ def _paint_progress(progress: Progress, figure: Figure) -> None:
     if progress.of != "rounds":
         unit_g, unit = formatting.mass_unit(max(abs(progress.run_now_g or 0.0), *map(abs, progress.spent)))
     spent = [g / unit_g for g in progress.spent]
-    axes.plot(spent, progress.values, color=style.LINE, linewidth=1.6, marker="o", markersize=3.2)
+    axes.plot(spent, progress.values, color=style.LINE, linewidth=1.6)
+    texts = [
+        f"{f'{formatting.significant(at)} {unit}' if unit else f'round {at:g}'}: "
+        f"{formatting.metric(progress.metric, value)}"
+        for at, value in zip(spent, progress.values, strict=True)
+    ]
+    style.dots(axes, spent, progress.values, texts, style.LINE, 4.2)
     if progress.run_now_g is not None:
         run_now = progress.run_now_g / unit_g
         axes.axvline(run_now, color=style.SOFT, linewidth=1.2, linestyle="--")
@@ -321,7 +326,7 @@ def picture_of_turns(turns: Mapping[str, int], labels: str) -> Picture | None:
     if len(turns) > MOST_CLIENTS:
         paint = partial(_paint_histogram, Counter(turns.values()))
         return Picture("turns", title, labels, ("clients by number of completed turns", legend), 2.4, paint)
-    paint = partial(_paint_clients, sorted(turns.items(), key=_natural))
+    paint = partial(_paint_clients, sorted(turns.items(), key=lambda item: natural_key(item[0])))
     return Picture("turns", title, labels, ("one bar per client", legend), 0.6 + 0.17 * len(turns), paint)
 
 
@@ -330,15 +335,12 @@ def _title(least: int, most: int, clients: int) -> str:
     return f"{formatting.counted(clients, 'client')} completed {turns}{' each' if clients > 1 else ''}"
 
 
-def _natural(item: tuple[str, int]) -> list[str | int]:
-    """Return the sort key of natural order: site-2 before site-10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", item[0])]
-
-
 def _paint_clients(bars: Sequence[tuple[str, int]], figure: Figure) -> None:
     axes = figure.subplots()
     rows = range(len(bars))
-    axes.barh(rows, [count for _, count in bars], height=0.5, color=style.LINE)
+    drawn = axes.barh(rows, [count for _, count in bars], height=0.5, color=style.LINE)
+    for bar, (name, count) in zip(drawn, bars, strict=True):
+        style.tip(bar, f"{name}: {formatting.counted(count, 'turn')}")
     axes.set_yticks(rows, labels=[style.short_name(name) for name, _ in bars])
     axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.set_xlim(0, max(1, *(count for _, count in bars)) * 1.02)
@@ -353,6 +355,9 @@ def _paint_histogram(clients: Counter[int], figure: Figure) -> None:
     # Numbers of turns that no client has keep their place on the axis.
     turns = range(min(clients), max(clients) + 1)
     bars = axes.bar(turns, [clients[number] for number in turns], width=0.7, color=style.LINE)
+    for bar, number in zip(bars, turns, strict=True):
+        each = formatting.counted(number, "turn")
+        style.tip(bar, f"{each}: {formatting.counted(clients[number], 'client')}")
     if len(turns) <= (10 if style.is_narrow(axes) else 20):
         axes.bar_label(bars, padding=2)
     axes.margins(y=0.12)

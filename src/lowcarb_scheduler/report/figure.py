@@ -7,6 +7,7 @@ page's colours, so that light mode, dark mode and print need no drawing of their
 from __future__ import annotations
 
 import io
+import json
 import re
 import textwrap
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ _ROLES: Final[Mapping[str, str]] = {
 }  # fmt: skip
 _TAG: Final = re.compile(r"<[^>]+>")  # brackets in text are escaped, so this matches tags only
 _NAME: Final = re.compile(r' id="([^"]*)"')
+_TIPPED: Final = re.compile(rf'<g id="{style.TIPPED}([0-9a-f]+)">')
+_PATH, _USE = re.compile(r"<path\b[^>]*/>"), re.compile(r"<use\b[^>]*/>")
+_GROUP: Final = re.compile(r"</?g\b[^>]*>")
 _COLOUR: Final = re.compile(r"\b(fill|stroke): (#[0-9a-f]{6})\b")
 
 
@@ -109,7 +113,7 @@ class Picture:
         with style.reproducible(salt=f"{self.name} {variant}", text="none"):
             figure = self.draw(width_in)
             figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=110, transparent=True)
-        return element(buffer.getvalue().decode(), variant, f"{self.title}. {self.caption}")
+        return element(with_tips(buffer.getvalue().decode()), variant, f"{self.title}. {self.caption}")
 
 
 def element(svg: str, variant: str, label: str) -> str:
@@ -130,6 +134,38 @@ def element(svg: str, variant: str, label: str) -> str:
     return f'{opening}xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">{body}'
 
 
+def with_tips(svg: str) -> str:
+    """Return an SVG file in which the texts of :func:`~lowcarb_scheduler.report.style.tip` are titles."""
+    pieces, at = [], 0
+    for found in _TIPPED.finditer(svg):
+        pieces += [svg[at : found.start()], "<g>"]
+        at = found.end()
+        titles = [f"<title>{escape(text)}</title>" for text in json.loads(bytes.fromhex(found[1]).decode())]
+        if len(titles) == 1:
+            pieces.append(titles[0])
+            continue
+        end = _end_of_group(svg, at)
+        group = svg[at:end]
+        # Marks of one shape are drawn by reference to it. Marks that are pixels stay without texts.
+        pattern = _USE if _USE.search(group) else _PATH
+        if len(pattern.findall(group)) == len(titles):
+            left = iter(titles)
+            group = pattern.sub(lambda mark, left=left: f"<g>{next(left)}{mark[0]}</g>", group)  # type: ignore[misc]
+        pieces.append(group)
+        at = end
+    return "".join([*pieces, svg[at:]])
+
+
+def _end_of_group(svg: str, at: int) -> int:
+    """Return where the group ends whose content begins at a position."""
+    depth = 1
+    for tag in _GROUP.finditer(svg, at):
+        depth += -1 if tag[0].startswith("</") else 0 if tag[0].endswith("/>") else 1
+        if not depth:
+            return tag.start()
+    return len(svg)
+
+
 def save(figure: Figure, file: Path) -> None:
     """Write a figure as PNG, SVG or PDF, by the suffix of the file.
 
@@ -141,9 +177,12 @@ def save(figure: Figure, file: Path) -> None:
     kind = file.suffix[1:].lower()
     # A date in the metadata would make equal figures differ.
     undated: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    buffer = io.BytesIO()
     with style.reproducible():
+        figure.savefig(buffer, format=kind, metadata=undated, dpi=150, facecolor="white")
+        content = buffer.getvalue()
         try:
-            figure.savefig(file, format=kind, metadata=undated, dpi=150, facecolor="white")
+            file.write_bytes(with_tips(content.decode()).encode() if kind == "svg" else content)
         except OSError as error:
             problem = f"{file} cannot be written ({error.strerror})"
             raise InputError("plot", problem, "give another file") from None

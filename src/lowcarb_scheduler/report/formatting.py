@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 UNKNOWN: Final = "unknown"
 # A unit applies from 0.9995 of it on: 999.6 g rounds to 1.00 kg, not to 1,000 g.
-_MASSES: Final = ((1e6, "t"), (1e3, "kg"), (1.0, "g"))
-_NO_MASS_G: Final = 1e-9
+_MASSES: Final = ((1e6, "t"), (1e3, "kg"), (1.0, "g"), (1e-3, "mg"))
+_NO_MASS_G: Final = 5e-7  # less is what is left of a difference that is none, even of tonnes
+_LONG_H: Final = 3.0  # from here on nobody asks for minutes [h]
 _NEAR: Final = timedelta(days=6)  # within a week a weekday is unique
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _SIGNALS: Final = {
@@ -45,15 +46,17 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 def mass_unit(grams: float) -> tuple[float, str]:
     """Return the unit that suits emissions: its mass [g] and its name."""
+    if abs(grams) < _NO_MASS_G:
+        return 1.0, "g"
     return next((m for m in _MASSES if abs(grams) >= 0.9995 * m[0]), _MASSES[-1])
 
 
 def mass(grams: float | None, digits: int = 3) -> str:
-    """Write emissions, for example ``512 g``, ``1.24 kg`` or ``3.10 t``."""
+    """Write emissions, for example ``512 g``, ``1.24 kg``, ``3.10 t`` or ``0.250 mg``."""
     if grams is None or not math.isfinite(grams):
         return UNKNOWN
-    if abs(grams) < _NO_MASS_G:  # what is left of a difference that is none
-        grams = 0.0
+    if abs(grams) < _NO_MASS_G:
+        return "0 g"
     unit_g, unit = mass_unit(grams)
     return f"{significant(grams / unit_g, digits)} {unit}"
 
@@ -63,6 +66,33 @@ def percent(part: float | None, decimals: int = 1) -> str:
     if part is None:
         return UNKNOWN
     return f"{round(100 * part, decimals) + 0.0:.{decimals}f} %"  # -0.0 + 0.0 is 0.0
+
+
+def percent_short(part: float) -> str:
+    """Write a fraction as people say it: ``18 %``, but ``2.4 %``."""
+    return percent(part, 0 if abs(part) >= 0.0995 else 1)
+
+
+def patience(value: float) -> str:
+    """Write a patience with four decimals at most, rounded up: less could not reach the plan."""
+    return f"{math.ceil(1e4 * value - 1e-6) / 1e4:.4f}".rstrip("0").ljust(3, "0")
+
+
+def is_accuracy(metric: str) -> bool:
+    """Return whether a metric of an app is an accuracy, by its name."""
+    return "acc" in metric.lower()
+
+
+def metric(name: str, value: float) -> str:
+    """Write a metric of an app: an accuracy as a percentage."""
+    return percent(value) if is_accuracy(name) and 0 <= value <= 1 else significant(value)
+
+
+def duration_short(duration: timedelta) -> str:
+    """Write a duration as people say it: ``5 h``, ``1 d 3 h``, but ``1 h 30 min``."""
+    hours = duration / timedelta(hours=1)
+    step = timedelta(hours=1) if hours >= _LONG_H else timedelta(minutes=1)
+    return format_duration(round(duration / step) * step)
 
 
 def energy(kwh: float | None) -> str:
@@ -119,18 +149,52 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def mass_short(grams: float) -> str:
+    """Write emissions as people say them: ``1.9 kg``, but ``45 kg`` and ``118 g``."""
+    unit_g, unit = mass_unit(grams)
+    return f"{grams / unit_g:,.{0 if abs(grams) >= 9.95 * unit_g else 1}f} {unit}"
+
+
+def seats(by_name: Mapping[str, int], fleet: Mapping[str, int], most: int = 5) -> str:
+    """Write the clients of a round by location, so short that a terminal shows them in a line.
+
+    Parameters
+    ----------
+    by_name : mapping of str to int
+        Number of clients by location.
+    fleet : mapping of str to int
+        The same for all clients.
+    most : int
+        Number of locations that are named.
+    """
+    if by_name == fleet:
+        return f"all {sum(fleet.values()):,}"
+    order = sorted(by_name.items(), key=lambda item: (-item[1], item[0]))
+    hidden = sum(number for _, number in order[most:])
+    return counts(dict(order[:most])) + (f", and {hidden:,} more" if hidden else "")
+
+
 def counts(by_name: Mapping[str, int]) -> str:
     """Write numbers by name, the largest first, for example ``FR 3, DE 2``."""
     order = sorted(by_name.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{name} {count}" for name, count in order)
 
 
-def sparkline(values: Sequence[float]) -> str:
-    """Draw values as a line of small bars, NaN as a dot."""
+def sparkline(values: Sequence[float], scale: tuple[float, float] | None = None) -> str:
+    """Draw values as a line of small bars, NaN as a dot.
+
+    Parameters
+    ----------
+    values : sequence of float
+        The values.
+    scale : (float, float), optional
+        Values of the lowest and the highest bar, for lines to compare; default: those of the line.
+    """
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return ""
-    low, span = min(known), max(known) - min(known)
+    low, high = scale or (min(known), max(known))
+    span = high - low
     top = len(_SPARKS) - 1
     return "".join(
         _SPARKS[round(top * (value - low) / span) if span else 0] if math.isfinite(value) else "·"

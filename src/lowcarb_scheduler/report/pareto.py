@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from lowcarb_scheduler.accounting.attribution import RunFront
+    from lowcarb_scheduler.accounting.attribution import Outcome, RunFront
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.planning.pareto import Frontier, Option
 
@@ -212,11 +212,26 @@ def _paint_outcome(front: RunFront, finish_by: datetime | None, figure: Figure) 
     end = max([*finishes, *([] if finish_by is None else [finish_by])])
     style.time_axis(axes, min(finishes), end, margin=0.03)
     line = [style.day(point.finish) for point in points], [point.emissions_g / unit_g for point in points]
-    axes.plot(*line, color=style.FAINT, linewidth=1.6, marker="o", markersize=4, label="plans at the start")
+    axes.plot(*line, color=style.FAINT, linewidth=1.6, label="plans at the start")
+    texts = [
+        f"patience {formatting.patience(point.patience)}: {formatting.mass(point.emissions_g)}, "
+        f"finish {formatting.instant(point.finish)} UTC"
+        for point in points
+    ]
+    style.dots(axes, *line, texts, style.FAINT, 5)
     for outcome in outcomes:
-        text = f"{outcome.name}: {formatting.mass(outcome.emissions_g)}"
+        text = f"{_name(outcome, front.first_round)}: {formatting.mass(outcome.emissions_g)}"
         at = [style.day(outcome.finish)], [outcome.emissions_g / unit_g]
-        axes.plot(*at, linestyle="none", markersize=8, label=text, **_MARKS[outcome.name])
+        (mark,) = axes.plot(*at, linestyle="none", markersize=8, label=text, **_MARKS[outcome.name])
+        style.tip(mark, f"{text}, finish {formatting.instant(outcome.finish)} UTC")
     if finish_by is not None:
         axes.axvline(style.day(finish_by), color=style.DEADLINE, linewidth=2)
     axes.legend(loc="best", fontsize=8.5)
+
+
+def _name(outcome: Outcome, first_round: int) -> str:
+    """Name a mark; the same name elsewhere in a report has the same value."""
+    if outcome.name == "planned":
+        return "planned, for the energy really drawn"
+    name = f"{outcome.name}, expected" if outcome.is_expected else outcome.name
+    return name if first_round == 1 else f"{name}, from round {first_round} on"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
@@ -22,6 +23,7 @@ except ImportError:
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
     from lowcarb_scheduler.intensity import IntensityTable
@@ -44,6 +46,7 @@ _TICKS: Final = (
     *(timedelta(days=d) for d in (1, 2, 5, 10, 20, 50, 100, 200, 500)),
 )
 _DATE_WIDTH: Final = 1.6  # of a date, in widths of a time of day
+TIPPED: Final = "tip-"  # begin of the name of a mark that has a text
 _COLOURS: Final = "cividis"  # perceptually even, also for readers with a colour vision deficiency
 
 
@@ -81,6 +84,22 @@ def clean(axes: Axes, values: Literal["x", "y", "both"] = "y") -> None:
     """Draw faint grid lines across the axis of values, and labels of ticks."""
     axes.grid(axis=values)
     axes.tick_params(labelsize=8, colors=INK)
+
+
+def tip(artist: Artist, *texts: str) -> None:
+    """Give a mark the text that a browser shows when one points at it; one for each part of a collection.
+
+    The texts travel as the name of the mark in an SVG file, and become titles there.
+    """
+    if texts:
+        artist.set_gid(TIPPED + json.dumps([one_line(text) for text in texts]).encode().hex())
+
+
+def dots(
+    axes: Axes, x: Sequence[float], y: Sequence[float], texts: Sequence[str], colour: str, points: float
+) -> None:
+    """Draw dots of a diameter [points], each with a text, see :func:`tip`."""
+    tip(axes.scatter(x, y, s=points**2, color=colour, linewidths=0, zorder=3), *texts)
 
 
 def day(when: datetime) -> float:

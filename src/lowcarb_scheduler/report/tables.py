@@ -118,9 +118,9 @@ def _sci(accounts: Accounts) -> list[Row]:
     return [
         ("E", sci.energy_kwh, "kWh", "energy of training"),
         ("I", sci.intensity_g_per_kwh, "gCO2eq/kWh", "realised emissions over that energy"),
-        ("M", None, "gCO2eq", "embodied emissions: not counted"),
+        ("M", sci.embodied_g, "gCO2eq", "embodied emissions, as stated; not counted where empty"),
         ("R", sci.rounds, "rounds", "functional unit: a round"),
-        ("SCI", sci.g_per_round, "gCO2eq a round", "(E I) / R: operational emissions of a round"),
+        ("SCI", sci.g_per_round, "gCO2eq a round", "(E I + M) / R: emissions of a round"),
     ]
 
 
