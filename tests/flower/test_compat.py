@@ -24,6 +24,8 @@ from lowcarb_scheduler.flower.compat import (
     Parts,
     adds_noise,
     flower_version,
+    legacy_part,
+    node_id_of,
     push,
     stamp,
 )
@@ -172,6 +174,25 @@ def test_a_grid_that_gives_messages_no_ids_ends_the_run():
         push(grid, [Message(RecordDict(), 101, "train")])
 
 
+# -- Legacy API ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gone", [("ClientManager",), ()])
+def test_a_release_without_the_legacy_api_ends_in_one_line(gone):
+    home = "flwr.server.client_manager"
+    assert legacy_part(home, "ClientManager").__name__ == "ClientManager"
+    with pytest.raises(UnsupportedFlowerError, match=rf"{home}\.ClientManager has changed"):
+        legacy_part(home, "ClientManager", without(home, *gone))
+
+
+def test_a_client_is_known_by_its_node_or_its_number():
+    assert node_id_of(SimpleNamespace(node_id=5, cid="x")) == 5
+    assert node_id_of(SimpleNamespace(cid="17")) == 17
+    for proxy in (SimpleNamespace(cid="hospital-a"), SimpleNamespace()):
+        with pytest.raises(UnsupportedFlowerError, match=r"ClientProxy\.node_id has changed"):
+            node_id_of(proxy)
+
+
 # -- The test kit --------------------------------------------------------------------------------------------
 
 
@@ -208,7 +229,7 @@ def test_metadata_that_takes_no_value_ends_in_one_line():
 CRIPPLED_RUN = """
 import inspect, sys
 from datetime import UTC, datetime, timedelta
-import flwr.app, flwr.clientapp.mod, flwr.superlink.grid
+import flwr.app, flwr.clientapp.mod, flwr.server.client_manager, flwr.superlink.grid
 from flwr.serverapp.strategy import FedAvg, Strategy, strategy_utils
 
 def hide(*names):
@@ -220,6 +241,11 @@ hide("num_rounds")
 from lowcarb_scheduler import carbon_aware
 try:
     carbon_aware(FedAvg(), source="synthetic")
+except Exception as error:
+    print(type(error).__name__, error)
+del flwr.server.client_manager.ClientManager
+try:
+    from lowcarb_scheduler import carbon_aware_legacy
 except Exception as error:
     print(type(error).__name__, error)
 for name in [name for name in sys.modules if name.startswith("lowcarb_scheduler")]:
@@ -247,9 +273,10 @@ def test_a_run_goes_on_without_parts_and_ends_where_one_is_needed(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{Path(inspect.getfile(Parts)).parents[2]}:{Path(__file__).parents[1]}")
     done = subprocess.run([sys.executable, "-c", CRIPPLED_RUN], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    *_, ended, trained = done.stdout.splitlines()
-    is_unsupported = f"flwr {flower_version()} is not supported yet: Strategy.start(num_rounds) has changed"
-    assert ended == f"UnsupportedFlowerError {is_unsupported}"
+    *_, ended, refused, trained = done.stdout.splitlines()
+    is_unsupported = f"UnsupportedFlowerError flwr {flower_version()} is not supported yet"
+    assert ended == f"{is_unsupported}: Strategy.start(num_rounds) has changed"
+    assert refused == f"{is_unsupported}: flwr.server.client_manager.ClientManager has changed"
     assert trained == "[1, 2]"
     lines = [
         line.partition("lowcarb: flower: ")[2] for line in done.stderr.splitlines() if "flower: " in line

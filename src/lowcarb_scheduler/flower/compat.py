@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from flwr.app import Array, Message
+    from flwr.server.client_proxy import ClientProxy
     from flwr.serverapp import Grid
 
 NUMPY: Final = "numpy.ndarray"  # serialisation of arrays that NumPy can read
@@ -249,6 +250,36 @@ def push(grid: Grid, messages: Sequence[Message]) -> set[str]:
     if sent and sent.isdisjoint(map(id_of, messages)):
         raise UnsupportedFlowerError(flower_version(), "Grid.push_messages")
     return sent
+
+
+# -- Legacy API ----------------------------------------------------------------------------------------------
+
+
+def legacy_part(module: str, name: str, load: Callable[[str], Any] = import_module) -> Any:
+    """Return a class of the legacy API, which newer releases may come without.
+
+    Raises
+    ------
+    UnsupportedFlowerError
+        If it is not there.
+    """
+    if (found := _get(load, module, name)) is None:
+        raise UnsupportedFlowerError(flower_version(), f"{module}.{name}")
+    return found
+
+
+def node_id_of(proxy: ClientProxy) -> int:
+    """Return the node id of a client; a proxy without one is known by its cid.
+
+    Raises
+    ------
+    UnsupportedFlowerError
+        If neither is a number.
+    """
+    try:
+        return int(getattr(proxy, "node_id", proxy.cid))
+    except (AttributeError, TypeError, ValueError):
+        raise UnsupportedFlowerError(flower_version(), "ClientProxy.node_id") from None
 
 
 # -- For the test kit ----------------------------------------------------------------------------------------

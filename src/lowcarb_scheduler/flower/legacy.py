@@ -16,10 +16,8 @@ import random
 import weakref
 from typing import TYPE_CHECKING, Any, cast
 
-from flwr.server.client_manager import ClientManager
-from flwr.server.strategy import Strategy
-
 from lowcarb_scheduler.errors import InputError, one_line
+from lowcarb_scheduler.flower.compat import legacy_part, node_id_of
 from lowcarb_scheduler.flower.grid import (
     ForwardingGrid,
     Polls,
@@ -35,12 +33,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from flwr.app import Context
+    from flwr.server.client_manager import ClientManager
     from flwr.server.client_proxy import ClientProxy
     from flwr.server.criterion import Criterion
+    from flwr.server.strategy import Strategy
 
     from lowcarb_scheduler.clock import Clock
     from lowcarb_scheduler.flower.session import Session
     from lowcarb_scheduler.forecasts.base import ForecastSource
+else:
+    ClientManager = legacy_part("flwr.server.client_manager", "ClientManager")
+    Strategy = legacy_part("flwr.server.strategy", "Strategy")
 
 
 def carbon_aware_legacy(
@@ -116,12 +119,12 @@ class CarbonAwareLegacy(Strategy):
                 server_round=server_round, parameters=parameters,
                 client_manager=_ScopedManager(client_manager, clients.proxies(nodes), self._name),
             )  # fmt: skip
-        check_addressed(self._name, nodes, [_node_id(proxy) for proxy, _ in instructions])
+        check_addressed(self._name, nodes, [node_id_of(proxy) for proxy, _ in instructions])
         return instructions
 
     def aggregate_fit(self, server_round: int, results: Any, failures: Any) -> Any:
         """Account for the results, and let the strategy aggregate."""
-        self._done = {_node_id(proxy) for proxy, _ in results}
+        self._done = {node_id_of(proxy) for proxy, _ in results}
         if self._run is not None:
             self._run.train_ended(dict.fromkeys(self._done), self._failed(failures))
         return self._inner.aggregate_fit(server_round, results, failures)
@@ -163,7 +166,7 @@ class CarbonAwareLegacy(Strategy):
         """Let the strategy aggregate, and close the round."""
         loss, metrics = aggregated = self._inner.aggregate_evaluate(server_round, results, failures)
         if self._run is not None:
-            done = {_node_id(proxy): None for proxy, _ in results}
+            done = {node_id_of(proxy): None for proxy, _ in results}
             numbers = {**({} if loss is None else {"loss": loss}), **metrics}
             self._run.evaluated(server_round, done, dict(enumerate(map(str, failures))), numbers)
             self._end_after(server_round)
@@ -188,7 +191,7 @@ class CarbonAwareLegacy(Strategy):
     def _failed(self, failures: Iterable[Any]) -> Mapping[int, str]:
         """Return the reasons of failures by node id; a plain exception does not name its client."""
         return {
-            _node_id(failure[0]): one_line(failure[1].status.message or "no reason")
+            node_id_of(failure[0]): one_line(failure[1].status.message or "no reason")
             for failure in failures
             if isinstance(failure, tuple)
         }
@@ -207,11 +210,11 @@ class _Clients(ForwardingGrid):
     def proxies(self, node_ids: Iterable[int]) -> dict[str, ClientProxy]:
         """Return the clients on these nodes."""
         wanted = set(node_ids)
-        return {proxy.cid: proxy for proxy in self._all() if _node_id(proxy) in wanted}
+        return {proxy.cid: proxy for proxy in self._all() if node_id_of(proxy) in wanted}
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the nodes of all clients."""
-        return [_node_id(proxy) for proxy in self._all()]
+        return [node_id_of(proxy) for proxy in self._all()]
 
     def get_nodes(self) -> Iterable[Any]:
         """Return the registration of each node, where there is a Grid."""
@@ -222,7 +225,7 @@ class _Clients(ForwardingGrid):
         if self.grid:
             return None
         # Proxies of start_simulation carry the partition, which is the only lasting name of a client there.
-        partitions = {_node_id(proxy): getattr(proxy, "partition_id", None) for proxy in self._all()}
+        partitions = {node_id_of(proxy): getattr(proxy, "partition_id", None) for proxy in self._all()}
         return {n: {"partition-id": partitions[n]} for n in node_ids if partitions.get(n) is not None}
 
     def _all(self) -> Sequence[Any]:
@@ -237,7 +240,7 @@ class _ScopedManager(ClientManager):
 
     def __init__(self, manager: ClientManager, planned: Mapping[str, ClientProxy], strategy: str) -> None:
         self._manager, self._planned = manager, dict(planned)
-        self._polls = Polls(strategy, [_node_id(proxy) for proxy in planned.values()])
+        self._polls = Polls(strategy, [node_id_of(proxy) for proxy in planned.values()])
 
     def num_available(self) -> int:
         """Return the number of clients; too many calls raise an error instead of an endless wait."""
@@ -277,8 +280,3 @@ class _SamplingManager(_ScopedManager):
         """Return clients that meet the criterion, at random; none where there are fewer."""
         able = super().sample(num_clients, min_num_clients, criterion)
         return random.sample(able, num_clients) if num_clients <= len(able) else []
-
-
-def _node_id(proxy: ClientProxy) -> int:
-    """Return the node id of a client; a proxy without one is known by its cid."""
-    return int(getattr(proxy, "node_id", proxy.cid))
