@@ -227,6 +227,19 @@ def test_a_switch_is_no_number(field):
         Settings.load(run_config={key: True})
 
 
+@pytest.mark.parametrize("value", ["maybe", 2, 0.5, [True]])
+def test_what_is_no_switch_is_one_line_with_the_fix(monkeypatch, value):
+    problem = "give true or false; it is permission to learn the durations of rounds"
+    for place, key in {"run_config": "lowcarb-learn-durations", "keywords": "learn_durations"}.items():
+        with pytest.raises(InputError) as error:
+            Settings.load(**{place: {key: value}})
+        assert str(error.value).startswith(f"{key}: {value!r}: {problem}")
+    monkeypatch.setenv("LOWCARB_LEARN_DURATIONS", str(value))
+    with pytest.raises(InputError) as error:
+        Settings.load()
+    assert str(error.value).startswith(f"LOWCARB_LEARN_DURATIONS: {str(value)!r}: {problem}")
+
+
 @pytest.mark.parametrize("key", ["LOWCARB-PATIENCE", "Lowcarb-patience", "LOWCARB_PATIENCE"])
 def test_a_setting_in_another_case_is_not_ignored(key):
     with pytest.raises(InputError, match=f"{key}: is no setting; write lowcarb-patience"):

@@ -20,6 +20,7 @@ and its message names the fix.
 from __future__ import annotations
 
 import copyreg
+import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 _MOST_LISTED: Final = 12  # known names in an error that also suggests one
+_ERROR: Final = re.compile(r"[\w.]*(Error|Exception): ")  # begin of the last line of a traceback
 
 
 def one_line(text: str, most: int = 300) -> str:
@@ -266,7 +268,10 @@ class RunFailedError(LowcarbError):
 
     def __init__(self, reason: str, output: str, log: str) -> None:
         self.reason, self.output, self.log = reason, output, log
-        last = next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "it is empty")
+        lines = [line.strip() for line in reversed(output.splitlines()) if line.strip()]
+        # Flower writes a few lines of its own after the error that ended a run.
+        cause = next((line for line in lines if _ERROR.match(line)), None)
+        last = cause or next(iter(lines), "it is empty")
         super().__init__(f"{reason}; the end of {log}: {last}")
 
 

@@ -362,6 +362,8 @@ class Settings(BaseSettings):
             field = str(detail["loc"][0])
             label = written.get(field, ENVIRONMENT_PREFIX + field.upper())
             message = detail["msg"].removeprefix("Value error, ")
+            if detail["type"].startswith("bool_"):
+                message = "give true or false"  # pydantic names neither
             # pydantic's message repeats the input, which is a secret here.
             if field in (*SECRETS, WEBHOOK):  # never show what was given
                 raise InputError(label, message, _meaning(field)) from None

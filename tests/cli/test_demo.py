@@ -21,7 +21,7 @@ class Simulated:
     def run(self, _app, config, log):
         log.parent.mkdir(exist_ok=True)
         log.write_text(self.log, encoding="utf-8")
-        if "lowcarb-run-dir" in config:
+        if "lowcarb-run-dir" in config and self.events:
             write_ledger(Path(config["lowcarb-run-dir"]), self.events)
         results = {"accuracy": {"1": 0.1, "3": self.accuracy}}
         Path(config["results-file"]).write_text(json.dumps(results), encoding="utf-8")
@@ -88,6 +88,21 @@ def test_a_missing_extra_names_the_command_that_brings_it(demo, monkeypatch):
     assert answer.code == 2
     assert "pip install 'lowcarb-scheduler[demo]'" in answer.line
     assert demo("--json").document["error"]["kind"] == "missing_extra"
+
+
+def test_a_setting_that_would_end_the_simulation_is_one_line(demo, monkeypatch):
+    monkeypatch.setenv("LOWCARB_LEARN_DURATIONS", "maybe")
+    answer = demo()
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.line.startswith("lowcarb: LOWCARB_LEARN_DURATIONS: 'maybe': give true or false; it is ")
+
+
+def test_a_simulation_that_does_not_begin_is_one_line_with_its_cause(demo):
+    cause = "lowcarb_scheduler.errors.InputError: lowcarb-patience: 3: is too large"
+    answer = demo(events=[], log=f"Traceback ...\n{cause}\nERROR: Exit Code: 700\n\nFor more, visit: <...>\n")
+    assert answer.code == 1
+    assert "the simulation did not complete (it did not begin)" in answer.line
+    assert answer.line.endswith(f"carbon-aware.log: {cause}")
 
 
 def test_a_simulation_that_breaks_off_is_one_line_with_its_log(demo):

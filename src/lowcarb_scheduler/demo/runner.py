@@ -22,7 +22,8 @@ from lowcarb_scheduler.demo.federation import federation, stop, tail
 from lowcarb_scheduler.documents import SCHEMA_VERSION
 from lowcarb_scheduler.errors import InputError, MissingExtraError, RunFailedError
 from lowcarb_scheduler.events import UNKNOWN_PLACE
-from lowcarb_scheduler.ledger import read_ledger
+from lowcarb_scheduler.ledger import FILE_NAME, read_ledger
+from lowcarb_scheduler.settings import Settings
 
 if TYPE_CHECKING:
     import subprocess
@@ -58,11 +59,14 @@ def run_demo(
 
     Raises
     ------
+    InputError
+        If a setting in the environment is impossible: the simulation would end with it, in its log.
     MissingExtraError
         If Ray, scikit-learn, matplotlib or jinja2 is not installed.
     RunFailedError
         If Flower does not complete the run.
     """
+    Settings.load()
     for package in _REQUIRED:
         if find_spec(package) is None:
             raise MissingExtraError(package, "demo")
@@ -83,7 +87,9 @@ def run_demo(
         with console.status("Flower is starting ..."):
             _complete(local.run(APP, config, log), log, _round_printer(console, run_dir))
         # ``flwr run`` also exits with 0 after a simulation that could not start.
-        if (status := summarise(read_ledger(run_dir)).status) != "completed":
+        begun = (run_dir / FILE_NAME).exists()
+        status = summarise(read_ledger(run_dir)).status if begun else "it did not begin"
+        if status != "completed":
             raise RunFailedError(f"the simulation did not complete ({status})", tail(log), str(log))
         log = flower / "plain.log"
         with console.status("The same with plain FedAvg, for comparison ..."):
