@@ -15,7 +15,17 @@ import pytest
 from lowcarb_scheduler.clock import VirtualClock
 from lowcarb_scheduler.documents import to_json
 from lowcarb_scheduler.errors import InputError
-from lowcarb_scheduler.events import Degraded, Event, HoldStarted, RoundOpened, event_of
+from lowcarb_scheduler.events import (
+    ActualReceived,
+    Degraded,
+    Event,
+    ForecastReceived,
+    HoldStarted,
+    NodeDone,
+    NodeEvaluated,
+    RoundOpened,
+    event_of,
+)
 from lowcarb_scheduler.ledger import Ledger, is_in_use, read_ledger
 from support.ledgers import replayed
 from support.report_ledger import event, run_events, write_ledger
@@ -112,13 +122,18 @@ OLD_LINES = [
 ]
 
 
-def test_lines_of_earlier_versions_are_written_as_they_were_read():
+def test_lines_of_earlier_versions_are_written_with_the_same_values():
     for line in OLD_LINES:
         record = json.loads(line)
         read = event_of(record)
         head = {"v": 1, "at": read.at, "event": record["event"]}
         assert type(read) is not Event
-        if (written := to_json({**head, **read.to_record()})) != line:
+        written = to_json({**head, **read.to_record()})
+        if not isinstance(read, ForecastReceived | ActualReceived):
+            assert event_of(json.loads(written)) == read
+            # Times that the rest of a line tells are not written any more.
+            assert written == line or isinstance(read, RoundOpened | NodeDone | NodeEvaluated)
+        elif written != line:
             # A large table is written in a shorter form today, with the same values.
             packed = json.loads(written)
             assert len(written) < len(line) / 3

@@ -12,7 +12,7 @@ from lowcarb_scheduler.clock import format_time
 SCHEMA_VERSION: Final = 1
 
 
-def to_json(document: object, indent: int | None = None) -> str:
+def to_json(document: object, indent: int | None = None, *, compact: bool = False) -> str:
     """Write a document as JSON.
 
     Times become UTC ISO 8601, durations seconds, numpy scalars and arrays plain numbers and lists. Floats are
@@ -24,13 +24,18 @@ def to_json(document: object, indent: int | None = None) -> str:
         Nested mappings, sequences and scalars.
     indent : int, optional
         Spaces per level; by default the document is one line.
+    compact : bool (default: False)
+        Whether to write no space after commas and colons.
 
     Raises
     ------
     TypeError
         If a value has no JSON form.
     """
-    text = json.dumps(to_plain(document), indent=indent, ensure_ascii=False, allow_nan=False)
+    separators = (",", ":") if compact else None
+    text = json.dumps(
+        to_plain(document), indent=indent, separators=separators, ensure_ascii=False, allow_nan=False
+    )
     # Half of a surrogate pair is no character of UTF-8; the escape that Python writes for it is JSON's, too.
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 

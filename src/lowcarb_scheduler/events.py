@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -169,7 +170,7 @@ class Node(Entry):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member(Entry):
-    """A node that is selected for a round, and its planned window."""
+    """A node that is selected for a round, and its planned window; :class:`RoundOpened` stores it."""
 
     id: str
     location: str | None
@@ -417,7 +418,11 @@ class Degraded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundOpened(Event):
-    """Opening of a round: its members, and their expected emissions [gCO2eq] and intensity."""
+    """Opening of a round: its members, and their expected emissions [gCO2eq] and intensity.
+
+    Most members start with the round and end together: ``starts_at`` of those that start at ``opened_at`` is
+    not stored, nor ``ends_at`` of those that end at the event's own. Earlier versions stored all of them.
+    """
 
     name: ClassVar[str] = "round_opened"
 
@@ -428,6 +433,27 @@ class RoundOpened(Event):
     nodes: tuple[Member, ...]
     planned_g: float | None
     mean_g_per_kwh: float | None
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the event as keys and values for the JSON writer."""
+        record = Entry.to_record(self)
+        usual: dict[str, Any] = {"starts_at": self.opened_at}
+        if self.nodes:
+            usual["ends_at"] = Counter(node.ends_at for node in self.nodes).most_common(1)[0][0]
+        record["nodes"] = [
+            {key: value for key, value in node.items() if key not in usual or value != usual[key]}
+            for node in record["nodes"]
+        ]
+        return {**record, "ends_at": usual.get("ends_at")}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Return the event of a JSON object."""
+        usual = {"starts_at": record["opened_at"]}
+        if "ends_at" in record:
+            usual["ends_at"] = record["ends_at"]
+        nodes = [{**usual, **node} for node in record["nodes"]]
+        return super(RoundOpened, cls).from_record({**record, "nodes": nodes})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -442,10 +468,10 @@ class Turn(Event):
         Name of the node.
     location : str or None
         Location; None if unknown.
-    started_at, ended_at : datetime
-        When it really started and ended.
+    started_at : datetime
+        When it really started.
     duration : timedelta
-        The time between.
+        The time that it took.
     power_watts : float
         Power that the node is assumed to draw [W].
     energy_kwh : float
@@ -458,11 +484,15 @@ class Turn(Event):
     id: str
     location: str | None
     started_at: datetime
-    ended_at: datetime
     duration: timedelta
     power_watts: float
     energy_kwh: float
     energy_basis: str
+
+    @property
+    def ended_at(self) -> datetime:
+        """When it really ended."""
+        return self.started_at + self.duration
 
     @property
     def place(self) -> str:

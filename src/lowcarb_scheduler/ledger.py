@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -56,7 +57,6 @@ FILE_NAME: Final = "ledger.jsonl"
 _OF_A_NODE: Final = (NodeDone, NodeEvaluated, NodeFailed)  # synced to disk with the next event
 _KNOWLEDGE: Final = (RunStarted, RunResumed, NodesChanged, ForecastReceived, ActualReceived, Degraded)
 _GLANCES, _GLANCE = 20, timedelta(milliseconds=10)  # attempts to lock a ledger, and the time between two
-_RESUMED: Final = b'"event": "run_resumed"'
 
 
 class Ledger:
@@ -125,7 +125,7 @@ class Ledger:
         if self.is_broken:
             return
         try:
-            self._file.write(to_json(entry) + "\n")
+            self._file.write(to_json(entry, compact=True) + "\n")
             self._file.flush()
             if not isinstance(event, _OF_A_NODE):
                 os.fsync(self._file.fileno())
@@ -275,10 +275,10 @@ def iter_kinds(run_dir: Path, kinds: Sequence[type[Event]]) -> Iterator[Event]:
         If the file cannot be read, or such a line is not an event of this version.
     """
     path = run_dir / FILE_NAME
-    marks = _marks_of(kinds)
+    mark = mark_of(*kinds)
     with _opened(path) as lines, as_written(str(path)):
         for number, line in enumerate(lines, start=1):
-            if line.endswith(b"\n") and any(mark in line for mark in marks):
+            if line.endswith(b"\n") and mark.search(line):
                 event = _event(line, number, path)
                 if isinstance(event, tuple(kinds)):  # a text in another event may hold the mark
                     yield event
@@ -296,7 +296,7 @@ class LedgerTail:
     """
 
     def __init__(self, run_dir: Path, kinds: Sequence[type[Event]]) -> None:
-        self._path, self._kinds, self._marks = run_dir / FILE_NAME, tuple(kinds), _marks_of(kinds)
+        self._path, self._kinds, self._mark = run_dir / FILE_NAME, tuple(kinds), mark_of(*kinds)
         self._at = 0  # bytes read so far
 
     def read(self) -> list[Event]:
@@ -314,16 +314,19 @@ class LedgerTail:
                 if not line.endswith(b"\n"):
                     break
                 self._at += len(line)
-                if any(mark in line for mark in self._marks):
+                if self._mark.search(line):
                     event = _event(line, 0, self._path)
                     if isinstance(event, self._kinds):
                         found.append(event)
         return found
 
 
-def _marks_of(kinds: Sequence[type[Event]]) -> list[bytes]:
-    """Return text that a line with an event of one of these kinds holds."""
-    return [f'"event": "{kind.name}"'.encode() for kind in kinds]
+def mark_of(*kinds: type[Event]) -> re.Pattern[bytes]:
+    """Return the pattern in a line with an event of these kinds; a text in another event may have it, too.
+
+    The first ledgers have a space after each colon.
+    """
+    return re.compile(rb'"event": ?"(%s)"' % "|".join(kind.name for kind in kinds).encode())
 
 
 @contextmanager
@@ -369,10 +372,10 @@ def as_written(file: str) -> Iterator[None]:
 
 def _lost_lines(path: Path) -> list[tuple[int, int]]:
     """Return the spans of lost work: the last line that counts, and the line of the resumption."""
-    spans = []
+    spans, resumed = [], mark_of(RunResumed)
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if _RESUMED in line and line.endswith(b"\n"):
+            if line.endswith(b"\n") and resumed.search(line):
                 with suppress(ValueError, KeyError):  # reported when the line itself is read
                     record = _record(line)
                     if record["event"] == RunResumed.name:

@@ -15,7 +15,7 @@ LEFT_OUT = "round_opened", "node_done", "node_failed", "round_closed", "evaluate
 def round_of(number, **grams):
     """Return the events of a round of two nodes that was held for a minute."""
     given = {"planned_g": 10.0, "realised_g": 11.0, "run_now_g": 20.0, **grams}
-    turn = {"location": "DE", "started_at": at(number), "ended_at": at(number + 1), "duration_s": 3600.0}
+    turn = {"location": "DE", "started_at": at(number), "duration_s": 3600.0}
     return [
         event(number, "round_opened", round=number, opened_at=at(number), held_s=60.0, nodes=[],
               planned_opens_at=at(number), planned_g=10.0, mean_g_per_kwh=None),

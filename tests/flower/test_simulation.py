@@ -85,7 +85,7 @@ def test_staggered_clients_start_when_the_plan_says(finished):
         (e["round"], e["id"]): parse_time(e["started_at"], "") for e in events if e["event"] == "node_done"
     }
     planned = {
-        (event["round"], node["id"]): parse_time(node["starts_at"], "starts_at")
+        (event["round"], node["id"]): parse_time(node.get("starts_at", event["opened_at"]), "")
         for event in events
         if event["event"] == "round_opened"
         for node in event["nodes"]

@@ -18,6 +18,7 @@ from flwr.serverapp.strategy import FedAvg
 from lowcarb_scheduler import CarbonClientApp, Forecast, carbon_aware, carbon_mod
 from lowcarb_scheduler.accounting.replay import summarise
 from lowcarb_scheduler.accounting.turns import TurnReport
+from lowcarb_scheduler.clock import parse_time
 from lowcarb_scheduler.flower.client import QUESTION, RECORD
 from lowcarb_scheduler.flower.telemetry import validate_report
 from lowcarb_scheduler.ledger import read_ledger
@@ -381,7 +382,10 @@ def test_evaluation_is_in_the_window_of_its_round(machine):
         lines = [event for event in events_of("node_evaluated") if event["round"] == closed["round"]]
         trained = [event for event in events_of("node_done") if event["round"] == closed["round"]]
         assert all(closed["opens_at"] < line["started_at"] <= closed["closes_at"] for line in lines)
-        assert min(line["started_at"] for line in lines) >= max(event["ended_at"] for event in trained)
+        ended = [
+            parse_time(each["started_at"], "") + timedelta(seconds=each["duration_s"]) for each in trained
+        ]
+        assert min(parse_time(line["started_at"], "") for line in lines) >= max(ended)
 
 
 @pytest.mark.parametrize(("where", "lines"), [("strategy", 4), ("all", 4), ("planned", 2), ("none", 0)])

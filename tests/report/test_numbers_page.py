@@ -44,7 +44,7 @@ def accounts():
                    "windows": [window]},
         event(10, "round_opened", round=1, opened_at=at(10), held_s=7200.0, planned_opens_at=at(10),
               nodes=[{**B, "starts_at": at(10), "ends_at": at(11)}], planned_g=200.0, mean_g_per_kwh=200.0),
-        event(11.5, "node_done", round=1, started_at=at(10.5), ended_at=at(11.5), duration_s=3600,
+        event(11.5, "node_done", round=1, started_at=at(10.5), duration_s=3600,
               power_watts=1000.0, energy_kwh=1.0, energy_basis="estimated", **B),
         event(11.5, "round_closed", round=1, opens_at=at(10), closes_at=at(11.5), round_duration_s=3600,
               nodes_done=1, nodes_failed=0, energy_kwh=1.0, **figures),

@@ -343,7 +343,7 @@ def test_a_run_tells_that_it_waits_and_how_it_ended_and_no_secret(hook, midnight
         str(file): file.read_bytes().decode("utf-8", "replace") for file in RUN.rglob("*") if file.is_file()
     }
     shown |= {"log": caplog.text, "status": status.out, "strategy": repr(vars(strategy))}
-    assert '"notify_url": "http://127.0.0.1' in shown["run/ledger.jsonl"]
+    assert '"notify_url":"http://127.0.0.1' in shown["run/ledger.jsonl"]
     for place, text in shown.items():
         assert not any(secret in text for secret in SECRETS), place
 

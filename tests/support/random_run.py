@@ -36,8 +36,8 @@ class Truth:
 
     def turn_g(self, done: dict[str, Any]) -> float:
         """Return what a ``node_done`` event has emitted."""
-        starts, ends = (hours_of(done[name]) for name in ("started_at", "ended_at"))
-        return done["energy_kwh"] * self.mean(done["location"], starts, ends - starts)
+        starts = hours_of(done["started_at"])
+        return done["energy_kwh"] * self.mean(done["location"], starts, done["duration_s"] / 3600)
 
 
 def hours_of(text: str) -> float:
@@ -146,12 +146,12 @@ def random_run(
                     kwh, basis = kwh * float(rng.uniform(0.5, 1.3)), "measured"
             took = max(took, starts + hours - opens)
             done.append(event(opens + took, "node_done", round=number, id=key, location=member["location"],
-                              started_at=at(starts), ended_at=at(starts + hours), duration_s=3600 * hours,
+                              started_at=at(starts), duration_s=3600 * hours,
                               power_watts=nodes[key]["power_watts"], energy_kwh=kwh,
                               energy_basis=basis))  # fmt: skip
         now = opens + took
         evaluated = [
-            {**one, "event": "node_evaluated", "started_at": at(now), "ended_at": at(now + 0.1),
+            {**one, "event": "node_evaluated", "started_at": at(now), "duration_s": 360.0,
              "energy_kwh": 0.01}
             for one in done[: 2 * evaluates]
         ]  # fmt: skip

@@ -90,8 +90,8 @@ def run_events(actual: bool = True, finished: bool = True, synthetic: bool = Fal
         ]  # fmt: skip
         events += [
             event(
-                hour + 1, "node_done", round=number, started_at=at(hour), ended_at=at(hour + 1),
-                duration_s=3600, power_watts=1000.0, energy_kwh=1.0,
+                hour + 1, "node_done", round=number, started_at=at(hour), duration_s=3600, power_watts=1000.0,
+                energy_kwh=1.0,
                 energy_basis="assumed" if node["location"] == "DE" else "estimated", **node,
             )
             for node in done
@@ -126,6 +126,6 @@ def run_events(actual: bool = True, finished: bool = True, synthetic: bool = Fal
 def write_ledger(run_dir: Path, events: list[dict[str, Any]]) -> Path:
     """Write events as a run does, and return the folder."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    lines = "".join(to_json(one) + "\n" for one in events)
+    lines = "".join(to_json(one, compact=True) + "\n" for one in events)
     (run_dir / "ledger.jsonl").write_text(lines, encoding="utf-8")
     return run_dir

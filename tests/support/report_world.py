@@ -123,8 +123,8 @@ def large_events(
             energy += kwh
             realised += kwh * float(hourly[place][int(opens)])
             events.append(event(
-                opens + hours, "node_done", round=number, started_at=at(opens), ended_at=at(opens + hours),
-                duration_s=3600 * hours, power_watts=watts[name], energy_kwh=kwh,
+                opens + hours, "node_done", round=number, started_at=at(opens), duration_s=3600 * hours,
+                power_watts=watts[name], energy_kwh=kwh,
                 energy_basis=("measured", "estimated", "assumed")[int(name[-1]) % 3], **node,
             ))  # fmt: skip
         is_known = number <= rounds - unknown

@@ -155,7 +155,7 @@ def _fleet(record: Record, rules: Rules) -> Fleet:
             node = worked.connected.get(turn.id)
             planned = worked.length if node is None else node.turn(worked.length)
             kind[turn.id] = turn.place, planned
-            lengths_us[kind[turn.id]].append((turn.ended_at - turn.started_at) // MICROSECOND)
+            lengths_us[kind[turn.id]].append(turn.duration // MICROSECOND)
             kwh[turn.id] += turn.energy_kwh
             turns[turn.id] += 1
     round_us = (rules.job_rules.round_duration or record.rounds[-1].length) // MICROSECOND

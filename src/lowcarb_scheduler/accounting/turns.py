@@ -133,7 +133,7 @@ def turn_of(
     if report is not None and report.measured_kwh is not None:
         energy_kwh, basis = report.measured_kwh, "measured"
     return event(
-        round=number, id=profile.id, location=profile.location, started_at=window[0], ended_at=window[1],
+        round=number, id=profile.id, location=profile.location, started_at=window[0],
         duration=window[1] - window[0], power_watts=profile.power_watts, energy_kwh=energy_kwh,
         energy_basis=basis,
     )  # fmt: skip
@@ -142,7 +142,7 @@ def turn_of(
 def attributed(turn: Turn, node: Node) -> Turn:
     """Return a turn as one of a node whose profile became known only after it."""
     same_power = node.power_watts == turn.power_watts
-    hours = (turn.ended_at - turn.started_at) / _HOUR
+    hours = turn.duration / _HOUR
     is_kept = same_power or turn.energy_basis == "measured"
     return replace(
         turn, id=node.id, location=node.location, power_watts=node.power_watts,
@@ -210,7 +210,7 @@ def expected_g(
     }
     everyone = gone | dict(nodes)
     stretch = stretch_of(turns, everyone, round_duration)
-    usual_kwh = sum(turn.power_watts / 1000 * ((turn.ended_at - turn.started_at) / _HOUR) for turn in turns)
+    usual_kwh = sum(turn.power_watts / 1000 * (turn.duration / _HOUR) for turn in turns)
     drawn = sum(turn.energy_kwh for turn in turns) / usual_kwh if usual_kwh > 0 else 1.0
     lengths = [node.turn(round_duration) // MICROSECOND for node in everyone.values()]
     # At least 1 µs: an empty window has no mean intensity.
@@ -227,7 +227,7 @@ def stretch_of(turns: Sequence[Turn], nodes: Mapping[str, Node], round_duration:
     # The duration of a node that left before the round closed is unknown: its turn counts as a whole round.
     usual = [nodes[turn.id].turn(round_duration) if turn.id in nodes else round_duration for turn in turns]
     planned = sum(usual, timedelta(0))
-    took = sum((turn.ended_at - turn.started_at for turn in turns), timedelta(0))
+    took = sum((turn.duration for turn in turns), timedelta(0))
     return took / planned if planned else 1.0
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lowcarb_scheduler._version import __version__
 from lowcarb_scheduler.accounting.turns import TurnReport, node_of
-from lowcarb_scheduler.clock import VirtualClock, format_duration, from_us, real_clock
+from lowcarb_scheduler.clock import HOUR_US, VirtualClock, format_duration, from_us, real_clock, to_us
 from lowcarb_scheduler.errors import PlanInfeasibleError
 from lowcarb_scheduler.events import EvaluatedOnServer, RunResumed, RunStarted
 from lowcarb_scheduler.flower.checkpoint.resume import Stage
@@ -396,7 +396,11 @@ class Session:
         known; a plan takes it into account when there is another reason to make one.
         """
         if self._recorder.lacks_actuals:
-            self._feed.learn_actual(self._timing.started, self._clock.now(), self._time_left())
+            now = self._clock.now()
+            # Plans use whole hours: in parts, an hour would be written each time that actuals are asked for.
+            hour = from_us(to_us(now) // HOUR_US * HOUR_US)
+            until = max(hour, self._recorder.closed_at or hour)
+            self._feed.learn_actual(self._timing.started, now, self._time_left(), until=until)
             self._recorder.learn(self._feed.actual)
 
     def _warn_of_locations(self) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.events import FiguresRefreshed, RunFinished, event_of
-from lowcarb_scheduler.ledger import FILE_NAME, as_written, read_start
+from lowcarb_scheduler.ledger import FILE_NAME, as_written, mark_of, read_start
 from lowcarb_scheduler.monitor.state import GONE, RunState, Saved
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 UNREADABLE: Final = "unreadable"
 _TAIL_BYTES: Final = 65_536  # hold the last event of a run of hundreds of rounds
-_ENDS: Final = (RunFinished.name, FiguresRefreshed.name)
+_END: Final = mark_of(RunFinished)
+_AFTER: Final = mark_of(FiguresRefreshed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +155,11 @@ def _last_events(path: Path) -> list[bytes]:
     ends: list[bytes] = []
     # The last part is empty, or torn; the first one may be the end of a line, which tells no event.
     for line in reversed(lines[:-1]):
-        name = next((name for name in _ENDS if f'"event": "{name}"'.encode() in line[:200]), None)
-        if name is None:
+        is_end = _END.search(line[:200])
+        if not is_end and not _AFTER.search(line[:200]):
             return []
         ends.insert(0, line)
-        if name == RunFinished.name:
+        if is_end:
             return ends
     return []
 

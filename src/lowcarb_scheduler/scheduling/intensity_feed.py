@@ -261,12 +261,17 @@ class IntensityFeed:
     # -- Actual intensity ----------------------------------------------------------------------------------
 
     def learn_actual(
-        self, since: datetime, now: datetime, time_left: timedelta | None = None, last_chance: bool = False
+        self,
+        since: datetime,
+        now: datetime,
+        time_left: timedelta | None = None,
+        last_chance: bool = False,
+        until: datetime | None = None,
     ) -> None:
         """Ask for actual intensity since a time, or since it was last known, if that is due.
 
         At the last chance it is also asked when it was asked a moment ago, unless it failed then.
-        ``time_left`` is as in :meth:`refresh`.
+        ``time_left`` is as in :meth:`refresh`; nothing after ``until``, by default the present, is taken.
         """
         due = self._actuals.due(now) or (last_chance and not self._actuals.failures)
         if self._source is None or not due or not (wanted := self._wanted(since, now)):
@@ -284,7 +289,7 @@ class IntensityFeed:
             if self.forecast is not None and new.signal != self.forecast.signal:
                 self._drop_actual(new.signal, self.forecast.signal)
                 return
-            known = new.slice(start, now)
+            known = new.slice(start, min(now, until or now))
             # The ledger takes what is new alone: a place without actuals has all hours asked for again.
             news = None if known is None else known.changes_from(self._written)
             if news is not None:

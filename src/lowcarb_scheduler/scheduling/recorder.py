@@ -93,6 +93,8 @@ class RunRecorder:
     ----------
     current : Round or None
         The round that is open.
+    closed_at : datetime or None
+        When a round closed last.
     """
 
     def __init__(self, ledger: Ledger, log: RunLog, started: datetime) -> None:
@@ -104,7 +106,7 @@ class RunRecorder:
         self._failures: Counter[str] = Counter()  # in a row, by node
         self._identities: dict[str, Node] = {}  # by former id, nodes of which more became known
         self._evaluation_kwh = 0.0
-        self._closed_at: datetime | None = None
+        self.closed_at: datetime | None = None
         self._longest_turn = timedelta(0)  # of nodes that do not state theirs
 
     def _append(self, event: Event) -> None:
@@ -121,7 +123,7 @@ class RunRecorder:
             case NodeDone() if (node := self.nodes.get(event.id)) is not None and node.duration is None:
                 self._longest_turn = max(self._longest_turn, event.duration)
             case RoundClosed():
-                self._closed_at = event.closes_at
+                self.closed_at = event.closes_at
             case EvaluatedOnClients():
                 self._evaluation_kwh += event.energy_kwh
         self._record.read(event)
@@ -326,9 +328,9 @@ class RunRecorder:
             energy_kwh=sum(energy.values()),
             energy_by_basis=energy,
             evaluation_energy_kwh=self._evaluation_kwh,
-            finish=self._closed_at,
+            finish=self.closed_at,
             finish_by=finish_by,
-            late=bool(self._closed_at and finish_by and self._closed_at > finish_by),
+            late=bool(self.closed_at and finish_by and self.closed_at > finish_by),
             jain=jain_index(turns),
             min_turns=min(turns),
             max_turns=max(turns),
