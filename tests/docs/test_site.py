@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -38,7 +39,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
@@ -50,6 +51,11 @@ def site(tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr
     assert not re.search("warning", done.stdout + done.stderr, flags=re.IGNORECASE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(folder):
     return {str(path.relative_to(folder)): Page(path) for path in folder.rglob("*.html")}
 
 
@@ -109,3 +115,40 @@ def test_every_error_is_in_the_reference(site):
 def test_docstrings_hold_no_marks_of_another_language(site):
     for name, page in site.items():
         assert not re.search(r":(?:func|class|meth|mod|attr):|\]_|\.\. \[\d", page.text), name
+
+
+def test_a_console_block_copies_its_commands_alone(site):
+    copied = [
+        html.unescape(text)
+        for page in site.values()
+        for text in re.findall(r'data-copy="([^"]*)"', page.text)
+    ]
+    assert len(copied) > 10
+    assert all(text and "$" not in text.split()[0] for text in copied)
+    tutorial = re.findall(r'data-copy="([^"]*)"', site["tutorial/ten-minutes.html"].text)
+    assert "lowcarb plan --job job.toml --source synthetic" in tutorial
+    for name, page in site.items():
+        assert page.text.count('class="language-console') == len(re.findall(r"data-copy=", page.text)), name
+
+
+def test_formulas_of_notebooks_are_drawn_in_the_page(site):
+    page = site["notebooks/4-anatomy-of-a-plan.html"]
+    assert page.text.count('<svg class="formula"') >= 7
+    assert r"\sum_c \lambda_c" in page.text  # as a label
+    text = re.sub(r"<(pre|code|svg|script)\b.*?</\1>", "", page.text, flags=re.DOTALL)
+    assert "$" not in text
+
+
+WORDS = ("slurm", "cron", "kubernetes", "notification", "mlflow", "price")
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_the_search_finds_it(folder, word):
+    index = json.loads((folder / "search" / "search_index.json").read_text(encoding="utf-8"))
+    titles = [each["title"].lower() for each in index["docs"]]
+    assert any(word in title for title in titles)
+
+
+def test_each_page_of_the_api_has_an_example():
+    for path in (ROOT / "docs" / "reference").glob("api-*.md"):
+        assert "```python" in path.read_text(encoding="utf-8"), path.name
