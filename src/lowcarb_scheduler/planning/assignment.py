@@ -39,15 +39,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lowcarb_scheduler.planning.milp import balance_rows, chain_rows, distance_rows, solve_rows
+from lowcarb_scheduler.planning.milp import (
+    balance_rows,
+    chain_entries,
+    chain_rows,
+    distance_entries,
+    solve_rows,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
     from scipy.sparse import csr_array
 
     from lowcarb_scheduler.intensity import Floats, Ints
     from lowcarb_scheduler.planning.balance import Balance
-    from lowcarb_scheduler.planning.milp import Rows
+    from lowcarb_scheduler.planning.milp import Entries, Rows
     from lowcarb_scheduler.planning.model import Limits
 
 _SCALE: Final = 1000.0  # largest cost in the units of the solver, whose tolerances are absolute (1e-7)
@@ -296,6 +304,34 @@ class Vertex:
         return np.append(self.group_price, bound_price)
 
 
+class _Rows:
+    """Rows of a linear programme, collected as entries: to stack sparse matrices takes longer than to solve.
+
+    Attributes
+    ----------
+    count : int
+        Number of rows.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._entries: list[Entries] = []
+        self._sides: list[NDArray[Any]] = []
+
+    def add(self, sides: NDArray[Any], *entries: Entries) -> None:
+        """Add rows with these right-hand sides; the rows of their entries count from the first of them."""
+        self._entries += [(row + self.count, column, value) for row, column, value in entries]
+        self._sides.append(sides)
+        self.count += len(sides)
+
+    def of(self, columns: int) -> tuple[csr_array, NDArray[Any]]:
+        """Return matrix and right-hand sides."""
+        from scipy.sparse import csr_array
+
+        row, column, value = (np.concatenate(part) for part in zip(*self._entries, strict=True))
+        return csr_array((value, (row, column)), shape=(self.count, columns)), np.concatenate(self._sides)
+
+
 def _solve(
     seating: Seating,
     scaled: Floats,
@@ -308,7 +344,6 @@ def _solve(
     ``taken`` fixes the turns of each location after each round, shape (R, P).
     """
     from scipy.optimize import linprog
-    from scipy.sparse import csr_array, eye_array, vstack
 
     rounds, groups = scaled.shape
     r, g = np.nonzero(arcs)
@@ -317,56 +352,51 @@ def _solve(
     places = 0 if seating.balance is None else len(seating.balance.done)
     chained = rounds * places  # columns C, and two of slack for each with slack
     columns = flows + spare + chained * (3 if spare else 1)
-    one = np.ones(flows)
-
-    def rows(index: Ints, count: int) -> csr_array:
-        return csr_array((one, (index, np.arange(flows))), shape=(count, columns))
-
-    by_round, by_group = rows(r, rounds), rows(g, groups)
-    if spare:
-        by_round = by_round + eye_array(rounds, columns, k=flows, format="csr")
-        by_group = by_group + eye_array(groups, columns, k=flows + rounds, format="csr")
-    fixed_rows, free_rows = np.flatnonzero(fixed), np.flatnonzero(~fixed)
+    own = np.arange(flows)
+    row_of_group = np.empty(groups, dtype=np.int64)  # among those of its kind
+    row_of_group[fixed], row_of_group[~fixed] = np.arange(fixed.sum()), np.arange((~fixed).sum())
     owed = seating.members * seating.least
-    upper = [by_group[free_rows], -by_group[free_rows]]
-    limits: list[NDArray[Any]] = [(seating.members * seating.most)[free_rows], -owed[free_rows]]
+
+    def of_groups(chosen: NDArray[np.bool_], sign: float = 1.0) -> Iterator[Entries]:
+        kept, some = own[chosen[g]], np.flatnonzero(chosen)
+        yield row_of_group[g[kept]], kept, np.full(len(kept), sign)
+        if spare:
+            yield row_of_group[some], flows + rounds + some, np.full(len(some), sign)
+
+    equal, upper = _Rows(), _Rows()
+    every = np.arange(rounds)
+    unfilled = [(every, flows + every, np.ones(rounds))] if spare else []
+    equal.add(np.full(rounds, seating.seats), (r, own, np.ones(flows)), *unfilled)
+    equal.add(owed[fixed], *of_groups(fixed))
+    upper.add((seating.members * seating.most)[~fixed], *of_groups(~fixed))
+    upper.add(-owed[~fixed], *of_groups(~fixed, -1.0))
     locations = int(seating.location.max()) + 1 if seating.capped else 0
     if locations:
-        upper.append(rows(r * locations + seating.location[g], rounds * locations))
-        limits.append(np.full(rounds * locations, seating.location_cap))
-    equal, sums = [by_round, by_group[fixed_rows]], [np.full(rounds, seating.seats), owed[fixed_rows]]
+        caps = np.full(rounds * locations, seating.location_cap)
+        upper.add(caps, (r * locations + seating.location[g], own, np.ones(flows)))
     bounds = np.column_stack(
         [np.zeros(columns), np.append(seating.room[g], np.full(columns - flows, np.inf))]
     )
     if seating.balance is not None:
-        first = flows + spare
-        chain = chain_rows(rounds, places, first, columns) - rows(r * places + seating.location[g], chained)
-        if spare:
-            for sign in (1, 2):
-                chain = chain + (3 - 2 * sign) * eye_array(chained, columns, k=first + sign * chained)
-        equal.append(chain)
-        sums.append(np.zeros(chained))
+        first, each = flows + spare, np.arange(chained)
+        taken_there = r * places + seating.location[g], own, np.full(flows, -1.0)
+        slacks = [(each, first + k * chained + each, np.full(chained, 3.0 - 2 * k)) for k in (1, 2) if spare]
+        equal.add(np.zeros(chained), chain_entries(rounds, places, first), taken_there, *slacks)
         low, high = (taken, taken) if taken is not None else seating.balance.bounds()
         if taken is not None or seating.balance.turns is not None:
             bounds[first : first + chained] = np.column_stack([np.ravel(low), np.ravel(high)])
         else:
-            distance, constant = distance_rows(seating.balance, first, columns)
-            upper += [distance, -distance]
-            limits += [np.ravel(high) - constant, constant - np.ravel(low)]
+            (row, column, value), constant = distance_entries(seating.balance, first)
+            upper.add(np.ravel(high) - constant, (row, column, value))
+            upper.add(constant - np.ravel(low), (row, column, -value))
     costs = np.zeros(columns)
     costs[:flows] = scaled[r, g]
     if slack is not None:
         costs[flows : flows + spare] = costs[flows + spare + chained :] = slack
-    bounded = len(limits) > 2 or len(free_rows)
     answer = linprog(
-        costs,
-        A_ub=vstack(upper) if bounded else None,
-        b_ub=np.concatenate(limits) if bounded else None,
-        A_eq=vstack(equal),
-        b_eq=np.concatenate(sums),
-        bounds=bounds,
+        costs, *(upper.of(columns) if upper.count else (None, None)), *equal.of(columns), bounds,
         method="highs-ds",
-    )
+    )  # fmt: skip
     if answer.status == 2:  # infeasible
         return None
     if answer.status != 0:
@@ -374,11 +404,11 @@ def _solve(
     counts = np.zeros((rounds, groups))
     counts[r, g] = answer.x[:flows]
     duals, marginals = answer.eqlin.marginals, answer.ineqlin.marginals
-    price, free = np.zeros(groups), len(free_rows)
-    price[fixed_rows] = duals[rounds : rounds + len(fixed_rows)]
-    price[free_rows] = marginals[:free] - marginals[free : 2 * free]
+    price, free, owing = np.zeros(groups), int((~fixed).sum()), rounds + int(fixed.sum())
+    price[fixed] = duals[rounds:owing]
+    price[~fixed] = marginals[:free] - marginals[free : 2 * free]
     caps = marginals[2 * free : 2 * free + rounds * locations].reshape(rounds, locations)
-    seat_price = duals[rounds + len(fixed_rows) :].reshape(rounds, places)
+    seat_price = duals[owing:].reshape(rounds, places)
     used = spare and np.delete(answer.x, np.s_[flows + spare : flows + spare + chained])[flows:].max()
     return Vertex(counts, duals[:rounds], price, caps, seat_price, bool(used > _TOLERANCE))
 

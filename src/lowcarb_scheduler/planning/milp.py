@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.planning.model import Model
 
     Rows = tuple[csr_array, ArrayLike, ArrayLike]  # matrix, lower and upper bounds of its rows
+    Entries = tuple[Ints, Ints, Floats]  # row, column and value of each entry of a sparse matrix
 
 _MOST_COLUMNS: Final = 20_000  # candidates x groups
 _MOST_BALANCED: Final = 2_000  # the same with a rule of balance, where candidates are told apart by round
@@ -209,27 +210,40 @@ def follow_rows(slots: Ints, spans: Ints, order: Ints, rounds: int, first: int, 
 # -- Turns of locations after each round ---------------------------------------------------------------------
 
 
+def chain_entries(rounds: int, places: int, first: int) -> Entries:
+    """Return the entries of :func:`chain_rows`."""
+    own, later = np.arange(rounds * places), np.arange(places, rounds * places)
+    values = np.repeat([1.0, -1.0], [len(own), len(later)])
+    return np.append(own, later), first + np.append(own, later - places), values
+
+
 def chain_rows(rounds: int, places: int, first: int, columns: int) -> csr_array:
     """Return the rows C[l, r] - C[l, r-1], by round and location, for columns C from ``first`` on."""
-    from scipy.sparse import csr_array
-
-    count = rounds * places
-    own, later = np.arange(count), np.arange(places, count)
-    values = np.repeat([1.0, -1.0], [count, len(later)])
-    index = np.append(own, later), first + np.append(own, later - places)
-    return csr_array((values, index), shape=(count, columns))
+    return _matrix(chain_entries(rounds, places, first), rounds * places, columns)
 
 
-def distance_rows(balance: Balance, first: int, columns: int) -> tuple[csr_array, Floats]:
-    """Return rows and constant of the distance of turns C from their share, for columns from ``first`` on."""
-    from scipy.sparse import csr_array
-
+def distance_entries(balance: Balance, first: int) -> tuple[Entries, Floats]:
+    """Return entries and constant of the distance of turns C from their share, for columns from `first`."""
     rounds, places = balance.reach.shape
     own = np.arange(rounds * places)
     last = first + (rounds - 1) * places + own % places
     values = np.append(np.ones(len(own)), -np.repeat(balance.part, places))
-    rows = csr_array((values, (np.append(own, own), np.append(first + own, last))), shape=(len(own), columns))
-    return rows, np.outer(1.0 - balance.part, balance.done).ravel()
+    entries = np.append(own, own), np.append(first + own, last), values
+    return entries, np.outer(1.0 - balance.part, balance.done).ravel()
+
+
+def distance_rows(balance: Balance, first: int, columns: int) -> tuple[csr_array, Floats]:
+    """Return rows and constant of the distance of turns C from their share, for columns from ``first`` on."""
+    entries, constant = distance_entries(balance, first)
+    return _matrix(entries, balance.reach.size, columns), constant
+
+
+def _matrix(entries: Entries, rows: int, columns: int) -> csr_array:
+    """Return the matrix of entries; those of one place add up."""
+    from scipy.sparse import csr_array
+
+    row, column, value = entries
+    return csr_array((value, (row, column)), shape=(rows, columns))
 
 
 def balance_rows(balance: Balance, columns: int) -> list[Rows]:

@@ -21,7 +21,7 @@ from lowcarb_scheduler.errors import InputError, PlanInfeasibleError
 from lowcarb_scheduler.planning.fairness import TurnRange, as_even_as_random, range_of
 from lowcarb_scheduler.planning.job import relative_gap
 from lowcarb_scheduler.planning.model import Limits
-from lowcarb_scheduler.planning.planner import Problem, plan_in_range
+from lowcarb_scheduler.planning.planner import Problem, choice_of, plan_in_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -258,9 +258,9 @@ def _front_in_range(
     """Plan the front of a job whose turns differ by location; each point chooses them anew."""
     patiences = np.linspace(0.0, 1.0, points).tolist()
     plans: list[Plan] = []
+    choice = choice_of(job, intensity, Limits())
     for done, patience in enumerate(patiences, start=1):
-        patient = replace(job, patience=patience, target_finish=None)
-        plans.append(plan_in_range(patient, intensity, Limits())[0])
+        plans.append(plan_in_range(job, choice.with_patience(patience))[0])
         if progress is not None:
             progress(done, points)
     return Frontier(_front(patiences, plans), plans[0].run_now_emissions_g)

@@ -77,9 +77,24 @@ def plan(
     ForecastUnavailableError
         If a location of the fleet has no forecast between the first opening and the deadline.
     """
+    return plan_problem(job, problem_of(job, intensity, limits), previous)
+
+
+def problem_of(job: Job, intensity: IntensityTable, limits: Limits) -> Problem:
+    """Build the problem that :func:`plan_problem` solves, also for other patience than the job's.
+
+    Raises
+    ------
+    PlanInfeasibleError, ForecastUnavailableError
+        As :func:`plan`.
+    """
+    return Problem.of(job, intensity, limits) if range_of(job) is None else choice_of(job, intensity, limits)
+
+
+def plan_problem(job: Job, problem: Problem, previous: Plan | None = None) -> Plan:
+    """Plan a job, whose problem is built; parameters and exceptions as for :func:`plan`."""
     if range_of(job) is not None:
-        return plan_in_range(job, intensity, limits, previous)[0]
-    problem = Problem.of(job, intensity, limits)
+        return plan_in_range(job, problem, previous)[0]
     if len(blocks_of(job)) > 1:
         return _plan_in_blocks(problem)
     return problem.plan_by(problem.target_us(), previous=previous)[0]
@@ -142,6 +157,10 @@ class Problem:
             together = feasibility.find_earliest(model.without_stagger())
             patience_from_us = together.end_us if together.complete else earliest.end_us
         return cls(job, intensity, model, earliest.slots, earliest.end_us, patience_from_us, relaxed)
+
+    def with_patience(self, patience: float) -> Problem:
+        """Return the same problem with other patience, and without a finish that is given."""
+        return replace(self, job=replace(self.job, patience=patience, target_finish=None))
 
     def target_us(self) -> int:
         """Return the latest end of the last round, as given or by patience [µs since 1970 UTC]."""
@@ -364,18 +383,26 @@ def _with_balance(model: Model, job: Job) -> tuple[Model, feasibility.Earliest, 
 # location, rounds are planned as with equal turns. The bound is that of all choices of turns.
 
 
-def plan_in_range(
-    job: Job, intensity: IntensityTable, limits: Limits, previous: Plan | None = None
-) -> tuple[Plan, Solution]:
-    """Plan a job whose turns differ by location within a range; the solution is that of their choice."""
-    turns, fleet = decide_turns(job), job.fleet
-    classes = Classes.of(fleet, job.durations_us)
+def choice_of(job: Job, intensity: IntensityTable, limits: Limits) -> Problem:
+    """Build the problem in which a job chooses the turns of each location.
+
+    Raises
+    ------
+    PlanInfeasibleError, ForecastUnavailableError
+        As :func:`plan`.
+    """
+    fleet, classes = job.fleet, Classes.of(job.fleet, job.durations_us)
     count = np.bincount(classes.of_client)
     mean_watts = (np.bincount(classes.of_client, weights=fleet.power_watts) / count)[classes.of_client]
     alike = np.allclose(mean_watts, fleet.power_watts, rtol=1e-12)
     level = fleet if alike else replace(fleet, power_watts=mean_watts)
-    choice = Problem.of(replace(job, fleet=level), intensity, limits, turns)
-    target_us = choice.target_us()
+    return Problem.of(replace(job, fleet=level), intensity, limits, decide_turns(job))
+
+
+def plan_in_range(job: Job, choice: Problem, previous: Plan | None = None) -> tuple[Plan, Solution]:
+    """Plan a job whose turns differ by location within a range; the solution is that of their choice."""
+    turns, fleet = decide_turns(job), job.fleet
+    intensity, limits, target_us = choice.intensity, choice.model.limits, choice.target_us()
     chosen, solution = choice.plan_by(target_us, previous=previous)
     of_location = np.bincount(fleet.location_index[chosen.seats.ravel()], minlength=len(fleet.locations))
     shared = share_out(job, of_location)
@@ -385,7 +412,7 @@ def plan_in_range(
         chosen, solution = choice.plan_by(target_us, previous=previous)
     planned, _ = problem.plan_by(target_us, first=solution.slots, previous=previous)
     bound_g = chosen.lower_bound_g
-    if not alike:
+    if not np.array_equal(choice.job.fleet.power_watts, fleet.power_watts):
         every = Problem.of(job, intensity, limits, turns).model
         model = every.until(every.windows.grid.until(target_us))
         prices_g = _by_power(choice.model, model, solution.prices_g)

@@ -22,7 +22,7 @@ from lowcarb_scheduler.planning.fairness import TurnRange, decide_turns, locatio
 from lowcarb_scheduler.planning.job import looked_ahead
 from lowcarb_scheduler.planning.model import Limits
 from lowcarb_scheduler.planning.option_value import WORTH_WAITING, value_of_waiting, without_idle_waits
-from lowcarb_scheduler.planning.planner import blocks_of, plan
+from lowcarb_scheduler.planning.planner import blocks_of, plan, plan_problem, problem_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -104,10 +104,11 @@ def replan(
         expectation = without_gaps(expectation)
         hoped = hoped.fill(expectation.intensity)
     expected = expectation.intensity
-    best = plan(job, hoped, previous=previous, limits=_LIMITS)
+    problem = problem_of(job, hoped, _LIMITS)
+    best = plan_problem(job, problem, previous)
     if best.closes_us[-1] > job.opens_from_us + job.rounds * job.round_us:
         # Waiting has to be worth it: among plans that are about as good the one that ends first wins.
-        soonest = plan(replace(job, patience=0.0, target_finish=None), hoped, limits=_LIMITS)
+        soonest = plan_problem(job, problem.with_patience(0.0))
         best = best if _avoids(WORTH_WAITING, best, soonest) else soonest
     best = _opened_early(best, job, hoped, expected)
     kept = None if previous is None else _still_valid(previous, job, hoped, best)
