@@ -91,5 +91,6 @@ def test_an_extra_is_there_when_all_of_it_is(monkeypatch):
     install(monkeypatch, "ray", "jinja2", "pyarrow", "codecarbon")
     states = {check.check: check.state for check in check_extras(None)}
     assert states == {
-        "extra simulation": "ok", "extra report": "warning", "extra parquet": "ok", "extra energy": "ok",
+        "extra simulation": "ok", "extra report": "warning", "extra interactive": "warning",
+        "extra parquet": "ok", "extra energy": "ok",
     }  # fmt: skip

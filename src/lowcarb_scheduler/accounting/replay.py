@@ -191,7 +191,8 @@ class RoundRecord:
 
     def learn(self, actual: IntensityTable | None) -> None:
         """Enter the emissions that actual intensity shows, where they were not known when it closed."""
-        if not self.figures.are_known:
+        # Asked of all rounds whenever actual intensity comes, so no Figures is made for it.
+        if None in (self.realised_g, self.run_now_g, self.evaluation_g):
             known = {name: value for name, value in asdict(self.figures).items() if value is not None}
             self.settle(Figures(**asdict(figures_of(self, actual)) | known))
 

@@ -135,7 +135,7 @@ DISTRIBUTION: Final = "lowcarb-scheduler"
 EXTRAS: Final = {  # modules and purpose of each extra
     "simulation": (("ray",), "local simulation"),
     "report": (("jinja2", "matplotlib"), "charts and reports"),
-    "interactive": (("plotly",), "charts of lowcarb serve"),
+    "interactive": (("matplotlib", "plotly"), "charts of lowcarb serve"),
     "parquet": (("pyarrow",), "Parquet files"),
     "energy": (("codecarbon",), "energy measurement"),
 }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _REST: Final = 10  # of the time, in times a reading takes: a ledger of millions of lines takes seconds
 _MOST_RUNS: Final = 32  # whose ledgers are kept in memory
-_RECENT: Final = timedelta(days=1)
+_RECENT: Final = timedelta(hours=1)
 
 
 class Stamp(NamedTuple):
@@ -131,7 +131,7 @@ class RunFolder:
         return kept[1]
 
     def recent(self, now: datetime) -> list[Path]:
-        """Return the folders of the runs that go on, or have written within a day."""
+        """Return the folders of the runs that go on, or have written within the hour."""
         since_ns = to_us(now - _RECENT) * 1000
         listed = [run for run in self.summaries() if run.problem is None]
         with self._lock:

@@ -56,17 +56,21 @@ def run_page(name: str, run: RunState, now: datetime, times: Times) -> dict[str,
     """Return the content of the page of a run."""
     record, moment, facts = run.record, run.moment(now), dict(facts_of(run, now, times))
     is_counted = run.opens_at is not None and run.state in (HOLDING, "preparing") and not run.is_virtual
+    steps = f"{run.rounds_done} of {formatting.counted(run.rounds, 'round')}"
+    app = one_line(record.started.app or "", 80)
+    about = f"{record.started.strategy}, started {times.instant(run.started_at)}"
     saved_g, plan, problems = run.saved, run.plan, problems_of(run)
     expected = plan.saving if plan and not run.is_over else None
     saved_part = formatting.percent(saved_g.saving) if saved_g else None
     expected_part = formatting.percent(expected) if expected is not None else None
     return {
         "name": name,
-        "title": one_line(record.started.app or f"Run {run.run_id}", 80),
-        "about": f"Run {run.run_id}: {record.started.strategy}, started {times.instant(run.started_at)}",
+        "title": app or f"Run {run.run_id}",
+        "about": f"Run {run.run_id}: {about}" if app else about,
         "state": run.state,
         "tone": _tone(run.state),
         "headline": doing(run),
+        "progress": f"Round {run.round} of {run.rounds}" if run.state in GOING_ON else steps,
         "now": now,
         "counts_to": run.opens_at if is_counted else None,
         "opening": times.instant(run.opens_at) if run.opens_at and not run.is_over else None,
@@ -111,7 +115,7 @@ def _charts(run: RunState, now: datetime, times: Times) -> dict[str, Any]:
 
         return {"charts": charts_of(run, now, times), "no_charts": None}
     except MissingExtraError as error:
-        return {"charts": None, "no_charts": str(error)}
+        return {"charts": None, "no_charts": str(MissingExtraError(error.package, "interactive"))}
 
 
 def _tone(state: str) -> str:
@@ -131,12 +135,10 @@ def _further_facts(run: RunState, moment: datetime, times: Times) -> Iterator[tu
         age = format_duration(max(moment - run.forecast.generated_at, moment - moment))
         issued = times.weekday(run.forecast.generated_at, moment)
         yield "newest forecast", f"issued {issued}, {age} ago"
-    yield (
-        "energy so far",
-        f"{formatting.energy(record.energy_kwh)} ({formatting.basis(record.energy_by_basis)})",
-    )
     turns = record.turns.values()
-    if turns:
+    if record.rounds:
+        basis = formatting.basis(record.energy_by_basis)
+        yield "energy so far", f"{formatting.energy(record.energy_kwh)} ({basis})"
         yield "turns", f"{min(turns)} to {max(turns)} a client, Jain's index {record.jain:.3f}"
     yield "software", f"lowcarb-scheduler {record.started.version}, flwr {record.started.flwr_version}"
 

@@ -128,7 +128,7 @@ class Pages:
     def plotly(self, _: Request) -> Response:
         """Answer with plotly's script."""
         if self._plotly is None:
-            raise HTTPException(404, "plotly is not installed")
+            return Response(f"// {NO_PLOTLY}\n", media_type="text/javascript")
         return FileResponse(self._plotly, headers={"cache-control": "private, max-age=86400"})
 
     # -- JSON ----------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ class Pages:
         return _json(content | {"was_released": self._key(run_dir, run, run.round or 0) in self._released})
 
     def metrics(self, _: Request) -> Response:
-        """Answer with metrics for Prometheus, of runs that go on or have written within a day."""
+        """Answer with metrics for Prometheus, of runs that go on or have written within the hour."""
         now, runs = self._clock.now(), {}
         for run_dir in self._runs.recent(now):
             with contextlib.suppress(InputError):  # a ledger that cannot be read counts as unreadable

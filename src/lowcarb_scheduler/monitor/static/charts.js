@@ -1,19 +1,14 @@
-// Charts of a run, drawn by plotly's own script, which is loaded once and only if there is something to draw.
+// Charts of a run, drawn by plotly's own script, which the page loads beside everything else.
 
-let loading = null;
-
-function plotly() {
-  loading ??= new Promise((done, failed) => {
-    const script = document.createElement("script");
-    script.src = "/static/plotly.min.js";
-    script.onload = () => done(window.Plotly);
-    script.onerror = () => { loading = null; failed(new Error("plotly cannot be loaded")); };
-    document.head.append(script);
-  });
-  return loading;
-}
+const script = document.getElementById("plotly");
+const loaded = new Promise((done) => {
+  if (window.Plotly) done();
+  script.addEventListener("load", done);
+  script.addEventListener("error", done);
+});
 
 const colour = (role) => getComputedStyle(document.documentElement).getPropertyValue(`--${role}`).trim();
+const isNarrow = () => matchMedia("(max-width: 46rem)").matches;
 const isTouched = matchMedia("(hover: none)").matches; // a finger that moves scrolls the page
 const CONFIG = { responsive: true, displayModeBar: false };
 // Even to the eye, also with a colour vision deficiency; dark is clean. The same in light and dark mode.
@@ -33,16 +28,28 @@ function layout(more) {
 async function plot(id, traces, more) {
   const figure = document.getElementById(id);
   figure.querySelectorAll(":scope > p").forEach((each) => each.remove());
-  await (await plotly()).react(figure, traces, layout(more), CONFIG);
+  const shape = String(isNarrow());
+  if ((figure.dataset.narrow ?? shape) !== shape) Plotly.purge(figure); // a colour bar that has turned would stay
+  figure.dataset.narrow = shape;
+  await Plotly.react(figure, traces, layout(more), CONFIG);
 }
 
-export async function draw(page) {
+let drawing = Promise.resolve();
+
+/** Draw all charts of a page, one page after the other. */
+export function draw(page) {
+  drawing = drawing.catch(() => {}).then(() => drawAll(page));
+  return drawing;
+}
+
+async function drawAll(page) {
+  await loaded;
   const figure = document.getElementById("rounds"), charts = page.charts;
   document.getElementById("emissions-part").hidden = !charts?.emissions;
   document.getElementById("metric-part").hidden = !charts?.metrics.length;
-  if (!charts?.rounds) {
+  if (!charts?.rounds || !window.Plotly) {
     const line = document.createElement("p");
-    line.textContent = charts ? "There is no plan yet." : page.no_charts;
+    line.textContent = charts && !charts.rounds ? "There is no plan yet." : page.no_charts ?? "plotly cannot be loaded";
     figure.replaceChildren(line);
     document.getElementById("rounds-text").textContent = "";
     return;
@@ -64,8 +71,8 @@ function boxes(kind, rounds, marker, hover = true) {
 }
 
 async function drawRounds(rounds) {
-  const narrow = matchMedia("(max-width: 46rem)").matches, heat = rounds.heat;
-  const figure = document.getElementById("rounds"), ink = "#1c1c1c";
+  const narrow = isNarrow(), heat = rounds.heat;
+  const figure = document.getElementById("rounds"), ink = "#1c1c1c", many = rounds.done.base.length > 600;
   figure.style.height = `${Math.max(240, 110 + rounds.places.length * (narrow ? 22 : 26))}px`;
   const traces = [];
   if (heat) {
@@ -79,7 +86,7 @@ async function drawRounds(rounds) {
   const planned = colour("planned");
   traces.push(boxes("initial", rounds, { color: "rgba(0,0,0,0)", line: { color: planned, width: 1 } }, false));
   traces.push(boxes("planned", rounds, { color: "rgba(255,255,255,0.35)", line: { color: planned, width: 1.6 } }));
-  traces.push(boxes("done", rounds, { color: "#ffffff", line: { color: ink, width: 0.7 } }));
+  traces.push(boxes("done", rounds, { color: "#ffffff", line: { color: ink, width: many ? 0 : 0.7 } }));
   traces.push(boxes("training", rounds, { color: colour("accent"), line: { color: "#ffffff", width: 1.2 } }));
   const shapes = [], annotations = [];
   const mark = (x, text, role, dash) => {
@@ -104,7 +111,7 @@ async function drawRounds(rounds) {
 
 async function drawEmissions(emissions) {
   const looks = { "run-now": ["soft", "dash"], planned: ["planned", "dot"], realised: ["accent", "solid"] };
-  const traces = Object.entries(looks).map(([name, [role, dash]]) => ({
+  const traces = Object.entries(looks).filter(([name]) => emissions.lines[name].some((value) => value !== null)).map(([name, [role, dash]]) => ({
     type: "scatter", mode: "lines", name, x: emissions.rounds, y: emissions.lines[name], customdata: emissions.told[name],
     line: { color: colour(role), width: name === "realised" ? 2.6 : 1.8, dash }, hovertemplate: `${name} %{customdata}<extra></extra>`,
   }));

@@ -19,7 +19,7 @@ function count() {
   if (!page) return;
   const big = document.getElementById("countdown");
   if (page.counts_to === null) {
-    big.textContent = page.headline;
+    big.textContent = page.progress;
     return;
   }
   const ms = Date.parse(page.counts_to) - (Date.now() + ahead);
