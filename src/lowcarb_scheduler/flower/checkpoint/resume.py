@@ -192,7 +192,8 @@ class Progress:
     def begin(self, number: int, arrays: ArrayRecord, session: Any) -> ArrayRecord:
         """Save and return the arrays that a round begins with; after a restart, the earlier ones."""
         # A class of the user may change a recalled result again; the saved arrays were changed once.
-        if self.arrays is not None and not self._is_live and self._recalled >= (number - 1, Stage.OVER):
+        before, stage = self._recalled
+        if self.arrays is not None and not self._is_live and before == number - 1 and stage >= Stage.OVER:
             arrays = self.arrays
         self._is_live, self.arrays = True, arrays
         self._reach(number - 1, Stage.OVER, session)
