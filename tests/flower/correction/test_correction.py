@@ -186,9 +186,13 @@ def test_strategies_that_average_are_corrected_unchanged(name, midnight):
         (FedAdam(), 0.5, 0.5),
         (FedAdam(), "off", "off"),
         (flower.DifferentialPrivacyServerSideFixedClipping(flower.FedYogi(), 0.1, 1.0, 3), "auto", 0.2),
+        (flower.FedAvgM(server_momentum=0.9), "auto", 0.2),
+        (flower.FedAvgM(server_momentum=0.9), 1.2, 1.2),
+        (flower.FedAvgM(server_momentum=0.5), "auto", "auto"),
+        (flower.FedAvgM(), "auto", "auto"),
     ],
 )
-def test_an_adaptive_server_has_a_tight_rule_of_balance(strategy, balance, kept, midnight):
+def test_a_server_that_remembers_its_steps_has_a_tight_rule_of_balance(strategy, balance, kept, midnight):
     run(strategy, midnight, rounds=2, balance=balance)
     assert events_of("run_started")[0]["settings"]["balance"] == kept
 

@@ -41,7 +41,8 @@ _ROBUST: Final = (MultiKrum, Bulyan, FedMedian, FedTrimmedAvg)  # Krum is a Mult
 _TREES: Final = (FedXgbBagging, FedXgbCyclic)
 _MEANS: Final = (Strategy, FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad)  # which see no reply but the mean
 _ADAPTIVE: Final = (FedAdam, FedYogi, FedAdagrad)
-ADAPTIVE_BALANCE: Final = 0.2  # rounds of clients; see docs/explanation/accuracy.md
+_MOST_MOMENTUM: Final = 0.5  # of a server that does not need a tighter rule
+TIGHT_BALANCE: Final = 0.2  # rounds of clients; see docs/explanation/accuracy.md
 _MIXIN: Final = "lowcarb_scheduler.flower.strategy"  # passes replies on
 
 
@@ -104,16 +105,24 @@ def settle(
 
 
 def settle_balance(settings: Settings, strategy: object) -> float | str:
-    """Return the rule of balance of a run, which ``auto`` makes tight under an adaptive server.
+    """Return the rule of balance of a run, which ``auto`` makes tight where steps depend on those before.
 
-    Such a server scales each step by those before, so that a place which comes in one stretch moves it
-    further than the correction makes up for.
+    An adaptive server scales each step by those before, and one with momentum repeats them, so that a place
+    which comes in one stretch moves it further than the correction makes up for.
     """
-    is_adaptive = any(isinstance(layer, _ADAPTIVE) for layer in layers(strategy))
-    if settings.balance != "auto" or not is_adaptive:
+    if settings.balance != "auto" or not any(map(_remembers_steps, layers(strategy))):
         return settings.balance
-    logger.info("lowcarb: balance is %s: an adaptive server has to hear of all places", ADAPTIVE_BALANCE)
-    return ADAPTIVE_BALANCE
+    logger.info(
+        "lowcarb: balance is %s: a server that is adaptive or has momentum has to hear of all places",
+        TIGHT_BALANCE,
+    )
+    return TIGHT_BALANCE
+
+
+def _remembers_steps(layer: object) -> bool:
+    return isinstance(layer, _ADAPTIVE) or (
+        isinstance(layer, FedAvgM) and layer.server_momentum > _MOST_MOMENTUM
+    )
 
 
 def announce(settled: Applicability, ledger: Ledger) -> None:
