@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import itertools
 import os
 import subprocess
 import sys
@@ -8,7 +10,11 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from rich.console import Console
 
+from lowcarb_scheduler.cli import output
+from lowcarb_scheduler.cli.output import Column, right
+from lowcarb_scheduler.report import formatting
 from lowcarb_scheduler.report.formatting import Times
 from support.cli_files import run, write_forecast, write_job
 
@@ -94,3 +100,54 @@ def test_a_new_process_takes_the_zone_from_the_variable(tmp_path):
         env={**os.environ, "TZ": "AEST-10"},
     )  # fmt: skip
     assert "deadline       2026-03-03 10:00 AEST" in done.stdout
+
+
+# -- Narrow terminals --------------------------------------------------------------------------------------
+
+
+def drawn(columns, rows, width=80):
+    """Return the lines of a table on a terminal."""
+    screen = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None, markup=False)
+    output.print_table(screen, columns, rows)
+    return screen.file.getvalue().splitlines()
+
+
+def test_heads_break_no_words_and_take_two_lines_at_most():
+    columns = (
+        right("patience", whole=True), Column("finish (UTC)", whole=True), right("hours later"),
+        right("CO2eq", whole=True), right("saving"), right("gap"), right("saved per extra hour"), "",
+    )  # fmt: skip
+    row = "0.25", "2026-06-15 12:00", "0.0", "1.369 kg", "12.6 %", "0.00 %", "28.7 g", "knee"
+    above = itertools.takewhile(lambda line: "───" not in line, drawn(columns, [row]))
+    head = [line for line in above if line.strip()]
+    assert len(head) == 2
+    words = " ".join(head).split()
+    assert sorted(words) == sorted(" ".join(str(Column(c).title if isinstance(c, str) else c.title)
+                                            for c in columns).split())  # fmt: skip
+    assert all(len(line.rstrip()) <= 80 for line in drawn(columns, [row]))
+
+
+def test_a_round_of_everybody_is_short_and_a_long_list_is_cut():
+    fleet = dict.fromkeys(("DE", "ES", "FR", "PL", "SE"), 1)
+    assert formatting.seats(fleet, fleet) == "all 5"
+    assert formatting.seats({"DE": 1, "FR": 2}, fleet) == "FR 2, DE 1"
+    many = {f"L{k}": 1 for k in range(9)}
+    assert formatting.seats(many, fleet) == "L0 1, L1 1, L2 1, L3 1, L4 1, and 4 more"
+
+
+def test_patience_has_no_digits_too_many():
+    found = [formatting.patience(value) for value in (0.0, 0.1, 0.30000000000000004, 1 / 11, 1.0)]
+    assert found == ["0.0", "0.1", "0.3", "0.091", "1.0"]
+
+
+def test_bars_of_several_places_can_have_one_scale():
+    assert formatting.sparkline([10.0, 20.0], (0.0, 100.0)) == "▂▂"
+    assert formatting.sparkline([90.0, 100.0], (0.0, 100.0)) == "▇█"
+
+
+def test_help_tells_what_an_argument_is(capsys):
+    for words in (["report"], ["status"], ["runs"], ["release"], ["archive", "import"]):
+        shown = run(capsys, *words, "--help").out
+        described = shown.split("Arguments:\n")[1].split("\n\n")[0]
+        assert "older" in described or "Files" in described, words
+        assert "Positional" not in shown

@@ -16,6 +16,7 @@ import pytest
 import lowcarb_scheduler
 from lowcarb_scheduler import backtest, errors, testing
 from lowcarb_scheduler.cli.app import load_all
+from lowcarb_scheduler.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -152,3 +153,18 @@ def test_the_search_finds_it(folder, word):
 def test_each_page_of_the_api_has_an_example():
     for path in (ROOT / "docs" / "reference").glob("api-*.md"):
         assert "```python" in path.read_text(encoding="utf-8"), path.name
+
+
+def test_each_setting_has_an_anchor_a_type_and_its_default(site):
+    page = site["reference/settings.html"]
+    names = {name.replace("_", "-") for name in Settings.model_fields}
+    assert names <= page.anchors
+    name = r"<td><a[^>]*><code>([a-z-]+)</code></a></td>"
+    rows = re.findall(rf"<tr>\s*{name}\s*<td>(.*?)</td>\s*<td>(.*?)</td>", page.text)
+    shown = {name: (kind, re.sub("<[^>]*>", "", default)) for name, kind, default in rows}
+    assert shown.keys() == names
+    assert all(kind for kind, _ in shown.values())
+    assert shown["patience"] == ("number", "1")
+    assert shown["on-late"] == ("finish or stop", "finish")
+    assert shown["timeout"] == ("duration", "30 s")
+    assert shown["watttime-password"] == ("secret", "–")

@@ -19,7 +19,8 @@ from lowcarb_scheduler.report import formatting
         (0.0, "0 g"),
         (4.26e-14, "0 g"),  # the difference of two sums that are equal
         (-4.26e-14, "0 g"),
-        (0.01234, "12.3 mg"),
+        (0.01234, "0.0123 g"),
+        (0.001234, "1.23 mg"),
         (-8.53e-13, "0 g"),
         (2e-7, "0 g"),
         (65.84, "65.8 g"),

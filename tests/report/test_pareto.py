@@ -47,9 +47,10 @@ def test_all_values_are_in_the_unit_of_the_largest():
     assert "10.0 % without waiting" in words(figure)
 
 
-def test_small_emissions_are_in_grams():
-    figure = plot_tradeoff(front((1, 0.5), (2, 0.4), run_now_g=0.7), table())
-    assert figure.axes[0].get_ylabel() == "expected emissions [gCO2eq]"
+def test_small_emissions_are_in_grams_and_smaller_ones_in_milligrams():
+    for unit_g, unit in ((0.3, "g"), (1e-3, "mg")):
+        figure = plot_tradeoff(front((1, 2 * unit_g), (2, 1.5 * unit_g), run_now_g=3 * unit_g), table())
+        assert figure.axes[0].get_ylabel() == f"expected emissions [{unit}CO2eq]"
 
 
 def test_a_front_is_drawn_with_units_run_now_knee_bound_and_deadline():

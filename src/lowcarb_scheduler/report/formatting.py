@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.planning.job import Job
 
 UNKNOWN: Final = "unknown"
-# A unit applies from 0.9995 of it on: 999.6 g rounds to 1.00 kg, not to 1,000 g.
-_MASSES: Final = ((1e6, "t"), (1e3, "kg"), (1.0, "g"), (1e-3, "mg"))
+# A unit applies from 0.9995 of it on: 999.6 g rounds to 1.00 kg, not to 1,000 g. Milligrams begin late: most
+# small numbers stand beside others in grams.
+_MASSES: Final = ((1e6, "t"), (1e3, "kg"), (1.0, "g"))
+_SMALL_G: Final = 0.01
 _NO_MASS_G: Final = 5e-7  # less is what is left of a difference that is none, even of tonnes
 _LONG_H: Final = 3.0  # from here on nobody asks for minutes [h]
 _NEAR: Final = timedelta(days=6)  # within a week a weekday is unique
@@ -46,13 +48,13 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 def mass_unit(grams: float) -> tuple[float, str]:
     """Return the unit that suits emissions: its mass [g] and its name."""
-    if abs(grams) < _NO_MASS_G:
-        return 1.0, "g"
+    if _NO_MASS_G <= abs(grams) < _SMALL_G:
+        return 1e-3, "mg"
     return next((m for m in _MASSES if abs(grams) >= 0.9995 * m[0]), _MASSES[-1])
 
 
 def mass(grams: float | None, digits: int = 3) -> str:
-    """Write emissions, for example ``512 g``, ``1.24 kg``, ``3.10 t`` or ``0.250 mg``."""
+    """Write emissions, for example ``512 g``, ``1.24 kg``, ``3.10 t`` or ``2.50 mg``."""
     if grams is None or not math.isfinite(grams):
         return UNKNOWN
     if abs(grams) < _NO_MASS_G:
