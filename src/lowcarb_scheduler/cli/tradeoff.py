@@ -1,7 +1,6 @@
 """``lowcarb tradeoff``: emissions of a job for every finish time from the earliest to the deadline."""
 
 import math
-import shlex
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from lowcarb_scheduler.cli import options, output
-from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, read_inputs
+from lowcarb_scheduler.cli.inputs import ForecastPath, HistoryPath, JobPath, command_line, read_inputs
 from lowcarb_scheduler.cli.output import Column, Utc, right
 from lowcarb_scheduler.cli.runtime import Runtime
 from lowcarb_scheduler.errors import InputError, SavingUnreachableError
@@ -25,8 +24,6 @@ from lowcarb_scheduler.report import formatting
 from lowcarb_scheduler.report.formatting import Times
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from rich.console import Console
 
     from lowcarb_scheduler.intensity import IntensityTable
@@ -127,7 +124,8 @@ def command(
     output.print_facts(screen, facts)
     # Without a knee every hour saves equally, so the last point is suggested.
     suggested = answer or (front.knee if front.has_knee else front.points[-1])
-    output.print_line(screen, f"next: {_next_command(inputs, suggested)}")
+    after = command_line("plan", inputs, "--patience", formatting.patience(suggested.patience))
+    output.print_line(screen, f"next: {after}")
 
 
 def _answer(front: "Frontier", saving: float, job: "Job") -> "FrontierPoint":
@@ -221,15 +219,3 @@ def _facts(front: "Frontier", job: "Job", intensity: "IntensityTable", times: Ti
 def _described(point: "FrontierPoint", times: Times) -> str:
     saves = formatting.percent(point.saving)
     return f"{times.instant(point.finish)} (patience {formatting.patience(point.patience)}, saves {saves})"
-
-
-def _next_command(inputs: "Mapping[str, object]", point: "FrontierPoint") -> str:
-    """Return the command line that plans a point of the front."""
-    # Options are repeated as they were given, so that the next command reads the same inputs.
-    given = [
-        word
-        for name, value in inputs.items()
-        if value is not None
-        for word in (f"--{name.replace('_', '-')}", str(value))
-    ]
-    return shlex.join(["lowcarb", "plan", *given, "--patience", formatting.patience(point.patience)])
