@@ -6,7 +6,7 @@ import html
 import re
 from typing import Any
 
-_BLOCK = re.compile(r'<div class="language-console highlight"(>.*?<code>(.*?)</code>)', re.DOTALL)
+_BLOCK = re.compile(r'(<div class="language-console highlight"><pre)(>.*?<code>(.*?)</code>)', re.DOTALL)
 _TAG = re.compile(r"<[^>]+>")
 PROMPT = "$ "
 
@@ -26,9 +26,9 @@ def on_page_content(content: str, **_: Any) -> str:
     """Give the theme what it is to copy from each block."""
 
     def with_commands(found: re.Match[str]) -> str:
-        commands = commands_of(html.unescape(_TAG.sub("", found[2])))
+        commands = commands_of(html.unescape(_TAG.sub("", found[3])))
         # A line end in an attribute would be read as a blank.
         copied = html.escape(commands, quote=True).replace("\n", "&#10;")
-        return f'<div class="language-console highlight" data-copy="{copied}"{found[1]}'
+        return f'{found[1]} data-copy="{copied}"{found[2]}'
 
     return _BLOCK.sub(with_commands, content)
