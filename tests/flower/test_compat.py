@@ -23,6 +23,7 @@ from lowcarb_scheduler.flower.compat import (
     KitParts,
     Parts,
     adds_noise,
+    app_of,
     flower_version,
     legacy_part,
     node_id_of,
@@ -287,3 +288,20 @@ def test_a_run_goes_on_without_parts_and_ends_where_one_is_needed(monkeypatch):
         "DEFAULT_TTL", "HttpGrid", "Strategy.start(evaluate_fn)", "Strategy.start(timeout)",
         "aggregate_metricrecords",
     ]  # fmt: skip
+
+
+def test_the_app_is_named_where_a_grid_tells_it():
+    class Told:
+        run = KIT.run()
+
+    assert app_of(Told()) is None  # Flower's record of nothing
+    Told.run.fab_id = "me/digits"
+    assert app_of(Told()) == "me/digits"
+    assert app_of(object()) is None
+
+    class Unset:
+        @property
+        def run(self):
+            return vars(None)  # as Flower's own grids before they know their run
+
+    assert app_of(Unset()) is None

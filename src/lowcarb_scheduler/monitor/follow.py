@@ -49,12 +49,17 @@ class Follower:
         Folder of the run.
     clock : Clock
         Times the readings.
+
+    Attributes
+    ----------
+    seen : Stamp or None
+        Signs of change of the ledger as of the newest reading.
     """
 
     def __init__(self, run_dir: Path, clock: Clock) -> None:
+        self.seen: Stamp | None = None
         self._run_dir, self._clock, self._lock = run_dir, clock, Lock()
         self._run: RunState | None = None
-        self._seen: Stamp | None = None
         self._due = clock.now()
 
     def read(self) -> RunState:
@@ -68,8 +73,8 @@ class Follower:
         with self._lock:
             # Before the reading: lines that come meanwhile are read the next time.
             found, began = Stamp.of(self._run_dir), self._clock.now()
-            if self._run is None or (found != self._seen and began >= self._due):
-                self._run, self._seen = RunState.read(self._run_dir), found
+            if self._run is None or (found != self.seen and began >= self._due):
+                self._run, self.seen = RunState.read(self._run_dir), found
                 self._due = began + _REST * (self._clock.now() - began)
             return self._run
 
@@ -108,13 +113,17 @@ class RunFolder:
 
     def read(self, run_dir: Path) -> RunState:
         """Return the state of a run; raises like :meth:`Follower.read`."""
+        return self.follow(run_dir).read()
+
+    def follow(self, run_dir: Path) -> Follower:
+        """Return the reader of a run's ledger."""
         with self._lock:
             # The one that was asked for last is the last to go.
             follower = self._followers.pop(run_dir.name, None) or Follower(run_dir, self._clock)
             self._followers[run_dir.name] = follower
             for name in list(self._followers)[:-_MOST_RUNS]:
                 del self._followers[name]
-        return follower.read()
+        return follower
 
     def summaries(self) -> list[RunSummary]:
         """Return the summaries of all runs, as :func:`~lowcarb_scheduler.monitor.listing.list_runs` does."""

@@ -11,9 +11,10 @@ import ipaddress
 import socket
 from datetime import UTC
 from functools import partial
-from importlib import resources
+from importlib import import_module, resources
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 from zoneinfo import ZoneInfo
@@ -33,7 +34,6 @@ from lowcarb_scheduler.ledger import as_written
 from lowcarb_scheduler.monitor import prometheus
 from lowcarb_scheduler.monitor.access import Access, Guard
 from lowcarb_scheduler.monitor.documents import document_of, listing_of
-from lowcarb_scheduler.monitor.follow import RunFolder, Stamp
 from lowcarb_scheduler.monitor.page import list_page, run_page
 from lowcarb_scheduler.report.formatting import Times
 
@@ -43,10 +43,12 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from lowcarb_scheduler.clock import Clock
+    from lowcarb_scheduler.monitor.follow import RunFolder
     from lowcarb_scheduler.monitor.state import RunState
 
 NO_PLOTLY: Final = str(MissingExtraError("plotly", "interactive"))
 LOOK_S: Final = 1.0  # seconds between two looks at a ledger that somebody watches
+_LIST_EVERY: Final = 3  # of these looks, one at all ledgers
 _STILL_HERE: Final = 15  # looks without news, after which a connection shows that it is there
 _LONGEST_FORM: Final = 4_096  # bytes
 _STATIC: Final = Path(str(resources.files("lowcarb_scheduler.monitor") / "static"))
@@ -171,16 +173,26 @@ class Pages:
 
     async def events(self, _: Request) -> Response:
         """Tell whenever the list of runs has changed."""
-        return self._stream(self._runs.stamps)
+        return self._stream(self._runs.stamps, _LIST_EVERY)
 
     async def run_events(self, request: Request) -> Response:
         """Tell whenever the ledger of a run has changed."""
-        return self._stream(partial(Stamp.of, await run_sync(self._find, request)))
+        follower = self._runs.follow(await run_sync(self._find, request))
 
-    def _stream(self, look: Callable[[], object]) -> Response:
-        return StreamingResponse(self._changes(look), media_type="text/event-stream")
+        def look() -> object:
+            """Return what tells one reading from the next: there is no news before the ledger is read."""
+            try:
+                follower.read()
+            except InputError as error:
+                return str(error)
+            return follower.seen
 
-    async def _changes(self, look: Callable[[], object]) -> AsyncIterator[str]:
+        return self._stream(look)
+
+    def _stream(self, look: Callable[[], object], every: int = 1) -> Response:
+        return StreamingResponse(self._changes(look, every), media_type="text/event-stream")
+
+    async def _changes(self, look: Callable[[], object], every: int) -> AsyncIterator[str]:
         seen: object = None
         number = quiet = 0
         while not self._is_ending():
@@ -191,7 +203,9 @@ class Pages:
                 yield f"event: changed\nid: {number}\ndata: {to_json({'at': self._clock.now()})}\n\n"
             elif (quiet := quiet + 1) % _STILL_HERE == 0:
                 yield ": still here\n\n"
-            await anyio.sleep(self._look_s)
+            for _ in range(every):
+                if not self._is_ending():
+                    await anyio.sleep(self._look_s)
 
     # -- Release -------------------------------------------------------------------------------------------
 
@@ -310,6 +324,12 @@ def address_of(at: socket.socket, host: str | None, read_token: str | None) -> s
     return f"http://{shown}:{port}/" + (f"?token={read_token}" if read_token else "")
 
 
+def _prepare() -> None:
+    """Import what charts need, which takes a second, before somebody waits for it."""
+    with contextlib.suppress(MissingExtraError):  # said on the page
+        import_module("lowcarb_scheduler.monitor.chart")
+
+
 def serve(
     runs: RunFolder, clock: Clock, access: Access, release: Callable[[Path, int], None], at: socket.socket
 ) -> None:
@@ -334,5 +354,6 @@ def serve(
         timeout_graceful_shutdown=3, proxy_headers=False,
     )  # fmt: skip
     server = uvicorn.Server(config)
+    Thread(target=_prepare, daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[at])
