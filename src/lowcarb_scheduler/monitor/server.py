@@ -180,7 +180,7 @@ class Pages:
         follower = self._runs.follow(await run_sync(self._find, request))
 
         def look() -> object:
-            """Return what tells one reading from the next: there is no news before the ledger is read."""
+            """Return the signs of the newest reading: there is no news before the ledger is read."""
             try:
                 follower.read()
             except InputError as error:
