@@ -72,6 +72,10 @@ def _capture(data: Path | None, out: Path) -> list[str]:
     return [*_benchmark("capture"), str(data), "--methods", "scheduler", "fading", "--json", str(out)]
 
 
+def _fleets(data: Path | None, out: Path) -> list[str]:
+    return [*_benchmark("fleets"), str(data), "--json", str(out), "--plot", str(out.with_suffix(".png"))]
+
+
 def _coverage(data: Path | None, out: Path) -> list[str]:
     return [*_benchmark("deadline_coverage"), "--runs", "500", "--through-flower", "0", "--json", str(out)]
 
@@ -140,6 +144,7 @@ ALL = (
     Figure("backtest-large", REAL, _backtest_large, to_stdout=True),
     Figure("forecast-skill", REAL, _skill),
     Figure("capture", REAL, _capture),
+    Figure("fleets", REAL, _fleets),
 )
 
 
@@ -293,6 +298,23 @@ def _capture_table() -> str:
     return "\n".join(lines)
 
 
+def _fleets_table() -> str:
+    """Return savings by kind of fleet and deadline, with half of their 95 % interval."""
+    found = read("fleets")
+    lines = [
+        "| fleet | " + " | ".join(f"{factor:g}x" for factor in found["deadlines"]) + " |",
+        "|---" * (len(found["deadlines"]) + 1) + "|",
+    ]
+    for name, places in found["fleets"].items():
+        cells = [
+            f"{round(100 * row['saving'], 1) + 0.0:.0f} ± {100 * row['half_interval']:.0f}"
+            for row in found["rows"]
+            if row["fleet"] == name
+        ]
+        lines.append(f"| {name} ({', '.join(places)}) | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _coverage_table(earlier: int) -> str:
     """Return rates of late runs, and parts of the slack waited, for runs with so many earlier runs."""
     rows = [row for row in read("deadline-coverage")["rows"] if row["earlier_runs"] == earlier]
@@ -347,6 +369,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "accuracy-real-runs": lambda: _evidence().table(read("accuracy-real-runs")),
     "forecast-skill": _skill_table,
     "capture": _capture_table,
+    "fleets": _fleets_table,
     "deadline-coverage": lambda: _coverage_table(earlier=0),
     "deadline-learned": lambda: _coverage_table(earlier=30),
 }

@@ -37,22 +37,17 @@ def facts_of(out):
     return dict(line.split(maxsplit=1) for line in out.splitlines() if len(line.split()) > 1)
 
 
-def test_the_page_is_written_and_named(capsys, run_dir):
-    answer = run(capsys, "report", run_dir)
-    assert answer.code == 0
+def test_the_page_is_written_named_and_opened(capsys, run_dir):
+    opened = []
+    answer = run(capsys, "report", run_dir, "--open", open_page=opened.append)  # None is no browser
+    assert (answer.code, opened) == (0, [(run_dir / "report.html").as_uri()])
+    assert "no browser" in answer.err
     assert (run_dir / "report.html").exists()
     facts = facts_of(answer.out)
     assert facts["saving"] == "5.3 %"
     assert facts["realised"].startswith("1.21 kg")
     assert facts["hindsight"].startswith("966 g")
     assert facts["report"] == str(run_dir / "report.html")
-
-
-def test_the_page_opens_in_the_browser_or_says_that_there_is_none(capsys, run_dir):
-    opened = []
-    answer = run(capsys, "report", run_dir, "--open", open_page=opened.append)  # None is no browser
-    assert (answer.code, opened) == (0, [(run_dir / "report.html").as_uri()])
-    assert "no browser" in answer.err
 
 
 def test_every_table_is_a_file_and_says_what_it_rests_on(capsys, run_dir):
