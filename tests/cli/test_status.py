@@ -241,7 +241,7 @@ def test_a_run_shows_itself_while_it_is_held(capsys, midnight):
     assert "unknown" not in held
     assert training.splitlines()[0].endswith(": training round 2")
     # The nodes work for milliseconds, and say so.
-    assert re.search(r"^saved so far    \d+\.\d+ mg of \d+\.\d+ mg CO2eq \(80\.0 %\)$", training, re.MULTILINE)
+    assert re.search(r"^saved so far    [\d.]+ m?g of [\d.]+ m?g CO2eq \(80\.0 %\)$", training, re.MULTILINE)
 
 
 def test_status_without_a_folder_is_of_the_newest_run(capsys, tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ def summary_of(run_dir):
     saved = run.saved
     return RunSummary(
         run_dir, run.run_id, run.state, run.rounds, run.rounds_done, None, run.is_virtual,
-        saved and saved.avoided_g, saved and saved.saving, run.started_at,
+        saved and saved.avoided_g, saved and saved.saving, run.started_at, app=run.app,
     )  # fmt: skip
 
 

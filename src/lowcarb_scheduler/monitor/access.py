@@ -24,7 +24,7 @@ LOOPBACK: Final = "127.0.0.1"
 TOKEN_HEADER: Final = "x-lowcarb-token"
 _COOKIE: Final = "lowcarb_token"
 _HEADERS: Final = {
-    # plotly sets styles of elements as attributes. Nothing else is inline, and nothing is asked of others.
+    # plotly makes a style sheet and sets styles as attributes. No script is inline, and nobody else is asked.
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.monitor.listing import RunSummary
     from lowcarb_scheduler.monitor.state import RunState
 
-_FIELDS: Final = ("run_id", "state", "alive", "round", "rounds", "rounds_done", "opens_at", "why", "held_g",
-                  "at_once_g", "saves_g", "finish", "finish_by", "late", "last_event_at")  # fmt: skip
+_FIELDS: Final = (
+    "run_id", "app", "state", "alive", "round", "rounds", "rounds_done", "opens_at", "why", "held_g",
+    "at_once_g", "saves_g", "finish", "finish_by", "late", "last_event_at",
+)  # fmt: skip
 
 
 def document_of(run_dir: Path, run: RunState, now: datetime) -> dict[str, object]:

@@ -48,6 +48,8 @@ class RunSummary:
         When the run began.
     problem : str or None
         Why its ledger cannot be read.
+    app : str or None
+        Publisher and name of the app, where Flower tells them.
     """
 
     run_dir: Path
@@ -61,6 +63,7 @@ class RunSummary:
     saving: float | None = None
     started_at: datetime | None = None
     problem: str | None = None
+    app: str | None = None
 
     @classmethod
     def read(cls, run_dir: Path) -> RunSummary:
@@ -142,7 +145,7 @@ def _of_ended(run_dir: Path) -> RunSummary | None:
     saved = Saved.of((each.realised_g, each.run_now_g) for each in by_round.values())
     return RunSummary(
         run_dir, str(started.run_id), ended.status, started.rounds, max(by_round, default=0), None,
-        started.clock == "virtual", *_avoided(saved), started.began_at,
+        started.clock == "virtual", *_avoided(saved), started.began_at, app=started.app,
     )  # fmt: skip
 
 
@@ -168,7 +171,7 @@ def _of_state(run_dir: Path, run: RunState) -> RunSummary:
     opens_at = None if run.state == GONE else run.opens_at
     return RunSummary(
         run_dir, run.run_id, run.state, run.rounds, run.rounds_done, opens_at, run.is_virtual,
-        *_avoided(run.saved), run.started_at,
+        *_avoided(run.saved), run.started_at, app=run.app,
     )  # fmt: skip
 
 

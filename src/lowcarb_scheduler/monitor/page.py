@@ -38,13 +38,13 @@ _IN_HEAD: Final = ("next opening", "opened", "why", "waiting saves", "saved", "s
 def list_page(folder: Path, runs: Sequence[RunSummary], now: datetime, times: Times) -> dict[str, Any]:
     """Return the content of the list of runs."""
     return {
-        "folder": str(folder),
+        "about": f"{formatting.counted(len(runs), 'run')} in {folder}/",
         "runs": [
             {
-                "name": run.run_dir.name, "tone": _tone(run.state), "state": run.state,
-                "run_id": run.run_id or "", "progress": progress(run), "rounds": run.rounds or 0,
-                "rounds_done": run.rounds_done or 0, "opening": opening(run, now, times),
-                "started": times.instant(run.started_at) if run.started_at else "",
+                "name": run.run_dir.name, "title": one_line(run.app or run.run_dir.name, 80),
+                "about": _about(run, times), "tone": _tone(run.state), "state": run.state,
+                "progress": progress(run), "rounds": run.rounds or 0, "rounds_done": run.rounds_done or 0,
+                "opening": opening(run, now, times),
                 "saved": saved(run), "problem": one_line(run.problem or ""),
             }
             for run in runs
@@ -52,12 +52,20 @@ def list_page(folder: Path, runs: Sequence[RunSummary], now: datetime, times: Ti
     }  # fmt: skip
 
 
+def _about(run: RunSummary, times: Times) -> str:
+    """Return the folder of a run whose title is its app, and when it began."""
+    parts = [run.run_dir.name] if run.app else []
+    if run.started_at is not None:
+        parts.append(f"started {times.instant(run.started_at)}")
+    return ", ".join(parts)
+
+
 def run_page(name: str, run: RunState, now: datetime, times: Times) -> dict[str, Any]:
     """Return the content of the page of a run."""
     record, moment, facts = run.record, run.moment(now), dict(facts_of(run, now, times))
     is_counted = run.opens_at is not None and run.state in (HOLDING, "preparing") and not run.is_virtual
     steps = f"{run.rounds_done} of {formatting.counted(run.rounds, 'round')}"
-    app = one_line(record.started.app or "", 80)
+    app = one_line(run.app or "", 80)
     about = f"{record.started.strategy}, started {times.instant(run.started_at)}"
     saved_g, plan, problems = run.saved, run.plan, problems_of(run)
     expected = plan.saving if plan and not run.is_over else None

@@ -55,7 +55,7 @@ def metrics_of(runs: Mapping[str, RunState], states: Sequence[str], now: datetim
     for state, count in sorted(Counter(states).items()):
         samples["runs"].append(_line("runs", {"state": state}, count))
     for name, run in runs.items():
-        labels = {"run": name, "app": run.record.started.app or run.record.started.strategy}
+        labels = {"run": name, "app": run.app or run.record.started.strategy}
         samples["run_state"].append(_line("run_state", {**labels, "state": run.state}, 1))
         for metric, value in _values(run, now):
             if value is not None:

@@ -232,6 +232,11 @@ class RunState:
         )
 
     @property
+    def app(self) -> str | None:
+        """Publisher and name of the app, where Flower tells them."""
+        return self.record.started.app
+
+    @property
     def is_over(self) -> bool:
         """Whether no more rounds open, unless it is started again."""
         return self.round is None or self.state == GONE

@@ -3,7 +3,7 @@ import { ask, bar, element, follow, show, zone } from "./live.js";
 function row(run) {
   const address = run.name.isWellFormed?.() === false ? {} : { href: `/runs/${encodeURIComponent(run.name)}` };
   return element("a", { className: "card run", ...address },
-    element("span", {}, element("b", { text: run.name }), element("small", { text: run.started })),
+    element("span", {}, element("b", { text: run.title }), element("small", { text: run.about })),
     element("span", { className: `state ${run.tone}`, text: run.state }),
     ...(run.problem ? [element("span", { className: "wide", text: run.problem })] : state(run)));
 }
@@ -17,7 +17,7 @@ function state(run) {
 
 async function refresh() {
   const page = await ask(`/api/page?zone=${encodeURIComponent(zone)}`);
-  show("folder", `${page.runs.length} in ${page.folder}`);
+  show("folder", page.about);
   document.getElementById("empty").hidden = page.runs.length > 0;
   document.getElementById("runs").replaceChildren(...page.runs.map(row));
 }
