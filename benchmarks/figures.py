@@ -195,7 +195,7 @@ def _savings(columns: dict[str, str]) -> str:
     for entry in found["deadlines"]:
         by_method = {score["method"]: score for score in entry["methods"]}
         factor = entry["deadline"]
-        name = "1 (no waiting, only choosing who)" if factor == 1 else f"{factor:g}"
+        name = "1 (no waiting, only choice of clients)" if factor == 1 else f"{factor:g}"
         cells = [f"{100 * by_method[method]['reduction']:.1f}" for method in columns]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
