@@ -124,7 +124,15 @@ def test_heads_break_no_words_and_take_two_lines_at_most():
     words = " ".join(head).split()
     assert sorted(words) == sorted(" ".join(str(Column(c).title if isinstance(c, str) else c.title)
                                             for c in columns).split())  # fmt: skip
-    assert all(len(line.rstrip()) <= 80 for line in drawn(columns, [row]))
+    lines = drawn(columns, [row])
+    assert all(len(line.rstrip()) <= 80 for line in lines)
+    assert lines[-1].split()[-1] == "knee"
+
+
+def test_where_heads_do_not_fit_nothing_is_cut_off():
+    columns = [right("considerable length") for _ in range(8)]
+    text = "".join(drawn(columns, [[f"value{k}" for k in range(8)]], width=60))
+    assert all(str(k) in text for k in range(8))
 
 
 def test_a_round_of_everybody_is_short_and_a_long_list_is_cut():

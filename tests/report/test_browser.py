@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lowcarb_scheduler.report.html import gather, render
+from lowcarb_scheduler.report.interactive import write_interactive
 from support.ledgers import read_records, replayed
 from support.report_ledger import write_ledger
 from support.report_world import large_events
@@ -67,7 +68,7 @@ def findings(tmp_path, page, *options):
 def test_at_every_width_nothing_is_clipped_and_all_text_is_legible(tmp_path, page, options):
     for width, seen in zip(WIDTHS, findings(tmp_path, page, *options), strict=True):
         assert seen["found"] == [], f"{width} px"
-        assert (seen["links"], seen["scripts"]) == ([], 0)
+        assert (seen["links"], seen["scripts"], seen["sorts"]) == ([], 1, True)
         assert seen["pictures"] >= 5
         assert (seen["background"] == "rgb(18, 21, 19)") == (DARK in options)
 
@@ -82,13 +83,24 @@ def test_the_probe_finds_faults(tmp_path):
         ):  # fmt: skip
             assert fault in found
         assert (seen["links"], seen["scripts"]) == (["elsewhere.png", "//elsewhere/grid.png"], 1)
+        assert not seen["sorts"]
 
 
 def test_it_is_printed_on_a_few_pages(tmp_path, page):
     paper = tmp_path / "report.pdf"
     browse(tmp_path, page, "--no-pdf-header-footer", f"--print-to-pdf={paper}")
     pages = len(re.findall(rb"/Type\s*/Page\b", paper.read_bytes()))
-    assert 3 <= pages <= 12
+    assert 3 <= pages <= 8  # they are full: charts of three to a page
+
+
+def test_the_interactive_page_draws_its_charts_under_its_own_policy(tmp_path, page):
+    pytest.importorskip("plotly", reason="needs the extra interactive")
+    path = write_interactive(gather(replayed(read_records(page.parent))), page.parent)
+    shown = browse(tmp_path, path, "--dump-dom", "--enable-logging=stderr", "--window-size=1280,900")
+    assert shown.count('class="main-svg"') >= 6
+    text = path.read_text(encoding="utf-8")
+    assert "default-src 'none'; script-src 'sha256-" in text
+    assert "unsafe-eval" not in text[:2000]
 
 
 def test_a_long_run_of_many_clients_is_a_light_page(page):

@@ -7,6 +7,7 @@ never read as markup, and its unprintable characters never reach the terminal.
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _PLAIN_WIDTH: Final = 100_000  # columns of a pipe: never wrap
+_GAP: Final = 2  # blanks between two columns
+_MANY: Final = 10  # lines of a head where two do not do
 _LONGEST_LINE: Final = 1_000  # characters of an error or a cell
 
 
@@ -97,24 +100,50 @@ def print_table(screen: Console, columns: Sequence[Column | str], rows: Sequence
     # A terminal gets a line below the head; in a pipe it would be one more line to skip.
     lines = box.SIMPLE_HEAD if screen.is_terminal else None
     gap = 1 if screen.is_terminal else 2  # the drawn box adds one
-    table = Table(box=lines, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
-    for title in columns:
-        column = Column(title) if isinstance(title, str) else title
-        table.add_column(
-            column.title, justify=column.justify, overflow="fold", no_wrap=column.whole,
-            min_width=_head_width(column.title),
-        )  # fmt: skip
-    for row in rows:
-        table.add_row(*(shown(cell) for cell in row))
+    table = Table(box=lines, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    found = [Column(column) if isinstance(column, str) else column for column in columns]
+    cells = [[shown(cell) for cell in row] for row in rows]
+    widths = _widths(found, cells, screen.width)
+    for k, column in enumerate(found):
+        # A column of a given width folds at words only, as it is no narrower than the longest one.
+        whole, width = (column.whole, None) if widths is None else (False, widths[k])
+        table.add_column(column.title, justify=column.justify, overflow="fold", no_wrap=whole, width=width)
+    for row in cells:
+        table.add_row(*row)
     _print(screen, table)
 
 
-def _head_width(title: str) -> int:
-    """Return the least width at which a head breaks no word and takes two lines at most."""
+def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], available: int) -> list[int] | None:
+    """Return widths at which no word is broken, and heads take two lines if possible; None if none fit.
+
+    rich would take from all columns alike, and break heads.
+    """
+    from rich.cells import cell_len
+
+    cells = [[row[k] for row in rows] for k in range(len(columns))]
+    widths = [max(map(cell_len, [column.title, *own])) for column, own in zip(columns, cells, strict=True)]
+    excess = sum(widths) + _GAP * (len(columns) - 1) - available
+    for lines in (2, _MANY):
+        least = [
+            max(
+                [_head_width(column.title, lines)]
+                + [cell_len(part) for cell in own for part in ([cell] if column.whole else cell.split())]
+            )
+            for column, own in zip(columns, cells, strict=True)
+        ]
+        while excess > 0 and (slack := max(width - least[k] for k, width in enumerate(widths))) > 0:
+            widths[[width - least[k] for k, width in enumerate(widths)].index(slack)] -= 1
+            excess -= 1
+    return widths if excess <= 0 else None
+
+
+def _head_width(title: str, lines: int) -> int:
+    """Return the least width at which a head breaks no word, and takes so many lines at most."""
     words = title.split()
-    first = (" ".join(words[:k]) for k in range(1, len(words) + 1))
-    pairs = ((before, " ".join(words[k:])) for k, before in enumerate(first, start=1))
-    return min((max(map(len, pair)) for pair in pairs), default=0)
+    width = max(map(len, words), default=0)
+    while len(textwrap.wrap(title, max(width, 1))) > lines:
+        width += 1
+    return width
 
 
 @contextmanager

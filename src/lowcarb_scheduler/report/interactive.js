@@ -7,7 +7,7 @@ const draw = () => charts.forEach(({ traces, layout }, k) => {
   const narrow = innerWidth < 600;
   Plotly.react(`chart-${k}`, traces, {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour("--ink") },
-    margin: { l: 60, r: 20, t: 20, b: 50 }, legend: { orientation: "h", y: -0.2 }, hovermode: "closest", barmode: "overlay",
+    margin: { l: 60, r: 20, t: 34, b: 50 }, modebar: { bgcolor: "rgba(0,0,0,0)" }, legend: { orientation: "h", y: -0.2 }, hovermode: "closest", barmode: "overlay",
     ...layout, xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
   }, { responsive: true, displaylogo: false, displayModeBar: !narrow });
 });

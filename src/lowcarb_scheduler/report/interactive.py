@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 FILE_NAME: Final = "interactive.html"
 _ROW_PX, _REST_PX = 26, 130  # height of a row of a chart, and of everything else [px]
 _TO_COME: Final = "#ff9d3d"
+_MARKS: Final[dict[str, dict[str, str]]] = {
+    "run-now": {"symbol": "square", "color": "#8a938c"},
+    "planned": {"symbol": "diamond-open", "color": style.PLANNED},
+    "realised": {"symbol": "diamond", "color": "#3d8bd0"},
+}
 
 
 class Chart(NamedTuple):
@@ -201,7 +206,7 @@ def _front(front: RunFront) -> Chart:
     traces += [
         {"type": "scatter", "mode": "markers", "name": each.name, "x": [format_time(each.finish)],
          "y": [each.emissions_g / 1000], "text": [f"{each.name}: {formatting.mass(each.emissions_g)}"],
-         "hoverinfo": "text+x", "marker": {"size": 11}}
+         "hoverinfo": "text+x", "marker": {"size": 11, **_MARKS[each.name]}}
         for each in stands
     ]  # fmt: skip
     layout = {"height": 380, "yaxis": {"title": {"text": "emissions of training [kgCO2eq]"}}}
