@@ -307,7 +307,7 @@ def _fleets_table() -> str:
     ]
     for name, places in found["fleets"].items():
         cells = [
-            f"{round(100 * row['saving'], 1) + 0.0:.0f} ± {100 * row['half_interval']:.0f}"
+            f"{round(100 * row['saving'], 1) + 0.0:.0f}\xa0±\xa0{100 * row['half_interval']:.0f}"
             for row in found["rows"]
             if row["fleet"] == name
         ]

@@ -16,7 +16,7 @@ _NAMES = {r"\\ge(?![a-z])": r"\\geq", r"\\le(?![a-z])": r"\\leq"}  # short names
 _NOISE = re.compile(
     r'<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>| id="(?:figure|text|axes|patch)_\d+"', re.DOTALL
 )
-_PX = 16 / 12  # of a page, by point of a letter
+_PX = 1.2 * 16 / 12  # of a page, by point of a letter; a little larger, as its letters are small
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -102,10 +103,18 @@ def test_a_long_hold_is_told_once_a_round(open_desk):
     message = desk.sent[0]
     assert (message["round"], message["rounds"], message["until"]) == (1, 3, "2026-03-02T05:00:00Z")
     assert (message["run"], message["run_dir"], message["strategy"]) == ("7", "run", "FedAvg")
-    assert message["why"] == "cleaner then"
+    assert (message["why"], message["app"]) == ("cleaner then", None)
     assert message["text"] == (
         "lowcarb: run 7 holds round 1 of 3 until 2026-03-02 05:00:00 UTC (5 h): cleaner then"
     )
+
+
+def test_the_app_is_named_where_it_is_known():
+    digest, (started, *_) = Digest(), events_of(run_events())
+    digest.read(replace(started, app="me/digits"))
+    message = digest.read(held(1, 5))
+    assert message is not None
+    assert message.text.startswith("lowcarb: run 7 of me/digits holds round 1 of 3")
 
 
 def test_a_fault_is_told_once_and_its_part_at_most_once_an_hour(open_desk, clock):

@@ -155,7 +155,8 @@ class Digest:
         until: datetime | None = None, ended: RunFinished | None = None,
     ) -> Message:  # fmt: skip
         run = self.started.run_id if self.started else "?"
-        return Message(event, at, number, until, one_line(why), f"lowcarb: run {run} {text}", ended)
+        of = f" of {self.started.app}" if self.started and self.started.app else ""
+        return Message(event, at, number, until, one_line(why), f"lowcarb: run {run}{of} {text}", ended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +192,7 @@ def body_of(message: Message, run_dir: Path, started: RunStarted | None, saved: 
         "at": format_time(message.at),
         "run": started.run_id if started else None,
         "run_dir": run_dir.name,
+        "app": started.app if started else None,
         "strategy": started.strategy if started else None,
         "round": message.round,
         "rounds": started.rounds if started else None,
