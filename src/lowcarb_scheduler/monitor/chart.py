@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 Chart = dict[str, Any]
 _MOST_COLUMNS: Final = 1_200  # more could not be told apart, and would make the page slow
-_MOST_PLACES_NAMED: Final = 6  # in a tooltip
 _LONGEST_NAME: Final = 24  # characters
 
 
@@ -86,7 +85,7 @@ def rounds_chart(run: RunState, now: datetime, times: Times) -> Chart | None:
         boxes[kind] = _boxes(of_kind, told, rows, most, times)
     return {
         "places": list(rows.values()),
-        "heat": None if gantt.intensity is None else _heat(gantt.intensity, rows, times),
+        "heat": None if gantt.intensity is None else _heat(gantt.intensity, times),
         **boxes,
         "initial": _boxes(initial, [""] * len(initial), rows, 1, times),
         "start": _local(gantt.start, times), "end": _local(gantt.end, times),
@@ -106,9 +105,7 @@ def _bar_of_window(window: Window) -> RoundBar:
     return RoundBar(window.round, window.opens_at, window.closes_at, window.locations)
 
 
-def _told(
-    bar: RoundBar, kind: str, worked: RoundRecord | None, window: Window | None, times: Times
-) -> str:  # fmt: skip
+def _told(bar: RoundBar, kind: str, worked: RoundRecord | None, window: Window | None, times: Times) -> str:
     """Return the lines of a round's tooltip that its boxes share."""
     clients = sum(bar.clients.values())
     lines = [
@@ -141,7 +138,7 @@ def _boxes(
     return found
 
 
-def _heat(intensity: IntensityTable, rows: Mapping[str, str], times: Times) -> Chart:
+def _heat(intensity: IntensityTable, times: Times) -> Chart:
     """Return the mean intensity in cells [gCO2eq/kWh], by place and time."""
     edges, values = intensity.edges_us, intensity.values
     if len(edges) > _MOST_COLUMNS:

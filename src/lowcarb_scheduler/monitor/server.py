@@ -250,10 +250,8 @@ def _json(document: Mapping[str, object], status: int = 200) -> Response:
 
 def _failed(_: Request, error: Exception) -> Response:
     assert isinstance(error, LowcarbError)  # it is registered for these
-    status = 409 if isinstance(error, NothingHeldError) else 500
-    return _json(
-        {"error": {"kind": "unreadable" if status == 500 else "nothing_held", "message": str(error)}}, status
-    )
+    kind, status = ("nothing_held", 409) if isinstance(error, NothingHeldError) else ("input", 500)
+    return _json({"error": {"kind": kind, "message": str(error), **error.data()}}, status)
 
 
 def _refused(request: Request, error: Exception) -> Response:
