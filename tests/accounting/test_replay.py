@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from lowcarb_scheduler.clock import format_time
 from support.ledgers import replayed
 from support.report_ledger import at, event, run_events
 
@@ -72,3 +73,18 @@ def test_run_now_opens_the_next_round_when_this_one_would_really_have_ended(begu
     overrun = {**closing, "closes_at": at(3.5)}  # planned were 60 minutes, it took 150
     first, second = replayed([*begun, *opening, overrun, *round_of(4)]).rounds
     assert second.run_now_at - first.run_now_at == timedelta(minutes=150)
+
+
+def test_rounds_to_come_are_those_planned_last():
+    events = run_events(finished=False)
+    planned = next(event for event in events if event["event"] == "planned")
+    moved = {**planned["windows"][1], "opens_at": at(2.5), "closes_at": at(3)}
+    later = {**planned, "round": 2, "windows": [moved]}
+    until_2 = [event for event in events if event.get("round", 1) == 1]
+    (second, third) = replayed([*until_2, later]).upcoming
+    assert (second.round, format_time(second.opens_at)) == (2, at(2.5))
+    assert third.round == 3  # which only the first plan lists
+    crossing = {**later, "windows": [{**moved, "closes_at": at(3.5)}]}
+    assert [window.round for window in replayed([*until_2, crossing]).upcoming] == [2]
+    assert replayed(run_events()).upcoming == ()
+    assert replayed(events[:1]).upcoming == ()

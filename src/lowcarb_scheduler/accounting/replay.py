@@ -497,14 +497,19 @@ class Record:
 
     @property
     def upcoming(self) -> tuple[Window, ...]:
-        """The rounds of the newest plan that have not opened; none once the run has ended."""
-        if self.plan is None or self.finished is not None:
+        """The rounds that have not opened, as they were planned last; none once the run has ended."""
+        if self.plan is None or self.first_plan is None or self.finished is not None:
             return ()
         # A resumed run opens rounds anew: what counts is the last one that closed, or is open.
         last = max(self.closed, default=0)
         if self.is_open and self.current is not None:
             last = max(last, self.current.number)
-        return tuple(window for window in self.plan.windows if window.round > last)
+        # A later plan lists its next rounds only: of those after them the first plan is the last that tells.
+        known = [window for window in self.plan.windows if window.round > last]
+        told = max((window.round for window in self.plan.windows), default=0)
+        free_at = max((window.closes_at for window in self.plan.windows), default=self.last_at)
+        later = (window for window in self.first_plan.windows if window.round > max(last, told))
+        return (*known, *(window for window in later if window.opens_at >= free_at))
 
     @property
     def finish_by(self) -> datetime | None:

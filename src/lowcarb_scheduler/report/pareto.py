@@ -233,5 +233,5 @@ def _name(outcome: Outcome, first_round: int) -> str:
     """Name a mark; the same name elsewhere in a report has the same value."""
     if outcome.name == "planned":
         return "planned, for the energy really drawn"
-    name = f"{outcome.name}, expected" if outcome.is_expected else outcome.name
+    name = f"{outcome.name}, expected at the start" if outcome.is_expected else outcome.name
     return name if first_round == 1 else f"{name}, from round {first_round} on"

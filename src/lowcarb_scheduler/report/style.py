@@ -12,6 +12,7 @@ import numpy as np
 
 from lowcarb_scheduler.clock import EPOCH, HOUR_US, MICROSECOND, to_us
 from lowcarb_scheduler.errors import MissingExtraError, one_line
+from lowcarb_scheduler.report.zones import with_name, zone_name
 
 try:
     import matplotlib
@@ -184,6 +185,9 @@ def heat_map(
         bar.outline.set_visible(False)
     time_axis(axes, start, end)
     axes.set_yticks(range(count), labels=[short_name(name) for name in locations], fontsize=8)
+    for label, name in zip(axes.get_yticklabels(), locations, strict=True):
+        if zone_name(name) is not None:
+            tip(label, with_name(name))
     axes.set_ylim(count - 0.5, -0.5)
     axes.spines[:].set_visible(False)
 

@@ -197,7 +197,8 @@ def _quality(run: Record, about: About) -> tuple[str, str, str]:
     value = formatting.metric(name, metrics[name])
     other = about.compared_metrics.get(name)
     if other is None:
-        return one_line(name, 40), value, "at the end of training"
+        done = f"after round {run.rounds[-1].number}" if run.rounds else ""
+        return one_line(name, 40), value, "at the end of training" if run.status == "completed" else done
     return (
         one_line(name, 40),
         value,
