@@ -7,6 +7,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lowcarb_scheduler.clock import to_us
+from lowcarb_scheduler.errors import InputError
 from lowcarb_scheduler.ledger import FILE_NAME, is_in_use
 from lowcarb_scheduler.monitor.listing import RunSummary, ledgers_in, list_runs
 from lowcarb_scheduler.monitor.state import GOING_ON, RunState
@@ -60,6 +61,7 @@ class Follower:
         self.seen: Stamp | None = None
         self._run_dir, self._clock, self._lock = run_dir, clock, Lock()
         self._run: RunState | None = None
+        self._problem: InputError | None = None
         self._due = clock.now()
 
     def read(self) -> RunState:
@@ -73,9 +75,15 @@ class Follower:
         with self._lock:
             # Before the reading: lines that come meanwhile are read the next time.
             found, began = Stamp.of(self._run_dir), self._clock.now()
-            if self._run is None or (found != self.seen and began >= self._due):
-                self._run, self.seen = RunState.read(self._run_dir), found
-                self._due = began + _REST * (self._clock.now() - began)
+            if (found != self.seen or self._run is None) and began >= self._due:
+                try:
+                    self._run, self._problem = RunState.read(self._run_dir), None
+                except InputError as error:
+                    self._run, self._problem = None, error
+                self.seen, self._due = found, began + _REST * (self._clock.now() - began)
+            if self._run is None:
+                assert self._problem is not None  # it was read, or could not be
+                raise self._problem.with_traceback(None)
             return self._run
 
 
