@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from lowcarb_scheduler import monitor, report
 from lowcarb_scheduler.clock import VirtualClock, cpu_seconds
 from lowcarb_scheduler.documents import to_json
 from lowcarb_scheduler.errors import InputError
@@ -125,6 +127,24 @@ def test_charts_of_a_run_that_has_ended_are_there_soon(tmp_path):
     assert len(charts["emissions"]["rounds"]) == 50
     assert len(charts["rounds"]["done"]["base"]) > 100
     assert charts["metrics"][0]["name"] == "accuracy"
+
+
+@pytest.mark.parametrize("missing", ["plotly", "matplotlib"])
+def test_without_an_extra_the_page_has_no_charts_and_says_how_to_get_them(live, held, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    for room, name in ((monitor, "chart"), (report, "charts"), (report, "style")):  # as if never imported
+        monkeypatch.delitem(sys.modules, f"{room.__name__}.{name}", raising=False)
+        monkeypatch.delattr(room, name, raising=False)
+    page = Live(held.parent, NOW).json("/api/runs/held/page")
+    assert (page["charts"], page["rounds_done"]) == (None, 1)
+    fix = "run: pip install 'lowcarb-scheduler[interactive]'"
+    assert page["no_charts"] == f"{missing}: is not installed; {fix}"
+
+
+def test_without_plotly_its_script_is_empty(held, monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    answer = Live(held.parent, NOW).ask("/static/plotly.min.js")
+    assert (answer.status_code, answer.text[:3]) == (200, "// ")
 
 
 def test_a_zone_that_nobody_knows_is_utc(live):
