@@ -59,7 +59,7 @@ def test_people_read_a_row_a_place(capsys, tmp_path, portal):
     answer = run(capsys, "archive", "import", *portal, "--to", tmp_path / "actual.csv")
     assert answer.code == 0
     title, head, *rows = answer.out.splitlines()
-    assert title == f"stored in {tmp_path / 'actual.csv'}"
+    assert title == f"Stored in {tmp_path / 'actual.csv'}"
     assert head.split("  ")[0] == "location"
     assert [row.split()[0] for row in rows] == ["DE", "FR"]
     assert "2023-01-01 00:00" in rows[0]

@@ -153,7 +153,7 @@ def test_a_forecast_is_drawn(forecast, tmp_path):
 
 
 def test_the_synthetic_source_says_that_it_is(forecast):
-    assert "synthetic (made-up)" in forecast("--location", "DE", "--source", "synthetic").out
+    assert "Synthetic (made-up)" in forecast("--location", "DE", "--source", "synthetic").out
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_the_cleanest_window_is_told_with_what_it_saves(forecast):
     answer = forecast(*arguments)
     assert answer.code == 0
     *_, title, _, row, _ = answer.out.splitlines()
-    assert title == "cleanest 1 h 30 min"
+    assert title == "Cleanest 1 h 30 min"
     assert row.split() == ["DE", "Tue", "00:00", "Tue", "01:30", "100", "102", "1.3", "%"]
     best = forecast(*arguments, "--json").document["best"]["DE"]
     assert (best["start"], best["end"]) == ("2026-03-03T00:00:00Z", "2026-03-03T01:30:00Z")

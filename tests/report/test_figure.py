@@ -3,7 +3,8 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from lowcarb_scheduler.report.figure import Picture
+from lowcarb_scheduler.report import style
+from lowcarb_scheduler.report.figure import Picture, save
 from lowcarb_scheduler.report.style import BOX, INK, LINE, clean, short_name
 from support.figures import texts
 
@@ -62,3 +63,46 @@ def test_a_file_has_heading_and_caption():
     assert f"A {NAME}".replace("$", r"\$") in " ".join(shown)
     assert "made up" in shown
     assert picture().caption == f"Blue: one. White: {NAME}. Made up."
+
+
+# -- Texts at marks ----------------------------------------------------------------------------------------
+
+
+def titles(paint) -> list[str]:
+    svg = Picture("made", "Made", "made up", (), 2.0, paint).inline()
+    return re.findall(r"<title>(.*?)</title>", svg[: svg.index("</svg>")])
+
+
+def test_each_mark_of_a_collection_has_its_own_text():
+    def paint(figure):
+        axes = figure.subplots()
+        style.dots(axes, [1, 2, 3], [1, 2, 3], ["one", "two", "three"], style.LINE, 4.0)
+        style.tip(axes.hlines([1, 2], [0, 0], [1, 1]), "low", "high")
+        style.tip(axes.barh([0], [1])[0], "bar")
+
+    assert sorted(titles(paint)) == ["bar", "high", "low", "one", "three", "two"]
+
+
+def test_marks_that_are_pixels_have_no_text_and_the_chart_is_drawn():
+    def paint(figure):
+        style.tip(figure.subplots().hlines([1, 2], [0, 0], [1, 1], rasterized=True), "low", "high")
+
+    assert titles(paint) == []
+
+
+def test_a_text_is_no_markup_and_has_no_control_characters():
+    def paint(figure):
+        style.tip(figure.subplots().barh([0], [1])[0], "</title><script>alert(1)</script>\x1b[31m\n\"'&")
+
+    (title,) = titles(paint)
+    assert title == "&lt;/title&gt;&lt;script&gt;alert(1)&lt;/script&gt;\\x1b[31m &quot;&#x27;&amp;"
+
+
+def test_a_file_has_the_texts_too(tmp_path):
+    def paint(figure):
+        style.tip(figure.subplots().barh([0], [1])[0], "bar")
+
+    save(Picture("made", "Made", "made up", (), 2.0, paint).figure(), tmp_path / "made.svg")
+    svg = (tmp_path / "made.svg").read_text(encoding="utf-8")
+    assert svg.count("<title>bar</title>") == 1
+    assert style.TIPPED not in svg

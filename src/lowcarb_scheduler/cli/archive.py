@@ -149,7 +149,7 @@ def fetch(
     else:
         screen = runtime.console()
         span = "day" if days == 1 else f"{days} days"
-        output.print_title(screen, f"the last {span}, stored in {archive.path}")
+        output.print_title(screen, f"The last {span}, stored in {archive.path}")
         place = Column("location", whole=True)
         columns = ("source", place, right("history"), right("past forecasts"), "problem")
         rows = [
@@ -285,7 +285,7 @@ def import_files(
         output.write_document({"path": where, "locations": [asdict(each) for each in imported]})
         return
     screen = runtime.console()
-    output.print_title(screen, f"stored in {where}")
+    output.print_title(screen, f"Stored in {where}")
     place = Column("location", whole=True)
     columns = (place, "source", "signal", "from (UTC)", "to (UTC)", right("hours"))
     rows = [

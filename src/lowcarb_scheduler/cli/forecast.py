@@ -323,13 +323,13 @@ def _show(screen: Console, result: ForecastResult, plot: Path | None, times: Tim
     """Print the forecast of each location, the cleanest windows and the chart's path."""
     _draw(result, plot)
     table = result.intensity
-    output.print_title(screen, formatting.labels(table.provenance))
+    output.print_title(screen, formatting.sentence_case(formatting.labels(table.provenance)))
     generated = times.instant(result.forecast.generated_at)
     zone = times.names(result.now, max(result.now, table.end))
     output.print_facts(screen, [("generated", generated), ("unit", f"gCO2eq/kWh; times are {zone}")])
     _print_locations(screen, result, times)
     if result.duration is not None:
-        output.print_title(screen, f"cleanest {format_duration(result.duration)}")
+        output.print_title(screen, f"Cleanest {format_duration(result.duration)}")
         _print_windows(screen, result, times)
     if plot is not None:
         output.print_facts(screen, [("chart", str(plot))])

@@ -264,7 +264,7 @@ def picture_of_progress(progress: Progress, number: int, labels: str) -> Picture
     """Return the chart of one metric; ``number`` makes the name of its file unique."""
     name = one_line(progress.metric, _LONGEST_NAME)
     last = formatting.metric(name, progress.values[-1])
-    name = f"{name[:1].upper()}{name[1:]}"
+    name = formatting.sentence_case(name)
     if progress.of == "rounds":
         title, legend = f"{name} by round: {last} at the end", ["one dot per round"]
     else:

@@ -139,6 +139,11 @@ def labels(provenance: Provenance) -> str:
     return f"{kind}; {_SIGNALS[provenance.signal]}"
 
 
+def sentence_case(text: str) -> str:
+    """Write a heading with a capital."""
+    return f"{text[:1].upper()}{text[1:]}"
+
+
 def work(job: Job) -> str:
     """Write the size of a job."""
     clients, places = len(job.fleet), len(job.fleet.locations)

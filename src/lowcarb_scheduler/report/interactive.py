@@ -75,7 +75,7 @@ def render(page: Page) -> str:
     data = to_json([{"traces": each.traces, "layout": each.layout} for each in found]).replace("<", "\\u003c")
     return environment_of().from_string(template).render(
         summary=page.summary, synthetic=record.provenance.synthetic, charts=found,
-        labels=formatting.labels(record.provenance).capitalize(),
+        labels=formatting.sentence_case(formatting.labels(record.provenance)),
         hashes=Markup(" ".join(f"'{hash_of(each)}'" for each in (plotly, script))),
         data=Markup(data), plotly=Markup(plotly), script=Markup(script),
         palette=Markup(palette),
@@ -244,7 +244,7 @@ def _progress(progress: Progress) -> Chart:
     title = f"cumulative emissions, {progress.of} [kgCO2eq]" if is_mass else "round"
     against = "against emissions" if is_mass else "by round"
     layout = {"height": 340, "xaxis": {"title": {"text": title}}, "yaxis": {"title": {"text": _text(name)}}}
-    return Chart(f"{name[:1].upper()}{name[1:]} {against}", [trace], layout)
+    return Chart(f"{formatting.sentence_case(name)} {against}", [trace], layout)
 
 
 def _turns(turns: Sequence[tuple[str, int]]) -> Chart:
