@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import socket
+import subprocess
+import sys
 
+import httpx
 import pytest
 
 from support import cli_files
@@ -55,3 +60,17 @@ def test_a_port_that_is_taken_is_named(capsys, tmp_path):
         )
         error = run(capsys, "serve", tmp_path, "--port", port, "--json").document["error"]
         assert (error["kind"], error["field"]) == ("input", "--port")
+
+
+@pytest.mark.enable_socket
+def test_it_says_where_it_is_answers_there_and_ends_on_ctrl_c(tmp_path):
+    write_ledger(tmp_path / "runs" / "one", run_events())
+    command = [sys.executable, "-c", "from lowcarb_scheduler.cli import main\nmain()", "serve", "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lines = [process.stdout.readline() for _ in range(3)]
+    address = re.fullmatch(r"runs of runs/ are shown at (http://127\.0\.0\.1:\d+/)\n", lines[0])[1]
+    assert re.fullmatch(r"release token: [\w-]{24}\n", lines[1])
+    assert lines[2] == "Ctrl-C ends this; runs go on\n"
+    assert httpx.get(f"{address}api/runs", trust_env=False).json()["runs"][0]["state"] == "completed"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20) == ("", "")
