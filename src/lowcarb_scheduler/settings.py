@@ -274,8 +274,8 @@ class Settings(BaseSettings):
     """number of days for which the archive keeps data; default 60"""
     # Its path is a secret, so repr leaves it out.
     notify_url: Webhook | None = Field(None, repr=False)
-    """URL of a webhook that receives a JSON message when a run waits for longer than an hour, degrades, is late
-    or ends"""
+    """URL of a webhook that receives a JSON message when a run waits for longer than an hour, degrades, is
+    late or ends"""
     clock: ClockName = "system"
     """clock of the run: `system` (default); in simulations `virtual` or `virtual:TIME`, which jumps through
     holds"""

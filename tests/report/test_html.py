@@ -357,3 +357,33 @@ def test_a_round_that_did_not_wait_says_so():
     seen = words()
     assert "0 s" not in seen
     assert "no wait" in seen
+
+
+def first_screen(events):
+    shown = summary_of(account(replayed(events)), About())
+    return shown.sentence, {figure.name: (figure.value, figure.note) for figure in shown.figures}
+
+
+def test_a_run_that_has_only_begun_claims_nothing():
+    sentence, figures = first_screen(run_events()[:1])
+    assert sentence == "No round of 3 has closed yet."
+    assert figures == {
+        "CO2eq saved": ("unknown", "no round has closed yet"),
+        "planned finish": ("unknown", "deadline 2026-03-02 06:00 UTC"),
+        "participation": ("unknown", "no client is connected yet"),
+        "expected saving": ("unknown", "no plan yet"),
+    }
+
+
+def test_a_run_that_failed_or_has_no_deadline_is_told_as_it_is():
+    events = [event for event in run_events() if event.get("round", 1) == 1]
+    events[-1]["status"] = "failed"
+    sentence, figures = first_screen(events)
+    assert sentence.startswith("As much CO2eq as without waiting in 1 of 3 rounds, failed after 1 round, ")
+    assert figures["CO2eq saved"] == ("0 g", "0.0 % of 572 g for run-now in 1 of 3 rounds")
+    assert figures["end"] == ("failed", "1 of 3 rounds closed")
+    events = run_events()
+    events[0]["finish_by"] = events[-1]["finish_by"] = None
+    sentence, figures = first_screen(events)
+    assert ", finished after 4 h, accuracy 75.0 %." in sentence
+    assert figures["finished"] == ("2026-03-02 04:00", "UTC; no deadline")

@@ -158,6 +158,8 @@ def counted(number: int, noun: str) -> str:
 
 def mass_short(grams: float) -> str:
     """Write emissions as people say them: ``1.9 kg``, but ``45 kg`` and ``118 g``."""
+    if abs(grams) < _NO_MASS_G:
+        return "0 g"
     unit_g, unit = mass_unit(grams)
     return f"{grams / unit_g:,.{0 if abs(grams) >= 9.95 * unit_g else 1}f} {unit}"
 

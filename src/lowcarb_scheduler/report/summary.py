@@ -139,7 +139,9 @@ def _beside(early: timedelta) -> str:
 def _ended(run: Record) -> str:
     if run.status == "completed":
         if run.finish is None or run.finish_by is None:
-            return "" if run.finish is None else "finished"
+            if run.finish is None:
+                return ""
+            return f"finished after {formatting.duration_short(run.finish - run.started.began_at)}"
         return f"finished {_beside(run.finish_by - run.finish)}"
     if run.finished is not None:
         return f"{run.status} after {formatting.counted(len(run.rounds), 'round')}"
@@ -164,22 +166,28 @@ def _finish_figure(run: Record) -> Figure:
         done = f"{len(run.rounds)} of {formatting.counted(run.started.rounds, 'round')} closed"
         return Figure("end", run.status, done)
     name = "finished" if run.status == "completed" else "planned finish"
-    if end is None or run.finish_by is None:
-        return Figure(name, formatting.UNKNOWN if end is None else formatting.instant(end), "no deadline")
+    if end is None:
+        due = f"deadline {formatting.instant(run.finish_by)} UTC" if run.finish_by else "no deadline"
+        return Figure(name, formatting.UNKNOWN, due)
+    if run.finish_by is None:
+        return Figure(name, formatting.instant(end), "UTC; no deadline")
     return Figure(name, _beside(run.finish_by - end), f"{formatting.instant(end)} UTC")
 
 
 def _turns_figure(run: Record) -> Figure:
     turns = run.turns.values()
+    if not turns:
+        return Figure("participation", formatting.UNKNOWN, "no client is connected yet")
     least, most = min(turns, default=0), max(turns, default=0)
     value = formatting.counted(most, "turn") if least == most else f"{least} to {most} turns"
-    return Figure("participation", value, f"per client, of {formatting.counted(len(turns), 'client')}")
+    return Figure("participation", value, f"per client; {formatting.counted(len(turns), 'client')}")
 
 
 def _expected_figure(run: Record) -> Figure:
     plan = run.first_plan
     if plan is None or plan.saving is None:
-        return Figure("expected saving", formatting.UNKNOWN, "the initial plan had no forecast")
+        why = "no plan yet" if plan is None else "the initial plan had no forecast"
+        return Figure("expected saving", formatting.UNKNOWN, why)
     note = f"by the initial plan, which emits {formatting.mass(plan.emissions_g)}"
     return Figure("expected saving", formatting.percent(plan.saving), note)
 
