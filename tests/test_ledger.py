@@ -109,7 +109,7 @@ def test_a_full_disk_ends_the_ledger_and_not_the_training(ledger, midnight, monk
     ledger.append(hold(midnight))
     ledger.append(hold(midnight))
     assert [record.message for record in caplog.records] == [
-        "lowcarb: the ledger ends here, the training goes on: [Errno 28] No space left on device"
+        "lowcarb: the ledger ends here, the training continues: [Errno 28] No space left on device"
     ]
 
 

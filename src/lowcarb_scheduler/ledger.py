@@ -132,7 +132,7 @@ class Ledger:
             self.lines += 1
         except OSError as error:
             self.is_broken = True
-            logger.warning("lowcarb: the ledger ends here, the training goes on: %s", error)
+            logger.warning("lowcarb: the ledger ends here, the training continues: %s", error)
 
     def close(self) -> None:
         """Close the file."""

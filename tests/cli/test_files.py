@@ -264,6 +264,6 @@ def test_rounds_of_centuries_are_refused(capsys, tmp_path):
 
 
 def test_an_argument_that_no_shell_passes_is_a_usage_error(capsys):
-    assert run(capsys, "archive", "import", "a\0b").line == "lowcarb: An argument holds a NUL"
+    assert run(capsys, "archive", "import", "a\0b").line == "lowcarb: An argument contains a NUL character"
     answer = run(capsys, "archive", "import", "a\ud800b")
-    assert (answer.code, answer.line) == (2, "lowcarb: An argument holds half of a surrogate pair")
+    assert (answer.code, answer.line) == (2, "lowcarb: An argument contains half of a surrogate pair")

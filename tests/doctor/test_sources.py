@@ -212,7 +212,7 @@ def test_a_list_that_everybody_gets_proves_no_token():
     source.stats.statuses.clear()
     named = replace(finding, names={"DE": "DE"})
     assert credentials(finding, electricity_maps_token="token") == [
-        ("warning", "name a place with --location")
+        ("warning", "name a location with --location")
     ]
     assert credentials(named, electricity_maps_token="token") == [("warning", None)]
 

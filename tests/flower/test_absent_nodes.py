@@ -84,7 +84,7 @@ def test_at_the_start_answers_are_awaited_for_half_of_the_time_to_spare(midnight
     waited_s = (opened(events)[0] - midnight).total_seconds()
     assert waited_s == pytest.approx(min(spared / 2, 60.0), abs=0.5)
     whys = " ".join(event["why"] for event in named(events, "degraded"))
-    assert ("1 of 6 have not told who they are" in whys) == (0 < spared / 2 < 60)
+    assert ("1 of 6 have not answered the profile query" in whys) == (0 < spared / 2 < 60)
     assert named(events, "run_finished")[0]["late"] is False
 
 
@@ -192,11 +192,11 @@ def test_a_simulation_waits_for_the_answers_of_its_nodes(midnight, caplog):
         wait.for_answers(1, timedelta(0), look)
         assert len(looks) == 24
         assert machine.now() - midnight < MINUTE
-        assert "18 of 24 nodes have told who they are" not in caplog.text
-        assert "1 of 24 nodes have told who they are; waiting for the others until" in caplog.text
+        assert "18 of 24 nodes have answered the profile query" not in caplog.text
+        assert "1 of 24 nodes have answered the profile query; waiting for the others until" in caplog.text
         wait.for_answers(1, timedelta(0), lambda: (6, 24))
     assert 5 * MINUTE <= machine.now() - midnight <= 6 * MINUTE
-    assert "6 of 24 have not told who they are" in caplog.text
+    assert "6 of 24 have not answered the profile query" in caplog.text
 
 
 # -- Nodes that leave in a hold ------------------------------------------------------------------------------

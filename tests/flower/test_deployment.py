@@ -171,7 +171,7 @@ def test_a_run_whose_serverapp_was_killed_goes_on_and_does_nothing_twice(faulty)
     resumed = next(k for k, event in enumerate(events) if event["event"] == "run_resumed")
     assert {event["round"] for event in events[:resumed] if event["event"] == "round_closed"} == {1}
     assert {event["round"] for event in events[resumed:] if event["event"] == "node_done"} == {2}
-    assert "going on with the run of" in faulty["log"]
+    assert "resuming the run of" in faulty["log"]
 
 
 def test_a_node_that_dies_in_the_hold_is_replaced_by_one_that_joined(faulty):

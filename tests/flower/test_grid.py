@@ -202,7 +202,7 @@ def test_a_node_that_dies_before_its_start_is_sent_nothing(machine, midnight):
     events, result = run(grid, machine, strategy=strategy)
     assert {node_id for _, node_id, _ in grid.pushed} == {101, 102, 103}
     failed = [(event["id"], event["reason"]) for event in named(events, "node_failed")]
-    assert failed == [("b1", "it was gone when its turn came")]
+    assert failed == [("b1", "the node had left when its turn came")]
     np.testing.assert_allclose(result.arrays.to_numpy_ndarrays()[0], 1.0)
 
 

@@ -106,7 +106,7 @@ def test_an_invalid_duration_is_dropped_and_logged_once(look, minutes):
 def test_two_nodes_with_one_name_get_different_keys(look):
     profiles, notes = look([{"name": "a", "location": "DE"}, {"name": "a", "location": "DE"}])
     assert len({p.id for p in profiles}) == 2
-    assert notes == ["'a' is the name of another node, this one is counted apart (node 'a@102')"]
+    assert notes == ["'a' is the name of another node, this one is counted separately (node 'a@102')"]
 
 
 def test_entries_of_the_file_without_a_node_are_listed():
@@ -203,12 +203,12 @@ def test_the_first_valid_location_counts(look, file, registered, said, default, 
 
 
 def test_a_name_belongs_to_the_node_registered_with_it(look):
-    """Who only says so does not get the name, the place or the turns of the node registered with it."""
+    """Check that a claimed name gives no node the name, location or turns of the registered node."""
     configs = [{"name": "hospital-a", "location": "DE"}]
     registered = [({"name": "x", "location": "ES"}, "hospital-a", "")]
     profiles, notes = look(configs, registered=registered)
     assert [(p.node_id, p.id) for p in profiles] == [(101, "hospital-a@101"), (102, "hospital-a")]
-    named = "'hospital-a' is the name of another node, this one is counted apart"
+    named = "'hospital-a' is the name of another node, this one is counted separately"
     assert notes == [f"{named} (node 'hospital-a@101')"]
 
 
@@ -218,9 +218,9 @@ def test_unknown_locations_are_logged_with_a_suggestion(look):
     ]
     _, notes = look(configs, source=Synthetic())
     assert notes == [
-        "location 'westurope' is not known to the source (did you mean westeurope?), it is passed over"
+        "location 'westurope' is not known to the source (did you mean westeurope?), it is ignored"
         " (node '1')",
-        "location 'Mu' is not known to the source, it is passed over (2 nodes: '2', '3')",
+        "location 'Mu' is not known to the source, it is ignored (2 nodes: '2', '3')",
     ]
 
 
@@ -293,7 +293,7 @@ def test_a_location_too_far_away_is_logged_with_its_distance(look):
     _, notes = look([{"partition-id": 0, "location": "40.4,-3.7"}], source=Atlas(), default_location="GB")
     assert notes == [
         "location '40.4,-3.7' is 1,447 km from germanywestcentral, the nearest location of the source, it is"
-        " passed over (node '0')"
+        " ignored (node '0')"
     ]
 
 

@@ -61,7 +61,7 @@ def test_what_one_run_has_learned_serves_the_next(clock):
     assert named(second, "planned")[0]["basis"] == "forecast"
     faults = {event["what"]: event for event in named(second, "degraded")}
     assert "the last good forecast, of" in faults["forecast of DE, FR, GB"]["consequence"]
-    assert faults["actual intensity"]["consequence"] == "without it no emissions are called realised"
+    assert faults["actual intensity"]["consequence"] == "without it there are no realised emissions"
     assert len(named(second, "round_closed")) == 4
 
 
@@ -136,7 +136,7 @@ def test_a_forecast_shorter_than_the_job_is_used_as_far_as_it_reaches(clock):
     assert len(clean) == 3
     assert len(named(events, "round_closed")) == 12
     (fault,) = [event for event in named(events, "degraded") if event["what"] == "forecast"]
-    assert fault["why"] == "it ends or has gaps before the deadline, and no history stands in"
+    assert fault["why"] == "it ends or has gaps before the deadline, and no history fills them"
 
 
 def test_realised_emissions_are_integrated_on_the_edges_of_the_trace(clock, tmp_path):

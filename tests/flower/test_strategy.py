@@ -285,7 +285,7 @@ def test_below_the_quorum_of_the_strategy_nobody_evaluates(aware, grid):
         run(aware(Losing(min_available_nodes=NODES)), grid, rounds=2)
     assert not evaluated(grid)
     (noted,) = (event for event in events_of("degraded") if event["what"] == "evaluation")
-    assert noted["why"] == "9 of 10 nodes that the strategy wants to be available are connected"
+    assert noted["why"] == "9 of 10 nodes that the strategy requires are connected"
 
 
 def test_who_joins_in_a_round_may_evaluate_it_and_is_in_its_accounts(aware, grid):

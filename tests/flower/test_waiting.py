@@ -346,8 +346,9 @@ def test_turns_that_are_shorter_than_a_round_are_planned_as_long_as_they_were_se
     assert [each.planned_g for each in rounds] == pytest.approx([1000.0, 200.0, 200.0])
     assert [each.realised_g for each in rounds] == pytest.approx([200.0] * 3)
     assert [each.run_now_g for each in rounds] == pytest.approx([200.0] * 3)
-    assert [line for line in caplog.messages if "the longest seen" in line] == [
-        "lowcarb: turns of clients that state no duration are planned as 12 min, the longest seen;"
-        " all of a round, 1 h, was assumed"
+    assert [line for line in caplog.messages if "the longest so far" in line] == [
+        "lowcarb: turns of clients without a stated duration are planned as 12 min, the longest so far;"
+        " before, a whole round (1 h) was assumed"
     ]
-    assert any("turns of 6 take all of a round until one is seen" in line for line in caplog.messages)
+    assumed = "turns of 6 are planned as long as a round until one is observed"
+    assert any(assumed in line for line in caplog.messages)

@@ -44,7 +44,7 @@ def page(events) -> str:
 
 
 def words(events=None, about=None, **accounts) -> str:
-    """Return what a reader sees, but for what is drawn, which takes longer; ``accounts`` are others."""
+    """Return the visible text of a report without charts, which take longer; ``accounts`` are others."""
     shown = gather(replayed(run_events() if events is None else events), about or About())
     blank = tuple(replace(picture, height_in=1, paint=lambda figure: None) for picture in shown.pictures)
     return text(render(replace(shown, pictures=blank, accounts=replace(shown.accounts, **accounts))))
@@ -61,7 +61,7 @@ def emitting(realised_g, run_now_g=0.0):
 
 
 def text(html: str) -> str:
-    """Return what a reader sees."""
+    """Return the visible text of a page."""
     body = html[html.index("<body>") : html.index("<script")]
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body))
 
@@ -244,7 +244,7 @@ def test_the_correction_is_shown_with_its_size_ages_and_bound():
     seen = words(corrected((0.0, False, None), (0.5, True, None), (None, False, "the reply of node 'a' <b>")))
     for part in (
         "Participation correction",
-        "State on, with a memory of each location",
+        "State on, with one memory per location",
         "Corrected 2 round(s)",
         "Size 0.25 of a round's own step on average, 0.50 at most",
         "Memory 4 location(s), up to 3 round(s) old",

@@ -1,4 +1,4 @@
-"""What a run says before its first hold."""
+"""Log of a run before its first hold."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lowcarb_scheduler.scheduling.schedule import Schedule
 
 NOW, HOUR = datetime(2026, 6, 15, tzinfo=UTC), timedelta(hours=1)
 PLACES = ("DE", "US-CAL-CISO", "AU-NSW", "KR")
-WARNING = "where data differ by place"
+WARNING = "if data differ by location"
 
 
 def lines(quiet=False, places=PLACES, **rules):
@@ -35,8 +35,8 @@ def test_rounds_of_few_locations_are_pointed_out():
     random = np.random.default_rng(0)
     drawn = [len(set(places[random.choice(24, 6, replace=False)])) for _ in range(4000)]
     (warning,) = warnings
-    assert f"clients of {heard:.1f} locations" in warning
-    said = float(warning.split("random ones ")[1].split(";")[0])
+    assert f"clients from {heard:.1f} locations" in warning
+    said = float(warning.split("a random one from ")[1].split(";")[0])
     assert said == pytest.approx(np.mean(drawn), abs=0.1)
 
 

@@ -27,7 +27,7 @@ class Live:
     Parameters
     ----------
     folder : Path
-        Folder with a folder for each run.
+        Folder that contains the folders of runs.
     clock : Clock
         Present time.
     host : str, optional

@@ -105,7 +105,7 @@ def earlier_rounds(folder: Path, kind: JobKind, before: Path) -> EarlierRounds:
                 continue
             took = round_durations(iter_kinds(run_dir, (RoundOpened, RoundClosed, RunResumed, RunFinished)))
         except InputError as error:
-            logger.warning("lowcarb: the rounds of an earlier run do not count: %s", error)
+            logger.warning("lowcarb: the rounds of an earlier run are ignored: %s", error)
             continue
         if took:
             seconds, runs = [*seconds, *took], runs + 1

@@ -51,7 +51,7 @@ class Scenario:
     def __post_init__(self) -> None:
         if not self.locations or len(set(self.locations)) < len(self.locations):
             problem = "has a name twice" if self.locations else "is empty"
-            raise InputError("locations", problem, "name each place once, at least one")
+            raise InputError("locations", problem, "name each location once, at least one")
         for field in ("clients", "clients_per_round", "rounds"):
             if getattr(self, field) < 1:
                 raise InputError(field, f"{getattr(self, field)} is not positive", "give at least 1")
@@ -65,7 +65,7 @@ class Scenario:
 
     @classmethod
     def of(cls, places: Sequence[str]) -> Scenario:
-        """Return a scenario like *small* at any places: 20 rounds of an hour, five turns a client."""
+        """Return a scenario like *small* at any places: 20 rounds of an hour, five turns per client."""
         clients = min(max(5 * len(places), 20), 100)
         return cls("own places", tuple(places), clients, clients // 4, 20, HOUR)
 

@@ -50,7 +50,7 @@ COMMANDS: Final = {
     # The former name of release.
     "open-now": Entry("status", "Open the held round now; later rounds follow the plan.", hidden=True),
     "report": Entry("report", "Write a run's report.html, charts and tables."),
-    "doctor": Entry("doctor", "Check everything that a run needs, and suggest fixes."),
+    "doctor": Entry("doctor", "Check the installation, settings and source, and suggest fixes."),
     "archive": Entry("archive", "List, fetch, import, export or prune stored intensity data."),
 }
 
@@ -85,7 +85,7 @@ class LazyGroup(TyperGroup):
 app = typer.Typer(
     name="lowcarb",
     cls=LazyGroup,
-    help="Makes any Flower app wait for clean electricity.",
+    help="Make any Flower app wait for clean electricity.",
     epilog="Exit codes: 0: done; 1: no plan or forecast, or a check failed; 2: bad input. "
     "Every command has --json.",
     pretty_exceptions_enable=False,
@@ -169,9 +169,9 @@ def _invoke(arguments: list[str], as_json: bool, runtime: Runtime | None) -> int
 def _impossible(argument: str) -> str | None:
     """Return why no shell passes an argument; click would look for a file of that name."""
     try:
-        return "An argument holds a NUL" if b"\0" in os.fsencode(argument) else None
+        return "An argument contains a NUL character" if b"\0" in os.fsencode(argument) else None
     except UnicodeEncodeError:
-        return "An argument holds half of a surrogate pair"
+        return "An argument contains half of a surrogate pair"
 
 
 def _usage(error: click.UsageError) -> str:

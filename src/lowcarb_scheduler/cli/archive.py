@@ -215,9 +215,9 @@ def export(
     ] = None,
     signal: Annotated[
         str | None,
-        typer.Option(metavar="SIGNAL", help="Only this: average, marginal or unknown."),
+        typer.Option(metavar="SIGNAL", help="Only this signal: average, marginal or unknown."),
     ] = None,
-    server: Annotated[str | None, typer.Option(metavar="URL", help="Only from this server.")] = None,
+    server: Annotated[str | None, typer.Option(metavar="URL", help="Only data from this server.")] = None,
     archive_dir: ArchiveDir = None,
     as_json: options.Json = False,
 ) -> None:

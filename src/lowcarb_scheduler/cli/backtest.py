@@ -105,7 +105,7 @@ def command(
             "--scenario",
             "--setting",
             metavar="S",
-            help="Kind of job: main, small, large, or a TOML file. Default: small, at the file's places.",
+            help="Kind of job: main, small, large, or a TOML file. Default: small, at the file's locations.",
         ),
     ] = None,
     seeds: Annotated[
@@ -364,8 +364,8 @@ def read_replay(
     known = [rows, *([] if issued is None else [issued])]
     places = setting.locations if setting else tuple(sorted(set.intersection(*map(_places, known))))
     if not places:
-        problem = f"no place is also in {actual.name}"
-        raise InputError("location", problem, "give files about the same places", forecast)
+        problem = f"no location is also in {actual.name}"
+        raise InputError("location", problem, "give files for the same locations", forecast)
     try:
         happened = table_of(rows, places, "actual", measured)
     except InputError as error:
@@ -486,7 +486,7 @@ def _check_gaps(history: History, start: datetime, end: datetime, file: Path) ->
     if len(steps):
         where, when = table.locations[columns[0]], format_time(from_us(table.edges_us[steps[0]]))
         problem = f"{where} has no value at {when}, and {len(steps)} are missing in all"
-        fix = "fill the gaps, choose another period, or leave the place out of the setting"
+        fix = "fill the gaps, choose another period, or remove the location from the scenario"
         raise InputError("g_per_kwh", problem, fix, str(file))
 
 

@@ -27,7 +27,7 @@ _NAME_WIDTH: Final = 28
 def command(
     context: typer.Context,
     location: Annotated[
-        list[str] | None, options.location_option("Location to check too, repeatable.")
+        list[str] | None, options.location_option("Further location to check, repeatable.")
     ] = None,
     source: options.Source = None,
     sdk_url: options.SdkUrl = None,
@@ -35,7 +35,7 @@ def command(
     traces: options.Traces = None,
     as_json: options.Json = False,
 ) -> None:
-    """Check everything that a run needs, and suggest fixes."""
+    """Check the installation, settings and source, and suggest fixes."""
     runtime = context.ensure_object(Runtime)
     given = options.source_options(source, sdk_url, sdk_signal, traces)
     checks: list[Check] = []

@@ -72,7 +72,9 @@ def command(
     until: Annotated[
         Any,
         typer.Option(
-            parser=_until, metavar="T", help="End of the forecast: 48h, or a time. Default: all of it."
+            parser=_until,
+            metavar="T",
+            help="End of the forecast: 48h, or a time. Default: the whole forecast.",
         ),
     ] = None,
     corrected: Annotated[

@@ -107,7 +107,7 @@ class Inputs(NamedTuple):
             expectation = without_gaps(expect(known, None, job.now, looked_ahead(job)))
             planned = plan(job, expectation.intensity)
         end = format_time(known.end)
-        log(f"lowcarb: the forecast ends {end}; rounds beyond it are planned at each location's mean")
+        log(f"lowcarb: the forecast ends {end}; later rounds are planned with each location's mean")
         return replace(planned, forecast_origin=origin_shares(planned, expectation))
 
 

@@ -97,7 +97,7 @@ _SDK_SIGNAL: Final = "Signal of that server: average, marginal, unknown [LOWCARB
 SdkSignal = Annotated[str | None, typer.Option(metavar="SIGNAL", autocompletion=signals, help=_SDK_SIGNAL)]
 _TRACES: Final = "CSV or Parquet file of the source traces [LOWCARB_TRACES]."
 AllowImplausible = Annotated[
-    bool, typer.Option("--allow-implausible", help="Believe values that no grid can have in files.")
+    bool, typer.Option("--allow-implausible", help="Accept implausible values in files.")
 ]
 Traces = Annotated[Path | None, typer.Option(metavar="FILE", help=_TRACES)]
 

@@ -68,12 +68,16 @@ def command(
         ),
     ] = None,
     title: Annotated[str | None, typer.Option(metavar="TEXT", help="Heading of the page.")] = None,
-    owner: Annotated[str | None, typer.Option(metavar="TEXT", help="Who answers for the run.")] = None,
-    purpose: Annotated[str | None, typer.Option(metavar="TEXT", help="What the run is for.")] = None,
+    owner: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Person or team responsible for the run.")
+    ] = None,
+    purpose: Annotated[str | None, typer.Option(metavar="TEXT", help="Purpose of the run.")] = None,
     embodied_g: Annotated[
         float | None,
         typer.Option(
-            min=0.0, metavar="G", help="Emissions of making the hardware, this run's part [g]: M of the SCI."
+            min=0.0,
+            metavar="G",
+            help="This run's part of the emissions from manufacturing the hardware [g]: M of the SCI.",
         ),
     ] = None,
     interactive: Annotated[
@@ -85,7 +89,7 @@ def command(
     """Write a run's report.html, charts and tables.
 
     The charts, and every table as CSV, go into the folder report/ beside the page. Title, owner, purpose and
-    embodied emissions are kept in about.json for later reports; an empty text removes one.
+    embodied emissions are kept in about.json for later reports; an empty text removes an entry.
     """
     from lowcarb_scheduler.report.about import read_about, write_about
     from lowcarb_scheduler.report.html import FOLDER_NAME, read_page, write_page
@@ -121,7 +125,7 @@ def command(
         paths += [("interactive", written)] if written else []
         show(runtime.console(), shown.accounts, summary, paths, refreshed, Times.of(utc))
     if open_it and not runtime.open_page(page.absolute().as_uri()):
-        output.log("lowcarb: there is no browser to open the page with")
+        output.log("lowcarb: no browser was found to open the page")
 
 
 def _refresh(runtime: Runtime, folder: Path, options: Mapping[str, Any], signal: str | None) -> Refreshed:

@@ -101,7 +101,7 @@ def _look(screen: Console) -> Look:
 
 # -- lowcarb runs ------------------------------------------------------------------------------------------
 
-_FOLDER: Final = "Folder with a folder for each run."
+_FOLDER: Final = "Folder that contains the folders of runs."
 
 
 @options.command(app, "runs", "lowcarb runs", "lowcarb runs /var/lib/lowcarb --json")
@@ -133,15 +133,15 @@ def runs(
 # -- lowcarb serve -----------------------------------------------------------------------------------------
 
 _PORT: Final = 8765
-_HOST: Final = "Also answer other machines, which then need a token: an address of this machine, or 0.0.0.0."
-_FURTHER: Final = "Further name of this server in requests, as behind a proxy."
+_HOST: Final = "Address for access from other machines, which then need a token; 0.0.0.0: all."
+_FURTHER: Final = "Further host name of this server, for example behind a proxy."
 
 
 @options.command(app, "serve", "lowcarb serve --open", "lowcarb serve /var/lib/lowcarb --port 9000")
 def serve(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help=_FOLDER)] = RUNS,
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 for any that is free.")] = _PORT,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0: any free port.")] = _PORT,
     host: Annotated[str | None, typer.Option(metavar="HOST", help=_HOST)] = None,
     allow_host: Annotated[list[str] | None, typer.Option(metavar="NAME", help=_FURTHER)] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the pages in a browser.")] = False,
@@ -149,8 +149,8 @@ def serve(
 ) -> None:
     """Show the runs of a folder as live pages, with JSON and metrics.
 
-    It reads ledgers only, and answers this machine only, unless --host is given. The token that it prints
-    lets a held round open. Ctrl-C ends it; runs go on.
+    The pages only read ledgers, and only this machine has access, unless --host is given. The printed token
+    lets a held round open. Ctrl-C stops the pages, not the runs.
     """
     import secrets
     import webbrowser
@@ -180,7 +180,7 @@ def serve(
             output.print_line(screen, f"release token: {release_token}")
             if server.plotly_script() is None:
                 output.print_line(screen, f"pages have no charts: {server.NO_PLOTLY}")
-            output.print_line(screen, "Ctrl-C ends this; runs go on")
+            output.print_line(screen, "Ctrl-C stops the pages, not the runs")
         if open_page:
             webbrowser.open(address)
         server.serve(runs, runtime.clock, access, request_release, listening)

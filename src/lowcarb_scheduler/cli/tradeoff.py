@@ -73,7 +73,7 @@ def command(
         ),
     ] = None,
     balance: Annotated[
-        bool, typer.Option("--balance", help="Show what variety costs: balance, and turns that differ.")
+        bool, typer.Option("--balance", help="Also show the cost of balance rules and of turns that differ.")
     ] = False,
     source: options.Source = None,
     sdk_url: options.SdkUrl = None,

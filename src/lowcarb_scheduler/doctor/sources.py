@@ -189,11 +189,11 @@ def check_source(probe: SourceProbe, timeout: timedelta) -> Check:
     if not probe.answers:
         why = probe.no_forecast or probe.no_names or "it does not answer"
         address = _variable(probe.source.url_setting) if probe.source.url_setting else "its address"
-        fix = f"see that it runs and that {address} is right; if it is slow raise LOWCARB_TIMEOUT"
+        fix = f"check that it runs and that {address} is right; if it is slow, raise LOWCARB_TIMEOUT"
         return Check(name, "fault", f"{server}: {why}", fix)
     if not probe.stats.asked:
-        problem = f"not asked: {probe.no_forecast or 'no place is named'}"
-        return Check(name, "warning", problem, "name a place it knows")
+        problem = f"not asked: {probe.no_forecast or 'no location is named'}"
+        return Check(name, "warning", problem, "name a location that it knows")
     took = probe.took or timedelta(0)
     detail = f"{server} answers in {formatting.significant(took.total_seconds(), 2)} s"
     if took > timeout * _SLOW:
@@ -218,7 +218,7 @@ def check_credentials(probe: SourceProbe, settings: Settings) -> Iterator[Check]
     elif given and probe.is_accepted:
         yield Check(name, "ok", "accepted")
     elif given:
-        remedy = None if probe.names else "name a place with --location"
+        remedy = None if probe.names else "name a location with --location"
         yield Check(name, "warning", "not checked: no answer shows it", remedy)
 
 
@@ -226,7 +226,7 @@ def check_locations(probes: Sequence[SourceProbe], places: Sequence[str]) -> Ite
     """Check that every location has a forecast from one of the sources."""
     if not places:
         fix = "give --location L, or name a locations file"
-        yield Check("locations", "warning", "none is named, so none was looked up", fix)
+        yield Check("locations", "warning", "no location is named, so no forecast was requested", fix)
         return
     asked = [probe for probe in probes if probe.answers and not probe.is_refused]
     if not asked:
@@ -262,7 +262,7 @@ def check_forecast(probe: SourceProbe, settings: Settings, now: datetime) -> Ite
         yield Check(name, "ok", detail)
         return
     short = f"{detail}; finish-by is {format_duration(deadline - until)} later"
-    fix = "later hours rest on each place's history: lowcarb archive fetch --days 28"
+    fix = "later hours are planned from each location's history: lowcarb archive fetch --days 28"
     yield Check(name, "warning", short, fix)
 
 
@@ -277,7 +277,9 @@ def check_clock(probe: SourceProbe) -> Iterator[Check]:
         yield Check(name, "ok", f"within {format_duration(max(off, timedelta(seconds=1)))} of the server's")
         return
     detail = f"the server's clock is {format_duration(off)} {side} this machine's"
-    yield Check(name, "fault" if off >= SKEW_FAULT else "warning", detail, "set the wrong one, best by NTP")
+    yield Check(
+        name, "fault" if off >= SKEW_FAULT else "warning", detail, "correct the wrong clock, best with NTP"
+    )
 
 
 def check_finish_by(settings: Settings, now: datetime) -> Iterator[Check]:
@@ -323,7 +325,7 @@ def unreadable_locations(error: InputError) -> Check:
 def _other_name(probes: Sequence[SourceProbe], place: str) -> str:
     """Return a fix for a location without forecast: the name that was probably meant, or examples."""
     if any(probe.knows(place) for probe in probes):
-        return "the name is known; name another place or another source"
+        return "the name is known, but has no forecast; name another location or source"
     nears = dict.fromkeys(near for probe in probes if (near := near_miss(probe.names[place], probe.known)))
     if nears:
         return f"did you mean {' or '.join(nears)}?"

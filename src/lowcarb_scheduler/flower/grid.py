@@ -315,8 +315,8 @@ class DispatchGrid(ForwardingGrid):
         training = [m for m in sent if m.metadata.message_type.split(".")[0] == MessageType.TRAIN]
         members = opened.members if opened else {}
         if unplanned := sum(message.metadata.dst_node_id not in members for message in training):
-            fix = "they are not in the ledger; a configure_train() of your own has to call that of super()"
-            self._log.warn("training", f"{unplanned} node(s) train that are not planned to", fix)
+            fix = "they are not in the ledger; your own configure_train() must call super().configure_train()"
+            self._log.warn("training", f"{unplanned} node(s) train that are not in the plan", fix)
         if opened is None or unplanned or not sent:
             return self._grid.send_and_receive(sent, timeout=timeout)
         windows = [window for _, window in members.values()]
@@ -399,7 +399,7 @@ class _Dispatch:
         for message in due:
             node_id, message_id = message.metadata.dst_node_id, id_of(message)
             if node_id not in connected:
-                self._round.unsent[node_id] = "it was gone when its turn came"
+                self._round.unsent[node_id] = "the node had left when its turn came"
             elif message_id not in pushed:
                 self._round.unsent[node_id] = "its message could not be sent"
             else:

@@ -257,7 +257,9 @@ class NodeRegistry:
         while key in taken:
             key = f"{key}@{node_id}"
         if key != names[0]:
-            self._invalid[f"{names[0]!r} is the name of another node, this one is counted apart"].append(key)
+            self._invalid[f"{names[0]!r} is the name of another node, this one is counted separately"].append(
+                key
+            )
         watts = place.power_watts if place else None
         if watts is None:
             watts = self._claim(key, node, "power-watts", power_of)
@@ -296,7 +298,7 @@ class NodeRegistry:
                 if resolved is not None:
                     return resolved
                 node.is_unplaced = True
-                self._invalid[f"location {location!r} {problem}, it is passed over"].append(key)
+                self._invalid[f"location {location!r} {problem}, it is ignored"].append(key)
         return None
 
 
@@ -373,7 +375,7 @@ class LocationResolver:
 
     def _nearest(self, latitude: float, longitude: float) -> tuple[str | None, str]:
         if not (abs(latitude) <= 90 and abs(longitude) <= 180):
-            return None, "is not on earth"
+            return None, "is not a valid latitude and longitude"
         if not self._located:
             fault = f" ({self._fault})" if self._fault else ""
             return None, f"cannot be used, the source has no coordinates of its locations{fault}"

@@ -55,9 +55,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("flwr")
 
 _EVALUATION: Final = {
-    "strategy": "as the strategy samples, from all that are connected",
-    "planned": "those that have just trained, whose metrics differ from those of random nodes",
-    "all": "all that are connected",
+    "strategy": "sampled by the strategy from all connected nodes",
+    "planned": "nodes that have just trained; their metrics differ from those of random nodes",
+    "all": "all connected nodes",
     "none": "none",
 }
 
@@ -221,7 +221,7 @@ class Session:
         )  # fmt: skip
         done = f"round {number} is {stage.name.lower()}" if number > 0 else "no round has trained"
         cut = f"; {self._ledger.cut} bytes of a torn line were cut" if self._ledger.cut else ""
-        self._log.info(f"going on with the run of {messages.instant(self._timing.started)}: {done}{cut}")
+        self._log.info(f"resuming the run of {messages.instant(self._timing.started)}: {done}{cut}")
         if (current := self._recorder.current) is not None:
             self._close(max(resumption.at, current.opened_at), current.opened_at)
 
@@ -320,7 +320,7 @@ class Session:
     def _stop(self, why: str) -> list[int]:
         """End the run before its last round, and return no nodes."""
         self.has_ended = True
-        self._log.warn("deadline", why, "the run stops here with what it has trained, as on-late says")
+        self._log.warn("deadline", why, "the run stops here with the result so far (on-late = stop)")
         return []
 
     def _look_at_nodes(self, grid: Grid) -> tuple[int, int]:
@@ -383,8 +383,8 @@ class Session:
         turn, whole = self._recorder.turn_seen(schedule.round_duration), schedule.round_duration
         if turn is not None and turn != self._turn:
             self._log.info(
-                f"turns of clients that state no duration are planned as {format_duration(turn)},"
-                f" the longest seen; all of a round, {format_duration(whole)}, was assumed"
+                f"turns of clients without a stated duration are planned as {format_duration(turn)},"
+                f" the longest so far; before, a whole round ({format_duration(whole)}) was assumed"
             )
         self._turn = turn
         return turn
@@ -410,10 +410,10 @@ class Session:
         if unknown and self._has_source:
             why = f"{len(unknown)} of {len(alive)} node(s) have no location ({messages.listed(unknown)})"
             fix = "set lowcarb-locations, by partition-id or name, or lowcarb-default-location"
-            self._log.warn("locations", why, f"carbon cannot decide when they train; {fix}")
+            self._log.warn("locations", why, f"they are planned without carbon intensity; {fix}")
         if unmatched := self._nodes.unmatched():
             use = "entries are matched by partition-id, node name or node id"
-            self._log.warn("locations", f"no node answers to {messages.listed(unmatched)} of the file", use)
+            self._log.warn("locations", f"no node matches {messages.listed(unmatched)} of the file", use)
 
     def _time_left(self) -> timedelta | None:
         """Return the time that a request may take without a round opening late; None if any."""
@@ -525,7 +525,7 @@ class Session:
     def not_evaluated(self, connected: int, available: int) -> None:
         """Warn that a round is not evaluated where too few nodes are connected."""
         if self._settings.evaluate_on == "strategy" and connected < available:
-            why = f"{connected} of {available} nodes that the strategy wants to be available are connected"
+            why = f"{connected} of {available} nodes that the strategy requires are connected"
             self._log.warn("evaluation", why, "such a round is not evaluated on nodes")
 
     def evaluated(

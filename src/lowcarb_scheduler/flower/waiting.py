@@ -155,8 +155,8 @@ class NodeWait:
             line = messages.answers_awaited(nodes - awaited, nodes, self._on_wall(until))
             self._report(number, nodes - awaited, line, until)
         if longest > timedelta(0):
-            why = f"{awaited} of {nodes} have not told who they are"
-            self._log.warn("nodes", why, "they are planned with defaults, and corrected once they do")
+            why = f"{awaited} of {nodes} have not answered the profile query"
+            self._log.warn("nodes", why, "they are planned with defaults until they answer")
 
     def for_enough(self, number: int, grid: Grid, size: Size, limits: NodeLimits, is_first: bool) -> int:
         """Wait for nodes that a round needs, and for those that it only wants.
@@ -204,7 +204,7 @@ class NodeWait:
         """Warn of nodes that are only wanted and have not come; they are not waited for again."""
         if needed <= alive < wanted:
             self._short = alive, EPOCH
-            fix = "those that are train; lower lowcarb-clients-per-round to wait for none"
+            fix = "the connected nodes train; lower lowcarb-clients-per-round to avoid the wait"
             self._log.warn("nodes", f"{alive} of {wanted} are connected", fix)
 
     def note(self, alive: int, wanted: int) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FILE_NAME: Final = "about.json"
 _LARGEST_BYTES: Final = 100_000
 _TEXTS: Final = ("title", "owner", "purpose", "compared_with")
-_FIX: Final = "mend it, or delete it"
+_FIX: Final = "correct it, or delete it"
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,7 +206,7 @@ def facts_of(accounts: Accounts, finish_by: datetime | None) -> list[tuple[str, 
 
 def facts_of_correction(correction: CorrectionSummary) -> list[tuple[str, str]]:
     """Return the participation correction of a run, as name and text."""
-    mode = "off" if correction.mode == "off" else f"on, with a memory of each {correction.mode}"
+    mode = "off" if correction.mode == "off" else f"on, with one memory per {correction.mode}"
     facts = [("State", f"{mode}: {correction.reason}" if correction.reason else mode)]
     if correction.mean_ratio is not None and correction.largest_ratio is not None:
         mean, largest = f"{correction.mean_ratio:.2f}", f"{correction.largest_ratio:.2f}"
@@ -229,7 +229,7 @@ def _participation(run: Record) -> str:
     planned, equal = begun.planned, begun.planned.saving_with_equal_turns
     if planned.saving is None or equal is None:
         return setting
-    turns = f"{planned.min_turns} to {planned.max_turns} turns a client"
+    turns = f"{planned.min_turns} to {planned.max_turns} turns per client"
     return f"{setting}: {turns}; planned saving {saving_parts(planned.saving, equal)}"
 
 

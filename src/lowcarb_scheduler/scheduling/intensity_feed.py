@@ -37,8 +37,8 @@ _NO_TIME: Final = timedelta(0)
 _BRIEFLY: Final = timedelta(seconds=2)  # a request that has less time is not worth sending
 _NOTHING: Final = "its newest forecast has no usable value after now"
 _INSTEAD: Final = {
-    "archive": "nothing is archived, and what was archived before is not used",
-    "actual intensity": "without it no emissions are called realised",
+    "archive": "nothing is archived, and the existing archive is not used",
+    "actual intensity": "without it there are no realised emissions",
     "past forecasts": "corrections are learned from the others",
     "source": "it counts as not given",
     "locations of the source": "names are not checked against them",
@@ -245,7 +245,9 @@ class IntensityFeed:
             past = at_hand(self._source, new, until - HISTORY, until, ISSUES_EVERY)
             past = [replace(issue, intensity=sanitize(issue.intensity)) for issue in past]
         except Exception as error:  # noqa: BLE001  see _look
-            self._log.warn("past forecasts", reason_of(error), "corrections are learned from those to come")
+            self._log.warn(
+                "past forecasts", reason_of(error), "corrections are learned from future forecasts"
+            )
             return
         self._past = sorted([*self._past, *past], key=lambda issue: issue.generated_at)
         self._note_faults()
@@ -337,7 +339,7 @@ class IntensityFeed:
         """Forget actuals of another signal than the forecast's: they are not comparable."""
         self.actual = self._written = None
         why = f"its signal is {actual}, the forecast's {forecast}"
-        self._log.warn("actual intensity", why, "it is left out of account")
+        self._log.warn("actual intensity", why, "it is not used")
 
     # -- Checkpoint ----------------------------------------------------------------------------------------
 

@@ -110,9 +110,9 @@ def plan_lines(
         f"planned finish {instant(plan.finish)}, deadline {instant(schedule.finish_by)}",
     ]
     if not decision.on_forecast:
-        return [*lines, "rounds open at once; the warnings above say why"]
+        return [*lines, "rounds open at once; see the warnings above"]
     if latest is not None and latest + len(plan.opens_us) * schedule.round_duration < schedule.finish_by:
-        lines.append(f"waits until {instant(latest)} at most: the rest is kept for rounds that take longer")
+        lines.append(f"waits until {instant(latest)} at most: the rest is kept free for slow rounds")
     if plan.saving is not None:
         lines.append(
             f"expected {plan.emissions_g:,.0f} gCO2eq, {plan.saving:.1%} less than the"
@@ -120,8 +120,8 @@ def plan_lines(
             + ("" if with_equal_turns is None else f": {saving_parts(plan.saving, with_equal_turns)}")
         )
     if np.ptp(turns := plan.turns) > 1:
-        even = f"Jain's index {jain_index(turns):.2f}, of random sampling {_jain_of_random(plan):.2f}"
-        lines.append(f"{turns.min()} to {turns.max()} turns a client ({even})")
+        even = f"Jain's index {jain_index(turns):.2f}; random sampling {_jain_of_random(plan):.2f}"
+        lines.append(f"{turns.min()} to {turns.max()} turns per client ({even})")
     # Such rounds save most, and may cost accuracy where data differ by location.
     if not quiet and (one_sided := _one_sided(plan)):
         lines.append(one_sided)
@@ -131,8 +131,8 @@ def plan_lines(
     whole = int((fleet.durations_us == 0).sum())
     lines.append(
         f"assumes: {labels.source} forecasts ({numbers}{labels.signal} signal); power assumed for {assumed}"
-        f" of {len(fleet)} clients; turns of {whole} take all of a round until one is seen; energy is power"
-        " times time where nodes do not measure it"
+        f" of {len(fleet)} clients; turns of {whole} are planned as long as a round until one is observed;"
+        " energy is power times time unless measured"
     )
     return lines
 
@@ -147,8 +147,8 @@ def earlier_rounds(earlier: EarlierRounds) -> str:
 def saving_parts(saving: float, with_equal_turns: float) -> str:
     """Write a saving in its two parts: equal turns would have the first one, too."""
     return (
-        f"{with_equal_turns:.1%} by when and who with equal turns,"
-        f" {saving - with_equal_turns:.1%} by turns that differ by location"
+        f"{with_equal_turns:.1%} with equal turns,"
+        f" {saving - with_equal_turns:.1%} more with turns that differ by location"
     )
 
 
@@ -172,15 +172,15 @@ def _one_sided(plan: Plan) -> str | None:
     if heard >= _ONE_SIDED * usual:
         return None
     return (
-        f"a round has clients of {heard:.1f} locations, of random ones {usual:.1f}; where data differ by"
-        " place set lowcarb-mix-rounds and lowcarb-max-location-share"
+        f"a round has clients from {heard:.1f} locations, a random one from {usual:.1f}; if data differ by"
+        " location, set lowcarb-mix-rounds and lowcarb-max-location-share"
     )
 
 
 def hold_reason(planned_g: float | None, at_once_g: float | None) -> str:
     """Return the reason of a hold, from emissions as planned and of opening at once [gCO2eq]."""
     if at_once_g is None or planned_g is None or planned_g >= at_once_g:
-        return "the rounds that remain are cleaner together if it waits"
+        return "the remaining rounds together emit less if it waits"
     return (
         "its clients' grids are cleaner then, "
         f"{planned_g:,.1f} g instead of {at_once_g:,.1f} g if it opened now"
@@ -195,7 +195,7 @@ def nodes_awaited(alive: int, wanted: int, at_least: int, until: datetime) -> st
 
 def answers_awaited(answered: int, nodes: int, until: datetime) -> str:
     """Return the line about nodes that have still to answer the profile query."""
-    known = f"{answered} of {nodes} nodes have told who they are"
+    known = f"{answered} of {nodes} nodes have answered the profile query"
     return f"{known}; waiting for the others until {instant(until)} at most"
 
 
@@ -210,7 +210,7 @@ def summary_lines(finished: RunFinished, run_dir: Path) -> list[str]:
         of, saving = f" over {finished.known_rounds} of {len(finished.rounds)} rounds", finished.known_saving
     avoided = "unknown" if saving is None else f"{saving:.1%}{of}"
     if finished.max_turns - finished.min_turns > 1:  # no headline without it: uneven turns save, too
-        avoided += f", with {finished.min_turns} to {finished.max_turns} turns a client"
+        avoided += f", with {finished.min_turns} to {finished.max_turns} turns per client"
     if finished.unknown_because:
         avoided += f" ({finished.unknown_because})"
     bases = [f"{kwh:.3f} {name}" for name, kwh in sorted(finished.energy_by_basis.items())]
@@ -220,6 +220,6 @@ def summary_lines(finished: RunFinished, run_dir: Path) -> list[str]:
         f"saving against run-now: {avoided}",
         f"training {finished.energy_kwh:.3f} kWh ({', '.join(bases) or 'no turn'});"
         f" evaluation {finished.evaluation_energy_kwh:.3f} kWh, {grams('evaluation_g')}",
-        f"{finished.min_turns} to {finished.max_turns} turns a client, Jain's index {finished.jain:.3f}",
+        f"{finished.min_turns} to {finished.max_turns} turns per client, Jain's index {finished.jain:.3f}",
         f"next: lowcarb report {run_dir.absolute()}",
     ]

@@ -243,8 +243,8 @@ def decide(job: Job, known: KnownIntensity, previous: Plan | None, log: RunLog) 
             try:
                 planned = _replan(attempt, forecast, known, previous, log, fill_gaps)
                 if fill_gaps:
-                    why = "it ends or has gaps before the deadline, and no history stands in"
-                    log.warn("forecast", why, "rounds beyond it are planned at each location's mean")
+                    why = "it ends or has gaps before the deadline, and no history fills them"
+                    log.warn("forecast", why, "later rounds are planned with each location's mean")
                 _note_bounds(job, planned, log)
                 _note_relaxed(planned, log)
                 return Decision(planned, on_forecast=True)
@@ -273,14 +273,14 @@ def _note_bounds(job: Job, planned: Plan, log: RunLog) -> None:
         least, most = job.participation
         if planned.turns.min() < least or planned.turns.max() > most:
             why = f"participation of {least} to {most} turns cannot be kept by all"
-            log.warn("rules", why, "the bounds give way as little as they can")
+            log.warn("rules", why, "the bounds are relaxed as little as possible")
 
 
 def _note_relaxed(planned: Plan, log: RunLog) -> None:
     """Warn of each rule that no plan can keep; once, though figures differ from plan to plan."""
     for rule in planned.relaxed:
         why = f"no plan keeps {rule.replace('_', '-')} any more, with the turns done so far"
-        log.warn("rules", why, "it gives way as little as it can")
+        log.warn("rules", why, "the rule is relaxed as little as possible")
 
 
 def _replan(
@@ -300,7 +300,7 @@ def _replan(
             raise PlanInfeasibleError(reason, len(missing), 0, job.finish_by) from None
         fix = "; set lowcarb-locations or lowcarb-default-location" if UNKNOWN_PLACE in missing else ""
         what = f"intensity of {', '.join(missing)}"
-        log.warn(what, "nothing is known", f"it is planned at the others' mean{fix}")
+        log.warn(what, "nothing is known", f"it is planned with the mean of the others{fix}")
         # The mean of the others: a location without data must not look clean or dirty by accident.
         like = forecast if forecast.locations else known.actual
         neutral = neutral_table(like, missing, job.now, job.finish_by)

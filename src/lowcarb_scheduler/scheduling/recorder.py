@@ -256,7 +256,7 @@ class RunRecorder:
         if self._failures[key] >= _MOST_FAILURES:
             self._credited[key] += 1
             why = f"{key} has failed {_MOST_FAILURES} times in a row"
-            self._log.warn("node", why, "it is asked no more often than the others")
+            self._log.warn("node", why, "it is selected no more often than the others")
 
     def evaluated(
         self, number: int, done: Sequence[tuple[Profile, Window, TurnReport]], failed: int,
@@ -369,7 +369,7 @@ class RunRecorder:
                     anew[turn.energy_basis] += turn.energy_kwh
                 why = why or worked.unknown_because()
         except LowcarbError as error:
-            self._log.warn("ledger", str(error), "what it is missing for is not called realised")
+            self._log.warn("ledger", str(error), "rounds without it have no realised emissions")
             return energy, str(error)
         return anew if self._identities else energy, why
 

@@ -327,7 +327,9 @@ class Replanner:
             self._log.warn("deadline", why, f"rounds run back-to-back{ends}")
         elif not self._hurried and (latest := self._timing.latest_opening(number)) and latest <= now:
             self._hurried = True
-            self._log.info("no waiting for now: the rounds that remain may need all the time there is")
+            self._log.info(
+                "no waiting for now: the remaining rounds may need all the time before the deadline"
+            )
 
     def memory(self, known: KnownIntensity) -> dict[str, Any]:
         """Return the part of a checkpoint that holds the plan, for the intensity known now."""

@@ -254,7 +254,10 @@ class RunTiming:
         length = max(schedule.round_duration, shortest)
         if abs(typical - length) > _FAR_OFF * length:
             self.schedule = replace(schedule, round_duration=typical)
-            logger.info("lowcarb: rounds take about %s, and are planned so", format_duration(typical))
+            logger.info(
+                "lowcarb: rounds take about %s and are now planned with this duration",
+                format_duration(typical),
+            )
 
     def start_grid(self, now: datetime) -> None:
         """Start the grid of openings now, where nodes were waited for: its first slot would be lost."""

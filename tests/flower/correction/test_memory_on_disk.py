@@ -93,7 +93,7 @@ def test_a_damaged_memory_begins_anew(damage, midnight):
     told = [event for event in events_of("degraded") if event["what"] == "correction"]
     assert len(told) == 1
     assert "memory of" in told[0]["why"]
-    assert told[0]["consequence"] == "that memory begins anew"
+    assert told[0]["consequence"] == "this memory starts empty"
     assert len(events_of("round_closed")) == 8
     assert [event["reason"] for event in events_of("round_corrected")] == [None] * 8
 

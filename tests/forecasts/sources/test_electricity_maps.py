@@ -273,7 +273,7 @@ def test_zones_are_known_by_name():
         ([], "answered with JSON that has no list of points called forecast"),
         (httpx.Response(401, json={"error": "Invalid auth-token"}), f"(check {VARIABLE}; too many requests"),
         (httpx.Response(403), f"(the plan of {VARIABLE} does not include it"),
-        (httpx.Response(404), "(there is no such zone, or nothing is known of it)"),
+        (httpx.Response(404), "(the zone does not exist, or has no data)"),
         (httpx.Response(301, headers={"location": "/elsewhere"}), "which is not followed with credentials"),
         (httpx.Response(301, headers={"location": "https://evil.org"}), "redirects to https://evil.org"),
         (httpx.Response(200, text="<html>"), "answered with a web page; is the URL right?"),

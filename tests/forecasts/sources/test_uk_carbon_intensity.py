@@ -106,13 +106,13 @@ def test_regions_and_postcodes_are_asked_for_by_themselves(name, place):
 def test_a_name_that_is_no_place_in_britain_is_not_sent(name):
     server = Server({"data": half_hours(1)})
     made = server.source().forecast([name, "GB"], NOW)
-    assert made.missing[name].startswith("is no place in Great Britain; ")
+    assert made.missing[name].startswith("is not a location in Great Britain; ")
     assert len(server.paths()) == 1
 
 
 def test_near_misses_are_named():
     why = Server({}).why("Lodnon")
-    assert why == "is no place in Great Britain; did you mean London?"
+    assert why == "is not a location in Great Britain; did you mean London?"
 
 
 def test_all_regions_are_known_by_name_and_number():

@@ -82,12 +82,12 @@ def settle(
     """
     asked = settings.participation_correction
     if asked == "off":
-        return Applicability("off", "the setting says so")
+        return Applicability("off", "it is switched off by the setting")
     if kept is None:
         return Applicability("off", "strategies of Flower's old API are not corrected")
     strategy, arrays = kept
     if any(map(adds_noise, layers(strategy))):
-        reason = "it re-uses updates of single clients, for which differential privacy has not accounted"
+        reason = "it uses updates of single clients again, which the privacy accounting does not cover"
         if asked != "auto":
             problem = f"{asked} does not go with server-side differential privacy: {reason}"
             raise InputError(_SETTING, problem, "set it to auto or off")
@@ -113,7 +113,7 @@ def settle_balance(settings: Settings, strategy: object) -> float | str:
     if settings.balance != "auto" or not any(map(_remembers_steps, layers(strategy))):
         return settings.balance
     logger.info(
-        "lowcarb: balance is %s: a server that is adaptive or has momentum has to hear of all places",
+        "lowcarb: balance is %s: an adaptive server, or one with momentum, needs updates from all locations",
         TIGHT_BALANCE,
     )
     return TIGHT_BALANCE
@@ -129,7 +129,7 @@ def announce(settled: Applicability, ledger: Ledger) -> None:
     """Log whether a run is corrected, and what speaks against it; enter it in the ledger."""
     mode, reason = settled
     ledger.append(CorrectionSettled(mode=mode, reason=reason or None))
-    state = "off" if mode == "off" else f"on, with a memory of each {mode}"
+    state = "off" if mode == "off" else f"on, with one memory per {mode}"
     line = f"lowcarb: participation correction is {state}" + (f": {reason}" if reason else "")
     # Asked for against a reason: a warning, as of anything that may harm the model.
     logger.log(logging.WARNING if reason and mode != "off" else logging.INFO, "%s", line)

@@ -150,7 +150,7 @@ class ParticipationCorrection:
         if layout != self._layout:
             if self._layout.names:
                 why = f"the model has other arrays since round {number}"
-                self._log.warn("correction", why, "the memory of locations begins anew")
+                self._log.warn("correction", why, "the memory of locations starts empty")
             self._layout, self._memory = layout, self._new_memory(layout)
         if len(set(self._data.places.values())) < 2:
             if number == 1:
@@ -178,8 +178,8 @@ class ParticipationCorrection:
         if len(self._recent) == _FOR_LONG and sum(self._recent) / _FOR_LONG >= _LARGE:
             why = f"over {_FOR_LONG} rounds it was nearly as large as the rounds' own steps"
             self._log.warn(
-                "correction", f"{why}: places differ much, and a round sees few of them",
-                "the model rests on remembered updates; lowcarb-max-location-share = 0.3 mixes rounds",
+                "correction", f"{why}: locations differ much, and each round has few of them",
+                "the model depends on older updates; lowcarb-max-location-share = 0.3 mixes rounds",
             )  # fmt: skip
 
     def _shift(self, weights: Sequence[tuple[float, Message]], shift: Shift | None) -> None:
@@ -277,7 +277,7 @@ class ParticipationCorrection:
         if state["mode"] != self._mode:
             why = f"participation-correction was {state['mode']} before the restart, is {self._mode}"
             self._log.warn(
-                "correction", why, "the memory begins anew" if self.is_on else "the memory is dropped"
+                "correction", why, "the memory starts empty" if self.is_on else "the memory is dropped"
             )
             return
         self._layout = Layout(tuple(state["names"]), tuple(map(tuple, state["shapes"])))
@@ -288,4 +288,4 @@ class ParticipationCorrection:
             try:
                 self._memory.restore(place, read())
             except (InputError, KeyError, TypeError, ValueError) as error:
-                self._log.warn("correction", f"memory of {place}: {error}", "that memory begins anew")
+                self._log.warn("correction", f"memory of {place}: {error}", "this memory starts empty")

@@ -80,7 +80,7 @@ class ElectricityMaps(WebSource):
     hints = {  # noqa: RUF012  (never changed)
         401: f"check {_VARIABLE}; too many requests are answered like this, too",
         403: f"the plan of {_VARIABLE} does not include it; forecasts need a paid plan or a trial",
-        404: "there is no such zone, or nothing is known of it",
+        404: "the zone does not exist, or has no data",
     }
 
     def __init__(self, token: str | SecretStr | None, url: str = URL, **options: Unpack[WebOptions]) -> None:

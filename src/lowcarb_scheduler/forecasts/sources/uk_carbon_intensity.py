@@ -90,7 +90,7 @@ class UkCarbonIntensity(WebSource):
                 hint = (
                     f"did you mean {near}?" if near else "give GB, a region, or the first half of a postcode"
                 )
-                missing[name] = f"is no place in Great Britain; {hint}"
+                missing[name] = f"is not a location in Great Britain; {hint}"
         return [name for name in names if name not in missing], missing
 
     def _forecast_request(self, name: str, now: datetime) -> Request:
