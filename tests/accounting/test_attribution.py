@@ -136,7 +136,7 @@ def test_every_level_of_a_round_is_what_its_definition_says(seed):
 
 
 def test_a_client_that_is_dirty_at_the_start_and_clean_in_its_hour_is_a_good_choice():
-    """Who trains in which hour is one decision: its effect is shared out evenly."""
+    """Check that the effect of clients and hours, which are chosen together, is divided evenly."""
     intensity = IntensityTable(
         np.array([to_us(START + timedelta(hours=hour)) for hour in range(4)]), ("DE", "FR"),
         np.array([[900.0, 500.0], [400.0, 500.0], [0.0, 500.0]]),

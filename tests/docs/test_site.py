@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Page(HTMLParser):
-    """What a page links to, asks for, and can be jumped to."""
+    """Links, requests and anchors of a page."""
 
     def __init__(self, path):
         super().__init__()

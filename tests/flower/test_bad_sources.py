@@ -1,4 +1,4 @@
-"""Whatever a source does, the training finishes by its deadline, and one warning says what is wrong."""
+"""Faulty sources: the training still finishes by its deadline, and one warning names the fault."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(codecarbon, tmp_path, monke
 
 
 def test_the_real_codecarbon_is_silent_offline_and_leaves_no_file(monkeypatch, tmp_path, capfd):
-    """What it measures depends on the machine: many have no counters that may be read."""
+    """The measured energy depends on the machine: many have no readable counters."""
     monkeypatch.delitem(sys.modules, "codecarbon")
     pytest.importorskip("codecarbon")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "locks"))

@@ -1,4 +1,4 @@
-"""What a run keeps in memory does not grow with the rounds that are done, beyond a few numbers a round."""
+"""Memory of a run: it does not grow with finished rounds, beyond a few numbers per round."""
 
 from __future__ import annotations
 

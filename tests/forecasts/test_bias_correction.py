@@ -306,7 +306,7 @@ def test_a_place_may_lack_actuals_issues_or_both(noon):
 
 
 def test_half_hours_five_minutes_and_an_issue_every_few_minutes(noon):
-    """What a Carbon Aware SDK gives: 24 h in steps of 5 min; a run kept an issue every 15 min."""
+    """Check data as from a Carbon Aware SDK: 24 h in steps of 5 min; a run kept an issue every 15 min."""
     world = World(noon, horizon=24)
     now = noon + timedelta(minutes=17)
     fine = {

@@ -20,7 +20,7 @@ LEDGERS = sorted((Path(__file__).parents[1] / "fixtures" / "ledgers").glob("*.js
 
 
 def summary_of(run_dir):
-    """Return what a full reading finds of a run that has ended."""
+    """Return the figures of a finished run from a full reading of its ledger."""
     run = RunState.read(run_dir)
     saved = run.saved
     return RunSummary(

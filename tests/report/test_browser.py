@@ -36,7 +36,7 @@ FAULTY = """<!doctype html><body style="color: #999; background: #fff"><p>pale</
 
 
 def browse(tmp_path, address, *options) -> str:
-    """Return what a browser without a window prints."""
+    """Return the output of a headless browser."""
     command = [
         BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", *options, f"file://{address}",

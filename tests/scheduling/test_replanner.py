@@ -1,4 +1,4 @@
-"""What a plan rests on: it is made anew when that changes, says why, and stands while it does not."""
+"""Replanning: a plan is made again if its inputs change, with a reason, and is kept if they do not."""
 
 from __future__ import annotations
 

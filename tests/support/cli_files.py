@@ -61,7 +61,7 @@ def write_forecast(folder: Path, rows: list[str] | None = None, header: str = HE
 
 
 class Response:
-    """What a command answered: exit code and both streams."""
+    """Result of a command: exit code and both streams."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
@@ -79,7 +79,7 @@ class Response:
 
 
 def opener(sources: Mapping[str, Any]) -> Callable[[str, Any], Any]:
-    """Return what opens these sources by their names, and all others as ever."""
+    """Return a function that opens these sources by their names, and all others as usual."""
     return lambda name, settings: sources.get(name) or registry.open_source(name, settings)
 
 

@@ -28,7 +28,7 @@ TIMES = (*MADE, "timestamp", "time", "datetime", "from", "to", "point_time")
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a server.
+    """Fault of a server.
 
     Parameters
     ----------

@@ -105,5 +105,5 @@ class Web(ForecastSource):
 
     @property
     def kinds(self):
-        """What it was asked for, in order."""
+        """Requests to the source, in order."""
         return [what for what, *_ in self.asked]

@@ -1,4 +1,4 @@
-"""What a process leaves on disk if it is killed: a folder before and after every step that counts."""
+"""Files on disk after a process is killed: a folder before and after every important step."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def events_of(records: Iterable[Mapping[str, Any]]) -> list[Event]:
 
 
 def rounds_shown(run: Record) -> list[dict[str, Any]]:
-    """Return what a report shows of each round of a run."""
+    """Return the figures that a report shows for each round of a run."""
     return [{name: getattr(each, name) for name in OF_A_ROUND} for each in run.rounds]
 
 

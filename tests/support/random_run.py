@@ -35,7 +35,7 @@ class Truth:
         return self.integral(place, start, hours) / hours
 
     def turn_g(self, done: dict[str, Any]) -> float:
-        """Return what a ``node_done`` event has emitted."""
+        """Return the emissions of a ``node_done`` event."""
         starts = hours_of(done["started_at"])
         return done["energy_kwh"] * self.mean(done["location"], starts, done["duration_s"] / 3600)
 

@@ -45,7 +45,7 @@ class Task:
 
     @property
     def measure(self) -> str:
-        """What :meth:`score` returns."""
+        """Name of the value that :meth:`score` returns."""
         return "R², %" if self.is_regression else "accuracy, %"
 
     def new_weights(self, seed: int) -> Weights:

@@ -198,7 +198,7 @@ class World:
         return [self.opening(number) for number in range(1, self.setting.rounds + 1)]
 
     def node_configs(self) -> list[dict[str, Any]]:
-        """Return what each node knows of itself."""
+        """Return the profile of each node."""
         fleet = self.case.fleet
         places = np.array(fleet.locations)[fleet.location_index]
         return [

@@ -71,7 +71,7 @@ def histories(result):
 
 
 def figures(folder):
-    """Return what a report shows of a run."""
+    """Return the figures that a report shows for a run."""
     run = summarise(read_ledger(folder))
     return run.status, rounds_shown(run), run.turns, run.saving, run.energy_by_basis
 

@@ -1,4 +1,4 @@
-"""What only real sockets show: certificates, proxies, and connections that end in the middle."""
+"""Tests with real sockets: certificates, proxies, and connections that end early."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sources on the web do alike: cutting periods, joining answers."""
+"""Code shared by sources on the web: cutting periods, joining answers."""
 
 from __future__ import annotations
 

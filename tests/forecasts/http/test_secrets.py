@@ -1,4 +1,4 @@
-"""Whatever a server does with credentials, they stand in no error, log or repr."""
+"""Secrets: credentials appear in no error, log or repr, even if a server echoes them."""
 
 from __future__ import annotations
 

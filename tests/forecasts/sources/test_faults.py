@@ -1,4 +1,4 @@
-"""Whatever a server does, a call keeps to its budget, and a run to its deadline, and the ledger tells."""
+"""Faulty servers: a call keeps its time limit, a run its deadline, and the ledger records the fault."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ PORTAL = (
 
 @pytest.fixture
 def read(tmp_path):
-    """Return what is read from lines."""
+    """Return the table that is read from lines."""
 
     def read_lines(lines, name="file.csv", **options):
         path = tmp_path / name
