@@ -12,7 +12,7 @@ Durations are drawn anew for each round, except in three laws. The logarithm of 
 "doubles once" doubles for good after half of the rounds: it is not stationary, and may make 5 in 100 late.
 With "drop-outs" each run has its own rate, from 0 to 1 %, at which any of five clients dies in a round. A
 dead client holds its round up until the reply timeout: as long as ten typical rounds there, and as the slow
-rounds in "1 % take 8 x" and the like.
+rounds in "1 % take 8 x" and the like. "In clusters" half of them are followed by two more.
 
 A run counts as late only if it would have been in time without waiting. "used" is the part of the slack that
 the runs have waited, half-way and in total. ``--through-flower`` adds runs through a strategy on an in-memory
@@ -96,6 +96,23 @@ def timed_out(part, length):
     )
 
 
+def in_clusters(part, length):
+    """Return the law of rounds that time out, of which half of the first ones are followed by two more."""
+    mean = (1.0 - part) * float(np.exp(0.005)) + part * length
+
+    def draw(rng: Generator, size: int):
+        begins, more = rng.random(size) < part / 2.0 / (1.0 - part), rng.random(size) < 0.5
+        lengths, k = usual(rng, size), 0
+        while k < size:
+            if begins[k]:
+                lengths[k : k + 1 + 2 * more[k]] = length
+                k += 2 * more[k]
+            k += 1
+        return lengths
+
+    return Law(lambda _: mean, draw, length)
+
+
 def drop_outs(rng: Generator, size: int, timeout=10.0, clients=5):
     rate = 1.0 - (1.0 - 0.01 * rng.random()) ** clients
     return np.where(rng.random(size) < rate, timeout, usual(rng, size))
@@ -125,6 +142,8 @@ LAWS = {
     "drop-outs": Law(lambda _: 1.0 + 9.0 * 0.02475, drop_outs, 10.0),
     "AR(0.9)": Law(lambda _: float(np.exp(0.045)), autoregressive),
     "doubles once": Law(lambda size: float(np.exp(0.005)) * (2 - size // 2 / size), doubling, most=0.05),
+    "2 % take 8 x, in clusters": in_clusters(0.02, 8.0),
+    "5 % take 12 x, in clusters": in_clusters(0.05, 12.0),
 }
 WITHOUT = tuple((law, 0, rounds) for law, rounds in product(LAWS, ROUNDS))
 WITH = tuple((law, 30, rounds) for law, rounds in product(LAWS, SHORT))

@@ -349,6 +349,8 @@ _LAWS = {
     "drop-outs": "drop-outs, timeout of ten rounds",
     "AR(0.9)": "correlated: AR(0.9), sigma 0.3",
     "doubles once": "double once, half-way (not stationary)",
+    "2 % take 8 x, in clusters": "2 % until the timeout, eight rounds, half of them with two more",
+    "5 % take 12 x, in clusters": "5 % until the timeout, twelve rounds, half of them with two more",
 }
 
 

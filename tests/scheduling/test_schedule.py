@@ -168,6 +168,15 @@ def test_waiting_as_long_as_allowed_makes_one_run_in_a_hundred_late_at_most(law)
     assert late <= runs * kind.most
 
 
+def test_rounds_that_time_out_in_clusters_make_no_more_runs_late():
+    law, rng = "5 % take 12 x, in clusters", np.random.default_rng(1)
+    kind = coverage.LAWS[law]
+    settings = coverage.settings_of(50 * kind.mean(50) * 2.0 * HOUR)
+    outcomes = [coverage.simulate(coverage.sample(law, 50, rng), settings, kind.timeout) for _ in range(100)]
+    assert sum(outcome.late for outcome in outcomes) <= 1
+    assert np.mean([outcome.used for outcome in outcomes if outcome.could]) > 0.65
+
+
 @pytest.mark.parametrize("deadline", coverage.DEADLINES)
 @pytest.mark.parametrize("rounds", coverage.SHORT)
 def test_short_jobs_with_earlier_runs_use_three_fifths_of_their_slack(rounds, deadline):

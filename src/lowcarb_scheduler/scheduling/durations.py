@@ -18,7 +18,8 @@ so this holds only approximately.
 E[exp(theta D)] is a mean over the rounds observed, in this run and in earlier ones of the same job, nineteen
 typical ones, and slow ones that are imagined, because observations alone miss the tail. They are of two
 kinds: one round in twenty takes five times as long; and in some part of the rounds, one in twenty at most, a
-client does not reply until the timeout. A kind is left out where no time has to be kept for it:
+client does not reply until the timeout, and in the next round neither: one that hangs but stays connected is
+asked again. A kind is left out where no time has to be kept for it:
 
 - with such a round the run would be late even without waiting;
 - so many rounds were observed that it has less than half of the accepted risk to go unseen in them, at the
@@ -53,6 +54,7 @@ _TYPICAL: Final = 19.0  # typical rounds that are imagined beside those observed
 _SLOW: Final = 5.0  # length of a slow round of any cause, in typical ones
 _SLOW_PART: Final = 0.05  # part of all rounds that are slow, at the worst
 _TIMEOUT_TURNS: Final = 2.0  # Flower's default timeout is extended to so many turns
+_IN_A_ROW: Final = 2  # rounds until the timeout: a client that hangs is asked again in the next round
 _KNOWN: Final = 10  # rounds observed from which on a tail may be left out: they have shown the usual spread
 _OTHERS: Final = 0.8  # part of their typical time that the other rounds take at least
 _LEVEL: Final = 2.2  # least time for each of several rounds, in typical ones
@@ -147,10 +149,14 @@ class Durations:
         """Return the slow rounds to imagine: length [typical rounds], and part of all rounds."""
         count, left_out = self._observed, 0.0
         worst = min(_SLOW_PART, 1.0 / (count + 1))  # rate at which they most likely go unseen, and then come
-        timeout = 0.0 if self.reply_timeout is None else self.reply_timeout / typical
+        known = 0.0 if self.reply_timeout is None else self.reply_timeout / typical
+        timeout = max(known, _TIMEOUT_TURNS)
+        in_a_row = _IN_A_ROW * (timeout - 1.0) + 1.0  # one of them in place of all, beside typical ones
+        if rounds >= _IN_A_ROW and in_a_row <= longest:
+            timeout = in_a_row
         kinds = [
             (_SLOW, _SLOW_PART * (1.0 - _SLOW_PART) ** count, count >= _KNOWN),
-            (max(timeout, _TIMEOUT_TURNS), worst * (1.0 - worst) ** count, True),
+            (timeout, worst * (1.0 - worst) ** count, True),
         ]
         kept: list[tuple[float, float]] = []
         for length, unseen, is_certain in sorted(kinds, reverse=True):
