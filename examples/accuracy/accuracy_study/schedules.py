@@ -400,10 +400,13 @@ MAIN: Final = {
         "balanced, turns that differ, corrected; hours foreseen",
         partial(foreseen, participation="auto", balance=1.2),
     ),
+    "at-once": Schedule(
+        "balanced, turns that differ, corrected, no waiting; hours foreseen",
+        partial(foreseen, participation="auto", balance=1.2, patience=0.0),
+    ),
     "defaults": Schedule(
         "**defaults**: balanced, turns that differ, corrected", settings={}, planned="defaults"
     ),
-    "at-once": Schedule("defaults, patience 0", settings={"patience": 0.0}, planned="at-once"),
 }
 
 
