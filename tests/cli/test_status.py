@@ -350,10 +350,10 @@ def test_release_names_the_held_round_and_no_other(capsys, written):
     [
         ("round_opened", True, {}, "training", ""),
         ("round_closed", True, {}, "preparing", ""),
-        ("run_finished", False, {}, "completed", ", and opens no more rounds"),
-        ("run_finished", False, {"clock": "virtual"}, "completed", ", and opens no more rounds"),
-        ("hold_started", False, {}, "gone", ", and opens no more rounds"),
-        ("hold_started", True, {"clock": "virtual"}, "on a virtual clock", ", which waits for nobody"),
+        ("run_finished", False, {}, "completed", ", and opens no further rounds"),
+        ("run_finished", False, {"clock": "virtual"}, "completed", ", and opens no further rounds"),
+        ("hold_started", False, {}, "gone", ", and opens no further rounds"),
+        ("hold_started", True, {"clock": "virtual"}, "on a virtual clock", ", which does not wait"),
     ],
 )
 def test_release_is_refused_where_nothing_is_held(capsys, written, last, alive, first, state, why):

@@ -117,7 +117,7 @@ def told(event: Event, times: Times) -> str:
         case NodesChanged():
             return f"nodes: {len(event.joined)} joined or changed, {len(event.left)} left"
         case ForecastReceived():
-            return f"forecast of {formatting.counted(len(event.intensity.locations), 'place')} received"
+            return f"forecast of {formatting.counted(len(event.intensity.locations), 'location')} received"
         case Planned():
             return f"planned from round {event.round} on: {event.reason}"
         case HoldStarted():
@@ -139,7 +139,7 @@ def told(event: Event, times: Times) -> str:
 def _saved(run: RunState) -> str:
     saved, done = run.saved, run.rounds_done
     if saved is None:
-        return "not known: no actual intensity of its rounds" if done else "no round is done yet"
+        return "not known: no actual intensity for its rounds" if done else "no round is done yet"
     text = f"{_of(saved.avoided_g, saved.run_now_g)} ({formatting.percent(saved.saving)})"
     if saved.rounds < done:
         text += f", in {saved.rounds} of {formatting.counted(done, 'round')}: of others it is not known"

@@ -159,7 +159,7 @@ def _notes(run: RunState) -> Iterator[str]:
     elif not provenance.source:
         yield "No forecast source is configured: rounds open at once, and their emissions are not known."
     if run.is_virtual:
-        yield "Virtual clock: this run waits for nobody, its clock jumps."
+        yield "Virtual clock: this run does not really wait, its clock jumps."
     if run.state == GONE:
         yield "The process of this run has ended without closing its ledger. Start it again to resume."
     if run.late:

@@ -272,9 +272,9 @@ class RunState:
             If no round is held; ``run_dir`` names the run in the message.
         """
         if self.round is None or self.state == GONE:
-            raise NothingHeldError(str(run_dir), self.state, "and opens no more rounds")
+            raise NothingHeldError(str(run_dir), self.state, "and opens no further rounds")
         if self.is_virtual:
-            raise NothingHeldError(str(run_dir), "on a virtual clock", "which waits for nobody")
+            raise NothingHeldError(str(run_dir), "on a virtual clock", "which does not wait")
         if self.state != HOLDING:
             raise NothingHeldError(str(run_dir), self.state)
         return self.round

@@ -128,7 +128,7 @@ class RunView:
             clients.update({name: n for name, n in window.locations.items() if name != UNKNOWN_PLACE})
         forecast = self.run.forecast
         if not clients or forecast is None or forecast.intensity.end <= moment:
-            missing = "no forecast is known" if clients else "the places of the next rounds are not known"
+            missing = "no forecast is known" if clients else "the locations of the next rounds are not known"
             yield self._line(f"Coming hours: {missing}", width, "bold")
             return
         places = sorted(clients, key=lambda name: (-clients[name], name))[:MOST_PLACES]
@@ -141,7 +141,7 @@ class RunView:
         values = means_of(forecast.intensity, places, edges)
         known = values[np.isfinite(values)]
         if not len(known):
-            yield self._line("Coming hours: no forecast is known of these places", width, "bold")
+            yield self._line("Coming hours: no forecast is known for these locations", width, "bold")
             return
         low, high = float(known.min()), float(known.max())
         levels = (values - low) / (high - low) if high > low else np.where(np.isfinite(values), 0.0, np.nan)
@@ -149,7 +149,7 @@ class RunView:
         begins = [from_us(edge) for edge in edges[:-1]]
         head = f"Coming hours ({self.times.name(moment)})"
         if len(clients) > len(places):
-            head += f", {len(places)} of {len(clients)} places that train next"
+            head += f", {len(places)} of {len(clients)} locations that train next"
         yield self._line(head, width, "bold")
         yield self._cut(Text().append(" " * label + self._axis(begins, cell), "dim"), width)
         for name, row in zip(names, levels.T, strict=True):
