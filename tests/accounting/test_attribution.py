@@ -150,8 +150,8 @@ def test_a_client_that_is_dirty_at_the_start_and_clean_in_its_hour_is_a_good_cho
         closed=RoundClosed(opens_at=START + 2 * HOUR, closes_at=START + 3 * HOUR, round_duration=HOUR,
                            nodes_done=1, nodes_failed=0, energy_kwh=1.0, realised_g=None, run_now_g=None,
                            **about),
-        turns=[NodeDone(round=1, id="a", location="DE", started_at=START + 2 * HOUR,
-                        ended_at=START + 3 * HOUR, duration=HOUR, power_watts=1000.0, energy_kwh=1.0,
+        turns=[NodeDone(round=1, id="a", location="DE", started_at=START + 2 * HOUR, duration=HOUR,
+                        power_watts=1000.0, energy_kwh=1.0,
                         energy_basis="assumed")],
         connected={name: Node(id=name, location=place, power_watts=1000.0, duration=None)
                    for name, place in (("a", "DE"), ("b", "FR"))},
