@@ -86,7 +86,7 @@ def _schema(cls: type[Entry]) -> list[tuple[Any, ...]]:
 
 def _entry_class(kind: str) -> type[Entry] | None:
     """Return the class of the entries in a tuple of them, from its annotation."""
-    match = re.fullmatch(r"tuple\[(\w+), \.\.\.\]", kind)
+    match = re.fullmatch(r"tuple\[(\w+), \.\.\.\]( \| None)?", kind)
     return {cls.__name__: cls for cls in (Node, Member, Window, Figures)}.get(match[1]) if match else None
 
 
@@ -383,7 +383,10 @@ class Planned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldStarted(Event):
-    """Hold of a round until its window; emissions [gCO2eq] of opening then, and at once."""
+    """Hold of a round until its window; emissions [gCO2eq] of opening then, and at once.
+
+    ``windows`` are those of the plan that stands, from this round on, where no event before has this one's.
+    """
 
     name: ClassVar[str] = "hold_started"
 
@@ -393,6 +396,7 @@ class HoldStarted(Event):
     reason: str
     planned_g: float | None = None
     at_once_g: float | None = None
+    windows: tuple[Window, ...] | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

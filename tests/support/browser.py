@@ -118,14 +118,13 @@ class Browser:
         self.ask("Page.navigate", url=address)
         self.wait_for("document.readyState === 'complete'")
 
-    def look(self, width: int, *, dark: bool = False) -> None:
-        """Choose the width of the window [CSS pixels] and the scheme of colours."""
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1,
+    def look(self, width: int, height: int = 900, *, dark: bool = False) -> None:
+        """Choose the size of the window [CSS pixels] and the scheme of colours."""
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
                  mobile=width < 600)  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
 
     def picture(self) -> bytes:
-        """Return the whole page as PNG."""
-        shot = self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=True)
-        return base64.b64decode(shot["data"])
+        """Return what the window shows as PNG."""
+        return base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"])

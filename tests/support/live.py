@@ -34,14 +34,17 @@ class Live:
         The host it was told to bind.
     further : tuple of str, optional
         Further names of it.
+    look_s : float (default: 0)
+        Seconds between two looks at what somebody watches.
     """
 
     def __init__(
-        self, folder: Path, clock: Clock, host: str | None = None, further: tuple[str, ...] = ()
-    ) -> None:
+        self, folder: Path, clock: Clock, host: str | None = None, further: tuple[str, ...] = (),
+        look_s: float = 0.0,
+    ) -> None:  # fmt: skip
         self.runs, self.is_ending = RunFolder(folder, clock), False
         access = Access.of(host, further, RELEASE, READ)
-        self.app = Pages(self.runs, clock, access, request_release, lambda: self.is_ending, 0.0).app()
+        self.app = Pages(self.runs, clock, access, request_release, lambda: self.is_ending, look_s).app()
 
     def ask(self, path: str, method: str = "GET", home: str = HOME, **about: Any) -> httpx.Response:
         """Return the answer to a request."""

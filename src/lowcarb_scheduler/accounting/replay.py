@@ -301,6 +301,8 @@ class Record:
         Energy of training by its origin [kWh].
     initial_plan, first_plan, plan : InitialPlan or Planned or None
         The first plan of several rounds with its inputs, the first one at all, and the newest.
+    windows : dict of int to Window
+        Windows of the newest plan, as far as the ledger has them, by round.
     incidents : list of Degraded or NodeFailed
         Faults of sources and nodes.
     resumed : int
@@ -331,6 +333,7 @@ class Record:
         self.initial_plan: InitialPlan | None = None
         self.first_plan: Planned | None = None
         self.plan: Planned | None = None
+        self.windows: dict[int, Window] = {}
         self.finished: RunFinished | None = None
         self._settled: CorrectionSettled | None = None
         self.output_average: OutputAveraged | None = None
@@ -381,6 +384,7 @@ class Record:
                 for worked in self.closed.values():
                     worked.learn(self.actual)
             case Planned():
+                self.windows = {window.round: window for window in event.windows}
                 self.plan, self.first_plan = event, self.first_plan or event
                 if not self.initial_plan and event.grid_from and event.finish_by and event.target_finish:
                     self.initial_plan = InitialPlan(
@@ -394,6 +398,7 @@ class Record:
                 self.output_average = event
             case HoldStarted():
                 self.waiting, self.activity = event, "holding"
+                self.windows |= {window.round: window for window in event.windows or ()}
             case NodesAwaited():
                 self.waiting, self.activity = event, "waiting for nodes"
             case Released():

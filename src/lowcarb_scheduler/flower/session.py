@@ -314,7 +314,7 @@ class Session:
         opens_by = None if max_hold is None else ready_at + max_hold
         return Hold(
             number, self._timing.rounds, self._timing.round_duration, opens_by, self._log,
-            is_over=number == self._reopens, is_quiet=self._virtual,
+            partial(self._replanner.untold, number), is_over=number == self._reopens, is_quiet=self._virtual,
         )  # fmt: skip
 
     def _stop(self, why: str) -> list[int]:

@@ -194,7 +194,7 @@ class RunState:
         # Without an open or held round the next one counts, whose window the last plan has.
         current = opened or held
         number = current.round if current else done + 1 if ended is None else None
-        planned = {window.round: window.opens_at for window in plan.windows} if plan else {}
+        planned = {window.round: window.opens_at for window in record.windows.values()}
         held_g, at_once_g = (held.planned_g, held.at_once_g) if held else (None, None)
         finish = ended.finish if ended else plan.finish if plan else None
         finish_by = ended.finish_by if ended else plan.finish_by if plan else record.started.finish_by
@@ -219,7 +219,7 @@ class RunState:
             late=None if finish is None or finish_by is None else finish > finish_by,
             saved=Saved.of((each.realised_g, each.run_now_g) for each in record.rounds),
             plan=plan,
-            upcoming=tuple(w for w in plan.windows if w.round > last) if plan and not ended else (),
+            upcoming=() if ended else tuple(record.windows[k] for k in sorted(record.windows) if k > last),
             round_duration=_round_duration(record),
             closes_at=max((node.ends_at for node in opened.nodes), default=None) if opened else None,
             forecast=forecasts[-1] if forecasts else None,
@@ -257,10 +257,10 @@ class RunState:
         if self.plan is None or self.plan.emissions_g is None or self.is_over:
             return None
         # A later plan lists its first rounds only, but its sum is of all.
-        past = [window.emissions_g for window in self.plan.windows if window.round <= self.opened]
-        if self.opened >= self.plan.round + len(self.plan.windows):
+        past, windows = range(self.plan.round, self.opened + 1), self.record.windows
+        if any(number not in windows for number in past):
             return None
-        done_g = known_sum(past) if past else 0.0
+        done_g = known_sum(windows[number].emissions_g for number in past) if past else 0.0
         return None if done_g is None else self.plan.emissions_g - done_g
 
     def to_release(self, run_dir: Path) -> int:

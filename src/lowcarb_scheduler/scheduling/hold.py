@@ -10,8 +10,10 @@ from lowcarb_scheduler.events import HoldStarted, Released
 from lowcarb_scheduler.scheduling import messages
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
+    from lowcarb_scheduler.events import Window
     from lowcarb_scheduler.intensity import IntensityTable
     from lowcarb_scheduler.planning.job import Plan
     from lowcarb_scheduler.scheduling.messages import RunLog
@@ -36,6 +38,8 @@ class Hold:
         Latest opening that max-hold allows.
     log : RunLog
         Takes ``hold_started`` and ``open_now``.
+    untold : callable
+        Returns the planned windows from this round on, None where the ledger has this round's already.
     is_over : bool
         Whether nothing is waited for, as where the round had opened before a restart.
     is_quiet : bool
@@ -44,10 +48,10 @@ class Hold:
 
     def __init__(
         self, number: int, rounds: int, length: timedelta, opens_by: datetime | None, log: RunLog,
-        is_over: bool = False, is_quiet: bool = False,
+        untold: Callable[[], tuple[Window, ...] | None], is_over: bool = False, is_quiet: bool = False,
     ) -> None:  # fmt: skip
         self._number, self._rounds, self._length, self._opens_by = number, rounds, length, opens_by
-        self._log, self._is_over, self._is_quiet = log, is_over, is_quiet
+        self._log, self._untold, self._is_over, self._is_quiet = log, untold, is_over, is_quiet
         self._capped: tuple[Plan, datetime] | None = None
         self._announced: datetime | None = None
         self._next_line: datetime | None = None
@@ -131,5 +135,5 @@ class Hold:
         self._log.report(
             f"holding round {self._number}/{self._rounds} until {until}: {reason}",
             HoldStarted(round=self._number, until=opens_at, seconds=seconds.total_seconds(), reason=reason,
-                        planned_g=planned_g, at_once_g=at_once_g),
+                        planned_g=planned_g, at_once_g=at_once_g, windows=self._untold()),
         )  # fmt: skip

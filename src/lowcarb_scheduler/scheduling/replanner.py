@@ -210,6 +210,7 @@ class Replanner:
         self._planned_by: datetime | None = None
         self._inputs: PlanInputs | None = None
         self._announced = self._hurried = False
+        self._told_to = 0  # the last round whose window is in the ledger
         self._with_equal_turns: float | None = None  # saving of the first plan if all took equal turns
 
     def upcoming(self, number: int) -> UpcomingRound | None:
@@ -218,6 +219,12 @@ class Replanner:
         if self.decision is None or not 0 <= index < len(self.decision.plan.opens_us):
             return None
         return UpcomingRound(self.decision.plan, index)
+
+    def untold(self, number: int) -> tuple[Window, ...] | None:
+        """Return the windows from a round on, None where the ledger has that round's already."""
+        if (upcoming := self.upcoming(number)) is None or self.decision is None or number <= self._told_to:
+            return None
+        return self._tell(self.decision, upcoming.index, _TOLD)
 
     def balance_turns(self, clients: int) -> float | None:
         """Return the largest distance of a location's turns from its share, None without such a rule."""
@@ -359,16 +366,7 @@ class Replanner:
     def _write(self, number: int, reason: Reason, decision: Decision) -> None:
         """Enter a plan in the ledger, and log the first one."""
         plan, on_forecast, schedule = decision.plan, decision.on_forecast, self._timing.schedule
-        windows = tuple(
-            Window(
-                round=number + index,
-                opens_at=planned.opens_at,
-                closes_at=planned.closes_at,
-                emissions_g=planned.emissions_g if on_forecast else None,
-                locations=_count(plan, index),
-            )
-            for index, planned in enumerate(plan.rounds[: _TOLD if self._announced else None])
-        )
+        windows = self._tell(decision, 0, _TOLD if self._announced else len(plan.opens_us))
         turns = plan.turns
         self._ledger.append(
             Planned(
@@ -394,6 +392,21 @@ class Replanner:
             for line in messages.plan_lines(decision, schedule, latest, quiet, self._with_equal_turns):
                 self._log.info(line)
             self._with_equal_turns = None
+
+    def _tell(self, decision: Decision, first: int, most: int) -> tuple[Window, ...]:
+        """Return the windows of so many rounds of a plan for the ledger, and note that it has them."""
+        windows = tuple(
+            Window(
+                round=self._planned_from + first + index,
+                opens_at=planned.opens_at,
+                closes_at=planned.closes_at,
+                emissions_g=planned.emissions_g if decision.on_forecast else None,
+                locations=_count(decision.plan, first + index),
+            )
+            for index, planned in enumerate(decision.plan.rounds[first : first + most])
+        )
+        self._told_to = windows[-1].round
+        return windows
 
 
 def _turns_to_value(participation: Participation) -> list[int] | None:

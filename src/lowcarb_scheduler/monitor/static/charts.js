@@ -89,13 +89,14 @@ async function drawRounds(rounds) {
   traces.push(boxes("done", rounds, { color: "#ffffff", line: { color: ink, width: many ? 0 : 0.7 } }));
   traces.push(boxes("training", rounds, { color: colour("accent"), line: { color: "#ffffff", width: 1.2 } }));
   const shapes = [], annotations = [];
-  const mark = (x, text, role, dash) => {
+  const mark = (x, text, role, lines) => {
     if (!x) return;
-    shapes.push({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color: colour(role), width: 2, dash } });
+    for (const line of lines) shapes.push({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line });
     annotations.push({ x, yref: "paper", y: 1, yanchor: "bottom", xanchor: role === "deadline" ? "right" : "center", text, showarrow: false, font: { color: colour(role), size: 12 } });
   };
-  mark(rounds.now, "now", "ink", "dot");
-  mark(rounds.deadline, "deadline", "deadline", "solid");
+  // The heat map is dark and bright, in light and dark mode: a white line on a black one is seen on both.
+  mark(rounds.now, "now", "ink", [{ color: ink, width: 4 }, { color: "#ffffff", width: 1.6 }]);
+  mark(rounds.deadline, "deadline", "deadline", [{ color: colour("deadline"), width: 2.5 }]);
   await plot("rounds", traces, {
     barmode: "overlay", bargap: 0, shapes, annotations, hovermode: "closest",
     xaxis: { type: "date", range: [rounds.start, rounds.end], showgrid: false, tickangle: 0, nticks: narrow ? 4 : 12, tickformatstops: [
