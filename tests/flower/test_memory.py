@@ -63,8 +63,8 @@ def test_books_keep_a_few_numbers_a_round_however_many_nodes_it_had(midnight, ro
     ledger.close()
     assert growth < BOOKS_BYTES
     size = (RUN / "ledger.jsonl").stat().st_size
-    assert size > 3000 * rounds
-    assert peak < 0.6 * size  # it is read a round at a time: figures of all rounds stay, not their lines
+    assert size > 2500 * rounds
+    assert peak < 2000 * rounds  # it is read a round at a time: figures of all rounds stay, not their lines
     assert summary.realised_g == pytest.approx(rounds * 400.0)
     assert summary.run_now_g == pytest.approx(rounds * 400.0)
     assert summary.evaluation_g == pytest.approx(rounds * 400.0)

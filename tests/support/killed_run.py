@@ -41,7 +41,7 @@ def run_until_killed(place):
 
     Ledger.append, Checkpoint.commit, VirtualClock.sleep_until = in_a_line, between, in_a_hold
     grid = make_grid(on_train=lambda node, number: die_if(place == "training" and number == 3))
-    start(make_aware(datetime(2026, 3, 2, tzinfo=UTC), FedAvgM(server_momentum=0.9)), grid)
+    start(make_aware(datetime(2026, 3, 2, tzinfo=UTC), FedAvgM(server_momentum=0.9), balance=1.2), grid)
 
 
 if __name__ == "__main__":

@@ -751,9 +751,10 @@ def test_killed_by_the_system(midnight, where):
         command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
     )
     assert process.returncode == -signal.SIGKILL, process.stderr
-    expected = start(make_aware(midnight, FedAvgM(server_momentum=0.9), run_dir=Path("whole")), make_grid())
-    grid = make_grid(backwards=True)
-    result = start(make_aware(midnight, FedAvgM(server_momentum=0.9)), grid)
+    about = {"balance": 1.2}  # less would leave no hold
+    whole = make_aware(midnight, FedAvgM(server_momentum=0.9), run_dir=Path("whole"), **about)
+    expected, grid = start(whole, make_grid()), make_grid(backwards=True)
+    result = start(make_aware(midnight, FedAvgM(server_momentum=0.9), **about), grid)
     assert weights(result) == weights(expected)
     assert figures(RUN) == figures(Path("whole"))
     assert min(rounds_of(grid)) == (2 if where == "between" else 3)
