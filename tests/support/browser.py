@@ -126,5 +126,5 @@ class Browser:
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
 
     def picture(self) -> bytes:
-        """Return what the window shows as PNG."""
+        """Return a picture of the window as PNG."""
         return base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"])
