@@ -70,7 +70,7 @@ def test_it_says_where_it_is_answers_there_and_ends_on_ctrl_c(tmp_path):
     lines = [process.stdout.readline() for _ in range(3)]
     address = re.fullmatch(r"runs of runs/ are shown at (http://127\.0\.0\.1:\d+/)\n", lines[0])[1]
     assert re.fullmatch(r"release token: [\w-]{24}\n", lines[1])
-    assert lines[2] == "Ctrl-C ends this; runs go on\n"
+    assert lines[2] == "Ctrl-C stops the pages, not the runs\n"
     assert httpx.get(f"{address}api/runs", trust_env=False).json()["runs"][0]["state"] == "completed"
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=20) == ("", "")
