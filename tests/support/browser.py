@@ -40,7 +40,11 @@ def browsing(folder: Path) -> Iterator[Browser]:
             yield Browser(socket)
     finally:
         process.terminate()
-        process.wait(LONGEST_S)
+        try:
+            process.wait(LONGEST_S)
+        except subprocess.TimeoutExpired:
+            process.kill()  # else it would outlive the tests, with a processor to itself
+            raise
 
 
 def wait(holds: Callable[[], Any]) -> Any:
