@@ -244,13 +244,13 @@ def test_every_answer_forbids_what_pages_do_not_need(live):
 @pytest.mark.parametrize(
     ("home", "status"),
     [
-        ("http://127.0.0.1:8765", 200),
+        ("http://127.0.0.1:8030", 200),
         ("http://localhost:9000", 200),  # through a tunnel
-        ("http://[::1]:8765", 200),
-        ("http://LOCALHOST:8765", 200),
-        ("http://evil.example:8765", 421),  # DNS rebinding
+        ("http://[::1]:8030", 200),
+        ("http://LOCALHOST:8030", 200),
+        ("http://evil.example:8030", 421),  # DNS rebinding
         ("http://localhost.evil.example", 421),
-        ("http://192.168.1.4:8765", 421),
+        ("http://192.168.1.4:8030", 421),
     ],
 )
 def test_only_names_of_this_machine_are_answered(live, home, status):
@@ -265,7 +265,7 @@ def test_a_host_that_is_none_is_refused(live, host):
 @pytest.mark.parametrize(
     ("origin", "status"),
     [
-        ("http://127.0.0.1:8765", 200),
+        ("http://127.0.0.1:8030", 200),
         ("http://127.0.0.1:9999", 403),
         ("http://evil.example", 403),
         ("null", 403),
@@ -285,7 +285,7 @@ def test_a_name_of_a_proxy_is_allowed_by_name(held):
 
 
 def test_for_other_machines_a_token_is_needed_to_read(held):
-    live, home = Live(held.parent, NOW, host="0.0.0.0"), "http://192.168.1.4:8765"
+    live, home = Live(held.parent, NOW, host="0.0.0.0"), "http://192.168.1.4:8030"
     for path in ("/", "/api/runs", "/metrics", "/runs/held", "/static/page.css", "/api/runs/held/events"):
         answer = live.ask(path, home=home)
         assert (answer.status_code, "token" in answer.text) == (401, True)
@@ -303,7 +303,7 @@ def test_for_other_machines_a_token_is_needed_to_read(held):
 
 
 def test_a_token_in_the_address_becomes_a_cookie(held):
-    live, home = Live(held.parent, NOW, host="0.0.0.0"), "http://192.168.1.4:8765"
+    live, home = Live(held.parent, NOW, host="0.0.0.0"), "http://192.168.1.4:8030"
     answer = live.ask(f"/runs/held?token={READ}", home=home)
     assert (answer.status_code, answer.headers["location"]) == (303, "/runs/held")
     cookie = answer.headers["set-cookie"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lowcarb_scheduler.clock import Clock
 
 RELEASE, READ = "release-token", "read-token"
-HOME = "http://127.0.0.1:8765"
+HOME = "http://127.0.0.1:8030"
 
 
 class Live:

@@ -132,7 +132,7 @@ def runs(
 
 # -- lowcarb serve -----------------------------------------------------------------------------------------
 
-_PORT: Final = 8765
+_PORT: Final = 8030
 _HOST: Final = "Address for access from other machines, which then need a token; 0.0.0.0: all."
 _FURTHER: Final = "Further host name of this server, for example behind a proxy."
 
