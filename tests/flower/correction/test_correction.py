@@ -206,9 +206,9 @@ def private(name, *given):
 
 
 LEFT_ALONE = {
-    "DP, fixed, server": (private("ServerSideFixed", 0.1, 1.0, 3), "differential privacy"),
-    "DP, fixed, client": (private("ClientSideFixed", 0.1, 1.0, 3), "differential privacy"),
-    "DP, adaptive, server": (private("ServerSideAdaptive", 0.1, 3), "differential privacy"),
+    "DP, fixed, server": (private("ServerSideFixed", 0.1, 1.0, 3), "privacy accounting"),
+    "DP, fixed, client": (private("ClientSideFixed", 0.1, 1.0, 3), "privacy accounting"),
+    "DP, adaptive, server": (private("ServerSideAdaptive", 0.1, 3), "privacy accounting"),
     "Krum": (robust(flower.Krum, num_malicious_nodes=0), "robust"),
     "MultiKrum": (robust(flower.MultiKrum, num_malicious_nodes=0), "robust"),
     "Bulyan": (robust(flower.Bulyan, num_malicious_nodes=0), "robust"),
@@ -235,7 +235,7 @@ def test_strategies_that_it_would_harm_are_left_alone_with_the_reason(name, midn
 @pytest.mark.parametrize("name", [name for name in LEFT_ALONE if name.startswith("DP")])
 def test_under_differential_privacy_it_is_refused(name, midnight):
     with pytest.raises(
-        InputError, match=r"lowcarb-participation-correction: location does not go .*accounted"
+        InputError, match=r"lowcarb-participation-correction: location does not go .*privacy accounting"
     ):
         run(LEFT_ALONE[name][0](), midnight, participation_correction="location")
     assert not RUN.exists()

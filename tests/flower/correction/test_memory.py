@@ -165,24 +165,20 @@ def test_what_exceeds_the_bound_is_mapped_from_files_without_a_name(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_threads_change_nothing():
-    """A model of several blocks and arrays, whose sums are taken in parts."""
-    sizes = (150_000, 70_000, 3)
-    found = []
-    for threads in (1, 3):
-        memory, random = LocationMemory(sizes, threads=threads), np.random.default_rng(3)
-        for number in range(3):
-            models = {
-                place: [random.normal(size=size).astype(np.float32) for size in sizes] for place in PLACES
-            }
-            sent = [np.zeros(size, np.float32) for size in sizes]
-            replies = {
-                place: [(2.0, model)] for place, model in models.items() if place != "DE" or number != 2
-            }
-            advance = memory.advance(number, sent, replies, dict.fromkeys(PLACES, 1.0))
-        found.append([part.tobytes() for part in advance.shift.arrays])
-        found[-1] += [memory.places[place].levels.tobytes() for place in PLACES]
-    assert found[0] == found[1]
+def test_a_model_of_several_blocks_and_arrays_is_shifted_as_the_formula_says():
+    sizes, random, share = (150_000, 70_000, 3), np.random.default_rng(3), 1 / len(PLACES)
+    memory, sent = LocationMemory(sizes), [np.zeros(size, np.float32) for size in sizes]
+    expected = dict.fromkeys(PLACES, np.zeros(sum(sizes)))
+    for number in range(3):
+        models = {place: [random.normal(size=size).astype(np.float32) for size in sizes] for place in PLACES}
+        replies = {place: [(2.0, model)] for place, model in models.items() if place != "DE" or number != 2}
+        advance = memory.advance(number, sent, replies, dict.fromkeys(PLACES, 1.0))
+        if number < 2:
+            expected = {place: (each + np.concatenate(models[place])) / 2 for place, each in expected.items()}
+    missing = {place: share - (0 if place == "DE" else 1 / (len(PLACES) - 1)) for place in PLACES}
+    shift = sum(part * expected[place] for place, part in missing.items())
+    assert not advance.shift.was_cut
+    np.testing.assert_allclose(np.concatenate(advance.shift.arrays), shift, atol=0.02)
 
 
 def test_a_poisoned_first_round_does_not_set_the_measure():

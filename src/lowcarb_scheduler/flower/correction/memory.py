@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from tempfile import TemporaryFile
@@ -47,8 +46,6 @@ _LEVELS: Final = 127  # of int8, on each side of zero
 _SMALLEST: Final = float(np.finfo(np.float32).tiny) * _LEVELS  # its inverse is finite
 _BLOCK: Final = 1 << 16  # numbers; the buffers of a block stay in a processor's cache
 _SHORT: Final = 1 << 13  # numbers; the result of BLAS depends on the number of its threads from 10,000 on
-_MOST_THREADS: Final = 4
-_WORTH_THREADS: Final = 1 << 20  # numbers
 _SAMPLES: Final = 64  # blocks
 
 
@@ -144,8 +141,6 @@ class LocationMemory:
         Memory to use for what is remembered [bytes]; the rest is mapped from files.
     folder : Path, optional
         Folder of these files, which vanish with the process.
-    threads : int, optional
-        Threads that share the blocks of a large model; by default up to four, and one for a small model.
 
     Attributes
     ----------
@@ -157,15 +152,13 @@ class LocationMemory:
 
     def __init__(
         self, sizes: Sequence[int], *, first: float = FIRST, rate: float = RATE, trust: float = TRUST,
-        most_bytes: int | None = None, folder: Path | None = None, threads: int | None = None,
+        most_bytes: int | None = None, folder: Path | None = None,
     ) -> None:  # fmt: skip
         self.sizes = tuple(sizes)
         self.first, self.rate, self._trust = first, rate, trust
         self._most_bytes, self._folder = most_bytes, folder
         edges = [0, *np.cumsum(self.sizes, dtype=np.int64).tolist()]
         self._length = edges[-1]
-        usual = min(_MOST_THREADS, os.cpu_count() or 1) if self._length > _WORTH_THREADS else 1
-        self._threads = usual if threads is None else threads
         self.blocks = [
             _Block(index, slice(start - begin, stop - begin), slice(start, stop))
             for index, (begin, end) in enumerate(pairwise(edges))
@@ -222,7 +215,7 @@ class LocationMemory:
             staged[place] = Remembered(self._new_levels(staged), scales, number)
         missing, shift = self._missing(shares, data), self._shift
         work = _Pass(self, sent, replies, everything, shares, missing, staged, shift)
-        shift_norm, step, *sampled = np.sqrt(self._in_blocks(work)).tolist()
+        shift_norm, step, *sampled = np.sqrt(work.sums()).tolist()
         measured = sum(block.inside.stop - block.inside.start for block in self.blocks[:: self.sampled])
         norms = [norm * math.sqrt(self._length / measured) for norm in sampled]
         # The steps before are the measure: one reply of 1e30 must not become the usual step.
@@ -267,17 +260,6 @@ class LocationMemory:
             for array in shift:
                 array *= np.float32(longest / norm)
         return Shift(shift, min(norm, longest), was_cut)
-
-    def _in_blocks(self, work: _Pass) -> NDArray[np.float64]:
-        """Return the sums over all blocks of a pass, whose threads do not change their order."""
-        parts = np.array_split(np.arange(len(self.blocks)), self._threads)
-        if self._threads == 1:
-            sums = work.sums(parts[0])
-        else:
-            with ThreadPoolExecutor(self._threads) as pool:
-                sums = np.concatenate([*pool.map(work.sums, parts)])
-        total: NDArray[np.float64] = sums.sum(axis=0)
-        return total
 
     def _new_levels(self, staged: Mapping[str, Remembered]) -> NDArray[np.int8]:
         """Return an array for a memory, in a file where the others leave no room."""
@@ -326,17 +308,20 @@ class _Pass:
             for index in range(len(sent))
         ]
 
-    def sums(self, positions: NDArray[Any]) -> NDArray[np.float64]:
-        """Return sums of squares of some blocks: of the shift, of the step, and of each location's update."""
-        found = np.zeros((len(positions), 2 + len(self._shares)))
+    def sums(self) -> NDArray[np.float64]:
+        """Return sums of squares: of the shift, of the step, and of each location's update.
+
+        One thread does it: two that take turns with Python's lock after each block need as long together, and
+        twice the processor time.
+        """
+        found = np.zeros(2 + len(self._shares))
         buffers = {kind: np.empty((3, _BLOCK), dtype=kind) for kind in {np.float32, *self._kinds}}
         narrow = np.empty((2, _BLOCK), dtype=np.float32)
         with np.errstate(all="ignore"):  # what is not finite is found by the sums
-            for row, position in enumerate(positions):
-                block = self._memory.blocks[position]
+            for position, block in enumerate(self._memory.blocks):
                 size = block.inside.stop - block.inside.start
                 wide = [buffer[:size] for buffer in buffers[self._kinds[block.array]]]
-                found[row] = self._exchange(position, block, wide, [buffer[:size] for buffer in narrow])
+                found += self._exchange(position, block, wide, [buffer[:size] for buffer in narrow])
         return found
 
     def _exchange(
