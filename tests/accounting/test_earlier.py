@@ -130,7 +130,7 @@ def test_broken_and_foreign_ledgers_are_left_out_with_one_line_each(text, caplog
     write("b").write_bytes(text)
     assert read().runs == 1
     (line,) = caplog.messages
-    assert "the rounds of an earlier run do not count" in line
+    assert "the rounds of an earlier run are ignored" in line
     assert str(RUNS / "b") in line
 
 

@@ -346,7 +346,7 @@ def test_a_source_whose_forecast_is_short_plans_the_rounds_that_it_covers(tmp_pa
     answer = run(capsys, "plan", *given, "--json")
     assert answer.code == 0
     assert answer.document["forecast_origin"] == {"forecast": 0.75, "default": 0.25}
-    assert "the forecast ends 2026-03-02T03:00:00Z; rounds beyond it are planned at each" in answer.err
+    assert "the forecast ends 2026-03-02T03:00:00Z; later rounds are planned with each" in answer.err
     # A file is taken as it is, and only where it reaches.
     assert run(capsys, "plan", "--job", write_job(tmp_path), "--forecast", short).code == 1
 

@@ -400,7 +400,7 @@ def test_a_hook_that_leaves_the_mixin_out_is_noted(midnight):
     run(Bypassing(**settings(midnight)), grid, initial_arrays(""), rounds=2)
     noted = [event for event in read_records(RUN) if event["event"] == "degraded"]
     assert [event["why"] for event in noted] == [f"{NODES} node(s) train that are not in the plan"]
-    assert "has to call that of super()" in noted[0]["consequence"]
+    assert "must call super().configure_train()" in noted[0]["consequence"]
 
 
 class Addressing(FedAvg):

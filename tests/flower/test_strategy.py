@@ -180,7 +180,7 @@ def test_a_place_a_source_with_a_closed_list_does_not_know_spares_the_others(awa
     assert any(e["held_s"] > 0 for e in events_of("round_opened"))
     noted = next(e["why"] for e in events_of("degraded") if e["what"] == "node")
     assert noted.startswith("location 'Frankfurt' is not known to the source")
-    assert noted.endswith("it is passed over (2 nodes: '1', '4')")
+    assert noted.endswith("it is ignored (2 nodes: '1', '4')")
 
 
 def test_a_node_lost_in_the_hold_is_replaced(aware, grid, midnight):

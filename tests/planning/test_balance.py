@@ -75,16 +75,17 @@ SHORTCUTS = {
 }
 
 
+@pytest.mark.parametrize("jobs", [40, pytest.param(400, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("shortcut", SHORTCUTS)
-def test_no_shortcut_breaks_a_rule_or_lifts_the_bound_above_the_optimum(shortcut):
+def test_no_shortcut_breaks_a_rule_or_lifts_the_bound_above_the_optimum(shortcut, jobs):
     limits = SHORTCUTS[shortcut]
-    found = [judge(*balanced_job(seed), limits) for seed in range(5 * 10**7, 5 * 10**7 + 80)]
+    found = [judge(*balanced_job(seed), limits) for seed in range(5 * 10**7, 5 * 10**7 + jobs)]
     excesses = [excess for excess in found if excess is not None]
-    assert len(excesses) > 25
+    assert len(excesses) > 0.3 * jobs
     assert np.mean(excesses) < 0.01  # noise among them: the hard case
 
 
-@settings(derandomize=True, max_examples=100)
+@settings(derandomize=True, max_examples=60)
 @given(st.integers(10**6, 10**9))
 def test_no_rule_is_broken(seed):
     job, table = balanced_job(seed, most_clients=12, most_rounds=8, most_slots=40)

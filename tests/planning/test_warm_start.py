@@ -16,7 +16,7 @@ NO_PLAN = (PlanInfeasibleError, ForecastUnavailableError)
 HOUR_US = 3_600_000_000
 
 
-@pytest.mark.parametrize("jobs", [60, pytest.param(1500, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("jobs", [30, pytest.param(1500, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("balance", [None, 0.8])
 def test_no_rule_is_broken_whatever_the_previous_plan(jobs, balance):
     excesses = []
