@@ -70,6 +70,13 @@ def test_no_plan_is_missed_and_no_rule_gives_way_without_need(jobs):
     assert min(seen.values()) > jobs // 10
 
 
+def test_clients_that_owe_turns_but_have_no_window_do_not_make_a_job_infeasible():
+    job, table = tiny_job(9 * 10**7 + 1917)
+    planned = plan(job, table)
+    assert "participation" in planned.relaxed
+    assert planned.fleet.turns_done[planned.seats[0, 0]] == 3
+
+
 @pytest.mark.parametrize(("places", "rounds"), [("ABBC", 1), ("AAABBBCC", 4)])
 @pytest.mark.parametrize("seed", range(12))
 def test_odd_turns_go_where_the_cap_leaves_seats(places, rounds, seed):

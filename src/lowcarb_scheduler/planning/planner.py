@@ -312,7 +312,7 @@ def _feasible(
     if earliest.complete:
         return job, model, earliest, {**relaxed, **unbalanced}
     loosest = replace(job, max_location_share=1.0, balance=None)
-    anyhow = open_turns(job, job.rounds) if is_equal else decided
+    anyhow = open_turns(job, _widest(job)) if is_equal else decided
     if not feasibility.find_earliest(_model(loosest, intensity, anyhow, grid, limits)).complete:
         return job, model, earliest, relaxed
     for gentler, some, why in _gentler(seated, decided, is_equal):
@@ -335,10 +335,15 @@ def _gentler(job: Job, turns: Turns, is_equal: bool) -> Iterator[tuple[Job, Turn
     for cap in range(location_cap(job) + 1, job.clients_per_round + 1):
         relaxed = {"max_location_share": _crowded(job, cap)}
         yield with_cap(job, cap), turns, relaxed
-    for spread in range(1, job.rounds + 1) if is_equal else ():
+    for spread in range(1, _widest(job) + 1) if is_equal else ():
         why = f"no plan gives all clients equally many turns; these differ by up to {2 * spread + 1}"
         loose = replace(job, max_location_share=1.0)
         yield loose, open_turns(job, spread), {**relaxed, "participation": why}
+
+
+def _widest(job: Job) -> int:
+    """Return the spread with which any client may take any turns, whatever it has done before."""
+    return job.rounds + int(np.ptp(job.fleet.turns_done))
 
 
 def _seated(job: Job, turns: Turns | None) -> tuple[Job, Turns, dict[str, str]]:
