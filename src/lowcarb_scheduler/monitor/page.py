@@ -6,6 +6,7 @@ The pages themselves are fixed files; a script fills them in as text, never as m
 from __future__ import annotations
 
 from collections import Counter
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from lowcarb_scheduler.clock import format_duration
@@ -140,7 +141,7 @@ def _further_facts(run: RunState, moment: datetime, times: Times) -> Iterator[tu
     if run.finish_by is not None:
         yield "deadline", times.instant(run.finish_by)
     if run.forecast is not None:
-        age = format_duration(max(moment - run.forecast.generated_at, moment - moment))
+        age = format_duration(max(moment - run.forecast.generated_at, timedelta(0)))
         issued = times.weekday(run.forecast.generated_at, moment)
         yield "newest forecast", f"issued {issued}, {age} ago"
     turns = record.turns.values()

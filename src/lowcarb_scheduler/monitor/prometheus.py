@@ -81,11 +81,8 @@ def _values(run: RunState, now: datetime) -> Iterator[tuple[str, float | None]]:
     yield "planned_saving_ratio", run.plan.saving if run.plan and not run.is_over else None
     yield "slack_seconds", None if slack is None or run.is_over else slack / _SECOND
     yield "source_age_seconds", (moment - run.forecast.generated_at) / _SECOND if run.forecast else None
-    waits = run.opens_at is not None and not run.is_over and run.state == HOLDING
-    yield (
-        "next_opening_timestamp_seconds",
-        (run.opens_at - EPOCH) / _SECOND if waits and run.opens_at else None,
-    )
+    opens_at = run.opens_at if run.state == HOLDING else None
+    yield "next_opening_timestamp_seconds", None if opens_at is None else (opens_at - EPOCH) / _SECOND
     yield "problems", len(run.incidents)
 
 
