@@ -6,6 +6,7 @@ training time: 1 kW for 1 h at 100 g/kWh is 100 g.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -153,6 +154,37 @@ def known_sums(rounds: Iterable[tuple[float | None, float | None]]) -> tuple[flo
         (realised, run_now) for realised, run_now in rounds if realised is not None and run_now is not None
     ]
     return sum(realised for realised, _ in known), sum(run_now for _, run_now in known), len(known)
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Emissions of the rounds whose actual intensity is known [gCO2eq].
+
+    Parameters
+    ----------
+    rounds : int
+        Number of these rounds.
+    realised_g, run_now_g : float
+        Their emissions, and those of the same work by random clients, back-to-back from the start.
+    saving : float or None
+        Part that was avoided.
+    """
+
+    rounds: int
+    realised_g: float
+    run_now_g: float
+    saving: float | None
+
+    @classmethod
+    def of(cls, rounds: Iterable[tuple[float | None, float | None]]) -> Saved | None:
+        """Return the sums over realised and run-now emissions of rounds; None where no round is known."""
+        realised_g, run_now_g, known = known_sums(rounds)
+        return cls(known, realised_g, run_now_g, saving(realised_g, run_now_g)) if known else None
+
+    @property
+    def avoided_g(self) -> float:
+        """Emissions that were avoided [gCO2eq]; negative if there were more."""
+        return self.run_now_g - self.realised_g
 
 
 def jain_index(turns: ArrayLike) -> float:

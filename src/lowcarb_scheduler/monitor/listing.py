@@ -7,10 +7,11 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from lowcarb_scheduler.accounting.emissions import Saved
 from lowcarb_scheduler.errors import InputError, one_line
 from lowcarb_scheduler.events import FiguresRefreshed, RunFinished, event_of
 from lowcarb_scheduler.ledger import FILE_NAME, as_written, mark_of, read_start
-from lowcarb_scheduler.monitor.state import GONE, RunState, Saved
+from lowcarb_scheduler.monitor.state import GONE, RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable

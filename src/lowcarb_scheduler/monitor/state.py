@@ -8,7 +8,7 @@ from datetime import timedelta
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
-from lowcarb_scheduler.accounting.emissions import known_sum, known_sums, saving
+from lowcarb_scheduler.accounting.emissions import Saved, known_sum
 from lowcarb_scheduler.accounting.replay import Record
 from lowcarb_scheduler.errors import NothingHeldError
 from lowcarb_scheduler.events import (
@@ -46,37 +46,6 @@ _TELLING: Final = (
     RunStarted, RunResumed, NodesAwaited, NodesChanged, ForecastReceived, Planned, HoldStarted, Released,
     RoundOpened, RoundClosed, RunFinished,
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """Emissions of the rounds whose actual intensity is known [gCO2eq].
-
-    Parameters
-    ----------
-    rounds : int
-        Number of these rounds.
-    realised_g, run_now_g : float
-        Their emissions, and those of the same work by random clients, back-to-back from the start.
-    saving : float or None
-        Part that was avoided.
-    """
-
-    rounds: int
-    realised_g: float
-    run_now_g: float
-    saving: float | None
-
-    @classmethod
-    def of(cls, rounds: Iterable[tuple[float | None, float | None]]) -> Saved | None:
-        """Return the sums over realised and run-now emissions of rounds; None where no round is known."""
-        realised_g, run_now_g, known = known_sums(rounds)
-        return cls(known, realised_g, run_now_g, saving(realised_g, run_now_g)) if known else None
-
-    @property
-    def avoided_g(self) -> float:
-        """Emissions that were avoided [gCO2eq]; negative if there were more."""
-        return self.run_now_g - self.realised_g
 
 
 @dataclass(frozen=True, slots=True)

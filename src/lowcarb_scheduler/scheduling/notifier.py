@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
-from lowcarb_scheduler.accounting.emissions import known_sums, saving
+from lowcarb_scheduler.accounting.emissions import Saved
 from lowcarb_scheduler.accounting.replay import Record
 from lowcarb_scheduler.clock import SystemClock, format_duration, format_time
 from lowcarb_scheduler.errors import InputError, LowcarbError, one_line
@@ -159,29 +159,17 @@ class Digest:
         return Message(event, at, number, until, one_line(why), f"lowcarb: run {run}{of} {text}", ended)
 
 
-@dataclass(frozen=True, slots=True)
-class SavedSoFar:
-    """Emissions avoided in the rounds whose actual intensity is known [gCO2eq]; None where that is none."""
-
-    saved_g: float | None = None
-    saving: float | None = None
-    rounds: int = 0
-
-    @classmethod
-    def of(cls, rounds: Iterable[tuple[float | None, float | None]]) -> SavedSoFar:
-        """Return the sums over realised and run-now emissions of rounds."""
-        realised_g, run_now_g, known = known_sums(rounds)
-        return cls(run_now_g - realised_g, saving(realised_g, run_now_g), known) if known else cls()
-
-    def told(self) -> str:
-        """Return it as the end of a line; nothing where nothing is known."""
-        if self.saved_g is None:
-            return ""
-        part = "" if self.saving is None else f" ({self.saving:.1%})"
-        return f"; saved so far: {self.saved_g:,.0f} g CO2eq{part}"
+def _told(saved: Saved | None) -> str:
+    """Return a saving as the end of a line; nothing where none is known."""
+    if saved is None:
+        return ""
+    part = "" if saved.saving is None else f" ({saved.saving:.1%})"
+    return f"; saved so far: {saved.avoided_g:,.0f} g CO2eq{part}"
 
 
-def body_of(message: Message, run_dir: Path, started: RunStarted | None, saved: SavedSoFar) -> dict[str, Any]:
+def body_of(
+    message: Message, run_dir: Path, started: RunStarted | None, saved: Saved | None
+) -> dict[str, Any]:
     """Return the JSON document of a message, as docs/how-to/notifications.md lists it."""
     until = None if message.until is None else format_time(message.until)
     tells_deadline = message.ended or started  # a deadline may be settled after the start
@@ -200,10 +188,10 @@ def body_of(message: Message, run_dir: Path, started: RunStarted | None, saved: 
         "finish_by": None if finish_by is None else format_time(finish_by),
         "late": message.ended.late if message.ended else message.event == "late",
         "why": message.why,
-        "saved_g": saved.saved_g,
-        "saving": saved.saving,
-        "saved_rounds": saved.rounds,
-        "text": one_line(f"{message.text}{saved.told()}", 1000).translate(_CHAT_MARKS),
+        "saved_g": saved.avoided_g if saved else None,
+        "saving": saved.saving if saved else None,
+        "saved_rounds": saved.rounds if saved else 0,
+        "text": one_line(f"{message.text}{_told(saved)}", 1000).translate(_CHAT_MARKS),
     }
 
 
@@ -378,11 +366,11 @@ class Notifier:
         assert self._ends_by is not None, "the run has ended"
         return self._ends_by - self._clock.now()
 
-    def _saved(self, message: Message) -> SavedSoFar:
+    def _saved(self, message: Message) -> Saved | None:
         """Return the saving so far, as ``lowcarb status`` shows it."""
         try:
             # Read whole, but only for a message: rounds are settled by actual intensity that comes later.
             rounds = message.ended.rounds if message.ended else Record.of(iter_ledger(self._run_dir)).rounds
         except LowcarbError:
-            return SavedSoFar()
-        return SavedSoFar.of((each.realised_g, each.run_now_g) for each in rounds)
+            return None
+        return Saved.of((each.realised_g, each.run_now_g) for each in rounds)
